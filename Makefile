@@ -1,0 +1,25 @@
+# Nothing but Python 3.11+ (with venv) and make is assumed: every target makes .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+# A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/steering demo
+
+test: check
+	$(BIN)/pytest -q
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
