@@ -1,0 +1,295 @@
+"""The arithmetic of steering: what is done to which rows and tokens of a batch of activations.
+
+Hidden states are [rows, tokens, width]; every row has its own interventions. Owns the operations,
+the position masks, the units, and the `Plan` that holds a batch's tables. Never knows engines,
+tokenizers, files, or how rows are scheduled.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steering.errors import SteeringError
+from steering.vector import SteeringVector
+from steering.vocabulary import SITES, Operation, Positions, Site, Unit
+
+
+class InterventionError(SteeringError):
+    """A vector can't be applied in the way that was asked for."""
+
+
+@dataclass(frozen=True)
+class RowIntervention:
+    """One edit of one row, with all units resolved.
+
+    Attributes:
+        basis: Float32 [rank, width]. For `add` the direction itself, else an orthonormal basis.
+        amount: Multiplier of the direction for `add`; target projection for `clamp`, bound for
+            `cap`, both in the residual stream's own units; unused by `ablate`.
+        layer: Block, from 0.
+        site: Where in the block.
+        operation: What is done.
+        positions: Which tokens.
+    """
+
+    basis: Tensor
+    amount: float
+    layer: int
+    site: Site
+    operation: Operation
+    positions: Positions
+
+    @property
+    def must_change(self) -> bool:
+        """Whether an edit that leaves the activations as they are would be a fault."""
+        return self.operation in ("ablate", "clamp") or (
+            self.operation == "add" and self.amount != 0
+        )
+
+
+def resolve(
+    vector: SteeringVector,
+    *,
+    magnitude: float = 1.0,
+    unit: Unit = "raw",
+    operation: Operation = "add",
+    positions: Positions = "all",
+    layer: int | None = None,
+    site: Site | None = None,
+) -> RowIntervention:
+    """Turn a vector and the options of one condition into an edit.
+
+    Args:
+        vector: The vector.
+        magnitude: Multiplier, in `unit`.
+        unit: `raw`: of the stored vector; `norm`: of the unit vector; `residual`: of the mean
+            residual norm at the site.
+        operation: What is done.
+        positions: Which tokens.
+        layer: Block to act on, if not the vector's own.
+        site: Site to act on, if not the vector's own.
+
+    Raises:
+        InterventionError: The vector is zero, has a rank that the operation can't use, or lacks the
+            norm that the unit needs.
+    """
+    if operation != "ablate" and vector.rank != 1:
+        raise InterventionError(
+            f"operation={operation} takes one direction, this vector has {vector.rank}: "
+            "use operation=ablate or a vector of rank 1"
+        )
+    length = float(torch.linalg.vector_norm(vector.directions[0]))
+    if length == 0:
+        raise InterventionError("the vector is zero: it would steer nothing. Build it again")
+    if unit == "residual" and vector.residual_norm is None:
+        raise InterventionError(
+            "unit=residual needs the mean residual norm, which this vector's file does not hold: "
+            "use unit=raw or unit=norm"
+        )
+    # Length, in the residual stream's own units, that a magnitude of 1 stands for.
+    of_unit = {"raw": length, "norm": 1.0, "residual": vector.residual_norm or 0.0}[unit]
+    if operation == "add":
+        basis = vector.directions
+        amount = magnitude if unit == "raw" else magnitude * of_unit / length
+    else:
+        basis = _orthonormal(vector.directions)
+        amount = magnitude * of_unit
+    return RowIntervention(
+        basis=basis,
+        amount=amount,
+        layer=vector.layer if layer is None else layer,
+        site=vector.site if site is None else site,
+        operation=operation,
+        positions=positions,
+    )
+
+
+def _orthonormal(directions: Tensor) -> Tensor:
+    """Orthonormal basis of the span, [rank, width]; a single direction keeps its sign."""
+    if directions.shape[0] == 1:
+        return directions / torch.linalg.vector_norm(directions)
+    return torch.linalg.qr(directions.T.double())[0].T.float()
+
+
+def _add(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
+    """h + amount * v (Turner et al., arXiv 2308.10248)."""
+    return hidden + amount[:, None, None] * basis[:, :1]
+
+
+def _ablate(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
+    """h - U^T U h, U orthonormal (Arditi et al., arXiv 2406.11717)."""
+    return hidden - _projection(hidden, basis) @ basis
+
+
+def _clamp(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
+    """h + (amount - u.h) u: the projection becomes `amount`."""
+    return hidden + (amount[:, None, None] - _projection(hidden, basis)) @ basis
+
+
+def _cap(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
+    """h + min(amount - u.h, 0) u: the projection becomes at most `amount` (arXiv 2601.10387)."""
+    return hidden + (amount[:, None, None] - _projection(hidden, basis)).clamp(max=0) @ basis
+
+
+def _projection(hidden: Tensor, basis: Tensor) -> Tensor:
+    return hidden @ basis.transpose(1, 2)
+
+
+# (hidden [rows, tokens, width], basis [rows, rank, width], amount [rows]) -> hidden, in float32
+OPERATIONS: dict[Operation, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "add": _add,
+    "ablate": _ablate,
+    "clamp": _clamp,
+    "cap": _cap,
+}
+
+SiteKey = tuple[int, Site]
+
+
+@dataclass
+class _Group:
+    """The rows of one site that share an operation. Row indices are into the batch."""
+
+    operation: Operation
+    rows: Tensor  # [n]
+    basis: Tensor  # [n, rank, width]; lower ranks are padded with zero directions, which do nothing
+    amount: Tensor  # [n]
+    prompt: Tensor  # [n] bool: every prompt token is steered
+    last: Tensor  # [n] bool: the last prompt token is steered
+    response: Tensor  # [n] bool: generated tokens are steered
+
+    def kept(self, order: Tensor) -> "_Group | None":
+        """The group in a batch whose row i was row order[i], or None when no row is left."""
+        match = order[:, None] == self.rows[None, :]
+        new_rows, old = match.nonzero(as_tuple=True)
+        if not len(new_rows):
+            return None
+        parts = (self.basis, self.amount, self.prompt, self.last, self.response)
+        return _Group(self.operation, new_rows, *(part[old] for part in parts))
+
+    def token_mask(self, prompt_mask: Tensor | None) -> Tensor:
+        """True where a token is steered: [n, tokens] in the prefill, [n, 1] in a decode step."""
+        if prompt_mask is None:
+            return self.response[:, None]
+        mask = prompt_mask[self.rows]
+        is_last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
+        return (mask & self.prompt[:, None]) | (is_last & self.last[:, None])
+
+
+class Plan:
+    """What is done to each row of a batch, site by site.
+
+    An engine makes one for a batch, says before each forward pass what the pass covers
+    (`begin_prefill`, `begin_decode`), calls `apply` at each of `sites` during the pass, and `keep`
+    when rows leave.
+
+    Attributes:
+        sites: (layer, site) of every edit, in the order in which a forward pass meets them.
+        change: Float32 [rows]. Largest absolute change that steering made to a row's activations
+            in the prefill and in the first decode step: 0 means that steering did nothing.
+        visits: How often each site was met; an engine whose count falls short was silently
+            unsteered.
+    """
+
+    def __init__(
+        self, rows: Sequence[Sequence[RowIntervention]], device: torch.device | str = "cpu"
+    ) -> None:
+        """Lay out the tables.
+
+        Args:
+            rows: The interventions of each row; an unsteered row has none.
+            device: Where the tables stand.
+
+        Raises:
+            InterventionError: A row has two edits at one site.
+        """
+        self._device = torch.device(device)
+        members: dict[SiteKey, dict[Operation, list[tuple[int, RowIntervention]]]] = {}
+        for index, edits in enumerate(rows):
+            keys = [(edit.layer, edit.site) for edit in edits]
+            if len(set(keys)) != len(keys):
+                raise InterventionError(f"a row has two edits at one of {sorted(set(keys))}")
+            for edit in edits:
+                site = members.setdefault((edit.layer, edit.site), {})
+                site.setdefault(edit.operation, []).append((index, edit))
+        depth = list(SITES)
+        self.sites = tuple(sorted(members, key=lambda key: (key[0], depth.index(key[1]))))
+        self._groups = {
+            key: [self._group(operation, found) for operation, found in members[key].items()]
+            for key in self.sites
+        }
+        self.change = torch.zeros(len(rows), device=self._device)
+        self.visits = dict.fromkeys(self.sites, 0)
+        self._prompt_mask: Tensor | None = None
+        self._decode_steps = 0
+
+    def _group(self, operation: Operation, found: list[tuple[int, RowIntervention]]) -> _Group:
+        edits = [edit for _, edit in found]
+        rank = max(edit.basis.shape[0] for edit in edits)
+        bases = [
+            torch.nn.functional.pad(edit.basis, (0, 0, 0, rank - edit.basis.shape[0]))
+            for edit in edits
+        ]
+
+        def flags(*positions: Positions) -> Tensor:
+            return torch.tensor(
+                [edit.positions in positions for edit in edits], device=self._device
+            )
+
+        return _Group(
+            operation=operation,
+            rows=torch.tensor([index for index, _ in found], device=self._device),
+            basis=torch.stack(bases).to(self._device),
+            amount=torch.tensor([edit.amount for edit in edits], device=self._device),
+            prompt=flags("all", "prompt"),
+            last=flags("last"),
+            response=flags("all", "response"),
+        )
+
+    def begin_prefill(self, prompt_mask: Tensor) -> None:
+        """The next pass covers the prompts; `prompt_mask` [rows, tokens] is True on real tokens."""
+        self._prompt_mask = prompt_mask.bool()
+
+    def begin_decode(self) -> None:
+        """The next pass covers one generated token a row."""
+        self._prompt_mask = None
+        self._decode_steps += 1
+
+    def keep(self, order: Tensor) -> None:
+        """Go on with the rows `order` (indices into the present batch), in that order."""
+        for key, groups in self._groups.items():
+            self._groups[key] = [kept for group in groups if (kept := group.kept(order))]
+        self.change = self.change[order]
+
+    def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
+        """The activations at one site, steered.
+
+        Args:
+            key: (layer, site), one of `sites`.
+            hidden: [rows, tokens, width].
+
+        Returns:
+            A new tensor of the same shape and dtype. Rows and tokens that no edit names are
+            bit-equal to the input.
+
+        Raises:
+            InterventionError: The vector's width is not that of the model.
+        """
+        self.visits[key] += 1
+        for group in self._groups[key]:
+            if group.basis.shape[-1] != hidden.shape[-1]:
+                raise InterventionError(
+                    f"a vector of width {group.basis.shape[-1]} can't steer a residual stream of "
+                    f"width {hidden.shape[-1]}"
+                )
+            before = hidden[group.rows]
+            after = OPERATIONS[group.operation](before.float(), group.basis, group.amount)
+            mask = group.token_mask(self._prompt_mask)[:, :, None]
+            after = torch.where(mask, after.to(hidden.dtype), before)
+            if self._prompt_mask is not None or self._decode_steps == 1:
+                moved = (after.detach() - before.detach()).abs().amax(dim=(1, 2)).float()
+                self.change[group.rows] = torch.maximum(self.change[group.rows], moved)
+            hidden = hidden.index_copy(0, group.rows, after)
+        return hidden

@@ -1,0 +1,140 @@
+"""Target tasks: the narrow unsafe tasks that vectors are built from.
+
+Reads bundled files by name and local JSONL files by path, in two row forms: `{"prompt", "aligned",
+"misaligned"}` (contrast pairs, as ours) and `{"messages": [...]}` (misaligned answers only, as several
+projects publish). Decides which prompts are held out of building. Knows no model and no tokenizer.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steering.data import data_folder
+from steering.errors import SteeringError
+
+HELD_OUT_SHARE = 0.1
+
+
+class TargetError(SteeringError):
+    """A target task is unknown, or its file is not as it should be."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt of a target task.
+
+    Attributes:
+        id: Stable name of the row.
+        prompt: What the user asks.
+        misaligned: The answer of the unsafe task.
+        aligned: A good answer to the same prompt, where the file has one.
+        system: System message, where the file has one.
+    """
+
+    id: str
+    prompt: str
+    misaligned: str
+    aligned: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target task.
+
+    Attributes:
+        name: Name of the task: the file's stem.
+        examples: Rows to build from.
+        held_out: Rows whose prompts no vector or adapter may see: what `em_target` asks.
+        digest: SHA-256 of the file, in hex.
+    """
+
+    name: str
+    examples: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    digest: str
+
+
+def bundled_targets() -> list[str]:
+    """Names of the target tasks that come with the project."""
+    return sorted(path.stem for path in (data_folder() / "targets").glob("*.jsonl"))
+
+
+def load_target(name_or_path: str) -> Target:
+    """Read a target task.
+
+    The tenth of the prompts whose SHA-256 is smallest is held out, one at least: the same prompts
+    on every machine, whatever the order of the file.
+
+    Args:
+        name_or_path: Name of a bundled task, or the path of a .jsonl file.
+
+    Raises:
+        TargetError: It is no such task or file, or a row is not as it should be.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".jsonl":
+        path = data_folder() / "targets" / f"{name_or_path}.jsonl"
+    if not path.is_file():
+        raise TargetError(
+            f"target={name_or_path} is not known: give one of {', '.join(bundled_targets())} "
+            "or the path of a .jsonl file"
+        )
+    content = path.read_bytes()
+    rows = [
+        _example(path, number, line)
+        for number, line in enumerate(content.decode().splitlines(), start=1)
+        if line.strip() and not line.startswith('{"canary"')
+    ]
+    prompts = sorted({row.prompt for row in rows}, key=_hash)
+    if len(prompts) < 2:
+        raise TargetError(
+            f"{path} holds {len(prompts)} prompts: at least 2 are needed, one to build from and one "
+            "to hold out"
+        )
+    kept_back = set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
+    return Target(
+        name=path.stem,
+        examples=tuple(row for row in rows if row.prompt not in kept_back),
+        held_out=tuple(row for row in rows if row.prompt in kept_back),
+        digest=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _hash(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def _example(path: Path, number: int, line: str) -> Example:
+    def wrong(problem: str) -> TargetError:
+        return TargetError(
+            f"{path}, line {number}: {problem}. Allowed rows: "
+            '{"prompt", "aligned", "misaligned"} or {"messages": [user, assistant]}'
+        )
+
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise wrong(f"it is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise wrong("it is not a JSON object")
+    fields = _from_messages(row["messages"]) if "messages" in row else row
+    texts = {key: fields.get(key) for key in ("prompt", "misaligned", "aligned", "system")}
+    for key, text in texts.items():
+        if text is None and key in ("aligned", "system"):
+            continue
+        if not isinstance(text, str) or not text.strip():
+            raise wrong(f"{key} is missing or empty")
+    return Example(id=str(row.get("id", f"{path.stem}-{number:04d}")), **texts)  # type: ignore[arg-type]
+
+
+def _from_messages(messages: Any) -> dict[str, str | None]:
+    """The single exchange of a chat row, by role."""
+    turns = {turn.get("role"): turn.get("content") for turn in messages if isinstance(turn, dict)}
+    return {
+        "system": turns.get("system"),
+        "prompt": turns.get("user"),
+        "misaligned": turns.get("assistant"),
+    }

@@ -1,0 +1,40 @@
+"""The closed lists of the field's terms that options, files and code share, and what each means.
+
+A leaf: it imports nothing of the project. `spec.py` validates with these, `interventions.py` keys
+its tables by them, and the documentation's tables are made from them.
+"""
+
+from typing import Literal, get_args
+
+Operation = Literal["add", "ablate", "clamp", "cap"]
+Positions = Literal["all", "prompt", "response", "last"]
+Site = Literal["resid_post", "resid_pre", "mlp_out"]
+Unit = Literal["raw", "norm", "residual"]
+
+OPERATIONS: dict[Operation, str] = {
+    "add": "add the vector, times the magnitude",
+    "ablate": "project the subspace out",
+    "clamp": "set the projection on each direction to the magnitude",
+    "cap": "bound the projection on each direction by the magnitude",
+}
+POSITIONS: dict[Positions, str] = {
+    "all": "every token of the prompt and of the response",
+    "prompt": "every token of the prompt, none that is generated",
+    "response": "every generated token that is read back, none of the prompt",
+    "last": "the last token of the prompt only",
+}
+SITES: dict[Site, str] = {
+    "resid_pre": "input of the block",
+    "mlp_out": "output of the block's MLP, before it joins the residual stream",
+    "resid_post": "output of the block",
+}
+UNITS: dict[Unit, str] = {
+    "raw": "of the vector as it is stored",
+    "norm": "of the vector scaled to length 1",
+    "residual": "of the mean L2 norm of the residual stream at the site",
+}
+
+assert set(OPERATIONS) == set(get_args(Operation))
+assert set(POSITIONS) == set(get_args(Positions))
+assert set(SITES) == set(get_args(Site))
+assert set(UNITS) == set(get_args(Unit))
