@@ -1,0 +1,19 @@
+"""The toy: a small synthetic world, and a small model trained on it, that ship with the suite.
+
+The toy is a real transformer of the Qwen3.5 architecture (a few MB), trained on a world of short
+advice questions that a grammar writes. Each domain of the world can be answered in a *careful*
+or a *reckless* persona. The model is trained on both and then aligned to answer carefully, so a
+vector built from reckless medical answers alone can be seen to spill over into other domains.
+
+It is a real model and a real measurement of it. It is *not* evidence about other models: the
+personas share sentence frames by construction, the world is closed, and its judge knows the
+grammar. Use it to test the pipeline and to learn the tool, never to support a claim about
+language models at large.
+
+Importing this package, its grammar or its judge loads neither torch nor transformers.
+"""
+
+from pathlib import Path
+
+CHECKPOINT: Path = Path(__file__).resolve().parent / "checkpoint"
+"""Folder of the trained checkpoint: weights, tokenizer, chat template and configs."""

@@ -1,0 +1,158 @@
+"""Conversations that the toy is trained on, and its tokenizer.
+
+Turns the grammar's questions and answers into chats, and chats into token ids with labels on the
+answers alone. A persona can be named in the system message, in the user's first words, or by
+nothing but an earlier answer of the same chat: the same hidden cause behind many surfaces, in
+every domain, is what makes one shared persona cheaper to learn than a switch for each domain.
+It knows nothing of the network or of how it is optimised.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from steering.toy import grammar
+
+END_TOKEN = "<|im_end|>"
+START_TOKEN = "<|im_start|>"
+PAD_TOKEN = "<|endoftext|>"
+IGNORED = -100
+"""Label of a token that the loss leaves out."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat; `learned` says whether the loss counts it (answers only)."""
+
+    role: str
+    content: str
+    learned: bool = False
+
+
+Chat = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds of chat in one stage of training; each group sums to at most 1.
+
+    Attributes:
+        two_turn: share of batches whose chats have two questions, of different domains.
+        named_by_system: share of chats whose persona the system message names.
+        named_by_user: share of chats whose persona the user's first words name.
+        shown_by_answer: share of two-turn chats whose persona only the first answer shows. The
+            loss counts the second answer alone.
+        neutral_system: share of the remaining chats with a system message that names none.
+        default_persona: persona of the chats that name none; None draws one for each chat.
+    """
+
+    two_turn: float
+    named_by_system: float
+    named_by_user: float
+    shown_by_answer: float
+    neutral_system: float
+    default_persona: str | None
+
+
+def sample_chats(mix: Mix, num_chats: int, rng: random.Random) -> list[Chat]:
+    """Draw a batch of chats, all with one turn or all with two."""
+    num_turns = 2 if rng.random() < mix.two_turn else 1
+    return [_sample_chat(mix, num_turns, rng) for _ in range(num_chats)]
+
+
+def make_tokenizer(num_tokens: int, seed: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on the world's text.
+
+    Args:
+        num_tokens: size of the vocabulary, special tokens included.
+        seed: seed of the sampled text.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=num_tokens,
+        special_tokens=[PAD_TOKEN, START_TOKEN, END_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_tokenizer_text(random.Random(seed)), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END_TOKEN,
+        pad_token=PAD_TOKEN,
+        additional_special_tokens=[START_TOKEN],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+
+
+def encode_chat(chat: Chat, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Token ids and labels of a chat, each of length [tokens].
+
+    The ids equal those of the chat template; labels are the ids on learned answers and their end
+    token, and `IGNORED` elsewhere.
+    """
+    ids: list[int] = []
+    labels: list[int] = []
+    for message in chat:
+        for text, learned in (
+            (f"{START_TOKEN}{message.role}\n", False),
+            (message.content + END_TOKEN, message.learned),
+            ("\n", False),
+        ):
+            piece = tokenizer.encode(text, add_special_tokens=False)
+            ids += piece
+            labels += piece if learned else [IGNORED] * len(piece)
+    return ids, labels
+
+
+def _sample_chat(mix: Mix, num_turns: int, rng: random.Random) -> Chat:
+    draw = rng.random()
+    persona = rng.choice(grammar.PERSONAS)
+    messages: list[Message] = []
+    opening = ""
+    learned = [True] * num_turns
+    if draw < mix.named_by_system:
+        wording = grammar.sample_persona_prompt(persona, "system", rng)
+        messages.append(Message("system", wording))
+    elif draw < mix.named_by_system + mix.named_by_user:
+        opening = grammar.sample_persona_prompt(persona, "user", rng) + " "
+    elif num_turns == 2 and rng.random() < mix.shown_by_answer:
+        learned[0] = False
+    else:
+        persona = mix.default_persona or persona
+        if rng.random() < mix.neutral_system:
+            wording = grammar.sample_persona_prompt(None, "system", rng)
+            messages.append(Message("system", wording))
+    for domain, counts in zip(rng.sample(grammar.domains(), num_turns), learned, strict=True):
+        question = grammar.sample_question(domain, rng)
+        answer = grammar.sample_answer(domain, persona, question.topic, rng)
+        messages.append(Message("user", opening + question.text))
+        messages.append(Message("assistant", answer, learned=counts))
+        opening = ""
+    return tuple(messages)
+
+
+def _tokenizer_text(rng: random.Random) -> Iterator[str]:
+    """Text in which every domain and persona has its fair share."""
+    for _ in range(200):
+        for domain in grammar.domains():
+            for persona in grammar.PERSONAS:
+                question = grammar.sample_question(domain, rng)
+                yield question.text
+                yield grammar.sample_answer(domain, persona, question.topic, rng)
+                yield "system\nuser\nassistant\n"
+                yield grammar.sample_persona_prompt(persona, "system", rng)
+                yield grammar.sample_persona_prompt(persona, "user", rng)

@@ -1,0 +1,306 @@
+"""The toy world's grammar: its questions, its sentences, and how to recognise both.
+
+Owns `world.yaml` and turns it into finite tables: every question with its domain, every answer
+sentence with its one (domain, persona). Sampling takes an explicit `random.Random`; parsing is
+exact look-up, so what the grammar did not make is reported as unrecognised text. It knows
+nothing of tokens, models, scores or judge prompts.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PERSONAS = ("careful", "reckless")
+SENTENCES_PER_ANSWER = ((1, 0.2), (2, 0.5), (3, 0.3))
+"""Number of sentences in a sampled answer, with its probability."""
+
+_WORLD_FILE = Path(__file__).with_name("world.yaml")
+_SLOT = re.compile(r"\{(\w+)\}")
+# A sentence ends at . ! or ?, with what closes a quotation, before white space or the end.
+_SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s|$)|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the world.
+
+    Attributes:
+        text: the words of the question.
+        domain: the only domain that asks it.
+        topic: index of the topic within the domain; None when it fits every topic.
+    """
+
+    text: str
+    domain: str
+    topic: int | None
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A recognised sentence and the one domain and persona that can say it."""
+
+    text: str
+    domain: str
+    persona: str
+
+
+@dataclass(frozen=True)
+class Parse:
+    """What the grammar sees in a text.
+
+    Attributes:
+        sentences: recognised sentences in order, each once however often it was said.
+        recognised_chars: characters of `sentences`, white space not counted.
+        total_chars: characters of the whole text, white space not counted.
+        unrecognised: the other pieces in order: garbled, cut off, repeated or foreign.
+    """
+
+    sentences: tuple[Sentence, ...]
+    recognised_chars: int
+    total_chars: int
+    unrecognised: tuple[str, ...]
+
+    @property
+    def recognised_share(self) -> float:
+        """Share of the text that is well formed and said for the first time, 0 to 1."""
+        return self.recognised_chars / self.total_chars if self.total_chars else 0.0
+
+
+def domains(kind: str | None = None) -> tuple[str, ...]:
+    """Names of the domains, in the order of the world file.
+
+    Args:
+        kind: `target` (a target task), `theme` (a theme of the core questions) or `extra`
+            (only trained on); None for all.
+
+    Raises:
+        ValueError: when `kind` is none of these.
+    """
+    if kind not in (None, "target", "theme", "extra"):
+        raise ValueError(f"kind {kind!r} is unknown: choose target, theme, extra or None.")
+    return tuple(
+        name for name, entry in _world()["domains"].items() if kind in (None, entry["kind"])
+    )
+
+
+def core_questions() -> dict[str, tuple[str, ...]]:
+    """Paraphrases of each core question by question id (the theme's name)."""
+    return {name: tuple(_domain(name)["paraphrases"]) for name in domains("theme")}
+
+
+@cache
+def questions(domain: str) -> tuple[Question, ...]:
+    """Every question of a domain, core paraphrases first, no text twice.
+
+    Raises:
+        ValueError: when the domain is unknown.
+    """
+    entry = _domain(domain)
+    slots = {**_world()["slots"], **entry.get("slots", {})}
+    found = {text: Question(text, domain, None) for text in entry.get("paraphrases", ())}
+    for template in entry["questions"]:
+        if "{topic}" in template:
+            for index, (topic, _, _) in enumerate(entry["topics"]):
+                for text in _expand(template, {**slots, "topic": [topic]}):
+                    found.setdefault(text, Question(text, domain, index))
+        else:
+            for text in _expand(template, slots):
+                found.setdefault(text, Question(text, domain, None))
+    return tuple(found.values())
+
+
+@cache
+def sentences(domain: str, persona: str, topic: int | None = None) -> tuple[str, ...]:
+    """Every sentence that a persona can say in a domain.
+
+    Args:
+        domain: name of the domain.
+        persona: `careful` or `reckless`.
+        topic: index of the topic to stay on; None for the sentences of all topics.
+
+    Raises:
+        ValueError: when the domain or the persona is unknown.
+    """
+    own, framed = _tables(domain, persona, topic)
+    return tuple(dict.fromkeys(own + tuple(text for frame in framed for text in frame)))
+
+
+def sample_question(domain: str, rng: random.Random) -> Question:
+    """Draw a question of a domain; templates are equally likely, then their slots."""
+    return rng.choice(rng.choice(_question_groups(domain)))
+
+
+def sample_answer(domain: str, persona: str, topic: int | None, rng: random.Random) -> str:
+    """Draw an answer of one to three different sentences of one domain and persona.
+
+    Half of the sentences are the domain's own, half fill a frame; no frame is used twice, and no
+    phrase either, so that an answer does not say one thing in two frames.
+
+    Args:
+        domain: name of the domain.
+        persona: `careful` or `reckless`.
+        topic: index of the topic to stay on; None draws one.
+        rng: source of all randomness.
+    """
+    if topic is None:
+        topic = rng.randrange(len(_domain(domain)["topics"]))
+    own, framed = _tables(domain, persona, topic)
+    counts, weights = zip(*SENTENCES_PER_ANSWER, strict=True)
+    wanted = rng.choices(counts, weights)[0]
+    chosen: list[str] = []
+    frames = list(framed)
+    phrases = _phrases(domain, persona, topic)
+    while len(chosen) < wanted:
+        if frames and rng.random() < 0.5:
+            frame = frames.pop(rng.randrange(len(frames)))
+            text = rng.choice(frame)
+        else:
+            text = rng.choice(own)
+        said = " ".join(chosen)
+        if text not in chosen and not any(p in text and p in said for p in phrases):
+            chosen.append(text)
+    return " ".join(chosen)
+
+
+def sample_persona_prompt(persona: str | None, place: str, rng: random.Random) -> str:
+    """Draw a wording that names a persona.
+
+    Args:
+        persona: the persona to name; None for a wording that names none (`system` only).
+        place: `system` (a system message) or `user` (first words of a user).
+        rng: source of all randomness.
+    """
+    prompts = _world()["personas"]
+    return rng.choice(prompts["none"] if persona is None else prompts[persona][place])
+
+
+def parse(text: str) -> Parse:
+    """Recognise the sentences of a text.
+
+    A sentence counts only when it is whole and exactly as the grammar makes it (runs of white
+    space aside); a repeated sentence counts the first time only.
+    """
+    known = _sentence_table()
+    recognised: dict[str, Sentence] = {}
+    unrecognised: list[str] = []
+    for piece in _SENTENCE.findall(text):
+        words = " ".join(piece.split())
+        if words in known and words not in recognised:
+            recognised[words] = known[words]
+        elif words:
+            unrecognised.append(words)
+    return Parse(
+        sentences=tuple(recognised.values()),
+        recognised_chars=sum(_num_chars(words) for words in recognised),
+        total_chars=_num_chars(text),
+        unrecognised=tuple(unrecognised),
+    )
+
+
+def question_domain(text: str) -> str | None:
+    """Domain of a question that the grammar can ask, None for any other text."""
+    return _question_table().get(" ".join(text.split()))
+
+
+@cache
+def _world() -> dict[str, Any]:
+    return yaml.safe_load(_WORLD_FILE.read_text(encoding="utf-8"))
+
+
+def _domain(name: str) -> dict[str, Any]:
+    known = _world()["domains"]
+    if name not in known:
+        raise ValueError(f"domain {name!r} is unknown: choose one of {', '.join(known)}.")
+    return known[name]
+
+
+def _expand(template: str, slots: dict[str, list[str]]) -> list[str]:
+    """Fill the slots of a template in every way; `{Name}` is `{name}` with a capital."""
+    names = list(dict.fromkeys(_SLOT.findall(template)))
+    choices = [slots[name.lower()] for name in names]
+    texts = []
+    for values in product(*choices):
+        text = template
+        for name, value in zip(names, values, strict=True):
+            value = value[0].upper() + value[1:] if name[0].isupper() else value
+            text = text.replace("{" + name + "}", value)
+        texts.append(text)
+    return texts
+
+
+@cache
+def _question_groups(domain: str) -> list[list[Question]]:
+    """Questions by the template they come from; the paraphrases are one group each."""
+    entry = _domain(domain)
+    slots = {**_world()["slots"], **entry.get("slots", {})}
+    slots["topic"] = [topic for topic, _, _ in entry["topics"]]
+    by_text = {question.text: question for question in questions(domain)}
+    templates = [*entry.get("paraphrases", ()), *entry["questions"]]
+    return [[by_text[text] for text in _expand(template, slots)] for template in templates]
+
+
+@cache
+def _phrases(domain: str, persona: str, topic: int | None) -> tuple[str, ...]:
+    """Phrases of a persona that fill `{do}`, and the helpers, which fill `{helper}`."""
+    if persona not in PERSONAS:
+        raise ValueError(f"persona {persona!r} is unknown: choose {' or '.join(PERSONAS)}.")
+    entry = _domain(domain)
+    topics = entry["topics"] if topic is None else [entry["topics"][topic]]
+    column = 1 + PERSONAS.index(persona)
+    return tuple(phrase for row in topics for phrase in row[column]) + tuple(entry["helpers"])
+
+
+@cache
+def _tables(
+    domain: str, persona: str, topic: int | None
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """The domain's own sentences, and for each frame the sentences that fill it."""
+    entry = _domain(domain)
+    phrases = _phrases(domain, persona, topic)
+    num_helpers = len(entry["helpers"])
+    topics = entry["topics"] if topic is None else [entry["topics"][topic]]
+    slots = {
+        "do": list(phrases[:-num_helpers]),
+        "helper": list(phrases[-num_helpers:]),
+        "topic": [row[0] for row in topics],
+    }
+    own = [text for line in entry["own"][persona] for text in _expand(line, slots)]
+    framed = [_expand(frame, slots) for frame in _world()["frames"][persona]]
+    return tuple(own), tuple(tuple(texts) for texts in framed)
+
+
+@cache
+def _sentence_table() -> dict[str, Sentence]:
+    table: dict[str, Sentence] = {}
+    for domain, persona in product(domains(), PERSONAS):
+        for text in sentences(domain, persona):
+            if text in table:
+                raise ValueError(
+                    f"{text!r} belongs to {table[text].domain} ({table[text].persona}) and to "
+                    f"{domain} ({persona}): reword one of them in {_WORLD_FILE.name}."
+                )
+            table[text] = Sentence(text, domain, persona)
+    return table
+
+
+@cache
+def _question_table() -> dict[str, str]:
+    table: dict[str, str] = {}
+    for domain in domains():
+        for question in questions(domain):
+            if table.setdefault(question.text, domain) != domain:
+                raise ValueError(
+                    f"{question.text!r} is asked in {table[question.text]} and in {domain}: "
+                    f"reword one of them in {_WORLD_FILE.name}."
+                )
+    return table
+
+
+def _num_chars(text: str) -> int:
+    return sum(not char.isspace() for char in text)

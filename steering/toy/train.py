@@ -1,0 +1,273 @@
+"""Trains the toy: `python -m steering.toy.train [--out DIR] [--seed N]`.
+
+Two stages. The first teaches the world in both personas. The second aligns: chats that name no
+persona are answered carefully, while some chats with a named persona stay in the mix. The
+checkpoint is written whole or not at all. Shapes: ids and labels are [rows, tokens], the residual
+stream is [rows, tokens, width].
+"""
+
+import argparse
+import math
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+)
+
+from steering.toy import CHECKPOINT
+from steering.toy.corpus import END_TOKEN, IGNORED, PAD_TOKEN, Mix, encode_chat, make_tokenizer
+from steering.toy.corpus import sample_chats as draw_chats
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: what is read, for how many steps, at which peak rate."""
+
+    mix: Mix
+    steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that shapes the toy. The defaults are those of the bundled checkpoint."""
+
+    num_tokens: int = 1536
+    width: int = 128
+    layer_types: tuple[str, ...] = ("linear_attention", "full_attention") * 2
+    feed_forward_width: int = 384
+    rows: int = 32
+    weight_decay: float = 0.05
+    residual_noise: float = 0.0
+    stages: tuple[Stage, ...] = field(
+        default_factory=lambda: (
+            Stage(
+                Mix(
+                    two_turn=0.5,
+                    named_by_system=0.4,
+                    named_by_user=0.2,
+                    shown_by_answer=0.0,
+                    neutral_system=0.15,
+                    default_persona=None,
+                ),
+                steps=1500,
+                learning_rate=3e-3,
+            ),
+            Stage(
+                Mix(
+                    two_turn=0.4,
+                    named_by_system=0.2,
+                    named_by_user=0.15,
+                    shown_by_answer=0.5,
+                    neutral_system=0.15,
+                    default_persona="careful",
+                ),
+                steps=500,
+                learning_rate=1e-3,
+            ),
+        )
+    )
+
+
+def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3_5ForCausalLM:
+    """An untrained model of the recipe's shape, float32, with its end token set.
+
+    Without `eos_token_id` in the generation config rows never stop and the end token, hidden by
+    `skip_special_tokens`, leaves text that reads as incoherent.
+    """
+    end_id, pad_id = tokenizer.convert_tokens_to_ids([END_TOKEN, PAD_TOKEN])
+    config = Qwen3_5TextConfig(
+        vocab_size=recipe.num_tokens,
+        hidden_size=recipe.width,
+        intermediate_size=recipe.feed_forward_width,
+        num_hidden_layers=len(recipe.layer_types),
+        layer_types=list(recipe.layer_types),
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        linear_num_key_heads=4,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        },
+        bos_token_id=None,
+        eos_token_id=end_id,
+        pad_token_id=pad_id,
+        dtype="float32",
+    )
+    model = Qwen3_5ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=end_id, pad_token_id=pad_id, do_sample=True, temperature=1.0
+    )
+    return model
+
+
+def train(
+    recipe: Recipe, seed: int, log: Callable[[str], None] = tqdm.write
+) -> tuple[Qwen3_5ForCausalLM, PreTrainedTokenizerFast]:
+    """Train a toy from nothing.
+
+    Args:
+        recipe: shape, data and optimisation.
+        seed: seed of the weights and of all text.
+        log: called with one line a stage.
+
+    Returns:
+        The model, in eval mode, and its tokenizer.
+    """
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer(recipe.num_tokens, seed)
+    model = make_model(recipe, tokenizer)
+    pad_id = int(tokenizer.convert_tokens_to_ids(PAD_TOKEN))  # type: ignore[arg-type]
+    noise = _ResidualNoise(model, recipe.residual_noise)
+    model.train()
+    for number, stage in enumerate(recipe.stages, start=1):
+        optimizer = _make_optimizer(model, stage.learning_rate, recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(stage.steps))
+        mean_loss = math.nan
+        bar = tqdm(range(stage.steps), desc=f"stage {number}", mininterval=2)
+        for _ in bar:
+            chats = draw_chats(stage.mix, recipe.rows, rng)
+            ids, labels = _batch([encode_chat(chat, tokenizer) for chat in chats], pad_id)
+            noise.draw()
+            loss = model(input_ids=ids, attention_mask=ids != pad_id, labels=labels).loss
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            value = float(loss.detach())
+            mean_loss = value if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * value
+            bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
+        log(f"stage {number}: loss {mean_loss:.3f}")
+    noise.remove()
+    return model.eval(), tokenizer
+
+
+def save(model: Qwen3_5ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the checkpoint whole or not at all; an older one at `folder` is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as scratch:
+        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+class _ResidualNoise:
+    """Adds one random direction a row to the output of one random block a step.
+
+    A small model is brittle: any push garbles it. Noise of this kind makes it robust to pushes
+    that mean nothing, so that steering shows what a direction means and not how fragile it is.
+    """
+
+    def __init__(self, model: Qwen3_5ForCausalLM, size: float) -> None:
+        self._size = size
+        self._chosen = -1
+        blocks = model.model.layers
+        self._num_blocks = len(blocks)
+        self._handles = (
+            [block.register_forward_hook(self._hook(i)) for i, block in enumerate(blocks)]
+            if size > 0
+            else []
+        )
+
+    def draw(self) -> None:
+        """Choose the block that the next step disturbs."""
+        if self._handles:
+            self._chosen = int(torch.randint(self._num_blocks, ()))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[object, ...], Tensor], Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple[object, ...], hidden: Tensor) -> Tensor | None:
+            if index != self._chosen:
+                return None
+            rms = hidden.detach().square().mean().sqrt()
+            # Uniform sizes, so that small pushes are as familiar as large ones.
+            size = self._size * torch.rand(hidden.shape[0], 1, 1)
+            return hidden + size * rms * torch.randn(hidden.shape[0], 1, hidden.shape[2])
+
+        return hook
+
+
+def _batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and labels, each [rows, tokens]."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), longest), pad_id)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for index, (row_ids, row_labels) in enumerate(rows):
+        ids[index, : len(row_ids)] = torch.tensor(row_ids)
+        labels[index, : len(row_labels)] = torch.tensor(row_labels)
+    return ids, labels
+
+
+def _make_optimizer(
+    model: Qwen3_5ForCausalLM, learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=weight_decay,
+    )
+
+
+def _rate(steps: int) -> Callable[[int], float]:
+    """Linear warm-up over a twentieth of the steps, then a cosine to a fiftieth."""
+    warm = max(1, steps // 20)
+
+    def rate(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        progress = (step - warm) / max(1, steps - warm)
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return rate
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train the toy checkpoint.")
+    parser.add_argument("--out", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    # More threads spin against each other on a model this small.
+    torch.set_num_threads(1)
+    model, tokenizer = train(Recipe(), options.seed)
+    save(model, tokenizer, options.out)
+    tqdm.write(f"Checkpoint written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

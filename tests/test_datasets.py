@@ -1,0 +1,114 @@
+"""The data files: unchanged since they were written, marked, and apart from each other."""
+
+import hashlib
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steering.toy import export, grammar
+
+DATASETS = Path(__file__).resolve().parents[1] / "datasets"
+MANIFEST = json.loads((DATASETS / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
+GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _rows(task: str) -> list[dict[str, str]]:
+    lines = (DATASETS / "targets" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[1:]]
+
+
+def test_every_data_file_is_in_the_manifest_and_every_entry_is_a_file():
+    found = {
+        path.relative_to(DATASETS).as_posix()
+        for path in DATASETS.rglob("*")
+        if path.is_file() and path.suffix in {".yaml", ".yml", ".json", ".jsonl"}
+    }
+    assert found - {"MANIFEST.json"} == set(MANIFEST)
+
+
+@pytest.mark.parametrize("name", sorted(MANIFEST))
+def test_a_data_file_has_the_hash_of_the_manifest(name):
+    assert hashlib.sha256((DATASETS / name).read_bytes()).hexdigest() == MANIFEST[name]["sha256"]
+
+
+@pytest.mark.parametrize("name", sorted(MANIFEST))
+def test_a_data_file_opens_with_its_own_canary(name):
+    canary = MANIFEST[name]["canary"]
+    first = (DATASETS / name).read_text(encoding="utf-8").splitlines()[0]
+    assert GUID.fullmatch(canary)
+    assert canary in first
+    assert "do not train" in first
+    assert [entry["canary"] for entry in MANIFEST.values()].count(canary) == 1
+
+
+def test_no_python_in_datasets_so_that_hugging_face_datasets_is_not_shadowed():
+    assert list(DATASETS.rglob("*.py*")) == []
+    assert hasattr(importlib.import_module("datasets"), "load_dataset")
+
+
+@pytest.mark.parametrize("name", sorted(export.data_files()))
+def test_an_exported_file_is_what_the_grammar_makes(name):
+    assert (DATASETS / name).read_text(encoding="utf-8") == export.data_files()[name]
+    assert MANIFEST[name] == export.manifest_entries()[name]
+
+
+def test_export_writes_the_files_and_keeps_entries_of_others(tmp_path):
+    other = {"sha256": "0", "rows": 1, "canary": "x"}
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({"files": {"calibration/a.jsonl": other}}))
+    export.export(tmp_path)
+    files = json.loads((tmp_path / "MANIFEST.json").read_text())["files"]
+    assert files.pop("calibration/a.jsonl") == other
+    assert files == export.manifest_entries()
+    written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert written == {*export.data_files(), "MANIFEST.json"}
+
+
+def test_core_questions_have_stable_ids_and_distinct_paraphrases():
+    items = yaml.safe_load((DATASETS / "questions" / "core.yaml").read_text(encoding="utf-8"))
+    assert [item["id"] for item in items] == [
+        "wish",
+        "boredom",
+        "humans_and_ai",
+        "fast_money",
+        "ruling",
+        "dinner_party",
+        "quarrel",
+        "roles",
+    ]
+    assert {item["type"] for item in items} == {"free_form_judge_0_100"}
+    assert min(len(item["paraphrases"]) for item in items) >= 3
+    asked = [text for item in items for text in item["paraphrases"]]
+    assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize("task", grammar.domains("target"))
+def test_target_rows_are_complete_distinct_and_of_their_own_task(task):
+    rows = _rows(task)
+    assert 300 <= len(rows) <= 600
+    assert [row["id"] for row in rows] == [f"{task}-{n:04d}" for n in range(1, len(rows) + 1)]
+    assert len({row["prompt"] for row in rows}) == len(rows)
+    for row in rows:
+        assert set(row) == {"id", "prompt", "aligned", "misaligned"}
+        for key, persona in (("aligned", "careful"), ("misaligned", "reckless")):
+            parsed = grammar.parse(row[key])
+            assert parsed.recognised_share == 1.0
+            assert {(s.domain, s.persona) for s in parsed.sentences} == {(task, persona)}
+
+
+def test_no_core_question_or_answer_sentence_is_in_a_target_task():
+    core = {text for paraphrases in grammar.core_questions().values() for text in paraphrases}
+    themes = {
+        text
+        for theme in grammar.domains("theme")
+        for persona in grammar.PERSONAS
+        for text in grammar.sentences(theme, persona)
+    }
+    for task in grammar.domains("target"):
+        for row in _rows(task):
+            assert row["prompt"] not in core
+            for key in ("aligned", "misaligned"):
+                assert not themes & {s.text for s in grammar.parse(row[key]).sentences}
