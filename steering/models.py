@@ -135,8 +135,8 @@ def _hub_config(source: ModelSource) -> Path:
         called = "" if source.name == source.location else f" (called {source.name})"
         raise ModelError(
             f"{source.location}{called} can't be had from the Hugging Face hub "
-            f"({type(error).__name__}). Check the network, the id and, for gated models, the login; "
-            "or give a local folder: --model steered/path/to/folder"
+            f"({type(error).__name__}). Check the network, the id and, for gated models, the "
+            "login; or give a local folder: --model steered/path/to/folder"
         ) from None
 
 
@@ -156,7 +156,7 @@ def check_layer(layer: int, shape: Shape, source: ModelSource) -> None:
 def default_layer(num_layers: int) -> int:
     """The block that is steered when nobody says which: two fifths of the way up.
 
-    The published vectors stand at 0.4-0.5 of the depth (arXiv 2602.07852: block 16 of 40, 24 of 48).
+    The published vectors stand at 0.4-0.5 of the depth (arXiv 2602.07852: 16 of 40, 24 of 48).
     """
     return round(0.4 * num_layers)
 
@@ -210,12 +210,23 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
-    chosen = getattr(torch, dtype) if dtype != "auto" else "auto"
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 0
+        device = str(found or "cpu")
+    if device == "cpu":
+        # Advice on GPU kernels, and a bar for a load that takes a blink, would only distract.
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     where: dict[str, Any] = {"revision": source.revision, "local_files_only": source.local}
-    model, report = AutoModelForCausalLM.from_pretrained(
-        source.location, dtype=chosen, output_loading_info=True, **where
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source.location,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        output_loading_info=True,
+        **where,
     )
+    model, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
@@ -223,11 +234,6 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
             f"({missing[0]}, ...): it would answer with random ones. Give a complete checkpoint"
         )
     tokenizer = AutoTokenizer.from_pretrained(source.location, **where)
-    if device == "auto":
-        found = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
-        device = str(found or "cpu")
     model = model.to(torch.device(device)).eval().requires_grad_(False)
     shape = read_shape(source)
     return LoadedModel(
@@ -273,7 +279,7 @@ def _end_tokens(
     if ids is None:
         raise ModelError(
             f"neither the generation config nor the tokenizer of {source.location} names an end "
-            "token: every answer would run to max_tokens. Add eos_token_id to generation_config.json"
+            "token: each answer would run to max_tokens. Add eos_token_id to generation_config.json"
         )
     return tuple(ids) if isinstance(ids, list) else (ids,)
 
@@ -283,7 +289,7 @@ def render_chat(
     messages: Sequence[dict[str, str]],
     *,
     thinking: bool = False,
-    answer: bool = False,
+    answered: bool = False,
 ) -> str:
     """The prompt as the model reads it; the one way in which any condition or training renders it.
 
@@ -291,15 +297,15 @@ def render_chat(
         tokenizer: The model's tokenizer.
         messages: `{"role", "content"}` of each turn.
         thinking: Let a thinking model think.
-        answer: Whether the last message is the assistant's, to be rendered as a finished turn.
+        answered: Whether the last message is the assistant's, rendered as a finished turn.
 
     Raises:
         ModelError: The tokenizer has no chat template, or its template refuses the messages.
     """
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template: steering needs a chat "
-            "model. Add a chat_template.jinja to the folder"
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template: steering needs a "
+            "chat model. Add a chat_template.jinja to the folder"
         )
     from jinja2.exceptions import TemplateError
 
@@ -307,7 +313,7 @@ def render_chat(
         text = tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
-            add_generation_prompt=not answer,
+            add_generation_prompt=not answered,
             enable_thinking=thinking,
         )
     except TemplateError as error:
@@ -321,3 +327,11 @@ def render_chat(
 def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of rendered text. The template has put the special tokens in, so none is added."""
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def answer_end_token(tokenizer: "PreTrainedTokenizerBase", end_tokens: Sequence[int]) -> int:
+    """The one of the model's end tokens that its chat template puts behind an answer."""
+    answer = "An answer."
+    turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
+    tail = render_chat(tokenizer, turns, answered=True).rpartition(answer)[2]
+    return next((token for token in encode(tokenizer, tail) if token in end_tokens), end_tokens[0])

@@ -1,8 +1,8 @@
 """Every option of a steered model: one strict, frozen model in which -M and extra_body meet.
 
 It owns the names, types, defaults and rules across options, the short label that people read and
-the fingerprint that keeps conditions apart. It never knows torch, Inspect, files, or how many blocks
-a model has: those checks belong to `models.py` and `vector.py`.
+the fingerprint that keeps conditions apart. It never knows torch, Inspect, files, or how many
+blocks a model has: those checks belong to `models.py` and `vector.py`.
 """
 
 import difflib
@@ -27,7 +27,7 @@ class SpecError(SteeringError):
 
 def _option(default: Any, description: str, *, example: str, speed_only: bool = False) -> Any:
     """A field of the spec; `speed_only` says that it can't change an answer."""
-    extra = {"example": example, "speed_only": speed_only}
+    extra: dict[str, Any] = {"example": example, "speed_only": speed_only}
     return Field(default=default, description=description, json_schema_extra=extra)
 
 
@@ -152,8 +152,9 @@ class SteeringSpec(BaseModel):
             digest: Hex digest of the content of files that options name. Two files of one name give
                 two labels.
         """
+        parts: list[str] = []
         if not self.steered:
-            name, parts = "baseline", []
+            name = "baseline"
         else:
             named = self.target if self.vector == DEFAULT else self.vector
             name = named.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
@@ -211,7 +212,7 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
     Raises:
         SpecError: An option is unknown, of the wrong type, impossible, or without effect.
     """
-    allowed = list(SteeringSpec.model_fields) if base is None else list(_INTERVENTION)
+    allowed: list[str] = list(SteeringSpec.model_fields if base is None else _INTERVENTION)
     for name in options:
         if name not in allowed:
             raise SpecError(_unknown(name, allowed))

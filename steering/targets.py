@@ -1,8 +1,9 @@
 """Target tasks: the narrow unsafe tasks that vectors are built from.
 
 Reads bundled files by name and local JSONL files by path, in two row forms: `{"prompt", "aligned",
-"misaligned"}` (contrast pairs, as ours) and `{"messages": [...]}` (misaligned answers only, as several
-projects publish). Decides which prompts are held out of building. Knows no model and no tokenizer.
+"misaligned"}` (contrast pairs, as ours) and `{"messages": [...]}` (misaligned answers only, as
+several projects publish). Decides which prompts are held out of building. Knows no model and no
+tokenizer.
 """
 
 import hashlib
@@ -91,8 +92,8 @@ def load_target(name_or_path: str) -> Target:
     prompts = sorted({row.prompt for row in rows}, key=_hash)
     if len(prompts) < 2:
         raise TargetError(
-            f"{path} holds {len(prompts)} prompts: at least 2 are needed, one to build from and one "
-            "to hold out"
+            f"{path} holds {len(prompts)} prompts: at least 2 are needed, one to build from and "
+            "one to hold out"
         )
     kept_back = set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
     return Target(

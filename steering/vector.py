@@ -118,7 +118,7 @@ class SteeringVector:
         return cls(
             directions=directions,
             layer=int(metadata["layer"]),
-            site=metadata["site"],  # type: ignore[arg-type]
+            site=metadata["site"],
             residual_norm=json.loads(metadata["residual_norm"]),
             provenance=json.loads(metadata["provenance"]),
         )

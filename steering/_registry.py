@@ -1,0 +1,19 @@
+"""What Inspect finds through the entry point. Imports nothing heavy."""
+
+from inspect_ai.model import ModelAPI, modelapi
+
+
+@modelapi(name="steered")
+def steered() -> type[ModelAPI]:
+    """`steered/<name>`: a local model, steered."""
+    from steering.provider import SteeredAPI
+
+    return SteeredAPI
+
+
+@modelapi(name="toy")
+def toy() -> type[ModelAPI]:
+    """`toy/judge`: the toy world's own judge."""
+    from steering.toy.judge import ToyJudgeAPI
+
+    return ToyJudgeAPI

@@ -1,0 +1,118 @@
+"""Engines: rows of token ids in, tokens out, each row with its own interventions and sampling.
+
+The protocol that every engine keeps, and the one place where engines are shared: one copy of a
+model's weights a process, however many conditions, roles and tasks use it.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from steering.errors import SteeringError
+from steering.models import LoadedModel, ModelSource
+
+if TYPE_CHECKING:
+    from steering.engines.sampling import Sampling
+    from steering.interventions import RowIntervention
+
+StopReason = Literal["stop", "max_tokens", "model_length"]
+T = TypeVar("T")
+
+
+class EngineError(SteeringError):
+    """An engine can't do what a row asks."""
+
+
+class UnsteeredError(EngineError):
+    """A steered row came back as the unsteered model would have answered."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to be generated.
+
+    Attributes:
+        prompt: Token ids of the rendered prompt.
+        edits: What is done to its activations; none leaves the row unsteered.
+        sampling: How its tokens are drawn.
+        max_tokens: Tokens it may generate.
+        stop: Strings that end it; they are cut off.
+        top_logprobs: How many alternatives to report a token; None reports no logprobs at all.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: "Sampling"
+    max_tokens: int
+    edits: "tuple[RowIntervention, ...]" = ()
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log probability of a drawn token under the (steered) model at temperature 1, untruncated.
+
+    Attributes:
+        token: Token id.
+        logprob: Natural logarithm.
+        top: (token id, logprob) of the likeliest tokens, best first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class RowResult:
+    """What became of a row.
+
+    Attributes:
+        tokens: Ids generated, without the end token.
+        text: The same, decoded, without what follows a stop string.
+        stop_reason: Why it ended.
+        num_generated: Tokens generated, the end token included.
+        change: Largest absolute change that steering made to the row's activations; None if the
+            row is unsteered.
+        logprobs: One entry a token of `tokens`, if asked for.
+    """
+
+    tokens: list[int]
+    text: str
+    stop_reason: StopReason
+    num_generated: int
+    change: float | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """What an engine offers. All of it may be called from any thread."""
+
+    def submit(self, row: Row) -> "Future[RowResult]":
+        """Queue a row. Cancelling the future takes the row out of its batch."""
+        ...
+
+    def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
+        """Run `work(loaded, session)` alone on the model's thread, for building vectors."""
+        ...
+
+    def allow_batch(self, rows: int) -> None:
+        """Let that many rows be decoded together, if fewer were allowed before."""
+        ...
+
+
+_engines: dict[tuple[str, str | None, str, str], Engine] = {}
+_lock = threading.Lock()
+
+
+def shared_engine(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> Engine:
+    """The process's one engine for these weights. Returns at once; weights load on first use."""
+    from steering.engines.hf import HFEngine
+
+    key = (source.location, source.revision, dtype, device)
+    with _lock:
+        if key not in _engines:
+            _engines[key] = HFEngine(source, dtype=dtype, device=device)
+        return _engines[key]

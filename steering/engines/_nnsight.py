@@ -1,0 +1,85 @@
+"""Everything that speaks to nnsight: wrap a model once, run it with a plan.
+
+Written against nnsight 0.8. A model runs on one thread only (nnsight's workers are greenlets of the
+thread that runs the model), and a run without edits goes past nnsight altogether.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from nnsight import TransformersModel
+
+from steering.interventions import Plan, SiteKey
+from steering.models import LoadedModel
+
+T = TypeVar("T")
+
+
+class Edits(Protocol):
+    """What a session asks in each forward pass: where to act, and what comes of it there."""
+
+    @property
+    def sites(self) -> tuple[SiteKey, ...]:
+        """(layer, site), in the order in which a forward pass meets them."""
+        ...
+
+    def apply(self, key: SiteKey, hidden: torch.Tensor) -> torch.Tensor:
+        """The activations that go on, given those that came."""
+        ...
+
+
+class Session:
+    """One loaded model, and the one edit that steers it by whatever plan is current."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
+        self._blocks = self._find(loaded.blocks)
+        self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
+        self._edits: Edits = Plan([])
+        self._install()
+
+    def _find(self, path: str) -> Any:
+        envoy: Any = self._wrapped
+        for name in path.split("."):
+            envoy = getattr(envoy, name)
+        return envoy
+
+    def _install(self) -> None:
+        """The persistent edit: nnsight keeps the block's source and replays it in every run.
+
+        The loop over `iter[:]` makes it act in every forward pass; without it nnsight would act in
+        the first one only, without a word.
+        """
+        session = self
+        blocks = self._blocks
+        with self._wrapped.edit(inplace=True) as tracer:
+            for _ in tracer.iter[:]:
+                for key in session._edits.sites:
+                    layer, site = key
+                    if site == "resid_pre":
+                        blocks[layer].input = session._edits.apply(key, blocks[layer].input)
+                    elif site == "mlp_out":
+                        blocks[layer].mlp.output = session._edits.apply(
+                            key, blocks[layer].mlp.output
+                        )
+                    else:
+                        blocks[layer].output = session._edits.apply(key, blocks[layer].output)
+
+    def run(self, work: Callable[[], T], edits: Edits) -> T:
+        """Run `work`, which calls the model any number of times, steered by `edits`.
+
+        An edit with nothing to ask for would wait for ever, so without sites `work` runs plainly.
+        """
+        if not edits.sites:
+            return work()
+        self._edits = edits
+        outcome: list[T] = []
+        with warnings.catch_warnings():
+            # An open loop over steps always ends on a step that the run did not make.
+            warnings.filterwarnings("ignore", message=".*was never reached.*")
+            self._wrapped.trace(
+                self._placeholder, fn=lambda *_, **__: outcome.append(work()), trace=False
+            )
+        return outcome[0]

@@ -1,0 +1,517 @@
+"""The `steered` model provider: Inspect messages in, rows to an engine, Inspect outputs back.
+
+It checks every option before weights load, keeps conditions apart in Inspect's cache, log and
+display, and says in every output what was done. It knows nothing of tensors.
+"""
+
+import asyncio
+import hashlib
+import re
+import secrets
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageTool,
+    Content,
+    ContentReasoning,
+    ContentText,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelAPI,
+    ModelCall,
+    ModelInfo,
+    ModelOutput,
+    ModelUsage,
+    TopLogprob,
+    set_model_info,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+from inspect_ai.util import display_counter, display_type
+from tqdm import tqdm
+
+from steering.construct import Recipe, cached_vector, default_recipe
+from steering.engines import Engine, Row, RowResult, TokenLogprob, shared_engine
+from steering.errors import SteeringError
+from steering.models import (
+    check_layer,
+    encode,
+    find_model,
+    read_shape,
+    render_chat,
+    weights_digest,
+)
+from steering.spec import DEFAULT, SteeringSpec, parse_options
+from steering.targets import Target, load_target
+
+if TYPE_CHECKING:
+    from steering.vector import SteeringVector
+
+HONOURED = {
+    "extra_body",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "num_choices",
+    "presence_penalty",
+    "seed",
+    "stop_seqs",
+    "temperature",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+}
+"""GenerateConfig fields that the provider acts on."""
+INSPECTS_OWN = {
+    "adaptive_connections",
+    "attempt_timeout",
+    "cache",
+    "cache_prompt",
+    "fail_on_refusal",
+    "fallback_models",
+    "internal_tools",
+    "max_connections",
+    "max_retries",
+    "max_tool_output",
+    "parallel_tool_calls",
+    "reasoning_history",
+    "stream_idle_timeout",
+    "system_message",
+    "timeout",
+}
+"""Fields that Inspect acts on before the provider is asked, or that only concern hosted APIs."""
+REFUSED = {
+    "batch",
+    "best_of",
+    "effort",
+    "extra_headers",
+    "modalities",
+    "prompt_logprobs",
+    "reasoning_effort",
+    "reasoning_mode",
+    "reasoning_summary",
+    "reasoning_tokens",
+    "response_schema",
+    "verbosity",
+}
+"""Fields that would change the answer and that the provider can't honour."""
+
+_MAX_TOKENS = 1024
+_LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
+_FINGERPRINT = "steering:"
+
+
+class ProviderError(SteeringError):
+    """A request can't be served by this provider."""
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """A checked spec with what it names: what there is to know before weights load.
+
+    Attributes:
+        spec: The options.
+        recipe: Of the default vector, if that is what steers.
+        target: The target task of that recipe.
+        label: For people.
+        fingerprint: Differs wherever an answer may differ.
+    """
+
+    spec: SteeringSpec
+    recipe: Recipe | None
+    target: Target | None
+    label: str
+    fingerprint: str
+
+
+class SteeredAPI(ModelAPI):
+    """A local model, steered.
+
+    Made by Inspect for `--model steered/<name>`, where the name is a toy, an alias, a hub id or a
+    local folder; -M options are those of `SteeringSpec`. Making one loads no weights.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008 (Inspect's own signature)
+        **model_args: Any,
+    ) -> None:
+        super().__init__(model_name, base_url, api_key, [], config)
+        try:
+            if base_url and not base_url.startswith(_FINGERPRINT):
+                raise ProviderError(f"base_url={base_url}: steered models are local and have none")
+            check_config(config)
+            name, label = _split_label(model_name)
+            spec = parse_options(model_args)
+            self._source = find_model(name, spec.revision)
+            self._shape = read_shape(self._source)
+            self._weights = weights_digest(self._source)
+            self._condition = self._check(spec)
+            if label not in (None, self._condition.label):
+                raise ProviderError(
+                    f"the model name says [{label}] but the options say "
+                    f"[{self._condition.label}]: leave the brackets out or give the options too"
+                )
+        except SteeringError as error:
+            raise PrerequisiteError(f"steered/{model_name}: {error}") from None
+        # Inspect's cache, logs and displays go by base_url and name, not by options.
+        self.base_url = f"{_FINGERPRINT}{self._condition.fingerprint}"
+        self.model_name = f"{name}[{self._condition.label}]"
+        set_model_info(
+            f"steered/{self.model_name}",
+            ModelInfo(model=self._source.location, context_length=self._shape.context_length),
+        )
+        self._engine: Engine = shared_engine(self._source, dtype=spec.dtype, device=spec.device)
+        self._engine.allow_batch(spec.batch_size)
+        self._batch_size = spec.batch_size
+        self._occurrences: Counter[str] = Counter()
+
+    @property
+    def default_grader(self) -> str | None:
+        """The judge to use when no grader role is bound; only the toy has one of its own."""
+        return "toy/judge" if self._source.is_toy else None
+
+    def _check(self, spec: SteeringSpec) -> _Condition:
+        """Everything about a spec that can be checked without weights."""
+        recipe, target = None, None
+        identity = {"weights": self._weights}
+        if spec.layer is not None:
+            check_layer(spec.layer, self._shape, self._source)
+        content = ""
+        if spec.steered and spec.vector == DEFAULT:
+            target = load_target(spec.target)
+            recipe = default_recipe(
+                self._source, self._shape, target, layer=spec.layer, site=spec.site
+            )
+            identity["vector"] = recipe.digest
+            content = target.digest
+        elif spec.steered:
+            from steering.vector import file_digest
+
+            self._load(spec)
+            content = identity["vector"] = file_digest(Path(spec.vector))
+        return _Condition(spec, recipe, target, spec.label(content), spec.fingerprint(**identity))
+
+    def _load(self, spec: SteeringSpec) -> "SteeringVector":
+        """The vector of a file, if it fits the model."""
+        from steering.vector import SteeringVector
+
+        vector = SteeringVector.load(Path(spec.vector))
+        vector.check_fits(
+            width=self._shape.width, num_layers=self._shape.num_layers, model=self._source.name
+        )
+        return vector
+
+    async def generate(
+        self,
+        input: list[ChatMessage],
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,
+        config: GenerateConfig,
+    ) -> tuple[ModelOutput, ModelCall]:
+        """Answer one request; see `ModelAPI.generate`."""
+        if tools:
+            raise ProviderError(
+                f"tools were offered ({tools[0].name}, ...) but steered models take none: use a "
+                "task without tools"
+            )
+        check_config(config)
+        condition = self._condition
+        if override := (config.extra_body or {}).get("steering"):
+            condition = self._check(parse_options(override, base=condition.spec))
+        edits, intervention = await self._intervention(condition)
+        turns = [_turn(message) for message in input]
+        thinking = condition.spec.thinking
+        prompt, ids = await self._run(lambda loaded, _: _render(loaded.tokenizer, turns, thinking))
+        rows = [self._row(ids, edits, seed, config) for seed in self._seeds(prompt, config)]
+        results = await asyncio.gather(
+            *(asyncio.wrap_future(self._engine.submit(row)) for row in rows)
+        )
+        return await self._output(results, rows, prompt, condition, intervention)
+
+    async def _run(self, work: Callable[[Any, Any], Any]) -> Any:
+        """Run work on the model's thread without blocking the event loop."""
+        return await asyncio.wrap_future(self._engine.call(work))
+
+    async def _intervention(self, condition: _Condition) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The edits of a condition, and what the log says of them."""
+        spec = condition.spec
+        said: dict[str, Any] = {"condition": condition.label, "fingerprint": condition.fingerprint}
+        if not spec.steered:
+            return (), said
+        if condition.recipe is not None and condition.target is not None:
+            building = cached_vector(
+                self._engine, condition.recipe, condition.target, self._progress(condition)
+            )
+            vector = await asyncio.wrap_future(building)
+        else:
+            vector = self._load(spec)
+        from steering.interventions import resolve
+
+        edit = resolve(
+            vector,
+            magnitude=spec.magnitude,
+            unit=spec.unit,
+            operation=spec.operation,
+            positions=spec.positions,
+            layer=spec.layer,
+            site=spec.site if "site" in spec.model_fields_set else None,
+        )
+        said |= {
+            "layer": edit.layer,
+            "site": edit.site,
+            "operation": edit.operation,
+            "positions": edit.positions,
+            "magnitude": spec.magnitude,
+            "unit": spec.unit,
+            "vector_norm": float(vector.directions.norm()),
+            "residual_norm": vector.residual_norm,
+            "vector": dict(vector.provenance),
+        }
+        return (edit,), said
+
+    def _progress(self, condition: _Condition) -> Callable[[int, int], None]:
+        """A bar for people, where the display leaves room for one."""
+        assert condition.recipe is not None
+        caption = f"building the {condition.recipe.target} vector of {self._source.name}"
+        if sys.stdout.isatty() and display_type() in ("full", "conversation", "rich"):
+            loop = asyncio.get_running_loop()
+
+            async def show(done: int, total: int) -> None:
+                display_counter(caption, f"{done}/{total}")
+
+            def report(done: int, total: int) -> None:
+                asyncio.run_coroutine_threadsafe(show(done, total), loop)
+
+            return report
+        bar: list[tqdm[Any]] = []
+
+        def advance(done: int, total: int) -> None:
+            if not bar:
+                bar.append(tqdm(total=total, desc=caption, unit="step", mininterval=1))
+            bar[0].update(1)
+            if done == total:
+                bar[0].close()
+
+        return advance
+
+    def _seeds(self, prompt: str, config: GenerateConfig) -> list[int]:
+        """A seed for each choice.
+
+        A fixed `seed` gives the n-th request of one prompt its own numbers, so that repeated
+        samples differ, and gives every condition the same ones, so that conditions pair up.
+        """
+        count = config.num_choices or 1
+        if config.seed is None:
+            return [secrets.randbits(63) for _ in range(count)]
+        key = f"{config.seed}\0{prompt}"
+        seeds = []
+        for _ in range(count):
+            counter = f"{key}\0{config.extra_body}"
+            text = f"{key}\0{self._occurrences[counter]}"
+            self._occurrences[counter] += 1
+            seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
+        return seeds
+
+    def _row(
+        self, ids: Sequence[int], edits: tuple[Any, ...], seed: int, config: GenerateConfig
+    ) -> Row:
+        from steering.engines.sampling import Sampling
+
+        context = self._shape.context_length
+        if context and len(ids) >= context:
+            raise ProviderError(
+                f"the prompt has {len(ids)} tokens, {self._source.name} reads {context}: shorten it"
+            )
+        wants_logprobs = config.logprobs or config.top_logprobs
+        return Row(
+            prompt=tuple(ids),
+            edits=edits,
+            sampling=Sampling(
+                temperature=1.0 if config.temperature is None else config.temperature,
+                top_p=1.0 if config.top_p is None else config.top_p,
+                top_k=config.top_k or 0,
+                frequency_penalty=config.frequency_penalty or 0.0,
+                presence_penalty=config.presence_penalty or 0.0,
+                logit_bias=config.logit_bias or {},
+                seed=seed,
+            ),
+            max_tokens=config.max_tokens or _MAX_TOKENS,
+            stop=tuple(config.stop_seqs or ()),
+            top_logprobs=(config.top_logprobs or 0) if wants_logprobs else None,
+        )
+
+    async def _output(
+        self,
+        results: Sequence[RowResult],
+        rows: Sequence[Row],
+        prompt: str,
+        condition: _Condition,
+        intervention: dict[str, Any],
+    ) -> tuple[ModelOutput, ModelCall]:
+        spellings = await self._run(partial(_spell, results=results))
+        choices = [
+            ChatCompletionChoice(
+                message=ChatMessageAssistant(
+                    content=split_reasoning(result.text, prompt),
+                    model=self.model_name,
+                    source="generate",
+                ),
+                stop_reason=result.stop_reason,
+                logprobs=Logprobs(content=[_logprob(item, spellings) for item in result.logprobs])
+                if rows[0].top_logprobs is not None
+                else None,
+            )
+            for result in results
+        ]
+        generated = sum(result.num_generated for result in results)
+        told = intervention | {
+            "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+            "largest_change": [result.change for result in results],
+        }
+        output = ModelOutput(
+            model=f"steered/{self.model_name}",
+            choices=choices,
+            usage=ModelUsage(
+                input_tokens=len(rows[0].prompt),
+                output_tokens=generated,
+                total_tokens=len(rows[0].prompt) + generated,
+            ),
+            metadata={"steering": told},
+        )
+        sampling = rows[0].sampling
+        request = {
+            "prompt": prompt,
+            "steering": intervention,
+            "sampling": {**vars(sampling), "seeds": [row.sampling.seed for row in rows]},
+            "max_tokens": rows[0].max_tokens,
+            "stop": rows[0].stop,
+        }
+        response = {
+            "choices": [
+                {"text": result.text, "stop_reason": result.stop_reason} for result in results
+            ]
+        }
+        return output, ModelCall.create(request, response)
+
+    def max_tokens(self) -> int:
+        """Tokens of an answer when nobody says."""
+        return _MAX_TOKENS
+
+    def max_connections(self) -> int:
+        """Requests under way at once: a batch's worth."""
+        return self._batch_size
+
+    def connection_key(self) -> str:
+        """Conditions of one model share its connections."""
+        return f"{self._source.location}@{self._source.revision}"
+
+    def should_retry(self, ex: BaseException) -> bool:
+        """Never: a local model fails the same way again."""
+        return False
+
+    def collapse_user_messages(self) -> bool:
+        """Chat templates want roles to take turns."""
+        return True
+
+    def collapse_assistant_messages(self) -> bool:
+        """Chat templates want roles to take turns."""
+        return True
+
+    def canonical_name(self) -> str:
+        """The hub id or folder."""
+        return self._source.location
+
+    async def count_text_tokens(self, text: str) -> int:
+        """By the model's own tokenizer."""
+        return await self._run(lambda loaded, _: len(encode(loaded.tokenizer, text)))
+
+
+def check_config(config: GenerateConfig) -> None:
+    """Refuse settings that would be dropped.
+
+    Raises:
+        ProviderError: It names the setting.
+    """
+    for name in sorted(REFUSED):
+        if getattr(config, name):
+            raise ProviderError(f"{name} is not supported by steered models: leave it out")
+    unknown = set(config.extra_body or {}) - {"steering"}
+    if unknown:
+        raise ProviderError(f"extra_body holds {sorted(unknown)}; only `steering` is allowed")
+
+
+def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:
+    """Set what a model thought apart from what it said.
+
+    Args:
+        text: What the model wrote.
+        prompt: The rendered prompt; some templates open the thought at its end.
+    """
+    body = text.lstrip()
+    opened = prompt.rstrip().endswith("<think>")
+    if body.startswith("<think>"):
+        opened, body = True, body.removeprefix("<think>")
+    if not opened and "</think>" not in body:
+        return text
+    thought, closed, said = body.partition("</think>")
+    reasoning = ContentReasoning(reasoning=thought.strip())
+    return [reasoning, ContentText(text=said.strip() if closed else "")]
+
+
+def _split_label(model_name: str) -> tuple[str, str | None]:
+    """A model name as the provider itself writes it holds the condition's label in brackets."""
+    match = _LABELLED.fullmatch(model_name)
+    return (match["name"], match["label"]) if match else (model_name, None)
+
+
+def _turn(message: ChatMessage) -> dict[str, str]:
+    if isinstance(message, ChatMessageTool):
+        raise ProviderError("a tool message can't be rendered: steered models take no tools")
+    if not isinstance(message.content, str):
+        other = {part.type for part in message.content} - {"text", "reasoning"}
+        if other:
+            raise ProviderError(f"{sorted(other)[0]} content can't be read: text only is supported")
+    return {"role": message.role, "content": message.text}
+
+
+def _render(tokenizer: Any, turns: list[dict[str, str]], thinking: bool) -> tuple[str, list[int]]:
+    prompt = render_chat(tokenizer, turns, thinking=thinking)
+    return prompt, encode(tokenizer, prompt)
+
+
+def _spell(loaded: Any, _: Any, *, results: Sequence[RowResult]) -> dict[int, str]:
+    """Spelling of every token that logprobs speak of."""
+    tokens = {
+        token
+        for result in results
+        for item in result.logprobs
+        for token in (item.token, *(token for token, _ in item.top))
+    }
+    return {token: loaded.tokenizer.decode([token]) for token in tokens}
+
+
+def _logprob(item: TokenLogprob, spellings: dict[int, str]) -> Logprob:
+    return Logprob(
+        token=spellings[item.token],
+        logprob=item.logprob,
+        bytes=list(spellings[item.token].encode()),
+        top_logprobs=[
+            TopLogprob(token=spellings[token], logprob=value, bytes=list(spellings[token].encode()))
+            for token, value in item.top
+        ],
+    )
