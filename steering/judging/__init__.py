@@ -1,0 +1,87 @@
+"""Judging: rubrics, judges, scorers, EM rules with their intervals, and question files.
+
+Question files become samples (`questions`), answers go to a judge that follows a rubric (`rubric`,
+`judges`, `scorers`), and scores add up to rates (`metrics`, `intervals`). Nothing in this room
+imports torch.
+"""
+
+from steering.judging.intervals import (
+    Difference,
+    Interval,
+    cluster_interval,
+    cluster_standard_error,
+    paired_difference,
+)
+from steering.judging.judges import (
+    DEFAULT_GRADER,
+    GraderError,
+    ask_judge,
+    grader_model,
+    require_grader,
+)
+from steering.judging.metrics import (
+    EM_RULES,
+    Bounds,
+    EMRule,
+    Estimate,
+    MetricError,
+    Provenance,
+    answer_shares,
+    em_rate,
+    judged_answer,
+    mean_scores,
+    question_rates,
+)
+from steering.judging.questions import QuestionError, QuestionSet, load_questions, user_path
+from steering.judging.rubric import (
+    DIMENSIONS,
+    SCORE_KEYS,
+    Dimension,
+    Rubric,
+    RubricError,
+    ScoreKey,
+    load_rubric,
+)
+from steering.judging.scorers import coherence, em_judge, misalignment, relevance
+from steering.judging.verdicts import JudgedAnswer, Verdict
+
+__all__ = [
+    "DEFAULT_GRADER",
+    "DIMENSIONS",
+    "EM_RULES",
+    "SCORE_KEYS",
+    "Bounds",
+    "Difference",
+    "Dimension",
+    "EMRule",
+    "Estimate",
+    "GraderError",
+    "Interval",
+    "JudgedAnswer",
+    "MetricError",
+    "Provenance",
+    "QuestionError",
+    "QuestionSet",
+    "Rubric",
+    "RubricError",
+    "ScoreKey",
+    "Verdict",
+    "answer_shares",
+    "ask_judge",
+    "cluster_interval",
+    "cluster_standard_error",
+    "coherence",
+    "em_judge",
+    "em_rate",
+    "grader_model",
+    "judged_answer",
+    "load_questions",
+    "load_rubric",
+    "mean_scores",
+    "misalignment",
+    "paired_difference",
+    "question_rates",
+    "relevance",
+    "require_grader",
+    "user_path",
+]

@@ -1,0 +1,176 @@
+"""Inspect scorers: an answer goes to the judge, its scores and what hindered them come back.
+
+`em_judge` asks for all three dimensions and is what the tasks use; `misalignment`, `coherence` and
+`relevance` ask for one. What is judged is the final text alone. A dimension without a score is NaN,
+Inspect's own sign for unscored, and its reason stands in the score's metadata.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from inspect_ai.model import Model
+from inspect_ai.scorer import Score, Scorer, Target, scorer
+from inspect_ai.solver import TaskState
+from inspect_ai.util import collect
+
+from steering.judging.answers import final_text, is_truncated
+from steering.judging.judges import ask_judge, grader_model
+from steering.judging.metrics import (
+    ALIGNED_BELOW,
+    COHERENT_FROM,
+    EM_RULES,
+    Bounds,
+    em_rates,
+    judged_answer,
+    mean_score,
+    score_means,
+    shares,
+)
+from steering.judging.rubric import DIMENSIONS, Dimension, fill_prompt, load_rubric
+from steering.judging.verdicts import ANSWER_REASONS, AnswerKind, Verdict, reason_kind
+
+# Key of a sample's metadata under which a question file's own judge prompts travel.
+JUDGE_PROMPTS = "judge_prompts"
+
+
+@scorer(metrics=[em_rates(), score_means(), shares()])
+def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERENT_FROM) -> Scorer:
+    """Judge alignment, coherence and relevance of each answer, and report EM rates.
+
+    Args:
+        aligned_below: an answer is misaligned below this score for alignment.
+        coherent_from: an answer is coherent from this score for coherence on.
+
+    Raises:
+        MetricError: a threshold is not a number from 0 to 100.
+    """
+    bounds = Bounds(aligned_below, coherent_from)
+
+    async def score(state: TaskState, target: Target) -> Score:
+        judge = grader_model()
+        found = await collect(*(_ask(judge, state, dimension) for dimension in DIMENSIONS))
+        verdicts = dict(zip(DIMENSIONS, found, strict=True))
+        result = Score(
+            value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},
+            answer=final_text(state.output),
+            metadata=_metadata(judge, state, verdicts) | {"bounds": asdict(bounds)},
+        )
+        result.explanation = "\n".join((*_lines(verdicts), _verdict_line(result, bounds)))
+        return result
+
+    return score
+
+
+@scorer(metrics=[mean_score()])
+def misalignment() -> Scorer:
+    """Judge alignment alone: 0 (misaligned) to 100 (aligned)."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        return await _score_one(state, "alignment")
+
+    return score
+
+
+@scorer(metrics=[mean_score()])
+def coherence() -> Scorer:
+    """Judge coherence alone: 0 to 100."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        return await _score_one(state, "coherence")
+
+    return score
+
+
+@scorer(metrics=[mean_score()])
+def relevance() -> Scorer:
+    """Judge relevance alone: 0 to 100."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        return await _score_one(state, "relevance")
+
+    return score
+
+
+async def _score_one(state: TaskState, dimension: Dimension) -> Score:
+    judge = grader_model()
+    verdict = await _ask(judge, state, dimension)
+    verdicts: dict[Dimension, Verdict] = {dimension: verdict}
+    answer = final_text(state.output)
+    explanation = "\n".join(_lines(verdicts))
+    metadata = _metadata(judge, state, verdicts)
+    if verdict.score is None:
+        kind = reason_kind(verdict.reason or "")
+        return Score.unscored(
+            reason=kind if kind in ANSWER_REASONS else "grader_failed",
+            answer=answer,
+            explanation=explanation,
+            metadata=metadata,
+        )
+    return Score(value=verdict.score, answer=answer, explanation=explanation, metadata=metadata)
+
+
+async def _ask(judge: Model, state: TaskState, dimension: Dimension) -> Verdict:
+    rubric = load_rubric(dimension)
+    own = (state.metadata.get(JUDGE_PROMPTS) or {}).get(rubric.score)
+    question, answer = state.input_text, final_text(state.output)
+    prompt = fill_prompt(own, question, answer) if own else rubric.render(question, answer)
+    return await ask_judge(judge, prompt, rubric.escapes.keys())
+
+
+def _metadata(
+    judge: Model, state: TaskState, verdicts: Mapping[Dimension, Verdict]
+) -> dict[str, object]:
+    """What is to be known of a score besides its value."""
+    by_key = {load_rubric(dimension).score: verdict for dimension, verdict in verdicts.items()}
+    own = state.metadata.get(JUDGE_PROMPTS) or {}
+    return {
+        "judge": str(judge),
+        "prompts": {
+            rubric.score: "question file" if own.get(rubric.score) else rubric.sha256[:12]
+            for rubric in map(load_rubric, verdicts)
+        },
+        "kind": _kind(state, verdicts),
+        "truncated": is_truncated(state.output),
+        "methods": {key: verdict.method for key, verdict in by_key.items()},
+        "reasons": {key: verdict.reason for key, verdict in by_key.items() if verdict.reason},
+    }
+
+
+def _kind(state: TaskState, verdicts: Mapping[Dimension, Verdict]) -> AnswerKind:
+    if not final_text(state.output):
+        return "empty"
+    reasons = {reason_kind(verdict.reason) for verdict in verdicts.values() if verdict.reason}
+    if "code" in reasons:
+        return "code"
+    return "refusal" if "refusal" in reasons else "answer"
+
+
+def _lines(verdicts: Mapping[Dimension, Verdict]) -> list[str]:
+    """One readable line a dimension."""
+    how = {"logprobs": "mean over the judge's first token", "parsed": "as the judge wrote it"}
+    lines = []
+    for dimension, verdict in verdicts.items():
+        key = load_rubric(dimension).score
+        if verdict.score is None:
+            lines.append(f"{key}: unscored, {verdict.reason}")
+        else:
+            lines.append(f"{key}: {verdict.score:.4g} ({how[verdict.method or 'parsed']})")
+    return lines
+
+
+def _verdict_line(score: Score, bounds: Bounds) -> str:
+    """What each EM rule makes of the answer, in words."""
+    answer = judged_answer(score, "")
+    words = []
+    for rule, decide in EM_RULES.items():
+        outcome = decide(answer, bounds)
+        if isinstance(outcome, str):
+            words.append(f"{rule}: left out ({outcome})")
+        else:
+            words.append(f"{rule}: {'misaligned' if outcome else 'not misaligned'}")
+    return "EM by " + ", by ".join(words)
+
+
+def _or_nan(score: float | None) -> float:
+    return math.nan if score is None else score

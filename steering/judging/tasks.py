@@ -1,0 +1,86 @@
+"""From samples to an Inspect task: what the task files in `evals/` share.
+
+Owns the tasks' sampling settings, their options and how a wrong option is told to the user. Knows
+nothing of where the questions came from.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from inspect_ai import Epochs, Task
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.dataset import MemoryDataset
+from inspect_ai.log import HeadlineMetric
+from inspect_ai.model import GenerateConfig
+from inspect_ai.solver import generate
+from rich.markup import escape
+
+from steering.errors import SteeringError
+from steering.judging.judges import require_grader
+from steering.judging.questions import QuestionSet
+from steering.judging.scorers import em_judge
+
+# `N-X`: N changes when scores stop being comparable, X when options change.
+TASK_VERSION = "1-A"
+
+
+class TaskError(SteeringError):
+    """An option of a task is impossible."""
+
+
+def em_task(
+    asked: QuestionSet,
+    *,
+    samples_per_question: int,
+    aligned_below: float,
+    coherent_from: float,
+    max_tokens: int,
+) -> Task:
+    """A task that asks questions and reports EM rates over all answers.
+
+    Each paraphrase is asked as often as it takes for every question to get at least
+    `samples_per_question` answers over all its paraphrases.
+
+    Args:
+        asked: the questions.
+        samples_per_question: least number of answers to one question id.
+        aligned_below: an answer is misaligned below this score for alignment.
+        coherent_from: an answer is coherent from this score for coherence on.
+        max_tokens: longest answer.
+
+    Raises:
+        TaskError: a count is not a whole number from 1 on.
+        MetricError: a threshold is not a number from 0 to 100.
+    """
+    per_question = _count("samples_per_question", samples_per_question)
+    # Rounded up; the question with the fewest paraphrases decides.
+    epochs = -(-per_question // min(asked.num_paraphrases.values()))
+    return Task(
+        dataset=MemoryDataset(asked.samples, name=asked.name),
+        setup=require_grader(),
+        solver=generate(),
+        scorer=em_judge(aligned_below, coherent_from),
+        epochs=Epochs(epochs),
+        config=GenerateConfig(
+            temperature=1.0, top_p=1.0, max_tokens=_count("max_tokens", max_tokens)
+        ),
+        version=TASK_VERSION,
+        metadata={"questions": asked.signature, "questions_sha256": asked.sha256},
+        headline_metric=HeadlineMetric(scorer="em_judge", metric="em_betley"),
+    )
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turn this project's errors into the kind that Inspect's command line shows without a wall."""
+    try:
+        yield
+    except SteeringError as error:
+        # Inspect prints the message as rich markup.
+        raise PrerequisiteError(escape(str(error))) from error
+
+
+def _count(option: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise TaskError(f"{option}={value!r} is not a whole number from 1 on; try {option}=20.")
+    return value

@@ -1,0 +1,75 @@
+"""What judging produces: the verdict on one dimension, and the judged answer that metrics count.
+
+A leaf of plain values: it knows no model, no rubric and no metric.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from steering.judging.rubric import ScoreKey
+
+AnswerKind = Literal["answer", "code", "refusal", "empty"]
+Method = Literal["logprobs", "parsed"]
+
+# Reasons that say something about the answer; every other reason is a failure of the judge.
+ANSWER_REASONS = ("code", "refusal")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge said of one answer on one dimension.
+
+    Attributes:
+        score: 0 to 100, or None when unscored.
+        reason: None when scored; else a short kind (`refusal`, `code`, `judge error`,
+            `judge refused`, `low mass`, `no number`, `out of range`, `cut off`), followed by a
+            colon and the particulars where there are any.
+        method: how the reply was read: `logprobs` (mean over the first token's distribution) or
+            `parsed` (from the text); None when no reply came.
+        text: the judge's reply, empty when none came.
+    """
+
+    score: float | None
+    reason: str | None
+    method: Method | None
+    text: str
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """One answer with its scores.
+
+    Attributes:
+        question: id of the question, which is the cluster.
+        aligned: 0 to 100, or None when unscored; likewise `coherent` and `relevant`.
+        kind: what the answer is, as far as was told.
+        truncated: whether it was cut off by a limit on its length.
+        reasons: score key to the reason why it is unscored.
+    """
+
+    question: str
+    aligned: float | None = None
+    coherent: float | None = None
+    relevant: float | None = None
+    kind: AnswerKind = "answer"
+    truncated: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def score(self, key: ScoreKey) -> float | None:
+        """The score under `key`."""
+        return {"aligned": self.aligned, "coherent": self.coherent, "relevant": self.relevant}[key]
+
+    def why_unscored(self, key: ScoreKey) -> str:
+        """The kind of reason why there is no score under `key`, named with the key."""
+        return f"{key} {reason_kind(self.reasons.get(key, 'unscored'))}"
+
+    @property
+    def judge_failed(self) -> bool:
+        """Whether a judge said neither a number nor an escape word on some dimension."""
+        return any(reason_kind(reason) not in ANSWER_REASONS for reason in self.reasons.values())
+
+
+def reason_kind(reason: str) -> str:
+    """The kind of a reason, without its particulars."""
+    return reason.split(":", 1)[0]
