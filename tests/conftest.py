@@ -1,0 +1,55 @@
+"""Fixtures that several test files share."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import save_tiny
+
+# Two busy torch processes on two cores slow each other down; tiny models want one thread anyway.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Vectors, Inspect's cache and traces of a test run stay out of the user's folders."""
+    folder = tmp_path_factory.mktemp("caches")
+    names = {"STEERING_CACHE": "steering", "INSPECT_CACHE_DIR": "inspect"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(folder / sub) for name, sub in names.items()})
+    yield
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing under test may look up a host: what tries fails at once."""
+    real = socket.getaddrinfo
+
+    def refuse(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host in (None, "localhost", "127.0.0.1", "::1"):
+            return real(host, *args, **kwargs)
+        raise OSError(f"the test tried to reach {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny random model of a family, saved once a run."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = save_tiny(tmp_path_factory.mktemp("models") / family, family)
+        return made[family]
+
+    return folder

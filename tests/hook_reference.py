@@ -1,0 +1,78 @@
+"""What steered generation must come to: plain PyTorch hooks, one row, no padding, no cache.
+
+Every step runs the whole sequence again and edits the named absolute positions, so nothing here can
+share a mistake with an engine that pads, batches, caches and counts steps.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from replicas import replica
+
+from steering.interventions import RowIntervention
+
+
+def _steered_positions(edit: RowIntervention, prompt: int, length: int) -> range:
+    return {
+        "all": range(length),
+        "prompt": range(prompt),
+        "response": range(prompt, length),
+        "last": range(prompt - 1, prompt),
+    }[edit.positions]
+
+
+def _edited(hidden: torch.Tensor, edit: RowIntervention, prompt: int) -> torch.Tensor:
+    hidden = hidden.clone()
+    for position in _steered_positions(edit, prompt, hidden.shape[1]):
+        steered = replica(edit.operation, hidden[0, position], edit.basis, edit.amount)
+        hidden[0, position] = steered.to(hidden.dtype)
+    return hidden
+
+
+@contextmanager
+def _hooked(blocks: Any, edits: Sequence[RowIntervention], prompt: int) -> Any:
+    with ExitStack() as stack:
+        for edit in edits:
+            block = blocks[edit.layer]
+            if edit.site == "resid_pre":
+
+                def before(_: Any, args: tuple[Any, ...], edit: RowIntervention = edit) -> Any:
+                    return (_edited(args[0], edit, prompt), *args[1:])
+
+                handle = block.register_forward_pre_hook(before)
+            else:
+                module = block.mlp if edit.site == "mlp_out" else block
+
+                def after(_: Any, __: Any, out: Any, edit: RowIntervention = edit) -> Any:
+                    return _edited(out, edit, prompt)
+
+                handle = module.register_forward_hook(after)
+            stack.callback(handle.remove)
+        yield
+
+
+@torch.no_grad()
+def reference_logits(
+    model: Any, blocks: Any, prompt: Sequence[int], tokens: Sequence[int], edits: Any
+) -> torch.Tensor:
+    """Logits [len(tokens) + 1, vocabulary] after the prompt and after each token."""
+    sequence = torch.tensor([[*prompt, *tokens]])
+    with _hooked(blocks, edits, len(prompt)):
+        logits = model(input_ids=sequence, use_cache=False).logits
+    return logits[0, len(prompt) - 1 :]
+
+
+def reference_greedy(
+    model: Any, blocks: Any, prompt: Sequence[int], edits: Any, max_tokens: int, end: Sequence[int]
+) -> list[int]:
+    """Greedy tokens, without the end token."""
+    tokens: list[int] = []
+    while len(tokens) < max_tokens:
+        logits = reference_logits(model, blocks, prompt, tokens, edits)
+        token = int(logits[-1].argmax())
+        if token in end:
+            break
+        tokens.append(token)
+    return tokens
