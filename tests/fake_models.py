@@ -4,6 +4,7 @@ The fake stands where the network would be: everything of Inspect's above it is 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from inspect_ai.model import (
     ChatMessage,
@@ -67,7 +68,7 @@ def fake(name: str, reply: Reply | None = None, default_grader: str | None = Non
     """The model `fake/<name>`, replying by `reply`."""
     if reply is not None:
         REPLIES[name] = reply
-    args = {"default_grader": default_grader} if default_grader else {}
+    args: dict[str, Any] = {"default_grader": default_grader} if default_grader else {}
     return get_model(f"fake/{name}", memoize=False, **args)
 
 

@@ -10,6 +10,7 @@ import pytest
 from fake_models import fake, with_logprobs
 from inspect_ai.model import (
     ChatMessageAssistant,
+    Content,
     ContentReasoning,
     ContentText,
     GenerateConfig,
@@ -42,7 +43,7 @@ def text(reply: str, stop_reason: str = "stop") -> ModelOutput:
     return ModelOutput.from_content("fake", reply, stop_reason=stop_reason)  # type: ignore[arg-type]
 
 
-def reasoned(reasoning: str, answer: str) -> list[ContentReasoning | ContentText]:
+def reasoned(reasoning: str, answer: str) -> list[Content]:
     return [ContentReasoning(reasoning=reasoning), ContentText(text=answer)]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model, model_roles
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import LimitExceededError
+from rich.markup import render
 
 from steering.errors import SteeringError
 from steering.judging.answers import final_text, has_reasoning, is_truncated
@@ -45,7 +46,7 @@ def grader_model() -> Model:
     Raises:
         GraderError: the role is bound to several models, or there is no usable default.
     """
-    remedy = "pass --model-role grader=<model>, for example grader=anthropic/claude-sonnet-4-5"
+    remedy = "pass --model-role grader=<provider>/<model>"
     bound = model_roles().get(GRADER_ROLE)
     if isinstance(bound, list):
         raise GraderError(
@@ -64,8 +65,10 @@ def grader_model() -> Model:
     try:
         return get_model(name, role=GRADER_ROLE)
     except Exception as error:
-        # Providers raise many types here: no package, no key, unknown name.
-        detail = _one_line(getattr(error, "message", None) or error)
+        # Providers raise many types here (no package, no key, unknown name); Inspect's own carry
+        # rich markup.
+        message = getattr(error, "message", None)
+        detail = _one_line(render(message).plain if isinstance(message, str) else error)
         raise GraderError(
             f"the default judge {name} can't be used ({detail}): {remedy}."
         ) from error

@@ -49,7 +49,11 @@ def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERE
 
     async def score(state: TaskState, target: Target) -> Score:
         judge = grader_model()
-        found = await collect(*(_ask(judge, state, dimension) for dimension in DIMENSIONS))
+        try:
+            found = await collect(*(_ask(judge, state, dimension) for dimension in DIMENSIONS))
+        except ExceptionGroup as group:
+            # Calls that hit a limit together must look to Inspect like the one that hit it first.
+            raise group.exceptions[0] from None
         verdicts = dict(zip(DIMENSIONS, found, strict=True))
         result = Score(
             value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},

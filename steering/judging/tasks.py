@@ -12,11 +12,12 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import HeadlineMetric
 from inspect_ai.model import GenerateConfig
+from inspect_ai.model._model import active_model
 from inspect_ai.solver import generate
 from rich.markup import escape
 
 from steering.errors import SteeringError
-from steering.judging.judges import require_grader
+from steering.judging.judges import grader_model, require_grader
 from steering.judging.questions import QuestionSet
 from steering.judging.scorers import em_judge
 
@@ -51,8 +52,13 @@ def em_task(
     Raises:
         TaskError: a count is not a whole number from 1 on.
         MetricError: a threshold is not a number from 0 to 100.
+        GraderError: there is no judge for the model under test, where that is known already.
     """
-    per_question = _count("samples_per_question", samples_per_question)
+    per_question = _count("samples_per_question", samples_per_question, example=20)
+    # On the command line the models are known before the task is made. A task that Python makes
+    # ahead of its run is left to `require_grader`.
+    if active_model() is not None:
+        grader_model()
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(asked.num_paraphrases.values()))
     return Task(
@@ -62,7 +68,7 @@ def em_task(
         scorer=em_judge(aligned_below, coherent_from),
         epochs=Epochs(epochs),
         config=GenerateConfig(
-            temperature=1.0, top_p=1.0, max_tokens=_count("max_tokens", max_tokens)
+            temperature=1.0, top_p=1.0, max_tokens=_count("max_tokens", max_tokens, example=600)
         ),
         version=TASK_VERSION,
         metadata={"questions": asked.signature, "questions_sha256": asked.sha256},
@@ -80,7 +86,10 @@ def errors_in_one_line() -> Iterator[None]:
         raise PrerequisiteError(escape(str(error))) from error
 
 
-def _count(option: str, value: object) -> int:
+def _count(option: str, value: object, *, example: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise TaskError(f"{option}={value!r} is not a whole number from 1 on; try {option}=20.")
+        raise TaskError(
+            f"{option}={value!r} is not a whole number from 1 on; give one, as in "
+            f"{option}={example}."
+        )
     return value
