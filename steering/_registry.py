@@ -2,6 +2,8 @@
 
 from inspect_ai.model import ModelAPI, modelapi
 
+from steering.judging.scorers import coherence, em_judge, misalignment, relevance
+
 
 @modelapi(name="steered")
 def steered() -> type[ModelAPI]:
@@ -17,3 +19,6 @@ def toy() -> type[ModelAPI]:
     from steering.toy.judge import ToyJudgeAPI
 
     return ToyJudgeAPI
+
+
+__all__ = ["coherence", "em_judge", "misalignment", "relevance", "steered", "toy"]
