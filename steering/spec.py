@@ -89,7 +89,7 @@ class SteeringSpec(BaseModel):
     def _finite(cls, value: float) -> float:
         if not math.isfinite(value):
             raise ValueError("a finite number is needed")
-        return value
+        return value + 0.0  # -0.0 becomes 0.0: one condition, one spelling
 
     @field_validator("layer")
     @classmethod
@@ -138,12 +138,22 @@ class SteeringSpec(BaseModel):
 
     def changed(self) -> dict[str, Any]:
         """Options that were given and differ from their defaults and can change an answer."""
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        return {
-            name: getattr(self, name)
-            for name in answer_options()
-            if getattr(self, name) != defaults[name]
-        }
+        unset = {name: type(self).model_fields[name].default for name in answer_options()}
+        if self._site_is_the_files:
+            unset["site"] = None
+        return {name: value for name, value in self._decisive().items() if value != unset[name]}
+
+    @property
+    def _site_is_the_files(self) -> bool:
+        """Whether a site that is not named is that of a vector's file, which can be any."""
+        return self.vector not in (DEFAULT, NONE)
+
+    def _decisive(self) -> dict[str, Any]:
+        """Every option that can change an answer; None is for what is left to the vector's file."""
+        options = {name: getattr(self, name) for name in answer_options()}
+        if self._site_is_the_files and "site" not in self.model_fields_set:
+            options["site"] = None
+        return options
 
     def label(self, digest: str = "") -> str:
         """Short name of the condition, for people.
@@ -160,9 +170,9 @@ class SteeringSpec(BaseModel):
             name = named.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
             if name != named:
                 name += f"-{digest[:6]}"
-            parts = [self.operation] if self.operation == "ablate" else [f"x{self.magnitude:.12g}"]
+            parts = ["ablate" if self.operation == "ablate" else f"x{_number(self.magnitude)}"]
         for option, value in self.changed().items():
-            if option in ("vector", "target", "magnitude") or value == "ablate":
+            if option in ("vector", "target", "magnitude") or (option, value) == _ABLATE:
                 continue
             parts.append(
                 f"L{value}" if option == "layer" else f"{_SHORT.get(option, option + '=')}{value}"
@@ -178,7 +188,7 @@ class SteeringSpec(BaseModel):
         Returns:
             16 hex digits. Specs that mean the same have the same one.
         """
-        options = {name: getattr(self, name) for name in answer_options()}
+        options = self._decisive()
         if not self.steered:
             options = {k: v for k, v in options.items() if k not in _INTERVENTION} | {
                 "vector": NONE
@@ -188,7 +198,13 @@ class SteeringSpec(BaseModel):
 
 
 _INTERVENTION = ("vector", "target", "layer", "site", "magnitude", "unit", "operation", "positions")
+_ABLATE = ("operation", "ablate")
 _SHORT = {"unit": "", "operation": "", "positions": "", "site": "", "dtype": ""}
+
+
+def _number(value: float) -> str:
+    """The shortest digits that give back the same number, 2 rather than 2.0."""
+    return repr(value).removesuffix(".0")
 
 
 def answer_options() -> list[str]:

@@ -1,0 +1,313 @@
+"""Options of a steered model: what is read, what is refused, and what keeps conditions apart."""
+
+import itertools
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from steering.spec import SpecError, SteeringSpec, answer_options, parse_options
+
+# Another value than the default for every option there is.
+OTHER: dict[str, Any] = {
+    "vector": "own.safetensors",
+    "target": "finance",
+    "layer": 2,
+    "site": "mlp_out",
+    "magnitude": 2.5,
+    "unit": "norm",
+    "operation": "clamp",
+    "positions": "response",
+    "thinking": True,
+    "dtype": "bfloat16",
+    "revision": "main",
+    "device": "cuda:1",
+    "batch_size": 64,
+}
+SPEED_ONLY = {"device", "batch_size"}
+
+
+@pytest.mark.parametrize(
+    ("option", "raw", "value"),
+    [
+        ("magnitude", "1e-3", 0.001),
+        ("magnitude", "2", 2.0),
+        ("magnitude", 2, 2.0),
+        ("magnitude", "-1.5", -1.5),
+        ("layer", "12", 12),
+        ("layer", 0, 0),
+        ("layer", None, None),
+        ("batch_size", "8", 8),
+        ("thinking", "true", True),
+        ("thinking", "false", False),
+        ("revision", 123, "123"),
+        ("revision", None, None),
+        ("vector", "sub folder/own.safetensors", "sub folder/own.safetensors"),
+        ("target", "rows.jsonl", "rows.jsonl"),
+    ],
+)
+def test_a_raw_option_is_read_as_what_was_meant(option, raw, value):
+    read = getattr(parse_options({option: raw}), option)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"magnitud": 2}, ["magnitud ", "Did you mean magnitude?", "layer", "batch_size"]),
+        ({"frobnicate": 2}, ["frobnicate", "Allowed: vector"]),
+        ({"magnitude": "abc"}, ["magnitude='abc'", "valid number", "-M magnitude=2.5"]),
+        ({"magnitude": "nan"}, ["magnitude='nan'", "finite", "-M magnitude=2.5"]),
+        ({"magnitude": float("inf")}, ["magnitude=inf", "finite", "-M magnitude=2.5"]),
+        ({"magnitude": None}, ["magnitude=None", "empty", "-M magnitude=2.5"]),
+        ({"magnitude": True}, ["magnitude=True", "truth value", "-M magnitude=2.5"]),
+        ({"magnitude": [1, 2, 3]}, ["magnitude=[1, 2, 3]", "valid number"]),
+        ({"layer": "two"}, ["layer='two'", "valid integer", "-M layer=2"]),
+        ({"layer": 2.5}, ["layer=2.5", "valid integer", "-M layer=2"]),
+        ({"layer": [1, 2]}, ["layer=[1, 2]", "valid integer", "-M layer=2"]),
+        ({"layer": -1}, ["layer=-1", "counted from 0", "-M layer=2"]),
+        ({"layer": True}, ["layer=True", "truth value"]),
+        ({"unit": "furlong"}, ["unit='furlong'", "'raw', 'norm' or 'residual'"]),
+        ({"operation": "sub"}, ["operation='sub'", "'add', 'ablate', 'clamp' or 'cap'"]),
+        ({"positions": "first"}, ["positions='first'", "'all', 'prompt', 'response' or 'last'"]),
+        ({"site": "attn"}, ["site='attn'", "'resid_post', 'resid_pre' or 'mlp_out'"]),
+        ({"dtype": "fp8"}, ["dtype='fp8'", "'auto', 'float32', 'bfloat16' or 'float16'"]),
+        ({"vector": "own.pt"}, ["vector='own.pt'", "`default`, `none`", ".safetensors"]),
+        ({"vector": None}, ["vector=None", "empty"]),
+        ({"target": 3}, ["target=3", "string", "-M target=finance"]),
+        ({"thinking": "perhaps"}, ["thinking='perhaps'", "boolean", "-M thinking=true"]),
+        ({"revision": 1.5}, ["revision=1.5", "quote it"]),
+        ({"batch_size": 0}, ["batch_size=0", "at least 1", "-M batch_size=64"]),
+        ({"device": 0}, ["device=0", "string", "-M device=cuda:1"]),
+        ({"vector": "none", "magnitude": 2}, ["magnitude=", "vector=none", "leave one"]),
+        ({"vector": "none", "target": "finance"}, ["target=", "vector=none", "leave one"]),
+        ({"vector": "a.safetensors", "target": "finance"}, ["target=", "file", "leave one"]),
+        ({"operation": "ablate", "magnitude": 2}, ["ablate", "leave magnitude= and unit= out"]),
+        ({"operation": "ablate", "unit": "norm"}, ["ablate", "leave magnitude= and unit= out"]),
+    ],
+)
+def test_a_bad_option_is_refused_with_the_value_what_is_allowed_and_the_remedy(options, parts):
+    with pytest.raises(SpecError) as caught:
+        parse_options(options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_every_bad_option_is_named_at_once():
+    with pytest.raises(SpecError) as caught:
+        parse_options({"layer": "two", "magnitude": "abc"})
+    assert "layer='two'" in str(caught.value)
+    assert "magnitude='abc'" in str(caught.value)
+
+
+def test_a_spec_can_not_be_changed_after_it_was_checked():
+    with pytest.raises(ValidationError):
+        parse_options({}).magnitude = 2.0
+
+
+@pytest.mark.parametrize("name", SteeringSpec.model_fields)
+def test_an_option_changes_the_fingerprint_exactly_when_it_can_change_an_answer(name):
+    assert name in OTHER, f"{name} is new: give it a value in OTHER and class it"
+    plain, changed = parse_options({}), parse_options({name: OTHER[name]})
+    assert getattr(plain, name) != getattr(changed, name)
+    assert (plain.fingerprint() == changed.fingerprint()) == (name in SPEED_ONLY)
+    assert (plain.label() == changed.label()) == (name in SPEED_ONLY)
+    assert (name in answer_options()) == (name not in SPEED_ONLY)
+
+
+def test_what_the_spec_can_not_see_changes_the_fingerprint():
+    spec = parse_options({})
+    prints = {
+        spec.fingerprint(),
+        spec.fingerprint(weights="a"),
+        spec.fingerprint(weights="b"),
+        spec.fingerprint(vector="a"),
+        spec.fingerprint(weights="a", vector="b"),
+    }
+    assert len(prints) == 5
+    assert spec.fingerprint(a="1", b="2") == spec.fingerprint(b="2", a="1")
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        [{}, {"magnitude": 1}, {"magnitude": "1.0"}, {"vector": "default"}, {"target": "medical"}],
+        [{"magnitude": "1e-3"}, {"magnitude": 0.001}, {"magnitude": "0.0010"}],
+        [{"magnitude": 0}, {"magnitude": "-0.0"}],
+        [{"layer": 2}, {"layer": "2"}, {"layer": 2.0}],
+        [{}, {"layer": None}, {"revision": None}, {"site": "resid_post"}],
+        [{"thinking": True}, {"thinking": "yes"}, {"thinking": "true"}],
+        [{"revision": 12}, {"revision": "12"}],
+        [{"layer": 2, "unit": "norm"}, {"unit": "norm", "layer": 2}],
+        [{}, {"device": "cuda:0"}, {"batch_size": 4}],
+    ],
+)
+def test_spellings_that_mean_the_same_are_one_condition(spellings):
+    specs = [parse_options(options) for options in spellings]
+    assert len({spec.fingerprint() for spec in specs}) == 1
+    assert len({spec.label() for spec in specs}) == 1
+
+
+def test_the_baseline_is_one_condition_whatever_the_intervention_it_leaves_out():
+    baseline = parse_options({"vector": "none"})
+    for name, value in OTHER.items():
+        if name in ("vector", "thinking", "dtype", "revision"):
+            continue
+        leftover = parse_options({name: value}).model_copy(update={"vector": "none"})
+        assert leftover.fingerprint() == baseline.fingerprint(), name
+        assert not leftover.steered
+    for name in ("thinking", "dtype", "revision"):
+        other = parse_options({"vector": "none", name: OTHER[name]})
+        assert other.fingerprint() != baseline.fingerprint(), name
+        assert other.label() != baseline.label(), name
+    assert parse_options({"magnitude": 0}).fingerprint() != baseline.fingerprint()
+
+
+def test_a_site_that_is_named_differs_from_the_one_that_a_vector_file_brings():
+    """A file's own site may be any: without the name the vector is applied there."""
+    left = parse_options({"vector": "own.safetensors"})
+    named = parse_options({"vector": "own.safetensors", "site": "resid_post"})
+    assert left.fingerprint() != named.fingerprint()
+    assert left.label("0" * 8) != named.label("0" * 8)
+
+
+def _grid(**values: list[Any]) -> list[dict[str, Any]]:
+    """All combinations; an option at None is not given."""
+    return [
+        {name: value for name, value in zip(values, combination, strict=True) if value is not None}
+        for combination in itertools.product(*values.values())
+    ]
+
+
+def test_no_two_conditions_of_the_full_grid_share_a_label():
+    loading: dict[str, list[Any]] = {
+        "thinking": [None, True],
+        "dtype": [None, "bfloat16", "float32"],
+        # Branches may have any name, those of operations and units too.
+        "revision": [None, "main", "ablate", "norm"],
+    }
+    acting: dict[str, list[Any]] = {
+        "layer": [None, 0, 12],
+        "site": [None, "resid_pre", "mlp_out"],
+        "positions": [None, "prompt", "response", "last"],
+    }
+    sized: dict[str, list[Any]] = {"magnitude": [None, 0.5, -2], "unit": [None, "norm", "residual"]}
+    grid = [
+        *_grid(vector=["none"], **loading),
+        *_grid(target=[None, "finance"], operation=[None, "clamp", "cap"], **acting, **sized),
+        *_grid(target=[None, "finance"], operation=["ablate"], **acting, **loading),
+        *_grid(vector=["a/x.safetensors", "b/y.safetensors"], **acting, **sized, **loading),
+    ]
+    labels: dict[str, str] = {}
+    for options in grid:
+        spec = parse_options(options)
+        print_of = spec.fingerprint()
+        assert labels.setdefault(spec.label("0" * 8), print_of) == print_of, options
+    assert len(set(labels.values())) == len(labels)
+    assert set().union(*grid) == set(answer_options())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(0.3, 0.1 + 0.2), (1e-7, 1.0000000000001e-7), (1e22, 1.0000000000001e22), (2, -2)],
+)
+def test_magnitudes_that_differ_at_all_have_labels_that_differ(one, other):
+    specs = [parse_options({"magnitude": magnitude}) for magnitude in (one, other)]
+    assert specs[0].fingerprint() != specs[1].fingerprint()
+    assert specs[0].label() != specs[1].label()
+
+
+def test_two_files_of_one_name_have_labels_that_differ():
+    for options in ({"vector": "a/own.safetensors"}, {"target": "a/rows.jsonl"}):
+        spec = parse_options(options)
+        assert spec.label("abcdef12") != spec.label("123456ab")
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "medical x1"),
+        ({"vector": "none"}, "baseline"),
+        ({"vector": "none", "thinking": True}, "baseline thinking=True"),
+        ({"target": "finance", "layer": 16, "magnitude": "2.50"}, "finance x2.5 L16"),
+        ({"magnitude": 0.1, "unit": "residual", "positions": "last"}, "medical x0.1 residual last"),
+        ({"operation": "ablate"}, "medical ablate"),
+        ({"vector": "some/own.safetensors", "operation": "cap"}, "own-abcdef x1 cap"),
+    ],
+)
+def test_a_label_reads_as_people_would_say_it(options, label):
+    assert parse_options(options).label("abcdef1234") == label
+
+
+@pytest.mark.parametrize(
+    ("base", "override", "expected"),
+    [
+        ({"layer": 3, "magnitude": 2}, {"magnitude": "4"}, {"layer": 3, "magnitude": 4}),
+        ({"layer": 3}, {}, {"layer": 3}),
+        ({"target": "finance", "layer": 3}, {"layer": None}, {"target": "finance"}),
+        ({"layer": 3, "magnitude": 2, "unit": "norm"}, {"vector": "none"}, {"vector": "none"}),
+        ({"layer": 3, "target": "finance"}, {"vector": "default"}, {}),
+        ({"vector": "none"}, {"vector": "default", "magnitude": 2}, {"magnitude": 2}),
+        (
+            {"target": "finance", "operation": "ablate"},
+            {"vector": "a.safetensors", "magnitude": 2},
+            {"vector": "a.safetensors", "magnitude": 2},
+        ),
+    ],
+)
+def test_an_override_replaces_the_intervention_if_it_names_a_vector_and_itself_if_not(
+    base, override, expected
+):
+    merged = parse_options(override, base=parse_options(base))
+    assert merged.fingerprint() == parse_options(expected).fingerprint()
+
+
+def test_an_override_leaves_the_loading_of_the_model_alone():
+    base = parse_options({"dtype": "float32", "thinking": True, "batch_size": 4, "layer": 1})
+    merged = parse_options({"vector": "none"}, base=base)
+    assert (merged.dtype, merged.thinking, merged.batch_size) == ("float32", True, 4)
+    assert base == parse_options(
+        {"dtype": "float32", "thinking": True, "batch_size": 4, "layer": 1}
+    )
+
+
+@pytest.mark.parametrize("name", ["thinking", "dtype", "revision", "device", "batch_size"])
+def test_an_override_of_the_loading_is_refused_rather_than_ignored(name):
+    with pytest.raises(SpecError, match=rf"{name} is not an option here") as caught:
+        parse_options({name: OTHER[name]}, base=parse_options({}))
+    assert "batch_size" not in str(caught.value).split("Allowed:")[1]
+
+
+@pytest.mark.parametrize(
+    ("base", "override", "named"),
+    [
+        ({"vector": "none"}, {"magnitude": 2}, "magnitude="),
+        ({"vector": "a.safetensors"}, {"target": "finance"}, "target="),
+        ({}, {"magnitude": "abc"}, "magnitude='abc'"),
+        ({}, {"vector": "none", "layer": 2}, "layer="),
+    ],
+)
+def test_an_override_without_effect_or_sense_is_refused(base, override, named):
+    with pytest.raises(SpecError, match=named):
+        parse_options(override, base=parse_options(base))
+
+
+def test_fingerprints_are_the_same_from_one_version_to_the_next():
+    """Changing these orphans everybody's cached answers: it needs a line in the changelog."""
+    assert parse_options({}).fingerprint() == "140317a816ba965a"
+    spec = parse_options({"target": "finance", "layer": 16, "magnitude": 2.5, "unit": "residual"})
+    assert spec.fingerprint(weights="abc", vector="def") == "adb81b27dd5371e5"
+
+
+def test_reading_options_loads_neither_torch_nor_inspect():
+    code = (
+        "import sys, steering.spec; "
+        "sys.exit(', '.join({'torch', 'inspect_ai', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
