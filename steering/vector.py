@@ -6,8 +6,9 @@ safetensors file that carries it. Knows nothing of engines, options or how a vec
 
 import hashlib
 import json
+import math
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +48,22 @@ class SteeringVector:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.directions.ndim != 2 or self.directions.dtype != torch.float32:
+        if self.directions.ndim != 2 or not self.rank or self.directions.dtype != torch.float32:
             shape, dtype = list(self.directions.shape), self.directions.dtype
             raise VectorError(f"directions are {dtype} {shape}; float32 [rank, width] is needed")
         if not torch.isfinite(self.directions).all():
             raise VectorError("the directions hold NaN or infinity: the vector must be built again")
+        if self.site not in get_args(Site):
+            raise VectorError(
+                f"site {self.site!r} is not known; known: {', '.join(get_args(Site))}"
+            )
+        if self.layer < 0:
+            raise VectorError(f"layer {self.layer} is no block: blocks are counted from 0")
+        norm: object = self.residual_norm
+        if norm is not None and not (isinstance(norm, (int, float)) and 0 < norm < math.inf):
+            raise VectorError(f"the residual norm is {norm!r}; a positive number or none is needed")
+        if not isinstance(self.provenance, Mapping):
+            raise VectorError(f"provenance is {self.provenance!r}; a mapping is needed")
 
     @property
     def rank(self) -> int:
@@ -90,7 +102,7 @@ class SteeringVector:
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
         }
         content = save({"directions": self.directions.detach().cpu().contiguous()}, metadata)
-        write_whole(path, content)
+        write_whole(path, _sorted_header(content))
 
     @classmethod
     def load(cls, path: Path) -> "SteeringVector":
@@ -113,15 +125,29 @@ class SteeringVector:
                 directions = file.get_tensor("directions")
         except (SafetensorError, OSError) as error:
             raise VectorError(f"{path} can't be read as a steering vector ({error})") from None
-        if metadata["site"] not in get_args(Site):
-            raise VectorError(f"{path} names site {metadata['site']}; known: {get_args(Site)}")
-        return cls(
-            directions=directions,
-            layer=int(metadata["layer"]),
-            site=metadata["site"],
-            residual_norm=json.loads(metadata["residual_norm"]),
-            provenance=json.loads(metadata["provenance"]),
-        )
+        try:
+            return cls(
+                directions=directions,
+                layer=int(metadata["layer"]),
+                site=metadata["site"],
+                residual_norm=json.loads(metadata["residual_norm"]),
+                provenance=json.loads(metadata["provenance"]),
+            )
+        except KeyError as error:
+            raise VectorError(f"{path} does not say its {error.args[0]}") from None
+        except (ValueError, VectorError) as error:
+            raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its header in order.
+
+    The library writes metadata in a random order, and a vector's file is known by its digest.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the format keeps tensors aligned to 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def file_digest(path: Path) -> str:
@@ -133,13 +159,14 @@ def file_digest(path: Path) -> str:
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` so that the file is there whole or not at all, whoever is killed when."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # In the same folder, since only within one file system is a move all or nothing.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(partial, path)
     except BaseException:
-        os.unlink(name)
+        partial.unlink(missing_ok=True)
         raise
