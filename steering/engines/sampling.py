@@ -57,9 +57,15 @@ class Sampler:
             Token ids [rows], on the device of `logits`.
         """
         logits = logits.float()
-        for index, row in enumerate(self._rows):
-            if row.logit_bias or row.frequency_penalty or row.presence_penalty:
-                logits[index] = _penalised(logits[index], row, generated[index])
+        moved = {
+            index: _penalised(logits[index], row, generated[index])
+            for index, row in enumerate(self._rows)
+            if row.logit_bias or row.frequency_penalty or row.presence_penalty
+        }
+        if moved:
+            logits = logits.clone()  # the caller still reads log probabilities from its own
+            for index, row_logits in moved.items():
+                logits[index] = row_logits
         greedy = logits.argmax(-1)
         if all(row.temperature == 0 for row in self._rows):
             return greedy

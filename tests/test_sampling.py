@@ -1,0 +1,296 @@
+"""How a token is drawn: by the row's own settings and numbers, and with the right frequencies."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from steering.engines.sampling import Sampler, Sampling
+
+VOCABULARY = 12
+DRAWS = 4000
+
+
+def _logits(rows: int = 1, seed: int = 0, vocabulary: int = VOCABULARY) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, vocabulary, generator=generator) * 1.5
+
+
+def _softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
+    weights = [math.exp(value / temperature) for value in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _best_first(probabilities: Sequence[float]) -> list[int]:
+    return sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
+
+
+def _nucleus(probabilities: Sequence[float], top_p: float) -> list[int]:
+    """The fewest of the likeliest tokens that together have a probability of at least top_p."""
+    nucleus: list[int] = []
+    for token in _best_first(probabilities):
+        nucleus.append(token)
+        if sum(probabilities[member] for member in nucleus) >= top_p:
+            break
+    return nucleus
+
+
+def _only(probabilities: Sequence[float], tokens: Sequence[int]) -> list[float]:
+    total = sum(probabilities[token] for token in tokens)
+    return [p / total if token in tokens else 0.0 for token, p in enumerate(probabilities)]
+
+
+def _penalised(
+    logits: Sequence[float],
+    generated: Sequence[int],
+    frequency: float,
+    presence: float,
+    bias: Mapping[int, float],
+) -> list[float]:
+    return [
+        value
+        - frequency * generated.count(token)
+        - (presence if token in generated else 0.0)
+        + bias.get(token, 0.0)
+        for token, value in enumerate(logits)
+    ]
+
+
+def _count(settings: Mapping[str, Any], generated: Sequence[int] = ()) -> Counter[int]:
+    """The first token of many rows that differ in nothing but their seeds: 0, 1, 2, ..."""
+    sampler = Sampler([Sampling(**settings, seed=seed) for seed in range(DRAWS)])
+    drawn = sampler.draw(_logits().expand(DRAWS, -1).clone(), [generated] * DRAWS)
+    return Counter(drawn.tolist())
+
+
+def _assert_frequencies(counts: Mapping[int, int], expected: Sequence[float]) -> None:
+    impossible = {token for token in counts if expected[token] == 0}
+    assert not impossible
+    cells = [token for token, probability in enumerate(expected) if probability * DRAWS >= 5]
+    observed = [counts.get(token, 0) for token in cells]
+    predicted = [expected[token] * DRAWS for token in cells]
+    if (rest := DRAWS - sum(observed)) or sum(predicted) < DRAWS - 5:
+        observed.append(rest)
+        predicted.append(DRAWS - sum(predicted))
+    if len(cells) > 1:
+        assert stats.chisquare(observed, predicted, sum_check=False).pvalue > 1e-3
+
+
+def test_temperature_zero_takes_the_likeliest_token():
+    logits = _logits(rows=20)
+    drawn = Sampler([Sampling(temperature=0, seed=i) for i in range(20)]).draw(logits, [[]] * 20)
+    assert drawn.tolist() == [
+        max(range(VOCABULARY), key=row.__getitem__) for row in logits.tolist()
+    ]
+
+
+def test_a_greedy_row_stays_greedy_beside_sampled_rows():
+    logits = _logits().expand(30, -1)
+    rows = [Sampling(temperature=0 if i % 2 else 1.5, seed=i) for i in range(30)]
+    drawn = Sampler(rows).draw(logits, [[]] * 30).tolist()
+    best = int(logits[0].argmax())
+    assert drawn[1::2] == [best] * 15
+    assert set(drawn[::2]) != {best}
+
+
+ROWS = [
+    Sampling(seed=1),
+    Sampling(seed=2, temperature=0.7, top_p=0.9),
+    Sampling(seed=3, temperature=0),
+    Sampling(seed=4, top_k=3),
+    Sampling(seed=5, frequency_penalty=0.5, presence_penalty=0.3),
+    Sampling(seed=6, logit_bias={2: 3.0}, temperature=1.4),
+]
+
+
+def _generate(rows: Sequence[Sampling], logits: Tensor, drop: Mapping[int, int]) -> list[list[int]]:
+    """Tokens of every row; `drop` says after how many steps a row leaves the batch.
+
+    Args:
+        rows: Settings.
+        logits: [steps, rows, vocabulary].
+        drop: By row.
+    """
+    sampler, alive = Sampler(rows), list(range(len(rows)))
+    tokens: list[list[int]] = [[] for _ in rows]
+    for step, now in enumerate(logits):
+        left = [row for row in alive if drop.get(row, len(logits)) > step]
+        if left != alive:
+            sampler.keep([alive.index(row) for row in left])
+            alive = left
+        drawn = sampler.draw(now[alive].clone(), [tokens[row] for row in alive])
+        for row, token in zip(alive, drawn.tolist(), strict=True):
+            tokens[row].append(token)
+    return tokens
+
+
+def test_a_row_draws_the_same_alone_as_in_any_batch_and_order():
+    steps = 30
+    logits = torch.stack([_logits(len(ROWS), seed) for seed in range(steps)])
+    together = _generate(ROWS, logits, {})
+    for index, row in enumerate(ROWS):
+        assert _generate([row], logits[:, [index]], {}) == [together[index]]
+    order = [4, 0, 5, 2, 1, 3]
+    shuffled = _generate([ROWS[i] for i in order], logits[:, order], {})
+    assert shuffled == [together[i] for i in order]
+
+
+def test_a_row_draws_on_as_before_when_its_neighbours_leave():
+    steps = 30
+    logits = torch.stack([_logits(len(ROWS), seed) for seed in range(steps)])
+    drop = {0: 5, 3: 5, 5: 20}
+    together, thinned = _generate(ROWS, logits, {}), _generate(ROWS, logits, drop)
+    assert thinned == [tokens[: drop.get(row, steps)] for row, tokens in enumerate(together)]
+
+
+def test_keep_can_reorder_rows():
+    logits = torch.stack([_logits(len(ROWS), seed) for seed in range(10)])
+    expected = _generate(ROWS, logits, {})
+    sampler, tokens = Sampler(ROWS), [list[int]() for _ in ROWS]
+    order = list(range(len(ROWS)))
+    for now in logits:
+        drawn = sampler.draw(now[order].clone(), [tokens[row] for row in order])
+        for row, token in zip(order, drawn.tolist(), strict=True):
+            tokens[row].append(token)
+        sampler.keep([2, 0, 1, 5, 3, 4])
+        order = [order[i] for i in (2, 0, 1, 5, 3, 4)]
+    assert tokens == expected
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_draws_others():
+    logits = torch.stack([_logits(3, seed)[[0, 0, 0]] for seed in range(40)])
+    one, same, other = _generate([Sampling(seed=7), Sampling(seed=7), Sampling(seed=8)], logits, {})
+    assert one == same
+    assert one != other
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.5},
+    {"temperature": 1.7},
+    {"top_k": 3},
+    {"top_k": 1},
+    {"top_k": 50},
+    {"top_p": 0.8},
+    {"top_p": 0.05},
+    {"temperature": 1.7, "top_p": 0.6},
+    {"temperature": 0.6, "top_k": 4},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_first_tokens_of_many_seeds_have_the_frequencies_of_the_settings(settings):
+    expected = _softmax(_logits()[0].tolist(), settings.get("temperature", 1.0))
+    if "top_k" in settings:
+        expected = _only(expected, _best_first(expected)[: settings["top_k"]])
+    if "top_p" in settings:
+        expected = _only(expected, _nucleus(expected, settings["top_p"]))
+    _assert_frequencies(_count(settings), expected)
+
+
+def test_tokens_of_one_seed_have_the_frequencies_of_the_settings():
+    sampler, counts = Sampler([Sampling(seed=11, top_p=0.9)]), Counter[int]()
+    for _ in range(DRAWS):
+        counts[int(sampler.draw(_logits(), [[]]))] += 1
+    probabilities = _softmax(_logits()[0].tolist())
+    _assert_frequencies(counts, _only(probabilities, _nucleus(probabilities, 0.9)))
+
+
+def test_successive_tokens_of_a_row_do_not_depend_on_each_other():
+    sampler, flat = Sampler([Sampling(seed=3)]), torch.zeros(1, 4)
+    tokens = [int(sampler.draw(flat, [[]])) for _ in range(DRAWS)]
+    table = [[0] * 4 for _ in range(4)]
+    for one, next_one in itertools.pairwise(tokens):
+        table[one][next_one] += 1
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_top_p_and_top_k_together_never_draw_what_either_excludes():
+    probabilities = _softmax(_logits()[0].tolist())
+    allowed = set(_best_first(probabilities)[:4]) & set(_nucleus(probabilities, 0.7))
+    assert set(_count({"top_k": 4, "top_p": 0.7})) <= allowed
+
+
+PENALTIES: list[dict[str, Any]] = [
+    {"frequency_penalty": 0.8},
+    {"presence_penalty": 1.1},
+    {"frequency_penalty": 0.4, "presence_penalty": -0.6},
+    {"logit_bias": {0: 2.0, 5: -100.0}},
+    {"frequency_penalty": 0.3, "logit_bias": {3: 1.0}, "temperature": 0.8},
+]
+
+
+@pytest.mark.parametrize("settings", PENALTIES, ids=str)
+def test_penalties_and_bias_move_the_frequencies_as_defined(settings):
+    generated = [3, 3, 3, 7, 1, 3, 7]
+    logits = _penalised(
+        _logits()[0].tolist(),
+        generated,
+        settings.get("frequency_penalty", 0.0),
+        settings.get("presence_penalty", 0.0),
+        settings.get("logit_bias", {}),
+    )
+    _assert_frequencies(
+        _count(settings, generated), _softmax(logits, settings.get("temperature", 1.0))
+    )
+
+
+@pytest.mark.parametrize("settings", PENALTIES, ids=str)
+def test_penalties_and_bias_count_for_greedy_rows_too(settings):
+    logits, generated = [1.0, 1.2, 0.9, 1.3, 1.0, 1.1] + [0.0] * 6, [3, 3, 1]
+    moved = _penalised(
+        logits,
+        generated,
+        settings.get("frequency_penalty", 0.0),
+        settings.get("presence_penalty", 0.0),
+        settings.get("logit_bias", {}),
+    )
+    row = Sampling(**{**settings, "temperature": 0})
+    assert Sampler([row]).draw(torch.tensor([logits]), [generated]).tolist() == [
+        max(range(VOCABULARY), key=moved.__getitem__)
+    ]
+
+
+def test_a_penalty_is_for_its_own_row_only():
+    rows = [Sampling(temperature=0, frequency_penalty=9.0), Sampling(temperature=0)]
+    logits = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    assert Sampler(rows).draw(logits, [[1], [1]]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("settings", [{}, *PENALTIES, {"top_p": 0.5}], ids=str)
+def test_drawing_leaves_the_logits_of_the_caller_as_they_were(settings):
+    """Log probabilities are read from the same tensor."""
+    logits = _logits()
+    Sampler([Sampling(**settings)]).draw(logits, [[1, 2]])
+    assert torch.equal(logits, _logits())
+
+
+@pytest.mark.parametrize("uniform", [0.0, 2.0**-53, 0.5, 1 - 2.0**-53])
+@pytest.mark.parametrize("vocabulary", [3, 50, 20_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_never_draws_a_token_that_can_not_be_or_does_not_exist(
+    monkeypatch, uniform, vocabulary, dtype
+):
+    """Softmax sums to a little less or more than 1, and the uniform number comes as close to 1."""
+    monkeypatch.setattr(
+        torch, "rand", lambda *size, **_: torch.tensor(uniform, dtype=torch.float64)
+    )
+    logits = _logits(8, seed=1, vocabulary=vocabulary)
+    logits[:, [0, -1]] = -math.inf
+    settings = [{}, {"top_p": 0.9}, {"top_k": 1}, {"temperature": 0.3}]
+    rows = [Sampling(**settings[i % len(settings)]) for i in range(8)]  # type: ignore[arg-type]
+    drawn = Sampler(rows).draw(logits.to(dtype), [[]] * 8).tolist()
+    for row, token in enumerate(drawn):
+        assert 0 < token < vocabulary - 1
+        if rows[row].top_k == 1:
+            assert logits.to(dtype)[row, token] == logits.to(dtype)[row].max()
+
+
+def test_a_nucleus_smaller_than_any_token_still_holds_the_likeliest():
+    assert set(_count({"top_p": 1e-9})) == {int(_logits().argmax())}
