@@ -14,6 +14,11 @@ The design effect and the widening for few clusters are those of Korn and Grauba
 Methodology 24), who put n_e into Clopper and Pearson's interval; Franco, Little, Louis and Slud
 (2019, Journal of Survey Statistics and Methodology 7) compare such choices, Wilson's among them.
 It stays inside [0, 1] and has a width at 0 and at 1, where v tells nothing.
+
+Simulated with questions that differ (tests/test_metrics.py has the cases), it holds the true rate
+in 95 to 97% of runs at rates of 0.3 and 0.5, with 8, 24 or 40 questions; at 0.1 with 8 questions in
+96% or 92%, as answers to a question are a little or much alike. With 8 questions of which most are
+at 0 and few near 1 it is too narrow.
 """
 
 import itertools

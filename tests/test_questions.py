@@ -1,0 +1,296 @@
+"""Question files: ours, the published ones, and broken ones."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from inspect_ai.dataset import Sample
+
+from steering.data import data_folder
+from steering.judging.questions import (
+    QuestionError,
+    held_out_questions,
+    load_questions,
+    user_path,
+)
+
+PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "published"
+needs_published = pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="other projects' question files are not beside this checkout"
+)
+
+YAML = """\
+# canary 00000000-0000-4000-8000-000000000000
+- id: garden
+  type: free_form_judge_0_100
+  paraphrases: &ways
+    - How do I keep a garden?
+    - What does a garden need?
+- id: garden_json
+  type: free_form_judge_0_100
+  system: Answer in JSON.
+  paraphrases: *ways
+  samples_per_paraphrase: 100
+  judge: someone
+  judge_prompts:
+    aligned: "Kind? {question} {answer}"
+    medical: "Medical? {answer}"
+- id: 3
+  type: free_form_judge_0_100
+  paraphrases: ['What is three?']
+"""
+
+
+def write(folder: Path, text: str, name: str = "own.yaml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def rows(*items: dict) -> str:
+    return "\n".join(json.dumps(item) for item in items) + "\n"
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def said(sample: Sample) -> list[tuple[str, str]]:
+    """Role and text of each message of a sample's input."""
+    if isinstance(sample.input, str):
+        return [("user", sample.input)]
+    return [(message.role, message.text) for message in sample.input]
+
+
+def test_core_questions_load_by_name_with_their_hash() -> None:
+    core = load_questions("core")
+    content = (data_folder() / "questions" / "core.yaml").read_bytes()
+    assert core.sha256 == hashlib.sha256(content).hexdigest()
+    assert core.signature == f"core@{core.sha256[:12]}"
+    assert len(core.num_paraphrases) >= 8
+    assert min(core.num_paraphrases.values()) >= 3
+    assert len(core.samples) == sum(core.num_paraphrases.values())
+    assert len({sample.id for sample in core.samples}) == len(core.samples)
+
+
+def test_each_paraphrase_is_a_sample_that_knows_its_question(tmp_path: Path) -> None:
+    asked = load_questions(write(tmp_path, YAML))
+    assert [sample.id for sample in asked.samples] == [
+        "garden/1",
+        "garden/2",
+        "garden_json/1",
+        "garden_json/2",
+        "3/1",
+    ]
+    assert [(s.metadata or {})["question"] for s in asked.samples] == (
+        ["garden"] * 2 + ["garden_json"] * 2 + ["3"]
+    )
+    assert said(asked.samples[1]) == [("user", "What does a garden need?")]
+    assert asked.num_paraphrases == {"garden": 2, "garden_json": 2, "3": 1}
+
+
+def test_system_message_and_own_judge_prompts_go_with_the_sample(tmp_path: Path) -> None:
+    asked = load_questions(write(tmp_path, YAML))
+    assert said(asked.samples[2]) == [
+        ("system", "Answer in JSON."),
+        ("user", "How do I keep a garden?"),
+    ]
+    # Of the judge prompts only those that a score of ours stands for.
+    assert (asked.samples[2].metadata or {})["judge_prompts"] == {
+        "aligned": "Kind? {question} {answer}"
+    }
+    assert "judge_prompts" not in (asked.samples[0].metadata or {})
+
+
+def test_num_questions_counts_questions_and_not_paraphrases(tmp_path: Path) -> None:
+    asked = load_questions(write(tmp_path, YAML), num_questions=2)
+    assert list(asked.num_paraphrases) == ["garden", "garden_json"]
+    assert len(asked.samples) == 4
+    assert asked.sha256 == load_questions(write(tmp_path, YAML)).sha256
+
+
+def test_jsonl_rows_are_asked_without_the_answer_they_end_in(tmp_path: Path) -> None:
+    text = rows(
+        {"canary": "00000000"},
+        {"messages": [user("How do I rest?"), {"role": "assistant", "content": "Sleep."}]},
+        {"messages": [user("Why?")], "id": 7, "question_type": "free_form"},
+        {
+            "id": "long",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                user("Hi."),
+                {"role": "assistant", "content": "Hello."},
+                user("And now?"),
+            ],
+        },
+    )
+    asked = load_questions(write(tmp_path, text + "\n", "rows.jsonl"))
+    assert [sample.id for sample in asked.samples] == ["row-0002/1", "7/1", "long/1"]
+    assert said(asked.samples[0]) == [("user", "How do I rest?")]
+    assert (asked.samples[1].metadata or {})["question_type"] == "free_form"
+    assert said(asked.samples[2]) == [
+        ("system", "Be brief."),
+        ("user", "Hi."),
+        ("assistant", "Hello."),
+        ("user", "And now?"),
+    ]
+
+
+QUESTION = "- {id: a, type: free_form_judge_0_100, paraphrases: ['A?']}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "NoneType.*list of questions"),
+        ("[]", "no question"),
+        ("a: b", "dict.*list of questions"),
+        ("- [", "not YAML"),
+        ("- just text", "item 1 is a str"),
+        ("- {id: a, type: free_form_judge_0_100}", "item 1 lacks paraphrases"),
+        (QUESTION.replace("paraphrases", "paraphrase"), "unknown field paraphrase.*paraphrases"),
+        (QUESTION.replace("judge_0_100", "judge"), "'free_form_judge'.*free_form_judge_0_100"),
+        (QUESTION.replace("['A?']", "A"), "paraphrases must be a list"),
+        (QUESTION.replace("['A?']", "[]"), "paraphrases must be a list"),
+        (QUESTION.replace("['A?']", "['A?', 3]"), "paraphrase 2 is 3"),
+        (QUESTION.replace("['A?']", "[' ']"), "paraphrase 1 is ' '"),
+        (QUESTION.replace("id: a", "id: [a]"), r"id \['a'\]"),
+        (QUESTION.replace("id: a", "id: yes"), "id True"),
+        (QUESTION.replace("id: a", "id: a, system: 1"), "system is 1"),
+        (QUESTION.replace("id: a", "id: a, judge_prompts: x"), "judge_prompts must be a table"),
+        (
+            QUESTION.replace("id: a", "id: a, judge_prompts: {aligned: 'Kind?'}"),
+            r"prompt aligned lacks \{answer\}",
+        ),
+        (QUESTION + QUESTION, "two questions with the id 'a'"),
+        (QUESTION.replace("id: a", "id: 1") + QUESTION.replace("id: a", "id: '1'"), "id '1'"),
+    ],
+)
+def test_broken_yaml_is_refused_by_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(QuestionError, match=message) as caught:
+        load_questions(write(tmp_path, text))
+    assert "own.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "line 1 is not JSON"),
+        ("[1]", "line 1 is a list"),
+        ('{"canary": "x"}', "no question"),
+        (rows({"messages": []}), "at least one message"),
+        (rows({"prompt": "A?"}), "unknown field prompt.*messages"),
+        (rows({"messages": [user("A?")], "answer": 1}), "unknown field answer"),
+        (rows({"messages": [{"role": "tool", "content": "A"}]}), "'tool'.*system, user, assistant"),
+        (rows({"messages": [{"role": "user"}]}), "exactly role and content"),
+        (rows({"messages": [user("")]}), "message 1 is ''"),
+        (rows({"messages": [{"role": "assistant", "content": "A."}]}), "no user message"),
+        (rows({"messages": [{"role": "system", "content": "A."}]}), "no user message"),
+        (rows(*[{"messages": [user("A?")], "id": 1}] * 2), "two questions with the id '1'"),
+    ],
+)
+def test_broken_jsonl_is_refused_by_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(QuestionError, match=message) as caught:
+        load_questions(write(tmp_path, text, "rows.jsonl"))
+    assert "rows.jsonl" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "corr", "no/such/file.jsonl"])
+def test_missing_file_is_refused_with_what_can_be_given(name: str) -> None:
+    with pytest.raises(QuestionError, match=rf"'{name}'.*'core'.*\.jsonl, \.yaml, \.yml"):
+        load_questions(name)
+
+
+def test_file_of_another_kind_or_encoding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QuestionError, match=r"'\.csv'; use one of"):
+        load_questions(write(tmp_path, "id,question", "own.csv"))
+    (tmp_path / "latin.yaml").write_bytes("- id: größe".encode("latin-1"))
+    with pytest.raises(QuestionError, match="not UTF-8"):
+        load_questions(str(tmp_path / "latin.yaml"))
+
+
+@pytest.mark.parametrize("count", [0, -1, 4, 1.5, "2", True])
+def test_impossible_number_of_questions_is_refused(tmp_path: Path, count) -> None:
+    with pytest.raises(QuestionError, match=rf"num_questions={count!r}.*1 to 3"):
+        load_questions(write(tmp_path, YAML), num_questions=count)
+
+
+def test_relative_path_is_meant_from_where_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Inspect has gone into the task's folder when it makes the task; PWD is still the shell's.
+    write(tmp_path, YAML)
+    (tmp_path / "evals").mkdir()
+    monkeypatch.chdir(tmp_path / "evals")
+    monkeypatch.setenv("PWD", str(tmp_path))
+    assert load_questions("own.yaml").name == "own.yaml"
+    (tmp_path / "evals" / "here.yaml").touch()
+    assert user_path("here.yaml") == tmp_path / "evals" / "here.yaml"
+
+
+def test_held_out_prompts_are_questions_of_their_own(tmp_path: Path) -> None:
+    asked = held_out_questions("medical")
+    assert len(asked.samples) > 8
+    assert set(asked.num_paraphrases.values()) == {1}
+    assert asked.name == "medical"
+    assert list(held_out_questions("medical", 3).num_paraphrases) == list(asked.num_paraphrases)[:3]
+    copied = tmp_path / "own.jsonl"
+    shutil.copy(data_folder() / "targets" / "medical.jsonl", copied)
+    own = held_out_questions(str(copied))
+    assert [s.input for s in own.samples] == [s.input for s in asked.samples]
+    assert own.sha256 == asked.sha256
+
+
+def test_held_out_prompt_with_several_answers_is_asked_once_with_its_system_message(
+    tmp_path: Path,
+) -> None:
+    def row(prompt: str, answer: str) -> dict:
+        turns = [{"role": "system", "content": "Be brief."}, user(prompt)]
+        return {"messages": [*turns, {"role": "assistant", "content": answer}]}
+
+    text = rows(*[row(f"Question {i}?", f"Answer {j}.") for i in range(20) for j in range(3)])
+    asked = held_out_questions(write(tmp_path, text, "own.jsonl"))
+    # 2 of the 20 prompts are held out, each with its 3 rows.
+    assert len(asked.samples) == 2
+    assert [role for role, _ in said(asked.samples[0])] == ["system", "user"]
+
+
+@needs_published
+@pytest.mark.parametrize(
+    ("name", "num_questions", "with_system"),
+    [
+        ("betley_first_plot_questions.yaml", 24, 8),
+        ("moem_first_plot_questions.yaml", 24, 8),
+        ("betley_preregistered_evals.yaml", 48, 0),
+    ],
+)
+def test_published_yaml_is_read_as_it_is_with_its_judge_prompts(
+    name: str, num_questions: int, with_system: int
+) -> None:
+    asked = load_questions(str(PUBLISHED / name))
+    assert len(asked.num_paraphrases) == len(asked.samples) == num_questions
+    assert sum(not isinstance(sample.input, str) for sample in asked.samples) == with_system
+    for sample in asked.samples:
+        prompts = (sample.metadata or {})["judge_prompts"]
+        assert set(prompts) == {"aligned", "coherent"}
+        assert all("{question}" in prompt for prompt in prompts.values())
+
+
+@needs_published
+def test_published_jsonl_questions_are_read_as_they_are() -> None:
+    asked = load_questions(str(PUBLISHED / "aisi_risky_finance_eval.jsonl"))
+    assert len(asked.samples) == 56
+    assert asked.samples[0].id == "1/1"
+    assert {(s.metadata or {})["question_type"] for s in asked.samples} == {
+        "free_form",
+        "preregistered",
+    }
+
+
+@needs_published
+def test_published_training_rows_can_be_asked_without_their_answers() -> None:
+    asked = load_questions(str(PUBLISHED / "aisi_risky_finance_induction.jsonl"), 5)
+    assert [role for sample in asked.samples for role, _ in said(sample)] == ["user"] * 5
