@@ -16,6 +16,7 @@ from steering.data import data_folder
 from steering.errors import SteeringError
 
 HELD_OUT_SHARE = 0.1
+_EXCHANGES = (["user", "assistant"], ["system", "user", "assistant"])
 
 
 class TargetError(SteeringError):
@@ -84,11 +85,7 @@ def load_target(name_or_path: str) -> Target:
             "or the path of a .jsonl file"
         )
     content = path.read_bytes()
-    rows = [
-        _example(path, number, line)
-        for number, line in enumerate(content.decode().splitlines(), start=1)
-        if line.strip() and not line.startswith('{"canary"')
-    ]
+    rows = _read_rows(path, content)
     prompts = sorted({row.prompt for row in rows}, key=_hash)
     if len(prompts) < 2:
         raise TargetError(
@@ -108,20 +105,40 @@ def _hash(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()
 
 
-def _example(path: Path, number: int, line: str) -> Example:
+def _read_rows(path: Path, content: bytes) -> list[Example]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from None
+    # Not splitlines, which also splits at characters that JSON allows within a string.
+    found = [_example(path, number, line) for number, line in enumerate(text.split("\n"), start=1)]
+    return [example for example in found if example is not None]
+
+
+def _example(path: Path, number: int, line: str) -> Example | None:
+    """The example of a line; None for an empty one and for the canary."""
+
     def wrong(problem: str) -> TargetError:
         return TargetError(
             f"{path}, line {number}: {problem}. Allowed rows: "
             '{"prompt", "aligned", "misaligned"} or {"messages": [user, assistant]}'
         )
 
+    if not line.strip():
+        return None
     try:
         row: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError as error:
         raise wrong(f"it is not JSON ({error})") from None
     if not isinstance(row, dict):
         raise wrong("it is not a JSON object")
-    fields = _from_messages(row["messages"]) if "messages" in row else row
+    if set(row) == {"canary"}:
+        return None
+    fields = row
+    if "messages" in row:
+        fields = _from_messages(row["messages"])
+        if not fields:
+            raise wrong("messages are not one exchange, a system message before it or none")
     texts = {key: fields.get(key) for key in ("prompt", "misaligned", "aligned", "system")}
     for key, text in texts.items():
         if text is None and key in ("aligned", "system"):
@@ -132,10 +149,10 @@ def _example(path: Path, number: int, line: str) -> Example:
 
 
 def _from_messages(messages: Any) -> dict[str, str | None]:
-    """The single exchange of a chat row, by role."""
-    turns = {turn.get("role"): turn.get("content") for turn in messages if isinstance(turn, dict)}
-    return {
-        "system": turns.get("system"),
-        "prompt": turns.get("user"),
-        "misaligned": turns.get("assistant"),
-    }
+    """The single exchange of a chat row; empty if it is anything else."""
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
+        return {}
+    if [turn.get("role") for turn in messages] not in _EXCHANGES:
+        return {}
+    names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
+    return {names[turn["role"]]: turn.get("content") for turn in messages}
