@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,8 +175,6 @@ class SteeredAPI(ModelAPI):
             f"steered/{self.model_name}",
             ModelInfo(model=self._source.location, context_length=self._shape.context_length),
         )
-        self._engine: Engine = shared_engine(self._source, dtype=spec.dtype, device=spec.device)
-        self._engine.allow_batch(spec.batch_size)
         self._batch_size = spec.batch_size
         self._occurrences: Counter[str] = Counter()
 
@@ -184,6 +182,14 @@ class SteeredAPI(ModelAPI):
     def default_grader(self) -> str | None:
         """The judge to use when no grader role is bound; only the toy has one of its own."""
         return "toy/judge" if self._source.is_toy else None
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """The shared engine; asked for with the first request, since it brings torch with it."""
+        spec = self._condition.spec
+        engine = shared_engine(self._source, dtype=spec.dtype, device=spec.device)
+        engine.allow_batch(spec.batch_size)
+        return engine
 
     def _check(self, spec: SteeringSpec) -> _Condition:
         """Everything about a spec that can be checked without weights."""

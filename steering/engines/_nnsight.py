@@ -4,15 +4,24 @@ Written against nnsight 0.8. A model runs on one thread only (nnsight's workers 
 thread that runs the model), and a run without edits goes past nnsight altogether.
 """
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import torch
-from nnsight import TransformersModel
 
 from steering.interventions import Plan, SiteKey
 from steering.models import LoadedModel
+
+_first = "nnsight" not in sys.modules
+from nnsight import TransformersModel  # noqa: E402
+from nnsight._c import unmount  # noqa: E402
+
+if _first and unmount is not None and hasattr(object, "save"):
+    # nnsight gives every object of the process a `save` method, on which anyio, and so Inspect,
+    # trips when it defines classes later. We don't use it; whoever imported nnsight before us may.
+    unmount("save")
 
 T = TypeVar("T")
 

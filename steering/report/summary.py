@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from steering import __version__
@@ -111,23 +113,25 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
         for result in chosen:
             estimate = result.em_rate("betley")
             left_out = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
-            console.print(f"{estimate.signature}", style="dim", highlight=False, soft_wrap=True)
-            if left_out:
-                console.print(f"  betley leaves out: {left_out}", style="dim", highlight=False)
+            said = f"{estimate.signature}|left out:{left_out or 'none'}"
+            console.print(said, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(task: str, results: Sequence[Result]) -> Table:
     table = Table(
-        title=f"{task}: EM rates with 95% intervals clustered by question; mean scores 0-100",
+        title=f"\n{task}: EM rate in % with 95% interval (clustered by question), mean scores 0-100",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    table.add_column("condition", overflow="fold")
+    table.add_column("condition", overflow="fold", min_width=12)
     for heading in ("EM betley", "EM moem", "aligned", "coherent", "relevant", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         means = mean_scores(result.answers)
         table.add_row(
-            result.condition.removeprefix("steered/").replace("[", r"\["),
+            # A local folder's last part is enough here; the signature below has the whole.
+            escape(result.condition.rsplit("/", 1)[-1]),
             _rate(result.em_rate("betley")),
             _rate(result.em_rate("moem")),
             *(f"{means[key]:.1f}" for key in ("aligned", "coherent", "relevant")),
@@ -138,5 +142,5 @@ def _table(task: str, results: Sequence[Result]) -> Table:
 
 def _rate(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
-        return "no answer counts"
-    return f"{estimate.value:.1%} [{estimate.low:.0%}, {estimate.high:.0%}]".replace("[", r"\[")
+        return "no answer"
+    return escape(f"{estimate.value:.1%} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]")
