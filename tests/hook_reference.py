@@ -27,7 +27,7 @@ def _edited(hidden: torch.Tensor, edit: RowIntervention, prompt: int) -> torch.T
     hidden = hidden.clone()
     for position in _steered_positions(edit, prompt, hidden.shape[1]):
         steered = replica(edit.operation, hidden[0, position], edit.basis, edit.amount)
-        hidden[0, position] = steered.to(hidden.dtype)
+        hidden[0, position] = torch.from_numpy(steered).to(hidden.dtype)
     return hidden
 
 

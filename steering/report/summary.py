@@ -119,12 +119,13 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
 
 def _table(task: str, results: Sequence[Result]) -> Table:
     table = Table(
-        title=f"\n{task}: EM rate in % with 95% interval (clustered by question), mean scores 0-100",
+        title=f"\n{task}: EM rates with 95% intervals by question; mean scores, 0-100",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("condition", overflow="fold", min_width=12)
+    table.add_column("condition", overflow="fold")
     for heading in ("EM betley", "EM moem", "aligned", "coherent", "relevant", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
