@@ -14,7 +14,11 @@ export OMP_NUM_THREADS ?= 1
 	@touch $@
 
 demo: .venv/installed
-	$(BIN)/steering demo
+	rm -rf logs/demo
+	$(BIN)/inspect eval-set evals/em_freeform.py --log-dir logs/demo --seed 1 --display plain \
+		--model-spec '{"model": "steered/toy", "model_args": {"vector": "none"}}' \
+		--model-spec '{"model": "steered/toy"}'
+	@$(BIN)/steering report logs/demo
 
 test: check
 	$(BIN)/pytest -q
