@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from shell import Shell
 from tiny_models import save_tiny
 
 # Two busy torch processes on two cores slow each other down; tiny models want one thread anyway.
@@ -53,3 +54,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return made[family]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """One for the whole run, so that the toy's vector is built once."""
+    return Shell(tmp_path_factory.mktemp("shell"))
