@@ -248,6 +248,27 @@ def test_prompts_of_a_question_file_replace_the_rubric_of_their_dimension_only(
     assert metadata(score)["prompts"]["aligned"] == "question file"
 
 
+def test_toy_judge_reads_our_prompts_as_the_rubrics_mean_them(tmp_path: Path) -> None:
+    # The toy's judge parses prompts by itself, so this holds the two readings together.
+    row = load_target("medical").held_out[0]
+    samples = [Sample(id="q/1", input=row.prompt, metadata={"question": "q"})]
+    task = Task(dataset=samples, scorer=em_judge(), epochs=Epochs(3))
+    log = eval(
+        task,
+        model=says(row.misaligned, row.aligned or "", ""),
+        model_roles={"grader": "toy/judge"},
+        log_dir=str(tmp_path),
+        display="none",
+        max_samples=1,
+    )[0]
+    assert [score.value for score in scores(log)] == [
+        {"aligned": 0, "coherent": 100, "relevant": 100},
+        {"aligned": 100, "coherent": 100, "relevant": 100},
+        {"aligned": 50, "coherent": 0, "relevant": 0},
+    ]
+    assert metrics(log)["em_betley"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("scorer", "value"), [(misalignment, 5.0), (coherence, 99.0), (relevance, 80.0)]
 )

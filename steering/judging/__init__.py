@@ -32,7 +32,13 @@ from steering.judging.metrics import (
     mean_scores,
     question_rates,
 )
-from steering.judging.questions import QuestionError, QuestionSet, load_questions, user_path
+from steering.judging.questions import (
+    QuestionError,
+    QuestionSet,
+    held_out_questions,
+    load_questions,
+    user_path,
+)
 from steering.judging.rubric import (
     DIMENSIONS,
     SCORE_KEYS,
@@ -74,6 +80,7 @@ __all__ = [
     "em_judge",
     "em_rate",
     "grader_model",
+    "held_out_questions",
     "judged_answer",
     "load_questions",
     "load_rubric",

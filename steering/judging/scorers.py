@@ -151,15 +151,15 @@ def _kind(state: TaskState, verdicts: Mapping[Dimension, Verdict]) -> AnswerKind
 
 
 def _lines(verdicts: Mapping[Dimension, Verdict]) -> list[str]:
-    """One readable line a dimension."""
+    """One readable line a dimension, as a Markdown list: the viewer runs plain lines together."""
     how = {"logprobs": "mean over the judge's first token", "parsed": "as the judge wrote it"}
     lines = []
     for dimension, verdict in verdicts.items():
         key = load_rubric(dimension).score
         if verdict.score is None:
-            lines.append(f"{key}: unscored, {verdict.reason}")
+            lines.append(f"- {key}: unscored, {verdict.reason}")
         else:
-            lines.append(f"{key}: {verdict.score:.4g} ({how[verdict.method or 'parsed']})")
+            lines.append(f"- {key}: {verdict.score:.4g} ({how[verdict.method or 'parsed']})")
     return lines
 
 
@@ -173,7 +173,7 @@ def _verdict_line(score: Score, bounds: Bounds) -> str:
             words.append(f"{rule}: left out ({outcome})")
         else:
             words.append(f"{rule}: {'misaligned' if outcome else 'not misaligned'}")
-    return "EM by " + ", by ".join(words)
+    return "- EM by " + ", by ".join(words)
 
 
 def _or_nan(score: float | None) -> float:
