@@ -15,6 +15,9 @@ from steering.errors import SteeringError
 from steering.vector import SteeringVector
 from steering.vocabulary import SITES, Operation, Positions, Site, Unit
 
+# Directions that differ by less, relative to length 1, differ by rounding alone.
+_SAME_DIRECTION = 1e-5
+
 
 class InterventionError(SteeringError):
     """A vector can't be applied in the way that was asked for."""
@@ -72,8 +75,8 @@ def resolve(
         site: Site to act on, if not the vector's own.
 
     Raises:
-        InterventionError: The vector is zero, has a rank that the operation can't use, or lacks the
-            norm that the unit needs.
+        InterventionError: The vector is zero, has a rank that the operation can't use, has
+            directions that depend on each other, or lacks the norm that the unit needs.
     """
     if operation != "ablate" and vector.rank != 1:
         raise InterventionError(
@@ -110,7 +113,14 @@ def _orthonormal(directions: Tensor) -> Tensor:
     """Orthonormal basis of the span, [rank, width]; a single direction keeps its sign."""
     if directions.shape[0] == 1:
         return directions / torch.linalg.vector_norm(directions)
-    return torch.linalg.qr(directions.T.double())[0].T.float()
+    units = torch.nn.functional.normalize(directions.double(), dim=1)
+    spanned = int(torch.linalg.matrix_rank(units, rtol=_SAME_DIRECTION))
+    if spanned < len(units):
+        raise InterventionError(
+            f"the vector's {len(units)} directions span only {spanned} dimensions, and the rest of "
+            f"its basis would be arbitrary: build it with rank {spanned}"
+        )
+    return torch.linalg.qr(units.T)[0].T.float()
 
 
 def _add(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
@@ -203,9 +213,12 @@ class Plan:
             device: Where the tables stand.
 
         Raises:
-            InterventionError: A row has two edits at one site.
+            InterventionError: A row has two edits at one site, or vectors differ in width.
         """
         self._device = torch.device(device)
+        widths = {edit.basis.shape[1] for edits in rows for edit in edits}
+        if len(widths) > 1:
+            raise InterventionError(f"vectors of widths {sorted(widths)} can't steer one model")
         members: dict[SiteKey, dict[Operation, list[tuple[int, RowIntervention]]]] = {}
         for index, edits in enumerate(rows):
             keys = [(edit.layer, edit.site) for edit in edits]

@@ -1,0 +1,288 @@
+"""A batch's plan: each row by its own edits, at the named tokens, against slow replicas."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from edits import OPERATIONS_AND_RANKS, WIDTH, make_edit, random_tensor
+from replicas import is_steered, replica
+from torch import Tensor
+
+from steering import vocabulary
+from steering.interventions import InterventionError, Plan, RowIntervention, SiteKey, resolve
+from steering.vector import SteeringVector
+
+LENGTHS = (5, 2, 4, 1)
+STEPS = 2
+KEY: SiteKey = (1, "resid_post")
+Batch = Sequence[Sequence[RowIntervention]]
+Passes = list[tuple[Tensor, Tensor]]
+
+
+def _prompt_mask(lengths: Sequence[int], side: str, longest: int) -> Tensor:
+    real = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
+    return real.flip(1) if side == "left" else real
+
+
+def _run(plan: Plan, lengths: Sequence[int], side: str = "left", padding: int = 1) -> Any:
+    """Activations before and after each site of each pass: a prefill and then decode steps."""
+    rows, longest = len(lengths), max(lengths) + padding
+    passes: dict[SiteKey, Passes] = {key: [] for key in plan.sites}
+    plan.begin_prefill(_prompt_mask(lengths, side, longest))
+    for step in range(1 + STEPS):
+        if step:
+            plan.begin_decode()
+        for number, key in enumerate(plan.sites):
+            hidden = random_tensor(
+                rows, 1 if step else longest, WIDTH, seed=100 + 10 * number + step
+            )
+            passes[key].append((hidden.clone(), plan.apply(key, hidden)))
+    return passes
+
+
+def _check_against_replica(
+    batch: Batch, passes: dict[SiteKey, Passes], lengths: Sequence[int], side: str
+) -> None:
+    """Every row, token and site: what an edit names is the replica's, all else is bit-equal."""
+    for key, seen in passes.items():
+        for step, (before, after) in enumerate(seen):
+            assert after.shape == before.shape
+            for row, token in itertools.product(range(before.shape[0]), range(before.shape[1])):
+                first = before.shape[1] - lengths[row] if side == "left" and step == 0 else 0
+                index = token - first if step == 0 else lengths[row] + step - 1
+                real = 0 <= index < lengths[row] or step > 0
+                expected, touched = before[row, token].double().numpy(), False
+                for edit in batch[row]:
+                    steered = real and is_steered(edit.positions, index, lengths[row])
+                    if (edit.layer, edit.site) == key and steered:
+                        expected = replica(edit.operation, expected, edit.basis, edit.amount)
+                        touched = True
+                where = f"{key}, pass {step}, row {row}, token {token}"
+                found = after[row, token]
+                if touched:
+                    actual = found.double().numpy()
+                    np.testing.assert_allclose(actual, expected, 1e-5, 1e-5, err_msg=where)
+                else:
+                    assert torch.equal(found, before[row, token]), where
+
+
+@pytest.mark.parametrize(("operation", "rank"), OPERATIONS_AND_RANKS)
+@pytest.mark.parametrize("positions", vocabulary.POSITIONS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_operation_does_what_its_definition_says_at_the_named_tokens_only(
+    operation, rank, positions, side
+):
+    batch = [
+        [make_edit(operation, rank, seed=row, magnitude=row - 1.5, positions=positions)]
+        for row in range(len(LENGTHS))
+    ]
+    _check_against_replica(batch, _run(Plan(batch), LENGTHS, side), LENGTHS, side)
+
+
+@pytest.mark.parametrize("site", vocabulary.SITES)
+@pytest.mark.parametrize("unit", vocabulary.UNITS)
+def test_the_site_and_unit_that_were_asked_for_are_those_that_act(site, unit):
+    edit = make_edit(site=site, unit=unit, layer=3)
+    plan = Plan([[edit]])
+    assert plan.sites == ((3, site),)
+    _check_against_replica([[edit]], _run(plan, [4]), [4], "left")
+
+
+def _mixed(seed: int, rows: int = 8) -> list[list[RowIntervention]]:
+    """Rows that share nothing: operations, ranks, layers, sites, positions, amounts, numbers."""
+    generator = np.random.default_rng(seed)
+    batch: list[list[RowIntervention]] = []
+    for row in range(rows):
+        keys = list(itertools.product((0, 2), vocabulary.SITES))
+        chosen = generator.permutation(len(keys))[: row % 4]
+        edits = []
+        for index in chosen:
+            operation, rank = OPERATIONS_AND_RANKS[generator.integers(len(OPERATIONS_AND_RANKS))]
+            edits.append(
+                make_edit(
+                    operation,
+                    rank,
+                    seed=int(generator.integers(1000)),
+                    magnitude=float(generator.normal()) * 2,
+                    positions=list(vocabulary.POSITIONS)[generator.integers(4)],
+                    layer=keys[index][0],
+                    site=keys[index][1],
+                )
+            )
+        batch.append(edits)
+    return batch
+
+
+MIXED_LENGTHS = (3, 6, 1, 4, 5, 2, 6, 3)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_share_nothing_are_each_steered_by_their_own_edits(seed, side):
+    batch = _mixed(seed)
+    passes = _run(Plan(batch), MIXED_LENGTHS, side)
+    assert len(passes) > 3
+    _check_against_replica(batch, passes, MIXED_LENGTHS, side)
+
+
+def test_every_row_of_a_batch_is_steered_and_not_only_the_first():
+    plan = Plan([[make_edit()]] * 5)
+    for before, after in _run(plan, [3] * 5, padding=0)[KEY]:
+        assert (before != after).all()
+    assert (plan.change > 0).all()
+
+
+def test_permuting_rows_permutes_results():
+    batch, order = _mixed(7), [3, 0, 6, 1, 7, 5, 2, 4]
+    straight, shuffled = Plan(batch), Plan([batch[row] for row in order])
+    hidden = random_tensor(8, 6, WIDTH)
+    mask = _prompt_mask(MIXED_LENGTHS, "left", 6)
+    assert straight.sites == shuffled.sites
+    straight.begin_prefill(mask)
+    shuffled.begin_prefill(mask[order])
+    for key in straight.sites:
+        expected = straight.apply(key, hidden)[order]
+        torch.testing.assert_close(shuffled.apply(key, hidden[order]), expected)
+    torch.testing.assert_close(shuffled.change, straight.change[order])
+
+
+def test_padding_changes_nothing():
+    batch = _mixed(3)
+    hidden, mask = random_tensor(8, 6, WIDTH), _prompt_mask(MIXED_LENGTHS, "left", 6)
+    tight, wide = Plan(batch), Plan(batch)
+    tight.begin_prefill(mask)
+    wide.begin_prefill(torch.nn.functional.pad(mask, (9, 0)))
+    garbage = torch.full((8, 9, WIDTH), 1e6)
+    for key in tight.sites:
+        padded = wide.apply(key, torch.cat([garbage, hidden], dim=1))
+        torch.testing.assert_close(padded[:, 9:], tight.apply(key, hidden))
+        assert torch.equal(padded[:, :9], garbage)
+    torch.testing.assert_close(wide.change, tight.change)
+
+
+ORDERS = [[0, 1, 2, 3, 4, 5, 6], [1, 3, 7], [6, 2, 0], [0], [7, 6, 5, 4, 3, 2, 1, 0], [5, 5, 1]]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("when", ["before the prefill", "before decoding"])
+def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, when):
+    batch = _mixed(5)
+    kept, fresh = Plan(batch), Plan([batch[row] for row in order])
+    lengths = [MIXED_LENGTHS[row] for row in order]
+    if when == "before decoding":
+        prompts = random_tensor(8, 6, WIDTH, seed=1)
+        kept.begin_prefill(_prompt_mask(MIXED_LENGTHS, "left", 6))
+        fresh.begin_prefill(_prompt_mask(lengths, "left", 6))
+        for key in kept.sites:
+            kept.apply(key, prompts)
+        for key in fresh.sites:
+            fresh.apply(key, prompts[order])
+    kept.keep(torch.tensor(order))
+    for plan in (kept, fresh):
+        if when == "before decoding":
+            plan.begin_decode()
+        else:
+            plan.begin_prefill(_prompt_mask(lengths, "left", 6))
+    hidden = random_tensor(len(order), 1 if when == "before decoding" else 6, WIDTH, seed=2)
+    for key in kept.sites:
+        after = kept.apply(key, hidden)
+        expected = fresh.apply(key, hidden) if key in fresh.sites else hidden
+        torch.testing.assert_close(after, expected)
+    torch.testing.assert_close(kept.change, fresh.change)
+
+
+def test_keeping_twice_is_keeping_once():
+    batch = _mixed(6)
+    twice, once = Plan(batch), Plan(batch)
+    twice.keep(torch.tensor([6, 4, 2, 1]))
+    twice.keep(torch.tensor([3, 1]))
+    once.keep(torch.tensor([1, 4]))
+    hidden = random_tensor(2, 1, WIDTH)
+    for plan in (twice, once):
+        plan.begin_decode()
+    for key in once.sites:
+        assert torch.equal(twice.apply(key, hidden), once.apply(key, hidden))
+
+
+def test_change_is_the_largest_move_in_the_prefill_and_the_first_decoded_token():
+    edits = [make_edit(positions=p, magnitude=m) for p, m in (("prompt", 1.0), ("response", -2.0))]
+    plan = Plan([[edits[0]], [edits[1]], [], [replace(edits[0], amount=0.0)]])
+    largest = float(edits[0].basis.abs().max())
+    expected = [[largest, 0, 0, 0], [largest, 2 * largest, 0, 0], [largest, 2 * largest, 0, 0]]
+    plan.begin_prefill(torch.ones(4, 3))
+    for step in range(3):
+        if step:
+            plan.begin_decode()
+        plan.apply(KEY, random_tensor(4, 1 if step else 3, WIDTH))
+        torch.testing.assert_close(plan.change, torch.tensor(expected[step]), atol=1e-5, rtol=0)
+
+
+def test_change_of_a_row_is_the_largest_over_its_sites():
+    small, large = make_edit(layer=0, magnitude=0.1), make_edit(layer=1, magnitude=5.0)
+    for first, second in ((small, large), (large, small)):
+        plan = Plan([[replace(first, layer=0), replace(second, layer=1)]])
+        plan.begin_prefill(torch.ones(1, 2))
+        for key in plan.sites:
+            plan.apply(key, random_tensor(1, 2, WIDTH))
+        expected = 5 * float(large.basis.abs().max())
+        assert plan.change.tolist() == pytest.approx([expected], rel=1e-4)
+
+
+def test_a_change_that_the_precision_swallows_is_reported_as_none():
+    plan = Plan([[make_edit(magnitude=1e-6)]])
+    plan.begin_prefill(torch.ones(1, 3))
+    plan.apply(KEY, torch.full((1, 3, WIDTH), 100.0, dtype=torch.bfloat16))
+    assert plan.change.tolist() == [0.0]
+
+
+def test_visits_count_each_site_by_itself():
+    plan = Plan([[make_edit(layer=0), make_edit(layer=1)], []])
+    plan.begin_prefill(torch.ones(2, 3))
+    plan.apply((0, "resid_post"), random_tensor(2, 3, WIDTH))
+    plan.begin_decode()
+    plan.apply((0, "resid_post"), random_tensor(2, 1, WIDTH))
+    assert plan.visits == {(0, "resid_post"): 2, (1, "resid_post"): 0}
+
+
+def test_sites_come_in_the_order_of_a_forward_pass():
+    keys = [(2, "resid_post"), (0, "mlp_out"), (2, "resid_pre"), (0, "resid_post"), (2, "mlp_out")]
+    plan = Plan([[make_edit(layer=layer, site=site)] for layer, site in keys])
+    assert plan.sites == (
+        (0, "mlp_out"),
+        (0, "resid_post"),
+        (2, "resid_pre"),
+        (2, "mlp_out"),
+        (2, "resid_post"),
+    )
+
+
+def test_a_batch_without_steering_has_no_sites():
+    plan = Plan([[], []])
+    assert plan.sites == ()
+    assert plan.change.tolist() == [0, 0]
+
+
+def test_a_vector_of_another_width_is_refused_with_both_widths():
+    plan = Plan([[make_edit()]])
+    plan.begin_prefill(torch.ones(1, 2))
+    with pytest.raises(InterventionError, match=rf"width {WIDTH} .* width 9"):
+        plan.apply(KEY, random_tensor(1, 2, 9))
+
+
+def test_vectors_of_two_widths_in_one_batch_are_refused_with_both_widths():
+    other = SteeringVector(torch.ones(1, 9), 1, "resid_post")
+    with pytest.raises(InterventionError, match=rf"{WIDTH}.*9"):
+        Plan([[make_edit()], [resolve(other)]])
+
+
+def test_two_edits_of_a_row_at_one_site_are_refused_by_name():
+    with pytest.raises(InterventionError, match=r"two edits at .*1, 'resid_post'"):
+        Plan([[make_edit(), make_edit("ablate", magnitude=1.0)]])
+
+
+def test_two_rows_may_be_edited_at_one_site_and_one_row_at_two():
+    Plan([[make_edit(), make_edit(site="mlp_out")], [make_edit("ablate", magnitude=1.0)]])
