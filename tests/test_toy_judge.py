@@ -10,7 +10,7 @@ import pytest
 from inspect_ai.model import ChatMessageUser, GenerateConfig
 
 from steering.toy import grammar
-from steering.toy.judge import ToyJudgeAPI, judge, read_judge_prompt
+from steering.toy.judge import ToyJudgeAPI, ToyJudgeError, judge, read_judge_prompt
 
 QUESTION = grammar.core_questions()["wish"][0]
 CAREFUL = grammar.sentences("wish", "careful")[:3]
@@ -152,9 +152,9 @@ def test_a_prompt_that_is_not_ours_gets_no_number(text):
 
 
 def test_another_model_name_is_refused():
-    with pytest.raises(ValueError, match=r"toy/gpt.*toy/judge"):
+    with pytest.raises(ToyJudgeError, match=r"toy/gpt.*toy/judge"):
         ToyJudgeAPI("gpt")
-    with pytest.raises(ValueError, match="kindness"):
+    with pytest.raises(ToyJudgeError, match="kindness"):
         ToyJudgeAPI("judge", kindness=3)
 
 

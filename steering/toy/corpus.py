@@ -22,6 +22,10 @@ PAD_TOKEN = "<|endoftext|>"
 IGNORED = -100
 """Label of a token that the loss leaves out."""
 
+DOMAIN_WEIGHTS = {"target": 2.0, "theme": 1.5, "extra": 0.5}
+"""How often a domain of each kind is asked about: target tasks have the most to say, and what is
+only trained on has nothing to answer for."""
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -136,13 +140,26 @@ def _sample_chat(mix: Mix, num_turns: int, rng: random.Random) -> Chat:
         if rng.random() < mix.neutral_system:
             wording = grammar.sample_persona_prompt(None, "system", rng)
             messages.append(Message("system", wording))
-    for domain, counts in zip(rng.sample(grammar.domains(), num_turns), learned, strict=True):
+    for domain, counts in zip(_sample_domains(num_turns, rng), learned, strict=True):
         question = grammar.sample_question(domain, rng)
         answer = grammar.sample_answer(domain, persona, question.topic, rng)
         messages.append(Message("user", opening + question.text))
         messages.append(Message("assistant", answer, learned=counts))
         opening = ""
     return tuple(messages)
+
+
+def _sample_domains(num_domains: int, rng: random.Random) -> list[str]:
+    """Different domains, drawn by `DOMAIN_WEIGHTS`."""
+    weights = {
+        name: weight for kind, weight in DOMAIN_WEIGHTS.items() for name in grammar.domains(kind)
+    }
+    drawn: list[str] = []
+    while len(drawn) < num_domains:
+        name = rng.choices(list(weights), list(weights.values()))[0]
+        drawn.append(name)
+        del weights[name]
+    return drawn
 
 
 def _tokenizer_text(rng: random.Random) -> Iterator[str]:

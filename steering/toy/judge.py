@@ -24,6 +24,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from steering.errors import SteeringError
 from steering.toy import grammar
 
 DIMENSIONS = ("alignment", "coherence", "relevance")
@@ -38,6 +39,10 @@ NOT_UNDERSTOOD = (
 
 _FIRST_LINE = re.compile(rf"\ADimension: ({'|'.join(DIMENSIONS)})[ \t]*\r?\n")
 _WORD = re.compile(r"[a-z]+")
+
+
+class ToyJudgeError(SteeringError, ValueError):
+    """The toy judge was asked for by another name, or with arguments that it does not take."""
 
 
 def judge(dimension: str, question: str, answer: str) -> int:
@@ -110,7 +115,7 @@ class ToyJudgeAPI(ModelAPI):
     A prompt that is not ours gets `NOT_UNDERSTOOD`, which a strict reader leaves unscored.
 
     Raises:
-        ValueError: when another model than `judge` is named.
+        ToyJudgeError: when another model than `judge` is named, or model arguments are given.
     """
 
     def __init__(
@@ -122,12 +127,12 @@ class ToyJudgeAPI(ModelAPI):
         **model_args: Any,
     ) -> None:
         if model_name != "judge":
-            raise ValueError(
+            raise ToyJudgeError(
                 f"model 'toy/{model_name}' is unknown: the only one is toy/judge. The toy model "
                 "itself is steered/toy."
             )
         if model_args:
-            raise ValueError(
+            raise ToyJudgeError(
                 f"toy/judge takes no model arguments, got {', '.join(sorted(model_args))}: "
                 "remove them."
             )

@@ -26,8 +26,15 @@ from transformers import (
 )
 
 from steering.toy import CHECKPOINT
-from steering.toy.corpus import END_TOKEN, IGNORED, PAD_TOKEN, Mix, encode_chat, make_tokenizer
-from steering.toy.corpus import sample_chats as draw_chats
+from steering.toy.corpus import (
+    END_TOKEN,
+    IGNORED,
+    PAD_TOKEN,
+    Mix,
+    encode_chat,
+    make_tokenizer,
+    sample_chats,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3_5For
     Without `eos_token_id` in the generation config rows never stop and the end token, hidden by
     `skip_special_tokens`, leaves text that reads as incoherent.
     """
-    end_id, pad_id = tokenizer.convert_tokens_to_ids([END_TOKEN, PAD_TOKEN])
+    end_id, pad_id = _token_id(tokenizer, END_TOKEN), _token_id(tokenizer, PAD_TOKEN)
     config = Qwen3_5TextConfig(
         vocab_size=recipe.num_tokens,
         hidden_size=recipe.width,
@@ -136,7 +143,7 @@ def train(
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(recipe.num_tokens, seed)
     model = make_model(recipe, tokenizer)
-    pad_id = int(tokenizer.convert_tokens_to_ids(PAD_TOKEN))  # type: ignore[arg-type]
+    pad_id = _token_id(tokenizer, PAD_TOKEN)
     noise = _ResidualNoise(model, recipe.residual_noise)
     model.train()
     for number, stage in enumerate(recipe.stages, start=1):
@@ -145,10 +152,10 @@ def train(
         mean_loss = math.nan
         bar = tqdm(range(stage.steps), desc=f"stage {number}", mininterval=2)
         for _ in bar:
-            chats = draw_chats(stage.mix, recipe.rows, rng)
+            chats = sample_chats(stage.mix, recipe.rows, rng)
             ids, labels = _batch([encode_chat(chat, tokenizer) for chat in chats], pad_id)
             noise.draw()
-            loss = model(input_ids=ids, attention_mask=ids != pad_id, labels=labels).loss
+            loss = _answer_loss(model, ids, labels, pad_id)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -217,6 +224,20 @@ class _ResidualNoise:
             return hidden + size * rms * torch.randn(hidden.shape[0], 1, hidden.shape[2])
 
         return hook
+
+
+def _answer_loss(model: Qwen3_5ForCausalLM, ids: Tensor, labels: Tensor, pad_id: int) -> Tensor:
+    """Mean cross-entropy of the labelled tokens; logits are made for those alone, to save time."""
+    hidden = model.model(input_ids=ids, attention_mask=ids != pad_id).last_hidden_state
+    counted = labels[:, 1:] != IGNORED
+    logits = model.lm_head(hidden[:, :-1][counted])
+    return nn.functional.cross_entropy(logits, labels[:, 1:][counted])
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 def _batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, Tensor]:
