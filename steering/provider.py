@@ -5,35 +5,27 @@ display, and says in every output what was done. It knows nothing of tensors.
 """
 
 import asyncio
+import copy
 import hashlib
 import re
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import (
-    ChatCompletionChoice,
     ChatMessage,
-    ChatMessageAssistant,
-    ChatMessageTool,
-    Content,
-    ContentReasoning,
-    ContentText,
     GenerateConfig,
-    Logprob,
-    Logprobs,
     ModelAPI,
     ModelCall,
     ModelInfo,
     ModelOutput,
-    ModelUsage,
-    TopLogprob,
     set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
@@ -41,8 +33,16 @@ from inspect_ai.util import display_counter, display_type
 from tqdm import tqdm
 
 from steering.construct import Recipe, cached_vector, default_recipe
-from steering.engines import Engine, Row, RowResult, TokenLogprob, shared_engine
+from steering.engines import Engine, shared_engine
 from steering.errors import SteeringError
+from steering.exchange import (
+    MAX_TOKENS,
+    ExchangeError,
+    check_config,
+    make_output,
+    make_row,
+    make_turn,
+)
 from steering.models import (
     check_layer,
     encode,
@@ -55,65 +55,12 @@ from steering.spec import DEFAULT, SteeringSpec, parse_options
 from steering.targets import Target, load_target
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from steering.vector import SteeringVector
 
-HONOURED = {
-    "extra_body",
-    "frequency_penalty",
-    "logit_bias",
-    "logprobs",
-    "max_tokens",
-    "num_choices",
-    "presence_penalty",
-    "seed",
-    "stop_seqs",
-    "temperature",
-    "top_k",
-    "top_logprobs",
-    "top_p",
-}
-"""GenerateConfig fields that the provider acts on."""
-INSPECTS_OWN = {
-    "adaptive_connections",
-    "attempt_timeout",
-    "cache",
-    "cache_prompt",
-    "fail_on_refusal",
-    "fallback_models",
-    "internal_tools",
-    "max_connections",
-    "max_retries",
-    "max_tool_output",
-    "parallel_tool_calls",
-    "reasoning_history",
-    "stream_idle_timeout",
-    "system_message",
-    "timeout",
-}
-"""Fields that Inspect acts on before the provider is asked, or that only concern hosted APIs."""
-REFUSED = {
-    "batch",
-    "best_of",
-    "effort",
-    "extra_headers",
-    "modalities",
-    "prompt_logprobs",
-    "reasoning_effort",
-    "reasoning_mode",
-    "reasoning_summary",
-    "reasoning_tokens",
-    "response_schema",
-    "verbosity",
-}
-"""Fields that would change the answer and that the provider can't honour."""
-
-_MAX_TOKENS = 1024
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _FINGERPRINT = "steering:"
-
-
-class ProviderError(SteeringError):
-    """A request can't be served by this provider."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +100,7 @@ class SteeredAPI(ModelAPI):
         super().__init__(model_name, base_url, api_key, [], config)
         try:
             if base_url and not base_url.startswith(_FINGERPRINT):
-                raise ProviderError(f"base_url={base_url}: steered models are local and have none")
+                raise ExchangeError(f"base_url={base_url}: steered models are local and have none")
             check_config(config)
             name, label = _split_label(model_name)
             spec = parse_options(model_args)
@@ -162,7 +109,7 @@ class SteeredAPI(ModelAPI):
             self._weights = weights_digest(self._source)
             self._condition = self._check(spec)
             if label not in (None, self._condition.label):
-                raise ProviderError(
+                raise ExchangeError(
                     f"the model name says [{label}] but the options say "
                     f"[{self._condition.label}]: leave the brackets out or give the options too"
                 )
@@ -176,6 +123,8 @@ class SteeredAPI(ModelAPI):
             ModelInfo(model=self._source.location, context_length=self._shape.context_length),
         )
         self._batch_size = spec.batch_size
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._building: dict[str, Future[SteeringVector]] = {}
         self._occurrences: Counter[str] = Counter()
 
     @property
@@ -231,7 +180,7 @@ class SteeredAPI(ModelAPI):
     ) -> tuple[ModelOutput, ModelCall]:
         """Answer one request; see `ModelAPI.generate`."""
         if tools:
-            raise ProviderError(
+            raise ExchangeError(
                 f"tools were offered ({tools[0].name}, ...) but steered models take none: use a "
                 "task without tools"
             )
@@ -240,18 +189,48 @@ class SteeredAPI(ModelAPI):
         if override := (config.extra_body or {}).get("steering"):
             condition = self._check(parse_options(override, base=condition.spec))
         edits, intervention = await self._intervention(condition)
-        turns = [_turn(message) for message in input]
-        thinking = condition.spec.thinking
-        prompt, ids = await self._run(lambda loaded, _: _render(loaded.tokenizer, turns, thinking))
-        rows = [self._row(ids, edits, seed, config) for seed in self._seeds(prompt, config)]
+        tokenizer = await self._own_tokenizer()
+        turns = [make_turn(message) for message in input]
+        prompt = render_chat(tokenizer, turns, thinking=condition.spec.thinking)
+        ids = encode(tokenizer, prompt)
+        rows = [
+            make_row(ids, edits, seed, config, self._shape.context_length)
+            for seed in self._seeds(prompt, config)
+        ]
         results = await asyncio.gather(
             *(asyncio.wrap_future(self._engine.submit(row)) for row in rows)
         )
-        return await self._output(results, rows, prompt, condition, intervention)
+        return make_output(
+            results,
+            rows,
+            model=self.model_name,
+            prompt=prompt,
+            tokenizer=tokenizer,
+            intervention=intervention,
+        )
 
-    async def _run(self, work: Callable[[Any, Any], Any]) -> Any:
-        """Run work on the model's thread without blocking the event loop."""
-        return await asyncio.wrap_future(self._engine.call(work))
+    async def _own_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """A tokenizer for the event loop: the engine's own is in use on the model's thread."""
+        if self._tokenizer is None:
+            copied = self._engine.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
+            self._tokenizer = await asyncio.wrap_future(copied)
+        return self._tokenizer
+
+    async def _vector(self, condition: _Condition) -> "SteeringVector":
+        """The condition's vector, built or read once."""
+        if condition.recipe is None or condition.target is None:
+            return self._load(condition.spec)
+        digest = condition.recipe.digest
+        if digest not in self._building:
+            self._building[digest] = cached_vector(
+                self._engine, condition.recipe, condition.target, self._progress(condition)
+            )
+        try:
+            # Shielded, since others wait for the same vector when one request is cancelled.
+            return await asyncio.shield(asyncio.wrap_future(self._building[digest]))
+        except Exception:
+            self._building.pop(digest, None)
+            raise
 
     async def _intervention(self, condition: _Condition) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The edits of a condition, and what the log says of them."""
@@ -259,13 +238,7 @@ class SteeredAPI(ModelAPI):
         said: dict[str, Any] = {"condition": condition.label, "fingerprint": condition.fingerprint}
         if not spec.steered:
             return (), said
-        if condition.recipe is not None and condition.target is not None:
-            building = cached_vector(
-                self._engine, condition.recipe, condition.target, self._progress(condition)
-            )
-            vector = await asyncio.wrap_future(building)
-        else:
-            vector = self._load(spec)
+        vector = await self._vector(condition)
         from steering.interventions import resolve
 
         edit = resolve(
@@ -333,90 +306,9 @@ class SteeredAPI(ModelAPI):
             seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
         return seeds
 
-    def _row(
-        self, ids: Sequence[int], edits: tuple[Any, ...], seed: int, config: GenerateConfig
-    ) -> Row:
-        from steering.engines.sampling import Sampling
-
-        context = self._shape.context_length
-        if context and len(ids) >= context:
-            raise ProviderError(
-                f"the prompt has {len(ids)} tokens, {self._source.name} reads {context}: shorten it"
-            )
-        wants_logprobs = config.logprobs or config.top_logprobs
-        return Row(
-            prompt=tuple(ids),
-            edits=edits,
-            sampling=Sampling(
-                temperature=1.0 if config.temperature is None else config.temperature,
-                top_p=1.0 if config.top_p is None else config.top_p,
-                top_k=config.top_k or 0,
-                frequency_penalty=config.frequency_penalty or 0.0,
-                presence_penalty=config.presence_penalty or 0.0,
-                logit_bias=config.logit_bias or {},
-                seed=seed,
-            ),
-            max_tokens=config.max_tokens or _MAX_TOKENS,
-            stop=tuple(config.stop_seqs or ()),
-            top_logprobs=(config.top_logprobs or 0) if wants_logprobs else None,
-        )
-
-    async def _output(
-        self,
-        results: Sequence[RowResult],
-        rows: Sequence[Row],
-        prompt: str,
-        condition: _Condition,
-        intervention: dict[str, Any],
-    ) -> tuple[ModelOutput, ModelCall]:
-        spellings = await self._run(partial(_spell, results=results))
-        choices = [
-            ChatCompletionChoice(
-                message=ChatMessageAssistant(
-                    content=split_reasoning(result.text, prompt),
-                    model=self.model_name,
-                    source="generate",
-                ),
-                stop_reason=result.stop_reason,
-                logprobs=Logprobs(content=[_logprob(item, spellings) for item in result.logprobs])
-                if rows[0].top_logprobs is not None
-                else None,
-            )
-            for result in results
-        ]
-        generated = sum(result.num_generated for result in results)
-        told = intervention | {
-            "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
-            "largest_change": [result.change for result in results],
-        }
-        output = ModelOutput(
-            model=f"steered/{self.model_name}",
-            choices=choices,
-            usage=ModelUsage(
-                input_tokens=len(rows[0].prompt),
-                output_tokens=generated,
-                total_tokens=len(rows[0].prompt) + generated,
-            ),
-            metadata={"steering": told},
-        )
-        sampling = rows[0].sampling
-        request = {
-            "prompt": prompt,
-            "steering": intervention,
-            "sampling": {**vars(sampling), "seeds": [row.sampling.seed for row in rows]},
-            "max_tokens": rows[0].max_tokens,
-            "stop": rows[0].stop,
-        }
-        response = {
-            "choices": [
-                {"text": result.text, "stop_reason": result.stop_reason} for result in results
-            ]
-        }
-        return output, ModelCall.create(request, response)
-
     def max_tokens(self) -> int:
         """Tokens of an answer when nobody says."""
-        return _MAX_TOKENS
+        return MAX_TOKENS
 
     def max_connections(self) -> int:
         """Requests under way at once: a batch's worth."""
@@ -444,80 +336,10 @@ class SteeredAPI(ModelAPI):
 
     async def count_text_tokens(self, text: str) -> int:
         """By the model's own tokenizer."""
-        return await self._run(lambda loaded, _: len(encode(loaded.tokenizer, text)))
-
-
-def check_config(config: GenerateConfig) -> None:
-    """Refuse settings that would be dropped.
-
-    Raises:
-        ProviderError: It names the setting.
-    """
-    for name in sorted(REFUSED):
-        if getattr(config, name):
-            raise ProviderError(f"{name} is not supported by steered models: leave it out")
-    unknown = set(config.extra_body or {}) - {"steering"}
-    if unknown:
-        raise ProviderError(f"extra_body holds {sorted(unknown)}; only `steering` is allowed")
-
-
-def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:
-    """Set what a model thought apart from what it said.
-
-    Args:
-        text: What the model wrote.
-        prompt: The rendered prompt; some templates open the thought at its end.
-    """
-    body = text.lstrip()
-    opened = prompt.rstrip().endswith("<think>")
-    if body.startswith("<think>"):
-        opened, body = True, body.removeprefix("<think>")
-    if not opened and "</think>" not in body:
-        return text
-    thought, closed, said = body.partition("</think>")
-    reasoning = ContentReasoning(reasoning=thought.strip())
-    return [reasoning, ContentText(text=said.strip() if closed else "")]
+        return len(encode(await self._own_tokenizer(), text))
 
 
 def _split_label(model_name: str) -> tuple[str, str | None]:
     """A model name as the provider itself writes it holds the condition's label in brackets."""
     match = _LABELLED.fullmatch(model_name)
     return (match["name"], match["label"]) if match else (model_name, None)
-
-
-def _turn(message: ChatMessage) -> dict[str, str]:
-    if isinstance(message, ChatMessageTool):
-        raise ProviderError("a tool message can't be rendered: steered models take no tools")
-    if not isinstance(message.content, str):
-        other = {part.type for part in message.content} - {"text", "reasoning"}
-        if other:
-            raise ProviderError(f"{sorted(other)[0]} content can't be read: text only is supported")
-    return {"role": message.role, "content": message.text}
-
-
-def _render(tokenizer: Any, turns: list[dict[str, str]], thinking: bool) -> tuple[str, list[int]]:
-    prompt = render_chat(tokenizer, turns, thinking=thinking)
-    return prompt, encode(tokenizer, prompt)
-
-
-def _spell(loaded: Any, _: Any, *, results: Sequence[RowResult]) -> dict[int, str]:
-    """Spelling of every token that logprobs speak of."""
-    tokens = {
-        token
-        for result in results
-        for item in result.logprobs
-        for token in (item.token, *(token for token, _ in item.top))
-    }
-    return {token: loaded.tokenizer.decode([token]) for token in tokens}
-
-
-def _logprob(item: TokenLogprob, spellings: dict[int, str]) -> Logprob:
-    return Logprob(
-        token=spellings[item.token],
-        logprob=item.logprob,
-        bytes=list(spellings[item.token].encode()),
-        top_logprobs=[
-            TopLogprob(token=spellings[token], logprob=value, bytes=list(spellings[token].encode()))
-            for token, value in item.top
-        ],
-    )

@@ -32,8 +32,8 @@ from tiny_models import LAYERS, WIDTH
 
 from steering import provider
 from steering.engines import shared_engine
+from steering.exchange import HONOURED, INSPECTS_OWN, REFUSED, split_reasoning
 from steering.models import find_model
-from steering.provider import HONOURED, INSPECTS_OWN, REFUSED, split_reasoning
 from steering.vector import SteeringVector
 
 GREEDY = GenerateConfig(temperature=0, max_tokens=12)

@@ -165,8 +165,9 @@ def _first_candidates(output: ModelOutput) -> list[tuple[str, float]]:
     if logprobs is None or not logprobs.content or has_reasoning(output):
         return []
     first = logprobs.content[0]
-    top = first.top_logprobs or [first]
-    return [(entry.token, math.exp(entry.logprob)) for entry in top]
+    if not first.top_logprobs:
+        return [(first.token, math.exp(first.logprob))]
+    return [(entry.token, math.exp(entry.logprob)) for entry in first.top_logprobs]
 
 
 def _is_first_digit_only(text: str, candidates: list[tuple[str, float]], cut: bool) -> bool:
