@@ -17,6 +17,7 @@ ROOMS = [
     "steering.report",
     "steering.judging",
     "steering.provider",
+    "steering.exchange",
     "steering.spec",
     "steering.construct",
     "steering.finetune",
