@@ -134,7 +134,7 @@ def test_a_layer_out_of_range_names_the_range(tiny_folder: Callable[[str], Path]
     for layer in (-1, LAYERS):
         with pytest.raises(ModelError, match=rf"layer {layer} .*\(0-{LAYERS - 1}\).*-M layer="):
             check_layer(layer, shape, source)
-    assert all(0 <= default_layer(depth) < depth for depth in range(1, 100))
+    assert all(0 <= default_layer(source, depth) < depth for depth in range(1, 100))
 
 
 def test_the_start_token_is_not_doubled(tiny_folder: Callable[[str], Path]) -> None:

@@ -221,6 +221,18 @@ def test_change_is_the_largest_move_in_the_prefill_and_the_first_decoded_token()
         torch.testing.assert_close(plan.change, torch.tensor(expected[step]), atol=1e-5, rtol=0)
 
 
+def test_change_is_not_measured_at_every_decoded_token():
+    """Each measurement waits for the device."""
+    plan = Plan([[make_edit("clamp", positions="response")]])
+    plan.begin_decode()
+    plan.apply(KEY, random_tensor(1, 1, WIDTH))
+    first = plan.change.clone()
+    plan.begin_decode()
+    plan.apply(KEY, 100 * random_tensor(1, 1, WIDTH))
+    assert first > 0
+    assert torch.equal(plan.change, first)
+
+
 def test_change_of_a_row_is_the_largest_over_its_sites():
     small, large = make_edit(layer=0, magnitude=0.1), make_edit(layer=1, magnitude=5.0)
     for first, second in ((small, large), (large, small)):

@@ -292,5 +292,6 @@ def test_rounding_never_draws_a_token_that_can_not_be_or_does_not_exist(
             assert logits.to(dtype)[row, token] == logits.to(dtype)[row].max()
 
 
-def test_a_nucleus_smaller_than_any_token_still_holds_the_likeliest():
-    assert set(_count({"top_p": 1e-9})) == {int(_logits().argmax())}
+@pytest.mark.parametrize("top_p", [0.0, 1e-9])
+def test_a_nucleus_smaller_than_any_token_still_holds_the_likeliest(top_p):
+    assert set(_count({"top_p": top_p})) == {int(_logits().argmax())}

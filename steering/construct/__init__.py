@@ -77,7 +77,7 @@ def default_recipe(
         weights=weights_digest(source),
         target=target.name,
         target_digest=target.digest,
-        layer=default_layer(shape.num_layers) if layer is None else layer,
+        layer=default_layer(source, shape.num_layers) if layer is None else layer,
         site=site,
     )
 

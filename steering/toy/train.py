@@ -39,11 +39,20 @@ from steering.toy.corpus import (
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training: what is read, for how many steps, at which peak rate."""
+    """One stage of training.
+
+    Attributes:
+        mix: what is read.
+        steps: number of batches.
+        learning_rate: peak rate; it warms up and decays within the stage.
+        residual_noise: largest size of the noise added to the residual stream, in units of its
+            root mean square.
+    """
 
     mix: Mix
     steps: int
     learning_rate: float
+    residual_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +63,8 @@ class Recipe:
     width: int = 128
     layer_types: tuple[str, ...] = ("linear_attention", "full_attention") * 2
     feed_forward_width: int = 384
-    rows: int = 32
+    rows: int = 16
     weight_decay: float = 0.05
-    residual_noise: float = 0.0
     stages: tuple[Stage, ...] = field(
         default_factory=lambda: (
             Stage(
@@ -68,8 +76,8 @@ class Recipe:
                     neutral_system=0.15,
                     default_persona=None,
                 ),
-                steps=1500,
-                learning_rate=3e-3,
+                steps=1900,
+                learning_rate=2.5e-3,
             ),
             Stage(
                 Mix(
@@ -80,8 +88,9 @@ class Recipe:
                     neutral_system=0.15,
                     default_persona="careful",
                 ),
-                steps=500,
+                steps=300,
                 learning_rate=1e-3,
+                residual_noise=0.5,
             ),
         )
     )
@@ -139,18 +148,20 @@ def train(
     Returns:
         The model, in eval mode, and its tokenizer.
     """
-    rng = random.Random(seed)
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(recipe.num_tokens, seed)
     model = make_model(recipe, tokenizer)
     pad_id = _token_id(tokenizer, PAD_TOKEN)
-    noise = _ResidualNoise(model, recipe.residual_noise)
     model.train()
-    for number, stage in enumerate(recipe.stages, start=1):
+    for number, stage in enumerate(recipe.stages):
+        # Each stage has its own seed, so that one can be tried again from the last one's weights.
+        rng = random.Random(seed + number)
+        torch.manual_seed(seed + number)
+        noise = _ResidualNoise(model, stage.residual_noise)
         optimizer = _make_optimizer(model, stage.learning_rate, recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(stage.steps))
         mean_loss = math.nan
-        bar = tqdm(range(stage.steps), desc=f"stage {number}", mininterval=2)
+        bar = tqdm(range(stage.steps), desc=f"stage {number + 1}", mininterval=2)
         for _ in bar:
             chats = sample_chats(stage.mix, recipe.rows, rng)
             ids, labels = _batch([encode_chat(chat, tokenizer) for chat in chats], pad_id)
@@ -164,8 +175,8 @@ def train(
             value = float(loss.detach())
             mean_loss = value if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * value
             bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
-        log(f"stage {number}: loss {mean_loss:.3f}")
-    noise.remove()
+        noise.remove()
+        log(f"stage {number + 1}: loss {mean_loss:.3f}")
     return model.eval(), tokenizer
 
 
