@@ -144,4 +144,9 @@ def _table(task: str, results: Sequence[Result]) -> Table:
 def _rate(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "no answer"
-    return escape(f"{estimate.value:.1%} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]")
+    value, low, high = (100 * part for part in (estimate.value, estimate.low, estimate.high))
+    return escape(
+        f"{value:.1f}% [{low:.0f}, {high:.0f}]"
+        if value < 10
+        else f"{value:.0f}% [{low:.0f}, {high:.0f}]"
+    )
