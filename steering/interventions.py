@@ -76,7 +76,8 @@ def resolve(
 
     Raises:
         InterventionError: The vector is zero, has a rank that the operation can't use, has
-            directions that depend on each other, or lacks the norm that the unit needs.
+            directions that depend on each other, or lacks the norm that the unit needs at the
+            place where it acts.
     """
     if operation != "ablate" and vector.rank != 1:
         raise InterventionError(
@@ -90,6 +91,14 @@ def resolve(
         raise InterventionError(
             "unit=residual needs the mean residual norm, which this vector's file does not hold: "
             "use unit=raw or unit=norm"
+        )
+    home, place = (vector.layer, vector.site), (layer, site)
+    if unit == "residual" and any(
+        new not in (None, own) for new, own in zip(place, home, strict=True)
+    ):
+        raise InterventionError(
+            f"unit=residual is known only where the vector was built, layer {vector.layer} "
+            f"{vector.site}: use unit=raw or unit=norm elsewhere"
         )
     # Length, in the residual stream's own units, that a magnitude of 1 stands for.
     of_unit = {"raw": length, "norm": 1.0, "residual": vector.residual_norm or 0.0}[unit]

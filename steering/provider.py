@@ -51,7 +51,7 @@ from steering.models import (
     render_chat,
     weights_digest,
 )
-from steering.spec import DEFAULT, SteeringSpec, parse_options
+from steering.spec import DEFAULT, DEFAULT_SITE, SteeringSpec, parse_options
 from steering.targets import Target, load_target
 
 if TYPE_CHECKING:
@@ -150,7 +150,11 @@ class SteeredAPI(ModelAPI):
         if spec.steered and spec.vector == DEFAULT:
             target = load_target(spec.target)
             recipe = default_recipe(
-                self._source, self._shape, target, layer=spec.layer, site=spec.site
+                self._source,
+                self._shape,
+                target,
+                layer=spec.layer,
+                site=spec.site or DEFAULT_SITE,
             )
             identity["vector"] = recipe.digest
             content = target.digest
@@ -248,7 +252,7 @@ class SteeredAPI(ModelAPI):
             operation=spec.operation,
             positions=spec.positions,
             layer=spec.layer,
-            site=spec.site if "site" in spec.model_fields_set else None,
+            site=spec.site,
         )
         said |= {
             "layer": edit.layer,

@@ -19,6 +19,7 @@ from steering.vocabulary import Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
+DEFAULT_SITE: Site = "resid_post"
 
 
 class SpecError(SteeringError):
@@ -55,7 +56,11 @@ class SteeringSpec(BaseModel):
         "block to steer, counted from 0 (default: the recipe's or the vector's own)",
         example="2",
     )
-    site: Site = _option("resid_post", "where in the block to steer", example="mlp_out")
+    site: Site | None = _option(
+        None,
+        "where in the block to steer (default: the vector's own, `resid_post` for the default one)",
+        example="mlp_out",
+    )
     magnitude: float = _option(1.0, "multiplier of the vector, in `unit`", example="2.5")
     unit: Unit = _option("raw", "what `magnitude` is a multiple of", example="residual")
     operation: Operation = _option("add", "what is done with the vector", example="ablate")
@@ -74,7 +79,7 @@ class SteeringSpec(BaseModel):
     @classmethod
     def _refuse_yaml_surprises(cls, value: Any, info: Any) -> Any:
         """YAML turns `x=` into None and `x=on` into True: neither is what was meant."""
-        if value is None and info.field_name not in ("layer", "revision"):
+        if value is None and info.field_name not in ("layer", "site", "revision"):
             raise ValueError("it is empty; leave the option out or give it a value")
         if isinstance(value, bool) and info.field_name != "thinking":
             raise ValueError(
@@ -139,20 +144,15 @@ class SteeringSpec(BaseModel):
     def changed(self) -> dict[str, Any]:
         """Options that were given and differ from their defaults and can change an answer."""
         unset = {name: type(self).model_fields[name].default for name in answer_options()}
-        if self._site_is_the_files:
-            unset["site"] = None
+        if self.vector == DEFAULT:
+            unset["site"] = DEFAULT_SITE
         return {name: value for name, value in self._decisive().items() if value != unset[name]}
-
-    @property
-    def _site_is_the_files(self) -> bool:
-        """Whether a site that is not named is that of a vector's file, which can be any."""
-        return self.vector not in (DEFAULT, NONE)
 
     def _decisive(self) -> dict[str, Any]:
         """Every option that can change an answer; None is for what is left to the vector's file."""
         options = {name: getattr(self, name) for name in answer_options()}
-        if self._site_is_the_files and "site" not in self.model_fields_set:
-            options["site"] = None
+        if self.vector == DEFAULT and self.site is None:
+            options["site"] = DEFAULT_SITE
         return options
 
     def label(self, digest: str = "") -> str:
@@ -223,7 +223,7 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
         options: Raw values, as -M (YAML) or a request's extra_body gives them.
         base: Spec that the options override for one request. Only the intervention can be
             overridden. Naming a `vector` replaces the whole intervention, any other option changes
-            just itself.
+            just itself; `operation=ablate` lets go of the magnitude, for which it has no use.
 
     Raises:
         SpecError: An option is unknown, of the wrong type, impossible, or without effect.
@@ -234,7 +234,9 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
             raise SpecError(_unknown(name, allowed))
     kept: dict[str, Any] = {}
     if base is not None:
-        replaced = _INTERVENTION if "vector" in options else ()
+        replaced: tuple[str, ...] = _INTERVENTION if "vector" in options else ()
+        if options.get("operation") == "ablate":
+            replaced += ("magnitude", "unit")
         kept = {name: getattr(base, name) for name in base.model_fields_set if name not in replaced}
     try:
         return SteeringSpec(**{**kept, **options})

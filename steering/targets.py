@@ -8,6 +8,7 @@ tokenizer.
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ def load_target(name_or_path: str) -> Target:
         )
     content = path.read_bytes()
     rows = _read_rows(path, content)
+    repeated = [row for row, count in Counter(row.id for row in rows).items() if count > 1]
+    if repeated:
+        raise TargetError(f"{path} holds several rows with id {repeated[0]}: give each its own")
     prompts = sorted({row.prompt for row in rows}, key=_hash)
     if len(prompts) < 2:
         raise TargetError(

@@ -11,7 +11,7 @@ from hook_reference import reference_greedy, reference_logits
 from tiny_models import LAYERS, WIDTH
 
 import steering.engines.hf as hf
-from steering.engines import Engine, Row, RowResult, UnsteeredError, shared_engine
+from steering.engines import Engine, EngineError, Row, RowResult, UnsteeredError, shared_engine
 from steering.engines.sampling import Sampling
 from steering.interventions import InterventionError, RowIntervention, resolve
 from steering.models import find_model
@@ -197,6 +197,16 @@ def test_an_edit_that_misses_a_pass_is_an_error(
     monkeypatch.setattr(hf.Plan, "apply", prefill_only)
     with pytest.raises(UnsteeredError, match="every pass"):
         engine_result(qwen, Row(prompt(1), GREEDY, 5, (resolve(vector(1)),)))
+
+
+def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(qwen: Engine) -> None:
+    overflow = resolve(SteeringVector(torch.full((1, WIDTH), 1e38), 1, "resid_post"), magnitude=9)
+    fine = Row(prompt(1), GREEDY, 5, CASES["add"])
+    expected = engine_result(qwen, fine).tokens
+    broken, kept = [qwen.submit(row) for row in (Row(prompt(2), GREEDY, 5, (overflow,)), fine)]
+    with pytest.raises(EngineError, match=r"NaN.*magnitude"):
+        broken.result(60)
+    assert kept.result(60).tokens == expected
 
 
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(qwen: Engine) -> None:

@@ -189,3 +189,11 @@ def test_an_edit_knows_whether_leaving_things_as_they_are_is_a_fault(operation, 
 
 def test_every_operation_of_the_vocabulary_is_implemented_and_no_other():
     assert set(interventions.OPERATIONS) == set(vocabulary.OPERATIONS)
+
+
+@pytest.mark.parametrize("elsewhere", [{"layer": 2}, {"site": "mlp_out"}])
+def test_the_residual_unit_is_refused_where_its_norm_was_not_taken(elsewhere):
+    vector = make_vector()
+    resolve(vector, unit="residual", layer=vector.layer, site=vector.site)
+    with pytest.raises(InterventionError, match=r"layer 1 resid_post.*unit=raw or unit=norm"):
+        resolve(vector, unit="residual", **elsewhere)

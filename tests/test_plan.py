@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edits import OPERATIONS_AND_RANKS, WIDTH, make_edit, random_tensor
+from edits import OPERATIONS_AND_RANKS, WIDTH, make_edit, make_vector, random_tensor
 from replicas import is_steered, replica
 from torch import Tensor
 
@@ -86,7 +86,7 @@ def test_an_operation_does_what_its_definition_says_at_the_named_tokens_only(
 @pytest.mark.parametrize("site", vocabulary.SITES)
 @pytest.mark.parametrize("unit", vocabulary.UNITS)
 def test_the_site_and_unit_that_were_asked_for_are_those_that_act(site, unit):
-    edit = make_edit(site=site, unit=unit, layer=3)
+    edit = resolve(make_vector(site=site, layer=3), unit=unit, magnitude=1.5)
     plan = Plan([[edit]])
     assert plan.sites == ((3, site),)
     _check_against_replica([[edit]], _run(plan, [4]), [4], "left")

@@ -257,6 +257,13 @@ def test_a_request_can_bring_its_own_steering(folder: Path, vector_file: Path) -
     assert ask(strong, config=back).completion == ask(base).completion
 
 
+def test_an_ablating_override_lets_go_of_the_magnitude(folder: Path, vector_file: Path) -> None:
+    own = GREEDY.merge(GenerateConfig(extra_body={"steering": {"operation": "ablate"}}))
+    overridden = ask(steered(folder, vector=str(vector_file), magnitude=6), config=own)
+    direct = ask(steered(folder, vector=str(vector_file), operation="ablate"))
+    assert overridden.completion == direct.completion
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [({"magnitud": 1}, "magnitude"), ({"dtype": "float16"}, "dtype"), ({"layer": 50}, "layer 50")],

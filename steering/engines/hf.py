@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from steering.engines import Row, RowResult, StopReason, TokenLogprob, UnsteeredError
+from steering.engines import EngineError, Row, RowResult, StopReason, TokenLogprob, UnsteeredError
 from steering.engines._nnsight import Session
 from steering.engines.sampling import Sampler
 from steering.engines.scheduler import Scheduler
@@ -40,10 +40,12 @@ class _Live:
     stop_reason: StopReason | None = None
     num_generated: int = 0
     change: float = 0.0
+    failure: EngineError | None = None
 
     @property
     def over(self) -> bool:
-        return self.stop_reason is not None or self.future.cancelled()
+        ended = self.stop_reason is not None or self.failure is not None
+        return ended or self.future.cancelled()
 
 
 @dataclass
@@ -254,7 +256,14 @@ class _Decoder:
         if any(live.row.top_logprobs is not None for live in rows):
             logprobs = logits.float().log_softmax(-1)
         limit = self.loaded.shape.context_length
+        broken = logits.isnan().any(-1).tolist()
         for index, (live, token) in enumerate(zip(rows, drawn.tolist(), strict=True)):
+            if broken[index]:
+                live.failure = EngineError(
+                    "the model's logits are NaN: its precision does not hold what steering made "
+                    "of it. Lower the magnitude or use -M dtype=float32"
+                )
+                continue
             live.num_generated += 1
             if token in self.loaded.end_tokens:
                 live.stop_reason = "stop"
@@ -283,6 +292,8 @@ class _Decoder:
         return text
 
     def _result(self, live: _Live) -> RowResult:
+        if live.failure is not None:
+            raise live.failure
         assert live.stop_reason is not None
         row = live.row
         decoded = live.num_generated > 1

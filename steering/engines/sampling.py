@@ -103,11 +103,14 @@ def _penalised(logits: Tensor, row: Sampling, generated: Sequence[int]) -> Tenso
 
 
 def _truncated(probabilities: Tensor, row: Sampling) -> Tensor:
-    """Zero outside of the nucleus; the likeliest token always stays."""
+    """Zero outside of the nucleus of the top k, the order in which other engines cut.
+
+    The likeliest token always stays.
+    """
     ordered, tokens = probabilities.sort(descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    keep = before < row.top_p
     if row.top_k:
-        keep[row.top_k :] = False
+        ordered[row.top_k :] = 0
+    before = ordered.cumsum(-1) - ordered
+    keep = (before < row.top_p * ordered.sum()) & (ordered > 0)
     keep[0] = True
     return torch.zeros_like(probabilities).index_put((tokens[keep],), ordered[keep])
