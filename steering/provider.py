@@ -7,15 +7,13 @@ display, and says in every output what was done. It knows nothing of tensors.
 import asyncio
 import copy
 import hashlib
+import json
 import re
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai._util.error import PrerequisiteError
@@ -32,7 +30,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from inspect_ai.util import display_counter, display_type
 from tqdm import tqdm
 
-from steering.construct import Recipe, cached_vector, default_recipe
+from steering.condition import Checker, Condition, describe, resolve_edit
+from steering.construct import Progress, Recipe, cached_vector
 from steering.engines import Engine, shared_engine
 from steering.errors import SteeringError
 from steering.exchange import (
@@ -43,16 +42,8 @@ from steering.exchange import (
     make_row,
     make_turn,
 )
-from steering.models import (
-    check_layer,
-    encode,
-    find_model,
-    read_shape,
-    render_chat,
-    weights_digest,
-)
-from steering.spec import DEFAULT, DEFAULT_SITE, SteeringSpec, parse_options
-from steering.targets import Target, load_target
+from steering.models import encode, render_chat
+from steering.spec import parse_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,25 +52,6 @@ if TYPE_CHECKING:
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _FINGERPRINT = "steering:"
-
-
-@dataclass(frozen=True)
-class _Condition:
-    """A checked spec with what it names: what there is to know before weights load.
-
-    Attributes:
-        spec: The options.
-        recipe: Of the default vector, if that is what steers.
-        target: The target task of that recipe.
-        label: For people.
-        fingerprint: Differs wherever an answer may differ.
-    """
-
-    spec: SteeringSpec
-    recipe: Recipe | None
-    target: Target | None
-    label: str
-    fingerprint: str
 
 
 class SteeredAPI(ModelAPI):
@@ -104,10 +76,8 @@ class SteeredAPI(ModelAPI):
             check_config(config)
             name, label = _split_label(model_name)
             spec = parse_options(model_args)
-            self._source = find_model(name, spec.revision)
-            self._shape = read_shape(self._source)
-            self._weights = weights_digest(self._source)
-            self._condition = self._check(spec)
+            self._checker = Checker(name, spec.revision)
+            self._condition = self._checker.check(spec)
             if label not in (None, self._condition.label):
                 raise ExchangeError(
                     f"the model name says [{label}] but the options say "
@@ -115,6 +85,7 @@ class SteeredAPI(ModelAPI):
                 )
         except SteeringError as error:
             raise PrerequisiteError(f"steered/{model_name}: {error}") from None
+        self._source, self._shape = self._checker.source, self._checker.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
         self.base_url = f"{_FINGERPRINT}{self._condition.fingerprint}"
         self.model_name = f"{name}[{self._condition.label}]"
@@ -123,7 +94,8 @@ class SteeredAPI(ModelAPI):
             ModelInfo(model=self._source.location, context_length=self._shape.context_length),
         )
         self._batch_size = spec.batch_size
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._overrides: dict[str, Condition] = {}
+        self._tokenizer: Future[PreTrainedTokenizerBase] | None = None
         self._building: dict[str, Future[SteeringVector]] = {}
         self._occurrences: Counter[str] = Counter()
 
@@ -140,41 +112,6 @@ class SteeredAPI(ModelAPI):
         engine.allow_batch(spec.batch_size)
         return engine
 
-    def _check(self, spec: SteeringSpec) -> _Condition:
-        """Everything about a spec that can be checked without weights."""
-        recipe, target = None, None
-        identity = {"weights": self._weights}
-        if spec.layer is not None:
-            check_layer(spec.layer, self._shape, self._source)
-        content = ""
-        if spec.steered and spec.vector == DEFAULT:
-            target = load_target(spec.target)
-            recipe = default_recipe(
-                self._source,
-                self._shape,
-                target,
-                layer=spec.layer,
-                site=spec.site or DEFAULT_SITE,
-            )
-            identity["vector"] = recipe.digest
-            content = target.digest
-        elif spec.steered:
-            from steering.vector import file_digest
-
-            self._load(spec)
-            content = identity["vector"] = file_digest(Path(spec.vector))
-        return _Condition(spec, recipe, target, spec.label(content), spec.fingerprint(**identity))
-
-    def _load(self, spec: SteeringSpec) -> "SteeringVector":
-        """The vector of a file, if it fits the model."""
-        from steering.vector import SteeringVector
-
-        vector = SteeringVector.load(Path(spec.vector))
-        vector.check_fits(
-            width=self._shape.width, num_layers=self._shape.num_layers, model=self._source.name
-        )
-        return vector
-
     async def generate(
         self,
         input: list[ChatMessage],
@@ -189,10 +126,9 @@ class SteeredAPI(ModelAPI):
                 "task without tools"
             )
         check_config(config)
-        condition = self._condition
-        if override := (config.extra_body or {}).get("steering"):
-            condition = self._check(parse_options(override, base=condition.spec))
-        edits, intervention = await self._intervention(condition)
+        condition = self._overridden(config)
+        vector = await self._vector(condition)
+        edits = () if vector is None else (resolve_edit(condition.spec, vector),)
         tokenizer = await self._own_tokenizer()
         turns = [make_turn(message) for message in input]
         prompt = render_chat(tokenizer, turns, thinking=condition.spec.thinking)
@@ -210,67 +146,45 @@ class SteeredAPI(ModelAPI):
             model=self.model_name,
             prompt=prompt,
             tokenizer=tokenizer,
-            intervention=intervention,
+            intervention=describe(condition, vector),
         )
 
     async def _own_tokenizer(self) -> "PreTrainedTokenizerBase":
         """A tokenizer for the event loop: the engine's own is in use on the model's thread."""
         if self._tokenizer is None:
-            copied = self._engine.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
-            self._tokenizer = await asyncio.wrap_future(copied)
-        return self._tokenizer
+            self._tokenizer = self._engine.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
+        # Shielded, since others wait for the same when one request is cancelled; so below.
+        return await asyncio.shield(asyncio.wrap_future(self._tokenizer))
 
-    async def _vector(self, condition: _Condition) -> "SteeringVector":
-        """The condition's vector, built or read once."""
+    async def _vector(self, condition: Condition) -> "SteeringVector | None":
+        """The condition's vector, built once if need be; None when it is unsteered."""
         if condition.recipe is None or condition.target is None:
-            return self._load(condition.spec)
+            return condition.vector
         digest = condition.recipe.digest
         if digest not in self._building:
             self._building[digest] = cached_vector(
-                self._engine, condition.recipe, condition.target, self._progress(condition)
+                self._engine, condition.recipe, condition.target, self._progress(condition.recipe)
             )
         try:
-            # Shielded, since others wait for the same vector when one request is cancelled.
             return await asyncio.shield(asyncio.wrap_future(self._building[digest]))
         except Exception:
             self._building.pop(digest, None)
             raise
 
-    async def _intervention(self, condition: _Condition) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The edits of a condition, and what the log says of them."""
-        spec = condition.spec
-        said: dict[str, Any] = {"condition": condition.label, "fingerprint": condition.fingerprint}
-        if not spec.steered:
-            return (), said
-        vector = await self._vector(condition)
-        from steering.interventions import resolve
+    def _overridden(self, config: GenerateConfig) -> Condition:
+        """The model's condition, or that which a request brings."""
+        override = (config.extra_body or {}).get("steering")
+        if not override:
+            return self._condition
+        spelled = json.dumps(override, sort_keys=True)
+        if spelled not in self._overrides:
+            spec = parse_options(override, base=self._condition.spec)
+            self._overrides[spelled] = self._checker.check(spec)
+        return self._overrides[spelled]
 
-        edit = resolve(
-            vector,
-            magnitude=spec.magnitude,
-            unit=spec.unit,
-            operation=spec.operation,
-            positions=spec.positions,
-            layer=spec.layer,
-            site=spec.site,
-        )
-        said |= {
-            "layer": edit.layer,
-            "site": edit.site,
-            "operation": edit.operation,
-            "positions": edit.positions,
-            "magnitude": spec.magnitude,
-            "unit": spec.unit,
-            "vector_norm": float(vector.directions.norm()),
-            "residual_norm": vector.residual_norm,
-            "vector": dict(vector.provenance),
-        }
-        return (edit,), said
-
-    def _progress(self, condition: _Condition) -> Callable[[int, int], None]:
+    def _progress(self, recipe: Recipe) -> Progress:
         """A bar for people, where the display leaves room for one."""
-        assert condition.recipe is not None
-        caption = f"building the {condition.recipe.target} vector of {self._source.name}"
+        caption = f"building the {recipe.target} vector of {self._source.name}"
         if sys.stdout.isatty() and display_type() in ("full", "conversation", "rich"):
             loop = asyncio.get_running_loop()
 

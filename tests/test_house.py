@@ -18,6 +18,7 @@ ROOMS = [
     "steering.judging",
     "steering.provider",
     "steering.exchange",
+    "steering.condition",
     "steering.spec",
     "steering.construct",
     "steering.finetune",

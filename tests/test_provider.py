@@ -181,6 +181,25 @@ def test_a_vector_file_that_changes_is_another_condition(folder: Path, tmp_path:
     assert before.api.base_url != after.api.base_url
 
 
+def test_a_run_keeps_the_vector_that_its_fingerprint_names(folder: Path, tmp_path: Path) -> None:
+    path = save_vector(tmp_path / "mine.safetensors")
+    model = get_model(f"steered/{folder}", vector=str(path), magnitude=4, memoize=False)
+    before = ask(model).completion
+    save_vector(path, seed=7)
+    assert ask(model).completion == before
+    path.unlink()
+    assert ask(model).completion == before
+
+
+def test_a_vector_that_the_operation_cannot_use_is_told_before_weights_load(
+    folder: Path, tmp_path: Path
+) -> None:
+    two = save_vector(tmp_path / "two.safetensors", directions=torch.eye(2, WIDTH))
+    with pytest.raises(PrerequisiteError) as found:
+        steered(folder, vector=str(two))
+    assert "operation=add takes one direction, this vector has 2" in str(found.value.message)
+
+
 def test_a_logged_name_makes_the_same_model_again_and_no_other(folder: Path) -> None:
     name = str(steered(folder, vector="none"))
     assert name.endswith("[baseline]")
