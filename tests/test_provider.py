@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from inspect_ai.tool import ToolInfo
 from tiny_models import LAYERS, WIDTH
 
 from steering import provider
-from steering.engines import shared_engine
+from steering.engines import hf, shared_engine
 from steering.exchange import HONOURED, INSPECTS_OWN, REFUSED, split_reasoning
 from steering.models import find_model
 from steering.vector import SteeringVector
@@ -171,6 +172,33 @@ def test_conditions_share_one_engine_and_have_their_own_names_and_keys(
     assert len({str(model) for model in models}) == len(models)
     assert len({model.api.base_url for model in models}) == len(models)
     assert len({id(model.api._engine) for model in models}) == 1  # type: ignore[attr-defined]
+
+
+def test_weights_load_once_for_all_conditions_roles_and_remakings(
+    folder: Path, vector_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    loads: list[str] = []
+    honest = hf.load_model
+
+    def counted(source: Any, **options: Any) -> Any:
+        loads.append(source.location)
+        return honest(source, **options)
+
+    monkeypatch.setattr(hf, "load_model", counted)
+    task = Task(MemoryDataset([Sample(input="Hello")]), solver=generate(), config=GREEDY)
+    models = [
+        get_model(f"steered/{own}", memoize=False, **options)
+        for options in ({"vector": "none"}, {"vector": str(vector_file)}, {"vector": "none"})
+    ]
+    grader = get_model(f"steered/{own}", role="grader", vector="none")
+    logs = eval(
+        task, model=models, model_roles={"grader": grader}, log_dir=str(tmp_path), display="none"
+    )
+    assert [log.status for log in logs] == ["success"] * 3
+    assert ask(grader).completion
+    assert loads == [str(own)]
 
 
 def test_a_vector_file_that_changes_is_another_condition(folder: Path, tmp_path: Path) -> None:
