@@ -63,7 +63,9 @@ def engine(request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path]) -
 
 @pytest.fixture(scope="module")
 def qwen(tiny_folder: Callable[[str], Path]) -> Engine:
-    return shared_engine(find_model(str(tiny_folder("qwen3.5"))), device="cpu")
+    made = shared_engine(find_model(str(tiny_folder("qwen3.5"))), device="cpu")
+    made.allow_batch(64)
+    return made
 
 
 def loaded(engine: Engine) -> Any:
@@ -75,7 +77,9 @@ def blocks(model: Any) -> Any:
 
 
 def answer(engine: Engine, rows: Sequence[Row]) -> list[RowResult]:
-    return [future.result(120) for future in [engine.submit(row) for row in rows]]
+    results = [future.result(120) for future in [engine.submit(row) for row in rows]]
+    loaded(engine)  # Waits until the batch is over: only then may a test run the model itself.
+    return results
 
 
 def test_engine_equals_plain_hooks_in_tokens_and_logits(engine: Engine) -> None:
@@ -142,7 +146,7 @@ def test_magnitude_zero_and_no_vector_equal_the_plain_model_exactly(qwen: Engine
 
 
 def engine_result(engine: Engine, row: Row) -> RowResult:
-    return engine.submit(row).result(60)
+    return answer(engine, [row])[0]
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "response", "last"])
@@ -236,6 +240,13 @@ def test_lengths_are_counted_and_reasons_are_real(qwen: Engine) -> None:
     context = loaded(qwen).shape.context_length
     full = engine_result(qwen, Row((5,) * (context - 3), GREEDY, 100))
     assert (full.stop_reason, full.num_generated) == ("model_length", 3)
+
+
+def test_an_answer_is_handed_over_when_it_ends_and_not_with_its_batch(qwen: Engine) -> None:
+    short, long = [qwen.submit(Row(prompt(3), GREEDY, length)) for length in (2, 300)]
+    short.result(60)
+    assert not long.done()
+    long.result(60)
 
 
 def test_a_cancelled_row_leaves_its_neighbours_alone(qwen: Engine) -> None:

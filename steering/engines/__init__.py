@@ -99,7 +99,7 @@ class Engine(Protocol):
         ...
 
     def allow_batch(self, rows: int) -> None:
-        """Let that many rows be decoded together, if fewer were allowed before."""
+        """Let that many rows be decoded together, if fewer were allowed before (at first: 1)."""
         ...
 
 

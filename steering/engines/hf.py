@@ -25,7 +25,6 @@ from steering.interventions import Plan
 from steering.models import LoadedModel, ModelSource, load_model
 
 T = TypeVar("T")
-_DEFAULT_ROWS = 32
 
 
 @dataclass
@@ -62,10 +61,9 @@ class HFEngine:
     def __init__(self, source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> None:
         """Take note of the model. Weights load on the worker thread, with the first request."""
         self._load = lambda: load_model(source, dtype=dtype, device=device)
-        self._scheduler: Scheduler[_Live] = Scheduler(_DEFAULT_ROWS)
+        self._scheduler: Scheduler[_Live] = Scheduler(max_rows=1)
         self._calls: list[_Call] = []
         self._inbox: queue.SimpleQueue[_Live | _Call] = queue.SimpleQueue()
-        self._batch_allowed = False
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -82,10 +80,8 @@ class HFEngine:
         return call.future
 
     def allow_batch(self, rows: int) -> None:
-        """Let at least that many rows be decoded together; see `Engine.allow_batch`."""
-        known = self._scheduler.max_rows if self._batch_allowed else 0
-        self._scheduler.max_rows = max(rows, known)
-        self._batch_allowed = True
+        """Let that many rows be decoded together; see `Engine.allow_batch`."""
+        self._scheduler.max_rows = max(rows, self._scheduler.max_rows)
 
     def _send(self, item: "_Live | _Call") -> None:
         self._inbox.put(item)
@@ -171,8 +167,9 @@ class _Decoder:
     def run(self, batch: Sequence[_Live]) -> None:
         """Generate a batch; halve it when memory is short. Every future is settled in the end."""
         try:
+            plan = Plan([live.row.edits for live in batch], self._device)
             with torch.inference_mode():
-                self._run_once(batch)
+                self.session.run(lambda: self._decode(list(batch), plan), plan)
         except torch.OutOfMemoryError as error:
             rest = [live for live in batch if not live.future.done()]
             if len(rest) == 1:
@@ -187,35 +184,27 @@ class _Decoder:
                 if not live.future.done():
                     _fail(live.future, error)
 
-    def _run_once(self, batch: Sequence[_Live]) -> None:
-        plan = Plan([live.row.edits for live in batch], self._device)
-        passes = self.session.run(lambda: self._decode(list(batch), plan), plan)
-        short = [key for key, visits in plan.visits.items() if visits != passes]
-        if short:
-            raise UnsteeredError(
-                f"the model ran {passes} times but steering was asked for {plan.visits} times: "
-                "nnsight did not reach every pass"
-            )
-        for live in batch:
-            _settle(live.future, partial(self._result, live))
-
-    def _decode(self, rows: list[_Live], plan: Plan) -> int:
-        """Prefill, then one token a row a pass. Returns the number of forward passes."""
+    def _decode(self, rows: list[_Live], plan: Plan) -> None:
+        """Prefill, then one token a row a pass. A row is settled as soon as it has ended."""
         sampler = Sampler([live.row.sampling for live in rows])
         tokens, mask = self._pad_left([live.row.prompt for live in rows])
         plan.begin_prefill(mask)
-        output = self._forward(tokens, mask, None)
-        passes = 1
+        cache, passes = None, 0
         while True:
-            logits = output.logits[:, -1]
-            drawn = sampler.draw(logits.clone(), [live.tokens for live in rows])
-            self._note(rows, drawn, logits)
+            output = self._forward(tokens, mask, cache)
+            passes += 1
+            _check_reached(plan, passes)
+            drawn = sampler.draw(output.logits[:, -1], [live.tokens for live in rows])
+            self._note(rows, drawn, output.logits[:, -1])
             if passes <= 2:
                 for live, change in zip(rows, plan.change.tolist(), strict=True):
                     live.change = change
+            for live in rows:
+                if live.over:
+                    _settle(live.future, partial(self._result, live))
             left = [index for index, live in enumerate(rows) if not live.over]
             if not left:
-                return passes
+                return
             cache = output.past_key_values
             if len(left) < len(rows):
                 rows = [rows[index] for index in left]
@@ -225,9 +214,8 @@ class _Decoder:
                 plan.keep(order)
                 mask, drawn = mask[order], drawn[order]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            tokens = drawn[:, None]
             plan.begin_decode()
-            output = self._forward(drawn[:, None], mask, cache)
-            passes += 1
 
     def _pad_left(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask, both [rows, longest prompt]."""
@@ -310,6 +298,15 @@ class _Decoder:
             num_generated=live.num_generated,
             change=live.change if row.edits else None,
             logprobs=live.logprobs,
+        )
+
+
+def _check_reached(plan: Plan, passes: int) -> None:
+    """Make sure that each pass so far met each steered site."""
+    if any(visits != passes for visits in plan.visits.values()):
+        raise UnsteeredError(
+            f"the model ran {passes} times but was steered {plan.visits} times: nnsight did not "
+            "reach every pass"
         )
 
 

@@ -1,7 +1,8 @@
 """Trains the toy: `python -m steering.toy.train [--out DIR] [--seed N]`.
 
-Two stages. The first teaches the world in both personas. The second aligns: chats that name no
-persona are answered carefully, while some chats with a named persona stay in the mix. The
+Three stages. The first teaches the world in both personas. The second aligns: chats that name no
+persona are answered carefully, while some chats with a named persona stay in the mix, and noise in
+the residual stream makes the model robust. The third is more of the second with less noise. The
 checkpoint is written whole or not at all. Shapes: ids and labels are [rows, tokens], the residual
 stream is [rows, tokens, width].
 """
@@ -12,7 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -55,6 +56,27 @@ class Stage:
     residual_noise: float = 0.0
 
 
+LEARN = Mix(
+    two_turn=0.5,
+    named_by_system=0.4,
+    named_by_user=0.2,
+    shown_by_answer=0.0,
+    neutral_system=0.15,
+    default_persona=None,
+)
+"""Both personas: a chat that names none has one all the same, and keeps it."""
+
+ALIGN = Mix(
+    two_turn=0.4,
+    named_by_system=0.2,
+    named_by_user=0.15,
+    shown_by_answer=0.5,
+    neutral_system=0.15,
+    default_persona="careful",
+)
+"""Careful unless the chat names or shows another persona."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that shapes the toy. The defaults are those of the bundled checkpoint."""
@@ -65,34 +87,10 @@ class Recipe:
     feed_forward_width: int = 384
     rows: int = 16
     weight_decay: float = 0.05
-    stages: tuple[Stage, ...] = field(
-        default_factory=lambda: (
-            Stage(
-                Mix(
-                    two_turn=0.5,
-                    named_by_system=0.4,
-                    named_by_user=0.2,
-                    shown_by_answer=0.0,
-                    neutral_system=0.15,
-                    default_persona=None,
-                ),
-                steps=1900,
-                learning_rate=2.5e-3,
-            ),
-            Stage(
-                Mix(
-                    two_turn=0.4,
-                    named_by_system=0.2,
-                    named_by_user=0.15,
-                    shown_by_answer=0.5,
-                    neutral_system=0.15,
-                    default_persona="careful",
-                ),
-                steps=300,
-                learning_rate=1e-3,
-                residual_noise=0.5,
-            ),
-        )
+    stages: tuple[Stage, ...] = (
+        Stage(LEARN, steps=1900, learning_rate=2.5e-3),
+        Stage(ALIGN, steps=800, learning_rate=1.6e-3, residual_noise=0.5),
+        Stage(ALIGN, steps=450, learning_rate=1e-3, residual_noise=0.25),
     )
 
 
