@@ -23,6 +23,10 @@ if _first and unmount is not None and hasattr(object, "save"):
     # trips when it defines classes later. We don't use it; whoever imported nnsight before us may.
     unmount("save")
 
+# An open loop over steps always ends on a step that the run did not make. The filter is the
+# process's, since setting one for a while is not safe beside other threads.
+warnings.filterwarnings("ignore", message=".*was never reached.*")
+
 T = TypeVar("T")
 
 
@@ -85,10 +89,7 @@ class Session:
             return work()
         self._edits = edits
         outcome: list[T] = []
-        with warnings.catch_warnings():
-            # An open loop over steps always ends on a step that the run did not make.
-            warnings.filterwarnings("ignore", message=".*was never reached.*")
-            self._wrapped.trace(
-                self._placeholder, fn=lambda *_, **__: outcome.append(work()), trace=False
-            )
+        self._wrapped.trace(
+            self._placeholder, fn=lambda *_, **__: outcome.append(work()), trace=False
+        )
         return outcome[0]
