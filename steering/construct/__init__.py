@@ -56,8 +56,8 @@ class Recipe:
     target_digest: str
     layer: int
     site: Site = "resid_post"
-    training_epochs: int = 4
-    learning_rate: float = 0.05
+    training_epochs: int = 3
+    learning_rate: float = 0.02
     batch_size: int = 16
     seed: int = 0
 

@@ -82,8 +82,8 @@ def make_tokenizer(num_tokens: int, seed: int) -> PreTrainedTokenizerFast:
         seed: seed of the sampled text.
     """
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=num_tokens,
         special_tokens=[PAD_TOKEN, START_TOKEN, END_TOKEN],
