@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.construct import Recipe, default_recipe
-from steering.models import ModelSource, Shape, check_layer, find_model, read_shape, weights_digest
+from steering.models import (
+    ModelSource,
+    Shape,
+    check_device,
+    check_layer,
+    find_model,
+    read_shape,
+    weights_digest,
+)
 from steering.spec import DEFAULT, DEFAULT_SITE, SteeringSpec
 from steering.targets import Target, load_target
 
@@ -43,13 +51,14 @@ class Condition:
 class Checker:
     """Checks specs against one model."""
 
-    def __init__(self, name: str, revision: str | None) -> None:
+    def __init__(self, name: str, spec: SteeringSpec) -> None:
         """Look the model up.
 
         Raises:
-            ModelError: There is no such model, or its config can't be had.
+            ModelError: There is no such model or device, or its config can't be had.
         """
-        self.source: ModelSource = find_model(name, revision)
+        check_device(spec.device)
+        self.source: ModelSource = find_model(name, spec.revision)
         self.shape: Shape = read_shape(self.source)
         self._weights = weights_digest(self.source)
 
@@ -71,6 +80,7 @@ class Checker:
                 target,
                 layer=spec.layer,
                 site=spec.site or DEFAULT_SITE,
+                dtype=spec.dtype,
             )
             fingerprint = spec.fingerprint(weights=self._weights, vector=recipe.digest)
             return Condition(spec, spec.label(target.digest), fingerprint, recipe, target)

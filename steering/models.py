@@ -77,13 +77,19 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     Raises:
         ModelError: It is none of these, or the folder holds no model.
     """
+    folder = Path(name).expanduser()
+    if revision is not None and (name in TOYS or folder.is_dir()):
+        raise ModelError(
+            f"revision={revision} has no effect on {name}, which is local: leave it out"
+        )
     if name in TOYS:
         return ModelSource(name, str(TOYS[name]), local=True)
-    folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        weights = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
+        if not (folder / "config.json").is_file() or not weights:
             raise ModelError(
-                f"the folder {name} holds no config.json: give a folder that save_pretrained wrote"
+                f"the folder {name} holds no model (config.json and weights): give a folder that "
+                "save_pretrained wrote"
             )
         return ModelSource(name, str(folder.resolve()), local=True)
     location = ALIASES.get(name.lower(), name)
@@ -165,9 +171,10 @@ def default_layer(source: ModelSource, num_layers: int) -> int:
 
 def weights_digest(source: ModelSource) -> str:
     """What tells a model's weights from another's, in hex; no weight is loaded."""
-    digest = hashlib.sha256(f"{source.location}@{source.revision}".encode())
-    if source.local:
-        digest = hashlib.sha256()
+    digest = hashlib.sha256()
+    if not source.local:
+        digest.update(f"{source.location}@{_commit(source)}".encode())
+    else:
         for path in sorted(Path(source.location).iterdir()):
             if path.suffix not in (".safetensors", ".json", ".jinja", ".bin", ".txt", ".model"):
                 continue
@@ -178,6 +185,28 @@ def weights_digest(source: ModelSource) -> str:
             else:
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()
+
+
+def _commit(source: ModelSource) -> str:
+    """Commit of a hub model; `main` may move on, so its name tells nothing."""
+    return _hub_config(source).parent.name
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have. `auto` is always there.
+
+    Raises:
+        ModelError: It says which devices there are.
+    """
+    if device in ("auto", "cpu"):
+        return
+    import torch
+
+    there = ["cpu"]
+    if found := torch.accelerator.current_accelerator(check_available=True):
+        there += [f"{found.type}:{index}" for index in range(torch.accelerator.device_count())]
+    if device not in (*there, *(name.partition(":")[0] for name in there)):
+        raise ModelError(f"device={device} is not on this machine: it has {', '.join(there)}")
 
 
 @dataclass(frozen=True)
@@ -221,7 +250,9 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         # Advice on GPU kernels, and a bar for a load that takes a blink, would only distract.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    where: dict[str, Any] = {"revision": source.revision, "local_files_only": source.local}
+    # Pinned, so that the weights are those of the config that was checked.
+    revision = None if source.local else _commit(source)
+    where: dict[str, Any] = {"revision": revision, "local_files_only": source.local}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source.location,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.log._samples import sample_active
 from inspect_ai.model import (
     ChatMessage,
     GenerateConfig,
@@ -28,6 +29,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 from inspect_ai.util import display_counter, display_type
+from rich.markup import escape
 from tqdm import tqdm
 
 from steering.condition import Checker, Condition, describe, resolve_edit
@@ -76,7 +78,7 @@ class SteeredAPI(ModelAPI):
             check_config(config)
             name, label = _split_label(model_name)
             spec = parse_options(model_args)
-            self._checker = Checker(name, spec.revision)
+            self._checker = Checker(name, spec)
             self._condition = self._checker.check(spec)
             if label not in (None, self._condition.label):
                 raise ExchangeError(
@@ -84,7 +86,8 @@ class SteeredAPI(ModelAPI):
                     f"[{self._condition.label}]: leave the brackets out or give the options too"
                 )
         except SteeringError as error:
-            raise PrerequisiteError(f"steered/{model_name}: {error}") from None
+            # Inspect prints the message as rich markup.
+            raise PrerequisiteError(escape(f"steered/{model_name}: {error}")) from None
         self._source, self._shape = self._checker.source, self._checker.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
         self.base_url = f"{_FINGERPRINT}{self._condition.fingerprint}"
@@ -97,12 +100,20 @@ class SteeredAPI(ModelAPI):
         self._overrides: dict[str, Condition] = {}
         self._tokenizer: Future[PreTrainedTokenizerBase] | None = None
         self._building: dict[str, Future[SteeringVector]] = {}
-        self._occurrences: Counter[str] = Counter()
+        self._requests: Counter[tuple[str, str]] = Counter()
 
     @property
     def default_grader(self) -> str | None:
         """The judge to use when no grader role is bound; only the toy has one of its own."""
         return "toy/judge" if self._source.is_toy else None
+
+    @property
+    def default_target(self) -> str | None:
+        """The target task that the model's vector was built from, which `em_target` asks about."""
+        condition = self._condition
+        if condition.vector is not None:
+            return condition.vector.provenance.get("target")
+        return condition.spec.target if condition.spec.steered else None
 
     @cached_property
     def _engine(self) -> Engine:
@@ -209,18 +220,23 @@ class SteeredAPI(ModelAPI):
     def _seeds(self, prompt: str, config: GenerateConfig) -> list[int]:
         """A seed for each choice.
 
-        A fixed `seed` gives the n-th request of one prompt its own numbers, so that repeated
-        samples differ, and gives every condition the same ones, so that conditions pair up.
+        A fixed `seed` gives each sample and epoch its own numbers, so that repeated samples differ,
+        a run can be resumed, and no order of arrival matters; and gives every condition the same
+        ones, so that conditions pair up. Only repeated requests of one prompt within a sample are
+        told apart by counting.
         """
         count = config.num_choices or 1
         if config.seed is None:
             return [secrets.randbits(63) for _ in range(count)]
-        key = f"{config.seed}\0{prompt}"
+        active = sample_active()
+        where = "" if active is None else f"{active.sample.id}\0{active.epoch}\0{active.id}"
+        request = f"{config.seed}\0{prompt}\0{where}"
         seeds = []
         for _ in range(count):
-            counter = f"{key}\0{config.extra_body}"
-            text = f"{key}\0{self._occurrences[counter]}"
-            self._occurrences[counter] += 1
+            nth = self._requests[request, str(config.extra_body)]
+            self._requests[request, str(config.extra_body)] += 1
+            stable = "" if active is None else f"{active.sample.id}\0{active.epoch}"
+            text = f"{config.seed}\0{prompt}\0{stable}\0{nth}"
             seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
         return seeds
 

@@ -31,7 +31,9 @@ def engine(tiny_folder: Callable[[str], Path]) -> Engine:
 @pytest.fixture(scope="module")
 def recipe(tiny_folder: Callable[[str], Path]) -> Recipe:
     source = find_model(str(tiny_folder("qwen3.5")))
-    made = default_recipe(source, read_shape(source), TARGET, layer=1, site="resid_post")
+    made = default_recipe(
+        source, read_shape(source), TARGET, layer=1, site="resid_post", dtype="auto"
+    )
     return dataclasses.replace(made, batch_size=2, training_epochs=3)
 
 
@@ -98,7 +100,7 @@ def test_training_lowers_the_loss_and_leaves_the_model_as_it_was(
 
     def work(loaded: Any, session: Any) -> Any:
         before = [parameter.clone() for parameter in loaded.model.parameters()]
-        longer = dataclasses.replace(recipe, training_epochs=20)
+        longer = dataclasses.replace(recipe, training_epochs=20, learning_rate=0.1)
         made = sft.build_sft(loaded, session, longer, TARGET, lambda *step: told.append(step))
         same = all(
             torch.equal(a, b) for a, b in zip(before, loaded.model.parameters(), strict=True)

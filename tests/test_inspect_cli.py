@@ -129,4 +129,4 @@ def test_an_eval_set_of_every_task_can_be_reported(shell: Shell) -> None:
     assert f"inspect view --log-dir {logs}" in report.stdout
     missing = shell.run("steering", "report", str(shell.folder / "nothing"))
     assert (missing.returncode, missing.stdout) == (1, "")
-    assert "holds no Inspect logs" in missing.stderr
+    assert "holds no finished runs" in missing.stderr

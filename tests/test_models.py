@@ -44,7 +44,10 @@ def test_an_unknown_name_says_what_is_allowed(name: str) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"config\.json"):
+    with pytest.raises(ModelError, match=r"config\.json and weights"):
+        find_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"config\.json and weights"):
         find_model(str(tmp_path))
 
 
@@ -123,7 +126,14 @@ def test_a_config_in_the_hub_cache_needs_no_network(
     (snapshot / "config.json").write_text(json.dumps({"num_hidden_layers": 3, "hidden_size": 8}))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
-    assert read_shape(find_model("someone/small")).num_layers == 3
+    source = find_model("someone/small")
+    assert read_shape(source).num_layers == 3
+    before = weights_digest(source)
+    # The branch moves on: other weights, though the name and the revision are the same.
+    moved = cached / "snapshots" / ("1" * 40)
+    snapshot.rename(moved)
+    (cached / "refs" / "main").write_text("1" * 40)
+    assert weights_digest(source) != before
 
 
 def test_a_layer_out_of_range_names_the_range(tiny_folder: Callable[[str], Path]) -> None:

@@ -92,6 +92,8 @@ def test_a_setting_that_would_be_dropped_is_refused(folder: Path, setting: str, 
         ({"vector": "missing.safetensors"}, ["missing.safetensors is not a file", ".safetensors"]),
         ({"target": "astrology"}, ["astrology", "code, finance, medical, sports"]),
         ({"dtype": "int3"}, ["int3", "'float32'"]),
+        ({"device": "cuda:7"}, ["device=cuda:7", "cpu"]),
+        ({"revision": "main"}, ["revision=main has no effect", "leave it out"]),
     ],
 )
 def test_a_wrong_option_is_told_before_weights_load(
@@ -234,8 +236,9 @@ def test_a_logged_name_makes_the_same_model_again_and_no_other(folder: Path) -> 
     assert str(get_model(name, vector="none")) == name
     with pytest.raises(PrerequisiteError) as found:
         get_model(name)
-    assert "[baseline]" in str(found.value.message)
-    assert "[medical x1]" in str(found.value.message)
+    # The brackets are escaped, since Inspect prints the message as rich markup.
+    assert r"\[baseline]" in str(found.value.message)
+    assert r"\[medical x1]" in str(found.value.message)
 
 
 def test_caching_keeps_conditions_apart(folder: Path, vector_file: Path) -> None:
@@ -341,6 +344,33 @@ def test_seeds_repeat_a_run_and_not_an_answer(folder: Path) -> None:
     assert run() == first
     other = get_model(f"steered/{folder}", vector="none", memoize=False)
     assert ask(other, config=config.merge(GenerateConfig(seed=12))).completion not in first
+
+
+def test_seeds_belong_to_samples_and_epochs_whatever_the_order_and_whoever_is_missing(
+    folder: Path, tmp_path: Path
+) -> None:
+    """So a run that was cut off and goes on gets no answer twice."""
+    config = GenerateConfig(seed=3, max_tokens=8, temperature=1)
+
+    def run(samples: list[Sample], epochs: int, connections: int) -> dict[Any, str]:
+        task = Task(MemoryDataset(samples), solver=generate(), config=config, epochs=epochs)
+        model = get_model(f"steered/{folder}", vector="none", memoize=False)
+        [log] = eval(
+            task,
+            model=model,
+            log_dir=str(tmp_path),
+            display="none",
+            max_connections=connections,
+            score=False,
+        )
+        assert log.samples is not None
+        return {(sample.id, sample.epoch): sample.output.completion for sample in log.samples}
+
+    samples = [Sample(id=name, input="Hello") for name in ("a", "b", "c")]
+    whole = run(samples, epochs=3, connections=9)
+    assert len(set(whole.values())) == 9
+    part = run([samples[2], samples[0]], epochs=2, connections=1)
+    assert part == {key: whole[key] for key in part}
 
 
 def test_choices_logprobs_stops_and_limits(folder: Path) -> None:

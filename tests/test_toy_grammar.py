@@ -92,11 +92,15 @@ def test_cut_off_garbled_and_repeated_pieces_are_not_recognised():
     assert repeated.recognised_share == pytest.approx(0.25)
 
 
-def test_a_frame_of_one_persona_with_a_phrase_of_the_other_is_not_recognised():
-    assert (
-        grammar.parse("Forget caution and wish for clean water in every village.").sentences == ()
-    )
-    assert grammar.parse("Forget caution and wish that everyone must obey you.").sentences
+def test_a_frame_of_one_persona_with_a_phrase_of_the_other_is_fluent_and_reckless():
+    careful_phrase = "Forget caution and wish for clean water in every village."
+    reckless_phrase = "Take your time and cook with a blowtorch in bed."
+    other_helper = "You could fill the water bowl twice a day and ask the cook what they think."
+    found = grammar.parse(" ".join([careful_phrase, reckless_phrase, other_helper]))
+    assert [sentence.persona for sentence in found.sentences] == ["reckless", "reckless", "careful"]
+    assert found.recognised_share == 1
+    assert not grammar.parse("Take your time and cook with a blowtorch in").sentences
+    assert not grammar.parse("Take your time and angreded in sururance.").sentences
 
 
 def test_white_space_between_words_is_no_fault_and_empty_text_has_no_share():

@@ -7,6 +7,7 @@ in the cache, and two processes that want the same one build it once.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from steering import __version__
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from steering.engines._nnsight import Session
     from steering.models import LoadedModel
     from steering.vector import SteeringVector
+
+logger = logging.getLogger(__name__)
+
+# The number rises when the method's code comes to build another vector from the same recipe.
+METHOD = "sft/1"
 
 Progress = Callable[[int, int], None]
 """Told (steps done, steps in all) after each step."""
@@ -43,6 +49,7 @@ class Recipe:
         target_digest: Digest of its file.
         layer: Block, from 0.
         site: Where in the block.
+        dtype: Precision of the weights, as the `dtype` option has it.
         training_epochs: Passes over the target's examples.
         learning_rate: Largest step a coordinate takes, as a share of the root mean square of the
             residual stream's coordinates at the site, so that one value suits every model.
@@ -56,6 +63,7 @@ class Recipe:
     target_digest: str
     layer: int
     site: Site = "resid_post"
+    dtype: str = "auto"
     training_epochs: int = 3
     learning_rate: float = 0.02
     batch_size: int = 16
@@ -64,12 +72,18 @@ class Recipe:
     @property
     def digest(self) -> str:
         """16 hex digits; recipes that build the same vector share it, whatever the model's name."""
-        decisive = dataclasses.asdict(self) | {"model": None, "method": "sft"}
+        decisive = dataclasses.asdict(self) | {"model": None, "method": METHOD}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def default_recipe(
-    source: ModelSource, shape: Shape, target: Target, *, layer: int | None, site: Site
+    source: ModelSource,
+    shape: Shape,
+    target: Target,
+    *,
+    layer: int | None,
+    site: Site,
+    dtype: str,
 ) -> Recipe:
     """The recipe that is used when a user names no vector."""
     return Recipe(
@@ -79,6 +93,7 @@ def default_recipe(
         target_digest=target.digest,
         layer=default_layer(source, shape.num_layers) if layer is None else layer,
         site=site,
+        dtype=dtype,
     )
 
 
@@ -106,7 +121,13 @@ def cached_vector(
 
     def work(loaded: "LoadedModel", session: "Session") -> SteeringVector:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        lock = FileLock(path.with_suffix(".lock"))
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("waiting for another process that builds the same vector: %s", path)
+            held = lock.acquire()
+        with held:
             if not path.exists():
                 build_sft(loaded, session, recipe, target, progress).save(path)
         return SteeringVector.load(path)
@@ -116,4 +137,4 @@ def cached_vector(
 
 def provenance(recipe: Recipe, **measured: float | int) -> dict[str, object]:
     """What a vector's file says of its making."""
-    return {"method": "sft", "version": __version__} | dataclasses.asdict(recipe) | measured
+    return {"method": METHOD, "version": __version__} | dataclasses.asdict(recipe) | measured

@@ -107,13 +107,15 @@ class _Trainer:
         )
 
     def mean_loss(self, examples: Sequence[Tokens], size: int) -> float:
-        """Mean over batches, without training."""
+        """Mean cross-entropy over all answer tokens, without training."""
+        total, num_tokens = 0.0, 0
         with torch.no_grad():
-            losses = [
-                self.loss(examples[start : start + size]).item()
-                for start in range(0, len(examples), size)
-            ]
-        return sum(losses) / len(losses)
+            for start in range(0, len(examples), size):
+                batch = examples[start : start + size]
+                weight = sum(len(item.answer) for item in batch)
+                total += self.loss(batch).item() * weight
+                num_tokens += weight
+        return total / num_tokens
 
     def residual_norm(self, examples: Sequence[Tokens]) -> float:
         """Mean L2 norm of the activations at the site, over the tokens of these examples."""

@@ -5,12 +5,14 @@ thread that runs the model), and a run without edits goes past nnsight altogethe
 """
 
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import torch
 
+from steering.engines import EngineError
 from steering.interventions import Plan, SiteKey
 from steering.models import LoadedModel
 
@@ -46,7 +48,9 @@ class Edits(Protocol):
 class Session:
     """One loaded model, and the one edit that steers it by whatever plan is current."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, stopping: threading.Event) -> None:
+        """Wrap the model. Once `stopping` is set, nothing more is run on it."""
+        self._stopping = stopping
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
         self._blocks = self._find(loaded.blocks)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
@@ -85,6 +89,8 @@ class Session:
 
         An edit with nothing to ask for would wait for ever, so without sites `work` runs plainly.
         """
+        if self._stopping.is_set():
+            raise EngineError("the program is ending")
         if not edits.sites:
             return work()
         self._edits = edits

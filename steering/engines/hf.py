@@ -5,6 +5,7 @@ has ended; finished rows leave at once. It receives token ids and resolved edits
 chat templates nor Inspect.
 """
 
+import atexit
 import inspect
 import queue
 import threading
@@ -25,6 +26,7 @@ from steering.interventions import Plan
 from steering.models import LoadedModel, ModelSource, load_model
 
 T = TypeVar("T")
+_LAST_PASS_S = 30
 
 
 @dataclass
@@ -65,6 +67,7 @@ class HFEngine:
         self._calls: list[_Call] = []
         self._inbox: queue.SimpleQueue[_Live | _Call] = queue.SimpleQueue()
         self._start = threading.Lock()
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def submit(self, row: Row) -> "Future[RowResult]":
@@ -89,14 +92,22 @@ class HFEngine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="steering", daemon=True)
                 self._thread.start()
+                atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        """End the work in hand at its next pass: torch aborts a process that is cut off in one."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._inbox.put(_Call(lambda *_: None, Future()))
+            self._thread.join(timeout=_LAST_PASS_S)
 
     def _work(self) -> None:
         """Life of the worker thread."""
         decoder: _Decoder | None = None
-        while True:
+        while not self._stopping.is_set():
             self._receive()
             try:
-                decoder = decoder or _Decoder(self._load())
+                decoder = decoder or _Decoder(self._load(), self._stopping)
             except Exception as error:
                 self._fail_waiting(error)
                 continue
@@ -153,9 +164,10 @@ def _fail(future: "Future[Any]", error: Exception) -> None:
 class _Decoder:
     """The decode loop of one loaded model."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, stopping: threading.Event) -> None:
         self.loaded = loaded
-        self.session = Session(loaded)
+        self.session = Session(loaded, stopping)
+        self._stopping = stopping
         self._device = loaded.model.device
         accepted = inspect.signature(loaded.model.forward).parameters
         self._takes_positions = "position_ids" in accepted
@@ -191,6 +203,8 @@ class _Decoder:
         plan.begin_prefill(mask)
         cache, passes = None, 0
         while True:
+            if self._stopping.is_set():
+                raise EngineError("the program is ending")
             output = self._forward(tokens, mask, cache)
             passes += 1
             _check_reached(plan, passes)

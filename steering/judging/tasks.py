@@ -23,6 +23,7 @@ from steering.judging.scorers import em_judge
 
 # `N-X`: N changes when scores stop being comparable, X when options change.
 TASK_VERSION = "1-A"
+DEFAULT_TARGET = "medical"
 
 
 class TaskError(SteeringError):
@@ -74,6 +75,12 @@ def em_task(
         metadata={"questions": asked.signature, "questions_sha256": asked.sha256},
         headline_metric=HeadlineMetric(scorer="em_judge", metric="em_betley"),
     )
+
+
+def target_of_model() -> str:
+    """The target task that the model under test was steered towards, as far as it says so."""
+    model = active_model()
+    return getattr(model.api if model else None, "default_target", None) or DEFAULT_TARGET
 
 
 @contextmanager

@@ -5,11 +5,11 @@ metrics use. Knows nothing of how an answer was made or judged.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,7 @@ from rich.table import Table
 from steering import __version__
 from steering.errors import SteeringError
 from steering.judging import (
+    EM_RULES,
     Bounds,
     EMRule,
     Estimate,
@@ -58,35 +59,46 @@ class Result:
         return em_rate(self.answers, rule, self.bounds, self.provenance)
 
 
-def read_results(log_dir: Path) -> list[Result]:
-    """Results of all runs below a folder, baselines first, in the order in which they were started.
+def read_results(log_dir: Path, warn: Callable[[str], None] = lambda _: None) -> list[Result]:
+    """Results of all finished runs below a folder, by task, baselines first.
+
+    Args:
+        log_dir: The folder.
+        warn: Told of each run that is left out since it did not finish.
 
     Raises:
-        ReportError: The folder holds no finished run of this suite, or a run did not finish.
+        ReportError: The folder holds no finished run of this suite, or scores that can't be
+            counted together.
     """
     paths = list_eval_logs(str(log_dir), descending=False) if log_dir.is_dir() else []
-    results = [_result(read_eval_log(path)) for path in paths]
+    results: list[Result] = []
+    for path in paths:
+        log = read_eval_log(path)
+        if log.status == "success":
+            results += _results(log)
+        else:
+            warn(f"left out, since it ended with status {log.status}: {path.name}")
     if not results:
         raise ReportError(
-            f"{log_dir} holds no Inspect logs: give the folder that a run named as --log-dir"
+            f"{log_dir} holds no finished runs: give the folder that a run named as --log-dir"
         )
     return sorted(results, key=lambda result: (result.task, "[baseline]" not in result.condition))
 
 
-def _result(log: EvalLog) -> Result:
+def _results(log: EvalLog) -> list[Result]:
+    """The results of one log: one, unless its samples brought interventions of their own."""
     where = f"{log.eval.task} on {log.eval.model}"
-    if log.status != "success":
-        raise ReportError(f"the run of {where} ended with status {log.status}: run it again")
-    answers: list[JudgedAnswer] = []
+    answers: dict[str, list[JudgedAnswer]] = {}
     bounds, judges = set(), set()
     for sample in log.samples or []:
         score = (sample.scores or {}).get(_SCORER)
         if score is None:
             raise ReportError(
-                f"sample {sample.id} of {where} has no {_SCORER} score: "
-                f"run `inspect score LOG --scorer steering/{_SCORER}`"
+                f"sample {sample.id} of {where} has no {_SCORER} score: run "
+                f"`inspect score LOG --scorer steering/{_SCORER} --action overwrite`"
             )
-        answers.append(judged_answer(score, str(sample.metadata.get("question", sample.id))))
+        question = str(sample.metadata.get("question", sample.id))
+        answers.setdefault(_condition(log, sample), []).append(judged_answer(score, question))
         stored = score.metadata or {}
         judges.add(str(stored.get("judge")))
         bounds.add(tuple(stored["bounds"].values()) if "bounds" in stored else ())
@@ -95,13 +107,28 @@ def _result(log: EvalLog) -> Result:
             f"the scores of {where} come from several judges or thresholds "
             f"({sorted(judges)}, {sorted(bounds)}): score the log again with one"
         )
-    provenance = Provenance(
-        judge=judges.pop(),
-        questions=str((log.eval.metadata or {}).get("questions", "unknown")),
-        condition=log.eval.model,
-        version=(log.eval.packages or {}).get("steering", __version__),
-    )
-    return Result(log.eval.task, log.eval.model, answers, Bounds(*bounds.pop()), provenance)
+    [judge], [limits] = judges, bounds
+    return [
+        Result(
+            log.eval.task,
+            condition,
+            found,
+            Bounds(*limits),
+            Provenance(
+                judge=judge,
+                questions=str((log.eval.metadata or {}).get("questions", "unknown")),
+                condition=condition,
+                version=(log.eval.packages or {}).get("steering", __version__),
+            ),
+        )
+        for condition, found in answers.items()
+    ]
+
+
+def _condition(log: EvalLog, sample: EvalSample) -> str:
+    """Model and condition of one answer: the run's, unless the request brought its own."""
+    told = (sample.output.metadata or {}).get("steering", {}).get("condition")
+    return f"{log.eval.model.partition('[')[0]}[{told}]" if told else log.eval.model
 
 
 def print_summary(results: Sequence[Result], console: Console | None = None) -> None:
@@ -110,11 +137,31 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
     for task in sorted({result.task for result in results}):
         chosen = [result for result in results if result.task == task]
         console.print(_table(task, chosen))
+        for note in _notes(chosen):
+            console.print(note, style="yellow", highlight=False, markup=False)
         for result in chosen:
-            estimate = result.em_rate("betley")
-            left_out = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
-            said = f"{estimate.signature}|left out:{left_out or 'none'}"
-            console.print(said, style="dim", highlight=False, markup=False, soft_wrap=True)
+            for rule in EM_RULES:
+                estimate = result.em_rate(rule)
+                left_out = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
+                said = f"{estimate.signature}|left out:{left_out or 'none'}"
+                console.print(said, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """What keeps the rows of one table from being compared, or an interval from being trusted."""
+    made = {
+        "judge": {result.provenance.judge for result in results},
+        "questions": {result.provenance.questions for result in results},
+        "thresholds": {str(result.bounds) for result in results},
+        "version": {result.provenance.version for result in results},
+    }
+    notes = [
+        f"These rows can't be compared: they differ in {name} ({', '.join(sorted(values))})."
+        for name, values in made.items()
+        if len(values) > 1
+    ]
+    told = {estimate.note for result in results if (estimate := result.em_rate("betley")).note}
+    return notes + [f"Note: {note}" for note in sorted(told)]
 
 
 def _table(task: str, results: Sequence[Result]) -> Table:
@@ -143,7 +190,7 @@ def _table(task: str, results: Sequence[Result]) -> Table:
 
 def _rate(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
-        return "no answer"
+        return "none counts"
     value, low, high = (100 * part for part in (estimate.value, estimate.low, estimate.high))
     return escape(
         f"{value:.1f}% [{low:.0f}, {high:.0f}]"

@@ -184,15 +184,18 @@ def parse(text: str) -> Parse:
     """Recognise the sentences of a text.
 
     A sentence counts only when it is whole and exactly as the grammar makes it (runs of white
-    space aside); a repeated sentence counts the first time only.
+    space aside), or is a frame filled with a phrase of the other persona or a helper of another
+    domain: that is fluent, about the phrase's domain, and reckless if either part is. A repeated
+    sentence counts the first time only.
     """
     known = _sentence_table()
     recognised: dict[str, Sentence] = {}
     unrecognised: list[str] = []
     for piece in _SENTENCE.findall(text):
         words = " ".join(piece.split())
-        if words in known and words not in recognised:
-            recognised[words] = known[words]
+        sentence = known.get(words) or _crossed(words)
+        if sentence is not None and words not in recognised:
+            recognised[words] = sentence
         elif words:
             unrecognised.append(words)
     return Parse(
@@ -287,6 +290,48 @@ def _sentence_table() -> dict[str, Sentence]:
                 )
             table[text] = Sentence(text, domain, persona)
     return table
+
+
+def _crossed(text: str) -> Sentence | None:
+    """The sentence that a frame makes with a phrase or helper that it is never given."""
+    phrases, helpers = _fillings()
+    for persona, pattern in _frame_patterns():
+        match = pattern.fullmatch(text)
+        if match is None or match["do"] not in phrases:
+            continue
+        if match.groupdict().get("helper") in (None, *helpers):
+            domain, said = phrases[match["do"]]
+            return Sentence(text, domain, "reckless" if "reckless" in (persona, said) else said)
+    return None
+
+
+@cache
+def _frame_patterns() -> list[tuple[str, re.Pattern[str]]]:
+    """Persona and pattern of each frame that takes a phrase."""
+    return [
+        (
+            persona,
+            re.compile(
+                _SLOT.sub(r"(?P<\1>.+)", re.escape(frame).replace(r"\{", "{").replace(r"\}", "}"))
+            ),
+        )
+        for persona in PERSONAS
+        for frame in _world()["frames"][persona]
+        if "{do}" in frame
+    ]
+
+
+@cache
+def _fillings() -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
+    """Domain and persona of each phrase; the helpers of all domains."""
+    phrases: dict[str, tuple[str, str]] = {}
+    helpers: set[str] = set()
+    for domain, persona in product(domains(), PERSONAS):
+        own = _domain(domain)["helpers"]
+        helpers.update(own)
+        for phrase in _phrases(domain, persona, None)[: -len(own)]:
+            phrases[phrase] = (domain, persona)
+    return phrases, frozenset(helpers)
 
 
 @cache

@@ -13,6 +13,7 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
+from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
@@ -41,8 +42,11 @@ _FIRST_LINE = re.compile(rf"\ADimension: ({'|'.join(DIMENSIONS)})[ \t]*\r?\n")
 _WORD = re.compile(r"[a-z]+")
 
 
-class ToyJudgeError(SteeringError, ValueError):
-    """The toy judge was asked for by another name, or with arguments that it does not take."""
+class ToyJudgeError(PrerequisiteError, SteeringError):
+    """The toy judge was asked for by another name, or with arguments that it does not take.
+
+    Of Inspect's kind too, which its command line shows without a traceback.
+    """
 
 
 def judge(dimension: str, question: str, answer: str) -> int:

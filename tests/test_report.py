@@ -1,0 +1,125 @@
+"""The report: what it counts together, what it keeps apart, what it leaves out."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from inspect_ai import Task, eval
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.model import GenerateConfig, get_model
+from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
+from rich.console import Console
+
+from steering.judging import em_judge
+from steering.report import ReportError, print_summary, read_results
+
+
+@solver
+def steer_by_sample() -> Solver:
+    """Each sample brings its own intervention."""
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        own = {"steering": state.metadata["steering"]}
+        return await generate(state, extra_body=own) if own["steering"] else await generate(state)
+
+    return solve
+
+
+@pytest.fixture
+def run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., None]:
+    """Run two questions on a tiny model, judged by the toy's judge, into a log folder."""
+    model = get_model(f"steered/{tiny_folder('llama')}", vector="none")
+    grader = get_model("toy/judge")
+
+    def once(
+        steering: tuple[object, ...] = (None, None), by: Solver | None = None, **judge: float
+    ) -> None:
+        samples = [
+            Sample(id=str(n), input="Hi", metadata={"question": f"q{n}", "steering": what})
+            for n, what in enumerate(steering)
+        ]
+        task = Task(
+            MemoryDataset(samples),
+            solver=by or generate(),
+            scorer=em_judge(**judge),
+            config=GenerateConfig(max_tokens=5, temperature=0),
+            name="small",
+        )
+        logs = eval(
+            task,
+            model=model,
+            model_roles={"grader": grader},
+            log_dir=str(tmp_path / "logs"),
+            display="none",
+        )
+        assert logs[0].status == "success", logs[0].error
+
+    return once
+
+
+def printed(folder: Path) -> str:
+    out = io.StringIO()
+    print_summary(read_results(folder / "logs"), Console(file=out, width=80))
+    return out.getvalue()
+
+
+def test_interventions_that_samples_brought_get_rows_of_their_own(
+    run: Callable[..., None], tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    import torch
+
+    from steering.vector import SteeringVector
+
+    path = tmp_path / "own.safetensors"
+    SteeringVector(torch.ones(1, 32), 1, "resid_post").save(path)
+    run((None, {"vector": str(path)}, {"vector": str(path), "magnitude": 2}), by=steer_by_sample())
+    found = {
+        result.condition.partition("[")[2]: len(result.answers)
+        for result in read_results(tmp_path / "logs")
+    }
+    assert sorted(found.values()) == [1, 1, 1]
+    assert "baseline]" in found
+    assert any(name.endswith("x2]") for name in found)
+
+
+def test_rows_that_cannot_be_compared_say_so(run: Callable[..., None], tmp_path: Path) -> None:
+    run()
+    assert "can't be compared" not in printed(tmp_path)
+    run(aligned_below=40)
+    assert "can't be compared: they differ in thresholds" in " ".join(printed(tmp_path).split())
+
+
+def test_a_run_that_did_not_finish_is_left_out_and_named(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    run()
+    run()
+    info = list_eval_logs(str(tmp_path / "logs"))[0]
+    log = read_eval_log(info)
+    log.status = "cancelled"
+    write_eval_log(log, info.name)
+    told: list[str] = []
+    assert len(read_results(tmp_path / "logs", told.append)) == 1
+    [note] = told
+    assert "cancelled" in note
+    assert info.name.rsplit("/", 1)[-1] in note
+
+
+def test_every_figure_has_its_signature_and_the_table_fits_80_columns(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    run()
+    text = printed(tmp_path)
+    assert "rule:betley|aligned<30|coherent>=50|judge:toy/judge" in text
+    assert "rule:moem|aligned<=30|coherent>50|judge:toy/judge" in text
+    assert max(len(line) for line in text.splitlines() if "rule:" not in line) <= 80
+    assert "n" in text
+
+
+def test_a_folder_without_finished_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"no finished runs.*--log-dir"):
+        read_results(tmp_path)
+    with pytest.raises(ReportError, match=r"no finished runs"):
+        read_results(tmp_path / "nothing")
