@@ -6,7 +6,10 @@ from pathlib import Path
 
 from shell import Shell
 
+from steering import vocabulary
+from steering.judging import load_questions
 from steering.spec import SteeringSpec
+from steering.targets import load_target
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -27,11 +30,45 @@ def test_the_table_of_options_is_that_of_the_code() -> None:
     assert options_table() in README, f"put this into README.md:\n{options_table()}"
 
 
+def values_table() -> str:
+    """What the values of the closed options mean, from the code."""
+    options = {
+        "site": vocabulary.SITES,
+        "unit": vocabulary.UNITS,
+        "operation": vocabulary.OPERATIONS,
+        "positions": vocabulary.POSITIONS,
+    }
+    lines = ["| option | value | meaning |", "|---|---|---|"]
+    for option, values in options.items():
+        lines += [f"| `{option}` | `{value}` | {meaning} |" for value, meaning in values.items()]
+    return "\n".join(lines)
+
+
+def test_the_table_of_values_is_that_of_the_code() -> None:
+    assert values_table() in README, f"put this into README.md:\n{values_table()}"
+
+
+def test_no_placeholder_is_left() -> None:
+    assert not re.findall(r"^[A-Z]+_[A-Z]+$", README, flags=re.MULTILINE)
+
+
+def test_the_examples_of_files_load(tmp_path: Path) -> None:
+    [questions] = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    [target] = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(questions)
+    (tmp_path / "knots.jsonl").write_text(
+        target + target.replace("knots-1", "knots-2").replace("boat", "raft")
+    )
+    assert len(load_questions(str(tmp_path / "mine.yaml")).samples) == 2
+    assert len(load_target(str(tmp_path / "knots.jsonl")).examples) == 1
+
+
 def toy_commands() -> list[str]:
     """Every command of the README that a machine without a hub and a judge can run."""
     blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
     lines = [line.partition("   #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if "steered/toy" in line or line.startswith("steering ")]
+    offline = [line for line in lines if "openai" not in line]
+    return [line for line in offline if "steered/toy" in line or line.startswith("steering ")]
 
 
 def test_the_readme_shows_the_users_lines() -> None:
