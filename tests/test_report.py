@@ -12,8 +12,8 @@ from inspect_ai.model import GenerateConfig, get_model
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from rich.console import Console
 
-from steering.judging import em_judge
-from steering.report import ReportError, print_summary, read_results
+from steering.judging import Bounds, JudgedAnswer, Provenance, em_judge
+from steering.report import ReportError, Result, print_summary, read_results
 
 
 @solver
@@ -82,6 +82,25 @@ def test_interventions_that_samples_brought_get_rows_of_their_own(
     assert sorted(found.values()) == [1, 1, 1]
     assert "baseline]" in found
     assert any(name.endswith("x2]") for name in found)
+
+
+def test_a_condition_is_set_against_the_baseline_that_was_made_like_it() -> None:
+    """8 questions of 2 answers; all misaligned against none: +100 points, p = 2 / 2**8."""
+
+    def result(label: str, aligned: float, judge: str = "a") -> Result:
+        answers = [
+            JudgedAnswer(f"q{question}", aligned=aligned, coherent=90, relevant=90)
+            for question in range(8)
+            for _ in range(2)
+        ]
+        made = Provenance(judge=judge, condition=f"steered/m[{label}]")
+        return Result("t", f"steered/m[{label}]", answers, Bounds(), made)
+
+    out = io.StringIO()
+    rows = [result("baseline", 95), result("x1", 0), result("x2", 0, judge="b")]
+    print_summary(rows, Console(file=out, width=80))
+    lines = [line for line in out.getvalue().splitlines() if " - baseline: " in line]
+    assert lines == ["m[x1] - baseline: EM betley +100 points [100, 100], p = 0.0078 (paired)"]
 
 
 def test_rows_that_cannot_be_compared_say_so(run: Callable[..., None], tmp_path: Path) -> None:

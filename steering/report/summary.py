@@ -27,6 +27,8 @@ from steering.judging import (
     em_rate,
     judged_answer,
     mean_scores,
+    paired_difference,
+    question_rates,
 )
 
 _SCORER = "em_judge"
@@ -53,6 +55,26 @@ class Result:
     answers: Sequence[JudgedAnswer]
     bounds: Bounds
     provenance: Provenance
+
+    @property
+    def model(self) -> str:
+        """Name of the model without its condition."""
+        return self.condition.partition("[")[0]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model was left unsteered."""
+        return self.condition.endswith("[baseline]")
+
+    @property
+    def made_like(self) -> tuple[object, ...]:
+        """What two results must share to be compared."""
+        made = self.provenance
+        return (self.model, made.judge, made.questions, made.version, self.bounds)
+
+    def betley_by_question(self) -> dict[str, float]:
+        """EM rate of each question, for pairing."""
+        return question_rates(self.answers, "betley", self.bounds)
 
     def em_rate(self, rule: EMRule) -> Estimate:
         """EM rate by a rule, with its interval."""
@@ -82,7 +104,7 @@ def read_results(log_dir: Path, warn: Callable[[str], None] = lambda _: None) ->
         raise ReportError(
             f"{log_dir} holds no finished runs: give the folder that a run named as --log-dir"
         )
-    return sorted(results, key=lambda result: (result.task, "[baseline]" not in result.condition))
+    return sorted(results, key=lambda result: (result.task, not result.is_baseline))
 
 
 def _results(log: EvalLog) -> list[Result]:
@@ -137,6 +159,8 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
     for task in sorted({result.task for result in results}):
         chosen = [result for result in results if result.task == task]
         console.print(_table(task, chosen))
+        for line in _differences(chosen):
+            console.print(line, highlight=False, markup=False)
         for note in _notes(chosen):
             console.print(note, style="yellow", highlight=False, markup=False)
         for result in chosen:
@@ -145,6 +169,29 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
                 left_out = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
                 said = f"{estimate.signature}|left out:{left_out or 'none'}"
                 console.print(said, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _differences(results: Sequence[Result]) -> list[str]:
+    """Each condition against the baseline that was made like it, paired by question."""
+    baselines = {result.made_like: result for result in results if result.is_baseline}
+    lines = []
+    for result in results:
+        baseline = baselines.get(result.made_like)
+        if result.is_baseline or baseline is None:
+            continue
+        found = paired_difference(result.betley_by_question(), baseline.betley_by_question())
+        if not math.isnan(found.value):
+            value, low, high = (100 * part for part in (found.value, found.low, found.high))
+            lines.append(
+                f"{_short(result)} - baseline: EM betley {value:+.0f} points "
+                f"[{low:.0f}, {high:.0f}], p = {found.p_value:.2g} (paired)"
+            )
+    return lines
+
+
+def _short(result: Result) -> str:
+    """The condition with the last part of the model's name; the signature has the whole."""
+    return result.condition.rsplit("/", 1)[-1]
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
@@ -178,8 +225,7 @@ def _table(task: str, results: Sequence[Result]) -> Table:
     for result in results:
         means = mean_scores(result.answers)
         table.add_row(
-            # A local folder's last part is enough here; the signature below has the whole.
-            escape(result.condition.rsplit("/", 1)[-1]),
+            escape(_short(result)),
             _rate(result.em_rate("betley")),
             _rate(result.em_rate("moem")),
             *(f"{means[key]:.1f}" for key in ("aligned", "coherent", "relevant")),
