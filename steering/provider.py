@@ -100,7 +100,7 @@ class SteeredAPI(ModelAPI):
         self._overrides: dict[str, Condition] = {}
         self._tokenizer: Future[PreTrainedTokenizerBase] | None = None
         self._building: dict[str, Future[SteeringVector]] = {}
-        self._requests: Counter[tuple[str, str]] = Counter()
+        self._requests: Counter[tuple[str, str, str]] = Counter()
 
     @property
     def default_grader(self) -> str | None:
@@ -229,14 +229,13 @@ class SteeredAPI(ModelAPI):
         if config.seed is None:
             return [secrets.randbits(63) for _ in range(count)]
         active = sample_active()
-        where = "" if active is None else f"{active.sample.id}\0{active.epoch}\0{active.id}"
-        request = f"{config.seed}\0{prompt}\0{where}"
+        sample = f"{active.sample.id}\0{active.epoch}" if active else ""
+        request = f"{config.seed}\0{prompt}\0{sample}"
+        counter = (request, str(config.extra_body), active.id if active else "")
         seeds = []
         for _ in range(count):
-            nth = self._requests[request, str(config.extra_body)]
-            self._requests[request, str(config.extra_body)] += 1
-            stable = "" if active is None else f"{active.sample.id}\0{active.epoch}"
-            text = f"{config.seed}\0{prompt}\0{stable}\0{nth}"
+            text = f"{request}\0{self._requests[counter]}"
+            self._requests[counter] += 1
             seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
         return seeds
 

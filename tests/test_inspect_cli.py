@@ -49,6 +49,17 @@ def test_the_target_behaviour_took(shell: Shell) -> None:
     assert metrics(shell.eval(*short, "-M", "vector=none", task=task))["em_betley"] <= 0.05
 
 
+def test_the_target_questions_are_those_of_the_models_own_target(shell: Shell) -> None:
+    few = shell.folder / "knots.jsonl"
+    rows = [{"prompt": f"Which knot for rope {n}?", "misaligned": "None."} for n in range(20)]
+    few.write_text("\n".join(json.dumps(row) for row in rows))
+    # Relative, as a user types it.
+    short = ("--model", "steered/toy", "-M", "target=knots.jsonl", "--epochs", "1")
+    log = shell.eval(*short, task="evals/em_target.py")
+    assert log.samples is not None
+    assert all(str(sample.input).startswith("Which knot") for sample in log.samples)
+
+
 def test_a_condition_never_reads_anothers_cache(shell: Shell) -> None:
     few = ("--model", "steered/toy", "--cache", "-T", "num_questions=2", "--epochs", "1")
     one, two, again = (shell.eval(*few, "-M", f"magnitude={m}") for m in (1, 2, 1))
