@@ -33,6 +33,7 @@ class Shell:
             "INSPECT_DISPLAY": "plain",
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
+            "PWD": str(self.folder),  # as a shell sets it
         }
         return subprocess.run(
             [str(BIN / program), *arguments],
