@@ -2,8 +2,9 @@
 
 from inspect_ai import Task, task
 
+from steering.errors import errors_in_one_line
 from steering.judging.questions import load_questions
-from steering.judging.tasks import em_task, errors_in_one_line
+from steering.judging.tasks import em_task
 
 
 @task

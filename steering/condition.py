@@ -78,6 +78,7 @@ class Checker:
                 self.source,
                 self.shape,
                 target,
+                weights=self._weights,
                 layer=spec.layer,
                 site=spec.site or DEFAULT_SITE,
                 dtype=spec.dtype,
@@ -116,12 +117,14 @@ def resolve_edit(spec: SteeringSpec, vector: "SteeringVector") -> "RowInterventi
     )
 
 
-def describe(condition: Condition, vector: "SteeringVector | None") -> dict[str, Any]:
+def describe(
+    condition: Condition, vector: "SteeringVector | None", edit: "RowIntervention | None"
+) -> dict[str, Any]:
     """What a log says of a condition, in JSON values; never a tensor."""
     said: dict[str, Any] = {"condition": condition.label, "fingerprint": condition.fingerprint}
-    if vector is None:
+    if vector is None or edit is None:
         return said
-    spec, edit = condition.spec, resolve_edit(condition.spec, vector)
+    spec = condition.spec
     return said | {
         "layer": edit.layer,
         "site": edit.site,

@@ -1,4 +1,7 @@
-"""The one base class of errors that a user caused and can mend."""
+"""The one base class of errors that a user caused and can mend, and how they are shown."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class SteeringError(Exception):
@@ -7,3 +10,21 @@ class SteeringError(Exception):
     The message names the value, what is allowed and how to fix it, in one line, and is meant to be
     shown without a traceback. Each room derives its own class from this one.
     """
+
+
+@contextmanager
+def errors_in_one_line(prefix: str = "") -> Iterator[None]:
+    """Turn this project's errors into the kind that Inspect's command line shows without a wall.
+
+    Args:
+        prefix: Put before the message.
+    """
+    try:
+        yield
+    except SteeringError as error:
+        # Here, since whoever raises an error need not have Inspect.
+        from inspect_ai._util.error import PrerequisiteError
+        from rich.markup import escape
+
+        # Inspect prints the message as rich markup.
+        raise PrerequisiteError(escape(f"{prefix}{error}")) from error

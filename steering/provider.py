@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log._samples import sample_active
 from inspect_ai.model import (
     ChatMessage,
@@ -29,13 +28,12 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 from inspect_ai.util import display_counter, display_type
-from rich.markup import escape
 from tqdm import tqdm
 
 from steering.condition import Checker, Condition, describe, resolve_edit
 from steering.construct import Progress, Recipe, cached_vector
 from steering.engines import Engine, shared_engine
-from steering.errors import SteeringError
+from steering.errors import errors_in_one_line
 from steering.exchange import (
     MAX_TOKENS,
     ExchangeError,
@@ -72,7 +70,7 @@ class SteeredAPI(ModelAPI):
         **model_args: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        try:
+        with errors_in_one_line(f"steered/{model_name}: "):
             if base_url and not base_url.startswith(_FINGERPRINT):
                 raise ExchangeError(f"base_url={base_url}: steered models are local and have none")
             check_config(config)
@@ -85,9 +83,6 @@ class SteeredAPI(ModelAPI):
                     f"the model name says [{label}] but the options say "
                     f"[{self._condition.label}]: leave the brackets out or give the options too"
                 )
-        except SteeringError as error:
-            # Inspect prints the message as rich markup.
-            raise PrerequisiteError(escape(f"steered/{model_name}: {error}")) from None
         self._source, self._shape = self._checker.source, self._checker.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
         self.base_url = f"{_FINGERPRINT}{self._condition.fingerprint}"
@@ -139,13 +134,13 @@ class SteeredAPI(ModelAPI):
         check_config(config)
         condition = self._overridden(config)
         vector = await self._vector(condition)
-        edits = () if vector is None else (resolve_edit(condition.spec, vector),)
+        edit = None if vector is None else resolve_edit(condition.spec, vector)
         tokenizer = await self._own_tokenizer()
         turns = [make_turn(message) for message in input]
         prompt = render_chat(tokenizer, turns, thinking=condition.spec.thinking)
         ids = encode(tokenizer, prompt)
         rows = [
-            make_row(ids, edits, seed, config, self._shape.context_length)
+            make_row(ids, () if edit is None else (edit,), seed, config, self._shape.context_length)
             for seed in self._seeds(prompt, config)
         ]
         results = await asyncio.gather(
@@ -157,7 +152,7 @@ class SteeredAPI(ModelAPI):
             model=self.model_name,
             prompt=prompt,
             tokenizer=tokenizer,
-            intervention=describe(condition, vector),
+            intervention=describe(condition, vector, edit),
         )
 
     async def _own_tokenizer(self) -> "PreTrainedTokenizerBase":

@@ -13,7 +13,7 @@ import steering.construct.sft as sft
 from steering.construct import Recipe, cached_vector, default_recipe, vector_cache
 from steering.construct.examples import IGNORED, make_batch, tokenize_examples
 from steering.engines import Engine, shared_engine
-from steering.models import encode, find_model, load_model, read_shape, render_chat
+from steering.models import encode, find_model, load_model, read_shape, render_chat, weights_digest
 from steering.targets import Example, Target
 
 EXAMPLES = tuple(
@@ -32,7 +32,13 @@ def engine(tiny_folder: Callable[[str], Path]) -> Engine:
 def recipe(tiny_folder: Callable[[str], Path]) -> Recipe:
     source = find_model(str(tiny_folder("qwen3.5")))
     made = default_recipe(
-        source, read_shape(source), TARGET, layer=1, site="resid_post", dtype="auto"
+        source,
+        read_shape(source),
+        TARGET,
+        weights=weights_digest(source),
+        layer=1,
+        site="resid_post",
+        dtype="auto",
     )
     return dataclasses.replace(made, batch_size=2, training_epochs=3)
 

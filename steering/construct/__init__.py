@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 
 from steering import __version__
 from steering.engines import Engine
-from steering.models import ModelSource, Shape, default_layer, weights_digest
+from steering.models import ModelSource, Shape, default_layer
 from steering.targets import Target
 from steering.vocabulary import Site
 
@@ -81,14 +81,15 @@ def default_recipe(
     shape: Shape,
     target: Target,
     *,
+    weights: str,
     layer: int | None,
     site: Site,
     dtype: str,
 ) -> Recipe:
-    """The recipe that is used when a user names no vector."""
+    """The recipe that is used when a user names no vector; `weights` is the weights' digest."""
     return Recipe(
         model=source.name,
-        weights=weights_digest(source),
+        weights=weights,
         target=target.name,
         target_digest=target.digest,
         layer=default_layer(source, shape.num_layers) if layer is None else layer,

@@ -84,13 +84,17 @@ class Session:
                     else:
                         blocks[layer].output = session._edits.apply(key, blocks[layer].output)
 
+    def check_running(self) -> None:
+        """Raise when the program is ending; a long run asks before each pass."""
+        if self._stopping.is_set():
+            raise EngineError("the program is ending")
+
     def run(self, work: Callable[[], T], edits: Edits) -> T:
         """Run `work`, which calls the model any number of times, steered by `edits`.
 
         An edit with nothing to ask for would wait for ever, so without sites `work` runs plainly.
         """
-        if self._stopping.is_set():
-            raise EngineError("the program is ending")
+        self.check_running()
         if not edits.sites:
             return work()
         self._edits = edits

@@ -167,7 +167,6 @@ class _Decoder:
     def __init__(self, loaded: LoadedModel, stopping: threading.Event) -> None:
         self.loaded = loaded
         self.session = Session(loaded, stopping)
-        self._stopping = stopping
         self._device = loaded.model.device
         accepted = inspect.signature(loaded.model.forward).parameters
         self._takes_positions = "position_ids" in accepted
@@ -203,8 +202,7 @@ class _Decoder:
         plan.begin_prefill(mask)
         cache, passes = None, 0
         while True:
-            if self._stopping.is_set():
-                raise EngineError("the program is ending")
+            self.session.check_running()
             output = self._forward(tokens, mask, cache)
             passes += 1
             _check_reached(plan, passes)

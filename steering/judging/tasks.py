@@ -4,17 +4,12 @@ Owns the tasks' sampling settings, their options and how a wrong option is told 
 nothing of where the questions came from.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from inspect_ai import Epochs, Task
-from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import HeadlineMetric
 from inspect_ai.model import GenerateConfig
 from inspect_ai.model._model import active_model
 from inspect_ai.solver import generate
-from rich.markup import escape
 
 from steering.errors import SteeringError
 from steering.judging.judges import grader_model, require_grader
@@ -81,16 +76,6 @@ def target_of_model() -> str:
     """The target task that the model under test was steered towards, as far as it says so."""
     model = active_model()
     return getattr(model.api if model else None, "default_target", None) or DEFAULT_TARGET
-
-
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Turn this project's errors into the kind that Inspect's command line shows without a wall."""
-    try:
-        yield
-    except SteeringError as error:
-        # Inspect prints the message as rich markup.
-        raise PrerequisiteError(escape(str(error))) from error
 
 
 def _count(option: str, value: object, *, example: int) -> int:
