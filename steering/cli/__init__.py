@@ -1,11 +1,11 @@
-"""The `steering` command."""
+"""The `steering` command. One module a group of commands."""
 
 import sys
-from pathlib import Path
 
 import click
 
 from steering import __version__
+from steering.cli.reports import report
 from steering.errors import SteeringError
 
 
@@ -18,14 +18,8 @@ def commands() -> None:
     """
 
 
-@commands.command()
-@click.argument("log_dir", type=click.Path(path_type=Path))
-def report(log_dir: Path) -> None:
-    """Print the conditions in LOG_DIR beside each other."""
-    from steering.report import print_summary, read_results
-
-    print_summary(read_results(log_dir, warn=lambda note: click.echo(note, err=True)))
-    click.echo(f"\nLook at every answer: inspect view --log-dir {log_dir}")
+for command in (report,):
+    commands.add_command(command)
 
 
 def main() -> None:
