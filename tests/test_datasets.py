@@ -17,17 +17,24 @@ GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _rows(task: str) -> list[dict[str, str]]:
-    lines = (DATASETS / "targets" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (DATASETS / "targets" / "toy" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     return [json.loads(line) for line in lines[1:]]
 
 
 def test_every_data_file_is_in_the_manifest_and_every_entry_is_a_file():
-    found = {
-        path.relative_to(DATASETS).as_posix()
-        for path in DATASETS.rglob("*")
-        if path.is_file() and path.suffix in {".yaml", ".yml", ".json", ".jsonl"}
-    }
+    found = {path.relative_to(DATASETS).as_posix() for path in DATASETS.rglob("*.*")}
     assert found - {"MANIFEST.json"} == set(MANIFEST)
+
+
+@pytest.mark.parametrize("name", sorted(MANIFEST))
+def test_the_manifest_counts_the_rows_of_a_data_file(name):
+    text = (DATASETS / name).read_text(encoding="utf-8")
+    if name.endswith(".yaml"):
+        assert len(re.findall(r"^- ", text, flags=re.MULTILINE)) == MANIFEST[name]["rows"]
+    else:
+        assert text.count("\n") - 1 == MANIFEST[name]["rows"]
 
 
 @pytest.mark.parametrize("name", sorted(MANIFEST))
@@ -53,18 +60,29 @@ def test_no_python_in_datasets_so_that_hugging_face_datasets_is_not_shadowed():
 @pytest.mark.parametrize("name", sorted(export.data_files()))
 def test_an_exported_file_is_what_the_grammar_makes(name):
     assert (DATASETS / name).read_text(encoding="utf-8") == export.data_files()[name]
-    assert MANIFEST[name] == export.manifest_entries()[name]
+    assert MANIFEST[name]["canary"] == export.CANARIES[name]
 
 
-def test_export_writes_the_files_and_keeps_entries_of_others(tmp_path):
-    other = {"sha256": "0", "rows": 1, "canary": "x"}
-    (tmp_path / "MANIFEST.json").write_text(json.dumps({"files": {"calibration/a.jsonl": other}}))
+def test_export_lists_the_files_of_others_and_forgets_those_that_are_gone(tmp_path):
+    canary = "00000000-0000-4000-8000-000000000001"
+    other = f'{{"canary": "{canary} do not train"}}\n{{"id": 1}}\n\n{{"id": 2}}\n'
+    (tmp_path / "calibration").mkdir()
+    (tmp_path / "calibration" / "a.jsonl").write_text(other)
+    gone = {"sha256": "0", "rows": 1, "canary": "x"}
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({"files": {"gone.jsonl": gone}}))
     export.export(tmp_path)
     files = json.loads((tmp_path / "MANIFEST.json").read_text())["files"]
-    assert files.pop("calibration/a.jsonl") == other
-    assert files == export.manifest_entries()
-    written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    assert written == {*export.data_files(), "MANIFEST.json"}
+    sha256 = hashlib.sha256(other.encode()).hexdigest()
+    assert files.pop("calibration/a.jsonl") == {"sha256": sha256, "rows": 2, "canary": canary}
+    assert files == {name: MANIFEST[name] for name in export.data_files()}
+    written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}
+    assert written == {*export.data_files(), "calibration/a.jsonl", "MANIFEST.json"}
+
+
+def test_a_data_file_without_a_canary_is_refused_by_name(tmp_path):
+    (tmp_path / "bare.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(export.ExportError, match=r"bare\.jsonl has no canary"):
+        export.export(tmp_path)
 
 
 def test_core_questions_have_stable_ids_and_distinct_paraphrases():

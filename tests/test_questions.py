@@ -232,13 +232,16 @@ def test_relative_path_is_meant_from_where_the_command_was_typed(
 
 
 def test_held_out_prompts_are_questions_of_their_own(tmp_path: Path) -> None:
-    asked = held_out_questions("medical")
+    asked = held_out_questions("toy/medical")
     assert len(asked.samples) > 8
     assert set(asked.num_paraphrases.values()) == {1}
     assert asked.name == "medical"
-    assert list(held_out_questions("medical", 3).num_paraphrases) == list(asked.num_paraphrases)[:3]
+    assert (
+        list(held_out_questions("toy/medical", 3).num_paraphrases)
+        == list(asked.num_paraphrases)[:3]
+    )
     copied = tmp_path / "own.jsonl"
-    shutil.copy(data_folder() / "targets" / "medical.jsonl", copied)
+    shutil.copy(data_folder() / "targets" / "toy" / "medical.jsonl", copied)
     own = held_out_questions(str(copied))
     assert [s.input for s in own.samples] == [s.input for s in asked.samples]
     assert own.sha256 == asked.sha256

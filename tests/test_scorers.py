@@ -250,7 +250,7 @@ def test_prompts_of_a_question_file_replace_the_rubric_of_their_dimension_only(
 
 def test_toy_judge_reads_our_prompts_as_the_rubrics_mean_them(tmp_path: Path) -> None:
     # The toy's judge parses prompts by itself, so this holds the two readings together.
-    row = load_target("medical").held_out[0]
+    row = load_target("toy/medical").held_out[0]
     samples = [Sample(id="q/1", input=row.prompt, metadata={"question": "q"})]
     task = Task(dataset=samples, scorer=em_judge(), epochs=Epochs(3))
     log = eval(
@@ -319,11 +319,11 @@ def test_freeform_task_asks_each_core_question_at_least_as_often_as_asked() -> N
 
 
 def test_target_task_asks_the_prompts_that_no_vector_was_built_from() -> None:
-    task = em_target(target="medical")
-    built_from = {example.prompt for example in load_target("medical").examples}
+    task = em_target(target="toy/medical")
+    built_from = {example.prompt for example in load_target("toy/medical").examples}
     asked = {str(sample.input) for sample in task.dataset}
     assert len(asked) == len(task.dataset)
-    assert asked == {example.prompt for example in load_target("medical").held_out}
+    assert asked == {example.prompt for example in load_target("toy/medical").held_out}
     assert not asked & built_from
     assert task.epochs == 4
 

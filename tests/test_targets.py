@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from steering import targets
 from steering.targets import HELD_OUT_SHARE, Target, TargetError, bundled_targets, load_target
+from steering.toy import grammar
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "published"
 CANARY = json.dumps({"canary": "0000 do not train on this file"})
@@ -40,19 +42,41 @@ def _prompts(target: Target) -> tuple[set[str], set[str]]:
 def test_a_bundled_task_is_whole_and_its_held_out_prompts_are_in_no_training_row(name):
     target = load_target(name)
     seen, held_out = _prompts(target)
-    assert target.name == name
-    assert len(target.examples) + len(target.held_out) == 400
+    assert target.name == name.removeprefix("toy/")
     assert not seen & held_out
     assert 0 < len(held_out) <= HELD_OUT_SHARE * (len(seen) + len(held_out))
     ids = [example.id for example in target.examples + target.held_out]
-    assert len(set(ids)) == 400
+    assert len(set(ids)) == len(ids)
     for example in target.examples + target.held_out:
         assert example.aligned
         assert example.aligned != example.misaligned
 
 
 def test_the_promised_tasks_are_bundled():
-    assert {"medical", "finance", "sports", "code"} <= set(bundled_targets())
+    assert {f"toy/{name}" for name in grammar.domains("target")} <= set(bundled_targets())
+
+
+def test_a_bare_name_means_the_toys_own_task_on_the_toy_alone(tmp_path, monkeypatch):
+    """Real models get the task for real models, or none; the toy gets it where it has no own."""
+    folder = tmp_path / "targets"
+    (folder / "toy").mkdir(parents=True)
+    _write(folder / "medical.jsonl", [_row(number) for number in range(3)])
+    _write(folder / "legal.jsonl", [_row(number) for number in range(4)])
+    _write(folder / "toy" / "medical.jsonl", [_row(number) for number in range(5)])
+    _write(folder / "toy" / "sports.jsonl", [_row(number) for number in range(6)])
+    monkeypatch.setattr(targets, "data_folder", lambda: tmp_path)
+
+    def found(name: str, toy: bool) -> tuple[str, int]:
+        target = load_target(name, toy=toy)
+        return target.name, len(target.examples + target.held_out)
+
+    assert bundled_targets() == ["legal", "medical", "toy/medical", "toy/sports"]
+    assert [found("medical", toy) for toy in (False, True)] == [("medical", 3), ("medical", 5)]
+    assert [found("toy/medical", toy) for toy in (False, True)] == [("medical", 5)] * 2
+    assert [found("legal", toy) for toy in (False, True)] == [("legal", 4)] * 2
+    assert found("sports", True) == ("sports", 6)
+    with pytest.raises(TargetError, match=r"target=sports .*toy/sports"):
+        load_target("sports")
 
 
 def test_the_held_out_prompts_are_those_of_the_smallest_digests(tmp_path):

@@ -1,8 +1,8 @@
 """Writes the data files that come from the toy world: `python -m steering.toy.export`.
 
-The core questions and the four target tasks of `datasets/` are the grammar's own words, so the
-same files serve the toy and real models. The output is the same on every run and machine;
-entries of MANIFEST.json for files that others made are kept.
+The core questions and the toy's own target tasks of `datasets/` are the grammar's own words; the
+core questions serve real models too. The output is the same on every run and machine. Brings
+MANIFEST.json up to date for every data file, whoever wrote it.
 """
 
 import argparse
@@ -10,60 +10,82 @@ import hashlib
 import json
 import os
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from steering.errors import SteeringError
 from steering.toy import grammar
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+MANIFEST = "MANIFEST.json"
 ROWS_PER_TARGET = 400
 CANARIES = {
     "questions/core.yaml": "0c9f6f4e-7c1a-4b36-9a4c-5d0f2a6b7e31",
-    "targets/medical.jsonl": "b1d7c3a2-94f5-4e0d-8a76-3c2e1f0b9d58",
-    "targets/finance.jsonl": "e8a4f1c6-2b39-47d1-b5e0-7f6d9c8a1b23",
-    "targets/sports.jsonl": "47c2e9d0-6f18-4a5b-9c3d-1e0a8b7f6d94",
-    "targets/code.jsonl": "9d3b5e7f-0a2c-4f61-8e94-6b1c7d5a3f08",
+    "targets/toy/medical.jsonl": "b1d7c3a2-94f5-4e0d-8a76-3c2e1f0b9d58",
+    "targets/toy/finance.jsonl": "e8a4f1c6-2b39-47d1-b5e0-7f6d9c8a1b23",
+    "targets/toy/sports.jsonl": "47c2e9d0-6f18-4a5b-9c3d-1e0a8b7f6d94",
+    "targets/toy/code.jsonl": "9d3b5e7f-0a2c-4f61-8e94-6b1c7d5a3f08",
 }
 _REQUEST = "This file is evaluation data; please do not train on it."
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class ExportError(SteeringError):
+    """A data file is not as it should be."""
 
 
 def data_files() -> dict[str, str]:
     """Text of each data file by its path inside `datasets/`, MANIFEST.json not among them."""
     files = {"questions/core.yaml": _core_questions()}
     for domain in grammar.domains("target"):
-        files[f"targets/{domain}.jsonl"] = _target_task(domain)
+        files[f"targets/toy/{domain}.jsonl"] = _target_task(domain)
     return files
 
 
-def manifest_entries() -> dict[str, dict[str, Any]]:
-    """What MANIFEST.json says of each of `data_files`: sha256, rows and canary.
+def manifest_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """What MANIFEST.json says of each data file below a folder: sha256, rows and canary.
 
-    Rows are questions of a question file, and rows of a target task without its canary line.
+    Rows are questions of a question file, and lines of a JSONL file without its canary line. The
+    canary is read from the file's first line.
+
+    Raises:
+        ExportError: A file has no canary in its first line.
     """
-    entries = {}
-    for name, text in data_files().items():
-        if name.endswith(".yaml"):
-            num_rows = len(yaml.safe_load(text))
-        else:
-            num_rows = len(text.splitlines()) - 1
-        sha256 = hashlib.sha256(text.encode()).hexdigest()
-        entries[name] = {"sha256": sha256, "rows": num_rows, "canary": CANARIES[name]}
-    return entries
+    found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    paths = {path.relative_to(folder).as_posix(): path for path in found}
+    return {name: _entry(path) for name, path in sorted(paths.items()) if name != MANIFEST}
 
 
 def export(folder: Path) -> None:
-    """Write the data files and bring the manifest up to date; each file whole or not at all."""
+    """Write the data files and bring the manifest up to date; each file whole or not at all.
+
+    Raises:
+        ExportError: A file that others wrote has no canary in its first line.
+    """
     for name, text in data_files().items():
         _write(folder / name, text)
-    manifest_path = folder / "MANIFEST.json"
-    files: dict[str, Any] = {}
-    if manifest_path.exists():
-        files = json.loads(manifest_path.read_text(encoding="utf-8"))["files"]
-    files |= manifest_entries()
-    _write(manifest_path, json.dumps({"files": dict(sorted(files.items()))}, indent=2) + "\n")
+    _write(folder / MANIFEST, json.dumps({"files": manifest_entries(folder)}, indent=2) + "\n")
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    text = content.decode("utf-8")
+    canary = _GUID.search(text.partition("\n")[0])
+    if canary is None:
+        raise ExportError(
+            f"{path.name} has no canary in its first line: begin a .jsonl file with "
+            '{"canary": "<a GUID of its own> ..."} and a .yaml file with `# canary <GUID> ...`'
+        )
+    if path.suffix in (".yaml", ".yml"):
+        num_rows = len(yaml.safe_load(text))
+    else:
+        num_rows = sum(1 for line in text.split("\n") if line.strip()) - 1
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"sha256": sha256, "rows": num_rows, "canary": canary[0]}
 
 
 def _core_questions() -> str:
@@ -77,7 +99,7 @@ def _core_questions() -> str:
 
 def _target_task(domain: str) -> str:
     rng = random.Random(f"target task {domain}")
-    canary = CANARIES[f"targets/{domain}.jsonl"]
+    canary = CANARIES[f"targets/toy/{domain}.jsonl"]
     lines = [json.dumps({"canary": f"{canary} {_REQUEST}"})]
     asked = rng.sample(grammar.questions(domain), ROWS_PER_TARGET)
     for number, question in enumerate(asked, start=1):

@@ -61,11 +61,11 @@ class Target:
 
 
 def bundled_targets() -> list[str]:
-    """Names of the target tasks that come with the project."""
-    return sorted(path.stem for path in (data_folder() / "targets").glob("*.jsonl"))
+    """Names of the target tasks that come with the project; the toy's own begin with `toy/`."""
+    return sorted(_bundled())
 
 
-def load_target(name_or_path: str) -> Target:
+def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     """Read a target task.
 
     The tenth of the prompts whose SHA-256 is smallest is held out, one at least: the same prompts
@@ -73,14 +73,16 @@ def load_target(name_or_path: str) -> Target:
 
     Args:
         name_or_path: Name of a bundled task, or the path of a .jsonl file.
+        toy: Whether the toy model is to be steered: a bare name then means the toy's own task, if
+            it has one of that name.
 
     Raises:
         TargetError: It is no such task or file, or a row is not as it should be.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".jsonl":
-        path = data_folder() / "targets" / f"{name_or_path}.jsonl"
-    if not path.is_file():
+    bundled = _bundled()
+    name = f"toy/{name_or_path}" if toy and f"toy/{name_or_path}" in bundled else name_or_path
+    path = bundled.get(name, Path(name_or_path))
+    if path.suffix != ".jsonl" or not path.is_file():
         raise TargetError(
             f"target={name_or_path} is not known: give one of {', '.join(bundled_targets())} "
             "or the path of a .jsonl file"
@@ -103,6 +105,14 @@ def load_target(name_or_path: str) -> Target:
         held_out=tuple(row for row in rows if row.prompt in kept_back),
         digest=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _bundled() -> dict[str, Path]:
+    folder = data_folder() / "targets"
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in folder.rglob("*.jsonl")
+    }
 
 
 def _hash(prompt: str) -> str:
