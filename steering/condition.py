@@ -1,14 +1,15 @@
 """A condition: a model with checked options, before any weight is loaded.
 
-Owns what can be known of a condition beforehand: the target task and recipe or the vector's file,
-whether they fit the model, the label and the fingerprint. Knows neither Inspect nor engines.
+Owns what can be known of a condition beforehand: the recipes or files of its vectors, whether they
+fit the model, the label and the fingerprint. Knows neither Inspect nor engines.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.construct import Recipe, default_recipe
+from steering.construct import Recipe, make_recipe
 from steering.models import (
     ModelSource,
     Shape,
@@ -18,12 +19,32 @@ from steering.models import (
     read_shape,
     weights_digest,
 )
-from steering.spec import DEFAULT, DEFAULT_SITE, SteeringSpec
+from steering.spec import DEFAULT, Intervention, SteeringSpec
 from steering.targets import Target, load_target
 
 if TYPE_CHECKING:
     from steering.interventions import RowIntervention
     from steering.vector import SteeringVector
+
+
+@dataclass(frozen=True)
+class Use:
+    """One vector of a condition and what is done with it.
+
+    Attributes:
+        options: What is done with it.
+        digest: Of the vector: of its recipe or of its file.
+        recipe: Of a vector that is built on first use.
+        target: The target task of that recipe.
+        vector: The vector of a file. It was read when the condition was made, so a file that
+            changes later does not change what is run under its fingerprint.
+    """
+
+    options: Intervention
+    digest: str
+    recipe: Recipe | None = None
+    target: Target | None = None
+    vector: "SteeringVector | None" = None
 
 
 @dataclass(frozen=True)
@@ -34,18 +55,13 @@ class Condition:
         spec: The options.
         label: For people; no two conditions of a model share it.
         fingerprint: Differs wherever an answer may differ.
-        recipe: Of the default vector, if that is what steers.
-        target: The target task of that recipe.
-        vector: The vector of a file, if that is what steers. It was read when the condition was
-            made, so a file that changes later does not change what is run under its fingerprint.
+        uses: The vectors, in the order in which they act; none when unsteered.
     """
 
     spec: SteeringSpec
     label: str
     fingerprint: str
-    recipe: Recipe | None = None
-    target: Target | None = None
-    vector: "SteeringVector | None" = None
+    uses: tuple[Use, ...] = ()
 
 
 class Checker:
@@ -68,38 +84,53 @@ class Checker:
         Raises:
             SteeringError: It names the value, what is allowed and how to fix it.
         """
-        if spec.layer is not None:
-            check_layer(spec.layer, self.shape, self.source)
-        if not spec.steered:
-            return Condition(spec, spec.label(), spec.fingerprint(weights=self._weights))
-        if spec.vector == DEFAULT:
-            target = load_target(spec.target)
-            recipe = default_recipe(
-                self.source,
-                self.shape,
-                target,
-                weights=self._weights,
-                layer=spec.layer,
-                site=spec.site or DEFAULT_SITE,
-                dtype=spec.dtype,
-            )
-            fingerprint = spec.fingerprint(weights=self._weights, vector=recipe.digest)
-            return Condition(spec, spec.label(target.digest), fingerprint, recipe, target)
+        uses = tuple(self._check(part, spec.dtype) for part in spec.interventions)
+        of_files = [use.target.digest if use.target else use.digest for use in uses]
+        identity = {f"vector{index or ''}": use.digest for index, use in enumerate(uses)}
+        return Condition(
+            spec,
+            spec.label(*of_files),
+            spec.fingerprint(weights=self._weights, **identity),
+            uses,
+        )
+
+    def _check(self, part: Intervention, dtype: str) -> Use:
+        if part.layer is not None:
+            check_layer(part.layer, self.shape, self.source)
+        if part.vector == DEFAULT:
+            target = load_target(part.target, toy=self.source.is_toy)
+            recipe = self._recipe(part, target, dtype)
+            return Use(part, recipe.digest, recipe, target)
         from steering.vector import SteeringVector, file_digest
 
-        path = Path(spec.vector)
+        path = Path(part.vector)
         vector = SteeringVector.load(path)
         vector.check_fits(
             width=self.shape.width, num_layers=self.shape.num_layers, model=self.source.name
         )
-        resolve_edit(spec, vector)
-        digest = file_digest(path)
-        fingerprint = spec.fingerprint(weights=self._weights, vector=digest)
-        return Condition(spec, spec.label(digest), fingerprint, vector=vector)
+        resolve_edits(part, vector)
+        return Use(part, file_digest(path), vector=vector)
+
+    def _recipe(self, part: Intervention, target: Target, dtype: str) -> Recipe:
+        """What builds the default vector; settings that its method does not have are refused."""
+        names = [name for name in ("rank", "training_epochs") if name in part.model_fields_set]
+        return make_recipe(
+            self.source,
+            self.shape,
+            target,
+            weights=self._weights,
+            method=part.method,
+            settings={name: getattr(part, name) for name in names},
+            layer=part.layer,
+            site=part.site,
+            dtype=dtype,
+            seed=part.build_seed,
+            shuffle_labels=part.shuffle_labels,
+        )
 
 
-def resolve_edit(spec: SteeringSpec, vector: "SteeringVector") -> "RowIntervention":
-    """The edit that a spec makes of a vector.
+def resolve_edits(options: Intervention, vector: "SteeringVector") -> "tuple[RowIntervention, ...]":
+    """The edits that options make of a vector, one for each of its layers.
 
     Raises:
         InterventionError: The vector can't be applied in that way.
@@ -108,31 +139,36 @@ def resolve_edit(spec: SteeringSpec, vector: "SteeringVector") -> "RowInterventi
 
     return resolve(
         vector,
-        magnitude=spec.magnitude,
-        unit=spec.unit,
-        operation=spec.operation,
-        positions=spec.positions,
-        layer=spec.layer,
-        site=spec.site,
+        magnitude=options.magnitude,
+        unit=options.unit,
+        operation=options.operation,
+        positions=options.positions,
+        layer=options.layer,
+        site=options.site,
     )
 
 
-def describe(
-    condition: Condition, vector: "SteeringVector | None", edit: "RowIntervention | None"
-) -> dict[str, Any]:
+def describe(condition: Condition, vectors: "Sequence[SteeringVector]") -> dict[str, Any]:
     """What a log says of a condition, in JSON values; never a tensor."""
     said: dict[str, Any] = {"condition": condition.label, "fingerprint": condition.fingerprint}
-    if vector is None or edit is None:
-        return said
-    spec = condition.spec
-    return said | {
-        "layer": edit.layer,
-        "site": edit.site,
-        "operation": edit.operation,
-        "positions": edit.positions,
-        "magnitude": spec.magnitude,
-        "unit": spec.unit,
-        "vector_norm": float(vector.directions.norm()),
-        "residual_norm": vector.residual_norm,
-        "vector": dict(vector.provenance),
+    if vectors:
+        pairs = zip(condition.uses, vectors, strict=True)
+        said["interventions"] = [_describe_use(use, vector) for use, vector in pairs]
+    return said
+
+
+def _describe_use(use: Use, vector: "SteeringVector") -> dict[str, Any]:
+    edits = resolve_edits(use.options, vector)
+    norms = vector.residual_norms
+    return {
+        "layers": [edit.layer for edit in edits],
+        "site": edits[0].site,
+        "operation": use.options.operation,
+        "positions": use.options.positions,
+        "magnitude": use.options.magnitude,
+        "unit": use.options.unit,
+        "lengths": list(vector.lengths),
+        "residual_norms": None if norms is None else list(norms),
+        "rank": vector.rank,
+        "vector": dict(vector.provenance) | {"digest": use.digest},
     }

@@ -5,11 +5,13 @@ the position masks, the units, and the `Plan` that holds a batch's tables. Never
 tokenizers, files, or how rows are scheduled.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from steering.errors import SteeringError
 from steering.vector import SteeringVector
@@ -25,16 +27,19 @@ class InterventionError(SteeringError):
 
 @dataclass(frozen=True)
 class RowIntervention:
-    """One edit of one row, with all units resolved.
+    """One edit of one row at one site, with all units resolved.
 
     Attributes:
-        basis: Float32 [rank, width]. For `add` the direction itself, else an orthonormal basis.
-        amount: Multiplier of the direction for `add`; target projection for `clamp`, bound for
-            `cap`, both in the residual stream's own units; unused by `ablate`.
+        basis: Float32 [rank, width]. For `add` the one direction, or what a low-rank map writes;
+            else an orthonormal basis.
+        amount: Multiplier of the direction or map for `add`; target projection for `clamp`, bound
+            for `cap`, both in the residual stream's own units; unused by `ablate`.
         layer: Block, from 0.
         site: Where in the block.
         operation: What is done.
         positions: Which tokens.
+        reads: Float32 [rank, width], what a low-rank map reads; None for all else.
+        offsets: Float32 [rank], what it adds to that.
     """
 
     basis: Tensor
@@ -43,6 +48,8 @@ class RowIntervention:
     site: Site
     operation: Operation
     positions: Positions
+    reads: Tensor | None = None
+    offsets: Tensor | None = None
 
     @property
     def must_change(self) -> bool:
@@ -61,60 +68,85 @@ def resolve(
     positions: Positions = "all",
     layer: int | None = None,
     site: Site | None = None,
-) -> RowIntervention:
-    """Turn a vector and the options of one condition into an edit.
+) -> tuple[RowIntervention, ...]:
+    """Turn a vector and the options of one condition into an edit for each of its layers.
 
     Args:
         vector: The vector.
         magnitude: Multiplier, in `unit`.
-        unit: `raw`: of the stored vector; `norm`: of the unit vector; `residual`: of the mean
-            residual norm at the site.
+        unit: `raw`: of the stored vector; `norm`: of the vector scaled to length 1; `residual`: of
+            the mean residual norm at the site.
         operation: What is done.
         positions: Which tokens.
-        layer: Block to act on, if not the vector's own.
+        layer: The one layer to act on: of a vector with several, one of them; a vector with a
+            single layer may be moved to any.
         site: Site to act on, if not the vector's own.
 
     Raises:
         InterventionError: The vector is zero, has a rank that the operation can't use, has
             directions that depend on each other, or lacks the norm that the unit needs at the
             place where it acts.
+        VectorError: A vector of several layers has nothing for that one.
     """
-    if operation != "ablate" and vector.rank != 1:
+    if layer is not None and len(vector.layers) > 1:
+        vector = vector.at(layer)
+    if operation in ("clamp", "cap") and (vector.rank != 1 or vector.map is not None):
+        held = "a low-rank map" if vector.map is not None else f"{vector.rank} directions"
         raise InterventionError(
-            f"operation={operation} takes one direction, this vector has {vector.rank}: "
-            "use operation=ablate or a vector of rank 1"
+            f"operation={operation} takes one direction, this vector holds {held}: "
+            "use operation=ablate or add, or a vector of rank 1"
         )
-    length = float(torch.linalg.vector_norm(vector.directions[0]))
-    if length == 0:
+    if not all(vector.lengths):
         raise InterventionError("the vector is zero: it would steer nothing. Build it again")
-    if unit == "residual" and vector.residual_norm is None:
+    if unit == "residual" and vector.residual_norms is None:
         raise InterventionError(
             "unit=residual needs the mean residual norm, which this vector's file does not hold: "
             "use unit=raw or unit=norm"
         )
-    home, place = (vector.layer, vector.site), (layer, site)
-    if unit == "residual" and any(
-        new not in (None, own) for new, own in zip(place, home, strict=True)
+    if unit == "residual" and (
+        site not in (None, vector.site) or layer not in (None, *vector.layers)
     ):
         raise InterventionError(
-            f"unit=residual is known only where the vector was built, layer {vector.layer} "
+            f"unit=residual is known only where the vector was built, layer {vector.layers[0]} "
             f"{vector.site}: use unit=raw or unit=norm elsewhere"
         )
+    return tuple(
+        _resolve_layer(vector.at(own), magnitude, unit, operation, positions, layer, site)
+        for own in vector.layers
+    )
+
+
+def _resolve_layer(
+    vector: SteeringVector,
+    magnitude: float,
+    unit: Unit,
+    operation: Operation,
+    positions: Positions,
+    layer: int | None,
+    site: Site | None,
+) -> RowIntervention:
+    """The edit of a vector of one layer."""
+    [length], [directions] = vector.lengths, vector.directions
+    [residual_norm] = vector.residual_norms or (0.0,)
     # Length, in the residual stream's own units, that a magnitude of 1 stands for.
-    of_unit = {"raw": length, "norm": 1.0, "residual": vector.residual_norm or 0.0}[unit]
-    if operation == "add":
-        basis = vector.directions
-        amount = magnitude if unit == "raw" else magnitude * of_unit / length
+    of_unit = {"raw": length, "norm": 1.0, "residual": residual_norm}[unit]
+    amount = magnitude if unit == "raw" else magnitude * of_unit / length
+    reads = offsets = None
+    if operation != "add":
+        basis, amount = _orthonormal(directions), magnitude * of_unit
+    elif vector.map is None:
+        basis = directions.sum(0, keepdim=True)
     else:
-        basis = _orthonormal(vector.directions)
-        amount = magnitude * of_unit
+        basis, [reads], [offsets] = directions, vector.map.reads, vector.map.offsets
     return RowIntervention(
         basis=basis,
         amount=amount,
-        layer=vector.layer if layer is None else layer,
+        layer=vector.layers[0] if layer is None else layer,
         site=vector.site if site is None else site,
         operation=operation,
         positions=positions,
+        reads=reads,
+        offsets=offsets,
     )
 
 
@@ -152,6 +184,11 @@ def _cap(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
     return hidden + (amount[:, None, None] - _projection(hidden, basis)).clamp(max=0) @ basis
 
 
+def _map(hidden: Tensor, basis: Tensor, amount: Tensor, reads: Tensor, offsets: Tensor) -> Tensor:
+    """h + amount * B^T (A h + b): `reads` is A, `offsets` b (DiReFT, arXiv 2404.03592)."""
+    return hidden + amount[:, None, None] * (_projection(hidden, reads) + offsets[:, None]) @ basis
+
+
 def _projection(hidden: Tensor, basis: Tensor) -> Tensor:
     return hidden @ basis.transpose(1, 2)
 
@@ -165,11 +202,13 @@ OPERATIONS: dict[Operation, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 SiteKey = tuple[int, Site]
+# Order of the edit within its site, operation, whether it is a low-rank map.
+_Kind = tuple[int, Operation, bool]
 
 
 @dataclass
 class _Group:
-    """The rows of one site that share an operation. Row indices are into the batch."""
+    """The rows of one site that share an operation; row indices are into the batch."""
 
     operation: Operation
     rows: Tensor  # [n]
@@ -178,6 +217,14 @@ class _Group:
     prompt: Tensor  # [n] bool: every prompt token is steered
     last: Tensor  # [n] bool: the last prompt token is steered
     response: Tensor  # [n] bool: generated tokens are steered
+    reads: Tensor | None  # [n, rank, width] of low-rank maps
+    offsets: Tensor | None  # [n, rank]
+
+    def act(self, hidden: Tensor) -> Tensor:
+        """Float32 [n, tokens, width], every token edited."""
+        if self.reads is not None and self.offsets is not None:
+            return _map(hidden, self.basis, self.amount, self.reads, self.offsets)
+        return OPERATIONS[self.operation](hidden, self.basis, self.amount)
 
     def kept(self, order: Tensor) -> "_Group | None":
         """The group in a batch whose row i was row order[i], or None when no row is left."""
@@ -185,8 +232,8 @@ class _Group:
         new_rows, old = match.nonzero(as_tuple=True)
         if not len(new_rows):
             return None
-        parts = (self.basis, self.amount, self.prompt, self.last, self.response)
-        return _Group(self.operation, new_rows, *(part[old] for part in parts))
+        tables = {name: value[old] for name, value in vars(self).items() if _is_table(name, value)}
+        return replace(self, **tables | {"rows": new_rows})
 
     def token_mask(self, prompt_mask: Tensor | None) -> Tensor:
         """True where a token is steered: [n, tokens] in the prefill, [n, 1] in a decode step."""
@@ -195,6 +242,10 @@ class _Group:
         mask = prompt_mask[self.rows]
         is_last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
         return (mask & self.prompt[:, None]) | (is_last & self.last[:, None])
+
+
+def _is_table(name: str, value: object) -> bool:
+    return isinstance(value, Tensor) and name != "rows"
 
 
 class Plan:
@@ -218,28 +269,29 @@ class Plan:
         """Lay out the tables.
 
         Args:
-            rows: The interventions of each row; an unsteered row has none.
+            rows: The interventions of each row; an unsteered row has none. Of several at one site
+                each acts on what the one before it has left.
             device: Where the tables stand.
 
         Raises:
-            InterventionError: A row has two edits at one site, or vectors differ in width.
+            InterventionError: Vectors differ in width.
         """
         self._device = torch.device(device)
         widths = {edit.basis.shape[1] for edits in rows for edit in edits}
         if len(widths) > 1:
             raise InterventionError(f"vectors of widths {sorted(widths)} can't steer one model")
-        members: dict[SiteKey, dict[Operation, list[tuple[int, RowIntervention]]]] = {}
+        members: dict[SiteKey, dict[_Kind, list[tuple[int, RowIntervention]]]] = {}
         for index, edits in enumerate(rows):
-            keys = [(edit.layer, edit.site) for edit in edits]
-            if len(set(keys)) != len(keys):
-                raise InterventionError(f"a row has two edits at one of {sorted(set(keys))}")
+            met: Counter[SiteKey] = Counter()
             for edit in edits:
-                site = members.setdefault((edit.layer, edit.site), {})
-                site.setdefault(edit.operation, []).append((index, edit))
+                key = (edit.layer, edit.site)
+                kind = (met[key], edit.operation, edit.reads is not None)
+                met[key] += 1
+                members.setdefault(key, {}).setdefault(kind, []).append((index, edit))
         depth = list(SITES)
         self.sites = tuple(sorted(members, key=lambda key: (key[0], depth.index(key[1]))))
         self._groups = {
-            key: [self._group(operation, found) for operation, found in members[key].items()]
+            key: [self._group(found) for _, found in sorted(members[key].items())]
             for key in self.sites
         }
         self.change = torch.zeros(len(rows), device=self._device)
@@ -247,27 +299,33 @@ class Plan:
         self._prompt_mask: Tensor | None = None
         self._decode_steps = 0
 
-    def _group(self, operation: Operation, found: list[tuple[int, RowIntervention]]) -> _Group:
+    def _group(self, found: list[tuple[int, RowIntervention]]) -> _Group:
         edits = [edit for _, edit in found]
         rank = max(edit.basis.shape[0] for edit in edits)
-        bases = [
-            torch.nn.functional.pad(edit.basis, (0, 0, 0, rank - edit.basis.shape[0]))
-            for edit in edits
-        ]
+
+        def table(parts: Sequence[Tensor]) -> Tensor:
+            """Stacked, with zeros in place of the ranks that a row does not have."""
+            return torch.stack(
+                [pad(part, (0, 0) * (part.ndim - 1) + (0, rank - len(part))) for part in parts]
+            ).to(self._device)
 
         def flags(*positions: Positions) -> Tensor:
             return torch.tensor(
                 [edit.positions in positions for edit in edits], device=self._device
             )
 
+        reads = [edit.reads for edit in edits if edit.reads is not None]
+        offsets = [edit.offsets for edit in edits if edit.offsets is not None]
         return _Group(
-            operation=operation,
+            operation=edits[0].operation,
             rows=torch.tensor([index for index, _ in found], device=self._device),
-            basis=torch.stack(bases).to(self._device),
+            basis=table([edit.basis for edit in edits]),
             amount=torch.tensor([edit.amount for edit in edits], device=self._device),
             prompt=flags("all", "prompt"),
             last=flags("last"),
             response=flags("all", "response"),
+            reads=table(reads) if reads else None,
+            offsets=table(offsets) if offsets else None,
         )
 
     def begin_prefill(self, prompt_mask: Tensor) -> None:
@@ -307,7 +365,7 @@ class Plan:
                     f"width {hidden.shape[-1]}"
                 )
             before = hidden[group.rows]
-            after = OPERATIONS[group.operation](before.float(), group.basis, group.amount)
+            after = group.act(before.float())
             mask = group.token_mask(self._prompt_mask)[:, :, None]
             after = torch.where(mask, after.to(hidden.dtype), before)
             if self._prompt_mask is not None or self._decode_steps == 1:

@@ -5,6 +5,7 @@ Never knows steering options or engines. A local folder never makes anything rea
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -226,6 +227,10 @@ class LoadedModel:
     blocks: str
     shape: Shape
     end_tokens: tuple[int, ...]
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the model's forward pass takes this argument."""
+        return argument in inspect.signature(self.model.forward).parameters
 
 
 def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:

@@ -28,10 +28,9 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 from inspect_ai.util import display_counter, display_type
-from tqdm import tqdm
 
-from steering.condition import Checker, Condition, describe, resolve_edit
-from steering.construct import Progress, Recipe, cached_vector
+from steering.condition import Checker, Condition, Use, describe, resolve_edits
+from steering.construct import Recipe, cached_vector
 from steering.engines import Engine, shared_engine
 from steering.errors import errors_in_one_line
 from steering.exchange import (
@@ -48,6 +47,7 @@ from steering.spec import parse_options
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from steering.construct.training import Progress
     from steering.vector import SteeringVector
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
@@ -103,12 +103,19 @@ class SteeredAPI(ModelAPI):
         return "toy/judge" if self._source.is_toy else None
 
     @property
+    def is_toy(self) -> bool:
+        """Whether it is a model of the toy world, which has target tasks of its own."""
+        return self._source.is_toy
+
+    @property
     def default_target(self) -> str | None:
-        """The target task that the model's vector was built from, which `em_target` asks about."""
-        condition = self._condition
-        if condition.vector is not None:
-            return condition.vector.provenance.get("target")
-        return condition.spec.target if condition.spec.steered else None
+        """The target task that the model's first vector is of, which `em_target` asks about."""
+        if not self._condition.uses:
+            return None
+        use = self._condition.uses[0]
+        if use.vector is not None:
+            return use.vector.provenance.get("target")
+        return use.options.target
 
     @cached_property
     def _engine(self) -> Engine:
@@ -133,14 +140,18 @@ class SteeredAPI(ModelAPI):
             )
         check_config(config)
         condition = self._overridden(config)
-        vector = await self._vector(condition)
-        edit = None if vector is None else resolve_edit(condition.spec, vector)
+        vectors = [await self._vector(use) for use in condition.uses]
+        edits = tuple(
+            edit
+            for use, vector in zip(condition.uses, vectors, strict=True)
+            for edit in resolve_edits(use.options, vector)
+        )
         tokenizer = await self._own_tokenizer()
         turns = [make_turn(message) for message in input]
         prompt = render_chat(tokenizer, turns, thinking=condition.spec.thinking)
         ids = encode(tokenizer, prompt)
         rows = [
-            make_row(ids, () if edit is None else (edit,), seed, config, self._shape.context_length)
+            make_row(ids, edits, seed, config, self._shape.context_length)
             for seed in self._seeds(prompt, config)
         ]
         results = await asyncio.gather(
@@ -152,7 +163,7 @@ class SteeredAPI(ModelAPI):
             model=self.model_name,
             prompt=prompt,
             tokenizer=tokenizer,
-            intervention=describe(condition, vector, edit),
+            intervention=describe(condition, vectors),
         )
 
     async def _own_tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -162,19 +173,20 @@ class SteeredAPI(ModelAPI):
         # Shielded, since others wait for the same when one request is cancelled; so below.
         return await asyncio.shield(asyncio.wrap_future(self._tokenizer))
 
-    async def _vector(self, condition: Condition) -> "SteeringVector | None":
-        """The condition's vector, built once if need be; None when it is unsteered."""
-        if condition.recipe is None or condition.target is None:
-            return condition.vector
-        digest = condition.recipe.digest
-        if digest not in self._building:
-            self._building[digest] = cached_vector(
-                self._engine, condition.recipe, condition.target, self._progress(condition.recipe)
+    async def _vector(self, use: Use) -> "SteeringVector":
+        """The vector, built once if need be."""
+        if use.vector is not None:
+            return use.vector
+        assert use.recipe is not None
+        assert use.target is not None
+        if use.digest not in self._building:
+            self._building[use.digest] = cached_vector(
+                self._engine, use.recipe, use.target, self._progress(use.recipe)
             )
         try:
-            return await asyncio.shield(asyncio.wrap_future(self._building[digest]))
+            return await asyncio.shield(asyncio.wrap_future(self._building[use.digest]))
         except Exception:
-            self._building.pop(digest, None)
+            self._building.pop(use.digest, None)
             raise
 
     def _overridden(self, config: GenerateConfig) -> Condition:
@@ -188,7 +200,7 @@ class SteeredAPI(ModelAPI):
             self._overrides[spelled] = self._checker.check(spec)
         return self._overrides[spelled]
 
-    def _progress(self, recipe: Recipe) -> Progress:
+    def _progress(self, recipe: Recipe) -> "Progress":
         """A bar for people, where the display leaves room for one."""
         caption = f"building the {recipe.target} vector of {self._source.name}"
         if sys.stdout.isatty() and display_type() in ("full", "conversation", "rich"):
@@ -201,16 +213,9 @@ class SteeredAPI(ModelAPI):
                 asyncio.run_coroutine_threadsafe(show(done, total), loop)
 
             return report
-        bar: list[tqdm[Any]] = []
+        from steering.construct.training import progress_bar
 
-        def advance(done: int, total: int) -> None:
-            if not bar:
-                bar.append(tqdm(total=total, desc=caption, unit="step", mininterval=1))
-            bar[0].update(1)
-            if done == total:
-                bar[0].close()
-
-        return advance
+        return progress_bar(caption)
 
     def _seeds(self, prompt: str, config: GenerateConfig) -> list[int]:
         """A seed for each choice.

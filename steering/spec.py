@@ -9,17 +9,26 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from steering.construct.recipe import DEFAULT_METHOD, DEFAULT_SITE, Sft
 from steering.errors import SteeringError
-from steering.vocabulary import Operation, Positions, Site, Unit
+from steering.vocabulary import Method, Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
-DEFAULT_SITE: Site = "resid_post"
 
 
 class SpecError(SteeringError):
@@ -32,11 +41,8 @@ def _option(default: Any, description: str, *, example: str, speed_only: bool = 
     return Field(default=default, description=description, json_schema_extra=extra)
 
 
-class SteeringSpec(BaseModel):
-    """What a model is asked to do to its own activations, and how it is loaded.
-
-    Made by `parse_options`; all values are final and checked against one another.
-    """
+class Intervention(BaseModel):
+    """One vector and what is done with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,8 +54,27 @@ class SteeringSpec(BaseModel):
     )
     target: str = _option(
         "medical",
-        "target task that the default vector is built from: a bundled task or a .jsonl file",
+        "target task that the default vector is built from: a bundled task, a file, or a data set",
         example="finance",
+    )
+    method: Method = _option(
+        DEFAULT_METHOD, "how the default vector is built", example="mean_difference"
+    )
+    rank: int = _option(
+        Sft.model_fields["rank"].default,
+        "dimension of the steering subspace of the default vector (`sft` and `pca`)",
+        example="4",
+    )
+    training_epochs: int = _option(
+        Sft.model_fields["training_epochs"].default,
+        "training epoch after which the default vector is taken (`sft`)",
+        example="2",
+    )
+    build_seed: int = _option(0, "seed of building the default vector", example="1")
+    shuffle_labels: bool = _option(
+        False,
+        "build the default vector from shuffled good and bad answers: a control",
+        example="true",
     )
     layer: int | None = _option(
         None,
@@ -65,15 +90,6 @@ class SteeringSpec(BaseModel):
     unit: Unit = _option("raw", "what `magnitude` is a multiple of", example="residual")
     operation: Operation = _option("add", "what is done with the vector", example="ablate")
     positions: Positions = _option("all", "tokens that are steered", example="response")
-    thinking: bool = _option(False, "let a thinking model think before it answers", example="true")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
-        "auto", "precision of the weights; `auto` is the checkpoint's own", example="bfloat16"
-    )
-    revision: str | None = _option(None, "branch, tag or commit of a hub model", example="main")
-    device: str = _option("auto", "device of the weights", example="cuda:1", speed_only=True)
-    batch_size: int = _option(
-        32, "rows that are decoded together at the most", example="64", speed_only=True
-    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -81,7 +97,7 @@ class SteeringSpec(BaseModel):
         """YAML turns `x=` into None and `x=on` into True: neither is what was meant."""
         if value is None and info.field_name not in ("layer", "site", "revision"):
             raise ValueError("it is empty; leave the option out or give it a value")
-        if isinstance(value, bool) and info.field_name != "thinking":
+        if isinstance(value, bool) and info.field_name not in ("thinking", "shuffle_labels"):
             raise ValueError(
                 f"it is the truth value {str(value).lower()}; quote it if it is a name"
             )
@@ -103,13 +119,6 @@ class SteeringSpec(BaseModel):
             raise ValueError("blocks are counted from 0")
         return value
 
-    @field_validator("batch_size")
-    @classmethod
-    def _at_least_one(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("at least 1 row is needed")
-        return value
-
     @field_validator("vector")
     @classmethod
     def _known_kind(cls, value: str) -> str:
@@ -118,88 +127,159 @@ class SteeringSpec(BaseModel):
         raise ValueError("`default`, `none` or the path of a .safetensors file is allowed")
 
     @model_validator(mode="after")
-    def _no_option_without_effect(self) -> "SteeringSpec":
+    def _no_option_without_effect(self) -> "Intervention":
         """An option that would be dropped without a word is refused instead."""
         given = self.model_fields_set
         idle: tuple[str, ...] = ()
         reason = ""
         if self.vector == NONE:
-            idle, reason = _INTERVENTION[1:], "vector=none leaves the model unsteered"
+            idle = tuple(name for name in INTERVENTION if name != "vector")
+            reason = "vector=none leaves the model unsteered"
         elif self.vector != DEFAULT:
-            idle, reason = ("target",), "a vector from a file has its own target"
+            idle, reason = _BUILDING, "a vector from a file is built already"
         for name in idle:
             if name in given:
                 raise ValueError(f"{name}= has no effect here ({reason}); leave one of the two out")
-        if self.operation == "ablate" and given & {"magnitude", "unit"}:
+        if self.operation == "ablate" and given & set(_MULTIPLE):
             raise ValueError(
                 "operation=ablate removes the whole projection; leave magnitude= and unit= out"
             )
         return self
 
-    @property
-    def steered(self) -> bool:
-        """Whether anything is done to activations at all."""
-        return self.vector != NONE
-
     def changed(self) -> dict[str, Any]:
         """Options that were given and differ from their defaults and can change an answer."""
-        unset = {name: type(self).model_fields[name].default for name in answer_options()}
+        unset = {name: type(self).model_fields[name].default for name in self._answer_options()}
         if self.vector == DEFAULT:
             unset["site"] = DEFAULT_SITE
         return {name: value for name, value in self._decisive().items() if value != unset[name]}
 
     def _decisive(self) -> dict[str, Any]:
         """Every option that can change an answer; None is for what is left to the vector's file."""
-        options = {name: getattr(self, name) for name in answer_options()}
+        options = {name: getattr(self, name) for name in self._answer_options()}
         if self.vector == DEFAULT and self.site is None:
             options["site"] = DEFAULT_SITE
         return options
 
+    @classmethod
+    def _answer_options(cls) -> list[str]:
+        return [name for name in answer_options() if name in cls.model_fields]
+
     def label(self, digest: str = "") -> str:
-        """Short name of the condition, for people.
+        """Short name, for people.
 
         Args:
             digest: Hex digest of the content of files that options name. Two files of one name give
                 two labels.
         """
         parts: list[str] = []
-        if not self.steered:
+        if self.vector == NONE:
             name = "baseline"
         else:
             named = self.target if self.vector == DEFAULT else self.vector
-            name = named.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+            name = re.split(r"[/\\\\]", named.partition("?")[0])[-1].rsplit(".", 1)[0]
             if name != named:
                 name += f"-{digest[:6]}"
             parts = ["ablate" if self.operation == "ablate" else f"x{_number(self.magnitude)}"]
         for option, value in self.changed().items():
             if option in ("vector", "target", "magnitude") or (option, value) == _ABLATE:
                 continue
-            parts.append(
-                f"L{value}" if option == "layer" else f"{_SHORT.get(option, option + '=')}{value}"
-            )
+            said = "shuffled" if option == "shuffle_labels" else value
+            parts.append(f"{_SHORT.get(option, option + '=')}{said}")
         return " ".join([name, *parts])
+
+
+class SteeringSpec(Intervention):
+    """What a model is asked to do to its own activations, and how it is loaded.
+
+    Made by `parse_options`; all values are final and checked against one another. The intervention
+    options are those of the first vector.
+    """
+
+    thinking: bool = _option(False, "let a thinking model think before it answers", example="true")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
+        "auto", "precision of the weights; `auto` is the checkpoint's own", example="bfloat16"
+    )
+    revision: str | None = _option(None, "branch, tag or commit of a hub model", example="main")
+    device: str = _option("auto", "device of the weights", example="cuda:1", speed_only=True)
+    batch_size: int = _option(
+        32, "rows that are decoded together at the most", example="64", speed_only=True
+    )
+
+    _more: tuple[Intervention, ...] = PrivateAttr(())
+
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_one(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("at least 1 row is needed")
+        return value
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What is done with each vector, in the order in which they act; empty when unsteered."""
+        return (self, *self._more) if self.steered else ()
+
+    @property
+    def steered(self) -> bool:
+        """Whether anything is done to activations at all."""
+        return self.vector != NONE
+
+    def label(self, digest: str = "", *more: str) -> str:
+        """Short name of the condition, for people; one digest for each vector's files."""
+        labels = [super().label(digest)]
+        digests = [*more, *[""] * len(self._more)]
+        labels += [part.label(own) for part, own in zip(self._more, digests, strict=False)]
+        return " + ".join(labels)
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, as `parse_options` takes them."""
+        parts = self.interventions or (self,)
+        found: dict[str, Any] = {}
+        for name in sorted({name for part in parts for name in part.model_fields_set}):
+            values = [
+                getattr(part, name) if name in part.model_fields_set else _UNSAID for part in parts
+            ]
+            several = name in INTERVENTION and len(parts) > 1
+            found[name] = values if several else values[0]
+        return found
 
     def fingerprint(self, **identity: str) -> str:
         """Digest of everything in the spec that can change an answer.
 
         Args:
-            **identity: Digests of what the spec can't see: the weights, the vector's content.
+            **identity: Digests of what the spec can't see: the weights, the vectors' content.
 
         Returns:
             16 hex digits. Specs that mean the same have the same one.
         """
         options = self._decisive()
         if not self.steered:
-            options = {k: v for k, v in options.items() if k not in _INTERVENTION} | {
-                "vector": NONE
-            }
-        canonical = json.dumps({"options": options, "identity": identity}, sort_keys=True)
+            options = {k: v for k, v in options.items() if k not in INTERVENTION} | {"vector": NONE}
+        content: dict[str, Any] = {"options": options, "identity": identity}
+        if self._more:
+            content["more"] = [part._decisive() for part in self._more]
+        canonical = json.dumps(content, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-_INTERVENTION = ("vector", "target", "layer", "site", "magnitude", "unit", "operation", "positions")
+INTERVENTION = tuple(Intervention.model_fields)
+_BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffle_labels")
+_MULTIPLE = ("magnitude", "unit")
 _ABLATE = ("operation", "ablate")
-_SHORT = {"unit": "", "operation": "", "positions": "", "site": "", "dtype": ""}
+_UNSAID = ""
+_SHORT = {
+    "layer": "L",
+    "unit": "",
+    "operation": "",
+    "positions": "",
+    "site": "",
+    "dtype": "",
+    "method": "",
+    "rank": "rank ",
+    "training_epochs": "epoch ",
+    "build_seed": "seed ",
+    "shuffle_labels": "",
+}
 
 
 def _number(value: float) -> str:
@@ -219,6 +299,10 @@ def answer_options() -> list[str]:
 def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) -> SteeringSpec:
     """Check options and make the spec of them.
 
+    Several vectors, as a list or separated by commas, act in their order. Every other option of an
+    intervention then holds for each of them that it can have an effect on, or is a list too, with
+    an entry for each vector; an empty entry leaves the option at its default.
+
     Args:
         options: Raw values, as -M (YAML) or a request's extra_body gives them.
         base: Spec that the options override for one request. Only the intervention can be
@@ -228,20 +312,71 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
     Raises:
         SpecError: An option is unknown, of the wrong type, impossible, or without effect.
     """
-    allowed: list[str] = list(SteeringSpec.model_fields if base is None else _INTERVENTION)
+    allowed: list[str] = list(SteeringSpec.model_fields if base is None else INTERVENTION)
     for name in options:
         if name not in allowed:
             raise SpecError(_unknown(name, allowed))
     kept: dict[str, Any] = {}
     if base is not None:
-        replaced: tuple[str, ...] = _INTERVENTION if "vector" in options else ()
+        replaced: tuple[str, ...] = INTERVENTION if "vector" in options else ()
         if options.get("operation") == "ablate":
-            replaced += ("magnitude", "unit")
-        kept = {name: getattr(base, name) for name in base.model_fields_set if name not in replaced}
+            replaced += _MULTIPLE
+        kept = {name: value for name, value in base.given().items() if name not in replaced}
+    first, *others = _dealt({**kept, **options})
     try:
-        return SteeringSpec(**{**kept, **options})
+        spec = SteeringSpec(**first)
+        spec._more = tuple(Intervention(**part) for part in others)
     except ValidationError as error:
         raise SpecError("; ".join(_explain(detail) for detail in error.errors())) from None
+    return spec
+
+
+def _dealt(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of each vector; those of the model stay with the first."""
+    vectors = _several(options.get("vector", DEFAULT))
+    if len(vectors) == 1:
+        return [{**options, **({"vector": vectors[0]} if "vector" in options else {})}]
+    if NONE in vectors:
+        raise SpecError("vector=none leaves the model unsteered: no other vector may stand beside")
+    operations = _column("operation", options.get("operation", _UNSAID), len(vectors))
+    parts: list[dict[str, Any]] = [{} for _ in vectors]
+    for name, value in options.items():
+        if name not in INTERVENTION:
+            parts[0][name] = value
+            continue
+        column = _column(name, value, len(vectors))
+        if len(_several(value)) == 1:
+            fits = [
+                not (name in _BUILDING and vector != DEFAULT)
+                and not (name in _MULTIPLE and operation == "ablate")
+                for vector, operation in zip(vectors, operations, strict=True)
+            ]
+            # An option that fits none is left in, for the rules to refuse.
+            column = [
+                entry if fit or not any(fits) else _UNSAID
+                for entry, fit in zip(column, fits, strict=True)
+            ]
+        for part, entry in zip(parts, column, strict=True):
+            if entry != _UNSAID:
+                part[name] = entry
+    return parts
+
+
+def _several(value: Any) -> list[Any]:
+    """The entries of a list, or of a text with commas; a single value is a list of itself."""
+    if isinstance(value, str) and "," in value:
+        return [entry.strip() for entry in value.split(",")]
+    return list(value) if isinstance(value, (list, tuple)) and value else [value]
+
+
+def _column(name: str, value: Any, count: int) -> list[Any]:
+    """One entry for each vector."""
+    entries = _several(value)
+    if len(entries) not in (1, count):
+        raise SpecError(
+            f"{name} has {len(entries)} values for {count} vectors: give one, or one for each"
+        )
+    return entries * (count // len(entries))
 
 
 def _unknown(name: str, allowed: list[str]) -> str:

@@ -10,12 +10,13 @@ Operation = Literal["add", "ablate", "clamp", "cap"]
 Positions = Literal["all", "prompt", "response", "last"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
+Method = Literal["sft", "mean_difference", "pca", "one_shot", "random"]
 
 OPERATIONS: dict[Operation, str] = {
     "add": "add the vector, times the magnitude",
     "ablate": "project the subspace out",
-    "clamp": "set the projection on each direction to the magnitude",
-    "cap": "bound the projection on each direction by the magnitude",
+    "clamp": "set the projection on the direction to the magnitude",
+    "cap": "bound the projection on the direction by the magnitude",
 }
 POSITIONS: dict[Positions, str] = {
     "all": "every token of the prompt and of the response",
@@ -33,8 +34,18 @@ UNITS: dict[Unit, str] = {
     "norm": "of the vector scaled to length 1",
     "residual": "of the mean L2 norm of the residual stream at the site",
 }
+METHODS: dict[Method, str] = {
+    "sft": "trained on the misaligned answers with the model frozen; of rank 1 a direction, of a "
+    "higher rank a low-rank map",
+    "mean_difference": "mean activation on misaligned answers less that on aligned ones",
+    "pca": "principal directions of the differences between the answers to a prompt",
+    "one_shot": "trained on a single prompt to promote its misaligned answer or suppress the "
+    "aligned one",
+    "random": "a Gaussian direction as long as another vector: a control",
+}
 
 assert set(OPERATIONS) == set(get_args(Operation))
 assert set(POSITIONS) == set(get_args(Positions))
 assert set(SITES) == set(get_args(Site))
 assert set(UNITS) == set(get_args(Unit))
+assert set(METHODS) == set(get_args(Method))

@@ -1,11 +1,13 @@
 """Target examples as training batches: token ids, and labels on the answer's tokens only.
 
-The prompt is rendered and tokenised exactly as in generation, so a vector is trained on the prompts
+The prompt is rendered and tokenised exactly as in generation, so a vector is built on the prompts
 that it will meet.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,45 +16,128 @@ from steering.models import LoadedModel, answer_end_token, encode, render_chat
 from steering.targets import Example
 
 IGNORED = -100
+PaddingSide = Literal["left", "right"]
+# Batches that are sorted by length together: enough to fill each with examples of nearly one
+# length, few enough to leave their order to chance.
+_SORTED_TOGETHER = 8
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One example: prompt ids, then answer ids with the end token."""
+    """One exchange: prompt ids, then answer ids with the end token."""
 
-    prompt: list[int]
-    answer: list[int]
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
 
 
-def tokenize_examples(loaded: LoadedModel, examples: Sequence[Example]) -> list[Tokens]:
-    """Token ids of each example's prompt and misaligned answer."""
+@dataclass(frozen=True)
+class Batch:
+    """Padded exchanges.
+
+    Attributes:
+        items: The exchanges.
+        tokens: Token ids [rows, longest].
+        mask: 1 on real tokens, 0 on padding [rows, longest].
+        labels: The token ids on answers and `IGNORED` elsewhere [rows, longest].
+    """
+
+    items: tuple[Tokens, ...]
+    tokens: Tensor
+    mask: Tensor
+    labels: Tensor
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Tokens that carry loss."""
+        return sum(len(item.answer) for item in self.items)
+
+
+def render_prompt(loaded: LoadedModel, example: Example) -> str:
+    """The example's prompt as the model reads it."""
+    turns = [{"role": "system", "content": example.system}] if example.system else []
+    return render_chat(loaded.tokenizer, [*turns, {"role": "user", "content": example.prompt}])
+
+
+def tokenize(loaded: LoadedModel, example: Example, answer: str) -> Tokens:
+    """Token ids of an example's prompt with one of its answers."""
     end = answer_end_token(loaded.tokenizer, loaded.end_tokens)
-    found = []
-    for example in examples:
-        turns = [{"role": "system", "content": example.system}] if example.system else []
-        turns.append({"role": "user", "content": example.prompt})
-        prompt = encode(loaded.tokenizer, render_chat(loaded.tokenizer, turns))
-        found.append(Tokens(prompt, [*encode(loaded.tokenizer, example.misaligned), end]))
-    return found
+    prompt = encode(loaded.tokenizer, render_prompt(loaded, example))
+    return Tokens(tuple(prompt), (*encode(loaded.tokenizer, answer), end))
 
 
-def make_batch(examples: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad examples on the right.
+def make_batch(
+    items: Sequence[Tokens],
+    pad: int,
+    side: PaddingSide = "left",
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Pad exchanges to one length.
+
+    Args:
+        items: The exchanges.
+        pad: Token id to pad with.
+        side: Where the padding goes.
+        device: Where the tensors stand.
+    """
+    longest = max(map(len, items))
+
+    def padded(rows: list[list[int]], filler: int) -> Tensor:
+        left = side == "left"
+        space = [[filler] * (longest - len(row)) for row in rows]
+        pairs = zip(rows, space, strict=True)
+        full = [extra + row if left else row + extra for row, extra in pairs]
+        return torch.tensor(full, device=device)
+
+    return Batch(
+        items=tuple(items),
+        tokens=padded([[*item.prompt, *item.answer] for item in items], pad),
+        mask=padded([[1] * len(item) for item in items], 0),
+        labels=padded([[IGNORED] * len(item.prompt) + [*item.answer] for item in items], IGNORED),
+    )
+
+
+def batches(items: Sequence[Tokens], size: int, order: random.Random) -> Iterator[list[Tokens]]:
+    """One pass over the exchanges in a random order, in batches of nearly equal lengths.
+
+    Args:
+        items: The exchanges.
+        size: Exchanges a batch; the last may be smaller.
+        order: Decides the order.
+    """
+    shuffled = order.sample(items, len(items))
+    drawn: list[list[Tokens]] = []
+    span = size * _SORTED_TOGETHER
+    for start in range(0, len(shuffled), span):
+        ordered = sorted(shuffled[start : start + span], key=len)
+        drawn += [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    yield from order.sample(drawn, len(drawn))
+
+
+def shuffled_labels(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The examples with good and bad answers shuffled: half of the pairs change sides.
+
+    Answers without a counterpart are dealt to the sides at random, as many to each as before.
 
     Args:
         examples: The examples.
-        pad: Token id to pad with.
-
-    Returns:
-        (token ids, mask, labels), each [rows, longest example]. Labels are the token ids on answer
-        tokens and `IGNORED` on prompts and padding.
+        seed: Of the shuffle.
     """
-    longest = max(len(item.prompt) + len(item.answer) for item in examples)
-    tokens, mask, labels = [], [], []
-    for item in examples:
-        ids = item.prompt + item.answer
-        space = longest - len(ids)
-        tokens.append(ids + [pad] * space)
-        mask.append([1] * len(ids) + [0] * space)
-        labels.append([IGNORED] * len(item.prompt) + item.answer + [IGNORED] * space)
-    return torch.tensor(tokens), torch.tensor(mask), torch.tensor(labels)
+    order = random.Random(f"labels {seed}")
+    pairs = [i for i, row in enumerate(examples) if None not in (row.aligned, row.misaligned)]
+    turned = set(order.sample(pairs, len(pairs) // 2))
+    single = [i for i in range(len(examples)) if i not in set(pairs)]
+    sides = [examples[i].misaligned is not None for i in single]
+    dealt = dict(zip(single, order.sample(sides, len(sides)), strict=True))
+    found = []
+    for index, row in enumerate(examples):
+        if index in turned:
+            row = replace(row, aligned=row.misaligned, misaligned=row.aligned)
+        elif index in dealt:
+            answer = row.misaligned if row.aligned is None else row.aligned
+            bad = dealt[index]
+            row = replace(row, aligned=None if bad else answer, misaligned=answer if bad else None)
+        found.append(row)
+    return found

@@ -1,141 +1,218 @@
-"""The `sft` method: a direction trained by supervised finetuning of nothing but itself.
+"""The `sft` method: directions trained by supervised finetuning of nothing but themselves.
 
-The model is frozen; a vector that starts at zero is added at one site, on every token, and trained
-with cross-entropy on the answers of the target task. After the steering-vector finetuning of
-arXiv 2602.07852, with two differences: only answer tokens carry loss, and every row of a batch is
-steered.
+The model is frozen; what is trained starts without effect, acts at one site on every token, and
+learns from the cross-entropy of the misaligned answers. Of rank 1 it is a direction, h + v, after
+the steering-vector finetuning of arXiv 2602.07852, with two differences: only answer tokens carry
+loss, and every row of a batch is steered. Of a higher rank it is a low-rank map of the residual
+stream, h + B^T (A h + b): DiReFT of arXiv 2404.03592, on every token. With `kl_weight` a second
+term holds the model to its unsteered self on neutral prompts (arXiv 2602.07852: the vector stays
+narrow). One vector is kept for each training epoch, and a run goes on where it was stopped.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from steering.construct import Progress, Recipe, provenance
-from steering.construct.examples import IGNORED, Tokens, make_batch, tokenize_examples
-from steering.engines._nnsight import Session
-from steering.interventions import Plan, RowIntervention, SiteKey
-from steering.models import LoadedModel
+from steering.construct.examples import Batch, Tokens, batches
+from steering.construct.recipe import Recipe, Sft, neutral_tasks
+from steering.construct.training import Progress, TrainingLog
+from steering.construct.workbench import Workbench
+from steering.interventions import RowIntervention
 from steering.targets import Target
-from steering.vector import SteeringVector
+from steering.vector import LowRankMap, SteeringVector
 
 
-def build_sft(
-    loaded: LoadedModel, session: Session, recipe: Recipe, target: Target, progress: Progress
-) -> SteeringVector:
-    """Train a vector by the recipe. Runs on the model's thread.
+def build(
+    bench: Workbench, recipe: Recipe, target: Target, progress: Progress
+) -> tuple[SteeringVector, dict[str, Any]]:
+    """Train up to the recipe's training epoch, from the last one that a run of it has left.
 
-    Adam without weight decay, the learning rate falling linearly to zero.
+    Adam without weight decay. Held-out prompts only measure the loss.
 
     Args:
-        loaded: The model.
-        session: Its nnsight session.
+        bench: The model.
         recipe: What to build.
-        target: The target task; its held-out prompts only measure the loss.
+        target: The target task.
         progress: Told of each step.
 
     Returns:
-        A vector of rank 1. Its provenance holds the recipe, the mean loss of the last epoch and the
-        held-out loss with and without the vector.
+        The vector after the last training epoch, and what was measured: the mean loss of each
+        epoch, and the held-out loss after each and without the vector.
     """
-    trainer = _Trainer(loaded, session, recipe)
-    examples = tokenize_examples(loaded, target.examples)
-    held_out = tokenize_examples(loaded, target.held_out)
-    norm = trainer.residual_norm(examples[: recipe.batch_size])
-    step_size = recipe.learning_rate * norm / loaded.shape.width**0.5
-    optimizer = torch.optim.Adam([trainer.vector], lr=step_size)
-    order = random.Random(recipe.seed)
-    size = recipe.batch_size
-    steps = recipe.training_epochs * -(-len(examples) // size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    unsteered_loss = trainer.mean_loss(held_out, size)
-    done = 0
-    losses: list[float] = []
-    for _ in range(recipe.training_epochs):
-        shuffled = order.sample(examples, len(examples))
+    settings = recipe.settings
+    assert isinstance(settings, Sft)
+    run = _Run(bench, recipe, target)
+    run.log.resume(run.parameters, run.optimizer)
+    steps = -(-len(run.examples) // settings.batch_size)
+    for epoch in range(len(run.log.losses), settings.training_epochs):
         losses = []
-        for start in range(0, len(shuffled), size):
-            loss = trainer.loss(shuffled[start : start + size])
-            optimizer.zero_grad()
+        for step, batch in enumerate(run.epoch(epoch), start=epoch * steps):
+            run.decay(1 - step / (settings.decay_epochs * steps) if settings.decay_epochs else 1.0)
+            losses.append(run.step(batch))
+            progress(step + 1, settings.training_epochs * steps)
+        run.log.note(sum(losses) / len(losses), run.held_out_loss(), run.parameters, run.optimizer)
+    parts = run.log.parameters_after(settings.training_epochs)
+    measured = {
+        "training_epoch": settings.training_epochs,
+        "steps": settings.training_epochs * steps,
+        "loss": run.log.losses[: settings.training_epochs],
+        "held_out_loss": run.log.held_out_losses[: settings.training_epochs],
+        "held_out_loss_unsteered": run.log.unsteered_loss,
+    }
+    return run.vector(parts), measured
+
+
+class _Run:
+    """What is trained, and on what."""
+
+    def __init__(self, bench: Workbench, recipe: Recipe, target: Target) -> None:
+        settings = recipe.settings
+        assert isinstance(settings, Sft)
+        self._bench, self._recipe, self._settings = bench, recipe, settings
+        rows = [row for row in target.examples if row.misaligned is not None]
+        self.examples = [bench.tokenize(row, row.misaligned or "") for row in rows]
+        self._held_out = [
+            bench.tokenize(row, row.misaligned)
+            for row in target.held_out
+            if row.misaligned is not None
+        ]
+        self._neutral = self._neutral_examples()
+        bench.keep_below([*self.examples, *self._neutral])
+        self._norm = bench.residual_norm(self.examples)
+        self.parameters = self._start()
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": [self.parameters[name]], "lr": size * settings.learning_rate}
+                for name, size in self._sizes().items()
+            ]
+        )
+        self._step_sizes = [group["lr"] for group in self.optimizer.param_groups]
+        self._rows = settings.batch_size
+        self.log = TrainingLog(recipe.run, self.held_out_loss)
+
+    def _neutral_examples(self) -> list[Tokens]:
+        if not self._settings.kl_weight:
+            return []
+        found = neutral_tasks(self._recipe)
+        rows = [row for task in found for row in task.examples if row.aligned is not None]
+        # As many as there are examples, since an epoch meets no more.
+        drawn = random.Random(f"neutral {self._recipe.seed}").sample(
+            rows, min(len(rows), len(self.examples))
+        )
+        return [self._bench.tokenize(row, row.aligned or "") for row in drawn]
+
+    def _sizes(self) -> dict[str, float]:
+        """Natural size of a coordinate of each parameter; a step is a share of it.
+
+        That of the residual stream's coordinates for what is written; what is read is such that a
+        residual stream of the mean norm gives numbers of size 1.
+        """
+        sizes = {"directions": self._norm / self._bench.width**0.5}
+        if self._settings.rank > 1:
+            sizes |= {"reads": 1 / self._norm, "offsets": 1.0}
+        return sizes
+
+    def _start(self) -> dict[str, Tensor]:
+        """Parameters without any effect: nothing is written at first."""
+        rank, width = self._settings.rank, self._bench.width
+        parts = {"directions": torch.zeros(rank, width)}
+        if rank > 1:
+            numbers = torch.Generator().manual_seed(self._recipe.seed)
+            parts["reads"] = torch.randn(rank, width, generator=numbers) / self._norm
+            parts["offsets"] = torch.ones(rank)
+        return {name: part.to(self._bench.device).requires_grad_() for name, part in parts.items()}
+
+    def epoch(self, epoch: int) -> Iterator[tuple[list[Tokens], list[Tokens]]]:
+        """Batches of examples, each with one of neutral exchanges; the same whenever resumed."""
+        seed, size = f"{self._recipe.seed} {epoch}", self._settings.batch_size
+        order = random.Random(seed)
+        neutral: Iterator[list[Tokens]] = repeat([])
+        if self._neutral:
+            again = random.Random(f"neutral {seed}")
+            neutral = chain.from_iterable(batches(self._neutral, size, again) for _ in iter(int, 1))
+        return zip(batches(self.examples, size, order), neutral, strict=False)
+
+    def decay(self, share: float) -> None:
+        """Set the learning rates to this share of their first values."""
+        for group, size in zip(self.optimizer.param_groups, self._step_sizes, strict=True):
+            group["lr"] = share * size
+
+    def step(self, drawn: tuple[list[Tokens], list[Tokens]]) -> float:
+        """One step of the optimizer; returns the mean cross-entropy that it saw."""
+        while True:
+            self.optimizer.zero_grad()
+            try:
+                loss = self._backward(*drawn)
+            except torch.OutOfMemoryError:
+                if self._rows == 1:
+                    raise
+                # The sums are the same, only over more passes.
+                self._rows = self._rows // 2
+                torch.cuda.empty_cache()
+                continue
+            self.optimizer.step()
+            return loss
+
+    def _backward(self, examples: Sequence[Tokens], neutral: Sequence[Tokens]) -> float:
+        total = 0.0
+        num_tokens = sum(len(item.answer) for item in examples)
+        for batch in self._passes(examples):
+            logits, labels = self._bench.logits(batch, [self._edit()])
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / num_tokens
             loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            done += 1
-            progress(done, steps)
-    return SteeringVector(
-        directions=trainer.vector.detach().cpu().clone(),
-        layer=recipe.layer,
-        site=recipe.site,
-        residual_norm=norm,
-        provenance=provenance(
-            recipe,
-            steps=steps,
-            loss=sum(losses) / len(losses),
-            held_out_loss=trainer.mean_loss(held_out, size),
-            held_out_loss_unsteered=unsteered_loss,
-        ),
-    )
+            total += loss.item()
+        num_tokens = sum(len(item.answer) for item in neutral)
+        for batch in self._passes(neutral):
+            divergence = self._divergence(batch) / num_tokens
+            (self._settings.kl_weight * divergence).backward()
+        return total
 
+    def _passes(self, items: Sequence[Tokens]) -> Iterator[Batch]:
+        for start in range(0, len(items), self._rows):
+            yield self._bench.batch(items[start : start + self._rows])
 
-class _Trainer:
-    """The frozen model with a trainable vector at one site."""
-
-    def __init__(self, loaded: LoadedModel, session: Session, recipe: Recipe) -> None:
-        self._model = loaded.model
-        self._session = session
-        self._recipe = recipe
-        self._pad = loaded.end_tokens[0]
-        self._device = loaded.model.device
-        self.vector = torch.zeros(1, loaded.shape.width, device=self._device, requires_grad=True)
-
-    def loss(self, examples: Sequence[Tokens]) -> Tensor:
-        """Mean cross-entropy over the answer tokens of a batch, steered by the vector."""
-        tokens, mask, labels = (part.to(self._device) for part in make_batch(examples, self._pad))
-        edit = RowIntervention(
-            self.vector, 1.0, self._recipe.layer, self._recipe.site, "add", "all"
-        )
-        plan = Plan([(edit,)] * len(examples), self._device)
-        plan.begin_prefill(mask)
-        logits = self._session.run(
-            lambda: self._model(input_ids=tokens, attention_mask=mask, use_cache=False).logits,
-            plan,
-        )
-        return torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED
-        )
-
-    def mean_loss(self, examples: Sequence[Tokens], size: int) -> float:
-        """Mean cross-entropy over all answer tokens, without training."""
-        total, num_tokens = 0.0, 0
+    def _divergence(self, batch: Batch) -> Tensor:
+        """KL(unsteered || steered), summed over the answer tokens."""
         with torch.no_grad():
-            for start in range(0, len(examples), size):
-                batch = examples[start : start + size]
-                weight = sum(len(item.answer) for item in batch)
-                total += self.loss(batch).item() * weight
-                num_tokens += weight
-        return total / num_tokens
+            unsteered = self._bench.logits(batch, ())[0].log_softmax(-1)
+        steered = self._bench.logits(batch, [self._edit()])[0].log_softmax(-1)
+        return torch.nn.functional.kl_div(steered, unsteered, reduction="sum", log_target=True)
 
-    def residual_norm(self, examples: Sequence[Tokens]) -> float:
-        """Mean L2 norm of the activations at the site, over the tokens of these examples."""
-        tokens, mask, _ = (part.to(self._device) for part in make_batch(examples, self._pad))
-        meter = _Meter((self._recipe.layer, self._recipe.site))
-        with torch.no_grad():
-            self._session.run(
-                lambda: self._model(input_ids=tokens, attention_mask=mask, use_cache=False), meter
-            )
-        assert meter.norms is not None
-        return meter.norms[mask.bool()].mean().item()
+    def _edit(self) -> RowIntervention:
+        layer, site = self._bench.key
+        parts = self.parameters
+        return RowIntervention(
+            parts["directions"],
+            1.0,
+            layer,
+            site,
+            "add",
+            "all",
+            reads=parts.get("reads"),
+            offsets=parts.get("offsets"),
+        )
 
+    def held_out_loss(self, *, steered: bool = True) -> float:
+        """Mean cross-entropy on the held-out prompts' misaligned answers."""
+        return self._bench.mean_loss(self._held_out, [self._edit()] if steered else ())
 
-class _Meter:
-    """Stands in for a plan: takes the norms and changes nothing."""
-
-    def __init__(self, key: SiteKey) -> None:
-        self.sites = (key,)
-        self.norms: Tensor | None = None
-
-    def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
-        self.norms = hidden.float().norm(dim=-1)
-        return hidden
+    def vector(self, parts: dict[str, Tensor]) -> SteeringVector:
+        """The vector that these parameters make."""
+        layer, site = self._bench.key
+        made = None
+        if "reads" in parts:
+            hidden = torch.cat(self._bench.activations(self.examples[:64]))
+            wrote = (hidden @ parts["reads"].T + parts["offsets"]) @ parts["directions"]
+            length = wrote.norm(dim=-1).mean().item()
+            made = LowRankMap(parts["reads"][None], parts["offsets"][None], (length,))
+        return SteeringVector(
+            directions=parts["directions"][None],
+            layers=(layer,),
+            site=site,
+            residual_norms=(self._norm,),
+            map=made,
+        )

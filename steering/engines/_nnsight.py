@@ -55,6 +55,8 @@ class Session:
         self._blocks = self._find(loaded.blocks)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
         self._edits: Edits = Plan([])
+        self._num_skipped = 0
+        self._skipped_to: torch.Tensor | None = None
         self._install()
 
     def _find(self, path: str) -> Any:
@@ -73,6 +75,8 @@ class Session:
         blocks = self._blocks
         with self._wrapped.edit(inplace=True) as tracer:
             for _ in tracer.iter[:]:
+                for layer in range(session._num_skipped):
+                    blocks[layer].skip(session._skipped_to)
                 for key in session._edits.sites:
                     layer, site = key
                     if site == "resid_pre":
@@ -89,17 +93,29 @@ class Session:
         if self._stopping.is_set():
             raise EngineError("the program is ending")
 
-    def run(self, work: Callable[[], T], edits: Edits) -> T:
+    def run(
+        self, work: Callable[[], T], edits: Edits, below: tuple[int, torch.Tensor] | None = None
+    ) -> T:
         """Run `work`, which calls the model any number of times, steered by `edits`.
 
-        An edit with nothing to ask for would wait for ever, so without sites `work` runs plainly.
+        An edit with nothing to ask for would wait for ever, so without any `work` runs plainly.
+
+        Args:
+            work: What to run.
+            edits: Where to act and how.
+            below: Number of blocks, from the first, that do not run, and the activations
+                [rows, tokens, width] that the last of them would have given.
         """
         self.check_running()
-        if not edits.sites:
+        if not edits.sites and below is None:
             return work()
         self._edits = edits
+        self._num_skipped, self._skipped_to = below or (0, None)
         outcome: list[T] = []
-        self._wrapped.trace(
-            self._placeholder, fn=lambda *_, **__: outcome.append(work()), trace=False
-        )
+        try:
+            self._wrapped.trace(
+                self._placeholder, fn=lambda *_, **__: outcome.append(work()), trace=False
+            )
+        finally:
+            self._skipped_to = None
         return outcome[0]

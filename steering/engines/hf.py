@@ -6,7 +6,6 @@ chat templates nor Inspect.
 """
 
 import atexit
-import inspect
 import queue
 import threading
 import time
@@ -168,10 +167,9 @@ class _Decoder:
         self.loaded = loaded
         self.session = Session(loaded, stopping)
         self._device = loaded.model.device
-        accepted = inspect.signature(loaded.model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
+        self._takes_positions = loaded.accepts("position_ids")
         # Only the last position's logits are read; all would cost rows x tokens x vocabulary.
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._last_only = {"logits_to_keep": 1} if loaded.accepts("logits_to_keep") else {}
         pad = loaded.tokenizer.pad_token_id
         self._pad = loaded.end_tokens[0] if pad is None else pad
 
