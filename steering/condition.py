@@ -65,7 +65,13 @@ class Condition:
 
 
 class Checker:
-    """Checks specs against one model."""
+    """Checks specs against one model.
+
+    Attributes:
+        source: Which model it is.
+        shape: Its depth and width.
+        weights: Digest of its weights.
+    """
 
     def __init__(self, name: str, spec: SteeringSpec) -> None:
         """Look the model up.
@@ -76,7 +82,7 @@ class Checker:
         check_device(spec.device)
         self.source: ModelSource = find_model(name, spec.revision)
         self.shape: Shape = read_shape(self.source)
-        self._weights = weights_digest(self.source)
+        self.weights: str = weights_digest(self.source)
 
     def check(self, spec: SteeringSpec) -> Condition:
         """Check all of a spec that can be checked without weights.
@@ -90,19 +96,19 @@ class Checker:
         return Condition(
             spec,
             spec.label(*of_files),
-            spec.fingerprint(weights=self._weights, **identity),
+            spec.fingerprint(weights=self.weights, **identity),
             uses,
         )
 
     def _check(self, part: Intervention, dtype: str) -> Use:
-        if part.layer is not None:
-            check_layer(part.layer, self.shape, self.source)
         if part.vector == DEFAULT:
             target = load_target(part.target, toy=self.source.is_toy)
             recipe = self._recipe(part, target, dtype)
             return Use(part, recipe.digest, recipe, target)
         from steering.vector import SteeringVector, file_digest
 
+        if part.layer is not None:
+            check_layer(part.layer, self.shape, self.source)
         path = Path(part.vector)
         vector = SteeringVector.load(path)
         vector.check_fits(
@@ -118,7 +124,7 @@ class Checker:
             self.source,
             self.shape,
             target,
-            weights=self._weights,
+            weights=self.weights,
             method=part.method,
             settings={name: getattr(part, name) for name in names},
             layer=part.layer,

@@ -5,7 +5,9 @@ import sys
 import click
 
 from steering import __version__
+from steering.cli.build import build
 from steering.cli.reports import report
+from steering.cli.vectors import convert, show
 from steering.errors import SteeringError
 
 
@@ -18,7 +20,7 @@ def commands() -> None:
     """
 
 
-for command in (report,):
+for command in (build, show, convert, report):
     commands.add_command(command)
 
 

@@ -129,6 +129,7 @@ def build_vector(
         depth=loaded.shape.num_layers,
         provenance=facts
         | {
+            "recipe": recipe.digest,
             "target_source": getattr(target, "source", ""),
             "revision": getattr(loaded.model.config, "_commit_hash", None),
             "prompts_sha256": bench.prompts.hexdigest(),

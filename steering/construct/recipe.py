@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steering.errors import SteeringError
-from steering.models import TOYS, ModelSource, Shape, default_layer
+from steering.models import TOYS, ModelSource, Shape, check_layer, default_layer
 from steering.targets import Target, bundled_targets, load_target
 from steering.vocabulary import METHODS, Method, Site
 
@@ -196,6 +196,18 @@ class Recipe:
             "inputs": dict(self.inputs),
         }
 
+    def earlier_epochs(self) -> "list[tuple[int, Recipe]]":
+        """Recipes of the training epochs before the last, latest first, with their number."""
+        if not isinstance(self.settings, Sft):
+            return []
+        return [
+            (
+                epoch,
+                replace(self, settings=self.settings.model_copy(update={"training_epochs": epoch})),
+            )
+            for epoch in range(self.settings.training_epochs - 1, 0, -1)
+        ]
+
     def default(self) -> "Recipe":
         """The recipe of the default vector for the same model, target and place."""
         return replace(self, seed=0, shuffle_labels=False, settings=Sft(), inputs=())
@@ -232,7 +244,10 @@ def make_recipe(
 
     Raises:
         RecipeError: A setting is unknown or impossible, or the target does not suit the method.
+        ModelError: The model has no such layer.
     """
+    if layer is not None:
+        check_layer(layer, shape, source)
     recipe = Recipe(
         model=source.name,
         weights=weights,
