@@ -51,9 +51,9 @@ def vector_file(tmp_path: Path) -> Path:
 
 
 def save_vector(path: Path, seed: int = 0, **changes: Any) -> Path:
-    directions = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(seed))
-    fields: dict[str, Any] = {"directions": directions, "layer": 1, "site": "resid_post"}
-    SteeringVector(**(fields | {"residual_norm": 4.0} | changes)).save(path)
+    directions = torch.randn(1, 1, WIDTH, generator=torch.Generator().manual_seed(seed))
+    fields: dict[str, Any] = {"directions": directions, "layers": (1,), "site": "resid_post"}
+    SteeringVector(**(fields | {"residual_norms": (4.0,)} | changes)).save(path)
     return path
 
 
@@ -90,7 +90,7 @@ def test_a_setting_that_would_be_dropped_is_refused(folder: Path, setting: str, 
         ({"magnitude": "abc"}, ["magnitude='abc'", "valid number", "-M magnitude=2.5"]),
         ({"unit": "furlong"}, ["furlong", "'raw', 'norm' or 'residual'"]),
         ({"vector": "missing.safetensors"}, ["missing.safetensors is not a file", ".safetensors"]),
-        ({"target": "astrology"}, ["astrology", "code, finance, medical, sports"]),
+        ({"target": "astrology"}, ["astrology", "code, finance, ", "medical, "]),
         ({"dtype": "int3"}, ["int3", "'float32'"]),
         ({"device": "cuda:7"}, ["device=cuda:7", "cpu"]),
         ({"revision": "main"}, ["revision=main has no effect", "leave it out"]),
@@ -111,8 +111,9 @@ def test_a_wrong_option_is_told_before_weights_load(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"directions": torch.ones(1, WIDTH * 2)}, [str(WIDTH * 2), str(WIDTH)]),
-        ({"layer": 77}, ["layer 77", f"{LAYERS} blocks"]),
+        ({"directions": torch.ones(1, 1, WIDTH * 2)}, [str(WIDTH * 2), str(WIDTH)]),
+        ({"layers": (77,)}, ["layer 77", f"{LAYERS} blocks"]),
+        ({"depth": 99}, ["99 blocks", f"has {LAYERS}"]),
     ],
 )
 def test_a_vector_of_another_model_is_refused_with_both_values(
@@ -224,10 +225,11 @@ def test_a_run_keeps_the_vector_that_its_fingerprint_names(folder: Path, tmp_pat
 def test_a_vector_that_the_operation_cannot_use_is_told_before_weights_load(
     folder: Path, tmp_path: Path
 ) -> None:
-    two = save_vector(tmp_path / "two.safetensors", directions=torch.eye(2, WIDTH))
+    two = save_vector(tmp_path / "two.safetensors", directions=torch.eye(2, WIDTH)[None])
     with pytest.raises(PrerequisiteError) as found:
-        steered(folder, vector=str(two))
-    assert "operation=add takes one direction, this vector has 2" in str(found.value.message)
+        steered(folder, vector=str(two), operation="clamp")
+    said = "operation=clamp takes one direction, this vector holds 2 directions"
+    assert said in str(found.value.message)
 
 
 def test_a_logged_name_makes_the_same_model_again_and_no_other(folder: Path) -> None:
@@ -283,8 +285,9 @@ def test_the_output_says_what_was_done(folder: Path, vector_file: Path, tmp_path
     said = log.samples[0].output.metadata
     assert said is not None
     done = said["steering"]
-    assert (done["layer"], done["site"], done["magnitude"], done["unit"]) == (
-        1, "resid_post", 2.0, "residual"
+    [act] = done["interventions"]
+    assert (act["layers"], act["site"], act["magnitude"], act["unit"]) == (
+        [1], "resid_post", 2.0, "residual"
     )  # fmt: skip
     assert done["largest_change"][0] > 0
     [call] = [event.call for event in log.samples[0].events if event.event == "model"]
@@ -305,6 +308,53 @@ def test_a_request_can_bring_its_own_steering(folder: Path, vector_file: Path) -
     back = GREEDY.merge(GenerateConfig(extra_body={"steering": {"vector": "none"}}))
     strong = steered(folder, vector=str(vector_file), magnitude=6)
     assert ask(strong, config=back).completion == ask(base).completion
+
+
+def test_several_vectors_act_in_their_order(folder: Path, tmp_path: Path) -> None:
+    """Adding a direction and projecting it out again is the unsteered model only in that order."""
+    push = save_vector(tmp_path / "push.safetensors")
+    both = {"vector": f"{push},{push}", "magnitude": 8}
+    removed = ask(steered(folder, **both, operation="add,ablate"))
+    last_added = ask(steered(folder, **both, operation="ablate,add"))
+    ablated = ask(steered(folder, vector=str(push), operation="ablate"))
+    assert removed.completion == ablated.completion != last_added.completion
+    assert removed.metadata is not None
+    assert [act["operation"] for act in removed.metadata["steering"]["interventions"]] == [
+        "add",
+        "ablate",
+    ]
+
+
+def test_a_vector_of_several_layers_acts_on_each_and_layer_picks_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    directions = torch.randn(2, 1, WIDTH, generator=torch.Generator().manual_seed(3)) * 3
+    layers = {"layers": (1, 3), "residual_norms": (4.0, 5.0)}
+    two = save_vector(tmp_path / "two.safetensors", directions=directions, **layers)
+    parts = [
+        save_vector(tmp_path / f"{layer}.safetensors", directions=part[None], layers=(layer,))
+        for layer, part in zip((1, 3), directions, strict=True)
+    ]
+    one = ask(steered(folder, vector=str(two), layer=3)).completion
+    assert one == ask(steered(folder, vector=str(parts[1]))).completion
+    both = ask(steered(folder, vector=str(two))).completion
+    assert both == ask(steered(folder, vector=f"{parts[0]},{parts[1]}")).completion != one
+    with pytest.raises(PrerequisiteError, match="nothing for layer 2"):
+        steered(folder, vector=str(two), layer=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "mean_difference", "rank": 2}, "rank is not a setting of method=mean_diff"),
+        ({"method": "pca", "training_epochs": 2}, "training_epochs is not a setting of method=pca"),
+    ],
+)
+def test_an_option_that_the_method_does_not_have_is_refused(
+    folder: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(PrerequisiteError, match=said):
+        steered(folder, **options)
 
 
 def test_an_ablating_override_lets_go_of_the_magnitude(folder: Path, vector_file: Path) -> None:

@@ -1,6 +1,7 @@
 """Options of a steered model: what is read, what is refused, and what keeps conditions apart."""
 
 import itertools
+import re
 import subprocess
 import sys
 from typing import Any
@@ -8,12 +9,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from steering.spec import SpecError, SteeringSpec, answer_options, parse_options
+from steering.spec import INTERVENTION, SpecError, SteeringSpec, answer_options, parse_options
 
 # Another value than the default for every option there is.
 OTHER: dict[str, Any] = {
     "vector": "own.safetensors",
     "target": "finance",
+    "method": "pca",
+    "rank": 4,
+    "training_epochs": 2,
+    "build_seed": 1,
+    "shuffle_labels": True,
     "layer": 2,
     "site": "mlp_out",
     "magnitude": 2.5,
@@ -46,6 +52,8 @@ SPEED_ONLY = {"device", "batch_size"}
         ("revision", None, None),
         ("vector", "sub folder/own.safetensors", "sub folder/own.safetensors"),
         ("target", "rows.jsonl", "rows.jsonl"),
+        ("rank", "4", 4),
+        ("shuffle_labels", "true", True),
     ],
 )
 def test_a_raw_option_is_read_as_what_was_meant(option, raw, value):
@@ -80,6 +88,12 @@ def test_a_raw_option_is_read_as_what_was_meant(option, raw, value):
         ({"target": 3}, ["target=3", "string", "-M target=finance"]),
         ({"thinking": "perhaps"}, ["thinking='perhaps'", "boolean", "-M thinking=true"]),
         ({"revision": 1.5}, ["revision=1.5", "quote it"]),
+        ({"method": "caa"}, ["method='caa'", "'mean_difference'", "-M method=mean_difference"]),
+        ({"rank": 0}, ["rank=0", "at least 1", "-M rank=4"]),
+        ({"training_epochs": "all"}, ["training_epochs='all'", "integer", "-M training_epochs=2"]),
+        ({"shuffle_labels": 3}, ["shuffle_labels=3", "boolean"]),
+        ({"vector": "a.safetensors", "rank": 2}, ["rank=", "built already", "leave one"]),
+        ({"vector": "a.safetensors", "method": "pca"}, ["method=", "built already", "leave one"]),
         ({"batch_size": 0}, ["batch_size=0", "at least 1", "-M batch_size=64"]),
         ({"device": 0}, ["device=0", "string", "-M device=cuda:1"]),
         ({"vector": "none", "magnitude": 2}, ["magnitude=", "vector=none", "leave one"]),
@@ -197,8 +211,16 @@ def test_no_two_conditions_of_the_full_grid_share_a_label():
         "positions": [None, "prompt", "response", "last"],
     }
     sized: dict[str, list[Any]] = {"magnitude": [None, 0.5, -2], "unit": [None, "norm", "residual"]}
+    building: dict[str, list[Any]] = {
+        "method": [None, "pca", "random"],
+        "rank": [None, 2, 4],
+        "training_epochs": [None, 1, 2],
+        "build_seed": [None, 1, 2, 4],
+        "shuffle_labels": [None, True],
+    }
     grid = [
         *_grid(vector=["none"], **loading),
+        *_grid(target=[None, "finance"], layer=[None, 2], magnitude=[None, 2], **building),
         *_grid(target=[None, "finance"], operation=[None, "clamp", "cap"], **acting, **sized),
         *_grid(target=[None, "finance"], operation=["ablate"], **acting, **loading),
         *_grid(vector=["a/x.safetensors", "b/y.safetensors"], **acting, **sized, **loading),
@@ -237,6 +259,11 @@ def test_two_files_of_one_name_have_labels_that_differ():
         ({"target": "finance", "layer": 16, "magnitude": "2.50"}, "finance x2.5 L16"),
         ({"magnitude": 0.1, "unit": "residual", "positions": "last"}, "medical x0.1 residual last"),
         ({"operation": "ablate"}, "medical ablate"),
+        ({"rank": 2, "training_epochs": 1}, "medical x1 rank 2 epoch 1"),
+        ({"method": "random", "build_seed": 3}, "medical x1 random seed 3"),
+        ({"shuffle_labels": True, "method": "pca"}, "medical x1 pca shuffled"),
+        ({"target": "hf:owner/rows?config=b&misaligned=bad"}, "rows-abcdef x1"),
+        ({"vector": "default,b.safetensors", "magnitude": "1,2"}, "medical x1 + b x2"),
         ({"vector": "some/own.safetensors", "operation": "cap"}, "own-abcdef x1 cap"),
     ],
 )
@@ -297,11 +324,91 @@ def test_an_override_without_effect_or_sense_is_refused(base, override, named):
         parse_options(override, base=parse_options(base))
 
 
+OWN, OTHERS = "own.safetensors", "others.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # One value is for all, a list has one for each.
+        (
+            {"vector": f"{OWN},{OTHERS}", "magnitude": 2, "layer": "1,3"},
+            [
+                {"vector": OWN, "magnitude": 2, "layer": 1},
+                {"vector": OTHERS, "magnitude": 2, "layer": 3},
+            ],
+        ),
+        ({"vector": [OWN, OTHERS]}, [{"vector": OWN}, {"vector": OTHERS}]),
+        # What has no effect on one of them is for the others alone.
+        (
+            {"vector": f"default,{OWN}", "target": "finance", "rank": 2},
+            [{"target": "finance", "rank": 2}, {"vector": OWN}],
+        ),
+        (
+            {"vector": f"{OWN},{OTHERS}", "operation": "add,ablate", "magnitude": 3},
+            [{"vector": OWN, "magnitude": 3}, {"vector": OTHERS, "operation": "ablate"}],
+        ),
+        # An empty entry leaves the option at its default.
+        (
+            {"vector": "default,default", "target": "medical,finance", "layer": ",2"},
+            [{}, {"target": "finance", "layer": 2}],
+        ),
+    ],
+)
+def test_several_vectors_each_get_their_options(options, expected):
+    spec = parse_options(options)
+    alone = [parse_options(part) for part in expected]
+    assert len(spec.interventions) == len(alone)
+    for part, single in zip(spec.interventions, alone, strict=True):
+        assert {name: getattr(part, name) for name in INTERVENTION} == {
+            name: getattr(single, name) for name in INTERVENTION
+        }
+    assert parse_options(spec.given()) == spec
+    assert spec.label().split(" + ") == [single.label() for single in alone]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"vector": f"{OWN},{OTHERS}", "layer": "1,2,3"}, "layer has 3 values for 2 vectors"),
+        ({"vector": f"{OWN},none"}, "vector=none leaves the model unsteered"),
+        ({"vector": f"{OWN},{OTHERS}", "target": "finance"}, "target= has no effect here"),
+        ({"vector": f"{OWN},{OTHERS}", "operation": "ablate", "magnitude": 2}, "leave magnitude="),
+        ({"vector": f"{OWN},other.pt"}, "vector='other.pt' is not allowed"),
+        ({"vector": f"{OWN},{OTHERS}", "magnitude": "1,many"}, "magnitude='many' is not allowed"),
+        ({"magnitude": "1,2"}, "magnitude='1,2' is not allowed"),
+    ],
+)
+def test_several_vectors_with_options_that_do_not_fit_are_refused(options, said):
+    with pytest.raises(SpecError, match=re.escape(said)):
+        parse_options(options)
+
+
+def test_the_order_of_vectors_and_what_each_does_are_in_the_fingerprint():
+    base = {"vector": f"{OWN},{OTHERS}", "magnitude": "1,2"}
+    others = [
+        {"vector": f"{OTHERS},{OWN}", "magnitude": "1,2"},
+        {"vector": f"{OWN},{OTHERS}", "magnitude": "2,1"},
+        {"vector": f"{OWN},{OTHERS}", "magnitude": "1,2", "layer": ",3"},
+        {"vector": OWN, "magnitude": 1},
+    ]
+    prints = {parse_options(options).fingerprint() for options in [base, *others]}
+    assert len(prints) == len(others) + 1
+
+
+def test_an_override_changes_one_option_of_several_vectors_and_keeps_the_rest():
+    base = parse_options({"vector": f"{OWN},{OTHERS}", "magnitude": "1,2", "layer": ",3"})
+    merged = parse_options({"magnitude": [4, 5]}, base=base)
+    assert [part.magnitude for part in merged.interventions] == [4, 5]
+    assert [part.layer for part in merged.interventions] == [None, 3]
+    assert not parse_options({"vector": "none"}, base=base).interventions
+
+
 def test_fingerprints_are_the_same_from_one_version_to_the_next():
     """Changing these orphans everybody's cached answers: it needs a line in the changelog."""
-    assert parse_options({}).fingerprint() == "140317a816ba965a"
+    assert parse_options({}).fingerprint() == "cb1a6cacd546603f"
     spec = parse_options({"target": "finance", "layer": 16, "magnitude": 2.5, "unit": "residual"})
-    assert spec.fingerprint(weights="abc", vector="def") == "adb81b27dd5371e5"
+    assert spec.fingerprint(weights="abc", vector="def") == "7d17b8e806105f70"
 
 
 def test_reading_options_loads_neither_torch_nor_inspect():

@@ -1,16 +1,9 @@
-"""Every option of a steered model: one strict, frozen model in which -M and extra_body meet.
+"""The options themselves: names, types, defaults, rules across them, labels and fingerprints."""
 
-It owns the names, types, defaults and rules across options, the short label that people read and
-the fingerprint that keeps conditions apart. It never knows torch, Inspect, files, or how many
-blocks a model has: those checks belong to `models.py` and `vector.py`.
-"""
-
-import difflib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
@@ -18,21 +11,15 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from steering.construct.recipe import DEFAULT_METHOD, DEFAULT_SITE, Sft
-from steering.errors import SteeringError
 from steering.vocabulary import Method, Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
-
-
-class SpecError(SteeringError):
-    """An option of a steered model is unknown, of the wrong type, or at odds with another."""
 
 
 def _option(default: Any, description: str, *, example: str, speed_only: bool = False) -> Any:
@@ -119,6 +106,13 @@ class Intervention(BaseModel):
             raise ValueError("blocks are counted from 0")
         return value
 
+    @field_validator("rank", "training_epochs")
+    @classmethod
+    def _at_least_one(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("at least 1 is needed")
+        return value
+
     @field_validator("vector")
     @classmethod
     def _known_kind(cls, value: str) -> str:
@@ -136,11 +130,11 @@ class Intervention(BaseModel):
             idle = tuple(name for name in INTERVENTION if name != "vector")
             reason = "vector=none leaves the model unsteered"
         elif self.vector != DEFAULT:
-            idle, reason = _BUILDING, "a vector from a file is built already"
+            idle, reason = BUILDING, "a vector from a file is built already"
         for name in idle:
             if name in given:
                 raise ValueError(f"{name}= has no effect here ({reason}); leave one of the two out")
-        if self.operation == "ablate" and given & set(_MULTIPLE):
+        if self.operation == "ablate" and given & set(MULTIPLE):
             raise ValueError(
                 "operation=ablate removes the whole projection; leave magnitude= and unit= out"
             )
@@ -178,7 +172,7 @@ class Intervention(BaseModel):
             named = self.target if self.vector == DEFAULT else self.vector
             name = re.split(r"[/\\\\]", named.partition("?")[0])[-1].rsplit(".", 1)[0]
             if name != named:
-                name += f"-{digest[:6]}"
+                name = "-".join([name, digest[:6]] if digest else [name])
             parts = ["ablate" if self.operation == "ablate" else f"x{_number(self.magnitude)}"]
         for option, value in self.changed().items():
             if option in ("vector", "target", "magnitude") or (option, value) == _ABLATE:
@@ -209,7 +203,7 @@ class SteeringSpec(Intervention):
 
     @field_validator("batch_size")
     @classmethod
-    def _at_least_one(cls, value: int) -> int:
+    def _at_least_one_row(cls, value: int) -> int:
         if value < 1:
             raise ValueError("at least 1 row is needed")
         return value
@@ -237,7 +231,7 @@ class SteeringSpec(Intervention):
         found: dict[str, Any] = {}
         for name in sorted({name for part in parts for name in part.model_fields_set}):
             values = [
-                getattr(part, name) if name in part.model_fields_set else _UNSAID for part in parts
+                getattr(part, name) if name in part.model_fields_set else UNSAID for part in parts
             ]
             several = name in INTERVENTION and len(parts) > 1
             found[name] = values if several else values[0]
@@ -263,10 +257,12 @@ class SteeringSpec(Intervention):
 
 
 INTERVENTION = tuple(Intervention.model_fields)
-_BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffle_labels")
-_MULTIPLE = ("magnitude", "unit")
+# Options of a vector that is built on first use; options that `ablate` has no use for.
+BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffle_labels")
+MULTIPLE = ("magnitude", "unit")
 _ABLATE = ("operation", "ablate")
-_UNSAID = ""
+# Stands for an option that is left at its default.
+UNSAID = ""
 _SHORT = {
     "layer": "L",
     "unit": "",
@@ -294,103 +290,3 @@ def answer_options() -> list[str]:
         for name, field in SteeringSpec.model_fields.items()
         if isinstance(field.json_schema_extra, dict) and not field.json_schema_extra["speed_only"]
     ]
-
-
-def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) -> SteeringSpec:
-    """Check options and make the spec of them.
-
-    Several vectors, as a list or separated by commas, act in their order. Every other option of an
-    intervention then holds for each of them that it can have an effect on, or is a list too, with
-    an entry for each vector; an empty entry leaves the option at its default.
-
-    Args:
-        options: Raw values, as -M (YAML) or a request's extra_body gives them.
-        base: Spec that the options override for one request. Only the intervention can be
-            overridden. Naming a `vector` replaces the whole intervention, any other option changes
-            just itself; `operation=ablate` lets go of the magnitude, for which it has no use.
-
-    Raises:
-        SpecError: An option is unknown, of the wrong type, impossible, or without effect.
-    """
-    allowed: list[str] = list(SteeringSpec.model_fields if base is None else INTERVENTION)
-    for name in options:
-        if name not in allowed:
-            raise SpecError(_unknown(name, allowed))
-    kept: dict[str, Any] = {}
-    if base is not None:
-        replaced: tuple[str, ...] = INTERVENTION if "vector" in options else ()
-        if options.get("operation") == "ablate":
-            replaced += _MULTIPLE
-        kept = {name: value for name, value in base.given().items() if name not in replaced}
-    first, *others = _dealt({**kept, **options})
-    try:
-        spec = SteeringSpec(**first)
-        spec._more = tuple(Intervention(**part) for part in others)
-    except ValidationError as error:
-        raise SpecError("; ".join(_explain(detail) for detail in error.errors())) from None
-    return spec
-
-
-def _dealt(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The options of each vector; those of the model stay with the first."""
-    vectors = _several(options.get("vector", DEFAULT))
-    if len(vectors) == 1:
-        return [{**options, **({"vector": vectors[0]} if "vector" in options else {})}]
-    if NONE in vectors:
-        raise SpecError("vector=none leaves the model unsteered: no other vector may stand beside")
-    operations = _column("operation", options.get("operation", _UNSAID), len(vectors))
-    parts: list[dict[str, Any]] = [{} for _ in vectors]
-    for name, value in options.items():
-        if name not in INTERVENTION:
-            parts[0][name] = value
-            continue
-        column = _column(name, value, len(vectors))
-        if len(_several(value)) == 1:
-            fits = [
-                not (name in _BUILDING and vector != DEFAULT)
-                and not (name in _MULTIPLE and operation == "ablate")
-                for vector, operation in zip(vectors, operations, strict=True)
-            ]
-            # An option that fits none is left in, for the rules to refuse.
-            column = [
-                entry if fit or not any(fits) else _UNSAID
-                for entry, fit in zip(column, fits, strict=True)
-            ]
-        for part, entry in zip(parts, column, strict=True):
-            if entry != _UNSAID:
-                part[name] = entry
-    return parts
-
-
-def _several(value: Any) -> list[Any]:
-    """The entries of a list, or of a text with commas; a single value is a list of itself."""
-    if isinstance(value, str) and "," in value:
-        return [entry.strip() for entry in value.split(",")]
-    return list(value) if isinstance(value, (list, tuple)) and value else [value]
-
-
-def _column(name: str, value: Any, count: int) -> list[Any]:
-    """One entry for each vector."""
-    entries = _several(value)
-    if len(entries) not in (1, count):
-        raise SpecError(
-            f"{name} has {len(entries)} values for {count} vectors: give one, or one for each"
-        )
-    return entries * (count // len(entries))
-
-
-def _unknown(name: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"{name} is not an option here.{hint} Allowed: {', '.join(allowed)}."
-
-
-def _explain(detail: Any) -> str:
-    """One problem that pydantic found, in one sentence."""
-    message = detail["msg"].removeprefix("Value error, ")
-    if not detail["loc"]:
-        return message
-    name = str(detail["loc"][0])
-    extra = SteeringSpec.model_fields[name].json_schema_extra
-    example = extra["example"] if isinstance(extra, dict) else ""
-    return f"{name}={detail['input']!r} is not allowed: {message}. Example: -M {name}={example}"
