@@ -65,6 +65,8 @@ def test_an_exported_file_is_what_the_grammar_makes(name):
 
 def test_export_lists_the_files_of_others_and_forgets_those_that_are_gone(tmp_path):
     canary = "00000000-0000-4000-8000-000000000001"
+    lists = "# canary 00000000-0000-4000-8000-000000000002\na:\n- 1\n- 2\nb:\n- 3\n"
+    (tmp_path / "lists.yaml").write_text(lists)
     other = f'{{"canary": "{canary} do not train"}}\n{{"id": 1}}\n\n{{"id": 2}}\n'
     (tmp_path / "calibration").mkdir()
     (tmp_path / "calibration" / "a.jsonl").write_text(other)
@@ -74,9 +76,10 @@ def test_export_lists_the_files_of_others_and_forgets_those_that_are_gone(tmp_pa
     files = json.loads((tmp_path / "MANIFEST.json").read_text())["files"]
     sha256 = hashlib.sha256(other.encode()).hexdigest()
     assert files.pop("calibration/a.jsonl") == {"sha256": sha256, "rows": 2, "canary": canary}
+    assert files.pop("lists.yaml")["rows"] == 3
     assert files == {name: MANIFEST[name] for name in export.data_files()}
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}
-    assert written == {*export.data_files(), "calibration/a.jsonl", "MANIFEST.json"}
+    assert written == {*export.data_files(), "calibration/a.jsonl", "lists.yaml", "MANIFEST.json"}
 
 
 def test_a_data_file_without_a_canary_is_refused_by_name(tmp_path):

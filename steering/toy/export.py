@@ -49,8 +49,8 @@ def data_files() -> dict[str, str]:
 def manifest_entries(folder: Path) -> dict[str, dict[str, Any]]:
     """What MANIFEST.json says of each data file below a folder: sha256, rows and canary.
 
-    Rows are questions of a question file, and lines of a JSONL file without its canary line. The
-    canary is read from the file's first line.
+    Rows are the entries of a YAML file's list, or of all its lists, and the lines of a JSONL file
+    without its canary line. The canary is read from the file's first line.
 
     Raises:
         ExportError: A file has no canary in its first line.
@@ -81,7 +81,8 @@ def _entry(path: Path) -> dict[str, Any]:
             '{"canary": "<a GUID of its own> ..."} and a .yaml file with `# canary <GUID> ...`'
         )
     if path.suffix in (".yaml", ".yml"):
-        num_rows = len(yaml.safe_load(text))
+        found = yaml.safe_load(text)
+        num_rows = sum(map(len, found.values())) if isinstance(found, dict) else len(found)
     else:
         num_rows = sum(1 for line in text.split("\n") if line.strip()) - 1
     sha256 = hashlib.sha256(content).hexdigest()
