@@ -147,12 +147,14 @@ class Workbench:
         with torch.no_grad():
             for chunk in _chunks(items):
                 batch, watch = self.batch(chunk), _Watch(key)
-                self._forward(batch, watch)
+                self._forward(batch, watch, only_up_to_edits=True)
                 assert watch.hidden is not None
                 found.append((batch, watch.hidden))
         return found
 
-    def _forward(self, batch: Batch, edits: Any) -> tuple[Tensor, int]:
+    def _forward(
+        self, batch: Batch, edits: Any, *, only_up_to_edits: bool = False
+    ) -> tuple[Tensor, int]:
         """Logits [rows, columns, vocabulary] of the last columns, and the first one's index."""
         options: dict[str, Any] = {}
         if self.loaded.accepts("position_ids"):
@@ -161,7 +163,8 @@ class Workbench:
         first = 0
         if self.loaded.accepts("logits_to_keep") and self.padding_side == "left":
             # The logits of prompts are read by nobody.
-            first = longest - 1 - max(len(item.answer) for item in batch.items)
+            read = 0 if only_up_to_edits else max(len(item.answer) for item in batch.items)
+            first = longest - 1 - read
             options["logits_to_keep"] = longest - first
         below = self._below(batch)
         model = self.loaded.model
@@ -173,6 +176,7 @@ class Workbench:
             ),
             edits,
             below,
+            only_up_to_edits=only_up_to_edits,
         )
         return logits, first
 

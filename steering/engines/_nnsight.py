@@ -55,7 +55,9 @@ class Session:
         self._blocks = self._find(loaded.blocks)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
         self._edits: Edits = Plan([])
+        self._num_blocks = loaded.shape.num_layers
         self._num_skipped = 0
+        self._unused = range(0)
         self._skipped_to: torch.Tensor | None = None
         self._install()
 
@@ -77,16 +79,20 @@ class Session:
             for _ in tracer.iter[:]:
                 for layer in range(session._num_skipped):
                     blocks[layer].skip(session._skipped_to)
+                hidden = session._skipped_to
                 for key in session._edits.sites:
                     layer, site = key
                     if site == "resid_pre":
-                        blocks[layer].input = session._edits.apply(key, blocks[layer].input)
+                        hidden = session._edits.apply(key, blocks[layer].input)
+                        blocks[layer].input = hidden
                     elif site == "mlp_out":
-                        blocks[layer].mlp.output = session._edits.apply(
-                            key, blocks[layer].mlp.output
-                        )
+                        hidden = session._edits.apply(key, blocks[layer].mlp.output)
+                        blocks[layer].mlp.output = hidden
                     else:
-                        blocks[layer].output = session._edits.apply(key, blocks[layer].output)
+                        hidden = session._edits.apply(key, blocks[layer].output)
+                        blocks[layer].output = hidden
+                for layer in session._unused:
+                    blocks[layer].skip(hidden)
 
     def check_running(self) -> None:
         """Raise when the program is ending; a long run asks before each pass."""
@@ -94,7 +100,12 @@ class Session:
             raise EngineError("the program is ending")
 
     def run(
-        self, work: Callable[[], T], edits: Edits, below: tuple[int, torch.Tensor] | None = None
+        self,
+        work: Callable[[], T],
+        edits: Edits,
+        below: tuple[int, torch.Tensor] | None = None,
+        *,
+        only_up_to_edits: bool = False,
     ) -> T:
         """Run `work`, which calls the model any number of times, steered by `edits`.
 
@@ -105,12 +116,16 @@ class Session:
             edits: Where to act and how.
             below: Number of blocks, from the first, that do not run, and the activations
                 [rows, tokens, width] that the last of them would have given.
+            only_up_to_edits: Leave out the blocks above the last edit too. What the model gives is
+                then of no use; what the edits saw is.
         """
         self.check_running()
         if not edits.sites and below is None:
             return work()
         self._edits = edits
         self._num_skipped, self._skipped_to = below or (0, None)
+        first_unused = edits.sites[-1][0] + 1 if only_up_to_edits else self._num_blocks
+        self._unused = range(first_unused, self._num_blocks)
         outcome: list[T] = []
         try:
             self._wrapped.trace(

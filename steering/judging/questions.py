@@ -9,10 +9,10 @@ intervals are clustered.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from inspect_ai.dataset import Sample
@@ -20,10 +20,12 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSyste
 
 from steering.data import data_folder
 from steering.errors import SteeringError
-from steering.targets import Example, load_target
+from steering.targets import Example, Target, bundled_targets, load_target
 
 QUESTION_TYPE = "free_form_judge_0_100"
 CORE = "core"
+
+_Asked = TypeVar("_Asked")
 
 # The published schema. How many samples and which judge are options of the run here, and of the
 # judge prompts only these two have a score of ours; the rest is read and not used.
@@ -98,35 +100,56 @@ def load_questions(questions: str = CORE, num_questions: int | None = None) -> Q
     _refuse_doubles(found, path.name)
     if not found:
         raise QuestionError(f"{path} holds no question; give at least one.")
-    found = _first(found, num_questions, path.name)
+    found = first_questions(found, num_questions, path.name)
     return _question_set(CORE if questions == CORE else path.name, content_hash, found)
 
 
-def held_out_questions(target: str, num_questions: int | None = None) -> QuestionSet:
+def held_out_questions(
+    target: str, num_questions: int | None = None, *, toy: bool = False
+) -> QuestionSet:
     """The held-out prompts of a target task, each a question of its own.
 
     Args:
-        target: name of a target task, or the path of a .jsonl file.
+        target: name or path of a target task.
         num_questions: take the first so many prompts; all when not given.
+        toy: whether the toy model is asked, for which a bare name means the toy's own task.
 
     Raises:
         TargetError: there is no such target task.
         QuestionError: too few prompts.
     """
+    task = find_target(target, toy=toy)
+    rows = first_questions(one_row_a_prompt(task.held_out), num_questions, task.name)
+    found = [_Question(row.id, _with_system([row.prompt], row.system), {}) for row in rows]
+    return _question_set(task.name, task.digest, found)
+
+
+def find_target(target: str, *, toy: bool) -> Target:
+    """The target task of a name, or of a path as the user meant it (see `user_path`).
+
+    Raises:
+        TargetError: there is no such target task.
+    """
+    named = {target, f"toy/{target}"} if toy else {target}
     path = user_path(target)
-    task = load_target(str(path) if path.suffix == ".jsonl" else target)
-    # A file may answer one prompt several times; it is asked once, under the id of its first row.
+    is_path = named.isdisjoint(bundled_targets()) and path.exists()
+    return load_target(str(path) if is_path else target, toy=toy)
+
+
+def one_row_a_prompt(rows: Iterable[Example]) -> list[Example]:
+    """The first row of each prompt: one that a file answers several times is asked once."""
     first_rows: dict[str, Example] = {}
-    for row in task.held_out:
+    for row in rows:
         first_rows.setdefault(row.prompt, row)
-    found = [
-        _Question(row.id, _with_system([row.prompt], row.system), {}) for row in first_rows.values()
-    ]
-    _refuse_doubles(found, task.name)
-    return _question_set(task.name, task.digest, _first(found, num_questions, task.name))
+    return list(first_rows.values())
 
 
-def _first(found: list[_Question], num_questions: int | None, source: str) -> list[_Question]:
+def first_questions(found: list[_Asked], num_questions: int | None, source: str) -> list[_Asked]:
+    """The first so many of the questions that a source holds; all when no number is given.
+
+    Raises:
+        QuestionError: the number is not one from 1 to as many as there are.
+    """
     if num_questions is None:
         return found
     if isinstance(num_questions, bool) or not isinstance(num_questions, int):

@@ -78,6 +78,12 @@ def target_of_model() -> str:
     return getattr(model.api if model else None, "default_target", None) or DEFAULT_TARGET
 
 
+def is_toy_tested() -> bool:
+    """Whether the model under test is of the toy world, with targets and personas of its own."""
+    model = active_model()
+    return getattr(model.api if model else None, "is_toy", False)
+
+
 def _count(option: str, value: object, *, example: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise TaskError(
