@@ -1,0 +1,27 @@
+"""Every option of a steered model: one strict, frozen model in which -M and extra_body meet.
+
+It owns the names, types, defaults and rules across options, the short label that people read and
+the fingerprint that keeps conditions apart. It never knows torch, Inspect, files, or how many
+blocks a model has: those checks belong to `models.py` and `vector.py`.
+"""
+
+from steering.spec.model import (
+    DEFAULT,
+    INTERVENTION,
+    NONE,
+    Intervention,
+    SteeringSpec,
+    answer_options,
+)
+from steering.spec.parsing import SpecError, parse_options
+
+__all__ = [
+    "DEFAULT",
+    "INTERVENTION",
+    "NONE",
+    "Intervention",
+    "SpecError",
+    "SteeringSpec",
+    "answer_options",
+    "parse_options",
+]
