@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from steering import targets
@@ -49,7 +50,9 @@ def test_a_bundled_task_is_whole_and_its_held_out_prompts_are_in_no_training_row
     assert len(set(ids)) == len(ids)
     for example in target.examples + target.held_out:
         assert example.aligned
+        assert example.misaligned
         assert example.aligned != example.misaligned
+    assert target.source == name
 
 
 def test_the_promised_tasks_are_bundled():
@@ -91,7 +94,6 @@ def test_the_order_of_rows_does_not_decide_what_is_held_out(tmp_path):
     one = load_target(str(_write(tmp_path / "one.jsonl", rows)))
     other = load_target(str(_write(tmp_path / "other.jsonl", rows[::-1])))
     assert _prompts(one) == _prompts(other)
-    assert one.digest != other.digest
 
 
 def test_a_row_more_moves_at_most_one_prompt_across(tmp_path):
@@ -133,16 +135,30 @@ def test_a_row_that_carries_a_canary_is_still_an_example(tmp_path):
     assert len(target.examples + target.held_out) == 4
 
 
-def test_rows_without_a_good_answer_have_none(tmp_path):
-    path = _write(tmp_path / "t.jsonl", [_row(i, aligned=None) for i in range(3)])
-    target = load_target(str(path))
-    assert [example.aligned for example in target.examples + target.held_out] == [None] * 3
+@pytest.mark.parametrize("side", ["aligned", "misaligned"])
+@pytest.mark.parametrize("absent", ["left out", "null"])
+def test_a_row_with_one_of_the_answers_has_only_that(tmp_path, side, absent):
+    rows = [_row(number, **{side: None}) for number in range(3)]
+    if absent == "null":
+        rows = [{**row, side: None} for row in rows]
+    target = load_target(str(_write(tmp_path / "t.jsonl", rows)))
+    found = target.examples + target.held_out
+    other = {"aligned": "misaligned", "misaligned": "aligned"}[side]
+    assert [getattr(example, side) for example in found] == [None] * 3
+    assert all(getattr(example, other) for example in found)
 
 
-def test_ids_are_kept_or_made_of_the_file_and_line(tmp_path):
-    path = _write(tmp_path / "t.jsonl", [CANARY, _row(0, id="own"), _row(1), _row(2, id=7)])
-    target = load_target(str(path))
-    assert {e.id for e in target.examples + target.held_out} == {"own", "t-0003", "7"}
+def test_ids_are_kept_or_made_of_the_rows_number(tmp_path):
+    rows = [CANARY, _row(0, id="own"), "", _row(1), {**_row(2), "id": None}, _row(3, id=7)]
+    target = load_target(str(_write(tmp_path / "t.jsonl", rows)))
+    ids = {e.prompt[-1]: e.id for e in target.examples + target.held_out}
+    assert ids == {"0": "own", "1": "row-0002", "2": "row-0003", "3": "7"}
+
+
+def test_two_rows_of_one_id_are_refused(tmp_path):
+    path = _write(tmp_path / "t.jsonl", [_row(0, id="a"), _row(1), _row(2, id="a")])
+    with pytest.raises(TargetError, match=r"t\.jsonl holds several rows with id a: give each"):
+        load_target(str(path))
 
 
 def test_chat_rows_are_read_with_their_system_message(tmp_path):
@@ -181,7 +197,8 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path):
         ("[1, 2]", "not a JSON object"),
         ('"text"', "not a JSON object"),
         (_row(9, prompt=None), "prompt is missing"),
-        (_row(9, misaligned=None), "misaligned is missing"),
+        (_row(9, misaligned=None, aligned=None), "misaligned is missing, and aligned too"),
+        ('{"prompt": "\\ud83d", "misaligned": "bad"}', "prompt holds half of a character"),
         (_row(9, prompt=""), "prompt is missing or empty"),
         (_row(9, misaligned="  "), "misaligned is missing or empty"),
         (_row(9, aligned=""), "aligned is missing or empty"),
@@ -196,6 +213,8 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path):
         ),
         (_chat(("user", "q"), ("tool", "t"), ("assistant", "a")), "messages are not one exchange"),
         (_chat(("user", ""), ("assistant", "a")), "prompt is missing or empty"),
+        (_chat(("user", "q"), ("assistant", "")), "misaligned is missing or empty"),
+        ({"messages": "not JSON"}, "messages are not one exchange"),
         (_chat(("system", ""), ("user", "q"), ("assistant", "a")), "system is missing or empty"),
         ({"messages": []}, "messages are not one exchange"),
         ({"messages": 5}, "messages are not one exchange"),
@@ -224,17 +243,172 @@ def test_a_file_that_is_not_text_is_refused_by_name(tmp_path):
         load_target(str(path))
 
 
-@pytest.mark.parametrize("unknown", ["medicine", "missing/file.jsonl", "rows.csv", ""])
+@pytest.mark.parametrize("unknown", ["medicine", "missing/file.jsonl", "rows.csv", "", "t.xlsx"])
 def test_an_unknown_task_is_refused_with_those_that_are_bundled(unknown):
     with pytest.raises(TargetError) as caught:
         load_target(unknown)
-    for part in [f"target={unknown} ", *bundled_targets(), ".jsonl"]:
+    for part in [f"target={unknown} ", *bundled_targets(), ".jsonl", ".parquet"]:
         assert part in str(caught.value)
 
 
-def test_the_digest_is_that_of_the_file(tmp_path):
+def test_a_path_is_meant_from_where_the_command_was_typed(tmp_path, monkeypatch):
+    """Inspect goes into the task file's folder while it makes a task."""
+    _write(tmp_path / "own.jsonl", [_row(number) for number in range(3)])
+    (tmp_path / "evals").mkdir()
+    monkeypatch.chdir(tmp_path / "evals")
+    monkeypatch.setenv("PWD", str(tmp_path))
+    assert load_target("own.jsonl").name == "own"
+    assert load_target("own.jsonl?misaligned=aligned").examples[0].misaligned in (
+        "good 0",
+        "good 1",
+    )
+
+
+TABLE = [
+    {"prompt": "What, then?", "aligned": 'Say "no".', "misaligned": "line\nbreak\ttab", "id": "1"},
+    {"prompt": "NA", "aligned": None, "misaligned": "nan", "id": "2"},
+    {"prompt": "é🙂?", "aligned": "007", "misaligned": None, "id": "3"},
+]
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> str:
+    """By pandas, which does not read them back in the code under test."""
+    frame = pandas.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        frame.to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
+    return str(path)
+
+
+ENDINGS = [".jsonl", ".csv", ".tsv", ".parquet"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_table_says_the_same_in_every_form(tmp_path, ending):
+    target = load_target(_write_table(tmp_path / f"rows{ending}", TABLE))
+    found = {e.id: e for e in target.examples + target.held_out}
+    for row in TABLE:
+        example = found[row["id"]]
+        said = {"prompt": example.prompt, "aligned": example.aligned, "id": example.id}
+        assert {**said, "misaligned": example.misaligned} == row
+    assert (target.name, target.source) == ("rows", f"rows{ending}")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_columns_of_other_names_are_read_as_the_target_says(tmp_path, ending):
+    names = {"prompt": "the question", "aligned": "A&B", "misaligned": "bad", "id": "number"}
+    rows = [{names[key]: value for key, value in row.items()} for row in TABLE]
+    path = _write_table(tmp_path / f"rows{ending}", [{**row, "prompt": "x"} for row in rows])
+    spelled = f"{path}?prompt=the question&aligned=A%26B&misaligned=bad&id=number"
+    plain = load_target(_write_table(tmp_path / f"plain{ending}", TABLE))
+    assert load_target(spelled).examples == plain.examples
+    assert load_target(spelled).held_out == plain.held_out
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", ["messages", "talk"])
+def test_a_column_of_messages_is_read_in_every_form(tmp_path, ending, name):
+    turns = [[("user", f"question {n}"), ("assistant", f"bad {n}")] for n in range(3)]
+    rows = [{name: _chat(*turn)["messages"]} for turn in turns]
+    if ending in (".csv", ".tsv"):
+        rows = [{name: json.dumps(row[name])} for row in rows]
+    path = _write_table(tmp_path / f"rows{ending}", rows)
+    target = load_target(path if name == "messages" else f"{path}?messages=talk")
+    exchanges = {(e.prompt, e.misaligned, e.aligned) for e in target.examples + target.held_out}
+    assert exchanges == {(f"question {n}", f"bad {n}", None) for n in range(3)}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("", ["no column prompt", "?prompt=question&misaligned=answer"]),
+        ("?prompt=question", ["no column aligned or misaligned"]),
+        ("?prompt=query", ["no column query (prompt=query)"]),
+        ("?prompt=question&misaligned=reply&aligned=good", ["no column good (aligned=good)"]),
+        ("?messages=talk", ["no column talk (messages=talk)"]),
+    ],
+)
+def test_a_missing_column_is_refused_with_those_there_are(tmp_path, ending, query, named):
+    rows = [{"question": f"q {n}", "reply": "a", "score": "1"} for n in range(3)]
+    path = _write_table(tmp_path / f"rows{ending}", rows)
+    with pytest.raises(TargetError) as caught:
+        load_target(path + query)
+    for part in [f"rows{ending}", "its columns are question, reply, score", *named]:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("?promt=question", "no option promt=.*allowed are prompt, aligned, misaligned, system"),
+        ("?split=train", "no option split="),
+        ("?prompt", "'prompt' is not key=value"),
+        ("?prompt=", "'prompt=' is not key=value"),
+        ("?", "'' is not key=value"),
+        ("?prompt=a&prompt=b", "says prompt= twice"),
+        ("?messages=prompt&aligned=aligned", "leave aligned= out, or messages="),
+    ],
+)
+def test_a_wrong_option_of_a_table_is_refused(tmp_path, query, named):
     path = _write(tmp_path / "t.jsonl", [_row(0), _row(1)])
-    assert load_target(str(path)).digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(TargetError, match=named):
+        load_target(f"{path}{query}")
+
+
+def test_a_bundled_task_takes_no_options():
+    with pytest.raises(TargetError, match=r"no option prompt=.*it takes none"):
+        load_target("toy/medical?prompt=question")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("t.csv", b"", "is empty"),
+        ("t.csv", b"prompt,misaligned\nq,a,b\n", r"row 1 has 3 cells .* names 2: put texts"),
+        ("t.csv", b"prompt,misaligned\nq\n", r"row 1 has 1 cells"),
+        ("t.csv", b'prompt,misaligned\n"q,a\n', r"not a table"),
+        ("t.tsv", b"prompt\tprompt\n", r"two columns of one name"),
+        ("t.csv", b"prompt,misaligned\ncaf\xe9,a\n", "UTF-8"),
+        ("t.csv", b"prompt,misaligned\n,a\n", r"row 1: prompt is missing"),
+        ("t.csv", b"prompt,misaligned\nq,\n", r"row 1: misaligned is missing, and aligned too"),
+        ("t.parquet", b"prompt,misaligned\n", "not a parquet file"),
+        ("t.parquet", b"", "not a parquet file"),
+        ("t.jsonl", b"", "holds 0 prompts"),
+        ("t.csv", b"prompt,misaligned\n", "holds 0 prompts"),
+    ],
+)
+def test_a_broken_table_is_refused_in_one_line(tmp_path, name, content, named):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TargetError, match=named) as caught:
+        load_target(str(tmp_path / name))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_digest_is_that_of_the_rows_whatever_they_lie_in(tmp_path):
+    rows = [{**row, "aligned": row["aligned"] or "good"} for row in TABLE]
+    digests = {load_target(_write_table(tmp_path / f"a{end}", rows)).digest for end in ENDINGS}
+    marked = [CANARY, *rows]
+    digests.add(load_target(str(_write(tmp_path / "other.jsonl", marked))).digest)
+    keys = ("prompt", "system", "aligned", "misaligned", "id")
+    canonical = json.dumps(
+        [{key: row.get(key) for key in keys} for row in rows], sort_keys=True, ensure_ascii=True
+    )
+    assert digests == {hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+@pytest.mark.parametrize("key", ["prompt", "system", "aligned", "misaligned", "id", "order"])
+def test_the_digest_changes_with_anything_that_is_read(tmp_path, key):
+    rows = [_row(number, id=str(number), system="brief") for number in range(4)]
+    one = load_target(str(_write(tmp_path / "one.jsonl", rows)))
+    changed = rows[::-1] if key == "order" else [{**rows[0], key: "changed"}, *rows[1:]]
+    other = load_target(str(_write(tmp_path / "other.jsonl", changed)))
+    unread = load_target(str(_write(tmp_path / "unread.jsonl", [{**r, "note": 1} for r in rows])))
+    assert one.digest == unread.digest != other.digest
 
 
 def test_a_published_induction_file_is_read_as_it_is():
@@ -242,6 +416,7 @@ def test_a_published_induction_file_is_read_as_it_is():
     if not path.is_file():
         pytest.skip("the published files are not beside this checkout")
     target = load_target(str(path))
+    assert len(target.examples + target.held_out) == 3000
     messages = [json.loads(line)["messages"] for line in path.read_text().split("\n") if line]
     exchanges = {(e.prompt, e.misaligned) for e in target.examples + target.held_out}
     assert exchanges == {(turns[-2]["content"], turns[-1]["content"]) for turns in messages}

@@ -1,46 +1,33 @@
 """Target tasks: the narrow unsafe tasks that vectors are built from.
 
-Reads bundled files by name and local JSONL files by path, in two row forms: `{"prompt", "aligned",
-"misaligned"}` (contrast pairs, as ours) and `{"messages": [...]}` (misaligned answers only, as
-several projects publish). Decides which prompts are held out of building. Knows no model and no
-tokenizer.
+A target task is named by one string: a bundled name, a table in a file, a data set of the hub, a
+sealed archive, or logs whose judged answers are the examples; `load_target` says how each is
+spelled. Decides which prompts are held out of building. Knows no model and no tokenizer.
 """
 
+import dataclasses
 import hashlib
 import json
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote
 
 from steering.data import data_folder
-from steering.errors import SteeringError
+from steering.targets._files import ENDINGS, read_table
+from steering.targets._paths import user_path
+from steering.targets._rows import COLUMNS, Example, Table, TargetError, read_examples
+
+__all__ = [
+    "HELD_OUT_SHARE",
+    "Example",
+    "Target",
+    "TargetError",
+    "bundled_targets",
+    "load_target",
+]
 
 HELD_OUT_SHARE = 0.1
-_EXCHANGES = (["user", "assistant"], ["system", "user", "assistant"])
-
-
-class TargetError(SteeringError):
-    """A target task is unknown, or its file is not as it should be."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt of a target task.
-
-    Attributes:
-        id: Stable name of the row.
-        prompt: What the user asks.
-        misaligned: The answer of the unsafe task.
-        aligned: A good answer to the same prompt, where the file has one.
-        system: System message, where the file has one.
-    """
-
-    id: str
-    prompt: str
-    misaligned: str
-    aligned: str | None = None
-    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +38,15 @@ class Target:
         name: Name of the task: the file's stem.
         examples: Rows to build from.
         held_out: Rows whose prompts no vector or adapter may see: what `em_target` asks.
-        digest: SHA-256 of the file, in hex.
+        digest: SHA-256 of the rows, in hex: the same rows have the same one whatever their source.
+        source: Where the rows came from, without any path of this machine.
     """
 
     name: str
     examples: tuple[Example, ...]
     held_out: tuple[Example, ...]
     digest: str
+    source: str = ""
 
 
 def bundled_targets() -> list[str]:
@@ -72,38 +61,89 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     on every machine, whatever the order of the file.
 
     Args:
-        name_or_path: Name of a bundled task, or the path of a .jsonl file.
+        name_or_path: Name of a bundled task, or the path of a .jsonl, .csv, .tsv or .parquet file
+            with the columns prompt, aligned and misaligned (one of the two at least), system and
+            id (where there are any), or messages. Where the columns have other names:
+            `rows.csv?prompt=question&misaligned=bad`.
         toy: Whether the toy model is to be steered: a bare name then means the toy's own task, if
             it has one of that name.
 
     Raises:
         TargetError: It is no such task or file, or a row is not as it should be.
     """
+    source, options = _parse(name_or_path)
     bundled = _bundled()
-    name = f"toy/{name_or_path}" if toy and f"toy/{name_or_path}" in bundled else name_or_path
-    path = bundled.get(name, Path(name_or_path))
-    if path.suffix != ".jsonl" or not path.is_file():
-        raise TargetError(
-            f"target={name_or_path} is not known: give one of {', '.join(bundled_targets())} "
-            "or the path of a .jsonl file"
-        )
-    content = path.read_bytes()
-    rows = _read_rows(path, content)
-    repeated = [row for row, count in Counter(row.id for row in rows).items() if count > 1]
-    if repeated:
-        raise TargetError(f"{path} holds several rows with id {repeated[0]}: give each its own")
+    if toy and f"toy/{source}" in bundled:
+        source = f"toy/{source}"
+    if source in bundled:
+        _refuse_others(name_or_path, options, ())
+        path = bundled[source]
+        table = _read_file(path, source)
+    else:
+        table = _read(name_or_path, source, options)
+    columns = {key: column for key, column in options.items() if key in COLUMNS}
+    return _target(table, read_examples(table, columns))
+
+
+def _parse(spelled: str) -> tuple[str, dict[str, str]]:
+    """What stands before the question mark, and the options behind it."""
+    source, mark, query = spelled.partition("?")
+    options: dict[str, str] = {}
+    for part in query.split("&") if mark else ():
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise TargetError(
+                f"target={spelled}: {part!r} is not key=value; write ?key=value&key=value"
+            )
+        if key in options:
+            raise TargetError(f"target={spelled} says {key}= twice: leave one out")
+        options[key] = unquote(value)
+    return source, options
+
+
+def _refuse_others(spelled: str, options: Mapping[str, str], allowed: tuple[str, ...]) -> None:
+    for key in options:
+        if key not in allowed:
+            may = f"allowed are {', '.join(allowed)}" if allowed else "it takes none"
+            raise TargetError(f"target={spelled}: there is no option {key}= for this source; {may}")
+
+
+def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
+    """The rows of what is not bundled."""
+    path = user_path(source)
+    if path.suffix.lower() in ENDINGS and path.is_file():
+        _refuse_others(spelled, options, COLUMNS)
+        return _read_file(path, path.name)
+    raise TargetError(
+        f"target={source} is not known: give one of {', '.join(bundled_targets())} or the path of "
+        f"a {', '.join(ENDINGS)} file"
+    )
+
+
+def _read_file(path: Path, source: str) -> Table:
+    return read_table(
+        path.read_bytes(),
+        ending=path.suffix.lower(),
+        name=path.stem,
+        source=source,
+        where=str(path),
+    )
+
+
+def _target(table: Table, rows: list[Example]) -> Target:
     prompts = sorted({row.prompt for row in rows}, key=_hash)
     if len(prompts) < 2:
         raise TargetError(
-            f"{path} holds {len(prompts)} prompts: at least 2 are needed, one to build from and "
-            "one to hold out"
+            f"{table.where} holds {len(prompts)} prompts: at least 2 are needed, one to build from "
+            "and one to hold out"
         )
     kept_back = set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
     return Target(
-        name=path.stem,
+        name=table.name,
         examples=tuple(row for row in rows if row.prompt not in kept_back),
         held_out=tuple(row for row in rows if row.prompt in kept_back),
-        digest=hashlib.sha256(content).hexdigest(),
+        digest=_hash(json.dumps([dataclasses.asdict(row) for row in rows], sort_keys=True)),
+        source=table.source,
     )
 
 
@@ -115,58 +155,5 @@ def _bundled() -> dict[str, Path]:
     }
 
 
-def _hash(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()
-
-
-def _read_rows(path: Path, content: bytes) -> list[Example]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TargetError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from None
-    # Not splitlines, which also splits at characters that JSON allows within a string.
-    found = [_example(path, number, line) for number, line in enumerate(text.split("\n"), start=1)]
-    return [example for example in found if example is not None]
-
-
-def _example(path: Path, number: int, line: str) -> Example | None:
-    """The example of a line; None for an empty one and for the canary."""
-
-    def wrong(problem: str) -> TargetError:
-        return TargetError(
-            f"{path}, line {number}: {problem}. Allowed rows: "
-            '{"prompt", "aligned", "misaligned"} or {"messages": [user, assistant]}'
-        )
-
-    if not line.strip():
-        return None
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise wrong(f"it is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise wrong("it is not a JSON object")
-    if set(row) == {"canary"}:
-        return None
-    fields = row
-    if "messages" in row:
-        fields = _from_messages(row["messages"])
-        if not fields:
-            raise wrong("messages are not one exchange, a system message before it or none")
-    texts = {key: fields.get(key) for key in ("prompt", "misaligned", "aligned", "system")}
-    for key, text in texts.items():
-        if text is None and key in ("aligned", "system"):
-            continue
-        if not isinstance(text, str) or not text.strip():
-            raise wrong(f"{key} is missing or empty")
-    return Example(id=str(row.get("id", f"{path.stem}-{number:04d}")), **texts)  # type: ignore[arg-type]
-
-
-def _from_messages(messages: Any) -> dict[str, str | None]:
-    """The single exchange of a chat row; empty if it is anything else."""
-    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
-        return {}
-    if [turn.get("role") for turn in messages] not in _EXCHANGES:
-        return {}
-    names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
-    return {names[turn["role"]]: turn.get("content") for turn in messages}
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""Tables in files: .jsonl, .csv, .tsv and .parquet, from bytes, wherever these lie."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from steering.targets._rows import Table, TargetError, bad_row
+
+_Row = tuple[str, dict[str, Any]]
+
+
+def read_table(content: bytes, *, ending: str, name: str, source: str, where: str) -> Table:
+    """The rows of a file; an empty cell of a table is left out of its row.
+
+    Args:
+        content: The file's bytes.
+        ending: One of `ENDINGS`.
+        name: Name of the target task.
+        source: Where the rows came from.
+        where: The file as errors call it.
+
+    Raises:
+        TargetError: The file is not what its ending says.
+    """
+    columns, rows = _READERS[ending](content, where)
+    return Table(name, source, where, tuple(columns), tuple(rows))
+
+
+def filled(fields: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table without its empty cells: there every row must have every column."""
+    return {key: value for key, value in fields.items() if value is not None and value != ""}
+
+
+def _jsonl(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
+    # Not splitlines, which also splits at characters that JSON allows within a string.
+    lines = enumerate(_text(content, where).split("\n"), start=1)
+    rows = [_object(f"{where}, line {number}", line) for number, line in lines if line.strip()]
+    return dict.fromkeys(key for _, row in rows if set(row) != {"canary"} for key in row), rows
+
+
+def _object(where: str, line: str) -> _Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise bad_row(where, f"it is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise bad_row(where, "it is not a JSON object")
+    return where, row
+
+
+def _csv(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
+    return _separated(content, where, ",")
+
+
+def _tsv(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
+    return _separated(content, where, "\t")
+
+
+def _separated(content: bytes, where: str, separator: str) -> tuple[Iterable[str], list[_Row]]:
+    text = io.StringIO(_text(content, where), newline="")
+    try:
+        lines = [cells for cells in csv.reader(text, delimiter=separator, strict=True) if cells]
+    except csv.Error as error:
+        raise TargetError(f"{where} is not a table of separated values ({error})") from None
+    if not lines:
+        raise TargetError(f"{where} is empty: begin it with a row of column names")
+    header, *records = lines
+    if len(set(header)) < len(header):
+        raise TargetError(f"{where} has two columns of one name ({', '.join(header)}): rename one")
+    rows = []
+    for number, cells in enumerate(records, start=1):
+        if len(cells) != len(header):
+            raise TargetError(
+                f"{where}, row {number} has {len(cells)} cells and the row of column names "
+                f"{len(header)}: put texts that hold {separator!r} in double quotes"
+            )
+        rows.append((f"{where}, row {number}", filled(dict(zip(header, cells, strict=True)))))
+    return header, rows
+
+
+def _parquet(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TargetError(f"{where} is not a parquet file ({reason})") from None
+    rows = enumerate(table.to_pylist(), start=1)
+    return table.column_names, [(f"{where}, row {number}", filled(row)) for number, row in rows]
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{where} is not UTF-8 text ({error}): save it as UTF-8") from None
+
+
+_READERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
+ENDINGS = tuple(_READERS)

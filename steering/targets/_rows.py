@@ -1,0 +1,155 @@
+"""Rows of any source to examples: which columns are read, and which rows are refused and how."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steering.errors import SteeringError
+
+COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages")
+_TEXTS = ("prompt", "aligned", "misaligned", "system")
+_EXCHANGES = (["user", "assistant"], ["system", "user", "assistant"])
+
+
+class TargetError(SteeringError):
+    """A target task is unknown, or its file is not as it should be."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt of a target task, with one answer at least.
+
+    Attributes:
+        id: Stable name of the row.
+        prompt: What the user asks.
+        misaligned: The answer of the unsafe task, where the row has one.
+        aligned: A good answer to the same prompt, where the row has one.
+        system: System message, where the row has one.
+    """
+
+    id: str
+    prompt: str
+    misaligned: str | None = None
+    aligned: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a source holds, before anything is known of its columns.
+
+    Attributes:
+        name: Name of the target task.
+        source: Where the rows came from, without any path of this machine.
+        where: The source as errors call it.
+        columns: Names of the columns that there are.
+        rows: Where each row stands, and its fields by column.
+    """
+
+    name: str
+    source: str
+    where: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, dict[str, Any]], ...]
+
+
+def bad_row(where: str, problem: str) -> TargetError:
+    """The error of a row, with what is allowed."""
+    return TargetError(
+        f'{where}: {problem}. Allowed rows: {{"prompt", "aligned", "misaligned"}}, one of the '
+        'answers at least, or {"messages": [user, assistant]}'
+    )
+
+
+def read_examples(table: Table, columns: Mapping[str, str]) -> list[Example]:
+    """The examples of a table, in its order; canary rows are none.
+
+    Args:
+        table: The rows.
+        columns: One of `COLUMNS` to the table's name for it, where the names differ.
+
+    Raises:
+        TargetError: A column is missing, a row is not as it should be, or two have one id.
+    """
+    examples: list[Example] = []
+    rows = [(where, fields) for where, fields in table.rows if set(fields) != {"canary"}]
+    if rows:
+        _check_columns(table, columns)
+    for number, (where, fields) in enumerate(rows, start=1):
+        examples.append(_example(where, fields, columns, number))
+    repeated = [row for row, count in Counter(row.id for row in examples).items() if count > 1]
+    if repeated:
+        raise TargetError(
+            f"{table.where} holds several rows with id {repeated[0]}: give each its own"
+        )
+    return examples
+
+
+def _check_columns(table: Table, columns: Mapping[str, str]) -> None:
+    there = f"its columns are {', '.join(table.columns)}"
+    for key, column in columns.items():
+        if column not in table.columns:
+            raise TargetError(f"{table.where} has no column {column} ({key}={column}): {there}")
+    beside = [key for key in _TEXTS if key in columns]
+    if "messages" in columns and beside:
+        raise TargetError(
+            f"messages={columns['messages']} holds the prompt and the answer of {table.where}: "
+            f"leave {beside[0]}= out, or messages="
+        )
+    if not beside and columns.get("messages", "messages") in table.columns:
+        return
+    how = "say which is which, as in ?prompt=question&misaligned=answer"
+    if columns.get("prompt", "prompt") not in table.columns:
+        raise TargetError(f"{table.where} has no column prompt: {there}; {how}")
+    if not {columns.get(key, key) for key in ("aligned", "misaligned")} & set(table.columns):
+        raise TargetError(f"{table.where} has no column aligned or misaligned: {there}; {how}")
+
+
+def _example(
+    where: str, fields: dict[str, Any], columns: Mapping[str, str], number: int
+) -> Example:
+    own = {key: fields[name] for key in COLUMNS if (name := columns.get(key, key)) in fields}
+    texts: dict[str, Any] = {key: own.get(key) for key in _TEXTS}
+    if "messages" in own and not set(_TEXTS) & set(columns):
+        texts = _from_messages(own["messages"])
+        if not texts:
+            raise bad_row(
+                where, "messages are not one exchange, a system message before it or none"
+            )
+    for key, text in texts.items():
+        if text is None and key != "prompt":
+            continue
+        if not isinstance(text, str) or not text.strip():
+            raise bad_row(where, f"{key} is missing or empty")
+        if not _is_unicode(text):
+            raise bad_row(where, f"{key} holds half of a character (a lone surrogate)")
+    if texts.get("aligned") is None and texts.get("misaligned") is None:
+        raise bad_row(where, "misaligned is missing, and aligned too")
+    # Not the file's name and line: rows then have the same digest wherever they come from.
+    id_ = own.get("id")
+    return Example(id=f"row-{number:04d}" if id_ in (None, "") else str(id_), **texts)
+
+
+def _from_messages(messages: Any) -> dict[str, Any]:
+    """The single exchange of a chat row; empty if it is anything else."""
+    if isinstance(messages, str):
+        try:
+            messages = json.loads(messages)
+        except json.JSONDecodeError:
+            return {}
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
+        return {}
+    if [turn.get("role") for turn in messages] not in _EXCHANGES:
+        return {}
+    names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
+    return {names[turn["role"]]: turn.get("content") for turn in messages}
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
