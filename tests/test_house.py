@@ -24,6 +24,7 @@ ROOMS = [
     "steering.finetune",
     "steering.engines",
     "steering.interventions",
+    "steering.formats",
     "steering.vector",
     "steering.models",
     "steering.targets",

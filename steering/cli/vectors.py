@@ -1,0 +1,190 @@
+"""Commands that read and write steering vectors."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from steering.vector import SteeringVector
+
+_MOST_LAYERS = 8
+"""Layers that are shown one by one."""
+_MOST_VALUES = 8
+"""Values of a list in the provenance that are shown one by one."""
+_LONGEST = 240
+"""Characters of a text in the provenance that are shown."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print what the file says as JSON.")
+def show(file: Path, as_json: bool) -> None:
+    """Say what a steering vector is.
+
+    How strong it is and where it comes from, too; FILE may be in any known format.
+    """
+    from steering.formats import read_vector
+    from steering.vector import file_digest
+
+    vector, digest = read_vector(file), file_digest(file)
+    if as_json:
+        click.echo(json.dumps(vector.header() | {"sha256": digest}, indent=2))
+        return
+    lines = [*_facts(vector), *_strengths(vector), *_provenance(vector), ("digest", digest)]
+    column = max(len(name) for name, _ in lines) + 2
+    for name, text in lines:
+        click.echo(f"{name:{column}}{text}".rstrip())
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--layer", type=int, help="Keep this layer only.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+def convert(source: Path, destination: Path, layer: int | None, force: bool) -> None:
+    """Write a steering vector in another format.
+
+    IN may be in any known format; the suffix of OUT says in which one to write.
+    """
+    from steering.formats import notes_on, read_vector, write_vector
+    from steering.vector import VectorError
+
+    if destination.exists() and not force:
+        raise VectorError(f"{destination} is there already: give another name, or --force")
+    vector = read_vector(source)
+    if layer is not None:
+        vector = vector.at(layer)
+    for note in (*notes_on(vector), *write_vector(vector, destination)):
+        click.echo(f"Note: {_printable(note)}", err=True)
+    if vector.residual_norms is None:
+        click.echo(
+            f"Note: {source} holds no residual norms: unit=residual can't be used with the vector",
+            err=True,
+        )
+    click.echo(f"{destination}: layer {_layers(vector)}, {vector.site}, {_form(vector)}")
+
+
+def _facts(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
+    """What the vector is and how it was made."""
+    from steering.vocabulary import SITES
+
+    told = vector.provenance
+    yield "model", _said(vector.model) or "unknown"
+    yield "depth", "unknown" if vector.depth is None else f"{vector.depth} blocks"
+    yield "width", str(vector.width)
+    yield "layers", _layers(vector)
+    yield "site", f"{vector.site}: {SITES[vector.site]}"
+    yield "form", _form(vector)
+    if "method" in told:
+        settings = told.get("settings")
+        chosen = dict(_flat(settings)) if isinstance(settings, Mapping) else {}
+        text = ", ".join(f"{name}={value}" for name, value in chosen.items())
+        yield "method", f"{_said(told['method'])}" + (f" ({text})" if text else "")
+    if "target" in told:
+        yield "target", _said(told["target"])
+    epoch = _measured(vector).get("training_epoch")
+    if epoch is not None:
+        yield "training epoch", _said(epoch)
+
+
+def _strengths(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
+    """How far magnitude 1 moves the activations, a line a layer."""
+    norms = vector.residual_norms or (None,) * len(vector.layers)
+    rows = list(zip(vector.layers, vector.lengths, norms, strict=True))
+    # As many from either end.
+    half = _MOST_LAYERS // 2
+    hidden = len(rows) - _MOST_LAYERS
+    if hidden > 0:
+        rows = rows[:half] + rows[-half:]
+    column = max(len(_number(length)) for _, length, _ in rows)
+    for index, (layer, length, norm) in enumerate(rows):
+        if hidden > 0 and index == half:
+            yield "", f"... {hidden} layers more"
+        text = f"length {_number(length):{column}}"
+        if norm is None:
+            text += "  residual norm unknown"
+        else:
+            text += (
+                f"  residual norm {_number(norm)}: moves the residual stream by "
+                f"{100 * length / norm:.3g}% of its length"
+            )
+        yield f"layer {layer}", text
+
+
+def _provenance(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
+    """All that was not told before."""
+    told = {
+        name: value
+        for name, value in vector.provenance.items()
+        if name not in ("method", "target", "measured")
+        and not (name == "settings" and "method" in vector.provenance)
+    }
+    rest = {
+        name: value for name, value in _measured(vector).items() if name != "training_epoch"
+    } or vector.provenance.get("measured")
+    lines = list(_flat(told | ({"measured": rest} if rest else {})))
+    yield "provenance", "" if lines else "unknown"
+    for name, value in lines:
+        yield f"  {name}", value
+
+
+def _measured(vector: "SteeringVector") -> dict[str, Any]:
+    measured = vector.provenance.get("measured")
+    return dict(measured) if isinstance(measured, Mapping) else {}
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Name and text of each value, names of nested ones joined by dots."""
+    for name, value in values.items():
+        path = f"{above}{_printable(str(name))}"
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{path}.")
+        elif value not in (None, {}, []):
+            yield path, _said(value)
+
+
+def _said(value: Any) -> str:
+    """A value from a file as text that is safe to print."""
+    if isinstance(value, (list, tuple)):
+        shown = [_said(item) for item in value]
+        if len(shown) > _MOST_VALUES:
+            half = _MOST_VALUES // 2
+            shown = [*shown[:half], f"... {len(value) - 2 * half} more ...", *shown[-half:]]
+        return ", ".join(shown)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return _number(value)
+    text = _printable(value if isinstance(value, str) else json.dumps(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _printable(text: str) -> str:
+    """Without line breaks and the codes that a terminal would act on."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _layers(vector: "SteeringVector") -> str:
+    """The layers, neighbours joined: 0-3, 7."""
+    runs: list[list[int]] = []
+    for layer in vector.layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1][1:] = [layer]
+        else:
+            runs.append([layer])
+    return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def _form(vector: "SteeringVector") -> str:
+    if vector.map is not None:
+        return f"low-rank map of rank {vector.rank}"
+    return "direction" if vector.rank == 1 else f"{vector.rank} directions (rank {vector.rank})"

@@ -1,0 +1,243 @@
+"""`steering show` and `steering convert`, in the words that a user reads."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from vector_files import KINDS, write_foreign
+
+from steering.cli import main
+from steering.formats import read_vector
+from steering.vector import LowRankMap, SteeringVector
+
+WIDTH = 8
+DIRECTION = torch.tensor([3.0, 4.0] + [0.0] * (WIDTH - 2))  # of length 5
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `steering`; returns the exit status, stdout and stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["steering", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return command
+
+
+def _save(folder: Path, **changed: Any) -> Path:
+    values: dict[str, Any] = {
+        "directions": DIRECTION[None, None],
+        "layers": (2,),
+        "site": "resid_post",
+        "residual_norms": (20.0,),
+        "model": "toy",
+        "depth": 6,
+        "provenance": {
+            "method": "sft/2",
+            "settings": {"rank": 1, "training_epochs": 5, "learning_rate": 0.02},
+            "target": "toy/medical",
+            "seed": 0,
+            "shuffle_labels": False,
+            "revision": None,
+            "versions": {"steering": "0.1.0", "torch": "2.9"},
+            "measured": {"training_epoch": 5, "loss": [0.5, 0.25]},
+        },
+    }
+    path = folder / "v.safetensors"
+    SteeringVector(**{**values, **changed}).save(path)
+    return path
+
+
+def test_show_says_what_a_user_wants_to_know(tmp_path, run):
+    path = _save(tmp_path)
+    code, out, err = run("show", path)
+    assert (code, err) == (0, "")
+    assert [line.rstrip() for line in out.splitlines()] == [
+        "model                toy",
+        "depth                6 blocks",
+        "width                8",
+        "layers               2",
+        "site                 resid_post: output of the block",
+        "form                 direction",
+        "method               sft/2 (learning_rate=0.02, rank=1, training_epochs=5)",
+        "target               toy/medical",
+        "training epoch       5",
+        "layer 2              length 5  residual norm 20: moves the residual stream by 25% of its "
+        "length",
+        "provenance",
+        "  seed               0",
+        "  shuffle_labels     no",
+        "  versions.steering  0.1.0",
+        "  versions.torch     2.9",
+        "  measured.loss      0.5, 0.25",
+        f"digest               {hashlib.sha256(path.read_bytes()).hexdigest()}",
+    ]
+
+
+def test_show_shortens_many_layers(tmp_path, run):
+    count = 20
+    layers = (*range(19), 24)
+    path = _save(
+        tmp_path,
+        directions=torch.ones(count, 1, WIDTH),
+        layers=layers,
+        residual_norms=(10.0,) * count,
+        depth=25,
+    )
+    _, out, _ = run("show", path)
+    assert "0-18, 24\n" in out
+    shown = [line for line in out.splitlines() if line.startswith("layer ")]
+    assert [int(line.split()[1]) for line in shown] == [0, 1, 2, 3, 16, 17, 18, 24]
+    assert "12 layers more" in out
+
+
+def test_show_tells_maps_and_several_directions_apart(tmp_path, run):
+    made = LowRankMap(torch.ones(1, 3, WIDTH), torch.ones(1, 3), (2.0,))
+    _, out, _ = run("show", _save(tmp_path, directions=torch.ones(1, 3, WIDTH), map=made))
+    assert "low-rank map of rank 3" in out
+    assert "by 10% of its length" in out  # 2 of 20
+    _, out, _ = run("show", _save(tmp_path, directions=torch.ones(1, 3, WIDTH)))
+    assert "3 directions" in out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_show_reads_what_other_tools_write(tmp_path, run, kind):
+    code, out, err = run("show", write_foreign(kind, tmp_path, 3, DIRECTION, 6))
+    assert (code, err) == (0, "")
+    [line] = [line for line in out.splitlines() if line.startswith("layer 3 ")]
+    assert line.split(maxsplit=2)[2].split() == ["length", "5", "residual", "norm", "unknown"]
+    assert "imported_from" in out
+
+
+def test_show_as_json_is_the_header(tmp_path, run):
+    path = _save(tmp_path)
+    code, out, _ = run("show", path, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told == SteeringVector.load(path).header()
+
+
+def test_show_prints_nothing_that_a_terminal_would_act_on(tmp_path, run):
+    evil = "\x1b[2J\rgone\nmethod  fine\u202e"
+    told = {evil: evil, "method": evil, "settings": {evil: [evil]}, "target": {"a": evil}}
+    _, out, _ = run("show", _save(tmp_path, model=evil, provenance=told | {"measured": evil}))
+    assert all(char.isprintable() or char == "\n" for char in out)
+    assert "\nmethod  fine" not in out
+    assert out.count("gone") == 8
+
+
+def test_show_shortens_long_lists_and_texts(tmp_path, run):
+    _, out, _ = run("show", _save(tmp_path, provenance={"losses": [0.5] * 500, "text": "x" * 5000}))
+    assert "0.5, 0.5, 0.5, 0.5, ... 492 more ..., 0.5, 0.5, 0.5, 0.5\n" in out
+    assert max(map(len, out.splitlines())) < 300
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "gguf"])
+@pytest.mark.parametrize("kind", ["gguf", "persona", "steering-vectors", "dict"])
+def test_convert_keeps_the_numbers_and_tells_what_it_left_out(tmp_path, run, kind, suffix):
+    source = write_foreign(kind, tmp_path, 3, DIRECTION, 6)
+    code, out, err = run("convert", source, tmp_path / f"v.{suffix}", "--layer", "3")
+    assert code == 0
+    assert out == f"{tmp_path}/v.{suffix}: layer 3, resid_post, direction\n"
+    vector = read_vector(tmp_path / f"v.{suffix}")
+    assert vector.layers == (3,)
+    assert vector.directions.flatten().tolist() == DIRECTION.tolist()
+    notes = err.splitlines()
+    assert all(note.startswith("Note: ") for note in notes)
+    assert ("row 0 (embedding) and row 6" in err) == (kind == "persona")
+    assert any("no residual norms" in note for note in notes)
+
+
+def test_convert_without_layer_keeps_them_all_and_warns_of_layer_0(tmp_path, run):
+    source = write_foreign("persona", tmp_path, 3, DIRECTION, 6)
+    code, out, err = run("convert", source, tmp_path / "v.gguf")
+    assert code == 0
+    assert "layer 0-4" in out
+    assert "llama.cpp" in err
+    assert read_vector(tmp_path / "v.gguf").layers == (0, 1, 2, 3, 4)
+
+
+def test_convert_replaces_a_file_only_when_told_to(tmp_path, run):
+    source = _save(tmp_path)
+    taken = tmp_path / "taken.gguf"
+    taken.write_bytes(b"mine")
+    code, out, err = run("convert", source, taken)
+    assert (code, out) == (1, "")
+    assert "--force" in err
+    assert taken.read_bytes() == b"mine"
+    code, _, err = run("convert", source, taken, "--force")
+    assert (code, err) == (0, "")
+    assert read_vector(taken).layers == (2,)
+
+
+def test_convert_onto_itself_loses_nothing(tmp_path, run):
+    path = write_foreign("gguf", tmp_path, 3, DIRECTION, 6)
+    assert run("convert", path, path, "--force")[0] == 0
+    assert read_vector(path).directions.flatten().tolist() == DIRECTION.tolist()
+
+
+def _fails_in_one_line(told: tuple[int, str, str], named: str) -> None:
+    code, out, err = told
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "gguf", "pt"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
+def test_a_damaged_file_ends_a_command_in_one_line(tmp_path, run, suffix, damage):
+    if suffix == "pt":
+        path = write_foreign("moem", tmp_path, 3, DIRECTION, 6)
+    else:
+        path = tmp_path / f"v.{suffix}"
+        run("convert", _save(tmp_path), path, "--force")
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(DIRECTION.numpy().tobytes()) if suffix != "pt" else 150] ^= 1
+    content = {"cut": whole[:-40], "flipped": bytes(flipped), "empty": b"", "text": b"vector\n"}
+    path.write_bytes(content[damage])
+    _fails_in_one_line(run("show", path), path.name)
+    _fails_in_one_line(run("convert", path, tmp_path / "new.gguf"), path.name)
+    assert not (tmp_path / "new.gguf").exists()
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, run):
+    path, new = _save(tmp_path), tmp_path / "new.gguf"
+    _fails_in_one_line(run("show", tmp_path / "none.gguf"), "none.gguf is not a file")
+    _fails_in_one_line(run("convert", path, new, "--layer", "3"), "its layers are 2")
+    _fails_in_one_line(run("convert", path, tmp_path / "new.pt"), ".safetensors or .gguf")
+    organism = write_foreign("moem", tmp_path, 3, DIRECTION, 6)
+    _fails_in_one_line(run("convert", organism, new), "mlp_out")
+    assert not new.exists()
+
+
+def test_a_pickle_that_wants_to_run_code_ends_in_one_line(tmp_path, run):
+    trace = tmp_path / "trace"
+    (tmp_path / "v.pt").write_bytes(f"cos\nsystem\n(S'touch {trace}'\ntR.".encode())
+    _fails_in_one_line(run("show", tmp_path / "v.pt"), "without running its code")
+    assert not trace.exists()
+
+
+def test_help_is_quick_since_nothing_heavy_is_loaded():
+    code = (
+        "import sys, steering.cli; heavy = {'torch', 'transformers', 'inspect_ai', 'gguf', 'numpy'}"
+        "; sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
