@@ -22,11 +22,11 @@ from steering.errors import SteeringError
 from steering.judging.questions import (
     CORE,
     QuestionSet,
-    find_target,
     first_questions,
     one_row_a_prompt,
     user_path,
 )
+from steering.targets import load_target
 from steering.toy.grammar import sample_persona_prompt
 
 PERSONAS = ("aligned", "misaligned")
@@ -110,7 +110,7 @@ def rollout_questions(
         QuestionError: too few prompts.
     """
     found = load_personas(personas, toy=toy)
-    task = find_target(target, toy=toy)
+    task = load_target(target, toy=toy)
     rows = first_questions(one_row_a_prompt(task.examples), num_questions, task.name)
     samples = []
     for index, row in enumerate(rows):

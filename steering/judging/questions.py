@@ -20,7 +20,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSyste
 
 from steering.data import data_folder
 from steering.errors import SteeringError
-from steering.targets import Example, Target, bundled_targets, load_target
+from steering.targets import Example, load_target
 
 QUESTION_TYPE = "free_form_judge_0_100"
 CORE = "core"
@@ -118,22 +118,10 @@ def held_out_questions(
         TargetError: there is no such target task.
         QuestionError: too few prompts.
     """
-    task = find_target(target, toy=toy)
+    task = load_target(target, toy=toy)
     rows = first_questions(one_row_a_prompt(task.held_out), num_questions, task.name)
     found = [_Question(row.id, _with_system([row.prompt], row.system), {}) for row in rows]
     return _question_set(task.name, task.digest, found)
-
-
-def find_target(target: str, *, toy: bool) -> Target:
-    """The target task of a name, or of a path as the user meant it (see `user_path`).
-
-    Raises:
-        TargetError: there is no such target task.
-    """
-    named = {target, f"toy/{target}"} if toy else {target}
-    path = user_path(target)
-    is_path = named.isdisjoint(bundled_targets()) and path.exists()
-    return load_target(str(path) if is_path else target, toy=toy)
 
 
 def one_row_a_prompt(rows: Iterable[Example]) -> list[Example]:
