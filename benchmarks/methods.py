@@ -131,13 +131,14 @@ def methods_table(builds: list[Build]) -> list[str]:
         path, vector = vector_of(build)
         tried = run([at(path, magnitude) for magnitude in MAGNITUDES], CHOOSING)
         best = max(zip(tried, MAGNITUDES, strict=True), key=lambda pair: pair[0]["em_moem"])[1]
-        shuffled = vector_of(_shuffled(build))[0]
-        conditions = [at(name, best) for name in (path, *randoms, shuffled)]
-        mine, *controls, mixed = run(conditions, MEASURING)
-        random_rates = ", ".join(f"{found['em_betley']:.2f}" for found in controls)
+        # A single prompt leaves nothing to shuffle.
+        mixed = [] if build.method == "one_shot" else [vector_of(_shuffled(build))[0]]
+        conditions = [at(name, best) for name in (path, *randoms, *mixed)]
+        mine, *controls = run(conditions, MEASURING)
+        rates = [f"{found['em_betley']:.2f}" for found in controls]
         lines.append(
-            f"| {build.name} | {vector.lengths[0]:.2f} | {best} | {figures(mine)} | {random_rates} "
-            f"| {mixed['em_betley']:.2f} |"
+            f"| {build.name} | {vector.lengths[0]:.2f} | {best} | {figures(mine)} "
+            f"| {', '.join(rates[:3])} | {''.join(rates[3:])} |"
         )
         print(lines[-1], flush=True)
     return lines
