@@ -51,6 +51,7 @@ def _save(folder: Path, **changed: Any) -> Path:
             "seed": 0,
             "shuffle_labels": False,
             "revision": None,
+            "target_source": "",
             "versions": {"steering": "0.1.0", "torch": "2.9"},
             "measured": {"training_epoch": 5, "loss": [0.5, 0.25]},
         },

@@ -142,7 +142,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
         path = f"{above}{_printable(str(name))}"
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{path}.")
-        elif value not in (None, {}, []):
+        elif value not in (None, "", {}, []):
             yield path, _said(value)
 
 
