@@ -61,10 +61,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_tiny(folder: Path, family: str, seed: int = 0) -> Path:
+def save_tiny(folder: Path, family: str, seed: int = 0, layers: int = LAYERS) -> Path:
     """Save a random model of a family, with its tokenizer; returns the folder."""
     words = tokenizer()
-    shared = {**_SHARED, "vocab_size": len(words)}
+    shared = {**_SHARED, "vocab_size": len(words), "num_hidden_layers": layers}
     torch.manual_seed(seed)
     model: torch.nn.Module
     if family == "qwen3.5":
