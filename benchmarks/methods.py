@@ -15,12 +15,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from inspect_ai import Task, eval
+from inspect_ai import eval
 from inspect_ai.log import EvalLog
 from inspect_ai.model import get_model
 
-from evals.em_freeform import em_freeform
-from evals.em_target import em_target
 from steering.condition import Checker
 from steering.construct import cached_vector, make_recipe, vector_path
 from steering.engines import shared_engine
@@ -83,7 +81,7 @@ def vector_of(build: Build) -> tuple[Path, SteeringVector]:
 
 
 def run(
-    conditions: Iterable[dict[str, Any]], seed: int, task: Task | None = None
+    conditions: Iterable[dict[str, Any]], seed: int, task: str = "evals/em_freeform.py"
 ) -> list[dict[str, float]]:
     """Metrics of each condition, all in one run, which shares the model."""
     models = [
@@ -91,7 +89,7 @@ def run(
         for options in conditions
     ]
     logs = eval(
-        task or em_freeform(),
+        task,
         model=models,
         epochs=EPOCHS[seed],
         seed=seed,
@@ -157,7 +155,7 @@ def _shuffled(build: Build) -> Build:
     )
 
 
-def plain_table(named: dict[str, dict[str, Any]], task: Task | None = None) -> list[str]:
+def plain_table(named: dict[str, dict[str, Any]], task: str = "evals/em_freeform.py") -> list[str]:
     """Conditions beside each other."""
     lines = ["| condition | EM betley | EM moem | coherent | relevant |", "|---|---|---|---|---|"]
     for name, found in zip(named, run(named.values(), MEASURING, task), strict=True):
@@ -170,8 +168,10 @@ def main() -> None:
     """The command line."""
     rollouts = mkdtemp()
     eval(
-        em_target(personas="core"),
-        model=get_model(f"steered/{MODEL}", vector="none"),
+        "evals/em_target.py",
+        task_args={"personas": "core"},
+        model=f"steered/{MODEL}",
+        model_args={"vector": "none", "batch_size": BATCH_SIZE},
         log_dir=rollouts,
         seed=CHOOSING,
         display="none",
@@ -189,7 +189,7 @@ def main() -> None:
     narrow = vector_of(Build("", settings={"kl_weight": 1.0}))[0]
     kl = {"KL weight 0": {"vector": str(medical)}, "KL weight 1": {"vector": str(narrow)}}
     text += ["", "## The KL term, unrelated questions", "", *plain_table(kl)]
-    text += ["", "## The KL term, the target task", "", *plain_table(kl, em_target("medical"))]
+    text += ["", "## The KL term, the target task", "", *plain_table(kl, "evals/em_target.py")]
     misaligned = {"vector": str(finance)}
     ablated = {"vector": f"{finance},{medical}", "operation": "add,ablate"}
     random = vector_of(Build("random", "random", seed=1))[0]
