@@ -25,6 +25,7 @@ ROOMS = [
     "steering.engines",
     "steering.interventions",
     "steering.formats",
+    "steering.subspace",
     "steering.vector",
     "steering.models",
     "steering.targets",

@@ -7,6 +7,7 @@ import click
 from steering import __version__
 from steering.cli.build import build
 from steering.cli.reports import report
+from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
 from steering.errors import SteeringError
 
@@ -20,7 +21,7 @@ def commands() -> None:
     """
 
 
-for command in (build, show, convert, report):
+for command in (build, show, convert, subspace, report):
     commands.add_command(command)
 
 

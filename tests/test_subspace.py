@@ -1,0 +1,464 @@
+"""Subspaces of vectors, against sets whose answer is planted and against NumPy and SciPy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy
+import torch
+from torch import Tensor
+
+from steering.interventions import Plan, resolve
+from steering.subspace import (
+    Basis,
+    SubspaceError,
+    cosines,
+    held_out_energies,
+    kept_energy,
+    principal,
+    project,
+    spectrum,
+    stack,
+    truncate,
+)
+from steering.vector import LowRankMap, SteeringVector
+
+WIDTH = 16
+# Orthonormal, and exact in float32: entries of 1/4 and -1/4.
+AXES = torch.tensor(scipy.linalg.hadamard(WIDTH) / 4).float()
+
+
+def _vector(*rows: Tensor, layers: Sequence[int] = (3,), **changed: Any) -> SteeringVector:
+    """The rows are the directions of the first layer, then of the next."""
+    values: dict[str, Any] = {
+        "directions": torch.stack(rows).unflatten(0, (len(layers), -1)),
+        "layers": tuple(layers),
+        "site": "resid_post",
+        "residual_norms": (8.0,) * len(layers),
+        "model": "toy",
+        "depth": 6,
+        "provenance": {"method": "sft/2", "target": "medical", "recipe": "abc"},
+    }
+    return SteeringVector(**{**values, **changed})
+
+
+def _set(*rows: Tensor, **changed: Any) -> dict[str, SteeringVector]:
+    return {f"v{number}": _vector(row, **changed) for number, row in enumerate(rows)}
+
+
+def _random_rows(count: int, width: int = WIDTH, seed: int = 0) -> Tensor:
+    """Rows of very different lengths."""
+    numbers = torch.Generator().manual_seed(seed)
+    lengths = torch.logspace(-1, 1, count)[:, None]
+    return torch.randn(count, width, generator=numbers) * lengths
+
+
+def _planted() -> dict[str, SteeringVector]:
+    """Three rows along axis 1, two along axis 2, one along axis 3, all mutually orthogonal."""
+    lengths = [(1, 2.0), (1, -2.0), (1, 2.0), (2, 4.0), (2, 4.0), (3, 1.0)]
+    return _set(*(length * AXES[axis] for axis, length in lengths))
+
+
+@pytest.mark.parametrize(
+    ("normalise", "energies"),
+    [(True, [3, 2, 1]), (False, [2 * 16, 3 * 4, 1])],
+)
+def test_the_spectrum_is_the_one_that_was_planted(normalise, energies):
+    found = spectrum(stack(_planted()), normalise)
+    shares = np.array(energies) / sum(energies)
+    np.testing.assert_allclose(found.values[:3], np.sqrt(energies), rtol=1e-12)
+    np.testing.assert_allclose(found.values[3:], 0, atol=1e-12)
+    np.testing.assert_allclose(found.shares[:3], shares, rtol=1e-12)
+    np.testing.assert_allclose(found.cumulative[:3], shares.cumsum(), rtol=1e-12)
+    assert found.dimensions == 3
+
+
+def test_the_ranks_of_the_planted_set_are_those_worked_out_by_hand():
+    """Shares 1/2, 1/3, 1/6: entropy 2/3 log 2 + 1/2 log 3, sum of squares 14/36."""
+    found = spectrum(stack(_planted()))
+    assert found.effective_rank == pytest.approx(2 ** (2 / 3) * 3**0.5, rel=1e-12)
+    assert found.participation_ratio == pytest.approx(36 / 14, rel=1e-12)
+    assert [found.needed(share) for share in (0.4, 0.5, 0.6, 0.8, 0.9, 1.0)] == [1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("count", range(1, WIDTH + 1))
+def test_equal_orthogonal_directions_count_as_many_as_they_are(count):
+    found = spectrum(stack(_set(*AXES[:count])))
+    assert found.effective_rank == pytest.approx(count, rel=1e-12)
+    assert found.participation_ratio == pytest.approx(count, rel=1e-12)
+    # Exactly so many, whatever rounding makes of their sum.
+    assert [found.needed(some / count) for some in range(1, count + 1)] == [*range(1, count + 1)]
+
+
+def test_what_all_vectors_share_is_not_centred_away():
+    rows = [3 * AXES[1] + 0.01 * AXES[axis] for axis in (2, 3, 4)]
+    basis = principal(stack(_set(*rows)), 1)
+    assert abs(float(basis.directions[0] @ AXES[1].double())) > 0.9999
+    assert spectrum(stack(_set(*rows))).effective_rank < 1.01
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("count", [7, 40])
+def test_figures_of_random_vectors_are_those_of_their_gram_matrix(count, normalise):
+    rows = _random_rows(count)
+    found = spectrum(stack(_set(*rows)), normalise)
+    known = rows.double().numpy()
+    if normalise:
+        known = known / np.linalg.norm(known, axis=1, keepdims=True)
+    gram = known @ known.T
+    energies = np.linalg.eigvalsh(gram)[::-1][: min(count, WIDTH)]
+    np.testing.assert_allclose(found.values**2, energies, rtol=1e-9, atol=1e-12)
+    assert found.effective_rank == pytest.approx(np.exp(scipy.stats.entropy(energies)), rel=1e-9)
+    participation = np.trace(gram) ** 2 / np.trace(gram @ gram)
+    assert found.participation_ratio == pytest.approx(participation, rel=1e-9)
+
+
+def test_scaled_rows_make_lengths_irrelevant_and_stored_ones_do_not():
+    rows = _random_rows(5)
+    longer = rows * torch.tensor([1.0, 8.0, 0.5, 64.0, 2.0])[:, None]
+    one, other = stack(_set(*rows)), stack(_set(*longer))
+    torch.testing.assert_close(spectrum(one).values, spectrum(other).values)
+    assert spectrum(one, False).effective_rank != pytest.approx(
+        spectrum(other, False).effective_rank, rel=0.1
+    )
+
+
+def test_cosines_are_those_worked_out_by_hand():
+    plane = [(3, 4), (8, 6), (-1.5, -2), (4, -3)]
+    rows = [one * AXES[5] + other * AXES[6] for one, other in plane]
+    expected = [
+        [1, 0.96, -1, 0],
+        [0.96, 1, -0.96, 0.28],
+        [-1, -0.96, 1, 0],
+        [0, 0.28, 0, 1],
+    ]
+    found = cosines(stack(_set(*rows)))
+    np.testing.assert_allclose(found, expected, atol=1e-15)
+    assert found.diagonal().tolist() == [1] * 4
+
+
+def test_a_row_is_named_after_its_layer_and_direction_only_where_there_are_several():
+    rows = _random_rows(8)
+    found = stack(
+        {
+            "one": _vector(rows[0]),
+            "layers": _vector(*rows[1:3], layers=(1, 4)),
+            "ranks": _vector(*rows[3:5]),
+        }
+    )
+    assert found.names == (
+        "one",
+        "layers layer 1",
+        "layers layer 4",
+        "ranks direction 0",
+        "ranks direction 1",
+    )
+    assert found.owners == ("one", "layers", "layers", "ranks", "ranks")
+    assert torch.equal(found.rows, rows[:5].double())
+    both = stack({"both": _vector(*rows[:4], layers=(1, 4))})
+    assert both.names[1:3] == ("both layer 1 direction 1", "both layer 4 direction 0")
+    assert torch.equal(both.rows, rows[:4].double())
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_top_directions_hold_as_much_as_any_can(normalise):
+    """Against NumPy's eigenvectors of the scatter matrix, as projectors: signs aside."""
+    rows = _random_rows(9)
+    basis = principal(stack(_set(*rows)), 4, normalise)
+    known = rows.double().numpy()
+    if normalise:
+        known = known / np.linalg.norm(known, axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(known.T @ known)
+    top = vectors[:, ::-1][:, :4]
+    np.testing.assert_allclose(basis.directions.T @ basis.directions, top @ top.T, atol=1e-12)
+    np.testing.assert_allclose(basis.shares, values[::-1][:4] / values.sum(), rtol=1e-10)
+    np.testing.assert_allclose(basis.directions @ basis.directions.T, np.eye(4), atol=1e-12)
+
+
+def test_a_principal_direction_points_where_most_rows_do():
+    """Not where their sum does, or the long ones: three lean to axis 1, two point away from it."""
+    rows = [0.3 * AXES[1] + AXES[axis] for axis in (2, 3, 4)] + [-AXES[1], -64 * AXES[1]]
+    for sign in (1, -1):
+        for normalise in (True, False):
+            vectors = stack(_set(*(sign * row for row in rows)))
+            [found] = principal(vectors, 1, normalise).directions
+            assert sign * float(found @ AXES[1].double()) > 0.5
+
+
+def test_a_tie_of_rows_goes_to_the_larger_projections():
+    """Two for axis 1 and two, less so, against; the parts along axis 7 and 5 have no say."""
+    against = [-0.8 * AXES[1] + 0.6 * AXES[7], -0.8 * AXES[1] - 0.6 * AXES[7]]
+    rows = [AXES[1], AXES[1], *against, 9 * AXES[5]]
+    for sign in (1, -1):
+        [found] = principal(stack(_set(*(sign * row for row in rows))), 1).directions
+        torch.testing.assert_close(found, sign * AXES[1].double(), rtol=0, atol=1e-7)
+
+
+def test_where_rows_cancel_the_sign_is_that_of_the_largest_coordinate():
+    rising = torch.arange(1.0, WIDTH + 1)
+    for sign in (1, -1):
+        [found] = principal(stack(_set(sign * rising, -sign * rising)), 1).directions
+        torch.testing.assert_close(found, (rising / rising.norm()).double())
+
+
+def test_the_order_of_the_vectors_changes_nothing():
+    vectors = _set(*_random_rows(6))
+    one, other = stack(vectors), stack(dict(reversed(vectors.items())))
+    torch.testing.assert_close(spectrum(one).values, spectrum(other).values)
+    torch.testing.assert_close(principal(one, 3).directions, principal(other, 3).directions)
+
+
+@pytest.mark.parametrize("k", [0, -1, 4, 7])
+def test_more_directions_than_the_vectors_span_are_refused_with_how_many_there_are(k):
+    with pytest.raises(SubspaceError, match=rf"top {k} .* 6 directions span 3 .* 1 to 3"):
+        principal(stack(_planted()), k)
+
+
+def _basis_of(*axes: int) -> Basis:
+    return principal(stack(_set(*(AXES[axis] for axis in axes))), len(axes))
+
+
+def test_a_projection_is_what_is_left_in_the_span():
+    vector = _vector(3 * AXES[1] + 4 * AXES[2] + 12 * AXES[7])
+    found = project(vector, _basis_of(1, 2, 3))
+    torch.testing.assert_close(found.directions[0, 0], 3 * AXES[1] + 4 * AXES[2])
+    assert found.provenance["projected"]["kept_energy"] == pytest.approx(25 / 169)
+    assert kept_energy(vector, _basis_of(1, 2, 3)) == pytest.approx(25 / 169)
+
+
+def test_what_a_projection_takes_away_is_orthogonal_to_the_span():
+    rows = _random_rows(10)
+    basis = principal(stack(_set(*rows[:6])), 3)
+    vector = _vector(*rows[6:], layers=(0, 2))
+    found = project(vector, basis)
+    residual = (vector.directions - found.directions).double()
+    lengths = vector.directions.double().norm(dim=-1)
+    assert ((residual @ basis.directions.T).abs().amax(-1) < 1e-6 * lengths).all()
+    kept = found.directions.double().square().sum() / vector.directions.double().square().sum()
+    assert found.provenance["projected"]["kept_energy"] == pytest.approx(float(kept), rel=1e-6)
+
+
+def test_projecting_twice_is_projecting_once():
+    basis = principal(stack(_set(*_random_rows(6))), 3)
+    once = project(_vector(_random_rows(1, seed=1)[0]), basis)
+    twice = project(once, basis)
+    torch.testing.assert_close(twice.directions, once.directions, rtol=1e-6, atol=1e-8)
+    told = twice.provenance["projected"]
+    assert told["kept_energy"] == pytest.approx(1)
+    assert told["earlier"]["kept_energy"] == once.provenance["projected"]["kept_energy"] < 0.9
+
+
+def test_a_projection_stays_where_it_was_and_says_what_became_of_it():
+    digests = {"v0": "1" * 64}
+    basis = principal(stack(_set(*AXES[1:4]), digests), 2, normalise=False)
+    vector = _vector(*_random_rows(2), layers=(1, 5), site="mlp_out", residual_norms=(2.0, 4.0))
+    found = project(vector, basis)
+    for name in ("layers", "site", "residual_norms", "model", "depth", "map"):
+        assert getattr(found, name) == getattr(vector, name)
+    told = dict(found.provenance["projected"])
+    assert 0 < told.pop("kept_energy") < 1
+    assert told == {
+        "top": 2,
+        "of": [
+            {"name": "v0", "sha256": "1" * 64},
+            {"name": "v1", "sha256": None},
+            {"name": "v2", "sha256": None},
+        ],
+        "rows": "as stored",
+        # Of the vector before: whoever asks for that recipe must not be given this one.
+        "recipe": "abc",
+    }
+    assert found.provenance["target"] == "medical"
+    assert "recipe" not in found.provenance
+    assert "projected" not in vector.provenance
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_set_of_rank_k_is_rebuilt_exactly_from_its_top_k(normalise):
+    weights = torch.randn(7, 3, generator=torch.Generator().manual_seed(2))
+    vectors = _set(*(weights @ _random_rows(3)))
+    assert spectrum(stack(vectors), normalise).dimensions == 3
+    for name, found in truncate(stack(vectors), 3, normalise).items():
+        torch.testing.assert_close(found.directions, vectors[name].directions, rtol=1e-5, atol=1e-6)
+        assert found.provenance["projected"]["kept_energy"] == pytest.approx(1)
+    shorter = truncate(stack(vectors), 2, normalise)
+    assert spectrum(stack(shorter)).dimensions == 2
+
+
+def test_truncating_loses_the_energy_that_the_spectrum_says_it_loses():
+    vectors = _set(*_random_rows(8))
+    found, made = spectrum(stack(vectors), False), truncate(stack(vectors), 3, False)
+    before = sum(vector.directions.double().square().sum() for vector in vectors.values())
+    after = sum(vector.directions.double().square().sum() for vector in made.values())
+    assert float(after / before) == pytest.approx(float(found.cumulative[2]), rel=1e-6)
+
+
+def test_a_vector_outside_of_the_subspace_is_refused_and_not_scaled_up_from_rounding():
+    # In an orthonormal basis whose entries are not exact, so that rounding is left over.
+    turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(3)))[0]
+    basis = principal(stack(_set(*turn[:2])), 2)
+    with pytest.raises(SubspaceError, match=r"nothing .* layer 3: .* the 2 directions.* more of"):
+        project(_vector(turn[5]), basis)
+    with pytest.raises(SubspaceError, match="nothing of the vector is left at layer 4"):
+        project(_vector(turn[0], turn[5], layers=(1, 4)), basis)
+    # What remains of each of two directions cancels: together they would add nothing.
+    with pytest.raises(SubspaceError, match="nothing of the vector is left"):
+        project(_vector(turn[0] + turn[5], turn[6] - turn[0]), basis)
+    # One of several directions may vanish; it must not stay as a direction of rounding.
+    found = project(_vector(turn[0], turn[5]), basis)
+    assert found.directions[0, 1].tolist() == [0] * WIDTH
+
+
+def test_truncating_names_the_vector_that_can_not_be():
+    vectors = _set(AXES[1], AXES[1], AXES[2])
+    with pytest.raises(SubspaceError, match=r"^v2: nothing of the vector is left"):
+        truncate(stack(vectors), 1)
+
+
+def _map(rows: Tensor, seed: int = 0) -> SteeringVector:
+    """A low-rank map, with its true length on the tokens of `_hidden`."""
+    numbers = torch.Generator().manual_seed(seed)
+    reads = torch.randn(1, *rows.shape, generator=numbers)
+    offsets = torch.randn(1, len(rows), generator=numbers)
+    length = _wrote(rows, reads, offsets).norm(dim=-1).mean().item()
+    return _vector(*rows, map=LowRankMap(reads, offsets, (length,)))
+
+
+def _wrote(rows: Tensor, reads: Tensor, offsets: Tensor) -> Tensor:
+    hidden = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(9))
+    return (hidden @ reads[0].T + offsets[0]) @ rows
+
+
+def test_what_a_low_rank_map_writes_are_rows_and_what_it_reads_is_none():
+    rows = _random_rows(3)
+    assert torch.equal(stack({"map": _map(rows)}).rows, rows.double())
+
+
+def test_a_projected_map_of_one_direction_tells_its_new_length():
+    vector = _map(_random_rows(1))
+    found = project(vector, _basis_of(1, 2, 3))
+    assert vector.map is not None
+    assert found.map is not None
+    assert torch.equal(found.map.reads, vector.map.reads)
+    measured = _wrote(found.directions[0], found.map.reads, found.map.offsets).norm(dim=-1).mean()
+    assert found.lengths[0] == pytest.approx(measured.item(), rel=1e-5)
+    assert found.lengths[0] < 0.9 * vector.lengths[0]
+
+
+def test_a_map_of_several_directions_is_refused_unless_the_subspace_holds_them_all():
+    vector = _map(_random_rows(2))
+    with pytest.raises(SubspaceError, match=r"map of rank 2 .* only on the model: build it with"):
+        project(vector, _basis_of(1, 2, 3))
+    found = project(vector, principal(stack({"map": vector}), 2))
+    torch.testing.assert_close(found.directions, vector.directions)
+    assert found.lengths == vector.lengths
+
+
+def test_ablating_the_basis_leaves_nothing_of_the_subspace_at_any_of_its_layers():
+    rows = _random_rows(6)
+    vectors = _set(*rows[:4]) | {"deep": _vector(*rows[4:], layers=(1, 5))}
+    basis = principal(stack(vectors), 3)
+    found = basis.vector()
+    assert (found.layers, found.site, found.rank) == ((1, 3, 5), "resid_post", 3)
+    hidden = torch.randn(1, 4, WIDTH, generator=torch.Generator().manual_seed(4))
+    plan = Plan([resolve(found, operation="ablate")])
+    plan.begin_prefill(torch.ones(1, 4))
+    axes = basis.directions.numpy()
+    expected = hidden.numpy() @ (np.eye(WIDTH) - axes.T @ axes)
+    for key in ((1, "resid_post"), (3, "resid_post"), (5, "resid_post")):
+        np.testing.assert_allclose(plan.apply(key, hidden), expected, atol=1e-6)
+
+
+def test_the_basis_says_what_it_is_of_and_keeps_what_its_vectors_share():
+    vectors = {
+        "one": _vector(AXES[1], residual_norms=(6.0,)),
+        "two": _vector(AXES[1], residual_norms=(10.0,), model="", depth=None),
+        "deep": _vector(AXES[2], layers=(5,), residual_norms=(20.0,)),
+    }
+    found = principal(stack(vectors, {"one": "1" * 64}), 2).vector()
+    assert found.residual_norms == (8.0, 20.0)
+    assert (found.model, found.depth) == ("toy", 6)
+    told = found.provenance["principal"]
+    assert [held["name"] for held in told["of"]] == ["one", "two", "deep"]
+    assert told["of"][0]["sha256"] == "1" * 64
+    assert told["energy_shares"] == pytest.approx([2 / 3, 1 / 3])
+    assert found.provenance["target"] == "medical"
+    vectors["two"] = _vector(AXES[1], residual_norms=None, provenance={"target": "sports"})
+    found = principal(stack(vectors), 2).vector()
+    assert found.residual_norms is None
+    assert "target" not in found.provenance
+
+
+def test_vectors_of_several_sites_have_a_spectrum_but_no_basis_of_one_site():
+    vectors = {"out": _vector(AXES[1]), "mlp": _vector(AXES[2], site="mlp_out")}
+    basis = principal(stack(vectors), 2)
+    assert project(vectors["mlp"], basis).site == "mlp_out"
+    with pytest.raises(SubspaceError, match=r"out at resid_post, mlp at mlp_out.*of one site"):
+        basis.vector()
+
+
+def test_what_the_others_keep_is_found_without_the_vector_itself():
+    """Against projections in full width, on NumPy's own singular vectors."""
+    rows = _random_rows(7, width=40).double()
+    vectors = _set(*rows[:5].float()) | {"pair": _vector(*rows[5:].float())}
+    found = held_out_energies(stack(vectors), 3)
+    owner = [0, 1, 2, 3, 4, 5, 5]
+    units = rows.float().double() / rows.float().double().norm(dim=1, keepdim=True)
+    for index, name in enumerate(vectors):
+        others = np.stack([unit for unit, of in zip(units, owner, strict=True) if of != index])
+        mine = np.stack([row for row, of in zip(rows, owner, strict=True) if of == index])
+        top = np.linalg.svd(others)[2][:3]
+        assert found[name] == pytest.approx(((mine @ top.T) ** 2).sum() / (mine**2).sum(), rel=1e-5)
+
+
+def test_unrelated_vectors_look_alike_within_their_own_top_only():
+    vectors = _set(*_random_rows(6, width=500))
+    basis = principal(stack(vectors), 3)
+    own = [kept_energy(vector, basis) for vector in vectors.values()]
+    assert np.mean(own) >= 0.5
+    held_out = [share for share in held_out_energies(stack(vectors), 3).values() if share]
+    assert len(held_out) == 6
+    assert max(held_out) < 0.05
+
+
+def test_where_the_others_span_too_little_nothing_is_said():
+    assert held_out_energies(stack(_set(AXES[1])), 1) == {"v0": None}
+    found = held_out_energies(stack(_set(AXES[1], AXES[2], AXES[2])), 2)
+    assert found == {"v0": None, "v1": pytest.approx(1), "v2": pytest.approx(1)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "mine", "theirs"),
+    [
+        ({"directions": torch.ones(1, 1, 8)}, "width 16", "width 8"),
+        ({"depth": 7}, "depth 6", "depth 7"),
+        ({"model": "toy-llama"}, "model toy", "model toy-llama"),
+    ],
+)
+def test_vectors_of_two_models_are_refused_by_name_with_both_values(changed, mine, theirs):
+    known, other = _vector(AXES[1]), _vector(AXES[2], **changed)
+    told = f"first has {mine}, {{}} has {theirs}: .* of one model"
+    with pytest.raises(SubspaceError, match=told.format("second")):
+        stack({"first": known, "second": other})
+    with pytest.raises(SubspaceError, match=told.format("the vector")):
+        project(other, principal(stack({"first": known}), 1))
+
+
+def test_one_model_under_two_names_and_a_model_unknown_are_not_refused():
+    weights = {"weights": "f" * 64}
+    vectors = {
+        "alias": _vector(AXES[1], model="qwen3.5", provenance=weights),
+        "id": _vector(AXES[2], model="Qwen/Qwen3.5-9B", provenance=weights),
+        "unknown": _vector(AXES[3], model="", depth=None),
+    }
+    assert len(stack(vectors).rows) == 3
+
+
+def test_a_zero_direction_and_an_empty_set_are_refused():
+    with pytest.raises(SubspaceError, match=r"zero layer 4 is zero .* leave it out"):
+        stack({"zero": _vector(AXES[1], 0 * AXES[1], layers=(1, 4))})
+    with pytest.raises(SubspaceError, match="no vectors: give one"):
+        stack({})
+    with pytest.raises(SubspaceError, match="the vector is zero"):
+        kept_energy(_vector(0 * AXES[1]), _basis_of(1))
