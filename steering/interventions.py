@@ -96,7 +96,7 @@ def resolve(
             f"operation={operation} takes one direction, this vector holds {held}: "
             "use operation=ablate or add, or a vector of rank 1"
         )
-    if not all(vector.lengths):
+    if not all(vector.lengths) or not vector.directions.flatten(1).any(1).all():
         raise InterventionError("the vector is zero: it would steer nothing. Build it again")
     if unit == "residual" and vector.residual_norms is None:
         raise InterventionError(

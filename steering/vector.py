@@ -215,7 +215,7 @@ class SteeringVector:
             )
         except KeyError as error:
             raise VectorError(f"{path} does not say its {error.args[0]}") from None
-        except VectorError as error:
+        except (VectorError, TypeError) as error:
             raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
 
 
@@ -286,7 +286,7 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -9,30 +9,23 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from replicas import replica
+from replicas import edited, is_steered
 
 from steering.interventions import RowIntervention
 
 
-def _steered_positions(edit: RowIntervention, prompt: int, length: int) -> range:
-    return {
-        "all": range(length),
-        "prompt": range(prompt),
-        "response": range(prompt, length),
-        "last": range(prompt - 1, prompt),
-    }[edit.positions]
-
-
 def _edited(hidden: torch.Tensor, edit: RowIntervention, prompt: int) -> torch.Tensor:
     hidden = hidden.clone()
-    for position in _steered_positions(edit, prompt, hidden.shape[1]):
-        steered = replica(edit.operation, hidden[0, position], edit.basis, edit.amount)
-        hidden[0, position] = torch.from_numpy(steered).to(hidden.dtype)
+    for position in range(hidden.shape[1]):
+        if is_steered(edit.positions, position, prompt):
+            steered = edited(hidden[0, position], [edit])
+            hidden[0, position] = torch.from_numpy(steered).to(hidden.dtype)
     return hidden
 
 
 @contextmanager
 def _hooked(blocks: Any, edits: Sequence[RowIntervention], prompt: int) -> Any:
+    # Hooks of one module act in the order in which they are registered, as a row's edits do.
     with ExitStack() as stack:
         for edit in edits:
             block = blocks[edit.layer]

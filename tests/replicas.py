@@ -3,6 +3,7 @@
 NumPy in float64 and Python loops; nothing here comes from the code under test.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,33 +19,82 @@ def _array(values: Any) -> Vector:
     return np.asarray(values, dtype=np.float64)
 
 
+def _dot(one: Vector, other: Vector) -> float:
+    return float(sum(a * b for a, b in zip(one, other, strict=True)))
+
+
+def length(vector: Any) -> float:
+    """L2 norm of [width]."""
+    return _dot(_array(vector), _array(vector)) ** 0.5
+
+
+def sum_of(directions: Any) -> Vector:
+    """[width], from [rank, width]."""
+    return np.array([sum(column) for column in _array(directions).T])
+
+
 def replica(operation: str, hidden: Any, directions: Any, amount: float) -> Vector:
-    """One position's activations after one edit.
+    """One position's activations after one edit with plain directions.
 
     Args:
         operation: add, ablate, clamp or cap.
         hidden: [width].
         directions: [width] or [rank, width]; of any length, and for `ablate` at any angle.
-        amount: For `add` the multiplier of the direction as it stands; for `clamp` and `cap` the
-            projection on the direction scaled to length 1; not read by `ablate`.
+        amount: For `add` the multiplier of the directions' sum as it stands; for `clamp` and `cap`
+            the projection on the direction scaled to length 1; not read by `ablate`.
 
     Returns:
         Float64 [width].
     """
     state, span = _array(hidden), np.atleast_2d(_array(directions))
     if operation == "add":
-        return state + amount * span[0]
+        return state + amount * sum_of(span)
     if operation == "ablate":
         # What is left of the state after its best approximation within the span.
         weights = np.linalg.lstsq(span.T, state, rcond=None)[0]
         return state - span.T @ weights
-    unit = span[0] / np.sqrt(sum(x * x for x in span[0]))
-    projection = sum(u * h for u, h in zip(unit, state, strict=True))
+    [direction] = span
+    unit = direction / length(direction)
+    projection = _dot(unit, state)
     if operation == "clamp":
         return state - projection * unit + amount * unit
     if operation == "cap":
         return state if projection <= amount else state - projection * unit + amount * unit
     raise ValueError(operation)
+
+
+def replica_of_map(hidden: Any, writes: Any, reads: Any, offsets: Any, amount: float) -> Vector:
+    """One position's activations after h + amount * B^T (A h + b).
+
+    Args:
+        hidden: h, [width].
+        writes: B, [rank, width].
+        reads: A, [rank, width].
+        offsets: b, [rank].
+        amount: Multiplier of the whole map.
+
+    Returns:
+        Float64 [width].
+    """
+    state = _array(hidden)
+    after = state.copy()
+    for write, read, offset in zip(_array(writes), _array(reads), _array(offsets), strict=True):
+        strength = _dot(read, state) + offset
+        for index, part in enumerate(write):
+            after[index] += amount * strength * part
+    return after
+
+
+def edited(hidden: Any, edits: Sequence[Any]) -> Vector:
+    """One position's activations [width] after several edits, each on what the last one left."""
+    state = _array(hidden)
+    for edit in edits:
+        if edit.reads is None:
+            state = replica(edit.operation, state, edit.basis, edit.amount)
+        else:
+            assert edit.operation == "add"
+            state = replica_of_map(state, edit.basis, edit.reads, edit.offsets, edit.amount)
+    return state
 
 
 def is_steered(positions: str, index: int, prompt_length: int) -> bool:

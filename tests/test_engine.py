@@ -7,44 +7,74 @@ from typing import Any
 
 import pytest
 import torch
+from edits import make_map, make_vector, random_tensor
 from hook_reference import reference_greedy, reference_logits
+from replicas import replica, replica_of_map
 from tiny_models import LAYERS, WIDTH
 
 import steering.engines.hf as hf
+from steering import vocabulary
 from steering.engines import Engine, EngineError, Row, RowResult, UnsteeredError, shared_engine
 from steering.engines.sampling import Sampling
-from steering.interventions import InterventionError, RowIntervention, resolve
+from steering.interventions import InterventionError, Plan, RowIntervention, SiteKey, resolve
 from steering.models import find_model
 from steering.vector import SteeringVector
 
 FAMILIES = ["qwen3.5", "llama", "gemma3"]
 GREEDY = Sampling(temperature=0)
+Edits = tuple[RowIntervention, ...]
 
 
-def vector(layer: int, site: Any = "resid_post", rank: int = 1, seed: int = 0) -> SteeringVector:
-    generator = torch.Generator().manual_seed(seed + 100 * layer + rank)
-    directions = torch.randn(rank, WIDTH, generator=generator)
-    return SteeringVector(directions, layer, site, residual_norm=4.0)
+def plain(layers: Sequence[int] = (1,), rank: int = 1, **changed: Any) -> SteeringVector:
+    return make_vector(rank, seed=rank + layers[0], layers=layers, width=WIDTH, **changed)
+
+
+def mapped(layers: Sequence[int] = (1,), rank: int = 3, **changed: Any) -> SteeringVector:
+    return make_map(rank, seed=rank + layers[0], layers=layers, width=WIDTH, **changed)
+
+
+def edits(vector: SteeringVector, magnitude: float = 1, **options: Any) -> Edits:
+    """At magnitudes of a norm unless told otherwise: residual streams here are about 5 long."""
+    return resolve(vector, **{"magnitude": magnitude, "unit": "norm", **options})
 
 
 # Pairs that can fail differently: each operation, site, position, unit, first and last block.
-CASES: dict[str, tuple[RowIntervention, ...]] = {
+CASES: dict[str, Edits] = {
     "unsteered": (),
-    "add": (resolve(vector(1), magnitude=2),),
-    "add prompt": (resolve(vector(0), magnitude=3, positions="prompt"),),
-    "add response": (resolve(vector(2), magnitude=3, positions="response"),),
-    "add last": (resolve(vector(1), magnitude=4, positions="last"),),
-    "add resid_pre": (resolve(vector(0, "resid_pre"), magnitude=-2),),
-    "add mlp_out": (resolve(vector(3, "mlp_out"), magnitude=2, unit="residual"),),
-    "add last block": (resolve(vector(LAYERS - 1), magnitude=6, unit="norm"),),
-    "ablate rank 3": (resolve(vector(1, rank=3), operation="ablate"),),
-    "clamp": (resolve(vector(2), operation="clamp", magnitude=5, unit="norm"),),
-    "cap response": (
-        resolve(vector(1), operation="cap", magnitude=-6, unit="norm", positions="response"),
+    "add": edits(plain(), 10),
+    "add prompt": edits(plain([0]), 15, positions="prompt"),
+    "add response": edits(plain([2]), 15, positions="response"),
+    "add last": edits(plain(), 20, positions="last"),
+    "add resid_pre": edits(plain([0], site="resid_pre"), -0.5, unit="raw"),
+    "add mlp_out": edits(plain([3], site="mlp_out"), 0.5, unit="residual"),
+    "add last block": edits(plain([LAYERS - 1]), 6),
+    "add rank 3": edits(plain(rank=3), -10),
+    "map": edits(mapped(), 5),
+    "map rank 1 prompt": edits(mapped([0], rank=1), -3, positions="prompt"),
+    "map rank 4 response": edits(mapped([2], rank=4), 6, positions="response"),
+    "map last, mlp_out": edits(mapped([2], site="mlp_out"), 0.5, unit="raw", positions="last"),
+    "map resid_pre": edits(mapped([3], rank=2, site="resid_pre"), 0.3, unit="residual"),
+    "ablate rank 2": edits(plain(rank=2), operation="ablate"),
+    "ablate rank 3 last": edits(plain([2], rank=3), operation="ablate", positions="last"),
+    "ablate map": edits(mapped([0]), operation="ablate", positions="prompt"),
+    "clamp": edits(plain([2]), 5, operation="clamp"),
+    "cap response": edits(plain(), -6, operation="cap", positions="response"),
+    "unsteered too": (),
+    "two layers": edits(plain([0]), 5) + edits(plain([2]), 3, operation="clamp"),
+    "vector of three layers": edits(plain([0, 1, 3], rank=2), -4),
+    "map of two layers": edits(mapped([1, 2], rank=2), 3),
+    "two edits at one site": edits(plain(), 10) + edits(plain(rank=2), operation="ablate"),
+    "the same, turned round": edits(plain(rank=2), operation="ablate") + edits(plain(), 10),
+    "three edits at one site": (
+        edits(mapped([1]), 4)
+        + edits(plain([1]), -8, operation="clamp", positions="response")
+        + edits(mapped([1], rank=1), 4, positions="prompt")
     ),
-    "two layers": (
-        resolve(vector(0), magnitude=1),
-        resolve(vector(2), operation="clamp", magnitude=1),
+    "all three sites": (
+        edits(mapped([1], site="resid_post"), 4)
+        + edits(plain([1], site="resid_pre"), 6, positions="response")
+        + edits(plain([1], rank=2, site="mlp_out"), operation="ablate")
+        + edits(plain([2], site="resid_pre"), -6, positions="last")
     ),
 }
 
@@ -82,10 +112,23 @@ def answer(engine: Engine, rows: Sequence[Row]) -> list[RowResult]:
     return results
 
 
+def test_the_cases_name_all_that_can_be_asked_for() -> None:
+    named = [edit for case in CASES.values() for edit in case]
+    for attribute, values in [
+        ("operation", vocabulary.OPERATIONS),
+        ("positions", vocabulary.POSITIONS),
+        ("site", vocabulary.SITES),
+        ("layer", range(LAYERS)),
+    ]:
+        for low_rank_map in (False, True):
+            found = {getattr(e, attribute) for e in named if (e.reads is not None) == low_rank_map}
+            assert found == ({"add"} if low_rank_map and attribute == "operation" else set(values))
+
+
 def test_engine_equals_plain_hooks_in_tokens_and_logits(engine: Engine) -> None:
     rows = [
-        Row(prompt(index), GREEDY, max_tokens=6 + index, edits=edits, top_logprobs=1)
-        for index, edits in enumerate(CASES.values())
+        Row(prompt(index), GREEDY, max_tokens=4 + index % 7, edits=case, top_logprobs=1)
+        for index, case in enumerate(CASES.values())
     ]
     results = answer(engine, rows)
     model = loaded(engine)
@@ -102,27 +145,26 @@ def test_engine_equals_plain_hooks_in_tokens_and_logits(engine: Engine) -> None:
 
 def test_the_cases_differ_from_the_unsteered_model(engine: Engine) -> None:
     """Without this, an engine that never steers and a reference that never does would agree."""
-    rows = [Row(prompt(1), GREEDY, 3, edits, top_logprobs=0) for edits in CASES.values()]
-    unsteered, *steered = [result.logprobs for result in answer(engine, rows)]
-    same = [
-        name for name, found in zip(list(CASES)[1:], steered, strict=True) if found == unsteered
-    ]
-    assert not same
+    rows = [Row(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in CASES.values()]
+    found = {
+        name: tuple(item.logprob for item in result.logprobs)
+        for name, result in zip(CASES, answer(engine, rows), strict=True)
+    }
+    assert found["unsteered"] == found.pop("unsteered too")
+    assert len(set(found.values())) == len(found)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_batch_of_many_conditions_equals_one_row_at_a_time(
-    engine: Engine, temperature: float
-) -> None:
+def test_a_batch_of_many_conditions_equals_one_row_at_a_time(engine: Engine) -> None:
+    """Greedy rows, seeded ones of many settings, in the order of their coming and in another."""
     rows = [
         Row(
             prompt(index),
-            Sampling(temperature=temperature and 0.7 + index / 20, top_p=0.9 + 0.1 * (index % 2),
+            Sampling(temperature=(index % 4) * 0.4, top_p=0.9 + 0.1 * (index % 2),
                      top_k=index % 3 * 20, seed=index),
-            max_tokens=5 + 3 * index,
-            edits=edits,
+            max_tokens=4 + 2 * (index * 7 % 5),
+            edits=case,
         )
-        for index, edits in enumerate(CASES.values())
+        for index, case in enumerate(CASES.values())
     ]  # fmt: skip
     alone = [engine.submit(row).result(60).tokens for row in rows]
     together = [result.tokens for result in answer(engine, rows)]
@@ -133,31 +175,36 @@ def test_a_batch_of_many_conditions_equals_one_row_at_a_time(
 
 
 def test_magnitude_zero_and_no_vector_equal_the_plain_model_exactly(qwen: Engine) -> None:
-    zero = resolve(vector(1), magnitude=0)
-    rows = [Row(prompt(5), GREEDY, 15, edits, top_logprobs=3) for edits in [(), (zero,)]]
+    zeros = [edits(plain(), 0), edits(mapped([0, 2]), 0), edits(plain(rank=2), 0, unit="raw")]
+    rows = [Row(prompt(5), GREEDY, 15, case, top_logprobs=3) for case in [(), *zeros]]
     alone = [engine_result(qwen, row) for row in rows]
-    assert alone[0].tokens == alone[1].tokens
-    assert alone[0].logprobs == alone[1].logprobs
+    for steered in alone[1:]:
+        assert steered.tokens == alone[0].tokens
+        assert steered.logprobs == alone[0].logprobs
     model = loaded(qwen)
-    plain = model.model.generate(
+    generated = model.model.generate(
         torch.tensor([rows[0].prompt]), max_new_tokens=15, do_sample=False
     )[0, len(rows[0].prompt) :]
-    assert alone[0].tokens == [token for token in plain.tolist() if token not in model.end_tokens]
+    assert alone[0].tokens == [
+        token for token in generated.tolist() if token not in model.end_tokens
+    ]
 
 
 def engine_result(engine: Engine, row: Row) -> RowResult:
     return answer(engine, [row])[0]
 
 
-@pytest.mark.parametrize("positions", ["all", "prompt", "response", "last"])
-def test_the_vector_is_on_at_exactly_the_named_tokens(qwen: Engine, positions: Any) -> None:
-    """Captured: below the steered block nothing differs, at it the difference is the vector."""
-    layer, steered = 1, vector(1)
-    edit = resolve(steered, magnitude=2, positions=positions)
-    row = Row(prompt(7), GREEDY, 8, (edit,))
+@pytest.mark.parametrize("vector", [plain(), plain(rank=3), mapped()], ids=["1", "3", "map"])
+@pytest.mark.parametrize("positions", vocabulary.POSITIONS)
+def test_the_vector_is_on_at_exactly_the_named_tokens(
+    qwen: Engine, positions: Any, vector: SteeringVector
+) -> None:
+    """Captured: at the steered block the difference to the plain model is the vector, or 0."""
+    steered = edits(vector, 2, unit="raw", positions=positions)
+    row = Row(prompt(7), GREEDY, 8, steered)
     model = loaded(qwen)
     seen: list[torch.Tensor] = []
-    block = blocks(model)[layer]
+    block = blocks(model)[1]
     # The neighbour is longer, so the captured row is padded.
     neighbour = Row(prompt(7) * 2, GREEDY, 12)
     handle = block.register_forward_hook(lambda _, __, out: seen.append(out[:1].clone()))
@@ -168,8 +215,8 @@ def test_the_vector_is_on_at_exactly_the_named_tokens(qwen: Engine, positions: A
     length = len(row.prompt)
     steps = len(result.tokens)
     got = torch.cat([seen[0][0, -length:], *(step[0] for step in seen[1:steps])])
-    plain: list[torch.Tensor] = []
-    handle = block.register_forward_hook(lambda _, __, out: plain.append(out.clone()))
+    unsteered: list[torch.Tensor] = []
+    handle = block.register_forward_hook(lambda _, __, out: unsteered.append(out.clone()))
     with torch.no_grad():
         model.model(input_ids=torch.tensor([[*row.prompt, *result.tokens[:-1]]]), use_cache=False)
     handle.remove()
@@ -179,15 +226,25 @@ def test_the_vector_is_on_at_exactly_the_named_tokens(qwen: Engine, positions: A
         "response": range(length, len(got)),
         "last": range(length - 1, length),
     }[positions]
-    expected = torch.zeros_like(got)
-    expected[list(on)] = 2 * steered.directions[0]
-    assert (got - plain[0][0] - expected).abs().max() < 1e-3
+    hidden = unsteered[0][0]
+    expected = hidden.clone()
+    for index in on:
+        if vector.map is None:
+            moved = replica("add", hidden[index], vector.directions[0], 2)
+        else:
+            parts = (vector.directions[0], vector.map.reads[0], vector.map.offsets[0])
+            moved = replica_of_map(hidden[index], *parts, 2)
+        expected[index] = torch.from_numpy(moved)
+    assert (got - expected).abs().max() < 1e-3
+    assert (expected - hidden).abs().amax(-1)[list(on)].min() > 0.1
 
 
-def test_a_steered_row_that_changes_nothing_is_an_error(qwen: Engine) -> None:
-    faint = resolve(vector(1), magnitude=1e-30)
+@pytest.mark.parametrize("vector", [plain(), mapped(), plain([1, 2])], ids=["1", "map", "layers"])
+def test_a_steered_row_that_changes_nothing_is_an_error(
+    qwen: Engine, vector: SteeringVector
+) -> None:
     with pytest.raises(UnsteeredError, match=r"changed no activation.*magnitude"):
-        engine_result(qwen, Row(prompt(1), GREEDY, 5, (faint,)))
+        engine_result(qwen, Row(prompt(1), GREEDY, 5, edits(vector, 1e-30)))
 
 
 def test_an_edit_that_misses_a_pass_is_an_error(
@@ -200,23 +257,24 @@ def test_an_edit_that_misses_a_pass_is_an_error(
 
     monkeypatch.setattr(hf.Plan, "apply", prefill_only)
     with pytest.raises(UnsteeredError, match="every pass"):
-        engine_result(qwen, Row(prompt(1), GREEDY, 5, (resolve(vector(1)),)))
+        engine_result(qwen, Row(prompt(1), GREEDY, 5, CASES["add"]))
 
 
 def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(qwen: Engine) -> None:
-    overflow = resolve(SteeringVector(torch.full((1, WIDTH), 1e38), 1, "resid_post"), magnitude=9)
+    huge = SteeringVector(torch.full((1, 1, WIDTH), 1e38), (1,), "resid_post")
+    overflow = resolve(huge, magnitude=9)
     fine = Row(prompt(1), GREEDY, 5, CASES["add"])
     expected = engine_result(qwen, fine).tokens
-    broken, kept = [qwen.submit(row) for row in (Row(prompt(2), GREEDY, 5, (overflow,)), fine)]
+    broken, kept = [qwen.submit(row) for row in (Row(prompt(2), GREEDY, 5, overflow), fine)]
     with pytest.raises(EngineError, match=r"NaN.*magnitude"):
         broken.result(60)
     assert kept.result(60).tokens == expected
 
 
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(qwen: Engine) -> None:
-    wide = resolve(SteeringVector(torch.ones(1, WIDTH + 1), 1, "resid_post"))
+    wide = resolve(make_vector(width=WIDTH + 1))
     with pytest.raises(InterventionError, match=f"{WIDTH + 1}.*{WIDTH}"):
-        engine_result(qwen, Row(prompt(1), GREEDY, 5, (wide,)))
+        engine_result(qwen, Row(prompt(1), GREEDY, 5, wide))
     assert engine_result(qwen, Row(prompt(1), GREEDY, 5)).tokens
 
 
@@ -294,6 +352,152 @@ def test_only_a_row_that_cannot_run_alone_fails_for_memory(
     assert short.result(60).tokens == expected
     with pytest.raises(torch.OutOfMemoryError):
         long.result(60)
+
+
+def _in_session(engine: Engine, runs: Callable[[Any, Any], Any]) -> Any:
+    def work(model: Any, session: Any) -> Any:
+        with torch.no_grad():
+            return runs(model, session)
+
+    return engine.call(work).result(60)
+
+
+TOKENS = torch.tensor([prompt(31)[:4], prompt(32)[:4]])
+
+
+class _Watched:
+    """A plan for one pass over `TOKENS` that keeps what came to each of its sites."""
+
+    def __init__(self, rows: Sequence[Edits]) -> None:
+        self.plan = Plan(rows)
+        self.plan.begin_prefill(torch.ones(TOKENS.shape))
+        self.sites = self.plan.sites
+        self.came: dict[SiteKey, torch.Tensor] = {}
+
+    def apply(self, key: SiteKey, hidden: torch.Tensor) -> torch.Tensor:
+        self.came[key] = hidden
+        return self.plan.apply(key, hidden)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [edits(plain([2]), 10), ()],
+        [edits(mapped([2, 3]), 5), edits(plain([2]), operation="ablate")],
+        [edits(plain([3], site="resid_pre"), 10), edits(mapped([3], site="mlp_out"), 5)],
+        [(), ()],
+    ],
+    ids=["resid_post of the last skipped block", "maps", "within the next block", "unsteered"],
+)
+def test_skipping_the_blocks_below_the_edits_changes_no_logit(
+    engine: Engine, rows: Sequence[Edits]
+) -> None:
+    num_below = 3
+
+    def runs(model: Any, session: Any) -> None:
+        ran: list[int] = []
+        outputs: list[torch.Tensor] = []
+        handles = [
+            block.mlp.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+            for layer, block in enumerate(blocks(model))
+        ]
+        handles.append(
+            blocks(model)[num_below - 1].register_forward_hook(
+                lambda _, __, out: outputs.append(out)
+            )
+        )
+
+        def logits(case: Sequence[Edits], below: Any = None) -> torch.Tensor:
+            ran.clear()
+            found = session.run(
+                lambda: model.model(input_ids=TOKENS, use_cache=False).logits,
+                _Watched(case),
+                below,
+            )
+            assert ran == list(range(num_below if below else 0, LAYERS))
+            return found
+
+        try:
+            unsteered = logits([(), ()])
+            below = (num_below, outputs[0].clone())
+            expected = logits(rows)
+            assert torch.equal(logits(rows, below), expected)
+            # Nothing of it is left for the runs that follow.
+            assert torch.equal(logits(rows), expected)
+            assert torch.equal(logits([(), ()]), unsteered)
+            assert torch.equal(logits([(), ()], below), unsteered)
+            assert torch.equal(logits([(), ()]), unsteered)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    _in_session(engine, runs)
+
+
+def test_what_the_skipped_blocks_would_have_given_is_what_is_gone_on_with(qwen: Engine) -> None:
+    """Other activations, other logits: they are read, not made again."""
+    given = random_tensor(*TOKENS.shape, WIDTH)
+    steered = [edits(plain([1]), 10), ()]
+
+    def runs(model: Any, session: Any) -> None:
+        watched, nearby = _Watched(steered), _Watched(steered)
+
+        def forward() -> torch.Tensor:
+            return model.model(input_ids=TOKENS, use_cache=False).logits
+
+        logits = session.run(forward, watched, (2, given))
+        assert torch.equal(watched.came[1, "resid_post"], given)
+        assert not torch.allclose(logits, session.run(forward, nearby, (2, given + 1)))
+
+    _in_session(qwen, runs)
+
+
+@pytest.mark.parametrize(
+    "case", [plain([1]), mapped([0, 2]), plain([1], site="resid_pre"), plain([1], site="mlp_out")]
+)
+@pytest.mark.parametrize("num_below", [0, 1])
+def test_leaving_out_the_blocks_above_the_edits_changes_nothing_that_they_see(
+    engine: Engine, case: SteeringVector, num_below: int
+) -> None:
+    steered = [edits(case, 10), edits(plain(case.layers, site=case.site), operation="ablate")]
+
+    def runs(model: Any, session: Any) -> None:
+        whole, part = _Watched(steered), _Watched(steered)
+        first: list[torch.Tensor] = []
+        ran: list[int] = []
+
+        def forward() -> Any:
+            return model.model(input_ids=TOKENS, use_cache=False).logits
+
+        below = None
+        if num_below:
+            handle = blocks(model)[0].register_forward_hook(lambda _, __, out: first.append(out))
+            session.run(forward, _Watched([(), ()]))
+            handle.remove()
+            below = (1, first[0])
+        expected = session.run(forward, whole, below)
+        above = blocks(model)[case.layers[-1] + 1]
+        handle = above.mlp.register_forward_hook(lambda *_: ran.append(1))
+        session.run(forward, part, below, only_up_to_edits=True)
+        handle.remove()
+        assert not ran
+        assert list(part.came) == list(whole.came) == list(whole.sites)
+        assert all(torch.equal(part.came[key], whole.came[key]) for key in whole.sites)
+        assert torch.equal(session.run(forward, _Watched(steered), below), expected)
+
+    _in_session(engine, runs)
+
+
+def test_a_run_that_fails_below_leaves_the_next_one_whole(qwen: Engine) -> None:
+    expected = engine_result(qwen, Row(prompt(4), GREEDY, 6, CASES["add"])).tokens
+    wrong = torch.zeros(*TOKENS.shape, WIDTH + 1)
+
+    def runs(model: Any, session: Any) -> None:
+        session.run(lambda: model.model(input_ids=TOKENS), _Watched([(), ()]), (1, wrong))
+
+    with pytest.raises(Exception, match=str(WIDTH)):
+        _in_session(qwen, runs)
+    assert engine_result(qwen, Row(prompt(4), GREEDY, 6, CASES["add"])).tokens == expected
 
 
 def test_one_process_holds_one_engine_of_a_model(tiny_folder: Callable[[str], Path]) -> None:

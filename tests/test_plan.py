@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edits import OPERATIONS_AND_RANKS, WIDTH, make_edit, make_vector, random_tensor
-from replicas import is_steered, replica
+from edits import KINDS_AND_RANKS, WIDTH, make_edit, make_map, make_vector, random_tensor
+from replicas import edited, is_steered
 from torch import Tensor
 
 from steering import vocabulary
 from steering.interventions import InterventionError, Plan, RowIntervention, SiteKey, resolve
-from steering.vector import SteeringVector
 
 LENGTHS = (5, 2, 4, 1)
 STEPS = 2
@@ -55,29 +54,30 @@ def _check_against_replica(
                 first = before.shape[1] - lengths[row] if side == "left" and step == 0 else 0
                 index = token - first if step == 0 else lengths[row] + step - 1
                 real = 0 <= index < lengths[row] or step > 0
-                expected, touched = before[row, token].double().numpy(), False
-                for edit in batch[row]:
-                    steered = real and is_steered(edit.positions, index, lengths[row])
-                    if (edit.layer, edit.site) == key and steered:
-                        expected = replica(edit.operation, expected, edit.basis, edit.amount)
-                        touched = True
+                acting = [
+                    edit
+                    for edit in batch[row]
+                    if real
+                    and (edit.layer, edit.site) == key
+                    and is_steered(edit.positions, index, lengths[row])
+                ]
                 where = f"{key}, pass {step}, row {row}, token {token}"
                 found = after[row, token]
-                if touched:
-                    actual = found.double().numpy()
-                    np.testing.assert_allclose(actual, expected, 1e-5, 1e-5, err_msg=where)
+                if acting:
+                    actual, expected = found.double().numpy(), edited(before[row, token], acting)
+                    np.testing.assert_allclose(actual, expected, 1e-5, 1e-4, err_msg=where)
                 else:
                     assert torch.equal(found, before[row, token]), where
 
 
-@pytest.mark.parametrize(("operation", "rank"), OPERATIONS_AND_RANKS)
+@pytest.mark.parametrize(("kind", "rank"), KINDS_AND_RANKS)
 @pytest.mark.parametrize("positions", vocabulary.POSITIONS)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_an_operation_does_what_its_definition_says_at_the_named_tokens_only(
-    operation, rank, positions, side
+    kind, rank, positions, side
 ):
     batch = [
-        [make_edit(operation, rank, seed=row, magnitude=row - 1.5, positions=positions)]
+        [make_edit(kind, rank, seed=row, magnitude=row - 1.5, positions=positions)]
         for row in range(len(LENGTHS))
     ]
     _check_against_replica(batch, _run(Plan(batch), LENGTHS, side), LENGTHS, side)
@@ -86,35 +86,37 @@ def test_an_operation_does_what_its_definition_says_at_the_named_tokens_only(
 @pytest.mark.parametrize("site", vocabulary.SITES)
 @pytest.mark.parametrize("unit", vocabulary.UNITS)
 def test_the_site_and_unit_that_were_asked_for_are_those_that_act(site, unit):
-    edit = resolve(make_vector(site=site, layer=3), unit=unit, magnitude=1.5)
-    plan = Plan([[edit]])
+    edits = resolve(make_vector(site=site, layers=[3]), unit=unit, magnitude=1.5)
+    plan = Plan([edits])
     assert plan.sites == ((3, site),)
-    _check_against_replica([[edit]], _run(plan, [4]), [4], "left")
+    _check_against_replica([edits], _run(plan, [4]), [4], "left")
 
 
 def _mixed(seed: int, rows: int = 8) -> list[list[RowIntervention]]:
-    """Rows that share nothing: operations, ranks, layers, sites, positions, amounts, numbers."""
+    """Rows that share nothing: kinds, ranks, layers, sites, positions, amounts, numbers.
+
+    They have up to six edits, several at one site among them.
+    """
     generator = np.random.default_rng(seed)
-    batch: list[list[RowIntervention]] = []
-    for row in range(rows):
-        keys = list(itertools.product((0, 2), vocabulary.SITES))
-        chosen = generator.permutation(len(keys))[: row % 4]
-        edits = []
-        for index in chosen:
-            operation, rank = OPERATIONS_AND_RANKS[generator.integers(len(OPERATIONS_AND_RANKS))]
-            edits.append(
-                make_edit(
-                    operation,
-                    rank,
-                    seed=int(generator.integers(1000)),
-                    magnitude=float(generator.normal()) * 2,
-                    positions=list(vocabulary.POSITIONS)[generator.integers(4)],
-                    layer=keys[index][0],
-                    site=keys[index][1],
-                )
-            )
-        batch.append(edits)
-    return batch
+    keys = list(itertools.product((0, 2), vocabulary.SITES))
+
+    def one_of(choices: Any) -> Any:
+        return list(choices)[generator.integers(len(choices))]
+
+    def edit() -> RowIntervention:
+        (kind, rank), (layer, site) = one_of(KINDS_AND_RANKS), one_of(keys)
+        return make_edit(
+            kind,
+            rank,
+            seed=int(generator.integers(1000)),
+            magnitude=float(generator.normal()) * 2,
+            unit="norm" if kind == "map" else "raw",
+            positions=one_of(vocabulary.POSITIONS),
+            layer=layer,
+            site=site,
+        )
+
+    return [[edit() for _ in range(row % 7)] for row in range(rows)]
 
 
 MIXED_LENGTHS = (3, 6, 1, 4, 5, 2, 6, 3)
@@ -286,15 +288,77 @@ def test_a_vector_of_another_width_is_refused_with_both_widths():
 
 
 def test_vectors_of_two_widths_in_one_batch_are_refused_with_both_widths():
-    other = SteeringVector(torch.ones(1, 9), 1, "resid_post")
+    other = resolve(make_vector(width=9))
     with pytest.raises(InterventionError, match=rf"{WIDTH}.*9"):
-        Plan([[make_edit()], [resolve(other)]])
+        Plan([[make_edit()], other])
 
 
-def test_two_edits_of_a_row_at_one_site_are_refused_by_name():
-    with pytest.raises(InterventionError, match=r"two edits at .*1, 'resid_post'"):
-        Plan([[make_edit(), make_edit("ablate", magnitude=1.0)]])
+KINDS = [("add", 1), ("map", 3), ("ablate", 2), ("clamp", 1), ("cap", 1)]
 
 
-def test_two_rows_may_be_edited_at_one_site_and_one_row_at_two():
-    Plan([[make_edit(), make_edit(site="mlp_out")], [make_edit("ablate", magnitude=1.0)]])
+@pytest.mark.parametrize(("first", "second"), [*itertools.permutations(KINDS, 2)])
+def test_edits_of_a_row_at_one_site_act_in_the_order_in_which_they_are_given(first, second):
+    edits = [make_edit(*first, seed=1), make_edit(*second, seed=2)]
+    batch = [edits, [], edits[:1]]
+    _check_against_replica(batch, _run(Plan(batch), [3, 2, 4]), [3, 2, 4], "left")
+
+
+def test_ablating_after_adding_is_not_adding_after_ablating():
+    added, ablated = make_edit(), make_edit("ablate", 3, seed=1)
+    first, last = Plan([[added, ablated]]), Plan([[ablated, added]])
+    hidden = random_tensor(1, 3, WIDTH)
+    results = []
+    for plan in (first, last):
+        plan.begin_prefill(torch.ones(1, 3))
+        results.append(plan.apply(KEY, hidden))
+    span = ablated.basis
+    left = [(after @ span.T).abs().max() for after in results]
+    assert left[0] < 1e-4
+    assert left[1] > 0.1
+
+
+def test_of_edits_at_one_site_each_acts_at_its_own_positions():
+    batch = [
+        [make_edit(positions="last"), make_edit("map", 2, positions="prompt")],
+        [make_edit("clamp", positions="response"), make_edit("add", 3, positions="all")],
+        [make_edit(positions="all"), make_edit("ablate", 2, positions="response"), make_edit()],
+    ]
+    _check_against_replica(batch, _run(Plan(batch), [3, 5, 2]), [3, 5, 2], "left")
+
+
+def test_the_same_edit_twice_acts_twice():
+    edit = make_edit()
+    plan = Plan([[edit, edit], [edit]])
+    plan.begin_decode()
+    hidden = random_tensor(2, 1, WIDTH)
+    moved = plan.apply(KEY, hidden) - hidden
+    torch.testing.assert_close(moved[0], 2 * moved[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_among_others_is_the_row_alone(seed):
+    """With and without maps, of different ranks and numbers of edits, at shared sites."""
+    generator = np.random.default_rng(seed)
+    batch = [[make_edit(*kind, seed=10 * row + n) for n, kind in enumerate(kinds)] for row, kinds in
+             enumerate([[("map", 1)], [], [("map", 3), ("add", 3)], [("add", 1), ("map", 2)],
+                        [("ablate", 2)], [("ablate", 3), ("ablate", 1)], [("clamp", 1)],
+                        [("cap", 1), ("clamp", 1), ("map", 4)]])]  # fmt: skip
+    batch = [batch[row] for row in generator.permutation(len(batch))]
+    hidden = random_tensor(len(batch), 4, WIDTH, seed=seed)
+    together = Plan(batch)
+    together.begin_prefill(torch.ones(len(batch), 4))
+    after = together.apply(KEY, hidden)
+    for row, edits in enumerate(batch):
+        alone = Plan([edits])
+        alone.begin_prefill(torch.ones(1, 4))
+        expected = alone.apply(KEY, hidden[row : row + 1]) if edits else hidden[row : row + 1]
+        torch.testing.assert_close(after[row : row + 1], expected, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(together.change[row : row + 1], alone.change, atol=1e-4, rtol=0)
+
+
+def test_rows_may_follow_one_vector_of_several_layers_to_all_of_them():
+    edits = resolve(make_map(2, layers=[0, 2, 3]), magnitude=-0.5)
+    batch = [list(edits), [], [edits[1]]]
+    plan = Plan(batch)
+    assert plan.sites == ((0, "resid_post"), (2, "resid_post"), (3, "resid_post"))
+    _check_against_replica(batch, _run(plan, [3, 2, 4]), [3, 2, 4], "left")
