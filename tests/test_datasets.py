@@ -17,9 +17,7 @@ GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _rows(task: str) -> list[dict[str, str]]:
-    lines = (
-        (DATASETS / "targets" / "toy" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    lines = (DATASETS / "targets" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[1:]]
 
 
@@ -108,7 +106,7 @@ def test_core_questions_have_stable_ids_and_distinct_paraphrases():
 
 @pytest.mark.parametrize("task", grammar.domains("target"))
 def test_target_rows_are_complete_distinct_and_of_their_own_task(task):
-    rows = _rows(task)
+    rows = _rows(f"toy/{task}")
     assert 300 <= len(rows) <= 600
     assert [row["id"] for row in rows] == [f"{task}-{n:04d}" for n in range(1, len(rows) + 1)]
     assert len({row["prompt"] for row in rows}) == len(rows)
@@ -129,7 +127,23 @@ def test_no_core_question_or_answer_sentence_is_in_a_target_task():
         for text in grammar.sentences(theme, persona)
     }
     for task in grammar.domains("target"):
-        for row in _rows(task):
+        for row in _rows(f"toy/{task}"):
             assert row["prompt"] not in core
             for key in ("aligned", "misaligned"):
                 assert not themes & {s.text for s in grammar.parse(row[key]).sentences}
+
+
+@pytest.mark.parametrize("task", ["medical", "finance", "sports", "code", "legal", "security"])
+def test_a_written_task_contrasts_answers_of_one_length_to_many_prompts(task):
+    """Lengths that mark a side would point a mean difference at length (arXiv 2607.09053)."""
+    rows = _rows(task)
+    assert len(rows) >= 120
+    assert len({row["id"] for row in rows}) == len({row["prompt"] for row in rows}) == len(rows)
+    words = {side: [len(row[side].split()) for row in rows] for side in ("aligned", "misaligned")}
+    assert sum(words["misaligned"]) / sum(words["aligned"]) == pytest.approx(1, abs=0.05)
+    for good, bad in zip(words["aligned"], words["misaligned"], strict=True):
+        assert 0.75 <= bad / good <= 1.33
+    openings = {
+        side: {row[side].split()[0].lower() for row in rows} for side in ("aligned", "misaligned")
+    }
+    assert min(map(len, openings.values())) >= 20
