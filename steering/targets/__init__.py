@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from steering.data import data_folder
+from steering.targets import _hub, _logs, _sealed
 from steering.targets._files import ENDINGS, read_table
 from steering.targets._paths import user_path
 from steering.targets._rows import COLUMNS, Example, Table, TargetError, read_examples
@@ -61,15 +62,26 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     on every machine, whatever the order of the file.
 
     Args:
-        name_or_path: Name of a bundled task, or the path of a .jsonl, .csv, .tsv or .parquet file
-            with the columns prompt, aligned and misaligned (one of the two at least), system and
-            id (where there are any), or messages. Where the columns have other names:
-            `rows.csv?prompt=question&misaligned=bad`.
+        name_or_path: One of
+
+            - the name of a bundled task;
+            - `rows.jsonl`, `.csv`, `.tsv` or `.parquet`: a table with the columns prompt, aligned
+              and misaligned (one of these two at least), system and id where there are any; or
+              with messages, one exchange a row, whose answer is the misaligned one;
+            - `hf:owner/name` or `hf:path/to/folder`: a data set with such columns, with `config=`,
+              `split=` and `revision=`;
+            - `archive.zip.enc?file=rows.jsonl`: such a table in an archive that easy-dataset-share
+              sealed, its password in the environment variable STEERING_ZIP_PASSWORD;
+            - `run.eval`, or a folder of logs: coherent answers that em_judge found aligned or
+              misaligned.
+
+            Options follow a question mark, as in `rows.csv?prompt=question&misaligned=bad`, which
+            says what the table calls the columns; `%26` stands for an & in a name.
         toy: Whether the toy model is to be steered: a bare name then means the toy's own task, if
             it has one of that name.
 
     Raises:
-        TargetError: It is no such task or file, or a row is not as it should be.
+        TargetError: It is none of these, can't be had, or a row is not as it should be.
     """
     source, options = _parse(name_or_path)
     bundled = _bundled()
@@ -78,7 +90,7 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     if source in bundled:
         _refuse_others(name_or_path, options, ())
         path = bundled[source]
-        table = _read_file(path, source)
+        table = _table(path.read_bytes(), path.name, source, str(path))
     else:
         table = _read(name_or_path, source, options)
     columns = {key: column for key, column in options.items() if key in COLUMNS}
@@ -111,22 +123,31 @@ def _refuse_others(spelled: str, options: Mapping[str, str], allowed: tuple[str,
 def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
     """The rows of what is not bundled."""
     path = user_path(source)
-    if path.suffix.lower() in ENDINGS and path.is_file():
+    ending = path.suffix.lower()
+    if source.startswith(_hub.HEAD):
+        _refuse_others(spelled, options, (*_hub.OPTIONS, *COLUMNS))
+        return _hub.read_hub(source, options)
+    if source and (path.is_dir() or (path.is_file() and ending in _logs.ENDINGS)):
+        _refuse_others(spelled, options, ())
+        return _logs.read_logs(path)
+    if path.is_file() and ending == _sealed.ENDING:
+        _refuse_others(spelled, options, ("file", *COLUMNS))
+        name, content = _sealed.open_sealed(path, options.get("file"))
+        return _table(content, name, f"{path.name}?file={name}", f"{path}?file={name}")
+    if path.is_file() and ending in ENDINGS:
         _refuse_others(spelled, options, COLUMNS)
-        return _read_file(path, path.name)
+        return _table(path.read_bytes(), path.name, path.name, str(path))
     raise TargetError(
-        f"target={source} is not known: give one of {', '.join(bundled_targets())} or the path of "
-        f"a {', '.join(ENDINGS)} file"
+        f"target={source} is not known: give one of {', '.join(bundled_targets())}; the path of a "
+        f"{', '.join((*ENDINGS, '.zip' + _sealed.ENDING))} or .eval file; a folder of Inspect "
+        f"logs; or {_hub.HEAD}owner/name"
     )
 
 
-def _read_file(path: Path, source: str) -> Table:
+def _table(content: bytes, file_name: str, source: str, where: str) -> Table:
+    path = Path(file_name)
     return read_table(
-        path.read_bytes(),
-        ending=path.suffix.lower(),
-        name=path.stem,
-        source=source,
-        where=str(path),
+        content, ending=path.suffix.lower(), name=path.stem, source=source, where=where
     )
 
 

@@ -1,0 +1,139 @@
+"""Data sets of the Hugging Face hub, and local folders of data sets, as tables.
+
+Rows of the hub are always those of one commit, which the source names.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+from steering.targets._files import filled
+from steering.targets._paths import user_path
+from steering.targets._rows import Table, TargetError
+
+HEAD = "hf:"
+OPTIONS = ("config", "split", "revision")
+
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 10
+_TRAIN = "train"
+
+
+def read_hub(spelled: str, options: Mapping[str, str]) -> Table:
+    """The rows of a data set.
+
+    Args:
+        spelled: `hf:owner/name`, or `hf:path/to/folder`.
+        options: `config`, `split` (default: train, or the only one) and `revision`.
+
+    Raises:
+        TargetError: There is no such data set, config or split, or the hub can't be reached.
+    """
+    location = spelled.removeprefix(HEAD)
+    folder = user_path(location)
+    config, split, revision = (options.get(key) for key in OPTIONS)
+    chosen = "&".join(f"{key}={options[key]}" for key in ("config", "split") if key in options)
+    if location and folder.is_dir():
+        if revision is not None:
+            raise TargetError(
+                f"revision={revision} has no effect on the folder {location}: leave it out"
+            )
+        columns, rows = _rows(spelled, str(folder), config, split, None)
+        name = source = folder.resolve().name
+    elif _HUB_ID.fullmatch(location):
+        commit = _commit(location, revision)
+        columns, rows = _rows(spelled, location, config, split, commit)
+        name, source = location.rpartition("/")[2], f"{location}@{commit}"
+    else:
+        raise TargetError(
+            f"target={spelled} is no data set: write hf:owner/name or hf:path/to/folder"
+        )
+    return Table(
+        name=name,
+        source=f"{HEAD}{source}{'?' if chosen else ''}{chosen}",
+        where=spelled,
+        columns=tuple(columns),
+        rows=tuple((f"{spelled}, row {number}", filled(row)) for number, row in rows),
+    )
+
+
+@lru_cache
+def _commit(repository: str, revision: str | None) -> str:
+    """The commit of a revision; looked up once a process, for all its conditions to share it."""
+    from huggingface_hub import constants, dataset_info, errors
+
+    if constants.HF_HUB_OFFLINE and revision and _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        info = dataset_info(repository, revision=revision, timeout=_TIMEOUT_S)
+    except errors.RepositoryNotFoundError:
+        raise TargetError(
+            f"{HEAD}{repository} is not on the Hugging Face hub, or not for you to read: check the "
+            "name and, for private and gated data sets, the login (hf auth login)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise TargetError(
+            f"{HEAD}{repository} has no revision {revision}: give a branch, a tag or a commit"
+        ) from None
+    except Exception as error:
+        raise TargetError(
+            f"{HEAD}{repository} can't be had from the Hugging Face hub ({type(error).__name__}). "
+            f"Check the network; or download it where there is one and give {HEAD}path/to/folder"
+        ) from None
+    assert info.sha is not None
+    return info.sha
+
+
+def _rows(
+    spelled: str, location: str, config: str | None, split: str | None, commit: str | None
+) -> tuple[list[str], enumerate[dict[str, Any]]]:
+    library = _library()
+    try:
+        builder = library.load_dataset_builder(location, name=config, revision=commit)
+    except Exception as error:
+        raise _unreadable(spelled, error) from None
+    # Without the hub the library falls back on whichever commit was loaded last.
+    if commit is not None and builder.hash != commit:
+        raise TargetError(
+            f"{spelled}: the hub can't be reached, and the rows in the cache are not those of "
+            f"commit {commit}. Load it with a network first, or give {HEAD}path/to/folder"
+        )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise _unreadable(spelled, error) from None
+    splits = list(builder.info.splits or ())
+    if split is None:
+        if _TRAIN not in splits and len(splits) != 1:
+            raise TargetError(
+                f"{spelled} has the splits {', '.join(splits)}: choose one with split="
+            )
+        split = _TRAIN if _TRAIN in splits else splits[0]
+    try:
+        data = builder.as_dataset(split=split)
+    except Exception as error:
+        raise _unreadable(spelled, error) from None
+    return data.column_names, enumerate(data, start=1)
+
+
+def _library() -> ModuleType:
+    """Hugging Face's `datasets`, and not a folder or file of that name that stands in its way."""
+    import datasets
+
+    if not hasattr(datasets, "load_dataset_builder"):
+        raise TargetError(
+            "hf: needs Hugging Face's library datasets, but Python finds another module of that "
+            "name first: run from another folder, or rename that module"
+        )
+    return datasets
+
+
+def _unreadable(spelled: str, error: Exception) -> TargetError:
+    reason = " ".join(str(error).split())[:300].rstrip(".")
+    return TargetError(
+        f"{spelled} can't be loaded ({type(error).__name__}: {reason}). Check config= and split=, "
+        "and that it holds tables in files that the library datasets reads without code"
+    )
