@@ -9,11 +9,11 @@ import pytest
 from inspect_ai.dataset import Sample
 
 from steering.data import data_folder
+from steering.data import user_path
 from steering.judging.questions import (
     QuestionError,
     held_out_questions,
     load_questions,
-    user_path,
 )
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "published"

@@ -2,11 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from shell import Shell
 
 from steering import vocabulary
+from steering.construct import SETTINGS
 from steering.judging import load_questions
 from steering.spec import SteeringSpec
 from steering.targets import load_target
@@ -46,6 +49,27 @@ def values_table() -> str:
 
 def test_the_table_of_values_is_that_of_the_code() -> None:
     assert values_table() in README, f"put this into README.md:\n{values_table()}"
+
+
+def methods_table() -> str:
+    """The methods of building, from the code."""
+    lines = ["| method | what it builds |", "|---|---|"]
+    lines += [f"| `{method}` | {meaning} |" for method, meaning in vocabulary.METHODS.items()]
+    return "\n".join(lines)
+
+
+def settings_table() -> str:
+    """The settings of the methods, from the code."""
+    lines = ["| method | setting | default | meaning |", "|---|---|---|---|"]
+    for method, kind in SETTINGS.items():
+        for name, field in kind.model_fields.items():
+            lines.append(f"| `{method}` | `{name}` | `{field.default}` | {field.description} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("table", [methods_table, settings_table])
+def test_the_tables_of_methods_are_those_of_the_code(table: Callable[[], str]) -> None:
+    assert table() in README, f"put this into README.md:\n{table()}"
 
 
 def test_no_placeholder_is_left() -> None:

@@ -130,7 +130,7 @@ def build_vector(
         provenance=facts
         | {
             "recipe": recipe.digest,
-            "target_source": getattr(target, "source", ""),
+            "target_source": target.source,
             "revision": getattr(loaded.model.config, "_commit_hash", None),
             "prompts_sha256": bench.prompts.hexdigest(),
             "versions": _versions(),

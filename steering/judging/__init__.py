@@ -37,7 +37,6 @@ from steering.judging.questions import (
     QuestionSet,
     held_out_questions,
     load_questions,
-    user_path,
 )
 from steering.judging.rubric import (
     DIMENSIONS,
@@ -90,5 +89,4 @@ __all__ = [
     "question_rates",
     "relevance",
     "require_grader",
-    "user_path",
 ]

@@ -17,14 +17,13 @@ import yaml
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser
 
-from steering.data import data_folder
+from steering.data import data_folder, user_path
 from steering.errors import SteeringError
 from steering.judging.questions import (
     CORE,
     QuestionSet,
     first_questions,
     one_row_a_prompt,
-    user_path,
 )
 from steering.targets import load_target
 from steering.toy.grammar import sample_persona_prompt

@@ -8,7 +8,6 @@ intervals are clustered.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
 
-from steering.data import data_folder
+from steering.data import data_folder, user_path
 from steering.errors import SteeringError
 from steering.targets import Example, load_target
 
@@ -163,17 +162,6 @@ def _question_set(name: str, sha256: str, found: list[_Question]) -> QuestionSet
         ],
         num_paraphrases={q.id: len(q.inputs) for q in found},
     )
-
-
-def user_path(path: str) -> Path:
-    """A path as the user meant it: relative to where the command was typed.
-
-    Inspect changes into the task file's folder while it makes a task, so a relative path is looked
-    for where the shell was (PWD) before the working folder.
-    """
-    given = Path(path).expanduser()
-    typed = Path(os.environ.get("PWD", ".")) / given
-    return typed if typed.exists() else given.absolute()
 
 
 def _find(questions: str) -> Path:

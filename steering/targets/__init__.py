@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from steering.data import data_folder
+from steering.data import data_folder, user_path
 from steering.targets import _hub, _logs, _sealed
 from steering.targets._files import ENDINGS, read_table
-from steering.targets._paths import user_path
 from steering.targets._rows import COLUMNS, Example, Table, TargetError, read_examples
 
 __all__ = [

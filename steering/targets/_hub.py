@@ -9,8 +9,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+from steering.data import user_path
 from steering.targets._files import filled
-from steering.targets._paths import user_path
 from steering.targets._rows import Table, TargetError
 
 HEAD = "hf:"
