@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from inspect_ai.dataset import Sample
 
-from steering.data import data_folder
-from steering.data import user_path
+from steering.data import data_folder, user_path
 from steering.judging.questions import (
     QuestionError,
     held_out_questions,
