@@ -269,7 +269,7 @@ def test_a_file_with_any_one_bit_changed_is_refused(saved):
 
 
 def test_values_that_change_places_are_refused(tmp_path):
-    """What a sum over the tensors would not see."""
+    """The same bytes in another order, shape or tensor."""
     path = tmp_path / "v.safetensors"
     for name in ("several layers", "map of several layers"):
         header, tensors = _parts(VECTORS[name])
@@ -282,6 +282,9 @@ def test_values_that_change_places_are_refused(tmp_path):
         SteeringVector.load(path)  # Written by another hand, the same.
         turned = {**tensors, "directions": tensors["directions"].flip(0).contiguous()}
         save_file(turned, path, metadata)
+        assert "is damaged" in _refusal(path)
+        reshaped = tensors["directions"].reshape(len(header["layers"]), WIDTH, -1)
+        save_file({**tensors, "directions": reshaped}, path, metadata)
         assert "is damaged" in _refusal(path)
         if "reads" in tensors:
             swapped = {"reads": tensors["directions"], "directions": tensors["reads"]}
