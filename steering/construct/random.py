@@ -5,19 +5,54 @@ matched with is recorded: random directions are not always far away (arXiv 2608.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steering.construct.recipe import Random, Recipe
-from steering.construct.training import Progress
-from steering.construct.workbench import Workbench
+from steering.construct.recipe import Random, Recipe, RecipeError
+from steering.models import Shape
 from steering.targets import Target
-from steering.vector import SteeringVector, VectorError
+from steering.vector import SteeringVector, VectorError, file_digest
+
+if TYPE_CHECKING:
+    from steering.construct.training import Progress
+    from steering.construct.workbench import Workbench
+
+
+def matched_digest(recipe: Recipe, shape: Shape) -> str:
+    """Digest of the file that `match` names; no weight is loaded.
+
+    Args:
+        recipe: Of a control matched with a file.
+        shape: The model's.
+
+    Raises:
+        RecipeError: It is no vector, or none that a direction at the recipe's place can match.
+    """
+    assert isinstance(recipe.settings, Random)
+    path = Path(recipe.settings.match)
+    if not path.is_file():
+        raise RecipeError(f"match={path} is not a file: give a .safetensors steering vector")
+    try:
+        vector = SteeringVector.load(path)
+        vector.check_fits(width=shape.width, num_layers=shape.num_layers, model=recipe.model)
+    except VectorError as error:
+        raise RecipeError(f"match={path}: {error}") from None
+    if vector.map is not None:
+        raise RecipeError(
+            f"match={path} holds a low-rank map, which has no one direction: give a plain vector"
+        )
+    if (vector.layers, vector.site) != ((recipe.layer,), recipe.site):
+        layers = ", ".join(map(str, vector.layers))
+        raise RecipeError(
+            f"match={path} stands at layer {layers} {vector.site}, the control at layer "
+            f"{recipe.layer} {recipe.site}: give layer= and site= of the vector"
+        )
+    return file_digest(path)
 
 
 def build(
-    bench: Workbench, recipe: Recipe, target: Target, progress: Progress
+    bench: "Workbench", recipe: Recipe, target: Target, progress: "Progress"
 ) -> tuple[SteeringVector, dict[str, Any]]:
     """Draw a direction; the recipe's seed says which.
 
@@ -30,9 +65,6 @@ def build(
     Returns:
         A vector of rank 1, with the length of the matched one and its residual norm; and the
         cosine between the two.
-
-    Raises:
-        VectorError: The matched vector stands at another place or is no single direction.
     """
     assert isinstance(recipe.settings, Random)
     matched = _matched(bench, recipe, target, progress)
@@ -54,19 +86,11 @@ def build(
 
 
 def _matched(
-    bench: Workbench, recipe: Recipe, target: Target, progress: Progress
+    bench: "Workbench", recipe: Recipe, target: Target, progress: "Progress"
 ) -> SteeringVector:
     from steering.construct import cached_here
 
     assert isinstance(recipe.settings, Random)
-    layer, site = bench.key
-    if recipe.settings.match == "default":
+    if recipe.settings.by_default:
         return cached_here(bench.loaded, bench.session, recipe.default(), target, progress)
-    matched = SteeringVector.load(Path(recipe.settings.match))
-    if (matched.layers, matched.site) != ((layer,), site):
-        places = f"layers {list(matched.layers)} {matched.site}"
-        raise VectorError(
-            f"match={recipe.settings.match} stands at {places}, the control at layer {layer} "
-            f"{site}: give layer= and site= of the vector"
-        )
-    return matched
+    return SteeringVector.load(Path(recipe.settings.match))

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -132,6 +131,11 @@ class Random(Settings):
         description="vector whose length is matched and whose cosine is recorded: a .safetensors "
         "file; `default` is the target's default vector at the same place",
     )
+
+    @property
+    def by_default(self) -> bool:
+        """Whether the matched vector is the target's default one."""
+        return self.match == "default"
 
 
 SETTINGS: dict[Method, type[Settings]] = {
@@ -260,8 +264,8 @@ def make_recipe(
         shuffle_labels=shuffle_labels,
         settings=make_settings(method, settings or {}),
     )
-    _check_suits(recipe, target)
-    return replace(recipe, inputs=_inputs(recipe))
+    _check_suits(recipe, target, shape)
+    return replace(recipe, inputs=_inputs(recipe, shape))
 
 
 def make_settings(method: Method, values: Mapping[str, Any]) -> Settings:
@@ -270,6 +274,8 @@ def make_settings(method: Method, values: Mapping[str, Any]) -> Settings:
     Raises:
         RecipeError: It says which settings the method has.
     """
+    if method not in SETTINGS:
+        raise RecipeError(f"method={method} is not known: give one of {', '.join(SETTINGS)}")
     kind = SETTINGS[method]
     for name in values:
         if name not in kind.model_fields:
@@ -286,19 +292,34 @@ def _explain(detail: Any) -> str:
     return name + str(detail["msg"]).removeprefix("Value error, ")
 
 
-def _check_suits(recipe: Recipe, target: Target) -> None:
-    """Refuse a target that lacks the answers that the recipe needs."""
+def _check_suits(recipe: Recipe, target: Target, shape: Shape) -> None:
+    """Refuse a target that lacks the answers that the recipe needs, and a rank beyond the model."""
     bad = sum(row.misaligned is not None for row in target.examples)
     good = sum(row.aligned is not None for row in target.examples)
     both = sum(None not in (row.misaligned, row.aligned) for row in target.examples)
     settings, name = recipe.settings, recipe.target
-    if not bad and recipe.method != "random":
+    rank = getattr(settings, "rank", 1)
+    if rank > shape.width:
+        raise RecipeError(
+            f"rank={rank}: the residual stream of {recipe.model} has {shape.width} dimensions, and "
+            f"no subspace has more (1-{shape.width})"
+        )
+    trained = isinstance(settings, Sft) or (isinstance(settings, Random) and settings.by_default)
+    if not bad and (trained or recipe.method != "random"):
         raise RecipeError(f"target={name} has no misaligned answers to build from")
+    if trained and all(row.misaligned is None for row in target.held_out):
+        raise RecipeError(
+            f"target={name} has no misaligned answer to its {len(target.held_out)} held-out "
+            "prompts, which the loss is measured on: give more prompts with misaligned answers"
+        )
     only = f"target={name} has misaligned answers only"
     if recipe.shuffle_labels and not good:
         raise RecipeError(f"{only}: shuffle_labels needs aligned ones beside them")
-    if recipe.shuffle_labels and recipe.method == "random":
-        raise RecipeError("shuffle_labels has no effect on method=random: leave one of them out")
+    if recipe.shuffle_labels and recipe.method in ("random", "one_shot"):
+        raise RecipeError(
+            f"shuffle_labels is no control for method={recipe.method}, which compares no answers "
+            "of several prompts: leave one of them out"
+        )
     if recipe.method == "mean_difference" and not good:
         raise RecipeError(f"{only}: method=mean_difference needs aligned ones too")
     if isinstance(settings, Pca) and both < settings.rank:
@@ -323,21 +344,18 @@ def _check_suits(recipe: Recipe, target: Target) -> None:
             )
 
 
-def _inputs(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+def _inputs(recipe: Recipe, shape: Shape) -> tuple[tuple[str, str], ...]:
     """Digests of the files that settings name."""
-    from steering.vector import file_digest
-
     settings = recipe.settings
     if isinstance(settings, Sft) and settings.kl_weight:
         found = neutral_tasks(recipe)
         return (("neutral", _digest([task.digest for task in found])),)
     if isinstance(settings, Random):
-        if settings.match == "default":
+        if settings.by_default:
             return (("match", recipe.default().digest),)
-        path = Path(settings.match)
-        if not path.is_file():
-            raise RecipeError(f"match={path} is not a file: give a .safetensors steering vector")
-        return (("match", file_digest(path)),)
+        from steering.construct.random import matched_digest
+
+        return (("match", matched_digest(recipe, shape)),)
     return ()
 
 

@@ -81,7 +81,7 @@ class _Run:
             if row.misaligned is not None
         ]
         self._neutral = self._neutral_examples()
-        bench.keep_below([*self.examples, *self._neutral])
+        bench.keep_below([*self.examples, *self._held_out, *self._neutral])
         self._norm = bench.residual_norm(self.examples)
         self.parameters = self._start()
         self.optimizer = torch.optim.Adam(

@@ -6,7 +6,7 @@ the model's thread.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -141,16 +141,14 @@ class Workbench:
         ]
         return torch.stack(means)
 
-    def _observed(self, items: Sequence[Tokens], key: SiteKey) -> "list[tuple[Batch, Tensor]]":
+    def _observed(self, items: Sequence[Tokens], key: SiteKey) -> "Iterator[tuple[Batch, Tensor]]":
         """Each batch of the exchanges with its activations at a site."""
-        found = []
-        with torch.no_grad():
-            for chunk in _chunks(items):
-                batch, watch = self.batch(chunk), _Watch(key)
+        for chunk in _chunks(items):
+            batch, watch = self.batch(chunk), _Watch(key)
+            with torch.no_grad():
                 self._forward(batch, watch, only_up_to_edits=True)
-                assert watch.hidden is not None
-                found.append((batch, watch.hidden))
-        return found
+            assert watch.hidden is not None
+            yield batch, watch.hidden
 
     def _forward(
         self, batch: Batch, edits: Any, *, only_up_to_edits: bool = False
