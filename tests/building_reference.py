@@ -1,0 +1,166 @@
+"""What building must come to: plain PyTorch hooks and autograd, one exchange at a time, unpadded.
+
+Nothing here comes from `steering.construct`, and neither batches, padding, kept activations nor
+nnsight play a part.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Act = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A transformers model, and where in it something is done."""
+
+    model: Any
+    blocks: Any
+    layer: int
+    site: str
+
+    @contextmanager
+    def acting(self, act: Act) -> Any:
+        """Have `act` change the activations [1, tokens, width] at the place."""
+        block = self.blocks[self.layer]
+        if self.site == "resid_pre":
+            handle = block.register_forward_pre_hook(lambda _, args: (act(args[0]), *args[1:]))
+        else:
+            module = {"mlp_out": block.mlp, "resid_post": block}[self.site]
+            handle = module.register_forward_hook(lambda _, __, out: act(out))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Token ids of a prompt, and of an answer with its end token."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+def exchange(tokenizer: Any, prompt: str, answer: str, system: str | None = None) -> Exchange:
+    """Tokenised with the tokenizer's own chat template and its end-of-sequence token."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, answer)]
+    return Exchange(ids[0], [*ids[1], tokenizer.eos_token_id])
+
+
+def write(parts: dict[str, Tensor]) -> Act:
+    """What trained parameters do: h + v, or h + B^T (A h + b), token by token."""
+    if "reads" not in parts:
+        return lambda hidden: hidden + parts["directions"][0]
+
+    def mapped(hidden: Tensor) -> Tensor:
+        tokens = [
+            token + parts["directions"].T @ (parts["reads"] @ token + parts["offsets"])
+            for token in hidden[0]
+        ]
+        return torch.stack(tokens)[None]
+
+    return mapped
+
+
+def answer_logprobs(place: Place, item: Exchange, act: Act | None) -> Tensor:
+    """Log probabilities [answer tokens, vocabulary] where the answer's tokens are predicted."""
+    ids = torch.tensor([[*item.prompt, *item.answer]])
+    with place.acting(act or (lambda hidden: hidden)):
+        logits = place.model(input_ids=ids, use_cache=False).logits[0]
+    first = len(item.prompt) - 1
+    return logits[first : first + len(item.answer)].log_softmax(-1)
+
+
+def loss(place: Place, items: Sequence[Exchange], act: Act | None) -> Tensor:
+    """Mean of -log p over all answer tokens."""
+    total, count = torch.zeros(()), 0
+    for item in items:
+        logprobs = answer_logprobs(place, item, act)
+        for row, token in zip(logprobs, item.answer, strict=True):
+            total, count = total - row[token], count + 1
+    return total / count
+
+
+def divergence(place: Place, items: Sequence[Exchange], act: Act) -> Tensor:
+    """Mean KL(unsteered || steered) over all answer tokens."""
+    total, count = torch.zeros(()), 0
+    for item in items:
+        with torch.no_grad():
+            before = answer_logprobs(place, item, None)
+        after = answer_logprobs(place, item, act)
+        for p, q in zip(before, after, strict=True):
+            total, count = total + (p.exp() * (p - q)).sum(), count + 1
+    return total / count
+
+
+@torch.no_grad()
+def activations(place: Place, item: Exchange) -> Tensor:
+    """Activations [tokens, width] at the place."""
+    seen: list[Tensor] = []
+
+    def look(hidden: Tensor) -> Tensor:
+        seen.append(hidden[0])
+        return hidden
+
+    answer_logprobs(place, item, look)
+    return seen[0]
+
+
+def residual_norm(place: Place, items: Sequence[Exchange]) -> float:
+    """Mean length of the activations over all tokens."""
+    return float(torch.cat([activations(place, item).norm(dim=-1) for item in items]).mean())
+
+
+def start(rank: int, width: int, norm: float, seed: int) -> dict[str, Tensor]:
+    """Parameters without effect, as the documentation of `sft` has them."""
+    parts = {"directions": torch.zeros(rank, width)}
+    if rank > 1:
+        numbers = torch.Generator().manual_seed(seed)
+        parts["reads"] = torch.randn(rank, width, generator=numbers) / norm
+        parts["offsets"] = torch.ones(rank)
+    return {name: part.requires_grad_() for name, part in parts.items()}
+
+
+def train(
+    place: Place,
+    parts: dict[str, Tensor],
+    rates: dict[str, float],
+    steps: Iterable[tuple[Sequence[Exchange], Sequence[Exchange], float]],
+    kl_weight: float = 0.0,
+) -> list[float]:
+    """Adam, written out; changes the parts and returns the loss that each step saw.
+
+    Args:
+        place: Where the parts act.
+        parts: What is trained.
+        rates: Learning rate of each.
+        steps: Of each step the examples, the neutral exchanges, and the rates' share.
+        kl_weight: Weight of the divergence.
+    """
+    first = {name: torch.zeros_like(part) for name, part in parts.items()}
+    second = {name: torch.zeros_like(part) for name, part in parts.items()}
+    losses = []
+    for step, (items, neutral, share) in enumerate(steps, start=1):
+        seen = loss(place, items, write(parts))
+        total = seen
+        if neutral:
+            total = total + kl_weight * divergence(place, neutral, write(parts))
+        gradients = torch.autograd.grad(total, list(parts.values()))
+        losses.append(seen.item())
+        with torch.no_grad():
+            for (name, part), gradient in zip(parts.items(), gradients, strict=True):
+                first[name] = 0.9 * first[name] + 0.1 * gradient
+                second[name] = 0.999 * second[name] + 0.001 * gradient**2
+                mean = first[name] / (1 - 0.9**step)
+                spread = (second[name] / (1 - 0.999**step)).sqrt()
+                part -= share * rates[name] * mean / (spread + 1e-8)
+    return losses
