@@ -107,8 +107,8 @@ def resolve(
         site not in (None, vector.site) or layer not in (None, *vector.layers)
     ):
         raise InterventionError(
-            f"unit=residual is known only where the vector was built, layer {vector.layers[0]} "
-            f"{vector.site}: use unit=raw or unit=norm elsewhere"
+            f"unit=residual is known only where the vector was built, layer "
+            f"{', '.join(map(str, vector.layers))} {vector.site}: use unit=raw or unit=norm elsewhere"
         )
     return tuple(
         _resolve_layer(vector.at(own), magnitude, unit, operation, positions, layer, site)
@@ -153,7 +153,7 @@ def _resolve_layer(
 def _orthonormal(directions: Tensor) -> Tensor:
     """Orthonormal basis of the span, [rank, width]; a single direction keeps its sign."""
     if directions.shape[0] == 1:
-        return directions / torch.linalg.vector_norm(directions)
+        return (directions.double() / torch.linalg.vector_norm(directions.double())).float()
     units = torch.nn.functional.normalize(directions.double(), dim=1)
     spanned = int(torch.linalg.matrix_rank(units, rtol=_SAME_DIRECTION))
     if spanned < len(units):

@@ -23,6 +23,9 @@ from steering.errors import SteeringError
 from steering.vocabulary import Site
 
 FORMAT = "steering-vector/2"
+_DIRECTION, _MAP = "direction", "low-rank map"
+# The tensors that a file of each form holds.
+_FORMS = {_DIRECTION: {"directions"}, _MAP: {"directions", "reads", "offsets"}}
 
 
 class VectorError(SteeringError):
@@ -82,13 +85,15 @@ class SteeringVector:
                 f"site {self.site!r} is not known; known: {', '.join(get_args(Site))}"
             )
         layers = self.layers
-        if not all(isinstance(layer, int) and layer >= 0 for layer in layers):
+        if not all(type(layer) is int and layer >= 0 for layer in layers):
             raise VectorError(f"layers {list(layers)} are not blocks: blocks are counted from 0")
         if list(layers) != sorted(set(layers)) or len(layers) != len(self.directions):
             raise VectorError(
                 f"layers {list(layers)} do not name {len(self.directions)} blocks in their order"
             )
-        if self.depth is not None and (not isinstance(self.depth, int) or layers[-1] >= self.depth):
+        if not isinstance(self.model, str):
+            raise VectorError(f"model {self.model!r} is no name")
+        if self.depth is not None and (type(self.depth) is not int or layers[-1] >= self.depth):
             raise VectorError(f"layer {layers[-1]} is not in a model of {self.depth!r} blocks")
         if self.residual_norms is not None:
             _check_lengths("residual norm", self.residual_norms, len(layers))
@@ -114,7 +119,8 @@ class SteeringVector:
         """How far magnitude 1 moves the activations at each layer, in L2 norm."""
         if self.map is not None:
             return self.map.lengths
-        return tuple(torch.linalg.vector_norm(self.directions.sum(1), dim=-1).tolist())
+        moved = self.directions.double().sum(1)
+        return tuple(torch.linalg.vector_norm(moved, dim=-1).tolist())
 
     def at(self, layer: int) -> "SteeringVector":
         """The part of the vector that acts on one layer.
@@ -171,7 +177,7 @@ class SteeringVector:
             "layers": list(self.layers),
             "site": self.site,
             "rank": self.rank,
-            "form": "direction" if self.map is None else "low-rank map",
+            "form": _DIRECTION if self.map is None else _MAP,
             "lengths": list(self.lengths),
             "residual_norms": None if self.residual_norms is None else list(self.residual_norms),
             "provenance": dict(self.provenance),
@@ -198,11 +204,15 @@ class SteeringVector:
             )
         header, tensors = unpack(FORMAT, path)
         try:
-            norms = header["residual_norms"]
-            made = None
-            if header["form"] != "direction":
+            form, norms, made = header["form"], header["residual_norms"], None
+            if form not in _FORMS or set(tensors) - _FORMS[form]:
+                raise VectorError(
+                    f"form {form!r} with the tensors {', '.join(sorted(tensors))} is not known; "
+                    f"known: {', '.join(_FORMS)}"
+                )
+            if form == _MAP:
                 lengths = tuple(header["lengths"])
-                made = LowRankMap(tensors.pop("reads"), tensors.pop("offsets"), lengths)
+                made = LowRankMap(tensors["reads"], tensors["offsets"], lengths)
             return cls(
                 directions=tensors["directions"],
                 layers=tuple(header["layers"]),
@@ -270,14 +280,19 @@ def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if metadata.get("format") != format:
         found = metadata.get("format", "no format")
         raise VectorError(f"{path} holds {found}; {format} is needed")
-    text, said = metadata.get("header", ""), metadata.get("sha256", "")
+    text, said = str(metadata.get("header")), str(metadata.get("sha256"))
     found = _digest(text, tensors)
     if found != said:
         raise VectorError(
             f"{path} is damaged: its content has the digest {found[:12]}, its header says "
             f"{said[:12]}. Get it again, or build it again"
         )
-    header: dict[str, Any] = json.loads(text)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise VectorError(f"{path} has a header that is not JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise VectorError(f"{path} has the header {text[:40]}; a JSON object is needed")
     return header, tensors
 
 

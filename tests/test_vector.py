@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -505,3 +506,39 @@ def test_a_written_file_can_be_read_by_those_whom_the_umask_lets(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     write_whole(tmp_path / "whole", b"")
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ({"form": "adapter"}, "form 'adapter'"),
+        ({"form": "low-rank map"}, "does not say its reads"),
+        ({"model": 5}, "model 5"),
+        ({"depth": True}, "True blocks"),
+        ({"layers": [True]}, "layers [True]"),
+    ],
+)
+def test_a_header_of_the_wrong_kind_is_refused_though_its_digest_is_right(
+    tmp_path: Path, header: dict[str, Any], said: str
+) -> None:
+    vector = SteeringVector(torch.ones(1, 1, 4), (1,), "resid_post")
+    path = tmp_path / "odd.safetensors"
+    write_whole(path, pack(FORMAT, vector.header() | header, {"directions": vector.directions}))
+    with pytest.raises(VectorError, match=re.escape(said)) as caught:
+        SteeringVector.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_the_form_has_no_use_for_is_refused(tmp_path: Path) -> None:
+    vector = SteeringVector(torch.ones(1, 1, 4), (1,), "resid_post")
+    path = tmp_path / "odd.safetensors"
+    tensors = {"directions": vector.directions, "reads": vector.directions}
+    write_whole(path, pack(FORMAT, vector.header(), tensors))
+    with pytest.raises(VectorError, match="form 'direction' with the tensors directions, reads"):
+        SteeringVector.load(path)
+
+
+def test_lengths_beyond_float32_squares_are_right() -> None:
+    for size in (1e25, 1e-25):
+        vector = SteeringVector(torch.full((1, 1, 4), size), (1,), "resid_post")
+        assert vector.lengths[0] == pytest.approx(2 * size)
