@@ -106,9 +106,10 @@ def resolve(
     if unit == "residual" and (
         site not in (None, vector.site) or layer not in (None, *vector.layers)
     ):
+        layers = ", ".join(map(str, vector.layers))
         raise InterventionError(
-            f"unit=residual is known only where the vector was built, layer "
-            f"{', '.join(map(str, vector.layers))} {vector.site}: use unit=raw or unit=norm elsewhere"
+            f"unit=residual is known only where the vector was built, layer {layers} "
+            f"{vector.site}: use unit=raw or unit=norm elsewhere"
         )
     return tuple(
         _resolve_layer(vector.at(own), magnitude, unit, operation, positions, layer, site)

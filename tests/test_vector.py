@@ -532,7 +532,7 @@ def test_a_header_of_the_wrong_kind_is_refused_though_its_digest_is_right(
 def test_a_tensor_that_the_form_has_no_use_for_is_refused(tmp_path: Path) -> None:
     vector = SteeringVector(torch.ones(1, 1, 4), (1,), "resid_post")
     path = tmp_path / "odd.safetensors"
-    tensors = {"directions": vector.directions, "reads": vector.directions}
+    tensors = {"directions": vector.directions, "reads": vector.directions.clone()}
     write_whole(path, pack(FORMAT, vector.header(), tensors))
     with pytest.raises(VectorError, match="form 'direction' with the tensors directions, reads"):
         SteeringVector.load(path)
