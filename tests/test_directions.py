@@ -57,9 +57,7 @@ def embed(llama: Path) -> Callable[[str], Array]:
 
     def mean(text: str) -> Array:
         assert text.isascii()
-        tokens = [
-            tokenizer.convert_tokens_to_ids(byte.replace(" ", "Ġ")) for byte in text
-        ]
+        tokens = [tokenizer.convert_tokens_to_ids(byte.replace(" ", "Ġ")) for byte in text]
         return np.mean([table[token] for token in tokens], axis=0)
 
     return mean
