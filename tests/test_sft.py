@@ -398,6 +398,9 @@ def test_a_batch_that_memory_has_no_room_for_gives_the_same_vector_in_parts(
     assert whole.map is not None
     assert torch.allclose(made.directions, whole.directions, atol=1e-5)
     assert torch.allclose(made.map.reads, whole.map.reads, atol=1e-5)
+    # Adam forgives a gradient of the wrong scale, a loss does not.
+    losses = [vector.provenance["measured"]["loss"] for vector in (made, whole)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     # Halved from the sixteen of a full batch until it fits, and then for the rest of the run.
     assert sizes == [6, 6, 4, *[2] * 9]
 
