@@ -96,9 +96,7 @@ def plain(bench: Workbench, model: Any, parameters: list[Any]) -> Callable[[list
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
 
     def step(items: list[Tokens]) -> None:
-        bench.padding_side = "right"
         batch = bench.batch(items)
-        bench.padding_side = "left"
         optimizer.zero_grad()
         logits = model(input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False).logits
         torch.nn.functional.cross_entropy(

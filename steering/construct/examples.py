@@ -42,17 +42,14 @@ class Batch:
         tokens: Token ids [rows, longest].
         mask: 1 on real tokens, 0 on padding [rows, longest].
         labels: The token ids on answers and `IGNORED` elsewhere [rows, longest].
+        first_answer: First column in which any answer begins.
     """
 
     items: tuple[Tokens, ...]
     tokens: Tensor
     mask: Tensor
     labels: Tensor
-
-    @property
-    def num_answer_tokens(self) -> int:
-        """Tokens that carry loss."""
-        return sum(len(item.answer) for item in self.items)
+    first_answer: int
 
 
 def render_prompt(loaded: LoadedModel, example: Example) -> str:
@@ -71,7 +68,7 @@ def tokenize(loaded: LoadedModel, example: Example, answer: str) -> Tokens:
 def make_batch(
     items: Sequence[Tokens],
     pad: int,
-    side: PaddingSide = "left",
+    side: PaddingSide = "right",
     device: torch.device | str = "cpu",
 ) -> Batch:
     """Pad exchanges to one length.
@@ -96,6 +93,9 @@ def make_batch(
         tokens=padded([[*item.prompt, *item.answer] for item in items], pad),
         mask=padded([[1] * len(item) for item in items], 0),
         labels=padded([[IGNORED] * len(item.prompt) + [*item.answer] for item in items], IGNORED),
+        first_answer=min(
+            len(item.prompt) + (longest - len(item) if side == "left" else 0) for item in items
+        ),
     )
 
 

@@ -45,7 +45,8 @@ class Workbench:
         prompts: Digest of every rendered prompt so far; what tells two chat templates apart.
     """
 
-    padding_side: PaddingSide = "left"
+    # To the right, where linear attention rounds as it does without padding.
+    padding_side: PaddingSide = "right"
 
     def __init__(self, loaded: LoadedModel, session: Session, layer: int, site: Site) -> None:
         """Take a model to work."""
@@ -157,12 +158,10 @@ class Workbench:
         options: dict[str, Any] = {}
         if self.loaded.accepts("position_ids"):
             options["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp(min=0)
-        longest = batch.tokens.shape[1]
-        first = 0
-        if self.loaded.accepts("logits_to_keep") and self.padding_side == "left":
-            # The logits of prompts are read by nobody.
-            read = 0 if only_up_to_edits else max(len(item.answer) for item in batch.items)
-            first = longest - 1 - read
+        longest, first = batch.tokens.shape[1], 0
+        if self.loaded.accepts("logits_to_keep"):
+            # The logits of prompts are read by nobody; without answers to read, one column is left.
+            first = longest - 1 if only_up_to_edits else batch.first_answer - 1
             options["logits_to_keep"] = longest - first
         below = self._below(batch)
         model = self.loaded.model
