@@ -276,7 +276,10 @@ def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = head.get("__metadata__", {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise VectorError(f"{path} can't be read as {format} ({error})") from None
+        raise VectorError(
+            f"{path} can't be read as {format}: it is cut off, damaged, or something else "
+            f"({error}). Get it again, or build it again"
+        ) from None
     if metadata.get("format") != format:
         found = metadata.get("format", "no format")
         raise VectorError(f"{path} holds {found}; {format} is needed")

@@ -1,5 +1,6 @@
 """The command that builds vectors."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -47,7 +48,9 @@ class _BuildCommand(click.Command):
 )
 @click.option("--training-epochs", type=int, help="passes over the data; one vector each")
 @click.option("--rank", type=int, help="dimension of the steering subspace")
-@click.option("--layer", type=int, help="block, from 0; by default two fifths of the way up")
+@click.option(
+    "--layer", type=int, help="block, from 0; by default two fifths of the way up (toy: 0)"
+)
 @click.option("--site", type=click.Choice(get_args(Site)), help="where in the block")
 @click.option(
     "--seed", "seeds", type=int, multiple=True, default=(0,), help="repeat it for several vectors"
@@ -100,6 +103,7 @@ def build(
     chosen = _read_settings(settings)
     for name, value in (("training_epochs", training_epochs), ("rank", rank)):
         if value is not None:
+            _refuse_second(name, chosen)
             chosen[name] = value
     recipes = [
         make_recipe(
@@ -121,6 +125,7 @@ def build(
     files = _files(recipes, out, many=len(recipes) > 1)
     wanted = [(recipe, path) for recipe, path in files if not _is_there(recipe, path, force)]
     if wanted:
+        _make_folder(wanted[0][1].parent)
         from steering.construct import cached_vector
         from steering.construct.training import progress_bar
         from steering.engines import shared_engine
@@ -129,9 +134,15 @@ def build(
         for recipe, path in wanted:
             caption = f"{path.stem} of {model}"
             # The last epoch comes first, and with it all the others.
-            vector = cached_vector(engine, recipe, task, progress_bar(caption)).result()
-            vector.save(path)
-    for _, path in files[::-1]:
+            building = cached_vector(engine, recipe, task, progress_bar(caption))
+            try:
+                building.result().save(path)
+            except KeyboardInterrupt:
+                click.echo(
+                    "\nStopped. The same command goes on from the last whole epoch.", err=True
+                )
+                raise
+    for _, path in files:
         click.echo(_told(path))
 
 
@@ -142,8 +153,25 @@ def _read_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator:
             raise BuildError(f"-S {pair} is no setting: write name=value, as in -S batch_size=8")
+        _refuse_second(name, found)
         found[name] = yaml.safe_load(value)
     return found
+
+
+def _refuse_second(name: str, found: dict[str, Any]) -> None:
+    if name in found:
+        raise BuildError(f"{name} is given twice: leave one of them out")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the vectors now: nobody wants to hear of it after the build."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise BuildError(f"--out {folder} can't be made ({error}): give another folder") from None
+    if not writable:
+        raise BuildError(f"--out {folder} can't be written to: give another folder")
 
 
 def _files(recipes: "list[Recipe]", out: Path, *, many: bool) -> "list[tuple[Recipe, Path]]":

@@ -325,7 +325,7 @@ def _check_suits(recipe: Recipe, target: Target, shape: Shape) -> None:
     if isinstance(settings, Pca) and both < settings.rank:
         raise RecipeError(
             f"target={name} has {both} prompts with both answers: method=pca with "
-            f"rank={settings.rank} needs as many"
+            f"rank={settings.rank} needs {settings.rank} at least"
         )
     if isinstance(settings, OneShot):
         if settings.example >= len(target.examples):

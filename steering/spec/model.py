@@ -118,7 +118,10 @@ class Intervention(BaseModel):
     def _known_kind(cls, value: str) -> str:
         if value in (DEFAULT, NONE) or value.endswith(".safetensors"):
             return value
-        raise ValueError("`default`, `none` or the path of a .safetensors file is allowed")
+        raise ValueError(
+            "`default`, `none` or the path of a .safetensors file is allowed; `steering convert` "
+            "makes one of other formats"
+        )
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> "Intervention":
