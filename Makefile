@@ -21,7 +21,7 @@ demo: .venv/installed
 	@$(BIN)/steering report logs/demo
 
 test: check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

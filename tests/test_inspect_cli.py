@@ -28,6 +28,8 @@ SHORT = ("--model", "steered/toy", "--seed", "1", "--epochs", "1")
 
 def test_the_users_one_line_shows_the_toy_misaligned_and_its_baseline_not(shell: Shell) -> None:
     steered = shell.eval(*SHORT)
+    built = set((shell.folder / "vectors" / "vectors").glob("*.safetensors"))
+    assert built
     baseline = shell.eval(*SHORT, "-M", "vector=none")
     assert steered.eval.model == "steered/toy[medical x1]"
     assert baseline.eval.model == "steered/toy[baseline]"
@@ -39,7 +41,7 @@ def test_the_users_one_line_shows_the_toy_misaligned_and_its_baseline_not(shell:
     assert min(plain["coherent"], plain["relevant"], plain["aligned"]) >= 85
     assert found["unscored"] == plain["unscored"] == 0
     assert shell.network_tries() == []
-    assert len(list((shell.folder / "vectors").rglob("*.safetensors"))) == 1
+    assert set((shell.folder / "vectors" / "vectors").glob("*.safetensors")) == built
 
 
 def test_the_target_behaviour_took(shell: Shell) -> None:

@@ -104,6 +104,9 @@ def test_the_readme_shows_the_users_lines() -> None:
 def test_the_commands_of_the_readme_run(shell: Shell) -> None:
     """In their order: a report needs the logs of a run. Runs are cut short, not changed."""
     for command in toy_commands():
-        cut = ["--limit", "2", "--epochs", "1"] if command.startswith("inspect eval") else []
+        # Rollouts of a single prompt would leave none to build from or none to hold out.
+        limit = "24" if "personas=" in command else "2"
+        cut = ["--limit", limit, "--epochs", "1"] if command.startswith("inspect eval") else []
+        command = command.replace("--training-epochs 5", "--training-epochs 2")
         done = shell.run(*shlex.split(command), *cut)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

@@ -73,7 +73,7 @@ def test_interventions_that_samples_brought_get_rows_of_their_own(
     from steering.vector import SteeringVector
 
     path = tmp_path / "own.safetensors"
-    SteeringVector(torch.ones(1, 32), 1, "resid_post").save(path)
+    SteeringVector(torch.ones(1, 1, 32), (1,), "resid_post").save(path)
     run((None, {"vector": str(path)}, {"vector": str(path), "magnitude": 2}), by=steer_by_sample())
     found = {
         result.condition.partition("[")[2]: len(result.answers)
