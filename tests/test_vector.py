@@ -327,7 +327,7 @@ def test_a_file_of_another_format_is_refused_with_both_formats(tmp_path, metadat
     assert found == "damaged" or FORMAT in message
 
 
-WITHOUT = object()
+WITHOUT = "left out"
 
 
 @pytest.mark.parametrize(
