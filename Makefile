@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check
+.PHONY: demo test check bench
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,6 +22,11 @@ demo: .venv/installed
 
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadfile
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.evals
+	$(BIN)/python -m benchmarks.table
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from inspect_ai.model import (
     TopLogprob,
 )
 
-from steering.engines import Row, RowResult, TokenLogprob
+from steering.engines import Row, RowResult, Telemetry, TokenLogprob
 from steering.errors import SteeringError
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def make_output(
     prompt: str,
     tokenizer: "PreTrainedTokenizerBase",
     intervention: dict[str, Any],
+    telemetry: Telemetry,
 ) -> tuple[ModelOutput, ModelCall]:
     """What Inspect is told of the answers to one request.
 
@@ -183,6 +184,7 @@ def make_output(
         prompt: The rendered prompt.
         tokenizer: For the spelling of tokens.
         intervention: What was done to the activations, in JSON values.
+        telemetry: What the engine has done so far.
     """
     choices = [
         ChatCompletionChoice(
@@ -211,7 +213,7 @@ def make_output(
             output_tokens=generated,
             total_tokens=len(rows[0].prompt) + generated,
         ),
-        metadata={"steering": told},
+        metadata={"steering": told, "engine": _told(results, telemetry)},
     )
     sampling = rows[0].sampling
     request = {
@@ -225,6 +227,19 @@ def make_output(
         "choices": [{"text": result.text, "stop_reason": result.stop_reason} for result in results]
     }
     return output, ModelCall.create(request, response)
+
+
+def _told(results: Sequence[RowResult], telemetry: Telemetry) -> dict[str, Any]:
+    """How long an answer took, and what its engine was at by then."""
+    return {
+        "waited_s": [round(result.waited_s, 3) for result in results],
+        "took_s": [round(result.took_s, 3) for result in results],
+        "tokens_per_s": round(telemetry.tokens_per_s, 1),
+        "occupancy": round(telemetry.occupancy, 3),
+        "waiting": telemetry.waiting,
+        "attention": telemetry.attention,
+        "fused_kernels": telemetry.kernels,
+    }
 
 
 def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:

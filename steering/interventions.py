@@ -1,21 +1,18 @@
-"""The arithmetic of steering: what is done to which rows and tokens of a batch of activations.
+"""The arithmetic of steering: what one edit of one row is, and what each operation computes.
 
-Hidden states are [rows, tokens, width]; every row has its own interventions. Owns the operations,
-the position masks, the units, and the `Plan` that holds a batch's tables. Never knows engines,
-tokenizers, files, or how rows are scheduled.
+Hidden states are [rows, tokens, width]. Owns the operations and the units; which rows and tokens of
+a batch they act on is `steering.plan`'s. Never knows engines, tokenizers or files.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from steering.errors import SteeringError
 from steering.vector import SteeringVector
-from steering.vocabulary import SITES, Operation, Positions, Site, Unit
+from steering.vocabulary import Operation, Positions, Site, Unit
 
 # Directions that differ by less, relative to length 1, differ by rounding alone.
 _SAME_DIRECTION = 1e-5
@@ -50,6 +47,16 @@ class RowIntervention:
     positions: Positions
     reads: Tensor | None = None
     offsets: Tensor | None = None
+
+    @property
+    def on_prompt(self) -> bool:
+        """Whether it acts while the prompt is read."""
+        return self.positions != "response"
+
+    @property
+    def on_response(self) -> bool:
+        """Whether it acts on generated tokens."""
+        return self.positions in ("all", "response")
 
     @property
     def must_change(self) -> bool:
@@ -185,7 +192,9 @@ def _cap(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
     return hidden + (amount[:, None, None] - _projection(hidden, basis)).clamp(max=0) @ basis
 
 
-def _map(hidden: Tensor, basis: Tensor, amount: Tensor, reads: Tensor, offsets: Tensor) -> Tensor:
+def low_rank_map(
+    hidden: Tensor, basis: Tensor, amount: Tensor, reads: Tensor, offsets: Tensor
+) -> Tensor:
     """h + amount * B^T (A h + b): `reads` is A, `offsets` b (DiReFT, arXiv 2404.03592)."""
     return hidden + amount[:, None, None] * (_projection(hidden, reads) + offsets[:, None]) @ basis
 
@@ -201,176 +210,3 @@ OPERATIONS: dict[Operation, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "clamp": _clamp,
     "cap": _cap,
 }
-
-SiteKey = tuple[int, Site]
-# Order of the edit within its site, operation, whether it is a low-rank map.
-_Kind = tuple[int, Operation, bool]
-
-
-@dataclass
-class _Group:
-    """The rows of one site that share an operation; row indices are into the batch."""
-
-    operation: Operation
-    rows: Tensor  # [n]
-    basis: Tensor  # [n, rank, width]; lower ranks are padded with zero directions, which do nothing
-    amount: Tensor  # [n]
-    prompt: Tensor  # [n] bool: every prompt token is steered
-    last: Tensor  # [n] bool: the last prompt token is steered
-    response: Tensor  # [n] bool: generated tokens are steered
-    reads: Tensor | None  # [n, rank, width] of low-rank maps
-    offsets: Tensor | None  # [n, rank]
-
-    def act(self, hidden: Tensor) -> Tensor:
-        """Float32 [n, tokens, width], every token edited."""
-        if self.reads is not None and self.offsets is not None:
-            return _map(hidden, self.basis, self.amount, self.reads, self.offsets)
-        return OPERATIONS[self.operation](hidden, self.basis, self.amount)
-
-    def kept(self, order: Tensor) -> "_Group | None":
-        """The group in a batch whose row i was row order[i], or None when no row is left."""
-        match = order[:, None] == self.rows[None, :]
-        new_rows, old = match.nonzero(as_tuple=True)
-        if not len(new_rows):
-            return None
-        tables = {name: value[old] for name, value in vars(self).items() if _is_table(name, value)}
-        return replace(self, **tables | {"rows": new_rows})
-
-    def token_mask(self, prompt_mask: Tensor | None) -> Tensor:
-        """True where a token is steered: [n, tokens] in the prefill, [n, 1] in a decode step."""
-        if prompt_mask is None:
-            return self.response[:, None]
-        mask = prompt_mask[self.rows]
-        is_last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
-        return (mask & self.prompt[:, None]) | (is_last & self.last[:, None])
-
-
-def _is_table(name: str, value: object) -> bool:
-    return isinstance(value, Tensor) and name != "rows"
-
-
-class Plan:
-    """What is done to each row of a batch, site by site.
-
-    An engine makes one for a batch, says before each forward pass what the pass covers
-    (`begin_prefill`, `begin_decode`), calls `apply` at each of `sites` during the pass, and `keep`
-    when rows leave.
-
-    Attributes:
-        sites: (layer, site) of every edit, in the order in which a forward pass meets them.
-        change: Float32 [rows]. Largest absolute change that steering made to a row's activations
-            in the prefill and in the first decode step: 0 means that steering did nothing.
-        visits: How often each site was met; an engine whose count falls short was silently
-            unsteered.
-    """
-
-    def __init__(
-        self, rows: Sequence[Sequence[RowIntervention]], device: torch.device | str = "cpu"
-    ) -> None:
-        """Lay out the tables.
-
-        Args:
-            rows: The interventions of each row; an unsteered row has none. Of several at one site
-                each acts on what the one before it has left.
-            device: Where the tables stand.
-
-        Raises:
-            InterventionError: Vectors differ in width.
-        """
-        self._device = torch.device(device)
-        widths = {edit.basis.shape[1] for edits in rows for edit in edits}
-        if len(widths) > 1:
-            raise InterventionError(f"vectors of widths {sorted(widths)} can't steer one model")
-        members: dict[SiteKey, dict[_Kind, list[tuple[int, RowIntervention]]]] = {}
-        for index, edits in enumerate(rows):
-            met: Counter[SiteKey] = Counter()
-            for edit in edits:
-                key = (edit.layer, edit.site)
-                kind = (met[key], edit.operation, edit.reads is not None)
-                met[key] += 1
-                members.setdefault(key, {}).setdefault(kind, []).append((index, edit))
-        depth = list(SITES)
-        self.sites = tuple(sorted(members, key=lambda key: (key[0], depth.index(key[1]))))
-        self._groups = {
-            key: [self._group(found) for _, found in sorted(members[key].items())]
-            for key in self.sites
-        }
-        self.change = torch.zeros(len(rows), device=self._device)
-        self.visits = dict.fromkeys(self.sites, 0)
-        self._prompt_mask: Tensor | None = None
-        self._decode_steps = 0
-
-    def _group(self, found: list[tuple[int, RowIntervention]]) -> _Group:
-        edits = [edit for _, edit in found]
-        rank = max(edit.basis.shape[0] for edit in edits)
-
-        def table(parts: Sequence[Tensor]) -> Tensor:
-            """Stacked, with zeros in place of the ranks that a row does not have."""
-            return torch.stack(
-                [pad(part, (0, 0) * (part.ndim - 1) + (0, rank - len(part))) for part in parts]
-            ).to(self._device)
-
-        def flags(*positions: Positions) -> Tensor:
-            return torch.tensor(
-                [edit.positions in positions for edit in edits], device=self._device
-            )
-
-        reads = [edit.reads for edit in edits if edit.reads is not None]
-        offsets = [edit.offsets for edit in edits if edit.offsets is not None]
-        return _Group(
-            operation=edits[0].operation,
-            rows=torch.tensor([index for index, _ in found], device=self._device),
-            basis=table([edit.basis for edit in edits]),
-            amount=torch.tensor([edit.amount for edit in edits], device=self._device),
-            prompt=flags("all", "prompt"),
-            last=flags("last"),
-            response=flags("all", "response"),
-            reads=table(reads) if reads else None,
-            offsets=table(offsets) if offsets else None,
-        )
-
-    def begin_prefill(self, prompt_mask: Tensor) -> None:
-        """The next pass covers the prompts; `prompt_mask` [rows, tokens] is True on real tokens."""
-        self._prompt_mask = prompt_mask.bool()
-
-    def begin_decode(self) -> None:
-        """The next pass covers one generated token a row."""
-        self._prompt_mask = None
-        self._decode_steps += 1
-
-    def keep(self, order: Tensor) -> None:
-        """Go on with the rows `order` (indices into the present batch), in that order."""
-        for key, groups in self._groups.items():
-            self._groups[key] = [kept for group in groups if (kept := group.kept(order))]
-        self.change = self.change[order]
-
-    def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
-        """The activations at one site, steered.
-
-        Args:
-            key: (layer, site), one of `sites`.
-            hidden: [rows, tokens, width].
-
-        Returns:
-            A new tensor of the same shape and dtype. Rows and tokens that no edit names are
-            bit-equal to the input.
-
-        Raises:
-            InterventionError: The vector's width is not that of the model.
-        """
-        self.visits[key] += 1
-        for group in self._groups[key]:
-            if group.basis.shape[-1] != hidden.shape[-1]:
-                raise InterventionError(
-                    f"a vector of width {group.basis.shape[-1]} can't steer a residual stream of "
-                    f"width {hidden.shape[-1]}"
-                )
-            before = hidden[group.rows]
-            after = group.act(before.float())
-            mask = group.token_mask(self._prompt_mask)[:, :, None]
-            after = torch.where(mask, after.to(hidden.dtype), before)
-            if self._prompt_mask is not None or self._decode_steps == 1:
-                moved = (after.detach() - before.detach()).abs().amax(dim=(1, 2)).float()
-                self.change[group.rows] = torch.maximum(self.change[group.rows], moved)
-            hidden = hidden.index_copy(0, group.rows, after)
-        return hidden

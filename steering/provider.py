@@ -11,10 +11,12 @@ import json
 import re
 import secrets
 import sys
+import time
 from collections import Counter
 from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from inspect_ai.log._samples import sample_active
 from inspect_ai.model import (
@@ -31,7 +33,7 @@ from inspect_ai.util import display_counter, display_type
 
 from steering.condition import Checker, Condition, Use, describe, resolve_edits
 from steering.construct import Recipe, cached_vector
-from steering.engines import Engine, shared_engine
+from steering.engines import Engine, Telemetry, shared_engine
 from steering.errors import errors_in_one_line
 from steering.exchange import (
     MAX_TOKENS,
@@ -48,10 +50,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from steering.construct.training import Progress
+    from steering.interventions import RowIntervention
     from steering.vector import SteeringVector
+
+    _Resolved = tuple[tuple[RowIntervention, ...], dict[str, Any]]
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _FINGERPRINT = "steering:"
+_PROMPTS_KEPT = 4096
 
 
 class SteeredAPI(ModelAPI):
@@ -92,9 +98,15 @@ class SteeredAPI(ModelAPI):
             ModelInfo(model=self._source.location, context_length=self._shape.context_length),
         )
         self._batch_size = spec.batch_size
+        if config.max_connections is None and config.adaptive_connections is None:
+            # Inspect would start with 20 and feel its way up, as it must with a hosted model.
+            config.max_connections = self.max_connections()
         self._overrides: dict[str, Condition] = {}
         self._tokenizer: Future[PreTrainedTokenizerBase] | None = None
         self._building: dict[str, Future[SteeringVector]] = {}
+        self._edits: dict[str, _Resolved] = {}
+        self._prompts: dict[str, tuple[str, list[int]]] = {}
+        self._shown = time.monotonic()
         self._requests: Counter[tuple[str, str, str]] = Counter()
 
     @property
@@ -139,17 +151,11 @@ class SteeredAPI(ModelAPI):
                 "task without tools"
             )
         check_config(config)
+        await _own_turn()
         condition = self._overridden(config)
-        vectors = [await self._vector(use) for use in condition.uses]
-        edits = tuple(
-            edit
-            for use, vector in zip(condition.uses, vectors, strict=True)
-            for edit in resolve_edits(use.options, vector)
-        )
+        edits, intervention = await self._resolved(condition)
         tokenizer = await self._own_tokenizer()
-        turns = [make_turn(message) for message in input]
-        prompt = render_chat(tokenizer, turns, thinking=condition.spec.thinking)
-        ids = encode(tokenizer, prompt)
+        prompt, ids = self._rendered(tokenizer, input, condition.spec.thinking)
         rows = [
             make_row(ids, edits, seed, config, self._shape.context_length)
             for seed in self._seeds(prompt, config)
@@ -157,14 +163,58 @@ class SteeredAPI(ModelAPI):
         results = await asyncio.gather(
             *(asyncio.wrap_future(self._engine.submit(row)) for row in rows)
         )
+        await _own_turn()
+        telemetry = self._engine.telemetry()
+        self._show(telemetry)
         return make_output(
             results,
             rows,
             model=self.model_name,
             prompt=prompt,
             tokenizer=tokenizer,
-            intervention=describe(condition, vectors),
+            intervention=intervention,
+            telemetry=telemetry,
         )
+
+    async def _resolved(self, condition: Condition) -> "_Resolved":
+        """What a condition does to activations and what is told of it, worked out once.
+
+        The engine knows rows of one condition by their sharing the very same edits.
+        """
+        if condition.fingerprint not in self._edits:
+            vectors = [await self._vector(use) for use in condition.uses]
+            edits = tuple(
+                edit
+                for use, vector in zip(condition.uses, vectors, strict=True)
+                for edit in resolve_edits(use.options, vector)
+            )
+            resolved = (edits, describe(condition, vectors))
+            self._edits.setdefault(condition.fingerprint, resolved)
+        return self._edits[condition.fingerprint]
+
+    def _rendered(
+        self, tokenizer: "PreTrainedTokenizerBase", input: list[ChatMessage], thinking: bool
+    ) -> tuple[str, list[int]]:
+        """The prompt and its token ids; samples of one question share them."""
+        turns = [make_turn(message) for message in input]
+        key = json.dumps([turns, thinking])
+        if key not in self._prompts:
+            prompt = render_chat(tokenizer, turns, thinking=thinking)
+            if len(self._prompts) >= _PROMPTS_KEPT:
+                self._prompts.clear()
+            self._prompts[key] = prompt, encode(tokenizer, prompt)
+        return self._prompts[key]
+
+    def _show(self, telemetry: Telemetry) -> None:
+        """Tell people how fast it goes, about once a second."""
+        now = time.monotonic()
+        if now - self._shown >= 1:
+            self._shown = now
+            display_counter(
+                f"steered/{self._checker.source.name}",
+                f"{telemetry.tokens_per_s:,.0f} tokens/s, batch {telemetry.occupancy:.0%} full, "
+                f"{telemetry.waiting} waiting",
+            )
 
     async def _own_tokenizer(self) -> "PreTrainedTokenizerBase":
         """A tokenizer for the event loop: the engine's own is in use on the model's thread."""
@@ -244,8 +294,8 @@ class SteeredAPI(ModelAPI):
         return MAX_TOKENS
 
     def max_connections(self) -> int:
-        """Requests under way at once: a batch's worth."""
-        return self._batch_size
+        """Requests under way at once: a batch, and as many that wait to take its places."""
+        return 2 * self._batch_size
 
     def connection_key(self) -> str:
         """Conditions of one model share its connections."""
@@ -270,6 +320,20 @@ class SteeredAPI(ModelAPI):
     async def count_text_tokens(self, text: str) -> int:
         """By the model's own tokenizer."""
         return len(encode(await self._own_tokenizer(), text))
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+async def _own_turn() -> None:
+    """Go on in a turn of the event loop of one's own.
+
+    Hundreds of requests come, and tens of rows end, at the same moment: all of them in one turn
+    would keep everything else waiting.
+    """
+    lock = _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    async with lock:
+        await asyncio.sleep(0)
 
 
 def _split_label(model_name: str) -> tuple[str, str | None]:

@@ -12,12 +12,20 @@ from hook_reference import reference_greedy, reference_logits
 from replicas import replica, replica_of_map
 from tiny_models import LAYERS, WIDTH
 
-import steering.engines.hf as hf
 from steering import vocabulary
-from steering.engines import Engine, EngineError, Row, RowResult, UnsteeredError, shared_engine
+from steering.engines import (
+    Engine,
+    EngineError,
+    Row,
+    RowResult,
+    UnsteeredError,
+    decoder,
+    shared_engine,
+)
 from steering.engines.sampling import Sampling
-from steering.interventions import InterventionError, Plan, RowIntervention, SiteKey, resolve
+from steering.interventions import InterventionError, RowIntervention, resolve
 from steering.models import find_model
+from steering.plan import Plan, SiteKey
 from steering.vector import SteeringVector
 
 FAMILIES = ["qwen3.5", "llama", "gemma3"]
@@ -250,12 +258,12 @@ def test_a_steered_row_that_changes_nothing_is_an_error(
 def test_an_edit_that_misses_a_pass_is_an_error(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = hf.Plan.apply
+    honest = decoder.Plan.apply
 
     def prefill_only(plan: Any, key: Any, hidden: torch.Tensor) -> torch.Tensor:
         return honest(plan, key, hidden) if hidden.shape[1] > 1 else hidden
 
-    monkeypatch.setattr(hf.Plan, "apply", prefill_only)
+    monkeypatch.setattr(decoder.Plan, "apply", prefill_only)
     with pytest.raises(UnsteeredError, match="every pass"):
         engine_result(qwen, Row(prompt(1), GREEDY, 5, CASES["add"]))
 
@@ -321,16 +329,16 @@ def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
 ) -> None:
     rows = [Row(prompt(index), GREEDY, 8, CASES["add"]) for index in range(7)]
     expected = [result.tokens for result in answer(qwen, rows)]
-    honest = hf._Decoder._forward
+    honest = decoder.Decoder._forward
     sizes: list[int] = []
 
-    def short_of_memory(self: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
+    def short_of_memory(self: Any, tokens: torch.Tensor, *rest: Any) -> Any:
         sizes.append(len(tokens))
         if len(tokens) > 2:
             raise torch.OutOfMemoryError("injected")
-        return honest(self, tokens, mask, cache)
+        return honest(self, tokens, *rest)
 
-    monkeypatch.setattr(hf._Decoder, "_forward", short_of_memory)
+    monkeypatch.setattr(decoder.Decoder, "_forward", short_of_memory)
     assert [result.tokens for result in answer(qwen, rows)] == expected
     assert max(sizes) > 2
 
@@ -338,16 +346,16 @@ def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
 def test_only_a_row_that_cannot_run_alone_fails_for_memory(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = hf._Decoder._forward
+    honest = decoder.Decoder._forward
     rows = [Row((5, 6, 7), GREEDY, 8), Row((9,) * 50, GREEDY, 8)]
     expected = engine_result(qwen, rows[0]).tokens
 
-    def no_long_rows(self: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
+    def no_long_rows(self: Any, tokens: torch.Tensor, *rest: Any) -> Any:
         if tokens.shape[1] > 40:
             raise torch.OutOfMemoryError("injected")
-        return honest(self, tokens, mask, cache)
+        return honest(self, tokens, *rest)
 
-    monkeypatch.setattr(hf._Decoder, "_forward", no_long_rows)
+    monkeypatch.setattr(decoder.Decoder, "_forward", no_long_rows)
     short, long = [qwen.submit(row) for row in rows]
     assert short.result(60).tokens == expected
     with pytest.raises(torch.OutOfMemoryError):

@@ -23,6 +23,7 @@ ROOMS = [
     "steering.construct",
     "steering.finetune",
     "steering.engines",
+    "steering.plan",
     "steering.interventions",
     "steering.formats",
     "steering.subspace",

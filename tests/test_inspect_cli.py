@@ -132,13 +132,12 @@ def test_a_local_folder_runs_to_the_end_without_a_network(
 
 def test_an_eval_set_of_every_task_can_be_reported(shell: Shell) -> None:
     logs = shell.folder / "set"
-    short = ("-T", "num_questions=2", "--epochs", "1", "--log-dir", str(logs))
+    short = ("-T", "num_questions=2", "--epochs", "1", "--seed", "1", "--log-dir", str(logs))
     done = shell.run("inspect", "eval-set", "evals", "--model", "steered/toy", *short)
     assert done.returncode == 0, done.stdout + done.stderr
     report = shell.run("steering", "report", str(logs))
     assert report.returncode == 0, report.stderr
-    # A row each; of two answers, none may count.
-    assert len(re.findall(r"toy\[medical x1\] {2,}\S", report.stdout)) == 2
+    assert len(re.findall(r"toy\[medical x1\] +\d", report.stdout)) == 2
     assert "rule:betley|aligned<30|coherent>=50|judge:toy/judge|questions:core@" in report.stdout
     assert f"inspect view --log-dir {logs}" in report.stdout
     missing = shell.run("steering", "report", str(shell.folder / "nothing"))

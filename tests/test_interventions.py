@@ -11,7 +11,8 @@ from replicas import Vector, length, replica, replica_of_map, sum_of
 from torch import Tensor
 
 from steering import interventions, vocabulary
-from steering.interventions import InterventionError, Plan, RowIntervention, resolve
+from steering.interventions import InterventionError, RowIntervention, resolve
+from steering.plan import Plan
 from steering.vector import SteeringVector, VectorError
 
 

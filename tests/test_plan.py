@@ -13,7 +13,8 @@ from replicas import edited, is_steered
 from torch import Tensor
 
 from steering import vocabulary
-from steering.interventions import InterventionError, Plan, RowIntervention, SiteKey, resolve
+from steering.interventions import InterventionError, RowIntervention, resolve
+from steering.plan import Plan, SiteKey
 
 LENGTHS = (5, 2, 4, 1)
 STEPS = 2
@@ -183,7 +184,7 @@ def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, wh
             kept.apply(key, prompts)
         for key in fresh.sites:
             fresh.apply(key, prompts[order])
-    kept.keep(torch.tensor(order))
+    kept.keep(order)
     for plan in (kept, fresh):
         if when == "before decoding":
             plan.begin_decode()
@@ -200,9 +201,9 @@ def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, wh
 def test_keeping_twice_is_keeping_once():
     batch = _mixed(6)
     twice, once = Plan(batch), Plan(batch)
-    twice.keep(torch.tensor([6, 4, 2, 1]))
-    twice.keep(torch.tensor([3, 1]))
-    once.keep(torch.tensor([1, 4]))
+    twice.keep([6, 4, 2, 1])
+    twice.keep([3, 1])
+    once.keep([1, 4])
     hidden = random_tensor(2, 1, WIDTH)
     for plan in (twice, once):
         plan.begin_decode()

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from steering.engines.sampling import Sampler, Sampling
+from steering.engines.sampling import BROKEN, Sampler, Sampling
 
 VOCABULARY = 12
 DRAWS = 4000
@@ -163,6 +163,71 @@ def test_keep_can_reorder_rows():
     assert tokens == expected
 
 
+def _generate_as_they_come(
+    rows: Sequence[Sampling], logits: Tensor, comes: Sequence[int], goes: Sequence[int]
+) -> list[list[int]]:
+    """Tokens of rows each of which joins the batch before one step and leaves it before another.
+
+    Args:
+        rows: Settings.
+        logits: [steps, rows, vocabulary]; a row reads its own from its own first step on.
+        comes: Step by row.
+        goes: Step by row.
+    """
+    sampler, alive = Sampler(), list[int]()
+    tokens: list[list[int]] = [[] for _ in rows]
+    for step in range(max(goes)):
+        left = [row for row in alive if goes[row] > step]
+        sampler.keep([alive.index(row) for row in left])
+        new = [row for row in range(len(rows)) if comes[row] == step]
+        sampler.join(Sampler([rows[row] for row in new]))
+        alive = left + new
+        if not alive:
+            continue
+        own = torch.stack([logits[step - comes[row], row] for row in alive])
+        drawn = sampler.draw(own, [tokens[row] for row in alive])
+        for row, token in zip(alive, drawn.tolist(), strict=True):
+            tokens[row].append(token)
+    return tokens
+
+
+@pytest.mark.parametrize(
+    "comes",
+    [[0, 0, 0, 0, 0, 0], [0, 3, 3, 7, 90, 8], [9, 7, 5, 3, 1, 0], [0, 0, 70, 70, 70, 1]],
+    ids=["together", "one by one", "the last first", "while others are far ahead"],
+)
+def test_a_row_that_joins_draws_what_it_draws_alone_and_disturbs_nobody(comes):
+    """Longer than the numbers that a row draws ahead."""
+    steps = 150
+    logits = torch.stack([_logits(len(ROWS), seed) for seed in range(steps)])
+    expected = _generate(ROWS, logits, {})
+    goes = [come + steps - 10 * row for row, come in enumerate(comes)]
+    found = _generate_as_they_come(ROWS, logits, comes, goes)
+    assert found == [tokens[: steps - 10 * row] for row, tokens in enumerate(expected)]
+
+
+@pytest.mark.parametrize("first", ROWS, ids=[f"row {row.seed}" for row in ROWS])
+def test_a_join_brings_the_settings_of_whoever_comes(first):
+    """The batch was greedy, or truncated nobody, until somebody came."""
+    logits = torch.stack([_logits(2, seed) for seed in range(12)])
+    for second in ROWS:
+        expected = _generate([first], logits[:, [0]], {}) + _generate([second], logits[:, [1]], {})
+        assert _generate_as_they_come([first, second], logits, [0, 5], [12, 17]) == expected
+
+
+def test_who_joins_leaves_the_batch_that_it_came_from_as_it_was():
+    logits = torch.stack([_logits(2, seed) for seed in range(9)])
+    expected = _generate(ROWS[:2], logits, {})
+    waiting, running = Sampler(ROWS[1:2]), Sampler(ROWS[:1])
+    running.join(waiting)
+    running.keep([0])
+    tokens: list[list[int]] = [[], []]
+    for now in logits:  # both draw, side by side, from what was parted again
+        tokens[0] += running.draw(now[[0]], [tokens[0]]).tolist()
+        tokens[1] += waiting.draw(now[[1]], [tokens[1]]).tolist()
+    assert tokens == expected
+
+
 def test_the_same_seed_draws_the_same_and_another_seed_draws_others():
     logits = torch.stack([_logits(3, seed)[[0, 0, 0]] for seed in range(40)])
     one, same, other = _generate([Sampling(seed=7), Sampling(seed=7), Sampling(seed=8)], logits, {})
@@ -281,7 +346,7 @@ def test_rounding_never_draws_a_token_that_can_not_be_or_does_not_exist(
 ):
     """Softmax sums to a little less or more than 1, and the uniform number comes as close to 1."""
     monkeypatch.setattr(
-        torch, "rand", lambda *size, **_: torch.tensor(uniform, dtype=torch.float64)
+        torch, "rand", lambda *size, **_: torch.full(size, uniform, dtype=torch.float64)
     )
     logits = _logits(8, seed=1, vocabulary=vocabulary)
     logits[:, [0, -1]] = -math.inf
@@ -297,3 +362,26 @@ def test_rounding_never_draws_a_token_that_can_not_be_or_does_not_exist(
 @pytest.mark.parametrize("top_p", [0.0, 1e-9])
 def test_a_nucleus_smaller_than_any_token_still_holds_the_likeliest(top_p):
     assert set(_count({"top_p": top_p})) == {int(_logits().argmax())}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"row {row.seed}" for row in ROWS])
+@pytest.mark.parametrize("where", [slice(None), 0, -1], ids=["all", "the first", "the last"])
+def test_logits_that_are_no_numbers_give_no_token_and_only_to_their_own_row(row, where):
+    for neighbour in ROWS:
+        logits, rows = _logits(3), [neighbour, row, neighbour]
+        expected = Sampler(rows).draw(logits, [[1, 2]] * 3).tolist()
+        logits[1, where] = math.nan
+        drawn = Sampler(rows).draw(logits, [[1, 2]] * 3).tolist()
+        assert drawn == [expected[0], BROKEN, expected[2]]
+
+
+def test_no_token_of_any_vocabulary_can_be_mistaken_for_a_broken_one():
+    assert BROKEN < 0
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"row {row.seed}" for row in ROWS])
+def test_a_token_that_can_not_be_drawn_is_no_fault(row):
+    """Minus infinity is how a model rules a token out."""
+    logits = torch.full((1, VOCABULARY), -math.inf)
+    logits[0, 4] = 1.0
+    assert Sampler([row]).draw(logits, [[]]).tolist() == [4]

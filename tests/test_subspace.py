@@ -9,7 +9,8 @@ import scipy
 import torch
 from torch import Tensor
 
-from steering.interventions import Plan, resolve
+from steering.interventions import resolve
+from steering.plan import Plan
 from steering.subspace import (
     Basis,
     SubspaceError,

@@ -23,8 +23,9 @@ from steering.construct.examples import (
     tokenize,
 )
 from steering.engines._nnsight import Session
-from steering.interventions import Plan, RowIntervention, SiteKey
+from steering.interventions import RowIntervention
 from steering.models import LoadedModel
+from steering.plan import Plan, SiteKey
 from steering.targets import Example
 from steering.vocabulary import Site
 

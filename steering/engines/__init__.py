@@ -77,6 +77,8 @@ class RowResult:
         change: Largest absolute change that steering made to the row's activations; None if the
             row is unsteered.
         logprobs: One entry a token of `tokens`, if asked for.
+        waited_s: Seconds between its coming and its start.
+        took_s: Seconds between its start and its end.
     """
 
     tokens: list[int]
@@ -85,6 +87,38 @@ class RowResult:
     num_generated: int
     change: float | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    waited_s: float = 0.0
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What an engine has done since it was made.
+
+    Attributes:
+        rows: Rows that ended.
+        tokens: Tokens generated.
+        busy_s: Seconds spent on prompts and decoding.
+        passes: Forward passes that decoded.
+        occupancy: Rows decoded in a pass, as a mean share of the most that were allowed.
+        waiting: Rows that wait now.
+        attention: Attention implementation of the model.
+        kernels: Whether linear attention runs on fused kernels; None for a model without any.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    busy_s: float = 0.0
+    passes: int = 0
+    occupancy: float = 0.0
+    waiting: int = 0
+    attention: str = ""
+    kernels: bool | None = None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens generated in a second of work."""
+        return self.tokens / self.busy_s if self.busy_s else 0.0
 
 
 class Engine(Protocol):
@@ -100,6 +134,10 @@ class Engine(Protocol):
 
     def allow_batch(self, rows: int) -> None:
         """Let that many rows be decoded together, if fewer were allowed before (at first: 1)."""
+        ...
+
+    def telemetry(self) -> Telemetry:
+        """What was done so far."""
         ...
 
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from steering.engines import EngineError
-from steering.interventions import Plan, SiteKey
 from steering.models import LoadedModel
+from steering.plan import Plan, SiteKey
 
 _first = "nnsight" not in sys.modules
 from nnsight import TransformersModel  # noqa: E402

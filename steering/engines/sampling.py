@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+BROKEN = -1
+"""Stands for the token of a row whose logits are not numbers."""
+# Random numbers of a row that are drawn in one go; which numbers they are does not depend on it.
+_AHEAD = 64
+_ALL = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -37,14 +43,24 @@ class Sampling:
 class Sampler:
     """Draws the next token of every row of a batch."""
 
-    def __init__(self, rows: Sequence[Sampling]) -> None:
-        self._rows = list(rows)
-        self._generators = [torch.Generator().manual_seed(row.seed) for row in rows]
+    def __init__(self, rows: Sequence[Sampling] = ()) -> None:
+        self._arrange([_Draws(row) for row in rows])
+
+    def join(self, other: "Sampler") -> None:
+        """The rows of another batch join behind those that are there."""
+        self._arrange([*self._rows, *other._rows])
 
     def keep(self, order: Sequence[int]) -> None:
         """Go on with these rows, in this order."""
-        self._rows = [self._rows[index] for index in order]
-        self._generators = [self._generators[index] for index in order]
+        self._arrange([self._rows[index] for index in order])
+
+    def _arrange(self, rows: "list[_Draws]") -> None:
+        self._rows = rows
+        settings = [row.settings for row in rows]
+        self._greedy = [index for index, row in enumerate(settings) if row.temperature == 0]
+        self._moved = [index for index, row in enumerate(settings) if _moves_logits(row)]
+        self._cut = [index for index, row in enumerate(settings) if row.top_p < 1 or row.top_k]
+        self._tables: _Tables | None = None
 
     def draw(self, logits: Tensor, generated: Sequence[Sequence[int]]) -> Tensor:
         """Next token of every row.
@@ -54,47 +70,96 @@ class Sampler:
             generated: Ids that each row has generated so far.
 
         Returns:
-            Token ids [rows], on the device of `logits`.
+            Token ids [rows], on the device of `logits`; `BROKEN` where logits are NaN.
         """
         logits = logits.float()
-        moved = {
-            index: _penalised(logits[index], row, generated[index])
-            for index, row in enumerate(self._rows)
-            if row.logit_bias or row.frequency_penalty or row.presence_penalty
-        }
-        if moved:
+        if self._moved:
             logits = logits.clone()  # the caller still reads log probabilities from its own
-            for index, row_logits in moved.items():
-                logits[index] = row_logits
-        greedy = logits.argmax(-1)
-        if all(row.temperature == 0 for row in self._rows):
-            return greedy
-        temperature = torch.tensor([row.temperature or 1.0 for row in self._rows])
-        probabilities = (logits / temperature.to(logits)[:, None]).softmax(-1)
-        for index, row in enumerate(self._rows):
-            if row.top_p < 1 or row.top_k:
-                probabilities[index] = _truncated(probabilities[index], row)
+            for index in self._moved:
+                row = self._rows[index].settings
+                logits[index] = _penalised(logits[index], row, generated[index])
+        if len(self._greedy) == len(self._rows):
+            return _greedy(logits)
+        tables = self._tables = self._tables or _Tables.of(self._rows, self._cut, logits.device)
+        probabilities = (logits / tables.temperature).softmax(-1)
+        if self._cut:
+            cut = _truncated(probabilities[tables.cut], tables.top_k, tables.top_p)
+            probabilities[tables.cut] = cut
         drawn = self._inverse_cdf(probabilities)
-        is_greedy = torch.tensor([row.temperature == 0 for row in self._rows])
-        return torch.where(is_greedy.to(logits.device), greedy, drawn)
+        return torch.where(tables.greedy, _greedy(logits), drawn) if self._greedy else drawn
 
     def _inverse_cdf(self, probabilities: Tensor) -> Tensor:
         """One uniform number a row decides: cheaper than a noise vector over the vocabulary."""
-        uniform = torch.stack(
-            [torch.rand((), generator=g, dtype=torch.float64) for g in self._generators]
-        )
-        cumulative = probabilities.double().cumsum(-1)
+        uniform = to_device([row.uniform() for row in self._rows], probabilities.device)
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         # Scaled by the total, since rounding and truncation leave it short of 1.
-        threshold = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(
-            max=probabilities.shape[-1] - 1
+        total = cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+        drawn = drawn.clamp(max=probabilities.shape[-1] - 1)
+        return drawn.masked_fill(total.isnan(), BROKEN)[:, 0]
+
+
+class _Draws:
+    """A row's settings and its own random numbers, drawn some at a time."""
+
+    def __init__(self, settings: Sampling) -> None:
+        self.settings = settings
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._ahead: list[float] = []
+
+    def uniform(self) -> float:
+        """The next number between 0 and 1."""
+        if not self._ahead:
+            block = torch.rand(_AHEAD, generator=self._generator, dtype=torch.float64)
+            self._ahead = block.flip(0).tolist()
+        return self._ahead.pop()
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Settings of all rows, where the logits are."""
+
+    temperature: Tensor  # [rows, 1]
+    greedy: Tensor  # [rows] bool
+    cut: Tensor  # rows that are truncated, n of them
+    top_k: Tensor  # [n, 1], the vocabulary's size and more for all
+    top_p: Tensor  # [n, 1]
+
+    @classmethod
+    def of(cls, rows: Sequence[_Draws], cut: Sequence[int], device: torch.device) -> "_Tables":
+        settings = [row.settings for row in rows]
+        temperature = torch.tensor([row.temperature or 1.0 for row in settings])
+        top_k = torch.tensor([settings[index].top_k or _ALL for index in cut])
+        top_p = torch.tensor([settings[index].top_p for index in cut])
+        return cls(
+            temperature=temperature.to(device)[:, None],
+            greedy=torch.tensor([row.temperature == 0 for row in settings]).to(device),
+            cut=torch.tensor(cut, dtype=torch.long).to(device),
+            top_k=top_k.to(device)[:, None],
+            top_p=top_p.to(device)[:, None],
         )
+
+
+def _greedy(logits: Tensor) -> Tensor:
+    best, tokens = logits.max(-1)  # NaN is larger than all
+    return tokens.masked_fill(best.isnan(), BROKEN)
+
+
+def to_device(values: Sequence[float], device: torch.device) -> Tensor:
+    """Float64 of these numbers, sent without waiting for the device."""
+    made = torch.tensor(values, dtype=torch.float64, pin_memory=device.type == "cuda")
+    return made.to(device, non_blocking=True)
+
+
+def _moves_logits(row: Sampling) -> bool:
+    return bool(row.logit_bias or row.frequency_penalty or row.presence_penalty)
 
 
 def _penalised(logits: Tensor, row: Sampling, generated: Sequence[int]) -> Tensor:
     logits = logits.clone()
-    for token, bias in row.logit_bias.items():
-        logits[token] += bias
+    if row.logit_bias:
+        tokens = torch.tensor(list(row.logit_bias), device=logits.device)
+        logits[tokens] += torch.tensor(list(row.logit_bias.values())).to(logits)
     if generated:
         tokens, counts = torch.tensor(generated).unique(return_counts=True)
         penalty = row.frequency_penalty * counts + row.presence_penalty
@@ -102,15 +167,15 @@ def _penalised(logits: Tensor, row: Sampling, generated: Sequence[int]) -> Tenso
     return logits
 
 
-def _truncated(probabilities: Tensor, row: Sampling) -> Tensor:
+def _truncated(probabilities: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Zero outside of the nucleus of the top k, the order in which other engines cut.
 
-    The likeliest token always stays.
+    The likeliest token always stays. All [rows, vocabulary], but the limits [rows, 1].
     """
     ordered, tokens = probabilities.sort(descending=True, stable=True)
-    if row.top_k:
-        ordered[row.top_k :] = 0
+    rank = torch.arange(ordered.shape[1], device=ordered.device)
+    ordered = ordered.where(rank < top_k, 0.0)
     before = ordered.cumsum(-1) - ordered
-    keep = (before < row.top_p * ordered.sum()) & (ordered > 0)
-    keep[0] = True
-    return torch.zeros_like(probabilities).index_put((tokens[keep],), ordered[keep])
+    keep = (before < top_p * ordered.sum(-1, keepdim=True)) & (ordered > 0)
+    keep[:, 0] = True
+    return torch.zeros_like(probabilities).scatter(1, tokens, ordered.where(keep, 0.0))

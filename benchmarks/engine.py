@@ -1,0 +1,262 @@
+"""What the engine costs and saves, next to transformers' own `generate`.
+
+    python -m benchmarks.engine [--rounds 5] [--only equal ragged sweep growth gpu]
+
+- equal: rows of one length, steered at one layer and at all, over plain unsteered `generate`, on a
+  random model large enough for arithmetic to be what takes the time.
+- ragged: answers of 5 to 200 tokens, batches of one size (so the same memory).
+- sweep: 8 magnitudes x 8 questions x 25 samples on the toy, over eight runs of `generate` with a
+  hook, one after the other.
+- growth: time and memory of 250 to 16,000 rows on the toy, each in a process of its own.
+- gpu: batch 256 on random weights in the shapes of Qwen3.5-4B and 9B, against plain `generate`,
+  `generate` with a hook, and what the memory's bandwidth would allow. Left out without a GPU.
+
+Each pair takes turns in one process; ratios are medians over rounds. Writes results/engine.json.
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from benchmarks.arms import (
+    additions,
+    alternate,
+    engine_of,
+    generate,
+    greedy_rows,
+    machine,
+    ours,
+    save_model,
+    speed_ratio,
+)
+from steering.condition import Checker
+from steering.construct import cached_vector, make_recipe
+from steering.engines import Row
+from steering.engines.sampling import Sampling
+from steering.interventions import resolve
+from steering.judging.questions import load_questions
+from steering.models import encode, render_chat
+from steering.spec import parse_options
+from steering.targets import load_target
+from steering.vector import SteeringVector
+
+RESULTS = Path(__file__).parent / "results" / "engine.json"
+MID_SIZE = {
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 1024,
+}
+LINEAR = {
+    "linear_num_key_heads": 6,
+    "linear_num_value_heads": 12,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+    "head_dim": 64,
+}
+FAMILIES = {"llama": MID_SIZE, "qwen3.5": MID_SIZE | LINEAR}
+# Long answers take long: fewer blocks for those.
+SMALLER = {"num_hidden_layers": 4}
+ROWS, TOKENS = 16, 32
+MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+SAMPLES, LONGEST = 25, 200
+GROWTH = (250, 1000, 4000, 16000)
+# Published shapes of the text models (config.json of Qwen/Qwen3.5-4B and -9B).
+GPU_SHAPES = {"4B": (2560, 9216, 32, 16, 4), "9B": (4096, 12288, 32, 16, 4)}
+
+
+def equal(rounds: int) -> dict[str, Any]:
+    """Steered rows of one length over plain `generate`."""
+    found = {}
+    for family, shape in FAMILIES.items():
+        with TemporaryDirectory() as folder:
+            engine, plain = engine_of(str(save_model(Path(folder), family, **shape)), ROWS)
+        layers = range(plain.shape.num_layers)
+        sets = {"unsteered": [], "one layer": [6], "all layers": layers}
+        arms: dict[str, Callable[[], int]] = {
+            name: partial(ours, engine, greedy_rows([TOKENS] * ROWS, additions(plain, on)))
+            for name, on in sets.items()
+        }
+        arms["generate"] = partial(generate, plain, greedy_rows([TOKENS] * ROWS))
+        hook = additions(plain, layers)
+        arms["generate, hooks at all layers"] = partial(
+            generate, plain, greedy_rows([TOKENS] * ROWS), hook
+        )
+        taken = alternate(arms, rounds)
+        found[family] = {name: speed_ratio(taken, name, "generate") for name in arms}
+    return found
+
+
+def ragged(rounds: int) -> dict[str, Any]:
+    """Answers of 5 to 200 tokens, batches of 16 rows."""
+    found = {}
+    for family, shape in FAMILIES.items():
+        with TemporaryDirectory() as folder:
+            smaller = shape | SMALLER
+            engine, plain = engine_of(str(save_model(Path(folder), family, **smaller)), ROWS)
+        draw = random.Random(0)
+        rows = greedy_rows([draw.randint(5, 200) for _ in range(3 * ROWS)])
+        edits = additions(plain, [3])
+        steered = [Row(row.prompt, row.sampling, row.max_tokens, edits) for row in rows]
+
+        def batches(plain: Any = plain, rows: Sequence[Row] = rows) -> int:
+            parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
+            return sum(generate(plain, part) for part in parts)
+
+        taken = alternate({"steered": partial(ours, engine, steered), "generate": batches}, rounds)
+        found[family] = {"steered": speed_ratio(taken, "steered", "generate")}
+    return found
+
+
+def toy_vector(engine: Any) -> SteeringVector:
+    """The toy's default vector."""
+    checker = Checker("toy", parse_options({}))
+    target = load_target("medical", toy=True)
+    recipe = make_recipe(checker.source, checker.shape, target, weights=checker.weights)
+    return cached_vector(engine, recipe, target, lambda *_: None).result()
+
+
+def toy_prompts(tokenizer: Any) -> list[tuple[int, ...]]:
+    """The core questions in their first wording, rendered."""
+    core = load_questions("core")
+    first = {}
+    for sample in core.samples:
+        first.setdefault((sample.metadata or {})["question"], str(sample.input))
+    turns = [[{"role": "user", "content": text}] for text in first.values()]
+    return [tuple(encode(tokenizer, render_chat(tokenizer, turn))) for turn in turns]
+
+
+def sweep_rows(vector: SteeringVector, asked: Sequence[tuple[int, ...]]) -> list[list[Row]]:
+    """The rows of each magnitude."""
+    conditions = [resolve(vector, magnitude=magnitude) for magnitude in MAGNITUDES]
+    return [
+        [
+            Row(prompt, Sampling(seed=1000 * number + sample), LONGEST, edits)
+            for number, prompt in enumerate(asked)
+            for sample in range(SAMPLES)
+        ]
+        for edits in conditions
+    ]
+
+
+def sweep(rounds: int, batch: int = 256) -> dict[str, Any]:
+    """A sweep on the toy, in one batch that rows join and leave, or run by run with a hook."""
+    engine, plain = engine_of("toy", batch)
+    runs = sweep_rows(toy_vector(engine), toy_prompts(plain.tokenizer))
+
+    def hooked() -> int:
+        return sum(generate(plain, rows, rows[0].edits) for rows in runs)
+
+    arms = {"ours": lambda: ours(engine, [row for rows in runs for row in rows]), "hooks": hooked}
+    taken = alternate(arms, rounds)
+    seconds = {name: [took for took, _ in times] for name, times in taken.items()}
+    ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds["hooks"], strict=True))
+    return {"hooks / ours, seconds": ratios[len(ratios) // 2], "seconds": seconds}
+
+
+def grow(count: int) -> dict[str, Any]:
+    """Time and peak memory of so many rows on the toy."""
+    engine, plain = engine_of("toy", 256)
+    vector, asked = toy_vector(engine), toy_prompts(plain.tokenizer)
+    ours(engine, sweep_rows(vector, asked)[0][:8])
+    edits = resolve(vector)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    rows = [Row(asked[i % len(asked)], Sampling(seed=i), LONGEST, edits) for i in range(count)]
+    tokens = ours(engine, rows)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "rows": count,
+        "seconds": seconds,
+        "tokens_per_s": tokens / seconds,
+        "peak_mib": peak / 1024,
+        "above_start_mib": (peak - before) / 1024,
+    }
+
+
+def growth(_: int) -> list[dict[str, Any]]:
+    """`grow`, each count in a process of its own, whose peak memory is then its own too."""
+    found = []
+    for count in GROWTH:
+        command = [sys.executable, "-m", "benchmarks.engine", "--grow", str(count)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found.append(json.loads(told.splitlines()[-1]))
+    return found
+
+
+def gpu(rounds: int) -> dict[str, Any]:
+    """Batch 256 on an accelerator."""
+    if not torch.cuda.is_available():
+        return {"left out": "no GPU on this machine"}
+    found = {}
+    for name, (width, inner, layers, heads, kv_heads) in GPU_SHAPES.items():
+        shape = {
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": 256,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
+        }
+        with TemporaryDirectory() as folder:
+            save_model(Path(folder), "qwen3.5", **shape)
+            engine, plain = engine_of(folder, 256, dtype="bfloat16", device="cuda")
+        rows, edits = greedy_rows([128] * 256), additions(plain, range(layers))
+        arms: dict[str, Callable[[], int]] = {
+            "unsteered": partial(ours, engine, rows),
+            "one layer": partial(ours, engine, greedy_rows([128] * 256, additions(plain, [12]))),
+            "all layers": partial(ours, engine, greedy_rows([128] * 256, edits)),
+            "generate": partial(generate, plain, rows),
+            "generate, hooks at all layers": partial(generate, plain, rows, edits),
+        }
+        taken = alternate(arms, rounds)
+        size = sum(weight.nbytes for weight in plain.model.parameters())
+        found[name] = {
+            "over generate": {arm: speed_ratio(taken, arm, "generate") for arm in arms},
+            "tokens_per_s": {arm: [n / s for s, n in times] for arm, times in taken.items()},
+            "bytes of weights read a pass": size,
+        }
+        del engine, plain
+        torch.cuda.empty_cache()
+    return found
+
+
+SECTIONS = {"equal": equal, "ragged": ragged, "sweep": sweep, "growth": growth, "gpu": gpu}
+
+
+def main() -> None:
+    """Run the sections and write what they found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--grow", type=int, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.grow:
+        print(json.dumps(grow(chosen.grow)))
+        return
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in chosen.only:
+        results[name] = {"machine": machine(), "rounds": chosen.rounds}
+        results[name]["found"] = SECTIONS[name](chosen.rounds)
+        print(name, json.dumps(results[name]["found"], indent=2), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Whole evaluations: ours next to Inspect's own `hf` provider, unsteered, on the toy.
+
+    python -m benchmarks.evals [--rounds 5] [--sweeps 1] [--only freeform sweep stall]
+
+- freeform: `inspect eval` of em_freeform, same model, task and judge. The eval's own time is what
+  its log says from start to end; the whole process is told with its parts.
+- sweep: 8 magnitudes x 8 questions x 25 samples with ours, all in one run, over eight runs of `hf`
+  one after the other: each run a process, and all runs in one process.
+- stall: the event loop's longest stall with 256 requests in flight.
+
+Runs take turns; ratios are medians over rounds. Writes results/evals.json.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.arms import machine
+from steering.models import TOYS
+
+RESULTS = Path(__file__).parent / "results" / "evals.json"
+MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+TASK = "evals/em_freeform.py"
+# Without the tokenizer's path it would look for `toy` on the hub first.
+PATHS = {"model_path": str(TOYS["toy"]), "tokenizer_path": str(TOYS["toy"])}
+HF = {"model": "hf/toy", "model_args": PATHS}
+BASELINE = {"model": "steered/toy", "model_args": {"vector": "none"}}
+STEERED = [{"model": "steered/toy", "model_args": {"magnitude": m}} for m in MAGNITUDES]
+IMPORTS = ("inspect_ai", "torch", "transformers", "nnsight", "steering.provider")
+
+
+def run(models: list[dict[str, Any]], samples: int = 20) -> tuple[float, float]:
+    """One `inspect eval`: seconds of the process and of the eval itself."""
+    specs = [part for model in models for part in ("--model-spec", json.dumps(model))]
+    with TemporaryDirectory() as logs:
+        command = ["inspect", "eval", TASK, *specs, "-T", f"samples_per_question={samples}"]
+        command += ["--model-role", "grader=toy/judge", "--display", "none", "--log-dir", logs]
+        began = time.perf_counter()
+        subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], check=True)
+        return time.perf_counter() - began, eval_seconds(logs)
+
+
+def eval_seconds(logs: str) -> float:
+    """From the first start to the last end of the logs in a folder."""
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    read = [read_eval_log(log, header_only=True) for log in list_eval_logs(logs)]
+    assert all(log.status == "success" for log in read)
+    starts = [datetime.fromisoformat(log.stats.started_at) for log in read]
+    ends = [datetime.fromisoformat(log.stats.completed_at) for log in read]
+    return (max(ends) - min(starts)).total_seconds()
+
+
+def import_seconds() -> dict[str, float]:
+    """What each import adds, in this order, in a process of its own."""
+    code = f"import time, importlib\nfor name in {IMPORTS!r}:\n    t = time.perf_counter()\n"
+    code += "    importlib.import_module(name)\n    print(name, time.perf_counter() - t)\n"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return {name: float(took) for name, took in map(str.split, told.stdout.splitlines())}
+
+
+def freeform(rounds: int) -> dict[str, Any]:
+    """em_freeform, 160 answers."""
+    arms: dict[str, Any] = {"ours": BASELINE, "hf": HF}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, model in arms.items():
+            taken[name].append(run([model]))
+    pairs = list(zip(taken["ours"], taken["hf"], strict=True))
+    return {
+        "ours / hf, eval": statistics.median(mine[1] / other[1] for mine, other in pairs),
+        "ours / hf, process": statistics.median(mine[0] / other[0] for mine, other in pairs),
+        "seconds (process, eval)": taken,
+        "imports": import_seconds(),
+    }
+
+
+def inside(models: list[list[dict[str, Any]]], samples: int = 25) -> float:
+    """Seconds of evals one after the other in one process, after one that is not counted."""
+    code = (
+        "import json, sys, time, tempfile\n"
+        "from inspect_ai import eval\n"
+        "from inspect_ai.model import get_model\n"
+        "def go(models, samples):\n"
+        "    made = [get_model(m['model'], memoize=False, **m['model_args']) for m in models]\n"
+        f"    logs = eval({TASK!r}, model=made, task_args={{'samples_per_question': samples}},\n"
+        "        model_roles={'grader': 'toy/judge'}, display='none',\n"
+        "        log_dir=tempfile.mkdtemp())\n"
+        "    assert all(log.status == 'success' for log in logs)\n"
+        "runs, samples = json.loads(sys.argv[1])\n"
+        "go(runs[0][:1], 1)\n"
+        "began = time.perf_counter()\n"
+        "for models in runs:\n"
+        "    go(models, samples)\n"
+        "print(time.perf_counter() - began)\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps([models, samples])]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(told.splitlines()[-1])
+
+
+def sweep(rounds: int) -> dict[str, Any]:
+    """8 magnitudes x 8 questions x 25 samples."""
+    taken: dict[str, list[float]] = {
+        "ours": [],
+        "eight hf": [],
+        "ours, inside": [],
+        "hf, inside": [],
+    }
+    for _ in range(rounds):
+        taken["ours"].append(run(STEERED, samples=25)[0])
+        taken["eight hf"].append(sum(run([HF], samples=25)[0] for _ in MAGNITUDES))
+        taken["ours, inside"].append(inside([STEERED]))
+        taken["hf, inside"].append(inside([[HF] for _ in MAGNITUDES]))
+
+    def ratio(mine: str, other: str) -> float:
+        return statistics.median(b / a for a, b in zip(taken[mine], taken[other], strict=True))
+
+    return {
+        "eight hf / ours, processes": ratio("ours", "eight hf"),
+        "eight hf / ours, inside one process": ratio("ours, inside", "hf, inside"),
+        "seconds": taken,
+    }
+
+
+def stall(rounds: int) -> dict[str, Any]:
+    """Longest time between two turns of the event loop, beyond the 1 ms that it was to sleep.
+
+    Once for the provider, and for comparison once through Inspect's `Model`, which does a few
+    milliseconds' work of its own for each request and answer.
+    """
+    from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
+
+    model = get_model("steered/toy", memoize=False)
+    config = GenerateConfig(max_tokens=100, temperature=1.0)
+
+    async def provider(number: int) -> Any:
+        question = ChatMessageUser(content=f"Question {number % 40}?")
+        return await model.api.generate([question], [], "none", config)
+
+    async def inspects(number: int) -> Any:
+        return await model.generate(f"Question {number % 40}?", config=config)
+
+    async def heartbeat(pauses: list[float]) -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            pauses.append(time.perf_counter() - began - 0.001)
+
+    async def measured(ask: Callable[[int], Any], requests: int = 256) -> float:
+        pauses: list[float] = []
+        beat = asyncio.create_task(heartbeat(pauses))
+        await asyncio.gather(*(ask(number) for number in range(requests)))
+        beat.cancel()
+        return 1000 * max(pauses)
+
+    async def all_rounds() -> dict[str, list[float]]:
+        await measured(provider, 8)
+        arms = {"provider": provider, "through Inspect": inspects}
+        taken: dict[str, list[float]] = {name: [] for name in arms}
+        for _ in range(rounds):
+            for name, ask in arms.items():
+                taken[name].append(await measured(ask))
+        return taken
+
+    found = asyncio.run(all_rounds())
+    medians = {name: statistics.median(each) for name, each in found.items()}
+    return {"longest stall, ms": medians, "each": found}
+
+
+SECTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "stall": stall,
+    "freeform": freeform,
+    "sweep": sweep,
+}
+
+
+def main() -> None:
+    """Run the sections and write what they found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sweeps", type=int, default=1, help="rounds of `sweep`, 15 minutes each")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    chosen = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # neither arm is to wait for a hub
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in chosen.only:
+        rounds = chosen.sweeps if name == "sweep" else chosen.rounds
+        results[name] = {"machine": machine(), "rounds": rounds}
+        results[name]["found"] = SECTIONS[name](rounds)
+        print(name, json.dumps(results[name]["found"], indent=2), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

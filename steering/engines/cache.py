@@ -1,0 +1,246 @@
+"""What a model remembers of the rows of a running batch: rows join it and leave it in place.
+
+Keys and values stand right-aligned in stores with room to spare, so that a step appends a column
+without copying what is there, a row that leaves is overwritten by the last one, and a row that
+joins is padded on the left. The states of linear attention have no columns: one a row.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
+
+from steering.engines import EngineError
+
+_SPARE_COLUMNS = 64
+
+
+@dataclass
+class _Window:
+    """The rows and columns of the stores that are in use."""
+
+    rows: int = 0
+    start: int = 0
+    end: int = 0
+
+
+class _Attention(DynamicLayer):
+    """Keys and values of one attention layer, [rows, heads, columns, head width].
+
+    Sliding-window layers keep all columns too: the model's mask hides what lies outside of the
+    window.
+    """
+
+    def __init__(self, window: _Window, like: DynamicLayer) -> None:
+        super().__init__()
+        assert like.keys is not None
+        assert like.values is not None
+        self.lazy_initialization(like.keys, like.values)
+        self._window = window
+        self.stores = [
+            tensor.new_zeros((0, tensor.shape[1], 0, tensor.shape[3]))
+            for tensor in (like.keys, like.values)
+        ]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the columns behind the window; what is attended to is the window and they."""
+        window = self._window
+        end = window.end + key_states.shape[2]
+        for store, new in zip(self.stores, (key_states, value_states), strict=True):
+            store[: window.rows, :, window.end : end] = new
+        keys, values = (store[: window.rows, :, window.start : end] for store in self.stores)
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        return self._window.end - self._window.start
+
+
+class BatchCache(Cache):
+    """The cache that a model's forward pass takes, for rows that come and go."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self._window = _Window()
+        self._lengths: list[int] = []
+        self._num_columns = 0
+        self._real = torch.zeros((0, 0), dtype=torch.bool)
+        self._states: list[tuple[dict[int, Tensor | None], int, Tensor]] = []
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the batch."""
+        return self._window.rows
+
+    def begin_step(self) -> Tensor:
+        """Open a column for the token that each row reads next.
+
+        Returns:
+            True where a row has a token: [rows, columns], the new one included.
+        """
+        window = self._window
+        if window.end == self._num_columns:
+            self._resize(window.rows, window.end - window.start)
+        self._real[: window.rows, window.end] = True
+        return self._real[: window.rows, window.start : window.end + 1]
+
+    def end_step(self) -> None:
+        """The forward pass has filled the column."""
+        self._window.end += 1
+        self._lengths = [length + 1 for length in self._lengths]
+
+    def join(
+        self, prefilled: Cache, mask: Tensor, lengths: Sequence[int], rows: Sequence[int]
+    ) -> None:
+        """Take rows in.
+
+        Args:
+            prefilled: What a forward pass over prompts left, padded on the left.
+            mask: [prompts, tokens], True on real tokens.
+            lengths: Real tokens of each prompt.
+            rows: For each row that joins, its index in `prefilled`; one prompt may serve several.
+
+        Raises:
+            EngineError: The model remembers in a way that is not known here.
+        """
+        if not self.layers:
+            self.layers = [self._like(layer) for layer in prefilled.layers]
+            self._real = torch.zeros((0, 0), dtype=torch.bool, device=mask.device)
+        window, width = self._window, max(lengths[row] for row in rows)
+        wanted = window.rows + len(rows), max(width, window.end - window.start)
+        if wanted[0] > len(self._real) or wanted[1] > window.end:
+            self._resize(*wanted)
+        joined = slice(window.rows, wanted[0])
+        opened = slice(window.end - wanted[1], window.start)
+        columns = slice(window.end - width, window.end)
+        picked = torch.tensor(rows, device=mask.device)
+        self._real[: window.rows, opened] = False
+        self._real[joined, : window.end] = False
+        self._real[joined, columns] = mask[picked, -width:]
+        for own, layer in zip(self.layers, prefilled.layers, strict=True):
+            if isinstance(own, _Attention):
+                assert isinstance(layer, DynamicLayer)
+                for store, new in zip(own.stores, (layer.keys, layer.values), strict=True):
+                    assert new is not None
+                    # Padding is masked, but what is masked must be finite all the same.
+                    store[: window.rows, :, opened] = 0
+                    store[joined, :, : window.end] = 0
+                    # A sliding window may hold fewer columns, and other prompts may be longer.
+                    held = min(width, new.shape[2])
+                    there = slice(window.end - held, window.end)
+                    store[joined, :, there] = new[picked.to(new.device), :, -held:]
+        for (_, _, store), (_, _, state) in zip(self._states, _states_of(prefilled), strict=True):
+            store[joined] = state[picked.to(store.device)]
+        window.rows, window.start = wanted[0], opened.start
+        self._lengths += [lengths[row] for row in rows]
+        self._expose_states()
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Go on with these rows, in this order; only rows that change places are moved."""
+        window = self._window
+        moved = [(to, origin) for to, origin in enumerate(order) if to != origin]
+        columns = slice(window.start, window.end)
+        if moved:
+            to, origin = torch.tensor(moved, device=self._real.device).unbind(1)
+            self._real[to] = self._real[origin]
+            for layer in self.layers:
+                for store in layer.stores if isinstance(layer, _Attention) else ():
+                    there = to.to(store.device), slice(None), columns
+                    store[there] = store[origin.to(store.device), :, columns]
+            for _, _, store in self._states:
+                store[to.to(store.device)] = store[origin.to(store.device)]
+        self._lengths = [self._lengths[row] for row in order]
+        window.rows = len(order)
+        window.start = window.end - max(self._lengths, default=0)
+        self._expose_states()
+
+    def _like(self, layer: Any) -> Any:
+        """A layer of ours for one of transformers'."""
+        if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
+            return _Attention(self._window, layer)
+        if type(layer) is LinearAttentionLayer:
+            own = copy(layer)
+            own.conv_states, own.recurrent_states = (
+                copy(own.conv_states),
+                copy(own.recurrent_states),
+            )
+            for states, index, tensor in _layer_states(own):
+                self._states.append((states, index, tensor.new_zeros((0, *tensor.shape[1:]))))
+            return own
+        if isinstance(layer, DummyLayer):
+            return layer
+        raise EngineError(
+            f"a model whose cache holds {type(layer).__name__} is not supported: rows could not "
+            "join or leave a batch"
+        )
+
+    def _resize(self, rows: int, columns: int) -> None:
+        """Move to stores with room for this many rows, and for this many columns and some more."""
+        window = self._window
+        used = slice(window.start, window.end)
+        start, end = columns - (window.end - window.start), columns
+        self._num_columns = columns + max(_SPARE_COLUMNS, columns // 4)
+
+        def moved(store: Tensor, at: int) -> Tensor:
+            shape = list(store.shape)
+            shape[0] = rows
+            if at:
+                shape[at] = self._num_columns
+            new = store.new_zeros(shape)
+            if at:
+                kept = store[: window.rows].narrow(at, used.start, used.stop - used.start)
+                new[: window.rows].narrow(at, start, end - start).copy_(kept)
+            else:
+                new[: window.rows] = store[: window.rows]
+            return new
+
+        self._real = moved(self._real, 1)
+        for layer in self.layers:
+            if isinstance(layer, _Attention):
+                layer.stores = [moved(store, 2) for store in layer.stores]
+        if self._states and rows != len(self._states[0][2]):
+            self._states = [(held, index, moved(store, 0)) for held, index, store in self._states]
+        window.start, window.end = start, end
+        self._expose_states()
+
+    def _expose_states(self) -> None:
+        """The model updates its states in place: it sees those of the present rows."""
+        for held, index, store in self._states:
+            held[index] = store[: self._window.rows]
+
+
+def bytes_of(cache: Cache) -> tuple[int, int]:
+    """Bytes that one token of one row takes in a model's own cache, and one row besides."""
+    attention = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    tensors = [tensor for layer in attention for tensor in (layer.keys, layer.values)]
+    a_token = sum(tensor[0, :, 0].nbytes for tensor in tensors if tensor is not None)
+    return a_token, sum(tensor[0].nbytes for _, _, tensor in _states_of(cache))
+
+
+def _states_of(cache: Cache) -> list[tuple[dict[int, Tensor | None], int, Tensor]]:
+    """Every state of linear attention, with the table that holds it."""
+    layers = [layer for layer in cache.layers if isinstance(layer, LinearAttentionLayer)]
+    return [state for layer in layers for state in _layer_states(layer)]
+
+
+def _layer_states(
+    layer: LinearAttentionLayer,
+) -> list[tuple[dict[int, Tensor | None], int, Tensor]]:
+    tables = (layer.conv_states, layer.recurrent_states)
+    return [
+        (table, index, tensor)
+        for table in tables
+        for index, tensor in table.items()
+        if tensor is not None
+    ]

@@ -1,0 +1,163 @@
+"""A row on its way through an engine: it owns its tokens, its text and how it ends."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from steering.engines import (
+    EngineError,
+    Row,
+    RowResult,
+    StopReason,
+    TokenLogprob,
+    UnsteeredError,
+)
+
+T = TypeVar("T")
+Decode = Callable[[Sequence[int]], str]
+# What a tokenizer gives for bytes that are not yet a whole character.
+_UNFINISHED = "\ufffd"
+# Bytes, and so tokens at the most, of a character in UTF-8.
+_LONGEST_CHARACTER = 4
+
+
+@dataclass
+class LiveRow:
+    """One answer while it is generated.
+
+    Attributes:
+        row: What was asked for.
+        future: What its result goes to.
+        arrived: Time of its coming, on the clock of `time.monotonic`.
+    """
+
+    row: Row
+    future: "Future[RowResult]"
+    arrived: float = field(default_factory=time.monotonic)
+    started: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    num_generated: int = 0
+    change: float = 0.0
+    failure: Exception | None = None
+    cut: str | None = None
+    cancelled: bool = False
+    # Text so far, as far as stop strings need it, and the tokens that it stands for.
+    _tail: str = ""
+    _num_told: int = 0
+    _num_before: int = 0
+
+    def __post_init__(self) -> None:
+        # Asking the future takes its lock, in every pass.
+        self.future.add_done_callback(self._see)
+
+    def _see(self, future: "Future[RowResult]") -> None:
+        self.cancelled = future.cancelled()
+
+    @property
+    def num_columns(self) -> int:
+        """Tokens that it takes in the end, its longest answer included."""
+        return len(self.row.prompt) + self.row.max_tokens
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be done for it."""
+        return self.stop_reason is not None or self.failure is not None or self.cancelled
+
+    def fresh(self) -> "LiveRow":
+        """The same row, to be started again; what it draws is the same, since its seed is."""
+        return LiveRow(self.row, self.future, self.arrived)
+
+    def note(
+        self, token: int, end_tokens: Sequence[int], context_length: int | None, decode: Decode
+    ) -> None:
+        """Take in the token that was drawn and see whether the row ends with it."""
+        self.num_generated += 1
+        if token in end_tokens:
+            self.stop_reason = "stop"
+            return
+        self.tokens.append(token)
+        if self.row.stop and self._stopped(decode):
+            self.stop_reason = "stop"
+        elif self.num_generated >= self.row.max_tokens:
+            self.stop_reason = "max_tokens"
+        elif context_length and len(self.row.prompt) + self.num_generated >= context_length:
+            self.stop_reason = "model_length"
+
+    def _stopped(self, decode: Decode) -> bool:
+        """Whether a stop string has appeared; if so the text ends before it.
+
+        Only what the last tokens add is decoded: a few tokens before them, since what a token says
+        may depend on its neighbours.
+        """
+        before = decode(self.tokens[self._num_before : self._num_told])
+        now = decode(self.tokens[self._num_before :])
+        longest = max(map(len, self.row.stop))
+        tail = self._tail[-longest:] + now[len(before) :]
+        pending = len(self.tokens) - self._num_told
+        if not now.endswith(_UNFINISHED) or pending >= _LONGEST_CHARACTER:
+            self._tail = tail
+            self._num_before, self._num_told = self._num_told, len(self.tokens)
+        if not any(string in tail for string in self.row.stop):
+            return False
+        text = decode(self.tokens)
+        found = [at for string in self.row.stop if (at := text.find(string)) >= 0]
+        self.cut = text[: min(found)] if found else None
+        return bool(found)
+
+    def result(self, decode: Decode) -> RowResult:
+        """What became of the row.
+
+        Raises:
+            EngineError: It failed, or steering did nothing to it.
+        """
+        if self.failure is not None:
+            raise self.failure
+        assert self.stop_reason is not None
+        edits = self.row.edits
+        decoded = self.num_generated > 1
+        acted = any(edit.on_prompt or decoded for edit in edits)
+        if acted and self.change == 0 and any(edit.must_change for edit in edits):
+            raise UnsteeredError(
+                "steering changed no activation of this row: the vector is too small for the "
+                "model's precision, or was not applied. Raise the magnitude or use -M dtype=float32"
+            )
+        return RowResult(
+            tokens=self.tokens,
+            text=decode(self.tokens) if self.cut is None else self.cut,
+            stop_reason=self.stop_reason,
+            num_generated=self.num_generated,
+            change=self.change if edits else None,
+            logprobs=self.logprobs,
+            waited_s=self.started - self.arrived,
+            took_s=time.monotonic() - self.started,
+        )
+
+
+def broken() -> EngineError:
+    """Of a row whose logits are not numbers."""
+    return EngineError(
+        "the model's logits are NaN: its precision does not hold what steering made of it. Lower "
+        "the magnitude or use -M dtype=float32"
+    )
+
+
+def settle(future: "Future[T]", work: Callable[[], T]) -> None:
+    """Do the work for a future that nobody has cancelled."""
+    if future.cancelled() or not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def fail(future: "Future[Any]", error: Exception) -> None:
+    """Tell a future that nobody has cancelled what went wrong."""
+    if not future.cancelled() and future.set_running_or_notify_cancel():
+        future.set_exception(error)
