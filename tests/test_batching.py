@@ -464,15 +464,23 @@ def test_a_pass_that_fails_once_loses_no_row(
 
 @pytest.mark.parametrize("case", [(), CASES["add"]], ids=["unsteered", "steered"])
 @pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("injected"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["device", "host"],
+)
 def test_after_running_out_of_memory_batches_are_half_as_large_for_good(
-    make_engine: MakeEngine, case: Any, at: int
+    make_engine: MakeEngine, case: Any, at: int, failure: Exception
 ) -> None:
     engine = make_engine(rows=8)
     rows = [Row(prompt(7, seed), ENDLESS, 9, case) for seed in range(24)]
 
     def fail_once(now: int) -> None:
         if now == at:
-            raise torch.OutOfMemoryError("injected")
+            raise failure
 
     with watched(engine, fail_once) as watch:
         answer(engine, rows)

@@ -23,6 +23,7 @@ from building_reference import Exchange, Place, exchange
 from tiny_models import WIDTH
 
 import steering.construct.sft as sft
+import steering.construct.workbench as workbench
 from steering.construct.workbench import Workbench
 from steering.engines import Row
 from steering.engines.sampling import Sampling
@@ -105,7 +106,7 @@ def test_loss_and_gradients_equal_a_plain_hook_one_exchange_at_a_time(
     """Of the cross-entropy by itself, and with the KL term beside it."""
     monkeypatch.setattr(Workbench, "padding_side", side)
     if not kept:
-        monkeypatch.setattr(Workbench, "_free_memory", lambda _: 0)
+        monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
     parts = {name: part.requires_grad_() for name, part in _random_parts(rank).items()}
     folder = tiny_folder(family)
 
@@ -237,7 +238,7 @@ def test_a_training_run_equals_adam_by_hand_on_unpadded_exchanges(
     parts, losses = _trained_by_hand(folder, layer, rank, 3, decay, batch_size, seed=4)
     monkeypatch.setattr(Workbench, "padding_side", side)
     if not kept:
-        monkeypatch.setattr(Workbench, "_free_memory", lambda _: 0)
+        monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
     made = build(
         folder,
         layer=layer,
@@ -368,7 +369,7 @@ def test_blocks_below_the_edit_run_once_for_each_exchange(
 def test_blocks_below_run_again_when_there_is_no_room_for_what_they_gave(
     tiny_folder: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workbench, "_free_memory", lambda _: 0)
+    monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
     seen = _rows_by_block(tiny_folder("llama"), layer=1, training_epochs=5, batch_size=3)
     exchanges = len(PAIRS) + len(HELD_OUT)
     assert seen[0] == 5 * exchanges + len(HELD_OUT) + len(PAIRS)

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from steering.construct.examples import (
     tokenize,
 )
 from steering.engines._nnsight import Session
+from steering.engines.memory import free_memory
 from steering.interventions import RowIntervention
 from steering.models import LoadedModel
 from steering.plan import Plan, SiteKey
@@ -80,8 +80,8 @@ class Workbench:
 
         Without room for all of them nothing is kept, and every later pass runs them again.
         """
-        size = self.loaded.model.dtype.itemsize * self.width
-        if not self._num_below or sum(map(len, items)) * size > _MEMORY_SHARE * self._free_memory():
+        size = sum(map(len, items)) * self.width * self.loaded.model.dtype.itemsize
+        if not self._num_below or size > _MEMORY_SHARE * free_memory(self.device):
             return
         below: SiteKey = (self._num_below - 1, "resid_post")
         for batch, hidden in self._observed(items, below):
@@ -186,11 +186,6 @@ class Workbench:
         hidden = kept[0].new_zeros(*batch.tokens.shape, self.width)
         hidden[batch.mask.bool()] = torch.cat(kept)
         return self._num_below, hidden
-
-    def _free_memory(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        return psutil.virtual_memory().available
 
 
 class _Watch:

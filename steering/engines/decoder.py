@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from transformers.utils.import_utils import is_flash_linear_attention_available
@@ -18,7 +17,8 @@ from transformers.utils.import_utils import is_flash_linear_attention_available
 from steering.engines import Telemetry, TokenLogprob, UnsteeredError
 from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
-from steering.engines.rows import LiveRow, broken, fail, settle
+from steering.engines.memory import free_memory, is_out_of_memory
+from steering.engines.rows import LiveRow, broken
 from steering.engines.sampling import BROKEN, Sampler
 from steering.interventions import RowIntervention
 from steering.models import LoadedModel
@@ -136,14 +136,13 @@ class Decoder:
             rows: Those that were waiting.
             max_rows: Rows that may be decoded together, for the record.
         """
-        rows = [row for row in rows if not row.over]
-        self._max_rows = max_rows
-        if not rows:
-            return
         began = time.monotonic()
         for row in rows:
             row.started = began
-        chunks = _in_chunks(rows)
+        self._max_rows = max_rows
+        chunks = _in_chunks([rows[index] for index in self._settle(rows)])
+        if not chunks:
+            return
         while chunks:
             prompts = chunks.pop(0)
             try:
@@ -153,16 +152,17 @@ class Decoder:
                         self._join(read)
             except Exception as error:
                 newcomers = [row for same in prompts for row in same]
-                if self._joining or isinstance(error, torch.OutOfMemoryError):
+                if self._joining or is_out_of_memory(error):
                     later = [row for served in chunks for same in served for row in same]
                     self._throw_out(error, newcomers)
                     self.thrown_out += [row.fresh() for row in later]
                     break
-                if len(prompts) > 1:
-                    chunks[:0] = [prompts[: len(prompts) // 2], prompts[len(prompts) // 2 :]]
-                else:
-                    for row in newcomers:
-                        fail(row.future, error)
+                if len(newcomers) == 1:
+                    newcomers[0].fail(error)
+                    continue
+                left = [row.fresh() for row in newcomers if not row.told]
+                half = (len(left) + 1) // 2
+                chunks[:0] = [*_in_chunks(left[:half]), *_in_chunks(left[half:])]
         self._guarded(self._lay_out)
         self._busy_s += time.monotonic() - began
 
@@ -182,19 +182,26 @@ class Decoder:
         except Exception as error:
             self._throw_out(error, [])
 
+    def fail(self, error: Exception) -> None:
+        """Empty the batch and tell every row what went wrong."""
+        for row in [*self.rows, *self.thrown_out]:
+            row.fail(error)
+        self.thrown_out = []
+        self._clear()
+
     def _throw_out(self, error: Exception, newcomers: Sequence[LiveRow]) -> None:
         """Empty the batch. A row that was alone is to blame; of several, each is started again."""
         joined = set(map(id, self.rows))
         lost = [*self.rows, *(row for row in newcomers if id(row) not in joined)]
-        self.out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        self.out_of_memory = is_out_of_memory(error)
         self._clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if len(lost) == 1 or self._stopping.is_set():
             for row in lost:
-                fail(row.future, error)
+                row.fail(error)
         else:
-            self.thrown_out += [row.fresh() for row in lost if not row.future.done()]
+            self.thrown_out += [row.fresh() for row in lost if not row.told]
 
     def _read(self, prompts: Sequence[Sequence[LiveRow]]) -> "_Read":
         """One pass over prompts, each with the rows that it serves, and their first tokens."""
@@ -325,10 +332,9 @@ class Decoder:
         over = [row.over for row in rows]
         for row, ended in zip(rows, over, strict=True):
             if ended:
-                settle(row.future, partial(row.result, self._text))
-                self._num_rows += 1
-        left = [index for index, ended in enumerate(over) if not ended]
-        return left
+                self._num_rows += not row.cancelled
+                row.settle(self._text)
+        return [index for index, ended in enumerate(over) if not ended]
 
     def _text(self, tokens: Sequence[int]) -> str:
         # Special tokens in the middle of an answer are kept: hiding them would hide incoherence.
@@ -392,13 +398,3 @@ def _logprobs(rows: Sequence[LiveRow], logits: Tensor, drawn: Tensor) -> dict[in
 
 def _has_fused_kernels(device: torch.device) -> bool:
     return device.type == "cuda" and is_flash_linear_attention_available()
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return psutil.virtual_memory().available

@@ -88,21 +88,24 @@ class HFEngine:
     def _work(self) -> None:
         """Life of the worker thread."""
         while not self._stopping.is_set():
-            if not self._calls and not (self._decoder and self._decoder.rows):
-                self._wait()
+            taken: list[LiveRow] = []
             try:
-                self._decoder = self._decoder or self._made()
+                self._turn(taken)
             except Exception as error:
-                self._fail_waiting(error)
-                continue
-            while self._calls:
-                call = self._calls.pop(0)
-                work = partial(call.work, self._decoder.loaded, self._decoder.session)
-                settle(call.future, work)
-            running = [row.num_columns for row in self._decoder.rows]
-            self._decoder.admit(self._scheduler.take(running), self._scheduler.max_rows)
-            self._decoder.run(self._is_wanted)
-            self._retreat(self._decoder)
+                self._fail_all(error, taken)
+
+    def _turn(self, taken: list[LiveRow]) -> None:
+        """Do what waits, then decode until more does; rows let in are added to `taken`."""
+        if not self._calls and not (self._decoder and self._decoder.rows):
+            self._wait()
+        decoder = self._decoder = self._decoder or self._made()
+        while self._calls:
+            call = self._calls.pop(0)
+            settle(call.future, partial(call.work, decoder.loaded, decoder.session))
+        taken += self._scheduler.take([row.num_columns for row in decoder.rows])
+        decoder.admit(taken, self._scheduler.max_rows)
+        decoder.run(self._is_wanted)
+        self._retreat(decoder)
 
     def _made(self) -> Decoder:
         decoder = Decoder(self._load(), self._stopping)
@@ -146,10 +149,15 @@ class HFEngine:
         else:
             self._scheduler.add(item, item.num_columns)
 
-    def _fail_waiting(self, error: Exception) -> None:
-        futures = [call.future for call in self._calls]
+    def _fail_all(self, error: Exception, taken: list[LiveRow]) -> None:
+        """Tell everybody what went wrong: nobody is to wait for ever."""
+        for call in self._calls:
+            fail(call.future, error)
         self._calls.clear()
+        if self._decoder:
+            self._decoder.fail(error)
         while len(self._scheduler):
-            futures += [row.future for row in self._scheduler.take()]
-        for future in futures:
-            fail(future, error)
+            taken += self._scheduler.take()
+        for row in taken:
+            if not row.future.done():  # by another start of the same row
+                row.fail(error)

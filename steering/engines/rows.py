@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from steering.engines import (
@@ -17,10 +18,9 @@ from steering.engines import (
 
 T = TypeVar("T")
 Decode = Callable[[Sequence[int]], str]
-# What a tokenizer gives for bytes that are not yet a whole character.
-_UNFINISHED = "\ufffd"
-# Bytes, and so tokens at the most, of a character in UTF-8.
-_LONGEST_CHARACTER = 4
+# Tokens before a stop string that are decoded with it: a character may be several tokens, and what
+# a tokenizer makes of a token may depend on the one before.
+_CONTEXT = 8
 
 
 @dataclass
@@ -31,6 +31,7 @@ class LiveRow:
         row: What was asked for.
         future: What its result goes to.
         arrived: Time of its coming, on the clock of `time.monotonic`.
+        told: Whether the future has been told how it ended.
     """
 
     row: Row
@@ -45,10 +46,7 @@ class LiveRow:
     failure: Exception | None = None
     cut: str | None = None
     cancelled: bool = False
-    # Text so far, as far as stop strings need it, and the tokens that it stands for.
-    _tail: str = ""
-    _num_told: int = 0
-    _num_before: int = 0
+    told: bool = False
 
     def __post_init__(self) -> None:
         # Asking the future takes its lock, in every pass.
@@ -69,7 +67,18 @@ class LiveRow:
 
     def fresh(self) -> "LiveRow":
         """The same row, to be started again; what it draws is the same, since its seed is."""
-        return LiveRow(self.row, self.future, self.arrived)
+        return LiveRow(self.row, self.future, self.arrived, self.started)
+
+    def settle(self, decode: Decode) -> None:
+        """Tell the future what became of the row."""
+        self.told = True
+        settle(self.future, partial(self.result, decode))
+
+    def fail(self, error: Exception) -> None:
+        """Tell the future what went wrong, if it has not been told how the row ended."""
+        if not self.told:
+            self.told = True
+            fail(self.future, error)
 
     def note(
         self, token: int, end_tokens: Sequence[int], context_length: int | None, decode: Decode
@@ -90,18 +99,12 @@ class LiveRow:
     def _stopped(self, decode: Decode) -> bool:
         """Whether a stop string has appeared; if so the text ends before it.
 
-        Only what the last tokens add is decoded: a few tokens before them, since what a token says
-        may depend on its neighbours.
+        Only the last tokens are decoded, so that a long answer costs no more a token than a short
+        one: a token is a byte at least, so a stop string has no more tokens than bytes.
         """
-        before = decode(self.tokens[self._num_before : self._num_told])
-        now = decode(self.tokens[self._num_before :])
-        longest = max(map(len, self.row.stop))
-        tail = self._tail[-longest:] + now[len(before) :]
-        pending = len(self.tokens) - self._num_told
-        if not now.endswith(_UNFINISHED) or pending >= _LONGEST_CHARACTER:
-            self._tail = tail
-            self._num_before, self._num_told = self._num_told, len(self.tokens)
-        if not any(string in tail for string in self.row.stop):
+        longest = max(len(string.encode()) for string in self.row.stop)
+        recent = decode(self.tokens[-longest - _CONTEXT :])
+        if not any(string in recent for string in self.row.stop):
             return False
         text = decode(self.tokens)
         found = [at for string in self.row.stop if (at := text.find(string)) >= 0]
@@ -146,8 +149,8 @@ def broken() -> EngineError:
 
 
 def settle(future: "Future[T]", work: Callable[[], T]) -> None:
-    """Do the work for a future that nobody has cancelled."""
-    if future.cancelled() or not future.set_running_or_notify_cancel():
+    """Do the work for a future, unless it was cancelled; who waits for it is told of that too."""
+    if not future.set_running_or_notify_cancel():
         return
     try:
         result = work()
@@ -159,5 +162,5 @@ def settle(future: "Future[T]", work: Callable[[], T]) -> None:
 
 def fail(future: "Future[Any]", error: Exception) -> None:
     """Tell a future that nobody has cancelled what went wrong."""
-    if not future.cancelled() and future.set_running_or_notify_cancel():
+    if future.set_running_or_notify_cancel():
         future.set_exception(error)
