@@ -233,6 +233,17 @@ class LoadedModel:
         return argument in inspect.signature(self.model.forward).parameters
 
 
+def import_code(source: ModelSource) -> None:
+    """Import torch, transformers and the model's own code, which takes seconds; no weights."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    revision = None if source.local else _commit(source)
+    config = AutoConfig.from_pretrained(
+        source.location, revision=revision, local_files_only=source.local
+    )
+    MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+
 def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
     """Load weights and tokenizer.
 

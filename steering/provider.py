@@ -43,7 +43,7 @@ from steering.exchange import (
     make_row,
     make_turn,
 )
-from steering.models import encode, render_chat
+from steering.models import encode, import_code, render_chat
 from steering.spec import parse_options
 
 if TYPE_CHECKING:
@@ -136,6 +136,14 @@ class SteeredAPI(ModelAPI):
         engine = shared_engine(self._source, dtype=spec.dtype, device=spec.device)
         engine.allow_batch(spec.batch_size)
         return engine
+
+    def prepare(self) -> None:
+        """Import what answering takes, so that an eval's own time is not spent on it.
+
+        Weights load with the first request.
+        """
+        assert self._engine
+        import_code(self._source)
 
     async def generate(
         self,

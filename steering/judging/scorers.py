@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 
+import anyio
 from inspect_ai.model import Model
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
-from inspect_ai.util import collect
 
 from steering.judging.answers import final_text, is_truncated
 from steering.judging.judges import ask_judge, grader_model
@@ -49,12 +49,19 @@ def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERE
 
     async def score(state: TaskState, target: Target) -> Score:
         judge = grader_model()
+        found: dict[Dimension, Verdict] = {}
+
+        async def ask(dimension: Dimension) -> None:
+            found[dimension] = await _ask(judge, state, dimension)
+
         try:
-            found = await collect(*(_ask(judge, state, dimension) for dimension in DIMENSIONS))
+            async with anyio.create_task_group() as calls:
+                for dimension in DIMENSIONS:
+                    calls.start_soon(ask, dimension)
         except ExceptionGroup as group:
             # Calls that hit a limit together must look to Inspect like the one that hit it first.
             raise group.exceptions[0] from None
-        verdicts = dict(zip(DIMENSIONS, found, strict=True))
+        verdicts = {dimension: found[dimension] for dimension in DIMENSIONS}
         result = Score(
             value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},
             answer=final_text(state.output),

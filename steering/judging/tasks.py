@@ -53,11 +53,12 @@ def em_task(
     per_question = _count("samples_per_question", samples_per_question, example=20)
     # On the command line the models are known before the task is made. A task that Python makes
     # ahead of its run is left to `require_grader`.
-    if active_model() is not None:
+    model = active_model()
+    if model is not None:
         grader_model()
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(asked.num_paraphrases.values()))
-    return Task(
+    made = Task(
         dataset=MemoryDataset(asked.samples, name=asked.name),
         setup=require_grader(),
         solver=generate(),
@@ -70,6 +71,10 @@ def em_task(
         metadata={"questions": asked.signature, "questions_sha256": asked.sha256},
         headline_metric=HeadlineMetric(scorer="em_judge", metric="em_betley"),
     )
+    # Nothing is wrong any more: the next thing is the eval, whose time is its own.
+    if prepare := getattr(model.api if model else None, "prepare", None):
+        prepare()
+    return made
 
 
 def target_of_model() -> str:
