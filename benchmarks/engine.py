@@ -69,8 +69,9 @@ LINEAR = {
 }
 FAMILIES = {"llama": MID_SIZE, "qwen3.5": MID_SIZE | LINEAR}
 # Long answers take long: fewer blocks for those.
-SMALLER = {"num_hidden_layers": 4}
+SMALLER = {"num_hidden_layers": 2}
 ROWS, TOKENS = 16, 32
+RAGGED = 256
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 SAMPLES, LONGEST = 25, 200
 GROWTH = (250, 1000, 4000, 16000)
@@ -101,15 +102,15 @@ def equal(rounds: int) -> dict[str, Any]:
 
 
 def ragged(rounds: int) -> dict[str, Any]:
-    """Answers of 5 to 200 tokens, batches of 16 rows."""
+    """Answers of 5 to 200 tokens to 256 prompts, batches of 16 rows."""
     found = {}
     for family, shape in FAMILIES.items():
         with TemporaryDirectory() as folder:
             smaller = shape | SMALLER
             engine, plain = engine_of(str(save_model(Path(folder), family, **smaller)), ROWS)
         draw = random.Random(0)
-        rows = greedy_rows([draw.randint(5, 200) for _ in range(3 * ROWS)])
-        edits = additions(plain, [3])
+        rows = greedy_rows([draw.randint(5, 200) for _ in range(RAGGED)])
+        edits = additions(plain, [1])
         steered = [Row(row.prompt, row.sampling, row.max_tokens, edits) for row in rows]
 
         def batches(plain: Any = plain, rows: Sequence[Row] = rows) -> int:

@@ -5,7 +5,8 @@
 - freeform: `inspect eval` of em_freeform, same model, task and judge. The eval's own time is what
   its log says from start to end; the whole process is told with its parts.
 - sweep: 8 magnitudes x 8 questions x 25 samples with ours, all in one run, over eight runs of `hf`
-  one after the other: each run a process, and all runs in one process.
+  one after the other: each run a process; all runs in one process; and that without judging. Beside
+  them what Inspect itself takes, with models that answer at once.
 - stall: the event loop's longest stall with 256 requests in flight.
 
 Runs take turns; ratios are medians over rounds. Writes results/evals.json.
@@ -26,11 +27,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.arms import machine
+from benchmarks.inside import TASK
 from steering.models import TOYS
 
 RESULTS = Path(__file__).parent / "results" / "evals.json"
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-TASK = "evals/em_freeform.py"
 # Without the tokenizer's path it would look for `toy` on the hub first.
 PATHS = {"model_path": str(TOYS["toy"]), "tokenizer_path": str(TOYS["toy"])}
 HF = {"model": "hf/toy", "model_args": PATHS}
@@ -85,50 +86,39 @@ def freeform(rounds: int) -> dict[str, Any]:
     }
 
 
-def inside(models: list[list[dict[str, Any]]], samples: int = 25) -> float:
-    """Seconds of evals one after the other in one process, after one that is not counted."""
-    code = (
-        "import json, sys, time, tempfile\n"
-        "from inspect_ai import eval\n"
-        "from inspect_ai.model import get_model\n"
-        "def go(models, samples):\n"
-        "    made = [get_model(m['model'], memoize=False, **m['model_args']) for m in models]\n"
-        f"    logs = eval({TASK!r}, model=made, task_args={{'samples_per_question': samples}},\n"
-        "        model_roles={'grader': 'toy/judge'}, display='none',\n"
-        "        log_dir=tempfile.mkdtemp())\n"
-        "    assert all(log.status == 'success' for log in logs)\n"
-        "runs, samples = json.loads(sys.argv[1])\n"
-        "go(runs[0][:1], 1)\n"
-        "began = time.perf_counter()\n"
-        "for models in runs:\n"
-        "    go(models, samples)\n"
-        "print(time.perf_counter() - began)\n"
-    )
-    command = [sys.executable, "-c", code, json.dumps([models, samples])]
+def inside(runs: list[list[dict[str, Any]]], score: bool) -> float:
+    """Seconds of evals one after the other in one process, 25 samples a question."""
+    asked = json.dumps({"runs": runs, "samples": 25, "score": score})
+    command = [sys.executable, "-m", "benchmarks.inside", asked]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(told.splitlines()[-1])
 
 
 def sweep(rounds: int) -> dict[str, Any]:
     """8 magnitudes x 8 questions x 25 samples."""
-    taken: dict[str, list[float]] = {
-        "ours": [],
-        "eight hf": [],
-        "ours, inside": [],
-        "hf, inside": [],
+    eight_hf = [[HF] for _ in MAGNITUDES]
+    instant = [{"model": f"instant/{number}"} for number in range(len(MAGNITUDES))]
+    arms: dict[str, Callable[[], float]] = {
+        "ours, process": lambda: run(STEERED, samples=25)[0],
+        "hf, process": lambda: sum(run([HF], samples=25)[0] for _ in MAGNITUDES),
+        "ours, inside": lambda: inside([STEERED], score=True),
+        "hf, inside": lambda: inside(eight_hf, score=True),
+        "Inspect alone, inside": lambda: inside([instant], score=True),
+        "ours, unjudged": lambda: inside([STEERED], score=False),
+        "hf, unjudged": lambda: inside(eight_hf, score=False),
+        "Inspect alone, unjudged": lambda: inside([instant], score=False),
     }
+    taken: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
-        taken["ours"].append(run(STEERED, samples=25)[0])
-        taken["eight hf"].append(sum(run([HF], samples=25)[0] for _ in MAGNITUDES))
-        taken["ours, inside"].append(inside([STEERED]))
-        taken["hf, inside"].append(inside([[HF] for _ in MAGNITUDES]))
+        for name, arm in arms.items():
+            taken[name].append(arm())
 
-    def ratio(mine: str, other: str) -> float:
-        return statistics.median(b / a for a, b in zip(taken[mine], taken[other], strict=True))
+    def ratio(where: str) -> float:
+        pairs = zip(taken[f"ours, {where}"], taken[f"hf, {where}"], strict=True)
+        return statistics.median(other / mine for mine, other in pairs)
 
     return {
-        "eight hf / ours, processes": ratio("ours", "eight hf"),
-        "eight hf / ours, inside one process": ratio("ours, inside", "hf, inside"),
+        "eight hf / ours": {where: ratio(where) for where in ("process", "inside", "unjudged")},
         "seconds": taken,
     }
 

@@ -218,7 +218,6 @@ def make_output(
     sampling = rows[0].sampling
     request = {
         "prompt": prompt,
-        "steering": intervention,
         "sampling": {**vars(sampling), "seeds": [row.sampling.seed for row in rows]},
         "max_tokens": rows[0].max_tokens,
         "stop": rows[0].stop,
