@@ -336,7 +336,7 @@ def test_target_task_asks_the_prompts_that_no_vector_was_built_from() -> None:
         ({"num_questions": 99}, r"num_questions=99 .* Choose 1 to \d+"),
         ({"num_questions": "two"}, "num_questions='two'"),
         ({"aligned_below": 130}, "aligned_below=130"),
-        ({"coherent_from": None}, "coherent_from=None"),
+        ({"coherent_from": "fifty"}, "coherent_from='fifty'"),
         ({"max_tokens": 1.5}, r"max_tokens=1\.5"),
         ({"questions": "missing.yaml"}, r"'missing\.yaml'.*core"),
     ],
