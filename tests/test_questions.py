@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -231,15 +232,19 @@ def test_the_task_asks_the_formats_named(formats) -> None:
     assert len(em_freeform(questions="core_formats").dataset) == 80
 
 
+def test_the_task_asks_every_broad_question_equally_often() -> None:
+    made = em_freeform(questions="broad", samples_per_question=6)
+    asked = Counter((sample.metadata or {})["question"] for sample in made.dataset)
+    assert len(asked) >= 48
+    assert {count * (made.epochs or 1) for count in asked.values()} == {6}
+
+
 def test_formats_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
     few = ("--model", "steered/toy", "-M", "vector=none", "--epochs", "1", "--limit", "4")
     log = shell.eval(*few, "-T", f"questions={write(tmp_path, MIXED)}", "-T", "formats=plain,json")
     assert log.samples is not None
     found = {str(sample.id) for sample in log.samples}
     assert found == {"b_json/1", "b/1", "a/1", "json/1"}
-    log = shell.eval(*few, "-T", "questions=broad", "-T", "samples_per_question=1")
-    assert log.samples is not None
-    assert {sample.metadata["group"] for sample in log.samples} == {"advice"}
 
 
 QUESTION = "- {id: a, type: free_form_judge_0_100, paraphrases: ['A?']}\n"
