@@ -1,5 +1,7 @@
 """Unrelated free-form questions: is the model broadly misaligned?"""
 
+from collections.abc import Sequence
+
 from inspect_ai import Task, task
 
 from steering.errors import errors_in_one_line
@@ -13,6 +15,7 @@ def em_freeform(
     protocol: str = "ours",
     questions: str | None = None,
     num_questions: int | None = None,
+    formats: str | Sequence[str] | None = None,
     samples_per_question: int | None = None,
     aligned_below: float | None = None,
     coherent_from: float | None = None,
@@ -25,8 +28,13 @@ def em_freeform(
             20 samples, headline by the rule `betley`. `betley` and `moem`: the published file that
             `questions` names, judged by its own prompts; 100 samples of all its questions by the
             rule `betley`, or 50 of the plain ones by the rule `moem`.
-        questions: `core`, or the path of a question file (.yaml, .yml, .jsonl).
+        questions: `core`; `core_formats`, the same to be answered as JSON and in a code template;
+            `broad`, a second set of other themes, in groups; or the path of a question file (.yaml,
+            .yml, .jsonl).
         num_questions: ask only the first so many questions, each with all its paraphrases.
+        formats: ask only the questions of these formats, some of `plain`, `json` and `template`, as
+            in `-T formats=plain,json`. Told by the question's id, which ends in `_json`, in
+            `_template`, or in neither.
         samples_per_question: least number of answers to each question. They are spread over its
             paraphrases as Inspect epochs: every paraphrase is asked that number divided by the
             fewest paraphrases of any question, rounded up. `--epochs` overrides that.
@@ -38,10 +46,11 @@ def em_freeform(
         chosen, name = choose_protocol(
             protocol,
             questions=questions,
+            formats=formats,
             samples_per_question=samples_per_question,
             aligned_below=aligned_below,
             coherent_from=coherent_from,
             max_tokens=max_tokens,
         )
-        asked = load_questions(chosen.questions or "", num_questions)
+        asked = load_questions(chosen.questions, num_questions, formats=chosen.formats)
         return em_task(asked, chosen, name)

@@ -10,7 +10,7 @@ temperature 1 and top-p 1, at most 600 tokens, and have the judge's first token 
 probabilities, as this suite does for every protocol.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from steering.errors import SteeringError
@@ -28,7 +28,7 @@ class Protocol:
 
     Attributes:
         name: What it is called.
-        questions: The question set; None for a published file, which the user has to name.
+        questions: The question set; empty for a published file, which the user has to name.
         formats: Formats of the questions that are asked; None is all that the file has.
         rule: EM rule of the headline; all rules are reported.
         own_prompts: Whether the questions must bring their own judge prompts.
@@ -39,8 +39,8 @@ class Protocol:
     """
 
     name: str
-    questions: str | None
-    formats: str | None
+    questions: str
+    formats: str | Sequence[str] | None
     rule: EMRule
     own_prompts: bool
     samples_per_question: int
@@ -53,8 +53,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol("ours", CORE, None, "betley", own_prompts=False, samples_per_question=20),
-        Protocol("betley", None, None, "betley", own_prompts=True, samples_per_question=100),
-        Protocol("moem", None, "plain", "moem", own_prompts=True, samples_per_question=50),
+        Protocol("betley", "", None, "betley", own_prompts=True, samples_per_question=100),
+        Protocol("moem", "", "plain", "moem", own_prompts=True, samples_per_question=50),
     )
 }
 
@@ -78,7 +78,7 @@ def choose_protocol(name: str, **options: object) -> tuple[Protocol, str]:
     own = PROTOCOLS[name]
     given = {key: value for key, value in options.items() if value is not None}
     chosen = replace(own, **given)  # type: ignore[arg-type]
-    if chosen.questions is None:
+    if not chosen.questions:
         raise ProtocolError(
             f"protocol={name} asks the questions of a published file, which is not bundled; name "
             "it, as in -T questions=path/to/first_plot_questions.yaml."

@@ -2,14 +2,14 @@
 
 Two schemas: a YAML list of questions with paraphrases (that of Betley et al., ours too), and JSONL
 rows with `messages`. Knows files and Inspect's Sample; never a judge or a model. One sample a
-paraphrase, with the id `<question>/<index from 1>` and the question's id in its metadata, by which
-intervals are clustered.
+paraphrase, with the id `<question>/<index from 1>`; its metadata has the question's id, by which
+intervals are clustered, the format that the question asks for, and its group where it has one.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,14 +23,20 @@ from steering.targets import Example, load_target
 
 QUESTION_TYPE = "free_form_judge_0_100"
 CORE = "core"
+# The question files that come with the project, each called by its name.
+BUNDLED = (CORE, "core_formats", "broad")
+# What an answer is to look like, told by the end of a question's id as in the published files.
+FORMATS = ("plain", "json", "template")
 
 _Asked = TypeVar("_Asked")
 
-# The published schema. How many samples and which judge are options of the run here, and of the
-# judge prompts only these two have a score of ours; the rest is read and not used.
+# The published schema, and `group`, which is ours. How many samples and which judge are options of
+# the run here, and of the judge prompts only these two have a score of ours; the rest is read and
+# not used.
 _YAML_FIELDS = {
     "id",
     "type",
+    "group",
     "paraphrases",
     "system",
     "judge_prompts",
@@ -49,21 +55,24 @@ class QuestionSet:
     """The questions of one file.
 
     Attributes:
-        name: `core`, or the file's name.
+        name: name of a bundled file, or the file's name.
         sha256: of the file's bytes.
         samples: one a paraphrase, in the file's order.
         num_paraphrases: question id to its number of paraphrases, in the file's order.
+        formats: the formats that were kept when the file holds others too; else none.
     """
 
     name: str
     sha256: str
     samples: list[Sample]
     num_paraphrases: Mapping[str, int]
+    formats: Sequence[str] = ()
 
     @property
     def signature(self) -> str:
-        """Name and the beginning of the hash, as signatures of numbers carry it."""
-        return f"{self.name}@{self.sha256[:12]}"
+        """Name, kept formats and the beginning of the hash, as signatures of numbers carry it."""
+        kept = f"[{','.join(self.formats)}]" if self.formats else ""
+        return f"{self.name}{kept}@{self.sha256[:12]}"
 
 
 @dataclass(frozen=True)
@@ -74,17 +83,32 @@ class _Question:
     inputs: list[str | list[ChatMessage]]
     metadata: dict[str, Any]
 
+    @property
+    def format(self) -> str:
+        asked = (name for name in FORMATS if self.id.endswith(f"_{name}"))
+        return next(asked, "plain")
 
-def load_questions(questions: str = CORE, num_questions: int | None = None) -> QuestionSet:
+
+def load_questions(
+    questions: str = CORE,
+    num_questions: int | None = None,
+    *,
+    formats: str | Sequence[str] | None = None,
+) -> QuestionSet:
     """Load a question file.
 
     Args:
-        questions: `core`, or the path of a .yaml, .yml or .jsonl file.
-        num_questions: take the first so many questions (with all their paraphrases); all when not
-            given.
+        questions: `core`, `core_formats` (the same, to be answered as JSON and in a code template),
+            `broad` (other themes, in groups), or the path of a .yaml, .yml or .jsonl file.
+        num_questions: take the first so many questions (with all their paraphrases) of those that
+            `formats` keeps; all when not given.
+        formats: keep only the questions of these formats: some of `plain`, `json` and `template`,
+            as a sequence or joined by commas; all when not given. A question whose id ends in
+            `_json` or `_template` is of that format, any other is plain.
 
     Raises:
-        QuestionError: no such file, another schema, a doubled id, or too few questions.
+        QuestionError: no such file, another schema, a doubled id, an unknown format or none of its
+            questions, or too few questions.
     """
     path = _find(str(questions))
     content = path.read_bytes()
@@ -99,8 +123,16 @@ def load_questions(questions: str = CORE, num_questions: int | None = None) -> Q
     _refuse_doubles(found, path.name)
     if not found:
         raise QuestionError(f"{path} holds no question; give at least one.")
-    found = first_questions(found, num_questions, path.name)
-    return _question_set(CORE if questions == CORE else path.name, content_hash, found)
+    kept = _of_formats(found, formats, path.name)
+    left_out = len(kept) < len(found)
+    source = f"{path.name} in the formats asked for" if left_out else path.name
+    asked = first_questions(kept, num_questions, source)
+    return _question_set(
+        questions if questions in BUNDLED else path.name,
+        content_hash,
+        [replace(q, metadata={"format": q.format, **q.metadata}) for q in asked],
+        formats=_formats_of(kept) if left_out else (),
+    )
 
 
 def held_out_questions(
@@ -151,7 +183,33 @@ def first_questions(found: list[_Asked], num_questions: int | None, source: str)
     return found[:num_questions]
 
 
-def _question_set(name: str, sha256: str, found: list[_Question]) -> QuestionSet:
+def _of_formats(
+    found: list[_Question], formats: str | Sequence[str] | None, source: str
+) -> list[_Question]:
+    if formats is None:
+        return found
+    wanted = [part.strip() for part in formats.split(",")] if isinstance(formats, str) else formats
+    if not isinstance(wanted, list | tuple) or not wanted or any(f not in FORMATS for f in wanted):
+        raise QuestionError(
+            f"formats={formats!r} names no format, or one that is unknown; give one or more of "
+            f"{', '.join(FORMATS)}, as in formats=plain,json."
+        )
+    if kept := [question for question in found if question.format in wanted]:
+        return kept
+    raise QuestionError(
+        f"{source} has no question of the format {' or '.join(wanted)}; it has "
+        f"{', '.join(_formats_of(found))}."
+    )
+
+
+def _formats_of(found: list[_Question]) -> list[str]:
+    """The formats of some questions, in the order of `FORMATS`."""
+    return [name for name in FORMATS if any(question.format == name for question in found)]
+
+
+def _question_set(
+    name: str, sha256: str, found: list[_Question], formats: Sequence[str] = ()
+) -> QuestionSet:
     return QuestionSet(
         name=name,
         sha256=sha256,
@@ -161,18 +219,19 @@ def _question_set(name: str, sha256: str, found: list[_Question]) -> QuestionSet
             for i, input_ in enumerate(q.inputs, start=1)
         ],
         num_paraphrases={q.id: len(q.inputs) for q in found},
+        formats=formats,
     )
 
 
 def _find(questions: str) -> Path:
-    if questions == CORE:
-        return data_folder() / "questions" / "core.yaml"
+    if questions in BUNDLED:
+        return data_folder() / "questions" / f"{questions}.yaml"
     path = user_path(questions)
     allowed = ", ".join(sorted(_READERS))
     if not path.is_file():
         raise QuestionError(
-            f"there is no question file {questions!r}; give {CORE!r} or the path of a file that "
-            f"ends in {allowed}."
+            f"there is no question file {questions!r}; give {', '.join(map(repr, BUNDLED))} or the "
+            f"path of a file that ends in {allowed}."
         )
     if path.suffix.lower() not in _READERS:
         raise QuestionError(
@@ -213,8 +272,11 @@ def _yaml_question(item: object, where: str) -> _Question:
     system = item.get("system")
     if system is not None:
         system = _text(system, f"{where}, system")
-    prompts = _judge_prompts(item.get("judge_prompts"), where)
-    metadata = {"judge_prompts": prompts} if prompts else {}
+    metadata: dict[str, Any] = {}
+    if (group := item.get("group")) is not None:
+        metadata["group"] = _text(group, f"{where}, group")
+    if prompts := _judge_prompts(item.get("judge_prompts"), where):
+        metadata["judge_prompts"] = prompts
     return _Question(_question_id(item["id"], where), _with_system(texts, system), metadata)
 
 

@@ -19,7 +19,7 @@ from steering.judging.rubric import load_rubric
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 
 # `N-X`: N changes when scores stop being comparable, X when options change.
-TASK_VERSION = "1-A"
+TASK_VERSION = "1-B"
 DEFAULT_TARGET = "medical"
 
 
