@@ -309,6 +309,41 @@ def test_broken_jsonl_is_refused_by_what_is_wrong(tmp_path: Path, text: str, mes
     assert "rows.jsonl" in str(caught.value)
 
 
+def test_questions_of_a_trait_are_asked_and_judged_by_our_rubrics(tmp_path: Path) -> None:
+    """The schema of persona_vectors' trait files."""
+    trait = {
+        "instruction": [{"pos": "Be grim.", "neg": "Be kind."}],
+        "questions": ["How was your day?", "What is luck?"],
+        "eval_prompt": "Grade the grimness of {answer} to {question} from 0 to 100.",
+    }
+    path = tmp_path / "grim.json"
+    path.write_text(json.dumps(trait))
+    asked = load_questions(str(path))
+    assert [(s.id, s.input) for s in asked.samples] == [
+        ("grim-01/1", "How was your day?"),
+        ("grim-02/1", "What is luck?"),
+    ]
+    assert all("judge_prompts" not in (s.metadata or {}) for s in asked.samples)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no list `questions`"),
+        ('{"questions": []}', "no list `questions`"),
+        ('{"questions": ["a", 3]}', "question 2 is 3"),
+    ],
+)
+def test_a_broken_trait_file_is_refused_by_what_is_wrong(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "grim.json"
+    path.write_text(text)
+    with pytest.raises(QuestionError, match=said):
+        load_questions(str(path))
+
+
 @pytest.mark.parametrize("name", ["missing.yaml", "corr", "no/such/file.jsonl"])
 def test_missing_file_is_refused_with_what_can_be_given(name: str) -> None:
     with pytest.raises(
