@@ -182,13 +182,15 @@ def agreement(labels: Sequence[bool], judged: Sequence[bool]) -> dict[str, float
         `agreement`, `kappa`, `bias`, `missed` and `false_alarms`, as `calibration_figures` says.
     """
     both = list(zip(labels, judged, strict=True))
-    observed = _mean([float(a == b) for a, b in both])
-    share, called = _mean([float(a) for a in labels]), _mean([float(b) for b in judged])
-    by_chance = share * called + (1 - share) * (1 - called)
+    n, labelled, called = len(both), sum(labels), sum(judged)
+    agreed = sum(a == b for a, b in both)
+    # Times n * n, in whole numbers: rounding would make a zero of kappa, or of 1 - chance, a near
+    # zero.
+    by_chance = labelled * called + (n - labelled) * (n - called)
     return {
-        "agreement": observed,
-        "kappa": (observed - by_chance) / (1 - by_chance) if by_chance != 1 else math.nan,
-        "bias": called - share,
+        "agreement": agreed / n if n else math.nan,
+        "kappa": (n * agreed - by_chance) / (n * n - by_chance) if by_chance < n * n else math.nan,
+        "bias": (called - labelled) / n if n else math.nan,
         "missed": _mean([float(not b) for a, b in both if a]),
         "false_alarms": _mean([float(b) for a, b in both if not a]),
     }

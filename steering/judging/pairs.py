@@ -105,9 +105,7 @@ def load_pairs(pairs: str = CORE, num_pairs: int | None = None) -> PairSet:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PairError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8."
-        ) from error
+        raise PairError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
     found: dict[str, Pair] = {}
     # Not splitlines, which also splits at characters that JSON allows within a string.
     for number, line in enumerate(text.split("\n"), start=1):
