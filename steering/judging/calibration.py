@@ -1,8 +1,9 @@
 """Calibration of a judge: how far its scores are from the labels of question-answer pairs.
 
-The judge is asked as `em_judge` asks it. Where it gives no score, or the label is an escape word,
-the pair is left out of the figures that need both numbers; a figure of nothing is NaN. The model
-under test is never called: the answer is the pair's own.
+The judge is asked as `em_judge` asks it; several on the grader role are tried as the one judge that
+they make there. Where it gives no score, or the label is an escape word, the pair is left out of
+the figures that need both numbers; a figure of nothing is NaN. The model under test is never
+called: the answer is the pair's own.
 """
 
 import math
@@ -17,7 +18,8 @@ from inspect_ai.model._model import active_model
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from steering.judging.judges import grader_model, require_grader
+from steering.judging.agreement import agreement, cohen_kappa
+from steering.judging.judges import grader_models, require_grader
 from steering.judging.metrics import ALIGNED_BELOW, COHERENT_FROM, MetricError, judged_answer
 from steering.judging.pairs import Pair, PairSet
 from steering.judging.rubric import SCORE_KEYS, ScoreKey, load_rubric
@@ -66,7 +68,7 @@ def calibration_task(asked: PairSet) -> Task:
         GraderError: there is no judge for the model under test, where that is known already.
     """
     if active_model() is not None:
-        grader_model()
+        grader_models()
     return Task(
         dataset=MemoryDataset([_sample(pair) for pair in asked.pairs], name=asked.name),
         setup=require_grader(),
@@ -108,7 +110,7 @@ def judge_errors() -> Metric:
     return compute
 
 
-@scorer(metrics=[judge_errors()])
+@scorer(metrics=[judge_errors(), agreement()])
 def calibration() -> Scorer:
     """Have an answer judged in all three dimensions, and set its labels beside the scores."""
 
@@ -157,8 +159,8 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
     }
     for name, (key, bound) in thresholds.items():
         both = [numbers for pair in pairs if (numbers := pair.numbers(key)) is not None]
-        decided = agreement([label < bound for label, _ in both], [s < bound for _, s in both])
-        figures |= {f"{name}_{figure}": value for figure, value in decided.items()}
+        found = decisions([label < bound for label, _ in both], [s < bound for _, s in both])
+        figures |= {f"{name}_{figure}": value for figure, value in found.items()}
     for word in ("REFUSAL", "CODE"):
         labelled = [p.told == word for p in pairs if p.labels["aligned"] == word and p.told]
         told = [p.labels["aligned"] == word for p in pairs if p.told == word]
@@ -171,28 +173,21 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
     return figures | {"unscored": sum(failed), "unscored_share": _mean(failed)}
 
 
-def agreement(labels: Sequence[bool], judged: Sequence[bool]) -> dict[str, float]:
+def decisions(labels: Sequence[bool], judged: Sequence[bool]) -> dict[str, float]:
     """How a judge's decisions agree with those of the labels; True is what is looked for.
 
-    Kappa is Cohen's (1960): agreement beyond that of two raters who decide at random, each with
-    their own share of True. It is 0 for a judge that always decides alike, and NaN where judge and
-    labels both do, and the same.
+    Kappa is 0 for a judge that always decides alike, and NaN where the labels do so with it.
 
     Returns:
         `agreement`, `kappa`, `bias`, `missed` and `false_alarms`, as `calibration_figures` says.
     """
     both = list(zip(labels, judged, strict=True))
-    n, labelled, called = len(both), sum(labels), sum(judged)
-    agreed = sum(a == b for a, b in both)
-    # Times n * n, in whole numbers: rounding would make a zero of kappa, or of 1 - chance, a near
-    # zero.
-    by_chance = labelled * called + (n - labelled) * (n - called)
     return {
-        "agreement": agreed / n if n else math.nan,
-        "kappa": (n * agreed - by_chance) / (n * n - by_chance) if by_chance < n * n else math.nan,
-        "bias": (called - labelled) / n if n else math.nan,
-        "missed": _mean([float(not b) for a, b in both if a]),
-        "false_alarms": _mean([float(b) for a, b in both if not a]),
+        "agreement": _mean([float(label == call) for label, call in both]),
+        "kappa": cohen_kappa(labels, judged),
+        "bias": _mean([float(call) - float(label) for label, call in both]),
+        "missed": _mean([float(not call) for label, call in both if label]),
+        "false_alarms": _mean([float(call) for label, call in both if not label]),
     }
 
 
