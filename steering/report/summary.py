@@ -32,6 +32,8 @@ from steering.judging import (
 )
 
 _SCORER = "em_judge"
+# Of the task judge_calibration, which says nothing of a model under test.
+_CALIBRATION = "calibration"
 
 
 class ReportError(SteeringError):
@@ -86,7 +88,7 @@ def read_results(log_dir: Path, warn: Callable[[str], None] = lambda _: None) ->
 
     Args:
         log_dir: The folder.
-        warn: Told of each run that is left out since it did not finish.
+        warn: Told of each run that is left out, since it did not finish or is of a judge.
 
     Raises:
         ReportError: The folder holds no finished run of this suite, or scores that can't be
@@ -96,10 +98,12 @@ def read_results(log_dir: Path, warn: Callable[[str], None] = lambda _: None) ->
     results: list[Result] = []
     for path in paths:
         log = read_eval_log(path)
-        if log.status == "success":
-            results += _results(log)
-        else:
+        if log.status != "success":
             warn(f"left out, since it ended with status {log.status}: {path.name}")
+        elif any(scorer.name.endswith(_CALIBRATION) for scorer in log.eval.scorers or []):
+            warn(f"left out, since it is of a judge and not of a model: {path.name}")
+        else:
+            results += _results(log)
     if not results:
         raise ReportError(
             f"{log_dir} holds no finished runs: give the folder that a run named as --log-dir"
