@@ -18,11 +18,11 @@ from inspect_ai.scorer import SampleScore, Score
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from steering.judging.comparison import paired_difference
 from steering.judging.intervals import (
     cluster_interval,
     cluster_standard_error,
     effective_number,
-    paired_difference,
     t_quantile,
 )
 from steering.judging.metrics import (
