@@ -177,7 +177,9 @@ def noncentrality(df: int, power: float = POWER, confidence: float = CONFIDENCE)
     return float(brentq(missing, 0, 10 * critical))
 
 
-def between_question_sd(difference_sd: float, rate: float, reference: float, samples: float) -> float:
+def between_question_sd(
+    difference_sd: float, rate: float, reference: float, samples: float
+) -> float:
     """Standard deviation of questions' true differences: the observed one less sampling noise.
 
     Args:
