@@ -37,7 +37,7 @@ def rate_text(value: float, low: float, high: float) -> str:
 
 def percent(share: float) -> str:
     """A share in whole percent; a dash where there is none."""
-    return "-" if math.isnan(share) else f"{100 * share:.0f}"
+    return "-" if math.isnan(share) else str(round(100 * share))
 
 
 def print_note(console: Console, note: str) -> None:
