@@ -5,7 +5,7 @@
 Questions' own rates follow a beta law, answers to a question a binomial one: 1,000 runs a row, with
 8 questions of 25 answers, and for what suites have besides, 24 of 20. Differences are between
 two conditions of the same questions; half of a question's effect is in both (a Gaussian copula).
-Writes results/coverage.md. Five minutes on one thread.
+Writes results/coverage.md. Three minutes on one thread.
 """
 
 import math

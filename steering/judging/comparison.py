@@ -166,15 +166,11 @@ def minimum_detectable_difference(
 
 def noncentrality(df: int, power: float = POWER, confidence: float = CONFIDENCE) -> float:
     """Noncentrality at which a two-sided t test has the asked power."""
-    from scipy.optimize import brentq
-    from scipy.special import nctdtr
+    from scipy.special import ncfdtrinc
 
     critical = t_quantile((1 + confidence) / 2, df)
-
-    def missing(delta: float) -> float:
-        return 1 - nctdtr(df, delta, critical) + nctdtr(df, delta, -critical) - power
-
-    return float(brentq(missing, 0, 10 * critical))
+    # The square of a noncentral t is a noncentral F with 1 and df degrees of freedom.
+    return math.sqrt(float(ncfdtrinc(1, df, 1 - power, critical**2)))
 
 
 def between_question_sd(

@@ -22,6 +22,7 @@ COVERAGE_TEXT
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -118,8 +119,7 @@ def bootstrap_interval(
         return Interval(math.nan, math.nan, note)
     sums = np.array([math.fsum(found) for found in groups.values()])  # [clusters]
     sizes = np.array([len(found) for found in groups.values()])
-    rng = np.random.default_rng(0)
-    times = rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
+    times = _resamples(count)
     # Rounded, so that sums added up in another order count as equal.
     means = np.round((times @ sums) / (times @ sizes), 12)
     mean = np.round(sums.sum() / sizes.sum(), 12)
@@ -188,6 +188,13 @@ def t_quantile(probability: float, df: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(df, probability))
+
+
+@lru_cache(maxsize=8)
+def _resamples(count: int) -> np.ndarray:
+    """How often each cluster is drawn [resamples, clusters]; the same in every call."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
 
 
 def _wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
