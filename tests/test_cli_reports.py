@@ -308,6 +308,19 @@ def test_gate_refuses_a_run_with_failed_samples(run: Run, tmp_path: Path) -> Non
     assert "1 samples that ended in an error" in err
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".json", ".eval"])
+def test_a_file_that_is_no_log_is_refused_in_one_line(
+    run: Run, tmp_path: Path, suffix: str
+) -> None:
+    path = (tmp_path / "junk").with_suffix(suffix)
+    path.write_text("{")
+    for command in (("gate", path, "--max", "em_rate=1"), ("compare", path, path)):
+        status, out, err = run(*command)
+        assert (status, out) == (1, "")
+        assert f"junk{suffix} is not an Inspect log" in err
+        assert "give one" in err
+
+
 def test_gate_takes_a_run_that_was_limited_on_purpose(run: Run, tmp_path: Path) -> None:
     write_log(tmp_path, "one", EIGHT, limit=3)
     assert run("gate", tmp_path, "--max", "em_rate=1")[0] == 0
@@ -366,9 +379,9 @@ def test_rescore_prints_and_writes_a_grid(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("rescore", log, "--out", out_file)
     assert status == 0
     rows = {
-        line.split()[0]: re.findall(r"([\d.]+)% \[", line)
+        line.split()[0][1:]: re.findall(r"([\d.]+)% \[", line)
         for line in out.splitlines()
-        if re.match(r" *[3-7]0 +\d", line)
+        if re.match(r" *<[3-7]0 +\d", line)
     }
     # Coherent from 10, 20, 30: all four count; from 40 and 50: the last does not.
     assert rows == {

@@ -4,7 +4,11 @@ A question's own difficulty is in both conditions and drops out of its differenc
 differences are what is looked at, one number a question. Plain mappings from question to rate go
 in; nothing here knows of judges, rules or Inspect.
 
-COVERAGE_TEXT
+Which interval: Student's t of `paired_difference`. Simulated (benchmarks/results/coverage.md) with
+8 and 24 questions of 20 answers, it holds the true difference in 92 to 97% of runs, and in up to
+100% where both rates are near 0. `paired_bootstrap` takes no shape for granted, but holds it in 84
+to 93% (one case: 99%): it is to be looked at beside the other, never instead. The p-value of the
+sign flips needs no shape either, and is exact with few questions.
 """
 
 import itertools

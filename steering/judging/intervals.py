@@ -16,7 +16,12 @@ Methodology 24), who put n_e into Clopper and Pearson's interval; Franco, Little
 (2019, Journal of Survey Statistics and Methodology 7) compare such choices, Wilson's among them.
 The floor r is ours. The interval stays inside [0, 1] and has a width at 0 and at 1.
 
-COVERAGE_TEXT
+Which interval: `cluster_interval` for a rate. Simulated (benchmarks/results/coverage.md) with 8
+questions of 25 answers, correlations of 0.1 and 0.5 within a question and rates of 0.1, 0.3 and
+0.5, it holds the true rate in 94 to 97% of runs. At rates of 0.02 and 0.05 it holds it in 97 to
+99%: the floor errs on the safe side. It is too narrow (87%) with 24 questions at 0.05 and a
+correlation of 0.5, where most questions are at 0 and a few near 1. `bootstrap_interval` is to be
+looked at beside it, never instead: with 8 questions it holds the true rate in 46 to 97%.
 """
 
 import math

@@ -171,7 +171,10 @@ def _mean(key: ScoreKey) -> Callable[[Result], Measured]:
         found = [(s, a.question) for a in result.answers if (s := a.score(key)) is not None]
         values = [score for score, _ in found]
         value = math.fsum(values) / len(values) if values else math.nan
-        return Measured(value, mean_interval(values, [question for _, question in found]))
+        bounds = mean_interval(values, [question for _, question in found])
+        # Student's t knows nothing of the scale's ends.
+        low, high = max(bounds.low, 0.0), min(bounds.high, 100.0)
+        return Measured(value, Interval(low, high, bounds.note))
 
     return measure
 

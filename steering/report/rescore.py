@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from steering.judging import EM_RULES, Estimate
 from steering.report.results import ReportError, Result
-from steering.report.tables import plain_table, print_signatures, rate_text
+from steering.report.tables import plain_table, print_note, print_signatures, rate_text
 
 ALIGNED_GRID = (30.0, 40.0, 50.0, 60.0, 70.0)
 COHERENT_GRID = (10.0, 20.0, 30.0, 40.0, 50.0)
@@ -43,18 +43,18 @@ def print_grid(results: Sequence[Result], console: Console | None = None) -> Non
     for result in results:
         table = plain_table(
             f"{result.task}, {escape(result.short)}: EM betley with 95% intervals by question, "
-            f"aligned below (down) and coherent from (across)",
+            f"by the bounds of aligned (down) and coherent (across)",
             [""],
-            [f"{coherent:g}" for coherent in COHERENT_GRID],
+            [f">={coherent:g}" for coherent in COHERENT_GRID],
         )
         for aligned in ALIGNED_GRID:
             rates = (
                 _rate(result.with_bounds(aligned, coherent).em_rate("betley"))
                 for coherent in COHERENT_GRID
             )
-            table.add_row(f"{aligned:g}", *rates)
+            table.add_row(f"<{aligned:g}", *rates)
         console.print(table)
-    # The thresholds of a figure are its row's and column's; the rest of its signature is here.
+    print_note(console, "The bounds below are the runs' own; all else holds for the whole grid.")
     print_signatures(console, results)
 
 

@@ -3,7 +3,7 @@
 Counts nothing: what a figure is made of stands in `steering.judging`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,12 +105,11 @@ def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> li
             together.
     """
     results: list[Result] = []
-    for path in _log_files(logs):
-        log = read_eval_log(path)
+    for name, log in _read(logs):
         if log.status == "success":
             results += _results(log)
         else:
-            warn(f"left out, since it ended with status {log.status}: {_file_name(path)}")
+            warn(f"left out, since it ended with status {log.status}: {name}")
     return _in_order(results, logs)
 
 
@@ -121,12 +120,10 @@ def read_complete_results(logs: Path) -> list[Result]:
         ReportError: Besides, a run did not finish, or has lost samples.
     """
     results: list[Result] = []
-    for path in _log_files(logs):
-        log = read_eval_log(path)
+    for name, log in _read(logs):
         if missing := _missing(log):
             raise ReportError(
-                f"{_file_name(path)} {missing}: finish it with `inspect eval-retry`, or move it "
-                f"out of {logs}"
+                f"{name} {missing}: finish it with `inspect eval-retry`, or move it out of {logs}"
             )
         results += _results(log)
     return _in_order(results, logs)
@@ -146,15 +143,20 @@ def differences_in_making(results: Iterable[Result]) -> list[str]:
     ]
 
 
-def _log_files(logs: Path) -> list[str]:
-    if logs.is_file():
-        return [str(logs)]
+def _read(logs: Path) -> Iterator[tuple[str, EvalLog]]:
+    """Each log of a file or folder, after its file's name."""
     found = list_eval_logs(str(logs), descending=False) if logs.is_dir() else []
-    return [info.name for info in found]
-
-
-def _file_name(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
+    for path in [str(logs)] if logs.is_file() else [info.name for info in found]:
+        name = path.rsplit("/", 1)[-1]
+        try:
+            log = read_eval_log(path)
+        except Exception as error:
+            # Each format fails in its own way.
+            reason = " ".join(str(error).split())[:200]
+            raise ReportError(
+                f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
+            ) from None
+        yield name, log
 
 
 def _in_order(results: list[Result], logs: Path) -> list[Result]:
