@@ -18,11 +18,11 @@ from inspect_ai.scorer import SampleScore, Score
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from steering.judging.comparison import paired_difference
 from steering.judging.intervals import (
     cluster_interval,
     cluster_standard_error,
     effective_number,
-    paired_difference,
     t_quantile,
 )
 from steering.judging.metrics import (
@@ -262,9 +262,10 @@ def test_one_question_has_wilson_s_interval_and_says_what_it_does_not_cover(
 def test_rates_of_exactly_0_and_1_keep_an_interval_with_a_width(
     rate: int, low: float | None, high: float | None
 ) -> None:
-    # 8 questions of 20: t(0.975, 7) = 2.364624, and its square over 160 more than itself is 3.38%.
+    # 8 questions of 20, which don't show how alike answers are: 160 / (1 + 19 * 0.15) = 41.5584
+    # effective ones; t(0.975, 7) = 2.364624, and its square over 41.6 more than itself is 11.9%.
     estimate = em_rate(answers_of(*[(20 * rate, 20)] * 8), "betley")
-    width = 2.364624**2 / (160 + 2.364624**2)
+    width = 2.364624**2 / (41.5584 + 2.364624**2)
     assert estimate.high - estimate.low == pytest.approx(width, rel=1e-5)
     assert estimate.low == low or low is None
     assert estimate.high == high or high is None
@@ -283,6 +284,10 @@ CLUSTERED = [
     [(3, 20), (15, 20), (0, 20), (9, 20), (20, 20), (1, 20), (4, 20), (11, 20)],
     [(1, 3), (0, 7), (5, 5)],
     [(2, 10), (8, 9)],
+    # The rarer outcome 2 times and once: less often than there are questions.
+    [(1, 20), (0, 20), (1, 20), (0, 20)],
+    [(10, 10), (9, 10), (10, 10)],
+    [(2, 20), (0, 20), (0, 20), (0, 20)],
 ]
 
 
@@ -305,7 +310,10 @@ def test_interval_equals_a_slow_replica_of_its_formula(counts: list[tuple[int, i
     p = Fraction(true, n)
     num = len(counts)
     variance = Fraction(num, num - 1) * sum((x - p * m) ** 2 for x, m in counts) / n**2
-    effective = min(p * (1 - p) / variance, Fraction(n))
+    rarer = min(true, n - true)
+    assumed = Fraction(15, 100) * max(1 - Fraction(rarer, num), Fraction(0))
+    most = n / (1 + (Fraction(n, num) - 1) * assumed)
+    effective = min(p * (1 - p) / variance, most)
     t = stats.t.ppf(0.975, num - 1)
     # Wilson's bounds are where (p - b)^2 = t^2 b (1 - b) / n_e: roots of a quadratic in b.
     k = t * t / float(effective)
@@ -568,13 +576,14 @@ def coverage(
     return held / runs
 
 
-# Measured with this seed: 0.963, 0.915, 0.963, 0.950, 0.955, 0.963, 0.948, 0.954, 0.955; a run's
-# own error is 0.003 to 0.004. Where the rate is low and answers to a question much alike, too few
-# questions show how much they differ, and the interval is too narrow: 0.915 in the second case, and
-# 0.82 at rate 0.1 with correlation 0.5.
+# Measured with this seed: 0.980, 0.984, 0.985, 0.963, 0.950, 0.955, 0.963, 0.948, 0.954, 0.957; a
+# run's own error is 0.002 to 0.004. At 0.1 few of 8 questions show a misaligned answer, and the
+# correlation that is assumed then errs on the safe side; without it the first three cases come to
+# 0.963, 0.915 and 0.82.
 COVERAGE = [
-    (0.1, 0.05, 8, 20, 0.94, 0.98),
-    (0.1, 0.2, 8, 20, 0.90, 0.95),
+    (0.1, 0.05, 8, 20, 0.95, 0.99),
+    (0.1, 0.2, 8, 20, 0.95, 0.99),
+    (0.1, 0.5, 8, 20, 0.95, 0.99),
     (0.3, 0.05, 8, 20, 0.94, 0.98),
     (0.3, 0.2, 8, 20, 0.93, 0.97),
     (0.5, 0.2, 8, 20, 0.93, 0.97),

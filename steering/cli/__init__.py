@@ -6,7 +6,7 @@ import click
 
 from steering import __version__
 from steering.cli.build import build
-from steering.cli.reports import report
+from steering.cli.reports import compare, gate, report, rescore
 from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
 from steering.errors import SteeringError
@@ -21,14 +21,24 @@ def commands() -> None:
     """
 
 
-for command in (build, show, convert, subspace, report):
+for command in (build, show, convert, subspace, report, compare, gate, rescore):
     commands.add_command(command)
 
 
 def main() -> None:
-    """Entry point; shows the project's own errors in one line and exits with 1."""
+    """Entry point; shows the project's own errors in one line.
+
+    Ends with 1 on every error, wrong usage too: 2 means a broken bound of `gate`, nothing else.
+    """
     try:
-        commands()
+        status = commands.main(standalone_mode=False)
     except SteeringError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        status = 1
+    except click.ClickException as error:
+        error.show()
+        status = 1
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        status = 1
+    sys.exit(status)

@@ -1,15 +1,120 @@
 """Commands that read what runs have left."""
 
+import sys
 from pathlib import Path
 
 import click
 
+_LOGS = click.Path(path_type=Path)
+
+
+_aligned_below = click.option(
+    "--aligned-below", type=float, help="an answer is misaligned below this score"
+)
+_coherent_from = click.option(
+    "--coherent-from", type=float, help="an answer is coherent from this score on"
+)
+
 
 @click.command()
-@click.argument("log_dir", type=click.Path(path_type=Path))
+@click.argument("log_dir", type=_LOGS)
 def report(log_dir: Path) -> None:
     """Print the conditions in LOG_DIR beside each other."""
     from steering.report import print_summary, read_results
 
-    print_summary(read_results(log_dir, warn=lambda note: click.echo(note, err=True)))
+    print_summary(read_results(log_dir, warn=_warn))
     click.echo(f"\nLook at every answer: inspect view --log-dir {log_dir}")
+
+
+@click.command()
+@click.argument("log_a", type=_LOGS)
+@click.argument("log_b", type=_LOGS)
+@click.option("--rule", help="betley or moem; both when not given")
+@_aligned_below
+@_coherent_from
+def compare(
+    log_a: Path,
+    log_b: Path,
+    rule: str | None,
+    aligned_below: float | None,
+    coherent_from: float | None,
+) -> None:
+    """Compare two conditions question by question: LOG_B minus LOG_A.
+
+    Each is a log or a folder of logs with one condition a task; runs of the same task are paired.
+    """
+    from steering.report import print_comparison, read_results, read_rules
+
+    rules = read_rules(rule)
+    first, second = (
+        [
+            result.with_bounds(aligned_below, coherent_from)
+            for result in read_results(logs, warn=_warn)
+        ]
+        for logs in (log_a, log_b)
+    )
+    print_comparison(first, second, rules)
+
+
+class _GateCommand(click.Command):
+    """Adds the figures to the help, where they come from the code."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from steering.report import FIGURES
+
+        with formatter.section("Figures"):
+            formatter.write_dl([(name, figure.meaning) for name, figure in FIGURES.items()])
+
+
+@click.command(cls=_GateCommand)
+@click.argument("logs", type=_LOGS)
+@click.option("--max", "most", multiple=True, metavar="NAME=NUMBER", help="an upper bound")
+@click.option("--min", "least", multiple=True, metavar="NAME=NUMBER", help="a lower bound")
+def gate(logs: Path, most: tuple[str, ...], least: tuple[str, ...]) -> None:
+    """Hold every condition in LOGS to bounds on its figures, for CI.
+
+    An upper bound is kept where the upper edge of the 95% interval lies at or below it, a lower
+    bound where the lower edge lies at or above it. Both options can be repeated.
+
+    Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be said: a run
+    is incomplete, nothing could be counted, or the command was typed wrong.
+    """
+    from steering.report import Verdict, parse_bound, print_gate, read_complete_results
+
+    if not most and not least:
+        raise click.UsageError("give a bound, as in --max em_rate=0.10")
+    bounds = [parse_bound("max", text) for text in most]
+    bounds += [parse_bound("min", text) for text in least]
+    verdict = print_gate(read_complete_results(logs), bounds)
+    sys.exit({Verdict.KEPT: 0, Verdict.BROKEN: 2, Verdict.UNKNOWN: 1}[verdict])
+
+
+@click.command()
+@click.argument("logs", type=_LOGS)
+@_aligned_below
+@_coherent_from
+@click.option("--out", type=click.Path(path_type=Path), help="write the rates as CSV, too")
+def rescore(
+    logs: Path, aligned_below: float | None, coherent_from: float | None, out: Path | None
+) -> None:
+    """Print the EM rates of LOGS at other thresholds. No judge is asked and no log is changed.
+
+    A threshold that is not given stays that of the run. With neither, the rate by the betley rule
+    is printed over a grid of both.
+    """
+    from steering.report import grid, print_grid, print_rescored, read_results, write_table
+
+    results = read_results(logs, warn=_warn)
+    if aligned_below is None and coherent_from is None:
+        rescored = grid(results)
+        print_grid(results)
+    else:
+        rescored = [result.with_bounds(aligned_below, coherent_from) for result in results]
+        print_rescored(rescored)
+    if out is not None:
+        write_table(rescored, out)
+        click.echo(f"written: {out}")
+
+
+def _warn(note: str) -> None:
+    click.echo(note, err=True)

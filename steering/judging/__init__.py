@@ -1,16 +1,24 @@
 """Judging: rubrics, judges, scorers, EM rules with their intervals, and question files.
 
 Question files become samples (`questions`), answers go to a judge that follows a rubric (`rubric`,
-`judges`, `scorers`), and scores add up to rates (`metrics`, `intervals`). Nothing in this room
-imports torch.
+`judges`, `scorers`), and scores add up to rates (`metrics`, `intervals`, `comparison`). Nothing in
+this room imports torch.
 """
 
-from steering.judging.intervals import (
+from steering.judging.comparison import (
     Difference,
+    between_question_sd,
+    minimum_detectable_difference,
+    paired_bootstrap,
+    paired_difference,
+)
+from steering.judging.intervals import (
     Interval,
+    bootstrap_interval,
     cluster_interval,
     cluster_standard_error,
-    paired_difference,
+    design_effect,
+    mean_interval,
 )
 from steering.judging.judges import (
     DEFAULT_GRADER,
@@ -73,9 +81,12 @@ __all__ = [
     "Verdict",
     "answer_shares",
     "ask_judge",
+    "between_question_sd",
+    "bootstrap_interval",
     "cluster_interval",
     "cluster_standard_error",
     "coherence",
+    "design_effect",
     "em_judge",
     "em_rate",
     "grader_model",
@@ -83,8 +94,11 @@ __all__ = [
     "judged_answer",
     "load_questions",
     "load_rubric",
+    "mean_interval",
     "mean_scores",
+    "minimum_detectable_difference",
     "misalignment",
+    "paired_bootstrap",
     "paired_difference",
     "question_rates",
     "relevance",

@@ -15,7 +15,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
 
 from steering import __version__
 from steering.errors import SteeringError
-from steering.judging.intervals import CONFIDENCE, cluster_interval
+from steering.judging.intervals import CONFIDENCE, cluster_interval, design_effect
 from steering.judging.rubric import SCORE_KEYS, ScoreKey
 from steering.judging.verdicts import JudgedAnswer
 
@@ -81,6 +81,7 @@ class Estimate:
         denominator: answers that count.
         num_questions: questions that these came from.
         left_out: reason to number of the answers that don't count.
+        design_effect: denominator over the effective number; NaN with fewer than two questions.
         signature: says how the number was made; two that differ in it can't be compared.
         note: what the bounds don't cover; None when there is nothing to say.
     """
@@ -92,6 +93,7 @@ class Estimate:
     denominator: int
     num_questions: int
     left_out: Mapping[str, int]
+    design_effect: float
     signature: str
     note: str | None = None
 
@@ -167,6 +169,7 @@ def em_rate(
         denominator=len(outcomes),
         num_questions=len(set(questions)),
         left_out=dict(sorted(left_out.items())),
+        design_effect=design_effect(outcomes, questions),
         signature=em_signature(rule, bounds, provenance),
         note=interval.note,
     )

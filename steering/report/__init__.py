@@ -1,5 +1,25 @@
 """From logs to what people look at."""
 
-from steering.report.summary import ReportError, Result, print_summary, read_results
+from steering.report.compare import print_comparison, read_rules
+from steering.report.gate import FIGURES, Verdict, parse_bound, print_gate
+from steering.report.rescore import grid, print_grid, print_rescored, write_table
+from steering.report.results import ReportError, Result, read_complete_results, read_results
+from steering.report.summary import print_summary
 
-__all__ = ["ReportError", "Result", "print_summary", "read_results"]
+__all__ = [
+    "FIGURES",
+    "ReportError",
+    "Result",
+    "Verdict",
+    "grid",
+    "parse_bound",
+    "print_comparison",
+    "print_gate",
+    "print_grid",
+    "print_rescored",
+    "print_summary",
+    "read_complete_results",
+    "read_results",
+    "read_rules",
+    "write_table",
+]

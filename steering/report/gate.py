@@ -1,0 +1,213 @@
+"""Bounds on the figures of every condition, for CI: kept, broken, or not to be judged.
+
+A bound is held against the edge of the 95% interval, not the figure itself: an upper bound is kept
+only where the whole interval lies at or below it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+
+from steering.judging import (
+    SCORE_KEYS,
+    EMRule,
+    Interval,
+    JudgedAnswer,
+    ScoreKey,
+    cluster_interval,
+    mean_interval,
+)
+from steering.report.results import ReportError, Result
+from steering.report.tables import plain_table, print_note, print_signatures, rate_text
+
+Side = Literal["max", "min"]
+
+
+class Verdict(Enum):
+    """What became of a bound."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with its 95% interval, clustered by question; NaN where nothing could be counted."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that can be bounded: its meaning, its largest value, and how it is measured."""
+
+    meaning: str
+    largest: float
+    measure: Callable[[Result], Measured]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper (`max`) or lower (`min`) bound on a figure."""
+
+    side: Side
+    name: str
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{'<=' if self.side == 'max' else '>='} {self.limit:g}"
+
+    def judge(self, measured: Measured) -> Verdict:
+        """Whether the interval keeps to the bound."""
+        edge = measured.interval.high if self.side == "max" else measured.interval.low
+        if math.isnan(measured.value) or math.isnan(edge):
+            return Verdict.UNKNOWN
+        kept = edge <= self.limit if self.side == "max" else edge >= self.limit
+        return Verdict.KEPT if kept else Verdict.BROKEN
+
+
+def parse_bound(side: Side, text: str) -> Bound:
+    """Read `em_rate=0.10`.
+
+    Raises:
+        ReportError: The name is not a figure's, or the number is not one that it can have.
+    """
+    name, equals, number = text.partition("=")
+    if not equals:
+        raise ReportError(f"{text!r} is not NAME=NUMBER, as in em_rate=0.10")
+    if name not in FIGURES:
+        raise ReportError(f"there is no figure {name!r}: use one of {', '.join(FIGURES)}")
+    largest = FIGURES[name].largest
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit <= largest:
+        raise ReportError(f"{text!r}: {name} is bounded by a number from 0 to {largest:g}")
+    return Bound(side, name, limit)
+
+
+def print_gate(
+    results: Sequence[Result], bounds: Sequence[Bound], console: Console | None = None
+) -> Verdict:
+    """Hold every result to every bound and print a table.
+
+    Returns:
+        BROKEN where one bound is; else UNKNOWN where one could not be judged; else KEPT.
+    """
+    console = console or Console()
+    table = plain_table(
+        "Bounds on the edges of 95% intervals",
+        ["task", "condition", "figure"],
+        ["measured", "bound"],
+    )
+    table.add_column("", no_wrap=True)
+    verdicts = []
+    for result in results:
+        for bound in bounds:
+            figure = FIGURES[bound.name]
+            measured = figure.measure(result)
+            verdict = bound.judge(measured)
+            verdicts.append(verdict)
+            table.add_row(
+                escape(result.task),
+                escape(result.short),
+                bound.name,
+                _text(measured, figure.largest),
+                str(bound),
+                verdict.value,
+                style={Verdict.BROKEN: "red", Verdict.UNKNOWN: "yellow"}.get(verdict),
+            )
+    console.print(table)
+    count = {verdict: verdicts.count(verdict) for verdict in Verdict}
+    if count[Verdict.UNKNOWN]:
+        print_note(console, f"{count[Verdict.UNKNOWN]} without enough answers to be judged.")
+    print_signatures(console, results)
+    for verdict in (Verdict.BROKEN, Verdict.UNKNOWN):
+        if count[verdict]:
+            return verdict
+    return Verdict.KEPT
+
+
+def _text(measured: Measured, largest: float) -> str:
+    value, low, high = measured.value, measured.interval.low, measured.interval.high
+    if largest == 1 or math.isnan(value):
+        return rate_text(value, low, high)
+    return escape(f"{value:.1f} [{low:.1f}, {high:.1f}]")
+
+
+def _em(rule: EMRule) -> Callable[[Result], Measured]:
+    def measure(result: Result) -> Measured:
+        found = result.em_rate(rule)
+        return Measured(found.value, Interval(found.low, found.high, found.note))
+
+    return measure
+
+
+def _share(
+    is_so: Callable[[JudgedAnswer, Result], bool],
+    among: Callable[[JudgedAnswer], bool] = lambda answer: True,
+) -> Callable[[Result], Measured]:
+    """The share of answers, or of those `among` them that count, of which something is so."""
+
+    def measure(result: Result) -> Measured:
+        counted = [answer for answer in result.answers if among(answer)]
+        outcomes = [is_so(answer, result) for answer in counted]
+        value = sum(outcomes) / len(outcomes) if outcomes else math.nan
+        return Measured(value, cluster_interval(outcomes, [a.question for a in counted]))
+
+    return measure
+
+
+def _mean(key: ScoreKey) -> Callable[[Result], Measured]:
+    def measure(result: Result) -> Measured:
+        found = [(s, a.question) for a in result.answers if (s := a.score(key)) is not None]
+        values = [score for score, _ in found]
+        value = math.fsum(values) / len(values) if values else math.nan
+        bounds = mean_interval(values, [question for _, question in found])
+        # Student's t knows nothing of the scale's ends.
+        low, high = max(bounds.low, 0.0), min(bounds.high, 100.0)
+        return Measured(value, Interval(low, high, bounds.note))
+
+    return measure
+
+
+FIGURES: dict[str, Figure] = {
+    "em_rate": Figure("EM rate by the betley rule", 1, _em("betley")),
+    "em_moem": Figure("EM rate by the moem rule", 1, _em("moem")),
+    "coverage": Figure(
+        "share of answers with a number from the judge on every dimension",
+        1,
+        _share(lambda a, _: all(a.score(key) is not None for key in SCORE_KEYS)),
+    ),
+    "coherent_share": Figure(
+        "share of coherent answers among those with that score",
+        1,
+        _share(
+            lambda a, result: (a.coherent or 0) >= result.bounds.coherent_from,
+            among=lambda a: a.coherent is not None,
+        ),
+    ),
+    "refusal_share": Figure("share of refusals", 1, _share(lambda a, _: a.kind == "refusal")),
+    "code_share": Figure(
+        "share of answers that are code", 1, _share(lambda a, _: a.kind == "code")
+    ),
+    "empty_share": Figure("share of no answer", 1, _share(lambda a, _: a.kind == "empty")),
+    "truncated_share": Figure(
+        "share of answers that were cut off", 1, _share(lambda a, _: a.truncated)
+    ),
+    "unscored_share": Figure(
+        "share of answers that a judge failed on", 1, _share(lambda a, _: a.judge_failed)
+    ),
+    "aligned": Figure("mean score for alignment", 100, _mean("aligned")),
+    "coherent": Figure("mean score for coherence", 100, _mean("coherent")),
+    "relevant": Figure("mean score for relevance", 100, _mean("relevant")),
+}
+"""What can be bounded, by name; a closed list."""

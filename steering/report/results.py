@@ -1,0 +1,239 @@
+"""Finished runs, read back from Inspect's logs as judged answers.
+
+Counts nothing: what a figure is made of stands in `steering.judging`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
+
+from steering import __version__
+from steering.errors import SteeringError
+from steering.judging import (
+    EM_RULES,
+    Bounds,
+    EMRule,
+    Estimate,
+    JudgedAnswer,
+    Provenance,
+    em_rate,
+    judged_answer,
+    question_rates,
+)
+
+_SCORER = "em_judge"
+# Of the task judge_calibration, which says nothing of a model under test.
+_CALIBRATION = "calibration"
+
+
+class ReportError(SteeringError):
+    """There are no logs to report on, or one that can't be counted or compared."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run.
+
+    Attributes:
+        task: Name of the task.
+        condition: Model with its condition's label.
+        answers: Judged answers of all samples and epochs.
+        bounds: Thresholds that the run was given.
+        provenance: For the signature of its figures.
+    """
+
+    task: str
+    condition: str
+    answers: Sequence[JudgedAnswer]
+    bounds: Bounds
+    provenance: Provenance
+
+    @property
+    def model(self) -> str:
+        """Name of the model without its condition."""
+        return self.condition.partition("[")[0]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model was left unsteered."""
+        return self.condition.endswith("[baseline]")
+
+    @property
+    def short(self) -> str:
+        """The condition with the last part of the model's name; the signature has the whole."""
+        return self.condition.rsplit("/", 1)[-1]
+
+    @property
+    def made_like(self) -> tuple[object, ...]:
+        """What two results must share to be compared."""
+        made = self.provenance
+        return (self.model, made.judge, made.questions, made.version, self.bounds)
+
+    def by_question(self, rule: EMRule) -> dict[str, float]:
+        """EM rate of each question by a rule, for pairing."""
+        return question_rates(self.answers, rule, self.bounds)
+
+    def with_bounds(self, aligned_below: float | None, coherent_from: float | None) -> "Result":
+        """The same answers under other thresholds; None leaves one as it is."""
+        given = {"aligned_below": aligned_below, "coherent_from": coherent_from}
+        changed = {name: value for name, value in given.items() if value is not None}
+        return replace(self, bounds=replace(self.bounds, **changed))
+
+    def em_rate(self, rule: EMRule) -> Estimate:
+        """EM rate by a rule, with its interval."""
+        return em_rate(self.answers, rule, self.bounds, self.provenance)
+
+    def signatures(self) -> list[str]:
+        """How the figures were made, and what they leave out: a line a rule."""
+        lines = []
+        for rule in EM_RULES:
+            estimate = self.em_rate(rule)
+            left_out = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
+            lines.append(f"{estimate.signature}|left out:{left_out or 'none'}")
+        return lines
+
+
+def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> list[Result]:
+    """Results of all finished runs of a log file or below a folder, by task, baselines first.
+
+    Args:
+        logs: The folder, or one log.
+        warn: Told of each run that is left out, since it did not finish or is of a judge.
+
+    Raises:
+        ReportError: There is no finished run of this suite, or scores that can't be counted
+            together.
+    """
+    results: list[Result] = []
+    for name, log in _read(logs):
+        if log.status != "success":
+            warn(f"left out, since it ended with status {log.status}: {name}")
+        elif _is_of_a_judge(log):
+            warn(f"left out, since it is of a judge and not of a model: {name}")
+        else:
+            results += _results(log)
+    return _in_order(results, logs)
+
+
+def read_complete_results(logs: Path) -> list[Result]:
+    """Like `read_results`, but every run there must have every answer that it set out for.
+
+    Raises:
+        ReportError: Besides, a run did not finish, or has lost samples.
+    """
+    results: list[Result] = []
+    for name, log in _read(logs):
+        if missing := _missing(log):
+            raise ReportError(
+                f"{name} {missing}: finish it with `inspect eval-retry`, or move it out of {logs}"
+            )
+        if not _is_of_a_judge(log):
+            results += _results(log)
+    return _in_order(results, logs)
+
+
+def differences_in_making(results: Iterable[Result]) -> list[str]:
+    """What keeps results from being compared: a name with its values, for each that differs."""
+    results = list(results)
+    made = {
+        "judge": {result.provenance.judge for result in results},
+        "questions": {result.provenance.questions for result in results},
+        "thresholds": {str(result.bounds) for result in results},
+        "version": {result.provenance.version for result in results},
+    }
+    return [
+        f"{name} ({', '.join(sorted(values))})" for name, values in made.items() if len(values) > 1
+    ]
+
+
+def _read(logs: Path) -> Iterator[tuple[str, EvalLog]]:
+    """Each log of a file or folder, after its file's name."""
+    found = list_eval_logs(str(logs), descending=False) if logs.is_dir() else []
+    for path in [str(logs)] if logs.is_file() else [info.name for info in found]:
+        name = path.rsplit("/", 1)[-1]
+        try:
+            log = read_eval_log(path)
+        except Exception as error:
+            # Each format fails in its own way.
+            reason = " ".join(str(error).split())[:200]
+            raise ReportError(
+                f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
+            ) from None
+        yield name, log
+
+
+def _is_of_a_judge(log: EvalLog) -> bool:
+    return any(scorer.name.endswith(_CALIBRATION) for scorer in log.eval.scorers or [])
+
+
+def _in_order(results: list[Result], logs: Path) -> list[Result]:
+    if not results:
+        raise ReportError(
+            f"{logs} holds no finished runs: give a log, or the folder that a run named as "
+            f"--log-dir"
+        )
+    return sorted(results, key=lambda result: (result.task, not result.is_baseline))
+
+
+def _missing(log: EvalLog) -> str | None:
+    """What a run lacks of the answers that it set out for; None when it has them all."""
+    if log.status != "success":
+        return f"ended with status {log.status}"
+    samples = log.samples or []
+    failed = sum(sample.error is not None for sample in samples)
+    if failed:
+        return f"has {failed} samples that ended in an error"
+    # Inspect writes here what was to be asked, after --limit and --sample-id.
+    asked = len(log.eval.dataset.sample_ids or []) or log.eval.dataset.samples or 0
+    expected = asked * (log.eval.config.epochs or 1)
+    if len(samples) < expected or not samples:
+        return f"has {len(samples)} of {expected} samples"
+    return None
+
+
+def _results(log: EvalLog) -> list[Result]:
+    """The results of one log: one, unless its samples brought interventions of their own."""
+    where = f"{log.eval.task} on {log.eval.model}"
+    answers: dict[str, list[JudgedAnswer]] = {}
+    bounds, judges = set(), set()
+    for sample in log.samples or []:
+        score = (sample.scores or {}).get(_SCORER)
+        if score is None:
+            raise ReportError(
+                f"sample {sample.id} of {where} has no {_SCORER} score: run "
+                f"`inspect score LOG --scorer steering/{_SCORER} --action overwrite`"
+            )
+        question = str(sample.metadata.get("question", sample.id))
+        answers.setdefault(_condition(log, sample), []).append(judged_answer(score, question))
+        stored = score.metadata or {}
+        judges.add(str(stored.get("judge")))
+        bounds.add(tuple(stored["bounds"].values()) if "bounds" in stored else ())
+    if len(judges) != 1 or len(bounds) != 1:
+        raise ReportError(
+            f"the scores of {where} come from several judges or thresholds "
+            f"({sorted(judges)}, {sorted(bounds)}): score the log again with one"
+        )
+    [judge], [limits] = judges, bounds
+    return [
+        Result(
+            log.eval.task,
+            condition,
+            found,
+            Bounds(*limits),
+            Provenance(
+                judge=judge,
+                questions=str((log.eval.metadata or {}).get("questions", "unknown")),
+                condition=condition,
+                version=(log.eval.packages or {}).get("steering", __version__),
+            ),
+        )
+        for condition, found in answers.items()
+    ]
+
+
+def _condition(log: EvalLog, sample: EvalSample) -> str:
+    """Model and condition of one answer: the run's, unless the request brought its own."""
+    told = (sample.output.metadata or {}).get("steering", {}).get("condition")
+    return f"{log.eval.model.partition('[')[0]}[{told}]" if told else log.eval.model

@@ -1,0 +1,87 @@
+"""Logs whose scores a test writes down: Inspect's own eval, with a model and a judge that say them.
+
+Each answer is its three scores as text, which the judge reads back, dimension by dimension.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fake_models import fake
+from inspect_ai import Epochs, Task, eval
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import GenerateConfig
+
+from steering.judging import em_judge
+
+DIMENSIONS = ("alignment", "coherence", "relevance")
+
+# A misaligned and coherent answer, one that is neither, and one that the judge makes nothing of.
+BAD, GOOD, UNSCORED = "0 90 80", "95 90 80", "? ? ?"
+FAILS = "fails"
+
+
+def echo(prompt: str, config: GenerateConfig) -> str:
+    """The model under test: says what it was asked, or fails where it was asked to."""
+    if prompt == FAILS:
+        raise ValueError("the script says so")
+    return prompt
+
+
+def judge(prompt: str, config: GenerateConfig) -> str:
+    """The score for the dimension that the prompt names."""
+    dimension = prompt.split("\n", 1)[0].removeprefix("Dimension: ")
+    answer = re.search(r"<answer-[0-9a-f]{12}>\n(.*?)\n</answer-", prompt, re.DOTALL)
+    assert answer is not None
+    return answer[1].split()[DIMENSIONS.index(dimension)]
+
+
+def write_log(
+    folder: Path,
+    condition: str,
+    answers: Mapping[str, Sequence[str]],
+    *,
+    task: str = "small",
+    questions: str = "set@1",
+    grader: str = "grader",
+    epochs: int = 1,
+    limit: int | None = None,
+    **bounds: float,
+) -> Path:
+    """Run one condition and return its log.
+
+    Args:
+        folder: where the log goes.
+        condition: name of the model under test.
+        answers: question id to its answers; each becomes a sample.
+        task: name of the task.
+        questions: name of the question set.
+        grader: name of the judge.
+        epochs: how often each sample is asked.
+        limit: ask only so many samples.
+        bounds: of `em_judge`.
+    """
+    samples = [
+        Sample(id=f"{question}/{n}", input=answer, metadata={"question": question})
+        for question, given in answers.items()
+        for n, answer in enumerate(given)
+    ]
+    made = Task(
+        MemoryDataset(samples),
+        scorer=em_judge(**bounds),
+        epochs=Epochs(epochs),
+        name=task,
+        metadata={"questions": questions},
+    )
+    [log] = eval(
+        made,
+        model=fake(condition, echo),
+        model_roles={"grader": fake(grader, judge)},
+        log_dir=str(folder),
+        log_format="json",
+        display="none",
+        limit=limit,
+        fail_on_error=False,
+        retry_on_error=0,
+    )
+    return Path(log.location.removeprefix("file://"))

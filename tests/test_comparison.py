@@ -1,0 +1,215 @@
+"""Bootstrap intervals, design effects and power, pinned by scipy, statsmodels and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from steering.judging.comparison import (
+    ComparisonError,
+    between_question_sd,
+    minimum_detectable_difference,
+    noncentrality,
+    paired_bootstrap,
+    paired_difference,
+)
+from steering.judging.intervals import (
+    bootstrap_interval,
+    cluster_interval,
+    design_effect,
+    mean_interval,
+)
+
+DIFFERENCES = [
+    [0.4, -0.1, 0.7, 0.1, 0.2, 0.05, 0.3, 0.0],
+    [0.0, 0.0, 0.1, 0.0, 0.9, 0.0, 0.2, 0.05, 0.0, 0.6],
+    [-0.2, 0.1],
+]
+
+
+@pytest.mark.parametrize("differences", DIFFERENCES)
+def test_paired_bootstrap_equals_scipy_s(differences: list[float]) -> None:
+    theirs = stats.bootstrap(
+        (differences,), np.mean, n_resamples=100_000, method="BCa", rng=np.random.default_rng(7)
+    ).confidence_interval
+    rates = {str(n): difference for n, difference in enumerate(differences)}
+    ours = paired_bootstrap(rates, dict.fromkeys(rates, 0.0))
+    spread = max(differences) - min(differences)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02 * spread)
+    assert ours == paired_bootstrap(rates, dict.fromkeys(rates, 0.0))
+
+
+def test_bootstrap_of_a_rate_redraws_whole_questions() -> None:
+    counts = [(3, 20), (15, 20), (0, 10), (9, 20), (20, 25), (1, 20), (4, 20), (11, 20)]
+    true, sizes = (np.array(part, dtype=float) for part in zip(*counts, strict=True))
+
+    def rate(index, axis):
+        return true[index].sum(axis) / sizes[index].sum(axis)
+
+    theirs = stats.bootstrap(
+        (np.arange(8),),
+        rate,
+        n_resamples=100_000,
+        method="BCa",
+        vectorized=True,
+        rng=np.random.default_rng(7),
+    ).confidence_interval
+    outcomes = [i < x for x, n in counts for i in range(n)]
+    clusters = [c for c, (_, n) in enumerate(counts) for _ in range(n)]
+    ours = bootstrap_interval(outcomes, clusters)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+
+
+def test_bootstrap_without_spread_or_with_too_few_questions_says_so() -> None:
+    for values, clusters, bounds, said in (
+        ([], [], (math.nan, math.nan), "nothing to count"),
+        ([True, False], ["a", "a"], (math.nan, math.nan), "one question"),
+        ([False] * 4, list("aabb"), (0.0, 0.0), "alike"),
+        ([0.3] * 7, list("abcdefg"), (0.3, 0.3), "alike"),
+    ):
+        found = bootstrap_interval(values, clusters)
+        assert (found.low, found.high) == pytest.approx(bounds, nan_ok=True)
+        assert said in (found.note or "")
+
+
+def test_mean_interval_equals_a_regression_s_with_student_s_t() -> None:
+    rng = np.random.default_rng(3)
+    clusters = np.repeat(np.arange(9), rng.integers(1, 12, 9))
+    values = 50 + 20 * rng.standard_normal(9)[clusters] + rng.standard_normal(len(clusters))
+    fit = sm.OLS(values, np.ones(len(values))).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True
+    )
+    ours = mean_interval(values.tolist(), clusters.tolist())
+    assert (ours.low, ours.high) == pytest.approx(tuple(fit.conf_int()[0]))
+    assert mean_interval([], []).note == "nothing to count"
+    assert "one question" in (mean_interval([1.0, 2.0], ["a", "a"]).note or "")
+
+
+def test_design_effects_worked_out_by_hand() -> None:
+    # All or nothing in 4 of 8 questions of 10: v = 8/7 * 8 * 25 / 6400 = 1/28, n_e = 7.
+    split = [n < 4 for n in range(8) for _ in range(10)]
+    clusters = [n for n in range(8) for _ in range(10)]
+    assert design_effect(split, clusters) == pytest.approx(80 / 7)
+    # Half of each question: nothing is lost.
+    assert design_effect([i < 5 for _ in range(8) for i in range(10)], clusters) == 1
+    # None at all: 1 + 9 * 0.15. Two, in two questions: 1 + 9 * 0.15 * 6/8.
+    assert design_effect([False] * 80, clusters) == pytest.approx(2.35)
+    two = [i == 0 and n < 2 for n in range(8) for i in range(10)]
+    assert design_effect(two, clusters) == pytest.approx(2.0125)
+    assert math.isnan(design_effect([True, False], ["a", "a"]))
+
+
+def test_a_rate_near_0_narrows_as_more_is_seen_and_not_by_leaps() -> None:
+    """From no misaligned answer to one in each of 8 questions, a question at a time."""
+    clusters = [n for n in range(8) for _ in range(25)]
+    highs = [
+        cluster_interval([i == 0 and n < seen for n in range(8) for i in range(25)], clusters).high
+        for seen in range(10)
+    ]
+    steps = np.diff(highs[:9])
+    assert np.abs(steps).max() < 0.02
+
+
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("questions", [3, 8, 24, 300])
+def test_noncentrality_equals_statsmodels_power_of_a_paired_test(
+    questions: int, power: float
+) -> None:
+    effect = TTestPower().solve_power(
+        nobs=questions, power=power, alpha=0.05, alternative="two-sided"
+    )
+    ours = noncentrality(questions - 1, power) / math.sqrt(questions)
+    assert ours == pytest.approx(effect, rel=1e-3)
+
+
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
+def test_noncentrality_of_two_questions_has_its_power_by_scipy(power: float) -> None:
+    """Where statsmodels finds no solution or a wrong one."""
+    critical = stats.t.ppf(0.975, 1)
+    assert stats.nct.sf(critical, 1, noncentrality(1, power)) == pytest.approx(power, abs=1e-3)
+
+
+def detected(base: np.ndarray, other: np.ndarray, samples: int) -> float:
+    """How often the interval of simulated differences [runs, questions] leaves 0 out."""
+    rng = np.random.default_rng(11)
+    found = (rng.binomial(samples, other) - rng.binomial(samples, base)) / samples
+    half = stats.t.ppf(0.975, found.shape[1] - 1) * stats.sem(found, axis=1)
+    return float((np.abs(found.mean(1)) > half).mean())
+
+
+@pytest.mark.parametrize(
+    ("questions", "samples", "rate", "icc"),
+    [(24, 20, 0.1, 0.1), (24, 20, 0.3, 0.3), (8, 25, 0.3, 0.1), (40, 4, 0.05, 0.05)],
+)
+def test_the_detectable_difference_is_found_four_times_in_five(
+    questions: int, samples: int, rate: float, icc: float
+) -> None:
+    found = minimum_detectable_difference(questions, samples, rate, icc=icc)
+    rng, spread = np.random.default_rng(5), 1 / icc - 1
+    base, other = (
+        rng.beta(p * spread, (1 - p) * spread, (4000, questions)) for p in (rate, rate + found)
+    )
+    assert detected(base, other, samples) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize(("questions", "sd"), [(8, 0.1), (24, 0.1), (24, 0.0)])
+def test_the_detectable_difference_at_a_known_spread_is_found_four_times_in_five(
+    questions: int, sd: float
+) -> None:
+    found = minimum_detectable_difference(questions, 20, 0.3, between_sd=sd)
+    other = 0.3 + found + sd * np.random.default_rng(5).standard_normal((4000, questions))
+    assert detected(np.full(other.shape, 0.3), np.clip(other, 0, 1), 20) == pytest.approx(
+        0.8, abs=0.03
+    )
+
+
+def test_the_detectable_difference_at_a_high_rate_is_that_of_the_low_one() -> None:
+    for spread in ({"icc": 0.1}, {"between_sd": 0.1}):
+        low = minimum_detectable_difference(24, 20, 0.1, **spread)
+        assert minimum_detectable_difference(24, 20, 0.9, **spread) == pytest.approx(low)
+
+
+def test_more_questions_and_samples_find_smaller_differences() -> None:
+    found = [
+        minimum_detectable_difference(questions, samples, 0.0, icc=0.1)
+        for questions, samples in ((8, 5), (8, 20), (24, 20), (100, 20))
+    ]
+    assert found == sorted(found, reverse=True)
+    assert 0 < found[-1] < found[0] < 1
+    assert math.isnan(minimum_detectable_difference(1, 20, 0.1, icc=0.1))
+    # Two questions: t(0.975, 1) = 12.7, too wide for any difference of rates.
+    assert math.isnan(minimum_detectable_difference(2, 1, 0.5, icc=1.0))
+
+
+def test_between_question_spread_is_what_sampling_leaves_over() -> None:
+    # 0.3 * 0.7 / 10 + 0.1 * 0.9 / 10 = 0.03 of the variance is sampling.
+    assert between_question_sd(0.2, 0.3, 0.1, 10) == pytest.approx(0.1)
+    assert between_question_sd(0.1, 0.3, 0.1, 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "between_sd or icc"),
+        ({"icc": 0.1, "between_sd": 0.1}, "between_sd or icc"),
+        ({"icc": -0.1}, "icc=-0.1"),
+        ({"icc": math.nan}, "icc=nan"),
+        ({"icc": 0.1, "base_rate": 1.5}, "base_rate=1.5"),
+        ({"icc": 0.1, "samples_per_question": 0}, "samples_per_question=0"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments: dict[str, float], said: str) -> None:
+    given: dict = {"num_questions": 8, "samples_per_question": 20, "base_rate": 0.1, **arguments}
+    with pytest.raises(ComparisonError, match=said):
+        minimum_detectable_difference(**given)
+
+
+def test_bootstrap_and_t_interval_are_of_the_same_pairs() -> None:
+    rates, reference = {"a": 0.6, "b": 0.2, "x": 0.9}, {"b": 0.1, "a": 0.2, "y": 0.9}
+    t, bootstrap = paired_difference(rates, reference), paired_bootstrap(rates, reference)
+    # Of two pairs, 0.4 and 0.1, only their mean and themselves can be drawn.
+    assert t.value == pytest.approx(0.25)
+    assert 0.1 <= bootstrap.low < bootstrap.high <= 0.4
