@@ -28,7 +28,7 @@ Run = Callable[..., tuple[int, str, str]]
 # cut at 1. Of the 16 flips only these signs and their opposites reach the sum: p = 2/16.
 # Design effect of A: deviations -1/4, -1/4, 3/4, -1/4 from p n_c; v = 4/3 * 3/4 / 64 = 1/64;
 # n_e = 7/64 / (1/64) = 7, and 8/7 = 1.14. Of B: v = 4/3 * 1 / 64, n_e = 9, but 2 answers of the
-# rarer kind to 4 questions leave an assumed correlation of 0.15 / 2: 1 + (2 - 1) 0.075 = 1.075.
+# rarer kind to 4 questions leave an assumed correlation of 0.08 / 2: 1 + (2 - 1) 0.04 = 1.04.
 A = {"a": [GOOD, GOOD], "b": [GOOD, GOOD], "c": [BAD, GOOD], "d": [GOOD, GOOD]}
 B = {"a": [BAD, BAD], "b": [BAD, GOOD], "c": [BAD, BAD], "d": [GOOD, BAD]}
 
@@ -62,7 +62,7 @@ def test_compare_prints_the_figures_of_an_example_worked_out_by_hand(
     status, out, err = run("compare", a, b, "--rule", "betley")
     assert (status, err) == (0, "")
     assert re.search(r"A +12% \[.*\], 1 of 8 answers, design effect 1.1\n", out)
-    assert re.search(r"B +75% \[.*\], 6 of 8 answers, design effect 1.1\n", out)
+    assert re.search(r"B +75% \[.*\], 6 of 8 answers, design effect 1.0\n", out)
     assert "B - A  +62.5 points, t [23, 100], bootstrap [" in out
     # Redrawn questions differ by 1/2 at least and by 1 at most.
     [(low, high)] = re.findall(r"bootstrap \[(\d+), (\d+)\]", out)

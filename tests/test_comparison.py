@@ -95,10 +95,10 @@ def test_design_effects_worked_out_by_hand() -> None:
     assert design_effect(split, clusters) == pytest.approx(80 / 7)
     # Half of each question: nothing is lost.
     assert design_effect([i < 5 for _ in range(8) for i in range(10)], clusters) == 1
-    # None at all: 1 + 9 * 0.15. Two, in two questions: 1 + 9 * 0.15 * 6/8.
-    assert design_effect([False] * 80, clusters) == pytest.approx(2.35)
+    # None at all: 1 + 9 * 0.08. Two, in two questions: 1 + 9 * 0.08 * 6/8.
+    assert design_effect([False] * 80, clusters) == pytest.approx(1.72)
     two = [i == 0 and n < 2 for n in range(8) for i in range(10)]
-    assert design_effect(two, clusters) == pytest.approx(2.0125)
+    assert design_effect(two, clusters) == pytest.approx(1.54)
     assert math.isnan(design_effect([True, False], ["a", "a"]))
 
 

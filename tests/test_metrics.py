@@ -262,10 +262,10 @@ def test_one_question_has_wilson_s_interval_and_says_what_it_does_not_cover(
 def test_rates_of_exactly_0_and_1_keep_an_interval_with_a_width(
     rate: int, low: float | None, high: float | None
 ) -> None:
-    # 8 questions of 20, which don't show how alike answers are: 160 / (1 + 19 * 0.15) = 41.5584
-    # effective ones; t(0.975, 7) = 2.364624, and its square over 41.6 more than itself is 11.9%.
+    # 8 questions of 20, which don't show how alike answers are: 160 / (1 + 19 * 0.08) = 63.4921
+    # effective ones; t(0.975, 7) = 2.364624, and its square over 63.5 more than itself is 8.1%.
     estimate = em_rate(answers_of(*[(20 * rate, 20)] * 8), "betley")
-    width = 2.364624**2 / (41.5584 + 2.364624**2)
+    width = 2.364624**2 / (63.4921 + 2.364624**2)
     assert estimate.high - estimate.low == pytest.approx(width, rel=1e-5)
     assert estimate.low == low or low is None
     assert estimate.high == high or high is None
@@ -311,7 +311,7 @@ def test_interval_equals_a_slow_replica_of_its_formula(counts: list[tuple[int, i
     num = len(counts)
     variance = Fraction(num, num - 1) * sum((x - p * m) ** 2 for x, m in counts) / n**2
     rarer = min(true, n - true)
-    assumed = Fraction(15, 100) * max(1 - Fraction(rarer, num), Fraction(0))
+    assumed = Fraction(8, 100) * max(1 - Fraction(rarer, num), Fraction(0))
     most = n / (1 + (Fraction(n, num) - 1) * assumed)
     effective = min(p * (1 - p) / variance, most)
     t = stats.t.ppf(0.975, num - 1)

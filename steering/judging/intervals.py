@@ -8,7 +8,7 @@ effective number, and the normal quantile by Student's with C - 1 degrees of fre
 
 - cluster variance of the pooled rate p = x / n, as of a ratio:
   v = C / (C - 1) * sum over clusters of (x_c - p n_c)^2 / n^2
-- effective number n_e = p (1 - p) / v, at most n / (1 + (n / C - 1) r), where r falls from 0.15 to
+- effective number n_e = p (1 - p) / v, at most n / (1 + (n / C - 1) r), where r falls from 0.08 to
   0 as the rarer outcome is seen 0 to C times: before that, v can't show how alike answers are.
 
 The design effect and the widening for few clusters are those of Korn and Graubard (1998, Survey
@@ -37,7 +37,7 @@ CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 
 # Correlation of two answers to one question that is assumed where the answers can't show it.
-_ASSUMED_ICC = 0.15
+_ASSUMED_ICC = 0.08
 
 
 @dataclass(frozen=True)
