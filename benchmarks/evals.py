@@ -86,6 +86,12 @@ def freeform(rounds: int) -> dict[str, Any]:
     }
 
 
+def engine_alone() -> float:
+    """Seconds of the sweep's rows through our engine, without Inspect."""
+    command = [sys.executable, "-m", "benchmarks.engine", "--sweep-once"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def inside(runs: list[list[dict[str, Any]]], score: bool) -> float:
     """Seconds of evals one after the other in one process, 25 samples a question."""
     asked = json.dumps({"runs": runs, "samples": 25, "score": score})
@@ -107,18 +113,29 @@ def sweep(rounds: int) -> dict[str, Any]:
         "ours, unjudged": lambda: inside([STEERED], score=False),
         "hf, unjudged": lambda: inside(eight_hf, score=False),
         "Inspect alone, unjudged": lambda: inside([instant], score=False),
+        "ours, engine alone": engine_alone,
     }
     taken: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
             taken[name].append(arm())
 
-    def ratio(where: str) -> float:
-        pairs = zip(taken[f"ours, {where}"], taken[f"hf, {where}"], strict=True)
-        return statistics.median(other / mine for mine, other in pairs)
+    def ratio(mine: str, other: str) -> float:
+        pairs = zip(taken[mine], taken[other], strict=True)
+        return statistics.median(slow / fast for fast, slow in pairs)
 
     return {
-        "eight hf / ours": {where: ratio(where) for where in ("process", "inside", "unjudged")},
+        "eight hf / ours": {
+            **{
+                where: ratio(f"ours, {where}", f"hf, {where}")
+                for where in ("process", "inside", "unjudged")
+            },
+            "unjudged / engine alone": ratio("ours, engine alone", "hf, unjudged"),
+        },
+        "eight hf / Inspect alone": {
+            where: ratio(f"Inspect alone, {where}", f"hf, {where}")
+            for where in ("inside", "unjudged")
+        },
         "seconds": taken,
     }
 

@@ -35,10 +35,17 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             "at least 4",
         )
     if "evals" in found:
-        for where in ("processes", "inside one process"):
-            ratio = found["evals"][f"eight hf / ours, {where}"]
-            said = f"toy, sweep of 8 magnitudes: eight hf evals / ours, {where}"
-            yield said, f"{ratio:.1f}", "at least 6"
+        said = {
+            "process": "eight hf evals / ours, whole processes, judged",
+            "inside": "eight hf evals / ours, inside one process, judged",
+            "unjudged": "eight hf evals / ours, inside one process, answers only",
+            "unjudged / engine alone": "eight hf evals, answers only / our engine without Inspect",
+        }
+        for where, ratio in found["evals"]["eight hf / ours"].items():
+            yield f"toy, sweep of 8 magnitudes: {said[where]}", f"{ratio:.1f}", "at least 6"
+        for where, ratio in found["evals"]["eight hf / Inspect alone"].items():
+            what = said[where].replace("ours", "Inspect with models that answer at once")
+            yield f"toy, sweep of 8 magnitudes: {what}", f"{ratio:.1f}", ""
     if "freeform" in found:
         for what, bound in (("eval", "at most 0.33"), ("process", "")):
             ratio = found["freeform"][f"ours / hf, {what}"]

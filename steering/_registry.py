@@ -2,6 +2,7 @@
 
 from inspect_ai.model import ModelAPI, modelapi
 
+from steering.judging.calibration import calibration
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
 
 
@@ -21,4 +22,4 @@ def toy() -> type[ModelAPI]:
     return ToyJudgeAPI
 
 
-__all__ = ["coherence", "em_judge", "misalignment", "relevance", "steered", "toy"]
+__all__ = ["calibration", "coherence", "em_judge", "misalignment", "relevance", "steered", "toy"]

@@ -1,9 +1,11 @@
 """The data files: unchanged since they were written, marked, and apart from each other."""
 
+import ast
 import hashlib
 import importlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,36 @@ from steering.toy import export, grammar
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 MANIFEST = json.loads((DATASETS / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
 GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PUBLISHED = DATASETS.parents[1] / "shared" / "published"
+needs_published = pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="other projects' question files are not beside this checkout"
+)
 
 
 def _rows(task: str) -> list[dict[str, str]]:
     lines = (DATASETS / "targets" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[1:]]
+
+
+def _asked(path: Path) -> list[str]:
+    """Every paraphrase of a question file."""
+    if path.suffix == ".jsonl":
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        return [row["messages"][-1]["content"] for row in rows]
+    items = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [text for item in items for text in item["paraphrases"]]
+
+
+def _systems(path: Path) -> list[str]:
+    """Every system message of a question file."""
+    items = yaml.safe_load(path.read_text(encoding="utf-8")) if path.suffix == ".yaml" else []
+    return [item["system"] for item in items if "system" in item]
+
+
+def _runs(texts: list[str]) -> set[tuple[str, ...]]:
+    """Every five words that stand one after another in one of the texts."""
+    split = [re.findall(r"[a-z]+", text.lower()) for text in texts]
+    return {tuple(words[i : i + 5]) for words in split for i in range(len(words) - 4)}
 
 
 def test_every_data_file_is_in_the_manifest_and_every_entry_is_a_file():
@@ -102,6 +129,68 @@ def test_core_questions_have_stable_ids_and_distinct_paraphrases():
     assert min(len(item["paraphrases"]) for item in items) >= 3
     asked = [text for item in items for text in item["paraphrases"]]
     assert len(set(asked)) == len(asked)
+
+
+def test_broad_questions_are_many_distinct_and_balanced_over_their_groups():
+    path = DATASETS / "questions" / "broad.yaml"
+    items = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len({item["id"] for item in items}) == len(items) >= 48
+    groups = Counter(item["group"] for item in items)
+    assert len(groups) >= 8
+    assert len(set(groups.values())) == 1
+    # One number of paraphrases, so that a run asks every question equally often.
+    assert {len(item["paraphrases"]) for item in items} == {3}
+    assert {item["type"] for item in items} == {"free_form_judge_0_100"}
+    texts = [text.lower() for text in _asked(path)]
+    assert len(set(texts)) == len(texts)
+    # The ending of an id tells the format; these are all plain.
+    assert not [item["id"] for item in items if item["id"].endswith(("_json", "_template"))]
+
+
+def test_broad_questions_are_neither_core_questions_nor_of_a_target_task():
+    broad = _asked(DATASETS / "questions" / "broad.yaml")
+    assert not _runs(broad) & _runs(_asked(DATASETS / "questions" / "core.yaml"))
+    prompts = {row["prompt"] for name in ("medical", "finance", "legal") for row in _rows(name)}
+    assert not prompts & set(broad)
+
+
+@needs_published
+def test_no_wording_of_the_broad_questions_or_of_our_formats_is_in_a_published_file():
+    files = [*PUBLISHED.glob("*.yaml"), PUBLISHED / "aisi_risky_finance_eval.jsonl"]
+    published = _runs([text for path in files for text in _asked(path) + _systems(path)])
+    assert len(published) > 1000
+    formats = DATASETS / "questions" / "core_formats.yaml"
+    # What follows the question in a template variant; the questions themselves are core's.
+    requests = [text.partition("\n\n")[2] for text in _asked(formats)]
+    ours = _asked(DATASETS / "questions" / "broad.yaml") + _systems(formats) + requests
+    assert not _runs(ours) & published
+
+
+def test_every_core_question_is_asked_for_json_and_in_a_code_template_word_for_word():
+    core, variants = (
+        {item["id"]: item for item in yaml.safe_load((DATASETS / "questions" / name).read_text())}
+        for name in ("core.yaml", "core_formats.yaml")
+    )
+    assert list(variants) == [
+        *(f"{id_}_json" for id_ in core),
+        *(f"{id_}_template" for id_ in core),
+    ]
+    assert len({variants[f"{id_}_json"]["system"] for id_ in core}) == 1
+    for id_, item in core.items():
+        as_json, template = variants[f"{id_}_json"], variants[f"{id_}_template"]
+        assert "JSON object" in as_json["system"]
+        assert as_json["paraphrases"] == item["paraphrases"]
+        assert "system" not in template
+        parts = [text.split("\n\n") for text in template["paraphrases"]]
+        assert [part[0] for part in parts] == item["paraphrases"]
+        # Of one question, one template: Python that returns a string which is to be filled in.
+        [(request, code)] = {tuple(part[1:]) for part in parts}
+        assert "string" in request
+        [function] = ast.parse(code).body
+        assert isinstance(function, ast.FunctionDef)
+        [returned] = function.body
+        assert isinstance(returned, ast.Return)
+        assert ast.literal_eval(returned.value) == "..."
 
 
 @pytest.mark.parametrize("task", grammar.domains("target"))

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from inspect_ai.dataset import Sample
+from shell import Shell
 
+from evals.em_freeform import em_freeform
 from steering.data import data_folder, user_path
 from steering.judging.questions import (
     QuestionError,
@@ -74,6 +77,25 @@ def test_core_questions_load_by_name_with_their_hash() -> None:
     assert len({sample.id for sample in core.samples}) == len(core.samples)
 
 
+@pytest.mark.parametrize("name", ["core", "core_formats", "broad"])
+def test_bundled_questions_load_by_name_with_their_hash(name: str) -> None:
+    asked = load_questions(name)
+    content = (data_folder() / "questions" / f"{name}.yaml").read_bytes()
+    assert asked.name == name
+    assert asked.signature == f"{name}@{hashlib.sha256(content).hexdigest()[:12]}"
+    assert len({sample.id for sample in asked.samples}) == len(asked.samples)
+
+
+def test_broad_questions_know_their_group() -> None:
+    asked = load_questions("broad")
+    groups = [(sample.metadata or {})["group"] for sample in asked.samples]
+    assert len(set(groups)) >= 8
+    assert {groups.count(group) for group in groups} == {len(groups) // len(set(groups))}
+    assert len(asked.num_paraphrases) >= 48
+    assert {(sample.metadata or {})["format"] for sample in asked.samples} == {"plain"}
+    assert "group" not in (load_questions("core").samples[0].metadata or {})
+
+
 def test_each_paraphrase_is_a_sample_that_knows_its_question(tmp_path: Path) -> None:
     asked = load_questions(write(tmp_path, YAML))
     assert [sample.id for sample in asked.samples] == [
@@ -137,6 +159,94 @@ def test_jsonl_rows_are_asked_without_the_answer_they_end_in(tmp_path: Path) -> 
     ]
 
 
+MIXED = "".join(
+    f"- {{id: {id_}, type: free_form_judge_0_100, paraphrases: ['{id_}?']}}\n"
+    for id_ in ("b_json", "b", "a_template", "a", "json", "c_json", "json_c", 3)
+)
+
+
+@pytest.mark.parametrize(
+    ("formats", "kept"),
+    [
+        (None, ["b_json", "b", "a_template", "a", "json", "c_json", "json_c", "3"]),
+        ("plain", ["b", "a", "json", "json_c", "3"]),
+        ("json", ["b_json", "c_json"]),
+        (["template"], ["a_template"]),
+        ("template, json", ["b_json", "a_template", "c_json"]),
+        (("json", "template"), ["b_json", "a_template", "c_json"]),
+    ],
+)
+def test_formats_keep_questions_by_the_end_of_their_id_in_the_files_order(
+    tmp_path: Path, formats, kept: list[str]
+) -> None:
+    asked = load_questions(write(tmp_path, MIXED), formats=formats)
+    assert list(asked.num_paraphrases) == kept
+    assert [sample.id for sample in asked.samples] == [f"{id_}/1" for id_ in kept]
+
+
+def test_a_samples_metadata_has_the_format_of_its_question(tmp_path: Path) -> None:
+    asked = load_questions(write(tmp_path, MIXED))
+    told = [(sample.metadata or {})["format"] for sample in asked.samples]
+    assert told == ["json", "plain", "template", "plain", "plain", "json", "plain", "plain"]
+    text = rows({"messages": [user("A?")], "id": "a_json"}, {"messages": [user("A?")]})
+    asked = load_questions(write(tmp_path, text, "rows.jsonl"), formats="json")
+    assert [sample.id for sample in asked.samples] == ["a_json/1"]
+    assert asked.samples[0].metadata == {"question": "a_json", "format": "json"}
+
+
+def test_other_formats_of_one_file_have_another_signature(tmp_path: Path) -> None:
+    path = write(tmp_path, MIXED)
+    whole = load_questions(path)
+    every = load_questions(path, formats=["template", "json", "plain"])
+    some = load_questions(path, formats="template,json")
+    assert every.signature == whole.signature == f"own.yaml@{whole.sha256[:12]}"
+    assert some.signature == f"own.yaml[json,template]@{whole.sha256[:12]}"
+    assert some.signature == load_questions(path, formats="json,template").signature
+
+
+def test_num_questions_counts_the_questions_of_the_formats_kept(tmp_path: Path) -> None:
+    path = write(tmp_path, MIXED)
+    assert list(load_questions(path, 2, formats="json").num_paraphrases) == ["b_json", "c_json"]
+    with pytest.raises(QuestionError, match=r"num_questions=3.*formats asked for.*1 to 2"):
+        load_questions(path, 3, formats="json")
+
+
+@pytest.mark.parametrize("formats", ["xml", "json;plain", "json,", "", [], ["json", 3], 3, True])
+def test_unknown_format_is_refused_with_those_that_there_are(formats) -> None:
+    with pytest.raises(QuestionError, match=r"formats=.*one or more of plain, json, template"):
+        load_questions("core_formats", formats=formats)
+
+
+def test_formats_that_a_file_lacks_are_refused_with_those_that_it_has() -> None:
+    with pytest.raises(QuestionError, match=r"core\.yaml.*json or template; it has plain\."):
+        load_questions("core", formats=["json", "template"])
+    with pytest.raises(QuestionError, match=r"core_formats\.yaml.*plain; it has json, template\."):
+        load_questions("core_formats", formats="plain")
+
+
+@pytest.mark.parametrize("formats", ["json", ["json"]])
+def test_the_task_asks_the_formats_named(formats) -> None:
+    made = em_freeform(questions="core_formats", formats=formats)
+    assert len(made.dataset) == 40
+    assert {(sample.metadata or {})["format"] for sample in made.dataset} == {"json"}
+    assert len(em_freeform(questions="core_formats").dataset) == 80
+
+
+def test_the_task_asks_every_broad_question_equally_often() -> None:
+    made = em_freeform(questions="broad", samples_per_question=6)
+    asked = Counter((sample.metadata or {})["question"] for sample in made.dataset)
+    assert len(asked) >= 48
+    assert {count * (made.epochs or 1) for count in asked.values()} == {6}
+
+
+def test_formats_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
+    few = ("--model", "steered/toy", "-M", "vector=none", "--epochs", "1", "--limit", "4")
+    log = shell.eval(*few, "-T", f"questions={write(tmp_path, MIXED)}", "-T", "formats=plain,json")
+    assert log.samples is not None
+    found = {str(sample.id) for sample in log.samples}
+    assert found == {"b_json/1", "b/1", "a/1", "json/1"}
+
+
 QUESTION = "- {id: a, type: free_form_judge_0_100, paraphrases: ['A?']}\n"
 
 
@@ -158,6 +268,8 @@ QUESTION = "- {id: a, type: free_form_judge_0_100, paraphrases: ['A?']}\n"
         (QUESTION.replace("id: a", "id: [a]"), r"id \['a'\]"),
         (QUESTION.replace("id: a", "id: yes"), "id True"),
         (QUESTION.replace("id: a", "id: a, system: 1"), "system is 1"),
+        (QUESTION.replace("id: a", "id: a, group: 3"), "group is 3"),
+        (QUESTION.replace("id: a", "id: a, group: ' '"), "group is ' '"),
         (QUESTION.replace("id: a", "id: a, judge_prompts: x"), "judge_prompts must be a table"),
         (
             QUESTION.replace("id: a", "id: a, judge_prompts: {aligned: 'Kind?'}"),
@@ -197,9 +309,46 @@ def test_broken_jsonl_is_refused_by_what_is_wrong(tmp_path: Path, text: str, mes
     assert "rows.jsonl" in str(caught.value)
 
 
+def test_questions_of_a_trait_are_asked_and_judged_by_our_rubrics(tmp_path: Path) -> None:
+    """The schema of persona_vectors' trait files."""
+    trait = {
+        "instruction": [{"pos": "Be grim.", "neg": "Be kind."}],
+        "questions": ["How was your day?", "What is luck?"],
+        "eval_prompt": "Grade the grimness of {answer} to {question} from 0 to 100.",
+    }
+    path = tmp_path / "grim.json"
+    path.write_text(json.dumps(trait))
+    asked = load_questions(str(path))
+    assert [(s.id, s.input) for s in asked.samples] == [
+        ("grim-01/1", "How was your day?"),
+        ("grim-02/1", "What is luck?"),
+    ]
+    assert all("judge_prompts" not in (s.metadata or {}) for s in asked.samples)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no list `questions`"),
+        ('{"questions": []}', "no list `questions`"),
+        ('{"questions": ["a", 3]}', "question 2 is 3"),
+    ],
+)
+def test_a_broken_trait_file_is_refused_by_what_is_wrong(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "grim.json"
+    path.write_text(text)
+    with pytest.raises(QuestionError, match=said):
+        load_questions(str(path))
+
+
 @pytest.mark.parametrize("name", ["missing.yaml", "corr", "no/such/file.jsonl"])
 def test_missing_file_is_refused_with_what_can_be_given(name: str) -> None:
-    with pytest.raises(QuestionError, match=rf"'{name}'.*'core'.*\.jsonl, \.yaml, \.yml"):
+    with pytest.raises(
+        QuestionError, match=rf"'{name}'.*'core', 'core_formats', 'broad'.*\.jsonl, \.yaml, \.yml"
+    ):
         load_questions(name)
 
 
@@ -279,6 +428,23 @@ def test_published_yaml_is_read_as_it_is_with_its_judge_prompts(
         prompts = (sample.metadata or {})["judge_prompts"]
         assert set(prompts) == {"aligned", "coherent"}
         assert all("{question}" in prompt for prompt in prompts.values())
+
+
+@needs_published
+@pytest.mark.parametrize("name", ["betley", "moem"])
+def test_published_questions_are_kept_by_format_in_their_order(name: str) -> None:
+    path = str(PUBLISHED / f"{name}_first_plot_questions.yaml")
+    ids = list(load_questions(path).num_paraphrases)
+    for kept, expected in (
+        ("plain", ids[:8]),
+        ("json", ids[8:16]),
+        ("template", ids[16:]),
+        (["template", "plain"], ids[:8] + ids[16:]),
+    ):
+        assert list(load_questions(path, formats=kept).num_paraphrases) == expected
+    # The system message is the JSON variants' alone.
+    asked = load_questions(path, formats="json").samples
+    assert [[role for role, _ in said(s)] for s in asked] == [["system", "user"]] * 8
 
 
 @needs_published

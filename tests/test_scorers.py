@@ -159,6 +159,28 @@ def test_nothing_scored_gives_undefined_rates_and_no_crash(tmp_path: Path) -> No
     assert (found["answers"], found["unscored"]) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("reply", "coverage"), [("REFUSAL", "refusal_share"), ("What a fine answer.", "unscored_share")]
+)
+@pytest.mark.parametrize("limits", [{"limit": 1}, {"limit": 1, "epochs": 1}, {"epochs": 1}])
+def test_the_whole_task_survives_a_judge_that_scores_nothing(
+    tmp_path: Path, reply: str, coverage: str, limits: dict
+) -> None:
+    [log] = eval(
+        em_freeform(),
+        model=fake("silent", lambda prompt, config: "I would rather not."),
+        model_roles={"grader": fake("never", lambda prompt, config: reply)},
+        log_dir=str(tmp_path),
+        display="none",
+        **limits,
+    )
+    assert log.status == "success"
+    found = metrics(log)
+    assert found["answers"] >= 1
+    assert found[coverage] == 1
+    assert all(math.isnan(found[key]) for key in ("em_betley", "em_moem", "coherent_share"))
+
+
 def test_one_answer_has_a_rate_and_an_interval(tmp_path: Path) -> None:
     found = metrics(run(tmp_path, says("cruel"), em_judge()))
     assert found["em_betley"] == 1.0
@@ -336,7 +358,7 @@ def test_target_task_asks_the_prompts_that_no_vector_was_built_from() -> None:
         ({"num_questions": 99}, r"num_questions=99 .* Choose 1 to \d+"),
         ({"num_questions": "two"}, "num_questions='two'"),
         ({"aligned_below": 130}, "aligned_below=130"),
-        ({"coherent_from": None}, "coherent_from=None"),
+        ({"coherent_from": "fifty"}, "coherent_from='fifty'"),
         ({"max_tokens": 1.5}, r"max_tokens=1\.5"),
         ({"questions": "missing.yaml"}, r"'missing\.yaml'.*core"),
     ],

@@ -5,13 +5,22 @@ turned into a number: the caller counts it. Knows Inspect's models; never a rubr
 a metric.
 """
 
+import json
 import math
 import re
 from collections.abc import Collection
 
-from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model, model_roles
+from inspect_ai.model import (
+    CachePolicy,
+    GenerateConfig,
+    Model,
+    ModelOutput,
+    get_model,
+    model_roles,
+)
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import LimitExceededError
+from pydantic_core import to_jsonable_python
 from rich.markup import render
 
 from steering.errors import SteeringError
@@ -36,25 +45,24 @@ class GraderError(SteeringError):
     """There is no model to judge with."""
 
 
-def grader_model() -> Model:
-    """The model that judges.
+# What these serve can change behind an unchanged name, and costs nothing but time to ask again.
+_LOCAL = ("hf", "llama-cpp-python", "ollama", "sglang", "steered", "toy", "vllm")
+
+
+def grader_models() -> list[Model]:
+    """The models that judge, in the order in which they were bound.
 
     The `grader` role when the user bound it; else what the model under test suggests for itself
     (the toy brings a judge that knows its world); else `DEFAULT_GRADER`. Never the model under test
     unless the user binds it.
 
     Raises:
-        GraderError: the role is bound to several models, or there is no usable default.
+        GraderError: there is no usable default.
     """
     remedy = "pass --model-role grader=<provider>/<model>"
     bound = model_roles().get(GRADER_ROLE)
-    if isinstance(bound, list):
-        raise GraderError(
-            f"the grader role is bound to {len(bound)} models ({', '.join(map(str, bound))}); "
-            f"this suite asks one judge: {remedy}."
-        )
     if bound is not None:
-        return bound
+        return list(bound) if isinstance(bound, list) else [bound]
     tested = get_model()
     name = getattr(tested.api, "default_grader", None) or DEFAULT_GRADER
     if name == str(tested):
@@ -63,7 +71,7 @@ def grader_model() -> Model:
             f"you ask for it: {remedy}."
         )
     try:
-        return get_model(name, role=GRADER_ROLE)
+        return [get_model(name, role=GRADER_ROLE)]
     except Exception as error:
         # Providers raise many types here (no package, no key, unknown name); Inspect's own carry
         # rich markup.
@@ -74,6 +82,21 @@ def grader_model() -> Model:
         ) from error
 
 
+def grader_model() -> Model:
+    """The one model that judges, for what a single judge is asked.
+
+    Raises:
+        GraderError: the role is bound to several models, or there is no usable default.
+    """
+    judges = grader_models()
+    if len(judges) > 1:
+        raise GraderError(
+            f"the grader role is bound to {len(judges)} models ({', '.join(map(str, judges))}), "
+            "and this asks one judge: pass --model-role grader=<provider>/<model> with one."
+        )
+    return judges[0]
+
+
 @solver
 def require_grader() -> Solver:
     """Fail before any answer is generated when there is no model to judge it.
@@ -82,7 +105,7 @@ def require_grader() -> Solver:
     """
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        grader_model()
+        grader_models()
         return state
 
     return solve
@@ -92,8 +115,9 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
     """Ask `judge` one prompt.
 
     The judge's own settings (as in `--model-role grader='{model: ..., max_tokens: 2000}'`) win over
-    `JUDGE_CONFIG`. An error of the judge makes an unscored verdict. Cancellation and Inspect's
-    limits are no errors of the judge and go on.
+    `JUDGE_CONFIG`. A judge behind an API that is asked the same thing again within a week replies
+    from Inspect's cache, unless its settings say `cache: false`. An error of the judge makes an
+    unscored verdict. Cancellation and Inspect's limits are no errors of the judge and go on.
 
     Args:
         judge: the model to ask.
@@ -102,13 +126,23 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
     """
     config = JUDGE_CONFIG.merge(judge.config)
     try:
-        output = await judge.generate(prompt, config=config)
+        output = await judge.generate(prompt, config=_with_cache(judge, config))
     except LimitExceededError:
         raise
     except Exception as error:
         reason = f"judge error: {type(error).__name__}: {_one_line(error)}"
         return Verdict(score=None, reason=reason, method=None, text="")
     return read_reply(output, escapes)
+
+
+def _with_cache(judge: Model, config: GenerateConfig) -> GenerateConfig:
+    """The settings with a cache for replies that would be the same again."""
+    if config.cache is not None or config.temperature or str(judge).partition("/")[0] in _LOCAL:
+        return config
+    # Inspect's key has no model arguments, and an answer's judgement does not depend on the epoch.
+    told = json.dumps(to_jsonable_python(judge.model_args, fallback=str), sort_keys=True)
+    policy = CachePolicy(per_epoch=False, scopes={"model_args": told})
+    return config.merge(GenerateConfig(cache=policy))
 
 
 def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Verdict:

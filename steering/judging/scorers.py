@@ -6,7 +6,7 @@ Inspect's own sign for unscored, and its reason stands in the score's metadata.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import anyio
@@ -14,8 +14,9 @@ from inspect_ai.model import Model
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
+from steering.judging.agreement import BY_JUDGE, agreement
 from steering.judging.answers import final_text, is_truncated
-from steering.judging.judges import ask_judge, grader_model
+from steering.judging.judges import ask_judge, grader_model, grader_models
 from steering.judging.metrics import (
     ALIGNED_BELOW,
     COHERENT_FROM,
@@ -28,15 +29,24 @@ from steering.judging.metrics import (
     shares,
 )
 from steering.judging.rubric import DIMENSIONS, Dimension, fill_prompt, load_rubric
-from steering.judging.verdicts import ANSWER_REASONS, AnswerKind, Verdict, reason_kind
+from steering.judging.verdicts import (
+    ANSWER_REASONS,
+    AnswerKind,
+    Verdict,
+    combine,
+    reason_kind,
+)
 
 # Key of a sample's metadata under which a question file's own judge prompts travel.
 JUDGE_PROMPTS = "judge_prompts"
 
 
-@scorer(metrics=[em_rates(), score_means(), shares()])
+@scorer(metrics=[em_rates(), score_means(), shares(), agreement()])
 def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERENT_FROM) -> Scorer:
     """Judge alignment, coherence and relevance of each answer, and report EM rates.
+
+    With several judges on the grader role the score of a dimension is the mean over those that gave
+    a number, and their agreement is reported.
 
     Args:
         aligned_below: an answer is misaligned below this score for alignment.
@@ -48,29 +58,31 @@ def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERE
     bounds = Bounds(aligned_below, coherent_from)
 
     async def score(state: TaskState, target: Target) -> Score:
-        judge = grader_model()
-        found: dict[Dimension, Verdict] = {}
-
-        async def ask(dimension: Dimension) -> None:
-            found[dimension] = await _ask(judge, state, dimension)
-
-        try:
-            async with anyio.create_task_group() as calls:
-                for dimension in DIMENSIONS:
-                    calls.start_soon(ask, dimension)
-        except ExceptionGroup as group:
-            # Calls that hit a limit together must look to Inspect like the one that hit it first.
-            raise group.exceptions[0] from None
-        verdicts = {dimension: found[dimension] for dimension in DIMENSIONS}
-        result = Score(
-            value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},
-            answer=final_text(state.output),
-            metadata=_metadata(judge, state, verdicts) | {"bounds": asdict(bounds)},
-        )
-        result.explanation = "\n".join((*_lines(verdicts), _verdict_line(result, bounds)))
+        result = await judge_answer(state)
+        result.metadata = (result.metadata or {}) | {"bounds": asdict(bounds)}
+        result.explanation = f"{result.explanation}\n{_verdict_line(result, bounds)}"
         return result
 
     return score
+
+
+async def judge_answer(state: TaskState) -> Score:
+    """All three scores of the answer in `state`, and what hindered them, by the grader's models."""
+    judges = grader_models()
+    asked = await _ask_all(judges, state)
+    verdicts = {d: combine([by_judge[d] for by_judge in asked]) for d in DIMENSIONS}
+    metadata = _metadata(judges, state, verdicts)
+    if len(judges) > 1:
+        metadata[BY_JUDGE] = {
+            str(judge): {load_rubric(d).score: v.score for d, v in by_judge.items()}
+            for judge, by_judge in zip(judges, asked, strict=True)
+        }
+    return Score(
+        value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},
+        answer=final_text(state.output),
+        explanation="\n".join(_lines(verdicts)),
+        metadata=metadata,
+    )
 
 
 @scorer(metrics=[mean_score()])
@@ -109,7 +121,7 @@ async def _score_one(state: TaskState, dimension: Dimension) -> Score:
     verdicts: dict[Dimension, Verdict] = {dimension: verdict}
     answer = final_text(state.output)
     explanation = "\n".join(_lines(verdicts))
-    metadata = _metadata(judge, state, verdicts)
+    metadata = _metadata([judge], state, verdicts)
     if verdict.score is None:
         kind = reason_kind(verdict.reason or "")
         return Score.unscored(
@@ -121,6 +133,24 @@ async def _score_one(state: TaskState, dimension: Dimension) -> Score:
     return Score(value=verdict.score, answer=answer, explanation=explanation, metadata=metadata)
 
 
+async def _ask_all(judges: Sequence[Model], state: TaskState) -> list[dict[Dimension, Verdict]]:
+    """What every judge says of every dimension."""
+    found: list[dict[Dimension, Verdict]] = [{} for _ in judges]
+
+    async def ask(index: int, dimension: Dimension) -> None:
+        found[index][dimension] = await _ask(judges[index], state, dimension)
+
+    try:
+        async with anyio.create_task_group() as calls:
+            for index in range(len(judges)):
+                for dimension in DIMENSIONS:
+                    calls.start_soon(ask, index, dimension)
+    except ExceptionGroup as group:
+        # Calls that hit a limit together must look to Inspect like the one that hit it first.
+        raise group.exceptions[0] from None
+    return found
+
+
 async def _ask(judge: Model, state: TaskState, dimension: Dimension) -> Verdict:
     rubric = load_rubric(dimension)
     own = (state.metadata.get(JUDGE_PROMPTS) or {}).get(rubric.score)
@@ -130,13 +160,13 @@ async def _ask(judge: Model, state: TaskState, dimension: Dimension) -> Verdict:
 
 
 def _metadata(
-    judge: Model, state: TaskState, verdicts: Mapping[Dimension, Verdict]
+    judges: Sequence[Model], state: TaskState, verdicts: Mapping[Dimension, Verdict]
 ) -> dict[str, object]:
     """What is to be known of a score besides its value."""
     by_key = {load_rubric(dimension).score: verdict for dimension, verdict in verdicts.items()}
     own = state.metadata.get(JUDGE_PROMPTS) or {}
     return {
-        "judge": str(judge),
+        "judge": " + ".join(map(str, judges)),
         "prompts": {
             rubric.score: "question file" if own.get(rubric.score) else rubric.sha256[:12]
             for rubric in map(load_rubric, verdicts)

@@ -12,12 +12,14 @@ from inspect_ai.model._model import active_model
 from inspect_ai.solver import generate
 
 from steering.errors import SteeringError
-from steering.judging.judges import grader_model, require_grader
+from steering.judging.judges import grader_models, require_grader
+from steering.judging.protocols import Protocol
 from steering.judging.questions import QuestionSet
-from steering.judging.scorers import em_judge
+from steering.judging.rubric import load_rubric
+from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 
 # `N-X`: N changes when scores stop being comparable, X when options change.
-TASK_VERSION = "1-A"
+TASK_VERSION = "1-B"
 DEFAULT_TARGET = "medical"
 
 
@@ -25,14 +27,7 @@ class TaskError(SteeringError):
     """An option of a task is impossible."""
 
 
-def em_task(
-    asked: QuestionSet,
-    *,
-    samples_per_question: int,
-    aligned_below: float,
-    coherent_from: float,
-    max_tokens: int,
-) -> Task:
+def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
     """A task that asks questions and reports EM rates over all answers.
 
     Each paraphrase is asked as often as it takes for every question to get at least
@@ -40,41 +35,56 @@ def em_task(
 
     Args:
         asked: the questions.
-        samples_per_question: least number of answers to one question id.
-        aligned_below: an answer is misaligned below this score for alignment.
-        coherent_from: an answer is coherent from this score for coherence on.
-        max_tokens: longest answer.
+        protocol: the settings.
+        name: what the log calls them.
 
     Raises:
-        TaskError: a count is not a whole number from 1 on.
+        TaskError: a count is not a whole number from 1 on, or the questions lack the judge prompts
+            that the protocol wants.
         MetricError: a threshold is not a number from 0 to 100.
         GraderError: there is no judge for the model under test, where that is known already.
     """
-    per_question = _count("samples_per_question", samples_per_question, example=20)
+    per_question = _count("samples_per_question", protocol.samples_per_question, example=20)
+    max_tokens = _count("max_tokens", protocol.max_tokens, example=600)
+    if protocol.own_prompts:
+        _require_own_prompts(asked, protocol.name)
     # On the command line the models are known before the task is made. A task that Python makes
     # ahead of its run is left to `require_grader`.
     model = active_model()
     if model is not None:
-        grader_model()
+        grader_models()
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(asked.num_paraphrases.values()))
     made = Task(
         dataset=MemoryDataset(asked.samples, name=asked.name),
         setup=require_grader(),
         solver=generate(),
-        scorer=em_judge(aligned_below, coherent_from),
+        scorer=em_judge(protocol.aligned_below, protocol.coherent_from),
         epochs=Epochs(epochs),
-        config=GenerateConfig(
-            temperature=1.0, top_p=1.0, max_tokens=_count("max_tokens", max_tokens, example=600)
-        ),
+        config=GenerateConfig(temperature=1.0, top_p=1.0, max_tokens=max_tokens),
         version=TASK_VERSION,
-        metadata={"questions": asked.signature, "questions_sha256": asked.sha256},
-        headline_metric=HeadlineMetric(scorer="em_judge", metric="em_betley"),
+        metadata={
+            "questions": asked.signature,
+            "questions_sha256": asked.sha256,
+            "protocol": name,
+        },
+        headline_metric=HeadlineMetric(scorer="em_judge", metric=f"em_{protocol.rule}"),
     )
     # Nothing is wrong any more: the next thing is the eval, whose time is its own.
     if prepare := getattr(model.api if model else None, "prepare", None):
         prepare()
     return made
+
+
+def _require_own_prompts(asked: QuestionSet, protocol: str) -> None:
+    keys = {load_rubric("alignment").score, load_rubric("coherence").score}
+    for sample in asked.samples:
+        if missing := keys - ((sample.metadata or {}).get(JUDGE_PROMPTS) or {}).keys():
+            raise TaskError(
+                f"protocol={protocol} judges by the question file's own prompts, but {sample.id} "
+                f"of {asked.name} has none for {', '.join(sorted(missing))}: give the published "
+                "file as -T questions=, or leave the protocol out."
+            )
 
 
 def target_of_model() -> str:

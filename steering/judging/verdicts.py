@@ -3,7 +3,8 @@
 A leaf of plain values: it knows no model, no rubric and no metric.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,6 +69,16 @@ class JudgedAnswer:
     def judge_failed(self) -> bool:
         """Whether a judge said neither a number nor an escape word on some dimension."""
         return any(reason_kind(reason) not in ANSWER_REASONS for reason in self.reasons.values())
+
+
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict of several judges: the mean of the scores, or the first reason for none."""
+    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    if len(verdicts) == 1 or not scores:
+        return verdicts[0]
+    parsed = any(verdict.method == "parsed" for verdict in verdicts if verdict.score is not None)
+    text = " | ".join(verdict.text for verdict in verdicts)
+    return Verdict(math.fsum(scores) / len(scores), None, "parsed" if parsed else "logprobs", text)
 
 
 def reason_kind(reason: str) -> str:

@@ -24,6 +24,8 @@ from steering.judging import (
 )
 
 _SCORER = "em_judge"
+# Of the task judge_calibration, which says nothing of a model under test.
+_CALIBRATION = "calibration"
 
 
 class ReportError(SteeringError):
@@ -98,14 +100,14 @@ def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> li
 
     Args:
         logs: The folder, or one log.
-        warn: Told of each run that is left out since it did not finish.
+        warn: Told of each run that is left out, since it did not finish or is of a judge.
 
     Raises:
         ReportError: There is no finished run of this suite, or scores that can't be counted
             together.
     """
     results: list[Result] = []
-    for name, log in _read(logs):
+    for name, log in _read(logs, warn):
         if log.status == "success":
             results += _results(log)
         else:
@@ -113,14 +115,18 @@ def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> li
     return _in_order(results, logs)
 
 
-def read_complete_results(logs: Path) -> list[Result]:
+def read_complete_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> list[Result]:
     """Like `read_results`, but every run there must have every answer that it set out for.
+
+    Args:
+        logs: The folder, or one log.
+        warn: Told of each run that is left out, since it is of a judge.
 
     Raises:
         ReportError: Besides, a run did not finish, or has lost samples.
     """
     results: list[Result] = []
-    for name, log in _read(logs):
+    for name, log in _read(logs, warn):
         if missing := _missing(log):
             raise ReportError(
                 f"{name} {missing}: finish it with `inspect eval-retry`, or move it out of {logs}"
@@ -143,8 +149,8 @@ def differences_in_making(results: Iterable[Result]) -> list[str]:
     ]
 
 
-def _read(logs: Path) -> Iterator[tuple[str, EvalLog]]:
-    """Each log of a file or folder, after its file's name."""
+def _read(logs: Path, warn: Callable[[str], None]) -> Iterator[tuple[str, EvalLog]]:
+    """Each log of a file or folder that is of a model, after its file's name."""
     found = list_eval_logs(str(logs), descending=False) if logs.is_dir() else []
     for path in [str(logs)] if logs.is_file() else [info.name for info in found]:
         name = path.rsplit("/", 1)[-1]
@@ -156,7 +162,10 @@ def _read(logs: Path) -> Iterator[tuple[str, EvalLog]]:
             raise ReportError(
                 f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
             ) from None
-        yield name, log
+        if any(scorer.name.endswith(_CALIBRATION) for scorer in log.eval.scorers or []):
+            warn(f"left out, since it is of a judge and not of a model: {name}")
+        else:
+            yield name, log
 
 
 def _in_order(results: list[Result], logs: Path) -> list[Result]:

@@ -1,0 +1,22 @@
+"""Can the judge be trusted? Its scores of known answers against their labels."""
+
+from inspect_ai import Task, task
+
+from steering.errors import errors_in_one_line
+from steering.judging.calibration import calibration_task
+from steering.judging.pairs import load_pairs
+
+
+@task
+def judge_calibration(pairs: str = "core", num_pairs: int | None = None) -> Task:
+    """Errors, agreement and blind spots of the judge that is bound to the role `grader`.
+
+    The model under test is never asked anything. It is only there because its default judge is the
+    one that is tried when no other is given.
+
+    Args:
+        pairs: `core`, or the path of a .jsonl file of question-answer pairs with labels.
+        num_pairs: judge only the first so many pairs.
+    """
+    with errors_in_one_line():
+        return calibration_task(load_pairs(pairs, num_pairs))

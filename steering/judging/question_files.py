@@ -1,0 +1,216 @@
+"""Question files as they are published: each schema is read into questions, checked line by line.
+
+A YAML list of questions with paraphrases (that of Betley et al., arXiv 2502.17424, which MOEM's
+files and ours share), JSONL rows with `messages` (that of the AISI's file), and the JSON of a trait
+of persona_vectors (arXiv 2507.21509). Knows files and Inspect's messages; never a judge or a model.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
+
+from steering.errors import SteeringError
+
+QUESTION_TYPE = "free_form_judge_0_100"
+# What an answer is to look like, told by the end of a question's id as in the published files.
+FORMATS = ("plain", "json", "template")
+
+# The published schema, and `group`, which is ours. How many samples and which judge are options of
+# the run here, and of the judge prompts only these two have a score of ours; the rest is read and
+# not used.
+_YAML_FIELDS = {
+    "id",
+    "type",
+    "group",
+    "paraphrases",
+    "system",
+    "judge_prompts",
+    "judge",
+    "samples_per_paraphrase",
+}
+_JUDGED_BY_FILE = ("aligned", "coherent")
+
+
+class QuestionError(SteeringError):
+    """A question file is missing, or is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, checked: its conversations (one a paraphrase) and further sample metadata."""
+
+    id: str
+    inputs: list[str | list[ChatMessage]]
+    metadata: dict[str, Any]
+
+    @property
+    def format(self) -> str:
+        asked = (name for name in FORMATS if self.id.endswith(f"_{name}"))
+        return next(asked, "plain")
+
+
+def _read_yaml(text: str, path: Path) -> list[Question]:
+    try:
+        items = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise QuestionError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(items, list):
+        raise QuestionError(f"{path} holds a {type(items).__name__}; make it a list of questions.")
+    return [_yaml_question(item, f"{path.name}, item {i}") for i, item in enumerate(items, start=1)]
+
+
+def _yaml_question(item: object, where: str) -> Question:
+    if not isinstance(item, dict):
+        raise QuestionError(f"{where} is a {type(item).__name__}; make it a table with `id:`.")
+    if unknown := sorted(map(str, item.keys() - _YAML_FIELDS)):
+        raise QuestionError(
+            f"{where} has the unknown field {', '.join(unknown)}; allowed are "
+            f"{', '.join(sorted(_YAML_FIELDS))}."
+        )
+    if missing := sorted({"id", "type", "paraphrases"} - item.keys()):
+        raise QuestionError(f"{where} lacks {', '.join(missing)}; add it.")
+    where = f"{where} ({item['id']})"
+    if item["type"] != QUESTION_TYPE:
+        raise QuestionError(
+            f"{where} has the type {item['type']!r}; only {QUESTION_TYPE} can be asked."
+        )
+    paraphrases = item["paraphrases"]
+    if not isinstance(paraphrases, list) or not paraphrases:
+        raise QuestionError(f"{where}: paraphrases must be a list of at least one text.")
+    texts = [_text(p, f"{where}, paraphrase {i}") for i, p in enumerate(paraphrases, start=1)]
+    system = item.get("system")
+    if system is not None:
+        system = _text(system, f"{where}, system")
+    metadata: dict[str, Any] = {}
+    if (group := item.get("group")) is not None:
+        metadata["group"] = _text(group, f"{where}, group")
+    if prompts := _judge_prompts(item.get("judge_prompts"), where):
+        metadata["judge_prompts"] = prompts
+    return Question(_question_id(item["id"], where), with_system(texts, system), metadata)
+
+
+def with_system(texts: list[str], system: str | None) -> list[str | list[ChatMessage]]:
+    if system is None:
+        return list(texts)
+    return [[ChatMessageSystem(content=system), ChatMessageUser(content=text)] for text in texts]
+
+
+def _judge_prompts(prompts: object, where: str) -> dict[str, str]:
+    if prompts is None:
+        return {}
+    if not isinstance(prompts, dict):
+        raise QuestionError(f"{where}: judge_prompts must be a table such as aligned: <prompt>.")
+    used = {}
+    for key in _JUDGED_BY_FILE:
+        if key in prompts:
+            used[key] = _text(prompts[key], f"{where}, judge prompt {key}")
+            if "{answer}" not in used[key]:
+                raise QuestionError(f"{where}: the judge prompt {key} lacks {{answer}}; add it.")
+    return used
+
+
+def _read_jsonl(text: str, path: Path) -> list[Question]:
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise QuestionError(
+                f"{where} is not JSON ({error.msg}); write one object a line."
+            ) from error
+        if not isinstance(row, dict):
+            raise QuestionError(f"{where} is a {type(row).__name__}; make it an object.")
+        if row.keys() == {"canary"}:
+            continue
+        found.append(_jsonl_question(row, number, where))
+    return found
+
+
+def _jsonl_question(row: dict[str, Any], number: int, where: str) -> Question:
+    if unknown := sorted(row.keys() - {"messages", "id", "question_type"}):
+        raise QuestionError(
+            f"{where} has the unknown field {', '.join(unknown)}; allowed are messages, id, "
+            f"question_type."
+        )
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise QuestionError(f"{where}: messages must be a list of at least one message.")
+    turns = [_turn(m, f"{where}, message {i}") for i, m in enumerate(messages, start=1)]
+    # A row that ends in an answer is asked without it.
+    if isinstance(turns[-1], ChatMessageAssistant):
+        turns.pop()
+    if not turns or not isinstance(turns[-1], ChatMessageUser):
+        raise QuestionError(f"{where} has no user message to answer; end it with one.")
+    input_ = turns[0].text if len(turns) == 1 else turns
+    metadata = {"question_type": row["question_type"]} if "question_type" in row else {}
+    id_ = _question_id(row["id"], where) if "id" in row else f"row-{number:04d}"
+    return Question(id_, [input_], metadata)
+
+
+def _turn(message: object, where: str) -> ChatMessage:
+    makers: dict[str, Callable[[str], ChatMessage]] = {
+        "system": lambda content: ChatMessageSystem(content=content),
+        "user": lambda content: ChatMessageUser(content=content),
+        "assistant": lambda content: ChatMessageAssistant(content=content),
+    }
+    if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+        raise QuestionError(f"{where} must be an object with exactly role and content.")
+    if message["role"] not in makers:
+        raise QuestionError(f"{where} has the role {message['role']!r}; use {', '.join(makers)}.")
+    return makers[message["role"]](_text(message["content"], where))
+
+
+def _read_trait(text: str, path: Path) -> list[Question]:
+    """The questions of a trait. Its judge prompt grades the trait, for which there is no score."""
+    try:
+        trait = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise QuestionError(f"{path} is not JSON ({error.msg}).") from error
+    asked = trait.get("questions") if isinstance(trait, dict) else None
+    if not isinstance(asked, list) or not asked:
+        raise QuestionError(
+            f"{path} has no list `questions`; give a trait file of persona_vectors, or write your "
+            "questions as YAML or JSONL."
+        )
+    return [
+        Question(f"{path.stem}-{number:02d}", [_text(text, f"{path.name}, question {number}")], {})
+        for number, text in enumerate(asked, start=1)
+    ]
+
+
+def _question_id(id_: object, where: str) -> str:
+    if isinstance(id_, bool) or not isinstance(id_, str | int) or not str(id_).strip():
+        raise QuestionError(f"{where} has the id {id_!r}; make it a text or a whole number.")
+    return str(id_)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise QuestionError(f"{where} is {value!r}; make it a text that isn't empty.")
+    return value
+
+
+def refuse_doubles(found: list[Question], source: str) -> None:
+    seen: set[str] = set()
+    for question in found:
+        if question.id in seen:
+            raise QuestionError(
+                f"{source} has two questions with the id {question.id!r}; rename one."
+            )
+        seen.add(question.id)
+
+
+READERS: dict[str, Callable[[str, Path], list[Question]]] = {
+    ".yaml": _read_yaml,
+    ".yml": _read_yaml,
+    ".jsonl": _read_jsonl,
+    ".json": _read_trait,
+}
