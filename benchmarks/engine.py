@@ -69,7 +69,7 @@ LINEAR = {
 }
 FAMILIES = {"llama": MID_SIZE, "qwen3.5": MID_SIZE | LINEAR}
 # Long answers take long: fewer blocks for those.
-SMALLER = {"num_hidden_layers": 2}
+SMALLER = {"num_hidden_layers": 2, "full_attention_interval": 2}
 ROWS, TOKENS = 16, 32
 RAGGED = 256
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)

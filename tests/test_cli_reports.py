@@ -311,15 +311,17 @@ def test_gate_refuses_a_run_with_failed_samples(run: Run, tmp_path: Path) -> Non
     assert "1 samples that ended in an error" in err
 
 
-def test_runs_of_a_judge_are_left_out_and_named(run: Run, tmp_path: Path) -> None:
+def test_runs_of_a_judge_are_left_out(run: Run, tmp_path: Path) -> None:
     write_log(tmp_path, "one", EIGHT)
     other = write_log(tmp_path, "two", EIGHT, task="other")
     change(other, lambda log: setattr(log.eval.scorers[0], "name", "steering/calibration"))
-    for command in (("gate", tmp_path, "--max", "em_rate=1"), ("rescore", tmp_path)):
-        status, out, err = run(*command)
-        assert status == 0
-        assert f"is of a judge and not of a model: {other.name}" in err
-        assert "other" not in out
+    status, out, _ = run("gate", tmp_path, "--max", "em_rate=1")
+    assert (status, out.count(" kept")) == (0, 1)
+    assert "other" not in out
+    status, out, err = run("rescore", tmp_path)
+    assert status == 0
+    assert "other" not in out
+    assert f"is of a judge and not of a model: {other.name}" in err
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".json", ".eval"])

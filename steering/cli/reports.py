@@ -85,7 +85,7 @@ def gate(logs: Path, most: tuple[str, ...], least: tuple[str, ...]) -> None:
         raise click.UsageError("give a bound, as in --max em_rate=0.10")
     bounds = [parse_bound("max", text) for text in most]
     bounds += [parse_bound("min", text) for text in least]
-    verdict = print_gate(read_complete_results(logs, warn=_warn), bounds)
+    verdict = print_gate(read_complete_results(logs), bounds)
     sys.exit({Verdict.KEPT: 0, Verdict.BROKEN: 2, Verdict.UNKNOWN: 1}[verdict])
 
 

@@ -107,31 +107,30 @@ def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> li
             together.
     """
     results: list[Result] = []
-    for name, log in _read(logs, warn):
-        if log.status == "success":
-            results += _results(log)
-        else:
+    for name, log in _read(logs):
+        if log.status != "success":
             warn(f"left out, since it ended with status {log.status}: {name}")
+        elif _is_of_a_judge(log):
+            warn(f"left out, since it is of a judge and not of a model: {name}")
+        else:
+            results += _results(log)
     return _in_order(results, logs)
 
 
-def read_complete_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> list[Result]:
+def read_complete_results(logs: Path) -> list[Result]:
     """Like `read_results`, but every run there must have every answer that it set out for.
-
-    Args:
-        logs: The folder, or one log.
-        warn: Told of each run that is left out, since it is of a judge.
 
     Raises:
         ReportError: Besides, a run did not finish, or has lost samples.
     """
     results: list[Result] = []
-    for name, log in _read(logs, warn):
+    for name, log in _read(logs):
         if missing := _missing(log):
             raise ReportError(
                 f"{name} {missing}: finish it with `inspect eval-retry`, or move it out of {logs}"
             )
-        results += _results(log)
+        if not _is_of_a_judge(log):
+            results += _results(log)
     return _in_order(results, logs)
 
 
@@ -149,8 +148,8 @@ def differences_in_making(results: Iterable[Result]) -> list[str]:
     ]
 
 
-def _read(logs: Path, warn: Callable[[str], None]) -> Iterator[tuple[str, EvalLog]]:
-    """Each log of a file or folder that is of a model, after its file's name."""
+def _read(logs: Path) -> Iterator[tuple[str, EvalLog]]:
+    """Each log of a file or folder, after its file's name."""
     found = list_eval_logs(str(logs), descending=False) if logs.is_dir() else []
     for path in [str(logs)] if logs.is_file() else [info.name for info in found]:
         name = path.rsplit("/", 1)[-1]
@@ -162,10 +161,11 @@ def _read(logs: Path, warn: Callable[[str], None]) -> Iterator[tuple[str, EvalLo
             raise ReportError(
                 f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
             ) from None
-        if any(scorer.name.endswith(_CALIBRATION) for scorer in log.eval.scorers or []):
-            warn(f"left out, since it is of a judge and not of a model: {name}")
-        else:
-            yield name, log
+        yield name, log
+
+
+def _is_of_a_judge(log: EvalLog) -> bool:
+    return any(scorer.name.endswith(_CALIBRATION) for scorer in log.eval.scorers or [])
 
 
 def _in_order(results: list[Result], logs: Path) -> list[Result]:
