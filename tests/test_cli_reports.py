@@ -311,6 +311,19 @@ def test_gate_refuses_a_run_with_failed_samples(run: Run, tmp_path: Path) -> Non
     assert "1 samples that ended in an error" in err
 
 
+def test_runs_of_a_judge_are_left_out(run: Run, tmp_path: Path) -> None:
+    write_log(tmp_path, "one", EIGHT)
+    other = write_log(tmp_path, "two", EIGHT, task="other")
+    change(other, lambda log: setattr(log.eval.scorers[0], "name", "steering/calibration"))
+    status, out, _ = run("gate", tmp_path, "--max", "em_rate=1")
+    assert (status, out.count(" kept")) == (0, 1)
+    assert "other" not in out
+    status, out, err = run("rescore", tmp_path)
+    assert status == 0
+    assert "other" not in out
+    assert f"is of a judge and not of a model: {other.name}" in err
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".json", ".eval"])
 def test_a_file_that_is_no_log_is_refused_in_one_line(
     run: Run, tmp_path: Path, suffix: str

@@ -279,7 +279,7 @@ def test_what_can_not_be_compared_is_refused_in_one_line(tmp_path, run):
         ([path, "--top", 0], "0 is not in the range x>=1"),
     ):
         code, _, err = run(*arguments)
-        assert code == 2, arguments
+        assert code == 1, arguments
         assert words in err
 
 
