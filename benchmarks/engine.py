@@ -71,7 +71,7 @@ FAMILIES = {"llama": MID_SIZE, "qwen3.5": MID_SIZE | LINEAR}
 # Long answers take long: fewer blocks for those.
 SMALLER = {"num_hidden_layers": 2, "full_attention_interval": 2}
 ROWS, TOKENS = 16, 32
-RAGGED = 256
+RAGGED = 128
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 SAMPLES, LONGEST = 25, 200
 GROWTH = (250, 1000, 4000, 16000)
@@ -102,7 +102,7 @@ def equal(rounds: int) -> dict[str, Any]:
 
 
 def ragged(rounds: int) -> dict[str, Any]:
-    """Answers of 5 to 200 tokens to 256 prompts, batches of 16 rows."""
+    """Answers of 5 to 200 tokens to 128 prompts, batches of 16 rows."""
     found = {}
     for family, shape in FAMILIES.items():
         with TemporaryDirectory() as folder:

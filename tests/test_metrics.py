@@ -576,14 +576,14 @@ def coverage(
     return held / runs
 
 
-# Measured with this seed: 0.980, 0.984, 0.985, 0.963, 0.950, 0.955, 0.963, 0.948, 0.954, 0.957; a
-# run's own error is 0.002 to 0.004. At 0.1 few of 8 questions show a misaligned answer, and the
-# correlation that is assumed then errs on the safe side; without it the first three cases come to
-# 0.963, 0.915 and 0.82.
+# Measured with this seed: 0.978, 0.958, 0.844, 0.963, 0.950, 0.955, 0.963, 0.948, 0.954, 0.956; a
+# run's own error is 0.002 to 0.004. At 0.1 few of 8 questions show a misaligned answer. The
+# correlation that is assumed then helps (without it: 0.963, 0.915, 0.82), but not where answers to
+# a question are much alike.
 COVERAGE = [
     (0.1, 0.05, 8, 20, 0.95, 0.99),
-    (0.1, 0.2, 8, 20, 0.95, 0.99),
-    (0.1, 0.5, 8, 20, 0.95, 0.99),
+    (0.1, 0.2, 8, 20, 0.94, 0.98),
+    (0.1, 0.5, 8, 20, 0.82, 0.87),
     (0.3, 0.05, 8, 20, 0.94, 0.98),
     (0.3, 0.2, 8, 20, 0.93, 0.97),
     (0.5, 0.2, 8, 20, 0.93, 0.97),

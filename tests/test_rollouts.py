@@ -226,10 +226,13 @@ def run(folder: Path, judged: list[str]) -> EvalLog:
         judged.append(prompt)
         return "50"
 
+    grader = fake("rollouts-grader", judge)
+    # Both personas answer alike here, and the judge would be asked once.
+    grader.config = GenerateConfig(cache=False)
     log = eval(
         em_target(target="toy/medical", personas="core", num_questions=3),
         model=fake("rollouts", lambda prompt, config: f"You say: {prompt}"),
-        model_roles={"grader": fake("rollouts-grader", judge)},
+        model_roles={"grader": grader},
         log_dir=str(folder),
         display="none",
     )[0]

@@ -17,11 +17,13 @@ Methodology 24), who put n_e into Clopper and Pearson's interval; Franco, Little
 The floor r is ours. The interval stays inside [0, 1] and has a width at 0 and at 1.
 
 Which interval: `cluster_interval` for a rate. Simulated (benchmarks/results/coverage.md) with 8
-questions of 25 answers, correlations of 0.1 and 0.5 within a question and rates of 0.1, 0.3 and
-0.5, it holds the true rate in 94 to 97% of runs. At rates of 0.02 and 0.05 it holds it in 97 to
-99%: the floor errs on the safe side. It is too narrow (87%) with 24 questions at 0.05 and a
-correlation of 0.5, where most questions are at 0 and a few near 1. `bootstrap_interval` is to be
-looked at beside it, never instead: with 8 questions it holds the true rate in 46 to 97%.
+questions of 25 answers it holds the true rate in 94 to 96% of runs at rates of 0.1, 0.3 and 0.5 and
+a correlation of 0.1 within a question, and in 94 to 97% at 0.3 and 0.5 and a correlation of 0.5. At
+rates of 0.02 and 0.05 it holds it in 97 to 99%: the floor errs on the safe side. It is too narrow
+where most questions are at 0 and a few near 1: 82% at a rate of 0.1 and a correlation of 0.5, and
+85% with 24 questions at 0.05. No interval from 8 questions can tell what the ninth would show: ask
+more questions (`broad` has 48). `bootstrap_interval` is to be looked at beside it, never instead:
+with 8 questions it holds the true rate in 46 to 97%.
 """
 
 import math
