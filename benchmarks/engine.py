@@ -47,7 +47,7 @@ from steering.engines.sampling import Sampling
 from steering.interventions import resolve
 from steering.judging.questions import load_questions
 from steering.models import encode, render_chat
-from steering.spec import parse_options
+from steering.spec import SteeringSpec, parse_options
 from steering.targets import load_target
 from steering.vector import SteeringVector
 
@@ -72,6 +72,7 @@ FAMILIES = {"llama": MID_SIZE, "qwen3.5": MID_SIZE | LINEAR}
 SMALLER = {"num_hidden_layers": 2, "full_attention_interval": 2}
 ROWS, TOKENS = 16, 32
 RAGGED = 128
+BATCH = int(SteeringSpec().batch_size)
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 SAMPLES, LONGEST = 25, 200
 GROWTH = (250, 1000, 4000, 16000)
@@ -153,9 +154,9 @@ def sweep_rows(vector: SteeringVector, asked: Sequence[tuple[int, ...]]) -> list
     ]
 
 
-def sweep(rounds: int, batch: int = 256) -> dict[str, Any]:
+def sweep(rounds: int) -> dict[str, Any]:
     """A sweep on the toy, in one batch that rows join and leave, or run by run with a hook."""
-    engine, plain = engine_of("toy", batch)
+    engine, plain = engine_of("toy", BATCH)
     runs = sweep_rows(toy_vector(engine), toy_prompts(plain.tokenizer))
 
     def hooked() -> int:
@@ -170,7 +171,7 @@ def sweep(rounds: int, batch: int = 256) -> dict[str, Any]:
 
 def sweep_once() -> float:
     """Seconds of the sweep's rows through our engine, after a first few that are not counted."""
-    engine, plain = engine_of("toy", 256)
+    engine, plain = engine_of("toy", BATCH)
     runs = sweep_rows(toy_vector(engine), toy_prompts(plain.tokenizer))
     ours(engine, runs[0][:8])
     began = time.perf_counter()
@@ -180,7 +181,7 @@ def sweep_once() -> float:
 
 def grow(count: int) -> dict[str, Any]:
     """Time and peak memory of so many rows on the toy."""
-    engine, plain = engine_of("toy", 256)
+    engine, plain = engine_of("toy", BATCH)
     vector, asked = toy_vector(engine), toy_prompts(plain.tokenizer)
     ours(engine, sweep_rows(vector, asked)[0][:8])
     edits = resolve(vector)

@@ -302,8 +302,8 @@ class SteeredAPI(ModelAPI):
         return MAX_TOKENS
 
     def max_connections(self) -> int:
-        """Requests under way at once: a batch, and as many that wait to take its places."""
-        return 2 * self._batch_size
+        """Requests under way at once: a batch, and some that wait to take its places."""
+        return self._batch_size + max(1, self._batch_size // 4)
 
     def connection_key(self) -> str:
         """Conditions of one model share its connections."""

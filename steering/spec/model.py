@@ -199,7 +199,7 @@ class SteeringSpec(Intervention):
     revision: str | None = _option(None, "branch, tag or commit of a hub model", example="main")
     device: str = _option("auto", "device of the weights", example="cuda:1", speed_only=True)
     batch_size: int = _option(
-        256, "rows that are decoded together at the most", example="64", speed_only=True
+        512, "rows that are decoded together at the most", example="64", speed_only=True
     )
 
     _more: tuple[Intervention, ...] = PrivateAttr(())
