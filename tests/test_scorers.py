@@ -389,13 +389,13 @@ def test_missing_grader_fails_before_any_answer_is_generated(tmp_path: Path) -> 
     assert "--model-role grader=" in log.error.message
 
 
-def command(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run Inspect's command line as a user would, from the repository's root."""
+def command(line: str, folder: Path, where: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    """Run Inspect's command line as a user would, from the repository's root or elsewhere."""
     script = "from inspect_ai._cli.main import main; main()"
-    environment = {"OMP_NUM_THREADS": "1", "INSPECT_LOG_DIR": str(folder), "PWD": str(REPOSITORY)}
+    environment = {"OMP_NUM_THREADS": "1", "INSPECT_LOG_DIR": str(folder), "PWD": str(where)}
     return subprocess.run(
         [sys.executable, "-c", script, *line.split()],
-        cwd=REPOSITORY,
+        cwd=where,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -415,6 +415,7 @@ def test_log_is_scored_again_by_the_scorer_s_name_with_the_same_figures(tmp_path
         f"score --scorer steering/em_judge -S aligned_below=60 --action overwrite "
         f"--output-file {tmp_path / 'again.eval'} {first}",
         tmp_path,
+        where=tmp_path,
     )
     assert again.returncode == 0, again.stdout + again.stderr
     before, after = read_eval_log(str(first)), read_eval_log(str(tmp_path / "again.eval"))
