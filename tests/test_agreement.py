@@ -89,6 +89,14 @@ def test_agreement_is_reported_with_figures_worked_out_by_hand(tmp_path: Path) -
     assert found["alpha_aligned"] == pytest.approx(1 - observed / expected)
 
 
+def test_one_model_may_judge_twice(tmp_path: Path) -> None:
+    """With other settings, say."""
+    twice = [grades("one", "10", "80"), grades("one", "10", "80")]
+    log = run(tmp_path, twice, 2)
+    assert list(values(log)[0].metadata["by_judge"]) == ["fake/one", "fake/one #2"]
+    assert metrics(log)["alpha_aligned"] == metrics(log)["kappa_misaligned"] == 1
+
+
 def test_one_judge_has_no_agreement_to_report(tmp_path: Path) -> None:
     log = run(tmp_path, [grades("one", "10", "20")], 2)
     assert log.status == "success"

@@ -74,8 +74,8 @@ async def judge_answer(state: TaskState) -> Score:
     metadata = _metadata(judges, state, verdicts)
     if len(judges) > 1:
         metadata[BY_JUDGE] = {
-            str(judge): {load_rubric(d).score: v.score for d, v in by_judge.items()}
-            for judge, by_judge in zip(judges, asked, strict=True)
+            name: {load_rubric(d).score: v.score for d, v in by_judge.items()}
+            for name, by_judge in zip(_names(judges), asked, strict=True)
         }
     return Score(
         value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},
@@ -131,6 +131,15 @@ async def _score_one(state: TaskState, dimension: Dimension) -> Score:
             metadata=metadata,
         )
     return Score(value=verdict.score, answer=answer, explanation=explanation, metadata=metadata)
+
+
+def _names(judges: Sequence[Model]) -> list[str]:
+    """A name each: one model may judge several times, with other settings."""
+    names: list[str] = []
+    for judge in map(str, judges):
+        count = sum(name.split(" #")[0] == judge for name in names)
+        names.append(f"{judge} #{count + 1}" if count else judge)
+    return names
 
 
 async def _ask_all(judges: Sequence[Model], state: TaskState) -> list[dict[Dimension, Verdict]]:
