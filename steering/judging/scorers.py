@@ -135,11 +135,9 @@ async def _score_one(state: TaskState, dimension: Dimension) -> Score:
 
 def _names(judges: Sequence[Model]) -> list[str]:
     """A name each: one model may judge several times, with other settings."""
-    names: list[str] = []
-    for judge in map(str, judges):
-        count = sum(name.split(" #")[0] == judge for name in names)
-        names.append(f"{judge} #{count + 1}" if count else judge)
-    return names
+    told = [str(judge) for judge in judges]
+    before = [told[:index].count(name) for index, name in enumerate(told)]
+    return [f"{name} #{n + 1}" if n else name for name, n in zip(told, before, strict=True)]
 
 
 async def _ask_all(judges: Sequence[Model], state: TaskState) -> list[dict[Dimension, Verdict]]:
