@@ -155,14 +155,16 @@ def test_broad_questions_are_neither_core_questions_nor_of_a_target_task():
 
 
 @needs_published
-def test_no_wording_of_the_broad_questions_or_of_our_formats_is_in_a_published_file():
+def test_no_wording_of_our_questions_or_of_their_formats_is_in_a_published_file():
     files = [*PUBLISHED.glob("*.yaml"), PUBLISHED / "aisi_risky_finance_eval.jsonl"]
     published = _runs([text for path in files for text in _asked(path) + _systems(path)])
     assert len(published) > 1000
-    formats = DATASETS / "questions" / "core_formats.yaml"
+    core, broad, formats = (
+        DATASETS / "questions" / name for name in ("core.yaml", "broad.yaml", "core_formats.yaml")
+    )
     # What follows the question in a template variant; the questions themselves are core's.
     requests = [text.partition("\n\n")[2] for text in _asked(formats)]
-    ours = _asked(DATASETS / "questions" / "broad.yaml") + _systems(formats) + requests
+    ours = _asked(core) + _asked(broad) + _systems(formats) + requests
     assert not _runs(ours) & published
 
 
