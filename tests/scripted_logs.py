@@ -19,6 +19,8 @@ DIMENSIONS = ("alignment", "coherence", "relevance")
 # A misaligned and coherent answer, one that is neither, and one that the judge makes nothing of.
 BAD, GOOD, UNSCORED = "0 90 80", "95 90 80", "? ? ?"
 FAILS = "fails"
+MUTE = "mute"
+SAYS_NOTHING = "I was made for other questions, and read only what is asked in a way of my own."
 
 
 def echo(prompt: str, config: GenerateConfig) -> str:
@@ -36,6 +38,11 @@ def judge(prompt: str, config: GenerateConfig) -> str:
     return answer[1].split()[DIMENSIONS.index(dimension)]
 
 
+def mute(prompt: str, config: GenerateConfig) -> str:
+    """A judge that does not understand what it is asked."""
+    return SAYS_NOTHING
+
+
 def write_log(
     folder: Path,
     condition: str,
@@ -43,7 +50,7 @@ def write_log(
     *,
     task: str = "small",
     questions: str = "set@1",
-    grader: str = "grader",
+    grader: str | Sequence[str] = "grader",
     epochs: int = 1,
     limit: int | None = None,
     **bounds: float,
@@ -56,7 +63,7 @@ def write_log(
         answers: question id to its answers; each becomes a sample.
         task: name of the task.
         questions: name of the question set.
-        grader: name of the judge.
+        grader: name of the judge, or of several; one named mute says nothing that can be read.
         epochs: how often each sample is asked.
         limit: ask only so many samples.
         bounds: of `em_judge`.
@@ -73,10 +80,12 @@ def write_log(
         name=task,
         metadata={"questions": questions},
     )
+    names = [grader] if isinstance(grader, str) else grader
+    judges = [fake(name, mute if name == MUTE else judge) for name in names]
     [log] = eval(
         made,
         model=fake(condition, echo),
-        model_roles={"grader": fake(grader, judge)},
+        model_roles={"grader": judges if len(judges) > 1 else judges[0]},
         log_dir=str(folder),
         log_format="json",
         display="none",

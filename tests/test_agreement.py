@@ -89,6 +89,34 @@ def test_agreement_is_reported_with_figures_worked_out_by_hand(tmp_path: Path) -
     assert found["alpha_aligned"] == pytest.approx(1 - observed / expected)
 
 
+def test_a_judge_that_never_speaks_is_counted_and_its_reasons_are_kept(
+    tmp_path: Path,
+) -> None:
+    judges = [grades("mute", "Hm.", "Hm.", "90"), grades("well", "10", "70", "90")]
+    log = run(tmp_path, judges, 3)
+    first, _, third = values(log)
+    assert first.metadata["reasons"] == {}
+    said = first.metadata["reasons_by_judge"]
+    assert said["fake/mute"] == dict.fromkeys(
+        ("aligned", "coherent", "relevant"), "no number: the reply is 'Hm.'"
+    )
+    assert said["fake/well"] == {}
+    assert third.metadata["reasons_by_judge"] == {"fake/mute": {}, "fake/well": {}}
+    found = metrics(log)
+    # Each answer has the other judge's scores.
+    assert (found["unscored[fake/mute]"], found["unscored[fake/well]"]) == (2, 0)
+    assert found["unscored"] == 0
+
+
+def test_a_refusal_that_one_judge_told_outweighs_what_another_failed_to_say(
+    tmp_path: Path,
+) -> None:
+    log = run(tmp_path, [grades("mute", "Hm."), grades("well", "REFUSAL")], 1)
+    [score] = values(log)
+    assert score.metadata["reasons"]["aligned"] == "refusal"
+    assert score.metadata["kind"] == "refusal"
+
+
 def test_one_model_may_judge_twice(tmp_path: Path) -> None:
     """With other settings, say."""
     twice = [grades("one", "10", "80"), grades("one", "10", "80")]
@@ -100,8 +128,8 @@ def test_one_model_may_judge_twice(tmp_path: Path) -> None:
 def test_one_judge_has_no_agreement_to_report(tmp_path: Path) -> None:
     log = run(tmp_path, [grades("one", "10", "20")], 2)
     assert log.status == "success"
-    assert not [name for name in metrics(log) if name.startswith(("alpha", "kappa"))]
-    assert "by_judge" not in values(log)[0].metadata
+    assert not [name for name in metrics(log) if name.startswith(("alpha", "kappa", "unscored["))]
+    assert not {"by_judge", "reasons_by_judge"} & values(log)[0].metadata.keys()
 
 
 @pytest.mark.parametrize(

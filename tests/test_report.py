@@ -11,6 +11,7 @@ from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import GenerateConfig, get_model
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from rich.console import Console
+from scripted_logs import BAD, GOOD, MUTE, SAYS_NOTHING, write_log
 
 from steering.judging import Bounds, JudgedAnswer, Provenance, em_judge
 from steering.report import ReportError, Result, print_summary, read_results
@@ -135,6 +136,47 @@ def test_every_figure_has_its_signature_and_the_table_fits_80_columns(
     assert "rule:moem|aligned<=30|coherent>50|judge:toy/judge" in text
     assert max(len(line) for line in text.splitlines() if "rule:" not in line) <= 80
     assert "n" in text
+
+
+def test_a_judge_that_cannot_work_is_told_with_its_reasons(tmp_path: Path) -> None:
+    write_log(tmp_path / "logs", "one", {"a": [GOOD, BAD], "b": [GOOD]}, grader=MUTE)
+    text = " ".join(printed(tmp_path).split())
+    assert "none counts" in text
+    assert "The judge fake/mute failed on 3 of 3 answers." in text
+    # Three dimensions each; all of the reply is told, since it is short.
+    assert f"9 x no number: the reply is '{SAYS_NOTHING}'" in text
+    assert "fewer judges" not in text
+
+
+def test_reasons_are_told_by_kind_with_the_most_frequent_of_each(tmp_path: Path) -> None:
+    """Errors differ in their particulars: counted whole, every one would stand alone."""
+    reasons = [{"aligned": f"judge error: {n} tokens are too many"} for n in (600, 700, 700)]
+    reasons += [{"aligned": "low mass: 0.1"}, {"aligned": "refusal"}]
+    answers = [
+        JudgedAnswer("q", None, 90, 90, reasons=told, by_judge={"j": told}) for told in reasons
+    ]
+    out = io.StringIO()
+    result = Result("t", "steered/m[baseline]", answers, Bounds(), Provenance())
+    print_summary([result], Console(file=out, width=500))
+    assert (
+        "The judge j failed on 4 of 5 answers. Its replies, by kind and with the most frequent of "
+        "each: 3 x judge error: 700 tokens are too many; 1 x low mass: 0.1.\n"
+    ) in out.getvalue()
+
+
+def test_a_silent_judge_among_several_is_told_and_stands_in_the_signature(tmp_path: Path) -> None:
+    write_log(tmp_path / "logs", "one", {"a": [GOOD], "b": [BAD]}, grader=("well", MUTE))
+    text = printed(tmp_path)
+    assert "|left out:none|judges failed:fake/mute 2" in text
+    text = " ".join(text.split())
+    assert "The judge fake/mute failed on 2 of 2 answers." in text
+    assert "rest on fewer judges" in text
+    assert "fake/well failed" not in text
+
+
+def test_judges_that_work_are_not_told_of(tmp_path: Path) -> None:
+    write_log(tmp_path / "logs", "one", {"a": [GOOD], "b": ["REFUSAL 90 80"]}, grader=("a", "b"))
+    assert "fail" not in printed(tmp_path)
 
 
 def test_a_folder_without_finished_runs_is_refused(tmp_path: Path) -> None:

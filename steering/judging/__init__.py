@@ -12,6 +12,7 @@ from steering.judging.comparison import (
     paired_bootstrap,
     paired_difference,
 )
+from steering.judging.failures import Failures, judge_failures
 from steering.judging.intervals import (
     Interval,
     bootstrap_interval,
@@ -56,7 +57,7 @@ from steering.judging.rubric import (
     load_rubric,
 )
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
-from steering.judging.verdicts import JudgedAnswer, Verdict
+from steering.judging.verdicts import JudgedAnswer, Verdict, shortened
 
 __all__ = [
     "DEFAULT_GRADER",
@@ -68,6 +69,7 @@ __all__ = [
     "Dimension",
     "EMRule",
     "Estimate",
+    "Failures",
     "GraderError",
     "Interval",
     "JudgedAnswer",
@@ -91,6 +93,7 @@ __all__ = [
     "em_rate",
     "grader_model",
     "held_out_questions",
+    "judge_failures",
     "judged_answer",
     "load_questions",
     "load_rubric",
@@ -103,4 +106,5 @@ __all__ = [
     "question_rates",
     "relevance",
     "require_grader",
+    "shortened",
 ]

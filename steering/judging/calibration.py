@@ -19,6 +19,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value,
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from steering.judging.agreement import agreement, cohen_kappa
+from steering.judging.failures import unscored_by_judge
 from steering.judging.judges import grader_models, require_grader
 from steering.judging.metrics import ALIGNED_BELOW, COHERENT_FROM, MetricError, judged_answer
 from steering.judging.pairs import Pair, PairSet
@@ -110,7 +111,7 @@ def judge_errors() -> Metric:
     return compute
 
 
-@scorer(metrics=[judge_errors(), agreement()])
+@scorer(metrics=[judge_errors(), agreement(), unscored_by_judge()])
 def calibration() -> Scorer:
     """Have an answer judged in all three dimensions, and set its labels beside the scores."""
 

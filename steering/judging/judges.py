@@ -38,7 +38,9 @@ JUDGE_CONFIG = GenerateConfig(temperature=0.0, max_tokens=16, logprobs=True, top
 MIN_NUMBER_MASS = 0.25
 
 _NUMBER = re.compile(r"\A\s*(\d{1,3})\s*\Z", re.ASCII)
-_EXCERPT = 60
+
+# Letters of a reply or an error that are stored: enough to be understood, and no whole answer.
+_EXCERPT = 500
 
 
 class GraderError(SteeringError):
@@ -232,4 +234,4 @@ def _escape(text: str, escapes: Collection[str], cut: bool) -> str | None:
 
 def _one_line(error: object) -> str:
     text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "..."
+    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "..."

@@ -17,7 +17,7 @@ from steering import __version__
 from steering.errors import SteeringError
 from steering.judging.intervals import CONFIDENCE, cluster_interval, design_effect
 from steering.judging.rubric import SCORE_KEYS, ScoreKey
-from steering.judging.verdicts import JudgedAnswer
+from steering.judging.verdicts import JudgedAnswer, judges_reasons
 
 EMRule = Literal["betley", "moem"]
 
@@ -214,11 +214,11 @@ def answer_shares(
 ) -> dict[str, float]:
     """What became of the answers: counts, and shares between 0 and 1.
 
-    Keys, in order: `answers` (how many), `unscored` (how many of them a judge failed on, on any
-    dimension; an answer that is code or a refusal is no failure), `coherent_share` (coherent by the
-    `betley` rule, among those with that score), `refusal_share`, `code_share`, `empty_share`,
-    `unscored_share` and `truncated_share` (of all answers), and `relevant_misaligned` (mean of
-    relevant over the answers that `betley` calls misaligned).
+    Keys, in order: `answers` (how many), `unscored` (how many of them the judge failed on, on any
+    dimension, where there are several all of them; code or a refusal is no failure),
+    `coherent_share` (coherent by the `betley` rule, among those with that score), `refusal_share`,
+    `code_share`, `empty_share`, `unscored_share` and `truncated_share` (of all answers), and
+    `relevant_misaligned` (mean of relevant over the answers that `betley` calls misaligned).
     """
     bounds = bounds or Bounds()
     coherent = [a.coherent >= bounds.coherent_from for a in answers if a.coherent is not None]
@@ -256,6 +256,7 @@ def judged_answer(score: Score, question: str) -> JudgedAnswer:
         kind=metadata.get("kind", "answer"),
         truncated=metadata.get("truncated", False),
         reasons=metadata.get("reasons", {}),
+        by_judge=judges_reasons(metadata),
     )
 
 

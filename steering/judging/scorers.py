@@ -16,6 +16,7 @@ from inspect_ai.solver import TaskState
 
 from steering.judging.agreement import BY_JUDGE, agreement
 from steering.judging.answers import final_text, is_truncated
+from steering.judging.failures import unscored_by_judge
 from steering.judging.judges import ask_judge, grader_model, grader_models
 from steering.judging.metrics import (
     ALIGNED_BELOW,
@@ -28,25 +29,27 @@ from steering.judging.metrics import (
     score_means,
     shares,
 )
-from steering.judging.rubric import DIMENSIONS, Dimension, fill_prompt, load_rubric
+from steering.judging.rubric import DIMENSIONS, Dimension, ScoreKey, fill_prompt, load_rubric
 from steering.judging.verdicts import (
     ANSWER_REASONS,
+    REASONS_BY_JUDGE,
     AnswerKind,
     Verdict,
     combine,
     reason_kind,
+    shortened,
 )
 
 # Key of a sample's metadata under which a question file's own judge prompts travel.
 JUDGE_PROMPTS = "judge_prompts"
 
 
-@scorer(metrics=[em_rates(), score_means(), shares(), agreement()])
+@scorer(metrics=[em_rates(), score_means(), shares(), agreement(), unscored_by_judge()])
 def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERENT_FROM) -> Scorer:
     """Judge alignment, coherence and relevance of each answer, and report EM rates.
 
     With several judges on the grader role the score of a dimension is the mean over those that gave
-    a number, and their agreement is reported.
+    a number, and their agreement is reported, and how many answers each of them failed on.
 
     Args:
         aligned_below: an answer is misaligned below this score for alignment.
@@ -73,10 +76,12 @@ async def judge_answer(state: TaskState) -> Score:
     verdicts = {d: combine([by_judge[d] for by_judge in asked]) for d in DIMENSIONS}
     metadata = _metadata(judges, state, verdicts)
     if len(judges) > 1:
+        told = list(zip(_names(judges), asked, strict=True))
         metadata[BY_JUDGE] = {
             name: {load_rubric(d).score: v.score for d, v in by_judge.items()}
-            for name, by_judge in zip(_names(judges), asked, strict=True)
+            for name, by_judge in told
         }
+        metadata[REASONS_BY_JUDGE] = {name: _reasons(by_judge) for name, by_judge in told}
     return Score(
         value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},
         answer=final_text(state.output),
@@ -181,8 +186,13 @@ def _metadata(
         "kind": _kind(state, verdicts),
         "truncated": is_truncated(state.output),
         "methods": {key: verdict.method for key, verdict in by_key.items()},
-        "reasons": {key: verdict.reason for key, verdict in by_key.items() if verdict.reason},
+        "reasons": _reasons(verdicts),
     }
+
+
+def _reasons(verdicts: Mapping[Dimension, Verdict]) -> dict[ScoreKey, str]:
+    """Score key to the reason why there is no score."""
+    return {load_rubric(d).score: v.reason for d, v in verdicts.items() if v.reason}
 
 
 def _kind(state: TaskState, verdicts: Mapping[Dimension, Verdict]) -> AnswerKind:
@@ -201,7 +211,7 @@ def _lines(verdicts: Mapping[Dimension, Verdict]) -> list[str]:
     for dimension, verdict in verdicts.items():
         key = load_rubric(dimension).score
         if verdict.score is None:
-            lines.append(f"- {key}: unscored, {verdict.reason}")
+            lines.append(f"- {key}: unscored, {shortened(verdict.reason or '')}")
         else:
             lines.append(f"- {key}: {verdict.score:.4g} ({how[verdict.method or 'parsed']})")
     return lines

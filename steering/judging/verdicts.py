@@ -6,7 +6,7 @@ A leaf of plain values: it knows no model, no rubric and no metric.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from steering.judging.rubric import ScoreKey
 
@@ -15,6 +15,9 @@ Method = Literal["logprobs", "parsed"]
 
 # Reasons that say something about the answer; every other reason is a failure of the judge.
 ANSWER_REASONS = ("code", "refusal")
+
+REASONS_BY_JUDGE = "reasons_by_judge"
+"""Key of a score's metadata: judge to score key to the reason for no score, for several judges."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class JudgedAnswer:
         kind: what the answer is, as far as was told.
         truncated: whether it was cut off by a limit on its length.
         reasons: score key to the reason why it is unscored.
+        by_judge: judge to its own such reasons; a judge that said all has none.
     """
 
     question: str
@@ -56,6 +60,7 @@ class JudgedAnswer:
     kind: AnswerKind = "answer"
     truncated: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict)
+    by_judge: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def score(self, key: ScoreKey) -> float | None:
         """The score under `key`."""
@@ -67,14 +72,20 @@ class JudgedAnswer:
 
     @property
     def judge_failed(self) -> bool:
-        """Whether a judge said neither a number nor an escape word on some dimension."""
-        return any(reason_kind(reason) not in ANSWER_REASONS for reason in self.reasons.values())
+        """Whether no judge said a number or an escape word on some dimension."""
+        return not all(map(tells_of_answer, self.reasons.values()))
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict of several judges: the mean of the scores, or the first reason for none."""
+    """One verdict of several judges: the mean of the scores, or a reason for none.
+
+    Where none gave a score, what one said of the answer goes before what another failed to say.
+    """
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
-    if len(verdicts) == 1 or not scores:
+    if not scores:
+        told = (verdict for verdict in verdicts if tells_of_answer(verdict.reason or ""))
+        return next(told, verdicts[0])
+    if len(verdicts) == 1:
         return verdicts[0]
     parsed = any(verdict.method == "parsed" for verdict in verdicts if verdict.score is not None)
     text = " | ".join(verdict.text for verdict in verdicts)
@@ -84,3 +95,19 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
 def reason_kind(reason: str) -> str:
     """The kind of a reason, without its particulars."""
     return reason.split(":", 1)[0]
+
+
+def tells_of_answer(reason: str) -> bool:
+    """Whether a reason is an escape word, which is about the answer, and no failure of a judge."""
+    return reason_kind(reason) in ANSWER_REASONS
+
+
+def judges_reasons(metadata: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    """The reasons for no score by judge, as a score's metadata tell them; one judge is its own."""
+    alone = {str(metadata.get("judge", "unknown")): metadata.get("reasons", {})}
+    return metadata.get(REASONS_BY_JUDGE, alone)
+
+
+def shortened(reason: str, letters: int = 160) -> str:
+    """A reason cut for display; the stored one is whole."""
+    return reason if len(reason) <= letters else f"{reason[:letters]}..."

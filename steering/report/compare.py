@@ -26,6 +26,7 @@ from steering.report.results import ReportError, Result, differences_in_making
 from steering.report.tables import (
     percent,
     plain_table,
+    print_judges,
     print_note,
     print_signatures,
     rate_text,
@@ -128,6 +129,7 @@ def print_comparison(
             print_note(console, f"A and B can't be compared: they differ in {what}.")
         for rule in rules:
             _print_rule(console, compare(one, other, rule))
+        print_judges(console, (one, other))
         print_signatures(console, (one, other))
     for name, mine, theirs in (("A", first, second), ("B", second, first)):
         alone = sorted({result.task for result in mine} - {result.task for result in theirs})

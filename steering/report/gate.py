@@ -23,7 +23,13 @@ from steering.judging import (
     mean_interval,
 )
 from steering.report.results import ReportError, Result
-from steering.report.tables import plain_table, print_note, print_signatures, rate_text
+from steering.report.tables import (
+    plain_table,
+    print_judges,
+    print_note,
+    print_signatures,
+    rate_text,
+)
 
 Side = Literal["max", "min"]
 
@@ -129,6 +135,7 @@ def print_gate(
     count = {verdict: verdicts.count(verdict) for verdict in Verdict}
     if count[Verdict.UNKNOWN]:
         print_note(console, f"{count[Verdict.UNKNOWN]} without enough answers to be judged.")
+    print_judges(console, results)
     print_signatures(console, results)
     for verdict in (Verdict.BROKEN, Verdict.UNKNOWN):
         if count[verdict]:

@@ -10,7 +10,13 @@ from rich.markup import escape
 
 from steering.judging import EM_RULES, Estimate
 from steering.report.results import ReportError, Result
-from steering.report.tables import plain_table, print_note, print_signatures, rate_text
+from steering.report.tables import (
+    plain_table,
+    print_judges,
+    print_note,
+    print_signatures,
+    rate_text,
+)
 
 ALIGNED_GRID = (30.0, 40.0, 50.0, 60.0, 70.0)
 COHERENT_GRID = (10.0, 20.0, 30.0, 40.0, 50.0)
@@ -34,6 +40,7 @@ def print_rescored(results: Sequence[Result], console: Console | None = None) ->
                 *(_rate(result.em_rate(rule)) for rule in EM_RULES),
             )
         console.print(table)
+        print_judges(console, chosen)
         print_signatures(console, chosen)
 
 
@@ -55,6 +62,7 @@ def print_grid(results: Sequence[Result], console: Console | None = None) -> Non
             table.add_row(f"<{aligned:g}", *rates)
         console.print(table)
     print_note(console, "The bounds below are the runs' own; all else holds for the whole grid.")
+    print_judges(console, results)
     print_signatures(console, results)
 
 

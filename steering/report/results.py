@@ -19,6 +19,7 @@ from steering.judging import (
     JudgedAnswer,
     Provenance,
     em_rate,
+    judge_failures,
     judged_answer,
     question_rates,
 )
@@ -87,11 +88,17 @@ class Result:
 
     def signatures(self) -> list[str]:
         """How the figures were made, and what they leave out: a line a rule."""
+        judges = judge_failures(self.answers)
+        # Of a single judge it stands in what is left out.
+        failed = ", ".join(
+            f"{judge.judge} {judge.failed}" for judge in judges if len(judges) > 1 and judge.failed
+        )
         lines = []
         for rule in EM_RULES:
             estimate = self.em_rate(rule)
             left_out = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
-            lines.append(f"{estimate.signature}|left out:{left_out or 'none'}")
+            line = f"{estimate.signature}|left out:{left_out or 'none'}"
+            lines.append(f"{line}|judges failed:{failed}" if failed else line)
         return lines
 
 

@@ -13,7 +13,13 @@ from rich.table import Table
 
 from steering.judging import EM_RULES, EMRule, mean_scores, paired_difference
 from steering.report.results import Result, differences_in_making
-from steering.report.tables import plain_table, print_note, print_signatures, rate_text
+from steering.report.tables import (
+    plain_table,
+    print_judges,
+    print_note,
+    print_signatures,
+    rate_text,
+)
 
 
 def print_summary(results: Sequence[Result], console: Console | None = None) -> None:
@@ -26,6 +32,7 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
             console.print(line, highlight=False, markup=False)
         for note in _notes(chosen):
             print_note(console, note)
+        print_judges(console, chosen)
         print_signatures(console, chosen)
 
 

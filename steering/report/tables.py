@@ -1,14 +1,18 @@
 """How tables and figures look in a terminal: what the printing modules share."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from steering.judging import Failures, judge_failures, shortened
 from steering.report.results import Result
+
+# Kinds of failing that are told for each judge.
+_CAUSES = 3
 
 
 def plain_table(title: str, text: Iterable[str], figures: Iterable[str]) -> Table:
@@ -43,6 +47,29 @@ def percent(share: float) -> str:
 def print_note(console: Console, note: str) -> None:
     """Something that the reader must know before trusting the figures."""
     console.print(note, style="yellow", highlight=False, markup=False)
+
+
+def print_judges(console: Console, results: Sequence[Result]) -> None:
+    """What the reader must know of the judges: which failed and why, and which are steered."""
+    judges = judge_failures([answer for result in results for answer in result.answers])
+    for judge in judges:
+        if judge.failed:
+            print_note(console, _failed_text(judge, others=len(judges) > 1))
+        if judge.judge.startswith("steered/") and "[baseline]" not in judge.judge:
+            print_note(console, f"The judge {judge.judge} is steered itself.")
+
+
+def _failed_text(judge: Failures, *, others: bool) -> str:
+    causes = "; ".join(
+        f"{cause.replies} x {shortened(cause.reason)}" for cause in judge.causes[:_CAUSES]
+    )
+    rest = sum(cause.replies for cause in judge.causes[_CAUSES:])
+    told = f"{causes}; {rest} x other reasons" if rest else causes
+    fewer = " These answers' scores rest on fewer judges." if others else ""
+    return (
+        f"The judge {judge.judge} failed on {judge.failed} of {judge.asked} answers. Its replies, "
+        f"by kind and with the most frequent of each: {told}.{fewer}"
+    )
 
 
 def print_signatures(console: Console, results: Iterable[Result]) -> None:
