@@ -81,6 +81,7 @@ class SteeredAPI(ModelAPI):
                 raise ExchangeError(f"base_url={base_url}: steered models are local and have none")
             check_config(config)
             name, label = _split_label(model_name)
+            self._vector_named = "vector" in model_args
             spec = parse_options(model_args)
             self._checker = Checker(name, spec)
             self._condition = self._checker.check(spec)
@@ -118,6 +119,11 @@ class SteeredAPI(ModelAPI):
     def is_toy(self) -> bool:
         """Whether it is a model of the toy world, which has target tasks of its own."""
         return self._source.is_toy
+
+    @property
+    def steered_unasked(self) -> bool:
+        """Whether it is steered although no vector was named; a judge must not be."""
+        return bool(self._condition.uses) and not self._vector_named
 
     @property
     def default_target(self) -> str | None:

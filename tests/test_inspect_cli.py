@@ -96,6 +96,34 @@ def test_a_wrong_option_ends_in_one_clear_message(
         assert part in output
 
 
+def test_judges_are_listed_with_settings_of_their_own(shell: Shell) -> None:
+    unsteered = "{model: steered/toy, model_args: {vector: none}, max_tokens: 5}"
+    log = shell.eval(
+        *(*SHORT, "-M", "vector=none", "--limit", "2"),
+        *("--model-role", f"grader=[toy/judge, {unsteered}]"),
+    )
+    assert log.samples is not None
+    score = (log.samples[0].scores or {})["em_judge"]
+    assert score.metadata is not None
+    assert score.metadata["judge"] == "toy/judge + steered/toy[baseline]"
+    roles = log.eval.model_roles or {}
+    assert isinstance(roles["grader"], list)
+    assert [judge.config.max_tokens for judge in roles["grader"]] == [None, 5]
+    # The toy's context is too short for a judge's prompt.
+    assert metrics(log)["unscored[steered/toy[baseline]]"] == 2
+    assert metrics(log)["unscored[toy/judge]"] == 0
+
+
+def test_a_judge_that_would_be_steered_unasked_ends_the_run_at_once(shell: Shell) -> None:
+    roles = ("--model-role", "grader=toy/judge,steered/toy")
+    done = shell.run("inspect", "eval", "evals/em_freeform.py", *SHORT, *roles)
+    output = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1
+    assert "Traceback" not in output
+    assert "the judge steered/toy[medical x1] is steered by its default vector" in output
+    assert not list(shell.folder.rglob("*.safetensors"))
+
+
 def test_a_hub_model_without_a_hub_ends_in_one_clear_message(shell: Shell) -> None:
     start = time.monotonic()
     done = shell.run("inspect", "eval", "evals/em_freeform.py", "--model", "steered/qwen3.5")

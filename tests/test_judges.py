@@ -16,6 +16,7 @@ from inspect_ai.model import (
     GenerateConfig,
     Model,
     ModelOutput,
+    get_model,
 )
 from inspect_ai.model._model import init_active_model, init_model_roles
 from inspect_ai.util import LimitExceededError
@@ -253,6 +254,21 @@ def test_default_grader_that_cannot_be_made_names_the_option_to_pass(
 def test_several_graders_are_refused_rather_than_the_first_one_taken() -> None:
     with pytest.raises(GraderError, match=r"2 models \(fake/one, fake/two\)"):
         grader_for(fake("tested"), {"grader": [fake("one"), fake("two")]})
+
+
+@pytest.mark.parametrize("options", [{}, {"magnitude": 2}])
+def test_a_steered_model_never_judges_unless_a_vector_or_none_is_named(options: dict) -> None:
+    judge = get_model("steered/toy", memoize=False, **options)
+    with pytest.raises(GraderError, match=r"is steered by its default vector.*vector: none"):
+        grader_for(fake("tested"), {"grader": judge})
+    with pytest.raises(GraderError, match=r"is steered by its default vector"):
+        grader_for(fake("tested"), {"grader": [fake("other"), judge]})
+
+
+@pytest.mark.parametrize("vector", ["none", "default"])
+def test_a_steered_model_whose_vector_is_named_may_judge(vector: str) -> None:
+    judge = get_model("steered/toy", memoize=False, vector=vector)
+    assert grader_for(fake("tested"), {"grader": judge}) is judge
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,16 @@ def test_a_silent_judge_among_several_is_told_and_stands_in_the_signature(tmp_pa
     assert "fake/well failed" not in text
 
 
+@pytest.mark.parametrize(("label", "told"), [("medical x1", True), ("baseline", False)])
+def test_a_judge_that_is_steered_is_told(label: str, told: bool) -> None:
+    judge = f"steered/j[{label}]"
+    answers = [JudgedAnswer("q", 90, 90, 90, by_judge={judge: {}})]
+    out = io.StringIO()
+    result = Result("t", "steered/m[baseline]", answers, Bounds(), Provenance(judge=judge))
+    print_summary([result], Console(file=out, width=200))
+    assert (f"The judge {judge} is steered itself." in out.getvalue()) == told
+
+
 def test_judges_that_work_are_not_told_of(tmp_path: Path) -> None:
     write_log(tmp_path / "logs", "one", {"a": [GOOD], "b": ["REFUSAL 90 80"]}, grader=("a", "b"))
     assert "fail" not in printed(tmp_path)

@@ -8,7 +8,7 @@ a metric.
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from inspect_ai.model import (
     CachePolicy,
@@ -59,12 +59,15 @@ def grader_models() -> list[Model]:
     unless the user binds it.
 
     Raises:
-        GraderError: there is no usable default.
+        GraderError: there is no usable default, or a bound model is steered by a vector that nobody
+            named.
     """
     remedy = "pass --model-role grader=<provider>/<model>"
     bound = model_roles().get(GRADER_ROLE)
     if bound is not None:
-        return list(bound) if isinstance(bound, list) else [bound]
+        judges = list(bound) if isinstance(bound, list) else [bound]
+        _refuse_steered_unasked(judges)
+        return judges
     tested = get_model()
     name = getattr(tested.api, "default_grader", None) or DEFAULT_GRADER
     if name == str(tested):
@@ -82,6 +85,18 @@ def grader_models() -> list[Model]:
         raise GraderError(
             f"the default judge {name} can't be used ({detail}): {remedy}."
         ) from error
+
+
+def _refuse_steered_unasked(judges: Sequence[Model]) -> None:
+    """A steered model steers by default, and -M options do not reach the models of a role."""
+    for judge in judges:
+        if getattr(judge.api, "steered_unasked", False):
+            name = str(judge).partition("[")[0]
+            raise GraderError(
+                f"the judge {judge} is steered by its default vector, since its options name none: "
+                f"pass --model-role 'grader={{model: {name}, model_args: {{vector: none}}}}' for "
+                f"an unsteered judge, or name a vector there for a steered one."
+            )
 
 
 def grader_model() -> Model:
