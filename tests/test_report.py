@@ -102,6 +102,10 @@ def test_a_condition_is_set_against_the_baseline_that_was_made_like_it() -> None
     print_summary(rows, Console(file=out, width=80))
     lines = [line for line in out.getvalue().splitlines() if " - baseline: " in line]
     assert lines == ["m[x1] - baseline: EM betley +100 points [100, 100], p = 0.0078 (paired)"]
+    assert "a difference is the mean of the questions' own" in out.getvalue()
+    alone = io.StringIO()
+    print_summary(rows[1:2], Console(file=alone, width=80))
+    assert "difference" not in alone.getvalue()
 
 
 def test_rows_that_cannot_be_compared_say_so(run: Callable[..., None], tmp_path: Path) -> None:

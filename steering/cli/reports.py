@@ -60,10 +60,12 @@ class _GateCommand(click.Command):
     """Adds the figures to the help, where they come from the code."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from steering.report import FIGURES
+        from steering.report import ALIASES, FIGURES
 
+        figures = [(name, figure.meaning) for name, figure in FIGURES.items()]
+        also = [(alias, f"the same as {name}") for alias, name in ALIASES.items()]
         with formatter.section("Figures"):
-            formatter.write_dl([(name, figure.meaning) for name, figure in FIGURES.items()])
+            formatter.write_dl(figures + also)
 
 
 @click.command(cls=_GateCommand)
@@ -74,7 +76,8 @@ def gate(logs: Path, most: tuple[str, ...], least: tuple[str, ...]) -> None:
     """Hold every condition in LOGS to bounds on its figures, for CI.
 
     An upper bound is kept where the upper edge of the 95% interval lies at or below it, a lower
-    bound where the lower edge lies at or above it. Both options can be repeated.
+    bound where the lower edge lies at or above it; how many answers were scored is a count and has
+    no interval. Both options can be repeated.
 
     Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be said: a run
     is incomplete, nothing could be counted, or the command was typed wrong.
@@ -93,7 +96,11 @@ def gate(logs: Path, most: tuple[str, ...], least: tuple[str, ...]) -> None:
 @click.argument("logs", type=_LOGS)
 @_aligned_below
 @_coherent_from
-@click.option("--out", type=click.Path(path_type=Path), help="write the rates as CSV, too")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="write the rates as CSV, too; missing folders are made",
+)
 def rescore(
     logs: Path, aligned_below: float | None, coherent_from: float | None, out: Path | None
 ) -> None:

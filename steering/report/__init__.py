@@ -1,12 +1,13 @@
 """From logs to what people look at."""
 
 from steering.report.compare import print_comparison, read_rules
-from steering.report.gate import FIGURES, Verdict, parse_bound, print_gate
+from steering.report.gate import ALIASES, FIGURES, Verdict, parse_bound, print_gate
 from steering.report.rescore import grid, print_grid, print_rescored, write_table
 from steering.report.results import ReportError, Result, read_complete_results, read_results
 from steering.report.summary import print_summary
 
 __all__ = [
+    "ALIASES",
     "FIGURES",
     "ReportError",
     "Result",

@@ -87,7 +87,8 @@ def match(first: Sequence[Result], second: Sequence[Result]) -> list[tuple[Resul
     """Pairs of results of the same task.
 
     Raises:
-        ReportError: No task is in both, or one has several conditions on a side.
+        ReportError: No task is in both, or one has several conditions on a side, or no question in
+            common.
     """
     tasks = sorted({result.task for result in first} & {result.task for result in second})
     if not tasks:
@@ -106,6 +107,7 @@ def match(first: Sequence[Result], second: Sequence[Result]) -> list[tuple[Resul
                     f"log file of one"
                 )
             found += chosen
+        _require_shared_question(*found)
         pairs.append((found[0], found[1]))
     return pairs
 
@@ -127,6 +129,12 @@ def print_comparison(
         console.print(f"A: {one.short}\nB: {other.short}", highlight=False, markup=False)
         for what in differences_in_making((one, other)):
             print_note(console, f"A and B can't be compared: they differ in {what}.")
+        if one.model != other.model:
+            print_note(
+                console,
+                f"A and B are of different models ({one.model}, {other.model}): what lies between "
+                "them is not of steering alone.",
+            )
         for rule in rules:
             _print_rule(console, compare(one, other, rule))
         print_judges(console, (one, other))
@@ -171,7 +179,8 @@ def _lines(found: Comparison) -> list[str]:
         f"B - A  {_points(difference.value)} points, "
         f"t [{percent(difference.low)}, {percent(difference.high)}], "
         f"bootstrap [{percent(bootstrap.low)}, {percent(bootstrap.high)}]",
-        f"       p = {difference.p_value:.2g} ({flips}), {difference.num_questions} questions",
+        f"       p = {difference.p_value:.2g} ({flips}), {difference.num_questions} questions, "
+        "each counted alike",
     ]
     if math.isnan(found.detectable):
         lines.append("       too few questions to find any difference with power 0.8")
@@ -213,6 +222,23 @@ def _figure(value: float) -> str:
 
 def _listed(results: Sequence[Result]) -> str:
     return ", ".join(sorted({result.task for result in results}))
+
+
+def _require_shared_question(first: Result, second: Result) -> None:
+    asked = [
+        list(dict.fromkeys(answer.question for answer in result.answers))
+        for result in (first, second)
+    ]
+    if set(asked[0]) & set(asked[1]):
+        return
+    told = [
+        f"{result.provenance.questions} ({', '.join([*ids[:3], '...'] if ids[3:] else ids)})"
+        for result, ids in zip((first, second), asked, strict=True)
+    ]
+    raise ReportError(
+        f"the runs of {first.task} share no question: A asked {told[0]}, B asked {told[1]}: "
+        f"compare runs that were asked the same"
+    )
 
 
 def _conditions(results: Sequence[Result]) -> str:

@@ -28,8 +28,15 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
     for task in sorted({result.task for result in results}):
         chosen = [result for result in results if result.task == task]
         console.print(_table(task, chosen))
-        for line in _differences(chosen):
+        differences = _differences(chosen)
+        for line in differences:
             console.print(line, highlight=False, markup=False)
+        if differences:
+            console.print(
+                "Rates pool all answers; a difference is the mean of the questions' own.",
+                style="dim",
+                highlight=False,
+            )
         for note in _notes(chosen):
             print_note(console, note)
         print_judges(console, chosen)
