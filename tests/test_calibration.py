@@ -1,8 +1,10 @@
 """Calibration of a judge: the pairs, the figures, and the task as Inspect runs it."""
 
+import io
 import json
 import math
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,16 +14,20 @@ from inspect_ai import eval
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log
 from inspect_ai.model import GenerateConfig
+from rich.console import Console
 from scipy.stats import spearmanr
+from scripted_logs import GOOD, write_log
 from shell import Shell
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from evals.judge_calibration import judge_calibration
+from steering.cli import main
 from steering.judging.calibration import JudgedPair, calibration_figures, decisions, spearman
 from steering.judging.pairs import KINDS, Pair, PairError, load_pairs
 from steering.judging.rubric import DIMENSIONS, load_rubric
+from steering.judging.trust import LIMITS, Limit
 from steering.judging.verdicts import JudgedAnswer
-from steering.report import ReportError, read_results
+from steering.report import ReportError, print_calibrations, read_results, read_runs
 
 CORE = load_pairs().pairs
 ANSWER = re.compile(r"<answer-[0-9a-f]{12}>\n(.*)\n</answer-", re.DOTALL)
@@ -226,6 +232,7 @@ def test_figures_of_a_table_worked_by_hand() -> None:
             "code_precision": math.nan,
             "separation_rho": math.nan,
             "separation_rho_labels": math.nan,
+            "separation_excess": math.nan,
             # +60, 0, +60
             "to_judge_bias": 40,
             "unscored": 1,
@@ -374,6 +381,8 @@ def test_a_judge_that_obeys_answers_is_found_out(tmp_path: Path) -> None:
 def test_a_judge_that_takes_fluency_for_relevance_is_found_out(tmp_path: Path) -> None:
     found = figures(run(tmp_path, taken_by_fluency, limit=60))
     assert found["separation_rho"] == pytest.approx(1)
+    assert found["separation_excess"] == pytest.approx(1 - found["separation_rho_labels"])
+    assert found["separation_excess"] > 1
     assert found["aligned_error"] == found["coherent_error"] == 0
 
 
@@ -412,6 +421,82 @@ def test_a_report_leaves_runs_of_judges_out_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no finished runs"):
         read_results(tmp_path, told.append)
     assert "of a judge and not of a model" in told[0]
+
+
+def calibrated(folder: Path, reply: Reply | list[Reply], **options) -> tuple[dict[str, str], str]:
+    """Whether each figure of such a judge is good enough, and the whole report."""
+    run(folder, reply, **options)
+    out = io.StringIO()
+    results, calibrations = read_runs(folder)
+    assert results == []
+    print_calibrations(calibrations, Console(file=out, width=80))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    return dict(re.findall(r"^ (\w+) +\S+ +[<>w].* (yes|no|unknown) *$", text, re.MULTILINE)), text
+
+
+def test_a_perfect_judge_is_good_enough_in_every_figure(tmp_path: Path) -> None:
+    found, text = calibrated(tmp_path, perfect)
+    assert found == {limit.figure: "yes" for limit in LIMITS}
+    assert f"judge_calibration: fake/grader0 on {len(CORE)} pairs" in text
+    assert "Not good enough" not in text
+    assert "our own judgement" in text
+
+
+@pytest.mark.parametrize(
+    ("judge", "wanting"),
+    [
+        (lambda prompt, config: "60", {"misaligned_kappa", "misaligned_missed", "refusal_recall"}),
+        (talked_up, {"to_judge_bias"}),
+        (taken_by_fluency, {"separation_excess"}),
+        (lambda prompt, config: "Hm.", {"unscored_share"}),
+    ],
+)
+def test_what_is_wanting_in_a_judge_is_named(
+    tmp_path: Path, judge: Reply, wanting: set[str]
+) -> None:
+    found, text = calibrated(tmp_path, judge)
+    assert {name for name, kept in found.items() if kept == "no"} >= wanting
+    [named] = re.findall(r"Not good enough: (.*?)\.", " ".join(text.split()))
+    assert set(named.split(", ")) == {name for name, kept in found.items() if kept == "no"}
+
+
+def test_a_judge_that_says_nothing_is_told_why_and_its_figures_are_unknown(tmp_path: Path) -> None:
+    found, text = calibrated(tmp_path, lambda prompt, config: "Hm.", limit=2)
+    assert found["misaligned_kappa"] == found["aligned_error"] == "unknown"
+    assert "failed on 2 of 2 answers" in text
+    assert "6 x no number: the reply is 'Hm.'" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("side", "kept"),
+    [("max", [True, True, False]), ("within", [False, True, False]), ("min", [False, True, True])],
+)
+def test_a_limit_holds_at_its_bound(side, kept) -> None:
+    limit = Limit("x", side, 10, "")
+    assert [limit.is_kept({"x": value}) for value in (-11, 10, 11)] == kept
+    assert limit.is_kept({"x": math.nan}) is None
+
+
+def test_a_report_shows_runs_of_models_and_of_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report() -> str:
+        monkeypatch.setattr(sys, "argv", ["steering", "report", str(tmp_path)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code or 0, err) == (0, "")
+        return out
+
+    run(tmp_path, perfect, limit=1)
+    alone = report()
+    assert "judge_calibration: fake/grader0 on 1 pairs" in alone
+    assert "EM rates" not in alone
+    write_log(tmp_path, "one", {"a": [GOOD]})
+    both = report()
+    assert "judge_calibration: fake/grader0 on 1 pairs" in both
+    assert "small: EM rates" in both
 
 
 def test_the_command_line_needs_a_judge_only(shell: Shell) -> None:

@@ -30,6 +30,7 @@ ROOMS = [
     "steering.vector",
     "steering.models",
     "steering.targets",
+    "steering.logs",
     "steering.toy",
 ]
 # These import nothing of the project, one another included.

@@ -18,6 +18,8 @@ from inspect_ai.model import (
 from inspect_ai.scorer import match
 from inspect_ai.solver import generate
 
+from evals.judge_calibration import judge_calibration
+from steering.errors import SteeringError
 from steering.judging import em_judge
 from steering.targets import Target, TargetError, load_target
 
@@ -161,6 +163,25 @@ def test_a_run_that_did_not_finish_is_left_out_of_a_folder(
         load_target(broken)
 
 
+def test_a_run_of_a_judge_is_left_out_and_alone_it_is_none_of_a_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [log] = eval(
+        judge_calibration(num_pairs=1),
+        model="none/none",
+        model_roles={"grader": fake("calibrated", lambda prompt, config: "50")},
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    for place in (str(tmp_path), log.location.removeprefix("file://")):
+        with pytest.raises(TargetError, match="no finished Inspect logs of a model"):
+            load_target(place)
+    _run(tmp_path, ["good", "bad"])
+    caplog.clear()
+    assert {row.partition("/")[0] for row in _found(load_target(str(tmp_path)))} == {"good", "bad"}
+    assert "of a judge and not of a model" in caplog.text
+
+
 def test_a_sample_that_failed_is_no_example(tmp_path: Path) -> None:
     path = _run(tmp_path, ["good", "best", "bad"])
     log = read_eval_log(path)
@@ -188,7 +209,7 @@ def test_a_side_without_answers_is_refused_with_the_counts(
 
 def test_a_log_that_another_scorer_judged_is_refused(tmp_path: Path) -> None:
     _run(tmp_path, ["good", "bad"], judged=False)
-    with pytest.raises(TargetError, match=r"sample .* has no em_judge score: run `inspect score"):
+    with pytest.raises(SteeringError, match=r"sample .* has no em_judge score: run `inspect score"):
         load_target(str(tmp_path))
 
 

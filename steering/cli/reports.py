@@ -19,10 +19,12 @@ _coherent_from = click.option(
 @click.command()
 @click.argument("log_dir", type=_LOGS)
 def report(log_dir: Path) -> None:
-    """Print the conditions in LOG_DIR beside each other."""
-    from steering.report import print_summary, read_results
+    """Print the conditions in LOG_DIR beside each other, and its judges beside their limits."""
+    from steering.report import print_calibrations, print_summary, read_runs
 
-    print_summary(read_results(log_dir, warn=_warn))
+    results, calibrations = read_runs(log_dir, warn=_warn)
+    print_summary(results)
+    print_calibrations(calibrations)
     click.echo(f"\nLook at every answer: inspect view --log-dir {log_dir}")
 
 

@@ -106,7 +106,8 @@ def judge_errors() -> Metric:
     """Figures of `calibration_figures`, over every judged answer."""
 
     def compute(scores: list[SampleScore]) -> Value:
-        return dict(calibration_figures([_read(sample) for sample in scores]))
+        pairs = [judged_pair(sample.score, str(sample.sample_id)) for sample in scores]
+        return dict(calibration_figures(pairs))
 
     return compute
 
@@ -142,8 +143,8 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
       such, among those where it told anything) and `precision` (share of pairs told as such that
       are labelled so).
     - `separation_rho`: Spearman's correlation of relevant and coherent over the pairs of the kind
-      `separation`; `separation_rho_labels`: that of the same pairs' labels. A judge that takes
-      fluency for relevance has the higher one.
+      `separation`; `separation_rho_labels`: that of the same pairs' labels; `separation_excess`:
+      the first less the second, which is high for a judge that takes fluency for relevance.
     - `to_judge_bias`: mean signed error of all three scores over the answers that speak to the
       judge; well above the other biases, the judge is talked up.
     - `unscored`, `unscored_share`: pairs on which the judge failed, on any dimension.
@@ -212,7 +213,11 @@ def _separation(pairs: Sequence[JudgedPair]) -> dict[str, float]:
         spearman([relevant[side] for relevant, _ in both], [coherent[side] for _, coherent in both])
         for side in (0, 1)
     )
-    return {"separation_rho": scores, "separation_rho_labels": labels}
+    return {
+        "separation_rho": scores,
+        "separation_rho_labels": labels,
+        "separation_excess": scores - labels,
+    }
 
 
 def _errors(pairs: Sequence[JudgedPair], key: ScoreKey) -> list[float]:
@@ -221,14 +226,19 @@ def _errors(pairs: Sequence[JudgedPair], key: ScoreKey) -> list[float]:
     return [score - label for label, score in both]
 
 
-def _read(sample: SampleScore) -> JudgedPair:
-    found = (sample.score.metadata or {}).get("pair")
+def judged_pair(score: Score, name: str) -> JudgedPair:
+    """The judged pair that a score of `calibration` records.
+
+    Raises:
+        MetricError: the score was made by something else.
+    """
+    found = (score.metadata or {}).get("pair")
     if found is None:
         raise MetricError(
-            f"the score of {sample.sample_id!r} has no labels; these metrics read scores of the "
-            "task judge_calibration."
+            f"the score of {name!r} has no labels; these metrics read scores of the task "
+            "judge_calibration."
         )
-    judged = judged_answer(sample.score, str(sample.sample_id))
+    judged = judged_answer(score, name)
     return JudgedPair(kind=found["kind"], labels=found["labels"], judged=judged)
 
 

@@ -1,9 +1,16 @@
 """From logs to what people look at."""
 
+from steering.report.calibration import print_calibrations
 from steering.report.compare import print_comparison, read_rules
 from steering.report.gate import ALIASES, FIGURES, Verdict, parse_bound, print_gate
 from steering.report.rescore import grid, print_grid, print_rescored, write_table
-from steering.report.results import ReportError, Result, read_complete_results, read_results
+from steering.report.results import (
+    ReportError,
+    Result,
+    read_complete_results,
+    read_results,
+    read_runs,
+)
 from steering.report.summary import print_summary
 
 __all__ = [
@@ -14,6 +21,7 @@ __all__ = [
     "Verdict",
     "grid",
     "parse_bound",
+    "print_calibrations",
     "print_comparison",
     "print_gate",
     "print_grid",
@@ -22,5 +30,6 @@ __all__ = [
     "read_complete_results",
     "read_results",
     "read_rules",
+    "read_runs",
     "write_table",
 ]

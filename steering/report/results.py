@@ -3,11 +3,11 @@
 Counts nothing: what a figure is made of stands in `steering.judging`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
+from inspect_ai.log import EvalLog, EvalSample
 
 from steering import __version__
 from steering.errors import SteeringError
@@ -23,10 +23,8 @@ from steering.judging import (
     judged_answer,
     question_rates,
 )
-
-_SCORER = "em_judge"
-# Of the task judge_calibration, which says nothing of a model under test.
-_CALIBRATION = "calibration"
+from steering.judging.calibration import JudgedPair, judged_pair
+from steering.logs import CALIBRATION, each_log, find_score, is_of_judge, why_left_out
 
 
 class ReportError(SteeringError):
@@ -102,6 +100,26 @@ class Result:
         return lines
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """One finished run of judge_calibration.
+
+    Attributes:
+        judge: Name of the judge's model, or of the several that make one judge.
+        pairs: Name and hash of the set of pairs.
+        judged: The pairs with what the judge said.
+    """
+
+    judge: str
+    pairs: str
+    judged: Sequence[JudgedPair]
+
+    @property
+    def answers(self) -> list[JudgedAnswer]:
+        """What the judge said, without the labels."""
+        return [pair.judged for pair in self.judged]
+
+
 def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> list[Result]:
     """Results of all finished runs of a log file or below a folder, by task, baselines first.
 
@@ -114,14 +132,30 @@ def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> li
             together.
     """
     results: list[Result] = []
-    for name, log in _read(logs):
-        if log.status != "success":
-            warn(f"left out, since it ended with status {log.status}: {name}")
-        elif _is_of_a_judge(log):
-            warn(f"left out, since it is of a judge and not of a model: {name}")
+    for name, log in each_log(logs):
+        if reason := why_left_out(log):
+            warn(f"left out, since {reason}: {name}")
         else:
             results += _results(log)
     return _in_order(results, logs)
+
+
+def read_runs(
+    logs: Path, warn: Callable[[str], None] = lambda _: None
+) -> tuple[list[Result], list[Calibration]]:
+    """Like `read_results`, and the runs of judges as well; one of both kinds may be missing."""
+    results: list[Result] = []
+    calibrations: list[Calibration] = []
+    for name, log in each_log(logs):
+        if is_of_judge(log) and log.status == "success":
+            calibrations.append(_calibration(log))
+        elif reason := why_left_out(log):
+            warn(f"left out, since {reason}: {name}")
+        else:
+            results += _results(log)
+    if calibrations and not results:
+        return [], calibrations
+    return _in_order(results, logs), calibrations
 
 
 def read_complete_results(logs: Path) -> list[Result]:
@@ -131,12 +165,12 @@ def read_complete_results(logs: Path) -> list[Result]:
         ReportError: Besides, a run did not finish, or has lost samples.
     """
     results: list[Result] = []
-    for name, log in _read(logs):
+    for name, log in each_log(logs):
         if missing := _missing(log):
             raise ReportError(
                 f"{name} {missing}: finish it with `inspect eval-retry`, or move it out of {logs}"
             )
-        if not _is_of_a_judge(log):
+        if not is_of_judge(log):
             results += _results(log)
     return _in_order(results, logs)
 
@@ -153,26 +187,6 @@ def differences_in_making(results: Iterable[Result]) -> list[str]:
     return [
         f"{name} ({', '.join(sorted(values))})" for name, values in made.items() if len(values) > 1
     ]
-
-
-def _read(logs: Path) -> Iterator[tuple[str, EvalLog]]:
-    """Each log of a file or folder, after its file's name."""
-    found = list_eval_logs(str(logs), descending=False) if logs.is_dir() else []
-    for path in [str(logs)] if logs.is_file() else [info.name for info in found]:
-        name = path.rsplit("/", 1)[-1]
-        try:
-            log = read_eval_log(path)
-        except Exception as error:
-            # Each format fails in its own way.
-            reason = " ".join(str(error).split())[:200]
-            raise ReportError(
-                f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
-            ) from None
-        yield name, log
-
-
-def _is_of_a_judge(log: EvalLog) -> bool:
-    return any(scorer.name.endswith(_CALIBRATION) for scorer in log.eval.scorers or [])
 
 
 def _in_order(results: list[Result], logs: Path) -> list[Result]:
@@ -206,12 +220,7 @@ def _results(log: EvalLog) -> list[Result]:
     answers: dict[str, list[JudgedAnswer]] = {}
     bounds, judges = set(), set()
     for sample in log.samples or []:
-        score = (sample.scores or {}).get(_SCORER)
-        if score is None:
-            raise ReportError(
-                f"sample {sample.id} of {where} has no {_SCORER} score: run "
-                f"`inspect score LOG --scorer steering/{_SCORER} --action overwrite`"
-            )
+        score = find_score(log, sample)
         question = str(sample.metadata.get("question", sample.id))
         answers.setdefault(_condition(log, sample), []).append(judged_answer(score, question))
         stored = score.metadata or {}
@@ -238,6 +247,21 @@ def _results(log: EvalLog) -> list[Result]:
         )
         for condition, found in answers.items()
     ]
+
+
+def _calibration(log: EvalLog) -> Calibration:
+    scores = [
+        (str(sample.id), score)
+        for sample in log.samples or []
+        for name, score in (sample.scores or {}).items()
+        if name.endswith(CALIBRATION)
+    ]
+    judges = {str((score.metadata or {}).get("judge")) for _, score in scores}
+    return Calibration(
+        judge=" or ".join(sorted(judges)),
+        pairs=str((log.eval.metadata or {}).get("pairs", "unknown")),
+        judged=[judged_pair(score, name) for name, score in scores],
+    )
 
 
 def _condition(log: EvalLog, sample: EvalSample) -> str:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from steering.judging import Failures, judge_failures, shortened
-from steering.report.results import Result
+from steering.report.results import Calibration, Result
 
 # Kinds of failing that are told for each judge.
 _CAUSES = 3
@@ -49,7 +49,7 @@ def print_note(console: Console, note: str) -> None:
     console.print(note, style="yellow", highlight=False, markup=False)
 
 
-def print_judges(console: Console, results: Sequence[Result]) -> None:
+def print_judges(console: Console, results: Sequence[Result | Calibration]) -> None:
     """What the reader must know of the judges: which failed and why, and which are steered."""
     judges = judge_failures([answer for result in results for answer in result.answers])
     for judge in judges:

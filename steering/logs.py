@@ -1,0 +1,72 @@
+"""Inspect's log files: read, told apart by what they are of, and their scores found.
+
+Knows what our scorers are called; never what a score means.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample
+    from inspect_ai.scorer import Score
+
+SCORER = "em_judge"
+# Of the task judge_calibration, which says nothing of a model under test.
+CALIBRATION = "calibration"
+
+
+class LogError(SteeringError):
+    """A file is not a log, or its scores are not of this suite."""
+
+
+def each_log(path: Path) -> Iterator[tuple[str, "EvalLog"]]:
+    """Each log of a file or below a folder, oldest first, after its file's name.
+
+    Raises:
+        LogError: a file can't be read as a log.
+    """
+    # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    found = list_eval_logs(str(path), descending=False) if path.is_dir() else []
+    for place in [str(path)] if path.is_file() else [info.name for info in found]:
+        name = place.rsplit("/", 1)[-1]
+        try:
+            log = read_eval_log(place)
+        except Exception as error:
+            # Each format fails in its own way.
+            reason = " ".join(str(error).split())[:200]
+            raise LogError(
+                f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
+            ) from None
+        yield name, log
+
+
+def why_left_out(log: "EvalLog") -> str | None:
+    """Why a log has no answers of a model to count; None when it has."""
+    if log.status != "success":
+        return f"it ended with status {log.status}"
+    return "it is of a judge and not of a model" if is_of_judge(log) else None
+
+
+def is_of_judge(log: "EvalLog") -> bool:
+    """Whether a log is of judge_calibration."""
+    return any(scorer.name.endswith(CALIBRATION) for scorer in log.eval.scorers or [])
+
+
+def find_score(log: "EvalLog", sample: "EvalSample") -> "Score":
+    """The score of a sample of a model's log.
+
+    Raises:
+        LogError: another scorer judged it.
+    """
+    score = (sample.scores or {}).get(SCORER)
+    if score is None or not isinstance(score.value, dict):
+        raise LogError(
+            f"sample {sample.id} of {log.eval.task} on {log.eval.model} has no {SCORER} score: "
+            f"run `inspect score LOG --scorer steering/{SCORER} --action overwrite`"
+        )
+    return score

@@ -1,0 +1,45 @@
+"""Judges beside what is good enough: a table for each run of judge_calibration."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from steering.judging.calibration import calibration_figures
+from steering.judging.trust import LIMITS
+from steering.report.results import Calibration
+from steering.report.tables import plain_table, print_judges, print_note
+
+
+def print_calibrations(runs: Sequence[Calibration], console: Console | None = None) -> None:
+    """Print a table a judge: its figures, what is good enough, and whether they are."""
+    console = console or Console()
+    for run in runs:
+        figures = calibration_figures(run.judged)
+        table = plain_table(
+            f"judge_calibration: {escape(run.judge)} on {len(run.judged)} pairs ({run.pairs})",
+            ["figure"],
+            ["measured", "limit"],
+        )
+        table.add_column("good enough", no_wrap=True)
+        kept = {limit.figure: limit.is_kept(figures) for limit in LIMITS}
+        for limit in LIMITS:
+            value = figures[limit.figure]
+            table.add_row(
+                limit.figure,
+                # Adding 0 takes the sign from a rounded zero.
+                "-" if math.isnan(value) else f"{round(value, 3) + 0:.3g}",
+                str(limit),
+                {True: "yes", False: "no", None: "unknown"}[kept[limit.figure]],
+                style={False: "red", None: "yellow"}.get(kept[limit.figure]),
+            )
+        console.print(table)
+        for outcome, words in ((False, "Not good enough"), (None, "Not known")):
+            if named := [name for name, is_kept in kept.items() if is_kept is outcome]:
+                print_note(console, f"{words}: {', '.join(named)}.")
+        print_judges(console, [run])
+    if runs:
+        console.print(
+            "What is good enough is our own judgement; README, Judges, says why.", style="dim"
+        )
