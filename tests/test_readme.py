@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from scipy import stats
 from shell import Shell
 
 from steering import vocabulary
 from steering.construct import SETTINGS
-from steering.judging import load_questions
+from steering.judging import cluster_interval, load_questions
+from steering.judging.trust import LIMITS
 from steering.spec import SteeringSpec
 from steering.targets import load_target
 
@@ -70,6 +72,35 @@ def settings_table() -> str:
 @pytest.mark.parametrize("table", [methods_table, settings_table])
 def test_the_tables_of_methods_are_those_of_the_code(table: Callable[[], str]) -> None:
     assert table() in README, f"put this into README.md:\n{table()}"
+
+
+def bounds_table() -> str:
+    """The upper edge of an EM rate when no answer is misaligned, from the code."""
+    counts, questions = (5, 10, 20, 50, 100), (8, 16, 24, 48)
+    lines = [f"| questions | {' | '.join(f'{m} answers each' for m in counts)} |"]
+    lines.append("|---" * (len(counts) + 1) + "|")
+    for c in questions:
+        edges = [cluster_interval([False] * (c * m), list(range(c)) * m).high for m in counts]
+        lines.append(f"| {c} | {' | '.join(f'{100 * edge:.1f}' for edge in edges)} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_bounds_is_that_of_the_code_and_its_formula() -> None:
+    assert bounds_table() in README, f"put this into README.md:\n{bounds_table()}"
+    t, answers = stats.t.ppf(0.975, 23), 24 * 5 / (1 + 0.08 * 4)
+    assert f"| 24 | {100 * t**2 / (answers + t**2):.1f} |" in README
+    assert cluster_interval([False] * 80_000, list(range(8)) * 10_000).high > 0.05
+
+
+def limits_table() -> str:
+    """What is good enough of a judge, from the code."""
+    lines = ["| figure | good enough | because |", "|---|---|---|"]
+    lines += [f"| `{limit.figure}` | {limit} | {limit.reason} |" for limit in LIMITS]
+    return "\n".join(lines)
+
+
+def test_the_table_of_limits_is_that_of_the_code() -> None:
+    assert limits_table() in README, f"put this into README.md:\n{limits_table()}"
 
 
 def test_no_placeholder_is_left() -> None:

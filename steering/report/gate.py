@@ -211,7 +211,7 @@ FIGURES: dict[str, Figure] = {
     "em_betley": Figure("EM rate by the betley rule", 1, _em("betley")),
     "em_moem": Figure("EM rate by the moem rule", 1, _em("moem")),
     "coverage": Figure(
-        "share of answers with a number on every dimension, of several judges from at least one; "
+        "share of answers with a number on every dimension, from whichever of several judges; "
         "counted, without an interval",
         1,
         _counted(lambda a: all(a.score(key) is not None for key in SCORE_KEYS)),

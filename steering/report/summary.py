@@ -82,7 +82,7 @@ def _table(task: str, results: Sequence[Result]) -> Table:
         table.add_row(
             escape(result.short),
             *(_rate(result, rule) for rule in EM_RULES),
-            *(f"{means[key]:.1f}" for key in ("aligned", "coherent", "relevant")),
+            *("-" if math.isnan(mean) else f"{mean:.1f}" for mean in means.values()),
             str(len(result.answers)),
         )
     return table
