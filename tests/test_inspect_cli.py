@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inspect_ai.log import EvalLog
+from inspect_ai.log import EvalLog, list_eval_logs
 from shell import Shell
 
 
@@ -115,13 +115,14 @@ def test_judges_are_listed_with_settings_of_their_own(shell: Shell) -> None:
 
 
 def test_a_judge_that_would_be_steered_unasked_ends_the_run_at_once(shell: Shell) -> None:
-    roles = ("--model-role", "grader=toy/judge,steered/toy")
+    logs = shell.folder / "steered-judge"
+    roles = ("--model-role", "grader=toy/judge,steered/toy", "--log-dir", str(logs))
     done = shell.run("inspect", "eval", "evals/em_freeform.py", *SHORT, *roles)
     output = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 1
     assert "Traceback" not in output
     assert "the judge steered/toy[medical x1] is steered by its default vector" in output
-    assert not list(shell.folder.rglob("*.safetensors"))
+    assert not list_eval_logs(str(logs))
 
 
 def test_a_hub_model_without_a_hub_ends_in_one_clear_message(shell: Shell) -> None:
