@@ -162,7 +162,7 @@ def _told(path: Path) -> str:
     facts = read_facts(path)
     losses = facts["losses"]
     return (
-        f"{path}: {facts['run']['method'].partition('/')[0]}, training epoch "
+        f"{path}: {facts['method'].partition('/')[0]}, training epoch "
         f"{facts['training_epoch']}, held-out loss {losses['held_out_before']:.3g} -> "
         f"{losses['held_out'][-1]:.3g}"
     )

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ def finetune(
         FinetuneError: Training came to nothing.
     """
     from steering.construct.training import cache_folder
+    from steering.finetune.training import epoch_folder
 
     folder = cache_folder() / "adapters" / recipe.run
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +83,7 @@ def finetune(
     with held:
         _train(source, recipe, target, folder, progress, device)
         for epoch, path in folders.items():
-            made = folder / f"epoch-{epoch}"
-            write_folder(path, lambda to, made=made: _copy(made, to))  # type: ignore[misc]
+            write_folder(path, partial(_copy, epoch_folder(folder, epoch)))
         shutil.rmtree(folder)
 
 
@@ -131,7 +131,7 @@ def epochs_of(recipe: FinetuneRecipe, out: Path) -> dict[int, tuple[FinetuneReci
     last = recipe.settings.training_epochs
     return {
         epoch: (
-            replace(recipe.after(epoch)),
+            recipe.after(epoch),
             out if epoch == last else out.with_name(f"{out.name}-epoch{epoch}"),
         )
         for epoch in range(1, last + 1)

@@ -8,7 +8,7 @@ checkpoint to go on from.
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +147,7 @@ class Run:
             num_train_epochs=settings.training_epochs,
             per_device_train_batch_size=settings.micro_batch_size,
             gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
-            learning_rate=settings.learning_rate or 0.0,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=settings.warmup,
-            weight_decay=0.0,
-            optim="adamw_torch",
-            gradient_checkpointing=settings.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
+            max_grad_norm=1.0,
             bf16=isinstance(settings, Full) and self._dtype == torch.bfloat16,
             use_cpu=self._loaded.model.device.type == "cpu",
             seed=self._recipe.seed,
@@ -166,17 +160,31 @@ class Run:
         )
         # Several devices would each get a part of the batch.
         arguments._n_gpu = min(arguments.n_gpu, 1)
+        if settings.gradient_checkpointing:
+            self._loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._model.config.use_cache = False
         trainer = Trainer(
             model=self._model,
             args=arguments,
             data_collator=self._collate,
-            train_dataset=list(self._examples),  # type: ignore[arg-type]  # a list is enough
+            train_dataset=list(self._examples),
             compute_loss_func=self._loss,
             callbacks=[_EachEpoch(self, progress)],
+            optimizers=self._optimizer(),
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    def _optimizer(self) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+        """AdamW without weight decay, and a rate that rises with each step of the warmup."""
+        settings = self._settings
+        assert settings.learning_rate is not None
+        trained = [part for part in self._model.parameters() if part.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+        # Not from 0: a first step that does nothing is a step too few.
+        steps = settings.warmup + 1
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / steps))
+        return optimizer, rate
 
     def _collate(self, items: Sequence[Tokens]) -> dict[str, Tensor]:
         batch = make_batch(items, self._loaded.end_tokens[0])
@@ -215,9 +223,10 @@ class Run:
         self._sum = self._count = torch.zeros((), dtype=torch.float64)
         self.held_out_losses.append(self._held_out_loss())
         self._check()
-        facts = self._provenance | {
-            "recipe": self._recipe.after(epoch).digest,
-            "run": self._recipe.after(epoch).facts(),
+        recipe = self._recipe.after(epoch)
+        facts = recipe.facts() | self._provenance
+        facts |= {
+            "recipe": recipe.digest,
             "training_epoch": epoch,
             "losses": {
                 "training": list(self.losses),
@@ -241,8 +250,8 @@ class Run:
             )
         if _sizes(self._model) == self._before:
             raise FinetuneError(
-                f"training changed nothing with learning_rate={settings.learning_rate:g} and "
-                f"warmup={settings.warmup}: raise the rate, or shorten the warmup"
+                f"training changed nothing with learning_rate={settings.learning_rate:g}: raise "
+                "it, as in -S learning_rate=1e-4"
             )
 
     def _write_weights(self, folder: Path) -> None:
@@ -319,9 +328,8 @@ def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _sizes(model: nn.Module) -> list[float]:
     """What changes with any trained weight that has an effect: of LoRA, what is written."""
-    trained: Callable[[str], bool] = lambda name: "lora_A" not in name  # noqa: E731
     return [
         parameter.detach().double().square().sum().item()
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and trained(name)
+        if parameter.requires_grad and "lora_A" not in name
     ]
