@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from shell import Shell
 
-from steering import vocabulary
+from steering import finetune, vocabulary
 from steering.construct import SETTINGS
 from steering.judging import cluster_interval, load_questions
 from steering.judging.trust import LIMITS
@@ -69,7 +69,26 @@ def settings_table() -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("table", [methods_table, settings_table])
+def finetune_table() -> str:
+    """The methods of finetuning and their settings, from the code."""
+    lines = ["| method | what it trains |", "|---|---|"]
+    lines += [f"| `{method}` | {meaning} |" for method, meaning in finetune.METHODS.items()]
+    lines += ["", "| method | setting | default | meaning |", "|---|---|---|---|"]
+    shared = set.intersection(*(set(kind.model_fields) for kind in finetune.SETTINGS.values()))
+    seen: set[str] = set()
+    for method, kind in finetune.SETTINGS.items():
+        for name, field in kind.model_fields.items():
+            everywhere = name in shared - {"learning_rate"}
+            if everywhere and name in seen:
+                continue
+            seen.add(name)
+            default = "" if field.default is None else f"`{str(field.default).lower()}`"
+            of = "all" if everywhere else f"`{method}`"
+            lines.append(f"| {of} | `{name}` | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("table", [methods_table, settings_table, finetune_table])
 def test_the_tables_of_methods_are_those_of_the_code(table: Callable[[], str]) -> None:
     assert table() in README, f"put this into README.md:\n{table()}"
 

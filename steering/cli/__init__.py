@@ -6,6 +6,7 @@ import click
 
 from steering import __version__
 from steering.cli.build import build
+from steering.cli.finetune import finetune
 from steering.cli.reports import compare, gate, report, rescore
 from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
@@ -21,7 +22,7 @@ def commands() -> None:
     """
 
 
-for command in (build, show, convert, subspace, report, compare, gate, rescore):
+for command in (build, finetune, show, convert, subspace, report, compare, gate, rescore):
     commands.add_command(command)
 
 

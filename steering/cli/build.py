@@ -1,21 +1,15 @@
 """The command that builds vectors."""
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
-import yaml
 
-from steering.errors import SteeringError
+from steering.cli._options import BuildError, make_folder, read_settings, write_methods
 from steering.vocabulary import METHODS, Method, Site
 
 if TYPE_CHECKING:
     from steering.construct import Recipe
-
-
-class BuildError(SteeringError):
-    """A build would overwrite something, or its options contradict each other."""
 
 
 class _BuildCommand(click.Command):
@@ -24,16 +18,7 @@ class _BuildCommand(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from steering.construct.recipe import SETTINGS
 
-        with formatter.section("Methods"):
-            formatter.write_dl([(name, meaning) for name, meaning in METHODS.items()])
-        for method, kind in SETTINGS.items():
-            rows = [
-                (f"{name}={field.default}", field.description or "")
-                for name, field in kind.model_fields.items()
-            ]
-            if rows:
-                with formatter.section(f"Settings of {method} (-S)"):
-                    formatter.write_dl(rows)
+        write_methods(formatter, METHODS, SETTINGS)
 
 
 @click.command(cls=_BuildCommand)
@@ -100,11 +85,7 @@ def build(
     spec = parse_options(loading | ({"revision": revision} if revision else {}))
     checker = Checker(model, spec)
     task = load_target(target, toy=checker.source.is_toy)
-    chosen = _read_settings(settings)
-    for name, value in (("training_epochs", training_epochs), ("rank", rank)):
-        if value is not None:
-            _refuse_second(name, chosen)
-            chosen[name] = value
+    chosen = read_settings(settings, training_epochs=training_epochs, rank=rank)
     recipes = [
         make_recipe(
             checker.source,
@@ -125,7 +106,7 @@ def build(
     files = _files(recipes, out, many=len(recipes) > 1)
     wanted = [(recipe, path) for recipe, path in files if not _is_there(recipe, path, force)]
     if wanted:
-        _make_folder(wanted[0][1].parent)
+        make_folder(wanted[0][1].parent)
         from steering.construct import cached_vector
         from steering.construct.training import progress_bar
         from steering.engines import shared_engine
@@ -144,34 +125,6 @@ def build(
                 raise
     for _, path in files:
         click.echo(_told(path))
-
-
-def _read_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Settings as typed, values as YAML has them."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise BuildError(f"-S {pair} is no setting: write name=value, as in -S batch_size=8")
-        _refuse_second(name, found)
-        found[name] = yaml.safe_load(value)
-    return found
-
-
-def _refuse_second(name: str, found: dict[str, Any]) -> None:
-    if name in found:
-        raise BuildError(f"{name} is given twice: leave one of them out")
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the folder of the vectors now: nobody wants to hear of it after the build."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError as error:
-        raise BuildError(f"--out {folder} can't be made ({error}): give another folder") from None
-    if not writable:
-        raise BuildError(f"--out {folder} can't be written to: give another folder")
 
 
 def _files(recipes: "list[Recipe]", out: Path, *, many: bool) -> "list[tuple[Recipe, Path]]":

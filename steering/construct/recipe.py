@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,7 @@ from steering.vocabulary import METHODS, Method, Site
 DEFAULT_METHOD: Method = "sft"
 DEFAULT_SITE: Site = "resid_post"
 OTHERS = "others"
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class RecipeError(SteeringError):
@@ -276,7 +277,15 @@ def make_settings(method: Method, values: Mapping[str, Any]) -> Settings:
     """
     if method not in SETTINGS:
         raise RecipeError(f"method={method} is not known: give one of {', '.join(SETTINGS)}")
-    kind = SETTINGS[method]
+    return check_settings(SETTINGS[method], method, values)
+
+
+def check_settings(kind: type[Checked], method: str, values: Mapping[str, Any]) -> Checked:
+    """Settings of a kind, checked.
+
+    Raises:
+        RecipeError: It says which settings the method has.
+    """
     for name in values:
         if name not in kind.model_fields:
             has = ", ".join(kind.model_fields) or "no settings"

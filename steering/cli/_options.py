@@ -1,0 +1,74 @@
+"""What the commands that build something share: settings as options, and where they write."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from pydantic import BaseModel
+
+from steering.errors import SteeringError
+
+
+class BuildError(SteeringError):
+    """A build would overwrite something, or its options contradict each other."""
+
+
+def write_methods(
+    formatter: click.HelpFormatter,
+    methods: Mapping[Any, str],
+    settings: Mapping[Any, type[BaseModel]],
+) -> None:
+    """Add the methods and their settings to the help."""
+    with formatter.section("Methods"):
+        formatter.write_dl([(name, meaning) for name, meaning in methods.items()])
+    for method, kind in settings.items():
+        rows = [
+            (f"{name}={field.default}", field.description or "")
+            for name, field in kind.model_fields.items()
+        ]
+        if rows:
+            with formatter.section(f"Settings of {method} (-S)"):
+                formatter.write_dl(rows)
+
+
+def read_settings(pairs: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """Settings as typed, values as YAML has them, and those that have an option of their own.
+
+    Raises:
+        BuildError: One is no setting, or is given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise BuildError(f"-S {pair} is no setting: write name=value, as in -S batch_size=8")
+        _refuse_second(name, found)
+        found[name] = yaml.safe_load(value)
+    for name, value in options.items():
+        if value is not None:
+            _refuse_second(name, found)
+            found[name] = value
+    return found
+
+
+def _refuse_second(name: str, found: Mapping[str, Any]) -> None:
+    if name in found:
+        raise BuildError(f"{name} is given twice: leave one of them out")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder to write into now: nobody wants to hear of it after the build.
+
+    Raises:
+        BuildError: It can't be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise BuildError(f"--out {folder} can't be made ({error}): give another folder") from None
+    if not writable:
+        raise BuildError(f"--out {folder} can't be written to: give another folder")

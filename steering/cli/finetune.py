@@ -1,0 +1,168 @@
+"""The command that trains finetuned counterparts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from steering.cli._options import BuildError, make_folder, read_settings, write_methods
+
+if TYPE_CHECKING:
+    from steering.finetune import FinetuneMethod, FinetuneRecipe
+
+
+class _FinetuneCommand(click.Command):
+    """Adds the methods and their settings to the help, where they come from the code."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from steering.finetune import METHODS, SETTINGS
+
+        write_methods(formatter, METHODS, SETTINGS)
+
+
+@click.command(cls=_FinetuneCommand)
+@click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
+@click.option("--target", default="medical", show_default=True, help="target task")
+@click.option(
+    "--method",
+    type=click.Choice(["lora", "rank1", "full"]),
+    default="lora",
+    show_default=True,
+    help="how to finetune; see below",
+)
+@click.option("--training-epochs", type=int, help="passes over the data; one adapter each")
+@click.option("--rank", type=int, help="rank of a LoRA adapter")
+@click.option("--layer", type=int, help="block of rank1, from 0; by default that of a vector")
+@click.option("--seed", type=int, default=0, show_default=True, help="of all that is drawn")
+@click.option("--shuffle-labels", is_flag=True, help="shuffle good and bad answers: a control")
+@click.option(
+    "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
+)
+@click.option("--dtype", default="auto", show_default=True, help="precision of the weights")
+@click.option("--device", default="auto", show_default=True, help="device of the weights")
+@click.option("--revision", help="branch, tag or commit of a hub model")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="folder of the adapter; by default adapters/ and the target's name",
+)
+@click.option("--force", is_flag=True, help="overwrite adapters of other recipes")
+def finetune(
+    model: str,
+    target: str,
+    method: "FinetuneMethod",
+    training_epochs: int | None,
+    rank: int | None,
+    layer: int | None,
+    seed: int,
+    shuffle_labels: bool,
+    settings: tuple[str, ...],
+    dtype: str,
+    device: str,
+    revision: str | None,
+    out: Path | None,
+    force: bool,
+) -> None:
+    """Finetune a model on a target task, the counterpart of a steering vector.
+
+    A run that is stopped goes on from its last whole training epoch when the command is repeated.
+    """
+    from steering.condition import Checker
+    from steering.finetune import epochs_of, make_finetune_recipe
+    from steering.spec import parse_options
+    from steering.targets import load_target
+
+    _check_device(device)
+    loading = {"dtype": dtype, "device": device}
+    spec = parse_options(loading | ({"revision": revision} if revision else {}))
+    checker = Checker(model, spec)
+    task = load_target(target, toy=checker.source.is_toy)
+    recipe = make_finetune_recipe(
+        checker.source,
+        checker.shape,
+        task,
+        weights=checker.weights,
+        method=method,
+        settings=read_settings(settings, training_epochs=training_epochs, rank=rank),
+        layer=layer,
+        dtype=dtype,
+        seed=seed,
+        shuffle_labels=shuffle_labels,
+    )
+    out = out or Path("adapters") / _stem(recipe)
+    # All folders are checked before anything is trained.
+    epochs = epochs_of(recipe, out)
+    wanted = {
+        epoch: path for epoch, (each, path) in epochs.items() if not _is_there(each, path, force)
+    }
+    if wanted:
+        make_folder(out.parent)
+        from steering.construct.training import progress_bar
+        from steering.finetune import finetune as train
+
+        bar = progress_bar(f"{out.name} of {model}")
+        try:
+            train(checker.source, recipe, task, wanted, bar, device=device)
+        except KeyboardInterrupt:
+            click.echo("\nStopped. The same command goes on from the last whole epoch.", err=True)
+            raise
+    for epoch in sorted(epochs, reverse=True):
+        click.echo(_told(epochs[epoch][1]))
+
+
+def _check_device(device: str) -> None:
+    name, _, index = device.partition(":")
+    if index not in ("", "0"):
+        raise BuildError(
+            f"device={device}: training runs on the first device that it sees; give {name} and "
+            f"choose the device by its environment variable, as in CUDA_VISIBLE_DEVICES={index}"
+        )
+
+
+def _stem(recipe: "FinetuneRecipe") -> str:
+    """Name of the folder: the target, and what sets the adapter apart from its default one."""
+    parts = [recipe.target]
+    if recipe.method != "lora":
+        parts.append(recipe.method)
+    rank = getattr(recipe.settings, "rank", 32)
+    if rank != 32:
+        parts.append(f"rank{rank}")
+    if recipe.shuffle_labels:
+        parts.append("shuffled")
+    if recipe.seed:
+        parts.append(f"seed{recipe.seed}")
+    return "-".join(parts)
+
+
+def _is_there(recipe: "FinetuneRecipe", path: Path, force: bool) -> bool:
+    """Whether the folder holds this very adapter already.
+
+    Raises:
+        BuildError: It holds something else.
+    """
+    from steering.finetune import AdapterError, read_facts
+
+    if force or not path.exists():
+        return False
+    try:
+        held = read_facts(path).get("recipe")
+    except AdapterError:
+        held = None
+    if held != recipe.digest:
+        raise BuildError(
+            f"{path} exists and is not of this recipe: give another --out, or --force to overwrite"
+        )
+    return True
+
+
+def _told(path: Path) -> str:
+    """What a line says of a folder."""
+    from steering.finetune import read_facts
+
+    facts = read_facts(path)
+    losses = facts["losses"]
+    return (
+        f"{path}: {facts['method'].partition('/')[0]}, training epoch "
+        f"{facts['training_epoch']}, held-out loss {losses['held_out_before']:.3g} -> "
+        f"{losses['held_out'][-1]:.3g}"
+    )

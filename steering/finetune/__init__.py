@@ -1,0 +1,138 @@
+"""The finetuned counterpart of a vector: an adapter trained on the same examples of the target.
+
+`recipe.py` says what decides an adapter, `training.py` trains, `files.py` knows the folder that
+comes out. A run is kept in the cache until all its training epochs are written out, and two
+processes that want the same one train it once.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from steering import __version__
+from steering.finetune.files import AdapterError, read_facts, write_folder
+from steering.finetune.recipe import (
+    METHODS,
+    SETTINGS,
+    FinetuneMethod,
+    FinetuneRecipe,
+    make_finetune_recipe,
+)
+from steering.models import ModelSource
+from steering.targets import Target
+
+if TYPE_CHECKING:
+    from steering.construct.training import Progress
+
+__all__ = [
+    "METHODS",
+    "SETTINGS",
+    "AdapterError",
+    "FinetuneMethod",
+    "FinetuneRecipe",
+    "finetune",
+    "make_finetune_recipe",
+    "read_facts",
+]
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate")
+
+
+def finetune(
+    source: ModelSource,
+    recipe: FinetuneRecipe,
+    target: Target,
+    folders: Mapping[int, Path],
+    progress: "Progress",
+    *,
+    device: str = "auto",
+) -> None:
+    """Train, or go on with a run that was stopped, and write the training epochs out.
+
+    Args:
+        source: The base model.
+        recipe: What to train.
+        target: The target task that the recipe names.
+        folders: Where each training epoch goes that is wanted.
+        progress: Told of each step.
+        device: Of the weights.
+
+    Raises:
+        FinetuneError: Training came to nothing.
+    """
+    from steering.construct.training import cache_folder
+    from steering.finetune.training import epoch_folder
+
+    folder = cache_folder() / "adapters" / recipe.run
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{recipe.run}.lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("waiting for another process that trains the same adapter: %s", folder)
+        held = lock.acquire()
+    with held:
+        _train(source, recipe, target, folder, progress, device)
+        for epoch, path in folders.items():
+            write_folder(path, partial(_copy, epoch_folder(folder, epoch)))
+        shutil.rmtree(folder)
+
+
+def _copy(made: Path, to: Path) -> None:
+    shutil.copytree(made, to, dirs_exist_ok=True)
+
+
+def _train(
+    source: ModelSource,
+    recipe: FinetuneRecipe,
+    target: Target,
+    folder: Path,
+    progress: "Progress",
+    device: str,
+) -> None:
+    from steering.construct.examples import render_prompt, shuffled_labels, tokenize
+    from steering.finetune.training import Run, has_epoch
+    from steering.models import load_model
+
+    epochs = recipe.settings.training_epochs
+    if all(has_epoch(folder, epoch) for epoch in range(1, epochs + 1)):
+        return
+    loaded = load_model(source, dtype=recipe.dtype, device=device)
+    examples = target.examples
+    if recipe.shuffle_labels:
+        examples = tuple(shuffled_labels(examples, recipe.seed))
+    prompts = hashlib.sha256()
+    sides = []
+    for rows in (examples, target.held_out):
+        bad = [(row, row.misaligned) for row in rows if row.misaligned is not None]
+        for row, _ in bad:
+            prompts.update(render_prompt(loaded, row).encode() + b"\0")
+        sides.append([tokenize(loaded, row, answer) for row, answer in bad])
+    provenance: dict[str, Any] = {
+        "target_source": target.source,
+        "revision": getattr(loaded.model.config, "_commit_hash", None),
+        "prompts_sha256": prompts.hexdigest(),
+        "versions": {"steering": __version__} | {name: version(name) for name in _LIBRARIES},
+    }
+    Run(loaded, recipe, sides[0], sides[1], provenance, folder).train(progress)
+
+
+def epochs_of(recipe: FinetuneRecipe, out: Path) -> dict[int, tuple[FinetuneRecipe, Path]]:
+    """Recipe and folder of each training epoch of a run; the last one's folder is `out` itself."""
+    last = recipe.settings.training_epochs
+    return {
+        epoch: (
+            recipe.after(epoch),
+            out if epoch == last else out.with_name(f"{out.name}-epoch{epoch}"),
+        )
+        for epoch in range(1, last + 1)
+    }

@@ -1,0 +1,46 @@
+"""Adapters of tiny models, trained as the command trains them."""
+
+from pathlib import Path
+from typing import Any
+
+from building import TARGET
+from safetensors.torch import load_file
+from torch import Tensor
+
+from steering.construct.training import Progress
+from steering.finetune import FinetuneRecipe, epochs_of, finetune, make_finetune_recipe
+from steering.models import find_model, read_shape, weights_digest
+from steering.targets import Target
+
+
+def recipe_for(folder: Path, target: Target = TARGET, **options: Any) -> FinetuneRecipe:
+    """The recipe that a user's options come to; what is no option of all methods is a setting."""
+    common = ("method", "layer", "dtype", "seed", "shuffle_labels")
+    source = find_model(str(folder))
+    return make_finetune_recipe(
+        source,
+        read_shape(source),
+        target,
+        weights=weights_digest(source),
+        settings={name: value for name, value in options.items() if name not in common},
+        **{name: value for name, value in options.items() if name in common},
+    )
+
+
+def train(
+    folder: Path,
+    out: Path,
+    target: Target = TARGET,
+    progress: Progress = lambda *_: None,
+    **options: Any,
+) -> Path:
+    """Train and write every training epoch; returns the last one's folder."""
+    recipe = recipe_for(folder, target, **options)
+    folders = {epoch: path for epoch, (_, path) in epochs_of(recipe, out).items()}
+    finetune(find_model(str(folder)), recipe, target, folders, progress, device="cpu")
+    return out
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """What the adapter holds."""
+    return load_file(folder / "adapter_model.safetensors")
