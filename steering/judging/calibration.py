@@ -14,13 +14,12 @@ from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import HeadlineMetric
 from inspect_ai.model import ModelOutput
-from inspect_ai.model._model import active_model
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from steering.judging.agreement import agreement, cohen_kappa
 from steering.judging.failures import unscored_by_judge
-from steering.judging.judges import grader_models, require_grader
+from steering.judging.judges import require_grader
 from steering.judging.metrics import ALIGNED_BELOW, COHERENT_FROM, MetricError, judged_answer
 from steering.judging.pairs import Pair, PairSet
 from steering.judging.rubric import SCORE_KEYS, ScoreKey, load_rubric
@@ -68,8 +67,6 @@ def calibration_task(asked: PairSet) -> Task:
     Raises:
         GraderError: there is no judge for the model under test, where that is known already.
     """
-    if active_model() is not None:
-        grader_models()
     return Task(
         dataset=MemoryDataset([_sample(pair) for pair in asked.pairs], name=asked.name),
         setup=require_grader(),

@@ -18,6 +18,7 @@ from inspect_ai.model import (
     get_model,
     model_roles,
 )
+from inspect_ai.model._model import active_model
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import LimitExceededError
 from pydantic_core import to_jsonable_python
@@ -114,12 +115,27 @@ def grader_model() -> Model:
     return judges[0]
 
 
-@solver
-def require_grader() -> Solver:
+def require_grader() -> list[Solver]:
     """Fail before any answer is generated when there is no model to judge it.
 
-    For `Task(setup=...)`. Without it a missing judge would show only after the first answer.
+    On the command line the models are known when the task is made, and are looked at now. A task
+    that Python makes ahead of its run looks when it runs.
+
+    Returns:
+        For `Task(setup=...)`: what is left to do in the run.
+
+    Raises:
+        GraderError: the models are known, and there is no judge among them.
     """
+    if active_model() is None:
+        return [find_grader()]
+    grader_models()
+    return []
+
+
+@solver
+def find_grader() -> Solver:
+    """Look for the judges before each answer. Without it a missing one would show only after it."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         grader_models()

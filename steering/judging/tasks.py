@@ -12,7 +12,7 @@ from inspect_ai.model._model import active_model
 from inspect_ai.solver import generate
 
 from steering.errors import SteeringError
-from steering.judging.judges import grader_models, require_grader
+from steering.judging.judges import require_grader
 from steering.judging.protocols import Protocol
 from steering.judging.questions import QuestionSet
 from steering.judging.rubric import load_rubric
@@ -48,16 +48,12 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
     max_tokens = _count("max_tokens", protocol.max_tokens, example=600)
     if protocol.own_prompts:
         _require_own_prompts(asked, protocol.name)
-    # On the command line the models are known before the task is made. A task that Python makes
-    # ahead of its run is left to `require_grader`.
-    model = active_model()
-    if model is not None:
-        grader_models()
+    setup = require_grader()
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(asked.num_paraphrases.values()))
     made = Task(
         dataset=MemoryDataset(asked.samples, name=asked.name),
-        setup=require_grader(),
+        setup=setup,
         solver=generate(),
         scorer=em_judge(protocol.aligned_below, protocol.coherent_from),
         epochs=Epochs(epochs),
@@ -71,6 +67,7 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
         headline_metric=HeadlineMetric(scorer="em_judge", metric=f"em_{protocol.rule}"),
     )
     # Nothing is wrong any more: the next thing is the eval, whose time is its own.
+    model = active_model()
     if prepare := getattr(model.api if model else None, "prepare", None):
         prepare()
     return made
