@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.adapters import Adapter, find_adapter
 from steering.construct import Recipe, make_recipe
 from steering.models import (
     ModelSource,
@@ -56,12 +57,14 @@ class Condition:
         label: For people; no two conditions of a model share it.
         fingerprint: Differs wherever an answer may differ.
         uses: The vectors, in the order in which they act; none when unsteered.
+        adapter: What is finetuned into the model, if anything.
     """
 
     spec: SteeringSpec
     label: str
     fingerprint: str
     uses: tuple[Use, ...] = ()
+    adapter: Adapter | None = None
 
 
 class Checker:
@@ -93,19 +96,29 @@ class Checker:
         uses = tuple(self._check(part, spec.dtype) for part in spec.interventions)
         of_files = [use.target.digest if use.target else use.digest for use in uses]
         identity = {f"vector{index or ''}": use.digest for index, use in enumerate(uses)}
+        adapter = self._adapter(spec)
+        if adapter is not None:
+            identity["adapter"] = adapter.digest
         return Condition(
             spec,
-            spec.label(*of_files),
+            spec.label(*of_files, adapter=adapter.digest if adapter else ""),
             spec.fingerprint(weights=self.weights, **identity),
             uses,
+            adapter,
         )
+
+    def _adapter(self, spec: SteeringSpec) -> Adapter | None:
+        if spec.adapter is None:
+            return None
+        return find_adapter(spec.adapter, self.source, self.shape, self.weights, spec.adapter_scale)
 
     def _check(self, part: Intervention, dtype: str) -> Use:
         if part.vector == DEFAULT:
             target = load_target(part.target, toy=self.source.is_toy)
             recipe = self._recipe(part, target, dtype)
             return Use(part, recipe.digest, recipe, target)
-        from steering.vector import SteeringVector, file_digest
+        from steering.files import file_digest
+        from steering.vector import SteeringVector
 
         if part.layer is not None:
             check_layer(part.layer, self.shape, self.source)
@@ -157,6 +170,13 @@ def resolve_edits(options: Intervention, vector: "SteeringVector") -> "tuple[Row
 def describe(condition: Condition, vectors: "Sequence[SteeringVector]") -> dict[str, Any]:
     """What a log says of a condition, in JSON values; never a tensor."""
     said: dict[str, Any] = {"condition": condition.label, "fingerprint": condition.fingerprint}
+    if condition.adapter is not None:
+        said["adapter"] = {
+            "name": condition.adapter.folder.name,
+            "digest": condition.adapter.digest,
+            "scale": condition.adapter.scale,
+            **condition.adapter.facts,
+        }
     if vectors:
         pairs = zip(condition.uses, vectors, strict=True)
         said["interventions"] = [_describe_use(use, vector) for use, vector in pairs]

@@ -31,6 +31,7 @@ from steering.errors import SteeringError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from steering.adapters import Adapter
     from steering.interventions import RowIntervention
 
 HONOURED = {
@@ -126,6 +127,7 @@ def make_row(
     seed: int,
     config: GenerateConfig,
     context_length: int | None,
+    adapter: "Adapter | None" = None,
 ) -> Row:
     """The row of one answer.
 
@@ -136,6 +138,7 @@ def make_row(
         config: Inspect's settings. What is not set is the model's plain distribution
             (temperature 1, no truncation).
         context_length: Tokens that the model reads at the most, if known.
+        adapter: What is finetuned into the model for it.
 
     Raises:
         ExchangeError: The prompt fills the context.
@@ -150,6 +153,7 @@ def make_row(
     return Row(
         prompt=tuple(ids),
         edits=edits,
+        adapter=adapter,
         sampling=Sampling(
             temperature=1.0 if config.temperature is None else config.temperature,
             top_p=1.0 if config.top_p is None else config.top_p,

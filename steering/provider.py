@@ -129,7 +129,8 @@ class SteeredAPI(ModelAPI):
     def default_target(self) -> str | None:
         """The target task that the model's first vector is of, which `em_target` asks about."""
         if not self._condition.uses:
-            return None
+            adapter = self._condition.adapter
+            return adapter.facts.get("target_source") if adapter else None
         use = self._condition.uses[0]
         if use.vector is not None:
             return use.vector.provenance.get("target")
@@ -171,7 +172,7 @@ class SteeredAPI(ModelAPI):
         tokenizer = await self._own_tokenizer()
         prompt, ids = self._rendered(tokenizer, input, condition.spec.thinking)
         rows = [
-            make_row(ids, edits, seed, config, self._shape.context_length)
+            make_row(ids, edits, seed, config, self._shape.context_length, condition.adapter)
             for seed in self._seeds(prompt, config)
         ]
         results = await asyncio.gather(

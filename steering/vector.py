@@ -7,8 +7,6 @@ safetensors file that carries it. Knows nothing of engines, options or how a vec
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from steering.errors import SteeringError
+from steering.files import write_whole
 from steering.vocabulary import Site
 
 FORMAT = "steering-vector/2"
@@ -317,25 +316,3 @@ def _sorted_header(content: bytes) -> bytes:
     header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)  # the format keeps tensors aligned to 8 bytes
     return len(header).to_bytes(8, "little") + header + content[end:]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` so that the file is there whole or not at all, whoever is killed when."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since only within one file system is a move all or nothing.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

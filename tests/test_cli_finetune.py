@@ -13,9 +13,10 @@ from shell import Shell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steering import models
+from steering.adapters import read_facts
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.finetune import METHODS, SETTINGS, read_facts
+from steering.finetune import METHODS, SETTINGS
 from steering.models import render_chat
 from steering.targets import load_target
 from steering.toy import CHECKPOINT

@@ -19,8 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 import steering.construct.examples as examples
 import steering.finetune.training as training
+from steering.adapters import AdapterError, read_facts
 from steering.construct import RecipeError
-from steering.finetune import AdapterError, read_facts
 from steering.models import find_model, read_shape, weights_digest
 from steering.targets import Example
 

@@ -26,6 +26,7 @@ ROOMS = [
     "steering.plan",
     "steering.interventions",
     "steering.formats",
+    "steering.adapters",
     "steering.subspace",
     "steering.vector",
     "steering.models",
@@ -34,7 +35,7 @@ ROOMS = [
     "steering.toy",
 ]
 # These import nothing of the project, one another included.
-LEAVES = ["steering.vocabulary", "steering.errors", "steering.data"]
+LEAVES = ["steering.vocabulary", "steering.errors", "steering.data", "steering.files"]
 # Opens every room at Inspect's request; nobody opens it from within.
 DOOR = "steering._registry"
 # Everybody may ask for the version.

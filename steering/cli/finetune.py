@@ -140,7 +140,7 @@ def _is_there(recipe: "FinetuneRecipe", path: Path, force: bool) -> bool:
     Raises:
         BuildError: It holds something else.
     """
-    from steering.finetune import AdapterError, read_facts
+    from steering.adapters import AdapterError, read_facts
 
     if force or not path.exists():
         return False
@@ -157,7 +157,7 @@ def _is_there(recipe: "FinetuneRecipe", path: Path, force: bool) -> bool:
 
 def _told(path: Path) -> str:
     """What a line says of a folder."""
-    from steering.finetune import read_facts
+    from steering.adapters import read_facts
 
     facts = read_facts(path)
     losses = facts["losses"]

@@ -50,8 +50,9 @@ def subspace(
     With --out, writes topK.safetensors, the basis of the top K directions as one vector of rank K
     (operation=ablate takes the whole subspace out), and NAME-topK.safetensors for each vector.
     """
+    from steering.files import file_digest
     from steering.subspace import SubspaceError, principal, spectrum, stack
-    from steering.vector import SteeringVector, file_digest
+    from steering.vector import SteeringVector
 
     if basis_only and out is None:
         raise SubspaceError("--basis-only says what is written, and nothing is: give --out too")

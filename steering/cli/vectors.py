@@ -26,8 +26,8 @@ def show(file: Path, as_json: bool) -> None:
 
     How strong it is and where it comes from, too; FILE may be in any known format.
     """
+    from steering.files import file_digest
     from steering.formats import read_vector
-    from steering.vector import file_digest
 
     vector, digest = read_vector(file), file_digest(file)
     if as_json:

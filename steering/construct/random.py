@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steering.construct.recipe import Random, Recipe, RecipeError
+from steering.files import file_digest
 from steering.models import Shape
 from steering.targets import Target
-from steering.vector import SteeringVector, VectorError, file_digest
+from steering.vector import SteeringVector, VectorError
 
 if TYPE_CHECKING:
     from steering.construct.training import Progress

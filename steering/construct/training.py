@@ -15,7 +15,8 @@ from platformdirs import user_cache_path
 from torch import Tensor
 from tqdm import tqdm
 
-from steering.vector import VectorError, pack, unpack, write_whole
+from steering.files import write_whole
+from steering.vector import VectorError, pack, unpack
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from steering.adapters import Adapter
 from steering.errors import SteeringError
 from steering.models import LoadedModel, ModelSource
 
@@ -40,6 +41,7 @@ class Row:
         max_tokens: Tokens it may generate.
         stop: Strings that end it; they are cut off.
         top_logprobs: How many alternatives to report a token; None reports no logprobs at all.
+        adapter: What was finetuned into the model for it, if anything.
     """
 
     prompt: tuple[int, ...]
@@ -48,6 +50,7 @@ class Row:
     edits: "tuple[RowIntervention, ...]" = ()
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)

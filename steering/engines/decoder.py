@@ -16,6 +16,7 @@ from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import Telemetry, TokenLogprob, UnsteeredError
 from steering.engines._nnsight import Session
+from steering.engines.adapters import Adapters
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.rows import LiveRow, broken
@@ -68,6 +69,7 @@ class Decoder:
         """Wrap a model. Once `stopping` is set, nothing more is run on it."""
         self.loaded = loaded
         self.session = Session(loaded, stopping)
+        self._adapters = Adapters(loaded.model)
         self.rows: list[LiveRow] = []
         self.thrown_out: list[LiveRow] = []
         self.out_of_memory = False
@@ -208,11 +210,14 @@ class Decoder:
         newcomers = [row for rows in prompts for row in rows]
         served = [index for index, rows in enumerate(prompts) for _ in rows]
         ids = [rows[0].row.prompt for rows in prompts]
+        for rows in prompts:
+            self._adapters.load(rows[0].row.adapter)
         tokens, mask = self._pad_left(ids)
         plan = Plan([_acting(rows[0], "on_prompt") for rows in prompts], self._device)
         plan.begin_prefill(mask)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        output = self.session.run(lambda: self._forward(tokens, mask, positions, None), plan)
+        with self._adapters.acting([rows[0].row.adapter for rows in prompts]):
+            output = self.session.run(lambda: self._forward(tokens, mask, positions, None), plan)
         _check_reached(plan, 1)
         if plan.sites:
             change = plan.change.tolist()
@@ -250,9 +255,10 @@ class Decoder:
             self.session.check_running()
             self._plan.begin_decode()
             mask = self._cache.begin_step()
-            output = self._forward(
-                self._tokens[:, None], mask, self._positions[:, None], self._cache
-            )
+            with self._adapters.acting([row.row.adapter for row in self.rows]):
+                output = self._forward(
+                    self._tokens[:, None], mask, self._positions[:, None], self._cache
+                )
             self._cache.end_step()
             self._passes += 1
             self._num_passes += 1
@@ -350,13 +356,13 @@ def _acting(row: LiveRow, when: str) -> list[RowIntervention]:
 def _in_chunks(rows: Sequence[LiveRow]) -> list[list[list[LiveRow]]]:
     """Rows by prompt, and prompts by passes.
 
-    Rows that read the same prompt steered by the same edits, samples of one question say, read it
-    once. Prompts of like length share a pass.
+    Rows that read the same prompt by the same adapter and steered by the same edits, samples of one
+    question say, read it once. Prompts of like length share a pass.
     """
     prompts: dict[tuple[Any, ...], list[LiveRow]] = {}
     for row in rows:
         edits = (id(edit) for edit in _acting(row, "on_prompt"))
-        prompts.setdefault((row.row.prompt, *edits), []).append(row)
+        prompts.setdefault((row.row.prompt, row.row.adapter, *edits), []).append(row)
     chunks: list[list[list[LiveRow]]] = []
     for served in sorted(prompts.values(), key=lambda same: len(same[0].row.prompt)):
         width = len(served[0].row.prompt)

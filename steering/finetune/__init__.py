@@ -1,8 +1,7 @@
 """The finetuned counterpart of a vector: an adapter trained on the same examples of the target.
 
-`recipe.py` says what decides an adapter, `training.py` trains, `files.py` knows the folder that
-comes out. A run is kept in the cache until all its training epochs are written out, and two
-processes that want the same one train it once.
+`recipe.py` says what decides an adapter, `training.py` trains. A run is kept in the cache until all
+its training epochs are written out, and two processes that want the same one train it once.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from steering import __version__
-from steering.finetune.files import AdapterError, read_facts, write_folder
+from steering.files import write_folder
 from steering.finetune.recipe import (
     METHODS,
     SETTINGS,
@@ -34,12 +33,10 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "SETTINGS",
-    "AdapterError",
     "FinetuneMethod",
     "FinetuneRecipe",
     "finetune",
     "make_finetune_recipe",
-    "read_facts",
 ]
 
 logger = logging.getLogger(__name__)

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from steering.adapters import FACTS, read_facts, write_facts
 from steering.construct.examples import IGNORED, Tokens, make_batch
 from steering.construct.recipe import RecipeError
 from steering.construct.training import Progress
-from steering.finetune.files import FACTS, read_facts, write_facts, write_folder
+from steering.files import write_folder, write_whole
 from steering.finetune.recipe import FinetuneRecipe, Full, Lora, Rank1
 from steering.models import LoadedModel
-from steering.vector import write_whole
 
 _HELD_OUT_ROWS = 16
 # In a checkpoint that was written to its end.

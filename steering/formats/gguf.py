@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
-from steering.vector import FORMAT, SteeringVector, VectorError, file_digest, write_whole
+from steering.files import file_digest, write_whole
+from steering.vector import FORMAT, SteeringVector, VectorError
 
 ARCHITECTURE = "controlvector"
 _ARCHITECTURE_KEY = "general.architecture"

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steering.vector import SteeringVector, VectorError, file_digest
+from steering.files import file_digest
+from steering.vector import SteeringVector, VectorError
 from steering.vocabulary import Site
 
 _KNOWN = (

@@ -83,7 +83,7 @@ def write_table(results: Sequence[Result], path: Path) -> None:
         ReportError: The file is there already, or can't be written.
     """
     # Imported here: torch comes with it, which nothing else here needs.
-    from steering.vector import write_whole
+    from steering.files import write_whole
 
     if path.exists():
         raise ReportError(f"{path} is there already: give another --out, or remove it")

@@ -20,6 +20,7 @@ from steering.vocabulary import Method, Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
+BASELINE = "baseline"
 
 
 def _option(default: Any, description: str, *, example: str, speed_only: bool = False) -> Any:
@@ -82,7 +83,7 @@ class Intervention(BaseModel):
     @classmethod
     def _refuse_yaml_surprises(cls, value: Any, info: Any) -> Any:
         """YAML turns `x=` into None and `x=on` into True: neither is what was meant."""
-        if value is None and info.field_name not in ("layer", "site", "revision"):
+        if value is None and info.field_name not in ("layer", "site", "revision", "adapter"):
             raise ValueError("it is empty; leave the option out or give it a value")
         if isinstance(value, bool) and info.field_name not in ("thinking", "shuffle_labels"):
             raise ValueError(
@@ -170,15 +171,12 @@ class Intervention(BaseModel):
         """
         parts: list[str] = []
         if self.vector == NONE:
-            name = "baseline"
+            name = BASELINE
         else:
-            named = self.target if self.vector == DEFAULT else self.vector
-            name = re.split(r"[/\\\\]", named.partition("?")[0])[-1].rsplit(".", 1)[0]
-            if name != named:
-                name = "-".join([name, digest[:6]] if digest else [name])
+            name = _file_label(self.target if self.vector == DEFAULT else self.vector, digest)
             parts = ["ablate" if self.operation == "ablate" else f"x{_number(self.magnitude)}"]
         for option, value in self.changed().items():
-            if option in ("vector", "target", "magnitude") or (option, value) == _ABLATE:
+            if option in _SAID_APART or (option, value) == _ABLATE:
                 continue
             said = "shuffled" if option == "shuffle_labels" else value
             parts.append(f"{_SHORT.get(option, option + '=')}{said}")
@@ -197,12 +195,46 @@ class SteeringSpec(Intervention):
         "auto", "precision of the weights; `auto` is the checkpoint's own", example="bfloat16"
     )
     revision: str | None = _option(None, "branch, tag or commit of a hub model", example="main")
+    adapter: str | None = _option(
+        None,
+        "LoRA adapter of a finetuned counterpart: a folder or a hub id; alone it leaves the model "
+        "unsteered, and beside a `vector` that is named both act",
+        example="adapters/medical",
+    )
+    adapter_scale: float = _option(
+        1.0, "what the adapter's own scaling is multiplied by", example="0.5"
+    )
     device: str = _option("auto", "device of the weights", example="cuda:1", speed_only=True)
     batch_size: int = _option(
         512, "rows that are decoded together at the most", example="64", speed_only=True
     )
 
     _more: tuple[Intervention, ...] = PrivateAttr(())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finetuned_or_steered(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """An adapter alone is the counterpart of a steered model, which is not steered."""
+        if options.get("adapter") is None:
+            if "adapter_scale" in options:
+                raise ValueError(
+                    "adapter_scale= has no effect without adapter=; leave it out or give both"
+                )
+            return options
+        given = [name for name in INTERVENTION if name in options]
+        if given and "vector" not in given:
+            raise ValueError(
+                f"{given[0]}= beside adapter= steers nothing unless a vector is named: give "
+                "vector=default or a file too, or leave it out"
+            )
+        return {"vector": NONE} | options
+
+    @field_validator("adapter_scale")
+    @classmethod
+    def _acts(cls, value: float) -> float:
+        if not math.isfinite(value) or value == 0:
+            raise ValueError("a finite number other than 0 is needed")
+        return value
 
     @field_validator("batch_size")
     @classmethod
@@ -221,12 +253,23 @@ class SteeringSpec(Intervention):
         """Whether anything is done to activations at all."""
         return self.vector != NONE
 
-    def label(self, digest: str = "", *more: str) -> str:
-        """Short name of the condition, for people; one digest for each vector's files."""
+    def label(self, digest: str = "", *more: str, adapter: str = "") -> str:
+        """Short name of the condition, for people; one digest for each vector's files.
+
+        Args:
+            digest: Of the first vector's files.
+            *more: Of the other vectors'.
+            adapter: Of the adapter.
+        """
         labels = [super().label(digest)]
         digests = [*more, *[""] * len(self._more)]
         labels += [part.label(own) for part, own in zip(self._more, digests, strict=False)]
-        return " + ".join(labels)
+        if self.adapter is not None:
+            scale = "" if self.adapter_scale == 1 else f" x{_number(self.adapter_scale)}"
+            labels[:0] = [f"adapter {_file_label(self.adapter, adapter)}{scale}"]
+            if not self.steered:
+                labels[1] = labels[1].removeprefix(BASELINE).strip()
+        return " + ".join(filter(None, labels))
 
     def given(self) -> dict[str, Any]:
         """The options that were given, as `parse_options` takes them."""
@@ -252,6 +295,10 @@ class SteeringSpec(Intervention):
         options = self._decisive()
         if not self.steered:
             options = {k: v for k, v in options.items() if k not in INTERVENTION} | {"vector": NONE}
+        # What an adapter holds tells it from others, not where it lies.
+        del options["adapter"]
+        if self.adapter is None:
+            del options["adapter_scale"]
         content: dict[str, Any] = {"options": options, "identity": identity}
         if self._more:
             content["more"] = [part._decisive() for part in self._more]
@@ -264,6 +311,7 @@ INTERVENTION = tuple(Intervention.model_fields)
 BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffle_labels")
 MULTIPLE = ("magnitude", "unit")
 _ABLATE = ("operation", "ablate")
+_SAID_APART = ("vector", "target", "magnitude", "adapter", "adapter_scale")
 # Stands for an option that is left at its default.
 UNSAID = ""
 _SHORT = {
@@ -279,6 +327,12 @@ _SHORT = {
     "build_seed": "seed ",
     "shuffle_labels": "",
 }
+
+
+def _file_label(named: str, digest: str) -> str:
+    """Last part of a name, and the digest's beginning where that may name two things."""
+    name = re.split(r"[/\\\\]", named.partition("?")[0].rstrip("/"))[-1].rsplit(".", 1)[0]
+    return f"{name}-{digest[:6]}" if digest and name != named else name
 
 
 def _number(value: float) -> str:

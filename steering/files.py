@@ -1,0 +1,55 @@
+"""Files and folders: their digests, and writing them whole or not at all."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` so that the file is there whole or not at all, whoever is killed when."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since only within one file system is a move all or nothing.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder so that it is there whole or not at all, in place of what stood there.
+
+    Args:
+        path: The folder.
+        fill: Writes the files into the folder that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Siblings, since only within one file system is a move all or nothing.
+    partial, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex}") for _ in range(2))
+    try:
+        partial.mkdir()
+        fill(partial)
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():
+            os.rename(path, old)
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
