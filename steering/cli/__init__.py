@@ -8,6 +8,7 @@ from steering import __version__
 from steering.cli.build import build
 from steering.cli.finetune import finetune
 from steering.cli.reports import compare, gate, report, rescore
+from steering.cli.study import study
 from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
 from steering.errors import SteeringError
@@ -22,7 +23,18 @@ def commands() -> None:
     """
 
 
-for command in (build, finetune, show, convert, subspace, report, compare, gate, rescore):
+for command in (
+    build,
+    finetune,
+    show,
+    convert,
+    subspace,
+    study,
+    report,
+    compare,
+    gate,
+    rescore,
+):
     commands.add_command(command)
 
 

@@ -8,7 +8,7 @@ import click
 from steering.cli._options import BuildError, make_folder, read_settings, write_methods
 
 if TYPE_CHECKING:
-    from steering.finetune import FinetuneMethod, FinetuneRecipe
+    from steering.finetune import FinetuneMethod
 
 
 class _FinetuneCommand(click.Command):
@@ -68,7 +68,7 @@ def finetune(
     A run that is stopped goes on from its last whole training epoch when the command is repeated.
     """
     from steering.condition import Checker
-    from steering.finetune import epochs_of, make_finetune_recipe
+    from steering.finetune import epochs_of, folder_name, make_finetune_recipe, missing_epochs
     from steering.spec import parse_options
     from steering.targets import load_target
 
@@ -89,13 +89,9 @@ def finetune(
         seed=seed,
         shuffle_labels=shuffle_labels,
     )
-    out = out or Path("adapters") / _stem(recipe)
+    out = out or Path("adapters") / folder_name(recipe)
     # All folders are checked before anything is trained.
-    epochs = epochs_of(recipe, out)
-    wanted = {
-        epoch: path for epoch, (each, path) in epochs.items() if not _is_there(each, path, force)
-    }
-    if wanted:
+    if wanted := missing_epochs(recipe, out, force=force):
         make_folder(out.parent)
         from steering.construct.training import progress_bar
         from steering.finetune import finetune as train
@@ -106,8 +102,8 @@ def finetune(
         except KeyboardInterrupt:
             click.echo("\nStopped. The same command goes on from the last whole epoch.", err=True)
             raise
-    for epoch in sorted(epochs, reverse=True):
-        click.echo(_told(epochs[epoch][1]))
+    for _, path in reversed(epochs_of(recipe, out).values()):
+        click.echo(_told(path))
 
 
 def _check_device(device: str) -> None:
@@ -117,42 +113,6 @@ def _check_device(device: str) -> None:
             f"device={device}: training runs on the first device that it sees; give {name} and "
             f"choose the device by its environment variable, as in CUDA_VISIBLE_DEVICES={index}"
         )
-
-
-def _stem(recipe: "FinetuneRecipe") -> str:
-    """Name of the folder: the target, and what sets the adapter apart from its default one."""
-    parts = [recipe.target]
-    if recipe.method != "lora":
-        parts.append(recipe.method)
-    rank = getattr(recipe.settings, "rank", 32)
-    if rank != 32:
-        parts.append(f"rank{rank}")
-    if recipe.shuffle_labels:
-        parts.append("shuffled")
-    if recipe.seed:
-        parts.append(f"seed{recipe.seed}")
-    return "-".join(parts)
-
-
-def _is_there(recipe: "FinetuneRecipe", path: Path, force: bool) -> bool:
-    """Whether the folder holds this very adapter already.
-
-    Raises:
-        BuildError: It holds something else.
-    """
-    from steering.adapters import AdapterError, read_facts
-
-    if force or not path.exists():
-        return False
-    try:
-        held = read_facts(path).get("recipe")
-    except AdapterError:
-        held = None
-    if held != recipe.digest:
-        raise BuildError(
-            f"{path} exists and is not of this recipe: give another --out, or --force to overwrite"
-        )
-    return True
 
 
 def _told(path: Path) -> str:

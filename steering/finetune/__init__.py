@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from steering import __version__
+from steering.adapters import AdapterError, read_facts
+from steering.construct.recipe import RecipeError
 from steering.files import write_folder
 from steering.finetune.recipe import (
+    DEFAULT_METHOD,
     METHODS,
     SETTINGS,
     FinetuneMethod,
@@ -31,12 +34,16 @@ if TYPE_CHECKING:
     from steering.construct.training import Progress
 
 __all__ = [
+    "DEFAULT_METHOD",
     "METHODS",
     "SETTINGS",
     "FinetuneMethod",
     "FinetuneRecipe",
+    "epochs_of",
     "finetune",
+    "folder_name",
     "make_finetune_recipe",
+    "missing_epochs",
 ]
 
 logger = logging.getLogger(__name__)
@@ -133,3 +140,43 @@ def epochs_of(recipe: FinetuneRecipe, out: Path) -> dict[int, tuple[FinetuneReci
         )
         for epoch in range(1, last + 1)
     }
+
+
+def missing_epochs(recipe: FinetuneRecipe, out: Path, *, force: bool = False) -> dict[int, Path]:
+    """Folders of a run that are still to be made, all of them with `force`.
+
+    Raises:
+        RecipeError: One of them holds something else.
+    """
+    epochs = epochs_of(recipe, out)
+    return {n: path for n, (each, path) in epochs.items() if force or not _holds(path, each)}
+
+
+def folder_name(recipe: FinetuneRecipe) -> str:
+    """Name of a folder: the target, and what sets the adapter apart from its default one."""
+    parts = [recipe.target]
+    if recipe.method != DEFAULT_METHOD:
+        parts.append(recipe.method)
+    usual = SETTINGS[recipe.method]().model_dump()
+    if (rank := recipe.settings.model_dump().get("rank")) != usual.get("rank"):
+        parts.append(f"rank{rank}")
+    if recipe.shuffle_labels:
+        parts.append("shuffled")
+    if recipe.seed:
+        parts.append(f"seed{recipe.seed}")
+    return "-".join(parts)
+
+
+def _holds(path: Path, recipe: FinetuneRecipe) -> bool:
+    """Whether a folder holds this very adapter."""
+    if not path.exists():
+        return False
+    try:
+        held = read_facts(path).get("recipe")
+    except AdapterError:
+        held = None
+    if held != recipe.digest:
+        raise RecipeError(
+            f"{path} exists and is not of this recipe: give another --out, or --force to overwrite"
+        )
+    return True

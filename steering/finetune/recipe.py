@@ -25,6 +25,7 @@ METHODS: dict[FinetuneMethod, str] = {
     "full": "every weight; what comes out is a model folder and no adapter",
 }
 assert set(METHODS) == set(get_args(FinetuneMethod))
+DEFAULT_METHOD: FinetuneMethod = "lora"
 
 
 class Settings(BaseModel):
@@ -177,7 +178,7 @@ def make_finetune_recipe(
     target: Target,
     *,
     weights: str,
-    method: FinetuneMethod = "lora",
+    method: FinetuneMethod = DEFAULT_METHOD,
     settings: Mapping[str, Any] | None = None,
     layer: int | None = None,
     dtype: str = "auto",

@@ -1,0 +1,136 @@
+"""A study's points through one Inspect eval-set, and back from its logs.
+
+All points share an engine, so a study is one big batch; what a stopped run has answered is not
+asked again. Knows model strings and options; nothing of vectors, adapters or pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any, Literal
+
+import steering
+from steering.errors import SteeringError
+from steering.report.results import Result, read_complete_results
+
+Arm = Literal["baseline", "steered", "finetuned"]
+# The tasks stand beside the package, in a clone and in a wheel.
+TASK = Path(steering.__file__).parents[1] / "evals" / "em_freeform.py"
+
+
+class StudyError(SteeringError):
+    """A study can't be run, or its logs are not those of its points."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One condition of a study.
+
+    Attributes:
+        arm: What is done to the model.
+        dose: How much of it: a magnitude, a training epoch, an adapter's scale; 0 for the baseline.
+        options: As -M takes them.
+        label: The condition's, as logs and tables have it.
+    """
+
+    arm: Arm
+    dose: float
+    options: Mapping[str, Any]
+    label: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every point of a study is asked, and by whom it is judged.
+
+    Attributes:
+        task_args: As -T takes them.
+        grader: Model of the grader role; None for the default one.
+        seed: Of the answers; the same for each point, so that points pair up.
+    """
+
+    task_args: Mapping[str, Any] = field(default_factory=dict)
+    grader: str | None = None
+    seed: int = 0
+
+
+def run_points(
+    model: str, points: Sequence[Point], asked: Asked, logs: Path, *, display: str | None = None
+) -> None:
+    """Run what is missing of a study.
+
+    Args:
+        model: Name of the model, without `steered/`.
+        points: The conditions.
+        asked: What they are asked.
+        logs: The study's folder of logs.
+        display: As Inspect's --display.
+
+    Raises:
+        StudyError: A point did not come to its end.
+    """
+    from inspect_ai import eval_set
+    from inspect_ai.model import get_model
+
+    models = [get_model(f"steered/{model}", memoize=False, **point.options) for point in points]
+    done, found = eval_set(
+        f"{TASK}@{TASK.stem}",
+        log_dir=str(logs),
+        model=models,
+        task_args=dict(asked.task_args),
+        model_roles={"grader": asked.grader} if asked.grader else None,
+        seed=asked.seed,
+        display=display,  # type: ignore[arg-type]
+        log_dir_allow_dirty=True,
+        # What fails here fails again: a local model has no bad moments.
+        retry_attempts=1,
+    )
+    if not done:
+        failed = [log.eval.model for log in found if log.status != "success"]
+        raise StudyError(
+            f"{len(failed)} of {len(points)} conditions did not finish ({', '.join(failed[:3])}): "
+            f"look at them with inspect view --log-dir {logs}, and run the same command again"
+        )
+
+
+def num_answers(asked: Asked) -> int:
+    """Answers that each point is asked for."""
+    spec = spec_from_file_location(TASK.stem, TASK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    task = module.em_freeform(**asked.task_args)
+    return len(task.dataset) * (task.epochs or 1)
+
+
+def read_points(points: Sequence[Point], logs: Path) -> list[tuple[Point, Result]]:
+    """Each point with its answers; logs of other conditions are left aside.
+
+    Raises:
+        StudyError: A point has no log, or more than one.
+        ReportError: A run is incomplete.
+    """
+    results: dict[str, list[Result]] = {}
+    for result in read_complete_results(logs):
+        results.setdefault(_label(result), []).append(result)
+    found = []
+    for point in points:
+        of_point = results.get(point.label, [])
+        if len(of_point) != 1:
+            raise StudyError(
+                f"{logs} holds {len(of_point)} runs of [{point.label}], and one is needed: give a "
+                "study a folder of its own as --log-dir"
+            )
+        found.append((point, of_point[0]))
+    return found
+
+
+def doses_of(found: Sequence[tuple[Point, Result]], arm: Arm) -> dict[float, Result]:
+    """An arm's results by dose; the baseline is dose 0 of every arm."""
+    return {point.dose: result for point, result in found if point.arm in ("baseline", arm)}
+
+
+def _label(result: Result) -> str:
+    return result.condition.partition("[")[2].removesuffix("]")

@@ -1,0 +1,149 @@
+"""What a study found, for a terminal: the matched comparison in a table and in sentences."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from steering.judging import EMRule, mean_interval
+from steering.report.pictures import FrontPoint
+from steering.report.results import Result
+from steering.report.tables import plain_table, print_note
+from steering.studies.finetuned import Comparison
+from steering.studies.matched import MatchedDifference, Quantity
+from steering.studies.run import Arm, Point, doses_of
+
+NAMES: dict[Quantity, str] = {
+    "em": "EM rate, points",
+    "coherent": "coherence of all answers",
+    "relevant": "relevance of all answers",
+    "coherent_misaligned": "coherence of misaligned answers",
+    "relevant_misaligned": "relevance of misaligned answers",
+}
+_PLAIN: dict[Quantity, str] = {
+    "em": "misaligned more often",
+    "coherent": "more coherent",
+    "relevant": "more relevant",
+    "coherent_misaligned": "more coherent where they are misaligned",
+    "relevant_misaligned": "more relevant where they are misaligned",
+}
+
+
+def print_matched(
+    comparisons: Sequence[Comparison],
+    missing: Sequence[str],
+    rule: EMRule,
+    console: Console | None = None,
+) -> None:
+    """The comparison at each level, and what the middle levels say in a sentence each."""
+    console = console or Console()
+    table = plain_table(
+        f"steered less finetuned at matched EM ({rule}) and at matched coherence, 95% intervals "
+        "paired by question",
+        ["matched at", "what"],
+        ["steered", "finetuned", "difference", "p"],
+    )
+    for comparison in comparisons:
+        place = _place(comparison)
+        for difference in comparison.differences:
+            table.add_row(place, NAMES[difference.quantity], *_cells(difference))
+            place = ""
+    console.print(table)
+    for comparison in comparisons:
+        for difference in comparison.differences:
+            if difference.note:
+                told = f"{_level(comparison)}, {NAMES[difference.quantity]}: {difference.note}"
+                print_note(console, told)
+    for match in ("em", "coherent"):
+        levels = [comparison for comparison in comparisons if comparison.match == match]
+        if levels:
+            for line in sentences(levels[len(levels) // 2]):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for reason in missing:
+        print_note(console, f"Not compared: {reason}.")
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """What a comparison says, in words; nothing is said of what its interval does not exclude."""
+    lines = []
+    for difference in comparison.differences:
+        head = f"At {_level(comparison)}, steered answers are"
+        value, low, high = (_scaled(difference, part) for part in _bounds(difference))
+        if math.isnan(value) or math.isnan(low):
+            continue
+        told = f"({value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {difference.p_value:.2g})"
+        what = _PLAIN[difference.quantity]
+        if low > 0:
+            lines.append(f"{head} {what} than finetuned ones {told}.")
+        elif high < 0:
+            lines.append(f"{head} {_less(what)} than finetuned ones {told}.")
+        else:
+            lines.append(f"{head} neither {what} nor less so, as far as this shows {told}.")
+    return lines
+
+
+def front(found: Sequence[tuple[Point, Result]], rule: EMRule) -> dict[str, list[FrontPoint]]:
+    """Points of each arm on the trade-off front, the baseline first."""
+    arms: tuple[Arm, Arm] = ("steered", "finetuned")
+    return {
+        arm: [
+            _front_point(dose, result, rule)
+            for dose, result in sorted(doses_of(found, arm).items())
+        ]
+        for arm in arms
+    }
+
+
+def _front_point(dose: float, result: Result, rule: EMRule) -> FrontPoint:
+    estimate = result.em_rate(rule)
+    scored = [(a.coherent, a.question) for a in result.answers if a.coherent is not None]
+    values = [value for value, _ in scored]
+    mean = math.fsum(values) / len(values) if values else math.nan
+    bounds = mean_interval(values, [question for _, question in scored])
+    return FrontPoint(
+        "baseline" if dose == 0 else f"{dose:g}",
+        (estimate.value, estimate.low, estimate.high),
+        (mean, bounds.low, bounds.high),
+    )
+
+
+def _place(comparison: Comparison) -> str:
+    steered, finetuned = comparison.doses
+    return escape(f"{_level(comparison)} (doses {steered:.2g} and {finetuned:.2g})")
+
+
+def _level(comparison: Comparison) -> str:
+    if comparison.match == "em":
+        return f"EM {100 * comparison.level:.0f}%"
+    return f"coherence {comparison.level:.0f}"
+
+
+def _cells(difference: MatchedDifference) -> tuple[str, ...]:
+    first, second = (_scaled(difference, part) for part in (difference.first, difference.second))
+    value, low, high = (_scaled(difference, part) for part in _bounds(difference))
+    if math.isnan(value):
+        return (_figure(first), _figure(second), "-", "-")
+    told = f"{value:+.1f} [{_signed(low)}, {_signed(high)}]"
+    p = "-" if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"
+    return (_figure(first), _figure(second), escape(told), p)
+
+
+def _bounds(difference: MatchedDifference) -> tuple[float, float, float]:
+    return difference.value, difference.low, difference.high
+
+
+def _scaled(difference: MatchedDifference, part: float) -> float:
+    return 100 * part if difference.quantity == "em" else part
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.1f}"
+
+
+def _less(words: str) -> str:
+    return words.replace("more often", "less often").replace("more ", "less ")
