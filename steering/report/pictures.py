@@ -5,8 +5,10 @@ marker of its own, so that a grey print can be read.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ class FrontPoint:
     """A condition on the trade-off front.
 
     Attributes:
-        dose: Written beside it.
+        dose: Written beside it; may be empty.
         em: EM rate with its interval's bounds, 0-1.
         coherent: Mean coherence with its interval's bounds, 0-100.
     """
@@ -43,7 +45,9 @@ def plot_front(arms: Mapping[str, Sequence[FrontPoint]], title: str, signature: 
         signature: How the figures were made; printed small below.
     """
     figure, axes = _empty(title, signature)
-    for (name, points), (colour, marker) in zip(arms.items(), _STYLES, strict=False):
+    # Doses of neighbouring arms are written on either side of their points.
+    sides = cycle((-1, 1))
+    for (name, points), (colour, marker), side in zip(arms.items(), _STYLES, sides, strict=False):
         across = [point.coherent[0] for point in points]
         up = [100 * point.em[0] for point in points]
         axes.errorbar(
@@ -62,14 +66,16 @@ def plot_front(arms: Mapping[str, Sequence[FrontPoint]], title: str, signature: 
             axes.annotate(
                 point.dose,
                 (x, y),
-                xytext=(5, 5),
+                xytext=(side * 6, 5),
                 textcoords="offset points",
+                ha="left" if side > 0 else "right",
                 fontsize=8,
-                color=_INK,
+                color=colour,
             )
     axes.set_xlabel("mean coherence (0-100)")
     axes.set_ylabel("EM rate (%)")
-    axes.set_xlim(0, 102)
+    lowest = min(point.coherent[0] for points in arms.values() for point in points)
+    axes.set_xlim(max(0, 10 * math.floor(lowest / 10) - 10), 105)
     axes.set_ylim(-2, 102)
     axes.legend(frameon=False, loc="best")
     return figure

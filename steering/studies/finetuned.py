@@ -41,6 +41,12 @@ QUANTITIES: dict[Match, tuple[Quantity, ...]] = {
     "em": ("relevant_misaligned", "coherent_misaligned", "relevant", "coherent"),
     "coherent": ("em", "relevant_misaligned", "relevant"),
 }
+_OWN = {
+    "adapter": "it trains the finetuned arm's adapter; give settings of that as -S",
+    "adapter_scale": "give --scales",
+    "magnitude": "give --magnitudes",
+    "target": "give --target",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,9 @@ def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point
         SteeringError: Something about the study is impossible; nothing was trained.
     """
     options = study.options
+    for name, instead in _OWN.items():
+        if name in options:
+            raise StudyError(f"-M {name}= is set by this study itself: {instead}")
     loading = {name: value for name, value in options.items() if name not in INTERVENTION}
     steering = {name: value for name, value in options.items() if name in INTERVENTION}
     checker = Checker(study.model, parse_options(loading))

@@ -102,7 +102,7 @@ def _front_point(dose: float, result: Result, rule: EMRule) -> FrontPoint:
     mean = math.fsum(values) / len(values) if values else math.nan
     bounds = mean_interval(values, [question for _, question in scored])
     return FrontPoint(
-        "baseline" if dose == 0 else f"{dose:g}",
+        f"{dose:g}" if dose else "baseline",
         (estimate.value, estimate.low, estimate.high),
         (mean, bounds.low, bounds.high),
     )

@@ -1,0 +1,113 @@
+"""The study `finetuned` by its command: both arms, one eval-set, run on and added to."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from inspect_ai.log import list_eval_logs, read_eval_log
+from shell import Shell
+
+from steering import models
+from steering.cli import commands
+from steering.report.pictures import FrontPoint, plot_front, save_figure
+
+SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--training-epochs", "3"]
+STUDY = ["study", "finetuned", "--model", "toy", *SMALL, "--seed", "1", "--display", "none"]
+
+
+def _asked(logs: Path) -> dict[str, int]:
+    """Number of answers of each condition."""
+    read = [read_eval_log(info) for info in list_eval_logs(str(logs))]
+    assert all(log.status == "success" for log in read)
+    assert len({log.eval.model for log in read}) == len(read)
+    return {log.eval.model: len(log.samples or []) for log in read}
+
+
+def test_both_arms_are_run_compared_and_added_to(shell: Shell) -> None:
+    logs = shell.folder / "logs" / "study"
+    command = ["steering", *STUDY, "--log-dir", str(logs)]
+    done = shell.run(*command, "--magnitudes", "0.5,1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 conditions: the baseline, 2 magnitudes, 3 of the adapter. 20 answers each" in (
+        done.stdout
+    )
+    asked = _asked(logs)
+    assert set(asked.values()) == {20}
+    names = sorted(re.sub(r"-[0-9a-f]{6}\]", "]", name) for name in asked)
+    assert names == [
+        "steered/toy[adapter medical-epoch1]",
+        "steered/toy[adapter medical-epoch2]",
+        "steered/toy[adapter medical]",
+        "steered/toy[baseline]",
+        "steered/toy[medical x0.5]",
+        "steered/toy[medical x1]",
+    ]
+    assert "matched EM (moem)" in done.stdout
+    assert re.search(r"At EM \d+%, steered answers are", done.stdout)
+    assert (logs / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert b"finetuned" in (logs / "front.svg").read_bytes()
+
+    before = sorted(info.name for info in list_eval_logs(str(logs)))
+    again = shell.run(*command, "--magnitudes", "0.5,1,0.75")
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = sorted(info.name for info in list_eval_logs(str(logs)))
+    assert set(before) < set(after)
+    [added] = set(after) - set(before)
+    assert read_eval_log(added, header_only=True).eval.model == "steered/toy[medical x0.75]"
+    assert shell.network_tries() == []
+
+
+def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(commands, [*STUDY, "--scales", "0.5,1", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "9 conditions: the baseline, 6 magnitudes, 2 of the adapter" in done.output
+    assert "180 answers and 540 calls" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--magnitudes", "1,strong"], "--magnitudes 1,strong is no list of numbers"),
+        (["--magnitudes", "1,1"], "must differ and be above 0"),
+        (["--scales", "-1"], "must differ and be above 0"),
+        (["-M", "magnitud=1"], "magnitud is not an option"),
+        (["-M", "adapter=there"], "-M adapter= is set by this study itself"),
+        (["-S", "learning_rat=1"], "learning_rat"),
+        (["-T", "num_questions=none"], "num_questions"),
+        (["--target", "nothing"], "nothing"),
+    ],
+)
+def test_what_is_impossible_is_said_before_anything_is_trained(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    done = CliRunner().invoke(commands, [*STUDY, *arguments])
+    assert done.exit_code != 0
+    assert words in f"{done.output} {done.exception}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_is_the_same_file_each_time(tmp_path: Path) -> None:
+    arms = {
+        "steered": [FrontPoint("baseline", (0.0, 0.0, 0.1), (95.0, 93.0, 97.0))],
+        "finetuned": [
+            FrontPoint("", (0.0, 0.0, 0.1), (95.0, 93.0, 97.0)),
+            FrontPoint("1", (0.4, 0.2, 0.6), (60.0, float("nan"), float("nan"))),
+        ],
+    }
+    for name in ("one", "other"):
+        written = save_figure(plot_front(arms, "a title", "rule:moem"), tmp_path / name)
+        assert [path.suffix for path in written] == [".png", ".svg"]
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"other.{kind}").read_bytes()
+    assert "rule:moem" in json.dumps((tmp_path / "one.svg").read_text())
