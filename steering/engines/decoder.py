@@ -19,14 +19,11 @@ from steering.engines._nnsight import Session
 from steering.engines.adapters import Adapters
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
-from steering.engines.rows import LiveRow, broken
+from steering.engines.rows import LiveRow, broken, in_chunks
 from steering.engines.sampling import BROKEN, Sampler
-from steering.interventions import RowIntervention
 from steering.models import LoadedModel
 from steering.plan import Plan
 
-# Prompts are read this many tokens at a time at the most, so that activations stay small.
-_PREFILL_TOKENS = 8192
 # Share of the free memory that rows may take: the rest is for activations.
 _SHARE = 0.7
 # Copies of the logits that drawing a token holds at one time, float64 counted twice.
@@ -128,7 +125,7 @@ class Decoder:
 
     def _lay_out(self) -> None:
         """Lay out what is done to the rows of the present batch."""
-        self._plan = Plan([_acting(row, "on_response") for row in self.rows], self._device)
+        self._plan = Plan([row.acting("on_response") for row in self.rows], self._device)
         self._passes = 0
 
     def admit(self, rows: Sequence[LiveRow], max_rows: int) -> None:
@@ -142,7 +139,7 @@ class Decoder:
         for row in rows:
             row.started = began
         self._max_rows = max_rows
-        chunks = _in_chunks([rows[index] for index in self._settle(rows)])
+        chunks = in_chunks([rows[index] for index in self._settle(rows)])
         if not chunks:
             return
         while chunks:
@@ -164,7 +161,7 @@ class Decoder:
                     continue
                 left = [row.fresh() for row in newcomers if not row.told]
                 half = (len(left) + 1) // 2
-                chunks[:0] = [*_in_chunks(left[:half]), *_in_chunks(left[half:])]
+                chunks[:0] = [*in_chunks(left[:half]), *in_chunks(left[half:])]
         self._guarded(self._lay_out)
         self._busy_s += time.monotonic() - began
 
@@ -213,7 +210,7 @@ class Decoder:
         for rows in prompts:
             self._adapters.load(rows[0].row.adapter)
         tokens, mask = self._pad_left(ids)
-        plan = Plan([_acting(rows[0], "on_prompt") for rows in prompts], self._device)
+        plan = Plan([rows[0].acting("on_prompt") for rows in prompts], self._device)
         plan.begin_prefill(mask)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with self._adapters.acting([rows[0].row.adapter for rows in prompts]):
@@ -347,29 +344,6 @@ class Decoder:
         text = self.loaded.tokenizer.decode(list(tokens), skip_special_tokens=False)
         assert isinstance(text, str)
         return text
-
-
-def _acting(row: LiveRow, when: str) -> list[RowIntervention]:
-    return [edit for edit in row.row.edits if getattr(edit, when)]
-
-
-def _in_chunks(rows: Sequence[LiveRow]) -> list[list[list[LiveRow]]]:
-    """Rows by prompt, and prompts by passes.
-
-    Rows that read the same prompt by the same adapter and steered by the same edits, samples of one
-    question say, read it once. Prompts of like length share a pass.
-    """
-    prompts: dict[tuple[Any, ...], list[LiveRow]] = {}
-    for row in rows:
-        edits = (id(edit) for edit in _acting(row, "on_prompt"))
-        prompts.setdefault((row.row.prompt, row.row.adapter, *edits), []).append(row)
-    chunks: list[list[list[LiveRow]]] = []
-    for served in sorted(prompts.values(), key=lambda same: len(same[0].row.prompt)):
-        width = len(served[0].row.prompt)
-        if not chunks or (len(chunks[-1]) + 1) * width > _PREFILL_TOKENS:
-            chunks.append([])
-        chunks[-1].append(served)
-    return chunks
 
 
 def _check_reached(plan: Plan, passes: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steering.engines import (
     EngineError,
@@ -16,11 +16,16 @@ from steering.engines import (
     UnsteeredError,
 )
 
+if TYPE_CHECKING:
+    from steering.interventions import RowIntervention
+
 T = TypeVar("T")
 Decode = Callable[[Sequence[int]], str]
 # Tokens before a stop string that are decoded with it: a character may be several tokens, and what
 # a tokenizer makes of a token may depend on the one before.
 _CONTEXT = 8
+# Prompts are read this many tokens at a time at the most, so that activations stay small.
+_PREFILL_TOKENS = 8192
 
 
 @dataclass
@@ -59,6 +64,10 @@ class LiveRow:
     def num_columns(self) -> int:
         """Tokens that it takes in the end, its longest answer included."""
         return len(self.row.prompt) + self.row.max_tokens
+
+    def acting(self, when: str) -> "list[RowIntervention]":
+        """Its edits that act on the prompt (`on_prompt`) or on the response (`on_response`)."""
+        return [edit for edit in self.row.edits if getattr(edit, when)]
 
     @property
     def over(self) -> bool:
@@ -138,6 +147,25 @@ class LiveRow:
             waited_s=self.started - self.arrived,
             took_s=time.monotonic() - self.started,
         )
+
+
+def in_chunks(rows: Sequence[LiveRow]) -> list[list[list[LiveRow]]]:
+    """Rows by prompt, and prompts by passes.
+
+    Rows that read the same prompt by the same adapter and steered by the same edits, samples of one
+    question say, read it once. Prompts of like length share a pass.
+    """
+    prompts: dict[tuple[Any, ...], list[LiveRow]] = {}
+    for row in rows:
+        edits = (id(edit) for edit in row.acting("on_prompt"))
+        prompts.setdefault((row.row.prompt, row.row.adapter, *edits), []).append(row)
+    chunks: list[list[list[LiveRow]]] = []
+    for served in sorted(prompts.values(), key=lambda same: len(same[0].row.prompt)):
+        width = len(served[0].row.prompt)
+        if not chunks or (len(chunks[-1]) + 1) * width > _PREFILL_TOKENS:
+            chunks.append([])
+        chunks[-1].append(served)
+    return chunks
 
 
 def broken() -> EngineError:
