@@ -16,7 +16,7 @@ from edits import make_vector
 from test_engine import CASES, FAMILIES, GREEDY, edits, plain
 from tiny_models import WIDTH, tokenizer
 
-from steering.engines import EngineError, Row, RowResult, decoder
+from steering.engines import EngineError, Row, RowResult, decoder, rows
 from steering.engines.hf import HFEngine
 from steering.engines.rows import LiveRow
 from steering.engines.sampling import Sampling
@@ -253,7 +253,7 @@ def test_what_a_row_tells_of_itself_does_not_depend_on_who_joined_it(
 def test_prompts_that_are_read_in_several_passes_equal_each_alone(
     four: HFEngine, expected: list[RowResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "_PREFILL_TOKENS", 64)
+    monkeypatch.setattr(rows, "_PREFILL_TOKENS", 64)
     with watched(four) as watch:
         found = answer(four, MIXTURE)
     assert_same(found, expected)
@@ -618,7 +618,7 @@ def test_a_row_whose_token_can_not_be_taken_in_leaves_no_token_twice_in_others(
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (decoder, "_in_chunks"),
+        (decoder, "in_chunks"),
         (decoder.Decoder, "_settle"),
         (decoder.Decoder, "_go_on_with"),
         (Scheduler, "window"),
