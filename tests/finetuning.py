@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steering.construct.training import Progress
-from steering.finetune import FinetuneRecipe, epochs_of, finetune, make_finetune_recipe
+from steering.finetune import FinetuneRecipe, epoch_folders, finetune, make_finetune_recipe
 from steering.models import find_model, read_shape, weights_digest
 from steering.targets import Target
 
@@ -36,7 +36,7 @@ def train(
 ) -> Path:
     """Train and write every training epoch; returns the last one's folder."""
     recipe = recipe_for(folder, target, **options)
-    folders = {epoch: path for epoch, (_, path) in epochs_of(recipe, out).items()}
+    folders = epoch_folders(recipe, out)
     finetune(find_model(str(folder)), recipe, target, folders, progress, device="cpu")
     return out
 

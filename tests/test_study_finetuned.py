@@ -39,7 +39,7 @@ def test_both_arms_are_run_compared_and_added_to(shell: Shell) -> None:
     assert names == [
         "steered/toy[adapter medical-epoch1]",
         "steered/toy[adapter medical-epoch2]",
-        "steered/toy[adapter medical]",
+        "steered/toy[adapter medical-epoch3]",
         "steered/toy[baseline]",
         "steered/toy[medical x0.5]",
         "steered/toy[medical x1]",

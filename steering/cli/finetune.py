@@ -68,7 +68,12 @@ def finetune(
     A run that is stopped goes on from its last whole training epoch when the command is repeated.
     """
     from steering.condition import Checker
-    from steering.finetune import epochs_of, folder_name, make_finetune_recipe, missing_epochs
+    from steering.finetune import (
+        epoch_folders,
+        folder_name,
+        make_finetune_recipe,
+        missing_epochs,
+    )
     from steering.spec import parse_options
     from steering.targets import load_target
 
@@ -91,7 +96,8 @@ def finetune(
     )
     out = out or Path("adapters") / folder_name(recipe)
     # All folders are checked before anything is trained.
-    if wanted := missing_epochs(recipe, out, force=force):
+    folders = epoch_folders(recipe, out)
+    if wanted := missing_epochs(recipe, folders, force=force):
         make_folder(out.parent)
         from steering.construct.training import progress_bar
         from steering.finetune import finetune as train
@@ -102,7 +108,7 @@ def finetune(
         except KeyboardInterrupt:
             click.echo("\nStopped. The same command goes on from the last whole epoch.", err=True)
             raise
-    for _, path in reversed(epochs_of(recipe, out).values()):
+    for path in reversed(folders.values()):
         click.echo(_told(path))
 
 

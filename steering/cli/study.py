@@ -36,18 +36,11 @@ def study() -> None:
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the answers")
 @click.option(
-    "--adapters",
-    type=click.Path(path_type=Path),
-    default=Path("adapters"),
-    show_default=True,
-    help="folder that adapters are kept in",
-)
-@click.option(
     "--log-dir",
     type=click.Path(path_type=Path),
     default=Path("logs/studies/finetuned"),
     show_default=True,
-    help="the study's own folder",
+    help="the study's own folder, of its logs and adapters",
 )
 @click.option("--display", help="as Inspect's --display")
 @click.option("--dry-run", is_flag=True, help="say what it would cost, and stop")
@@ -63,7 +56,6 @@ def finetuned(
     grader: str | None,
     rule: Any,
     seed: int,
-    adapters: Path,
     log_dir: Path,
     display: str | None,
     dry_run: bool,
@@ -91,7 +83,7 @@ def finetuned(
         scales=_numbers("scales", scales),
         options=_options("-M", model_args),
         settings=read_settings(settings),
-        adapters=adapters,
+        adapters=log_dir / "adapters",
     )
     asked = Asked(_options("-T", task_args), grader, seed)
     finetuned_points = len(chosen.scales) or chosen.training_epochs

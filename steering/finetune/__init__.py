@@ -39,7 +39,7 @@ __all__ = [
     "SETTINGS",
     "FinetuneMethod",
     "FinetuneRecipe",
-    "epochs_of",
+    "epoch_folders",
     "finetune",
     "folder_name",
     "make_finetune_recipe",
@@ -130,26 +130,26 @@ def _train(
     Run(loaded, recipe, sides[0], sides[1], provenance, folder).train(progress)
 
 
-def epochs_of(recipe: FinetuneRecipe, out: Path) -> dict[int, tuple[FinetuneRecipe, Path]]:
-    """Recipe and folder of each training epoch of a run; the last one's folder is `out` itself."""
+def epoch_folders(recipe: FinetuneRecipe, out: Path) -> dict[int, Path]:
+    """Folder of each training epoch of a run; the last one's is `out` itself."""
     last = recipe.settings.training_epochs
-    return {
-        epoch: (
-            recipe.after(epoch),
-            out if epoch == last else out.with_name(f"{out.name}-epoch{epoch}"),
-        )
-        for epoch in range(1, last + 1)
-    }
+    earlier = {epoch: out.with_name(f"{out.name}-epoch{epoch}") for epoch in range(1, last)}
+    return {**earlier, last: out}
 
 
-def missing_epochs(recipe: FinetuneRecipe, out: Path, *, force: bool = False) -> dict[int, Path]:
-    """Folders of a run that are still to be made, all of them with `force`.
+def missing_epochs(
+    recipe: FinetuneRecipe, folders: Mapping[int, Path], *, force: bool = False
+) -> dict[int, Path]:
+    """Those of a run's folders that are still to be made; all of them with `force`.
 
     Raises:
         RecipeError: One of them holds something else.
     """
-    epochs = epochs_of(recipe, out)
-    return {n: path for n, (each, path) in epochs.items() if force or not _holds(path, each)}
+    return {
+        epoch: path
+        for epoch, path in folders.items()
+        if force or not _holds(path, recipe.after(epoch))
+    }
 
 
 def folder_name(recipe: FinetuneRecipe) -> str:
@@ -177,6 +177,7 @@ def _holds(path: Path, recipe: FinetuneRecipe) -> bool:
         held = None
     if held != recipe.digest:
         raise RecipeError(
-            f"{path} exists and is not of this recipe: give another --out, or --force to overwrite"
+            f"{path} exists and is not of this recipe: give another folder, or overwrite "
+            "it with steering finetune --force"
         )
     return True

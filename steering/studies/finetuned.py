@@ -12,7 +12,6 @@ from typing import Any
 
 from steering.condition import Checker
 from steering.finetune import (
-    epochs_of,
     finetune,
     folder_name,
     make_finetune_recipe,
@@ -56,22 +55,22 @@ class FinetunedStudy:
     Attributes:
         model: Name of the model, without `steered/`.
         target: The target task that both arms learn from.
+        adapters: Folder that adapters are kept in.
         magnitudes: Of the steered arm.
         training_epochs: Of the finetuned arm: its last one. The arm's doses are all up to it.
         scales: Doses of the finetuned arm instead: multiples of the last adapter's own scaling.
         options: -M options of all points; those of an intervention are the steered arm's.
         settings: Of the finetuning, as `steering finetune` takes them.
-        adapters: Folder that adapters are kept in.
     """
 
     model: str
     target: str
+    adapters: Path
     magnitudes: Sequence[float] = MAGNITUDES
     training_epochs: int = TRAINING_EPOCHS
     scales: Sequence[float] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    adapters: Path = Path("adapters")
 
 
 def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point]:
@@ -117,12 +116,15 @@ def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point
         point("steered", dose, steered | steering | {"magnitude": dose})
         for dose in sorted(study.magnitudes)
     ]
-    out = study.adapters / folder_name(recipe)
-    if wanted := missing_epochs(recipe, out):
-        bar = progress(f"{out.name} of {study.model}")
+    # Each with its number: a study that goes on to more training epochs keeps what it has.
+    folders = {
+        epoch: study.adapters / f"{folder_name(recipe)}-epoch{epoch}"
+        for epoch in range(1, study.training_epochs + 1)
+    }
+    if wanted := missing_epochs(recipe, folders):
+        bar = progress(f"{folder_name(recipe)} of {study.model}")
         device = str(loading.get("device", "auto"))
         finetune(checker.source, recipe, task, wanted, bar, device=device)
-    folders = {epoch: path for epoch, (_, path) in epochs_of(recipe, out).items()}
     if study.scales:
         last = str(folders[study.training_epochs])
         points += [
