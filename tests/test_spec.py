@@ -29,9 +29,13 @@ OTHER: dict[str, Any] = {
     "thinking": True,
     "dtype": "bfloat16",
     "revision": "main",
+    "adapter": "adapters/medical",
+    "adapter_scale": 0.5,
     "device": "cuda:1",
     "batch_size": 64,
 }
+# What an option needs beside it.
+BESIDE: dict[str, dict[str, Any]] = {"adapter_scale": {"adapter": "adapters/medical"}}
 SPEED_ONLY = {"device", "batch_size"}
 
 
@@ -127,7 +131,8 @@ def test_a_spec_can_not_be_changed_after_it_was_checked():
 @pytest.mark.parametrize("name", SteeringSpec.model_fields)
 def test_an_option_changes_the_fingerprint_exactly_when_it_can_change_an_answer(name):
     assert name in OTHER, f"{name} is new: give it a value in OTHER and class it"
-    plain, changed = parse_options({}), parse_options({name: OTHER[name]})
+    beside = BESIDE.get(name, {})
+    plain, changed = parse_options(beside), parse_options(beside | {name: OTHER[name]})
     assert getattr(plain, name) != getattr(changed, name)
     assert (plain.fingerprint() == changed.fingerprint()) == (name in SPEED_ONLY)
     assert (plain.label() == changed.label()) == (name in SPEED_ONLY)
@@ -170,7 +175,7 @@ def test_spellings_that_mean_the_same_are_one_condition(spellings):
 def test_the_baseline_is_one_condition_whatever_the_intervention_it_leaves_out():
     baseline = parse_options({"vector": "none"})
     for name, value in OTHER.items():
-        if name in ("vector", "thinking", "dtype", "revision"):
+        if name in ("vector", "thinking", "dtype", "revision", "adapter", "adapter_scale"):
             continue
         leftover = parse_options({name: value}).model_copy(update={"vector": "none"})
         assert leftover.fingerprint() == baseline.fingerprint(), name
@@ -224,11 +229,13 @@ def test_no_two_conditions_of_the_full_grid_share_a_label():
         *_grid(target=[None, "finance"], operation=[None, "clamp", "cap"], **acting, **sized),
         *_grid(target=[None, "finance"], operation=["ablate"], **acting, **loading),
         *_grid(vector=["a/x.safetensors", "b/y.safetensors"], **acting, **sized, **loading),
+        *_grid(adapter=["a/lora", "b/other"], adapter_scale=[None, 0.5, -1], **loading),
+        *_grid(adapter=["a/lora"], adapter_scale=[None, 2], vector=["a/x.safetensors"], **sized),
     ]
     labels: dict[str, str] = {}
     for options in grid:
         spec = parse_options(options)
-        print_of = spec.fingerprint()
+        print_of = spec.fingerprint(adapter=str(spec.adapter))
         assert labels.setdefault(spec.label("0" * 8), print_of) == print_of, options
     assert len(set(labels.values())) == len(labels)
     assert set().union(*grid) == set(answer_options())

@@ -16,15 +16,14 @@ from edits import WIDTH, make_map, make_vector, random_tensor
 from replicas import length, sum_of
 from safetensors.torch import load_file, save_file
 
+from steering.files import file_digest, write_whole
 from steering.vector import (
     FORMAT,
     LowRankMap,
     SteeringVector,
     VectorError,
-    file_digest,
     pack,
     unpack,
-    write_whole,
 )
 
 VECTORS: dict[str, SteeringVector] = {
