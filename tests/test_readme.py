@@ -157,6 +157,8 @@ def test_the_commands_of_the_readme_run(shell: Shell) -> None:
         # Rollouts of a single prompt would leave none to build from or none to hold out.
         limit = "24" if "personas=" in command else "2"
         cut = ["--limit", limit, "--epochs", "1"] if command.startswith("inspect eval") else []
+        if command.startswith("steering study"):
+            cut = ["--training-epochs", "2", "-T", "samples_per_question=2"]
         command = command.replace("--training-epochs 5", "--training-epochs 2")
         done = shell.run(*shlex.split(command), *cut)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
