@@ -1,24 +1,26 @@
-"""A Hugging Face hub on this machine with one data set, as far as its client asks for it."""
+"""A Hugging Face hub on this machine with a data set and models, as far as its client asks."""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 REPOSITORY = "own/rows"
 # Commit to the file's prompts; the later commit is what `main` means.
 COMMITS = {"a" * 40: [f"old {n}" for n in range(5)], "b" * 40: [f"new {n}" for n in range(6)]}
 REVISIONS = {"main": "b" * 40, "v1": "a" * 40} | {commit: commit for commit in COMMITS}
+MODEL_COMMIT = "c" * 40
 
 _README, _FOLDER, _DATA = "README.md", "data", "data/train.jsonl"
 
 
 @contextmanager
-def fake_hub() -> Iterator[str]:
-    """The address of a running hub."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+def fake_hub(models: dict[str, Path] | None = None) -> Iterator[str]:
+    """The address of a running hub; of each model's folder it has one commit."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"models": models or {}}))
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -36,9 +38,20 @@ def _files(commit: str) -> dict[str, bytes]:
 
 class _Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    models: dict[str, Path]
 
     def do_GET(self) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
+        if (name := "/".join(parts[2:4])) in self.models and parts[:2] == ["api", "models"]:
+            files = sorted(self.models[name].iterdir())
+            if "tree" in parts:
+                entries = [_entry(path.name, path.read_bytes()) for path in files]
+                return self._send(200, body=json.dumps(entries).encode())
+            names = [{"rfilename": path.name} for path in files]
+            info = {"id": name, "sha": MODEL_COMMIT, "siblings": names, "tags": []}
+            return self._send(200, body=json.dumps(info).encode())
+        if (name := "/".join(parts[:2])) in self.models and parts[2] == "resolve":
+            return self._content((self.models[name] / parts[4]).read_bytes(), MODEL_COMMIT)
         if parts[:2] == ["api", "datasets"]:
             self._api("/".join(parts[2:4]), parts[4:])
         elif parts[:4] == ["datasets", *REPOSITORY.split("/"), "resolve"]:
@@ -75,6 +88,9 @@ class _Hub(BaseHTTPRequestHandler):
         content = _files(commit).get(name)
         if content is None:
             return self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        self._content(content, commit)
+
+    def _content(self, content: bytes, commit: str) -> None:
         self._send(200, {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": commit}, content)
 
     def _send(self, code: int, headers: dict[str, str] | None = None, body: bytes = b"{}") -> None:

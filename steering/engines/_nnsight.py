@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from steering.engines import EngineError
+from steering.engines.adapters import Adapters
 from steering.models import LoadedModel
 from steering.plan import Plan, SiteKey
 
@@ -46,11 +47,16 @@ class Edits(Protocol):
 
 
 class Session:
-    """One loaded model, and the one edit that steers it by whatever plan is current."""
+    """One loaded model, and the one edit that steers it by whatever plan is current.
+
+    Attributes:
+        adapters: Those that rows of the model may carry.
+    """
 
     def __init__(self, loaded: LoadedModel, stopping: threading.Event) -> None:
         """Wrap the model. Once `stopping` is set, nothing more is run on it."""
         self._stopping = stopping
+        self.adapters = Adapters(loaded.model)
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
         self._blocks = self._find(loaded.blocks)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)

@@ -16,7 +16,6 @@ from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import Telemetry, TokenLogprob, UnsteeredError
 from steering.engines._nnsight import Session
-from steering.engines.adapters import Adapters
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.rows import LiveRow, broken, in_chunks
@@ -66,7 +65,6 @@ class Decoder:
         """Wrap a model. Once `stopping` is set, nothing more is run on it."""
         self.loaded = loaded
         self.session = Session(loaded, stopping)
-        self._adapters = Adapters(loaded.model)
         self.rows: list[LiveRow] = []
         self.thrown_out: list[LiveRow] = []
         self.out_of_memory = False
@@ -208,12 +206,12 @@ class Decoder:
         served = [index for index, rows in enumerate(prompts) for _ in rows]
         ids = [rows[0].row.prompt for rows in prompts]
         for rows in prompts:
-            self._adapters.load(rows[0].row.adapter)
+            self.session.adapters.load(rows[0].row.adapter)
         tokens, mask = self._pad_left(ids)
         plan = Plan([rows[0].acting("on_prompt") for rows in prompts], self._device)
         plan.begin_prefill(mask)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        with self._adapters.acting([rows[0].row.adapter for rows in prompts]):
+        with self.session.adapters.acting([rows[0].row.adapter for rows in prompts]):
             output = self.session.run(lambda: self._forward(tokens, mask, positions, None), plan)
         _check_reached(plan, 1)
         if plan.sites:
@@ -252,7 +250,7 @@ class Decoder:
             self.session.check_running()
             self._plan.begin_decode()
             mask = self._cache.begin_step()
-            with self._adapters.acting([row.row.adapter for row in self.rows]):
+            with self.session.adapters.acting([row.row.adapter for row in self.rows]):
                 output = self._forward(
                     self._tokens[:, None], mask, self._positions[:, None], self._cache
                 )

@@ -1,0 +1,316 @@
+"""Finetuned rows: as peft alone, beside steered and unsteered ones, on one copy of the weights."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapter_files import change_config, peft_alone, save_adapter
+from hook_reference import reference_greedy, reference_logits
+from safetensors.torch import load_file, save_file
+from test_batching import answer, hand_over, prompt, tokens, watched
+from test_engine import FAMILIES, GREEDY, Edits, edits, plain
+
+from steering.adapters import Adapter, AdapterError, find_adapter
+from steering.construct.examples import Tokens
+from steering.construct.workbench import Workbench
+from steering.engines import Row
+from steering.engines.hf import HFEngine
+from steering.engines.sampling import Sampling
+from steering.models import find_model, read_shape, weights_digest
+
+TIMEOUT = 60
+# Of the log probabilities, which are up to about 10 in size.
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(family: str, tiny_folder: Callable[[str], Path]) -> Path:
+    return tiny_folder(family)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_folder: Callable[[str], Path]) -> Path:
+    return tiny_folder("llama")
+
+
+def start(folder: Path, batch: int = 64) -> HFEngine:
+    """An engine of its own, with no adapter in it yet."""
+    engine = HFEngine(find_model(str(folder)), device="cpu")
+    engine.allow_batch(batch)
+    return engine
+
+
+def found(model: Path, adapter: Path, scale: float = 1.0) -> Adapter:
+    """What a condition makes of an adapter's folder."""
+    source = find_model(str(model))
+    return find_adapter(str(adapter), source, read_shape(source), weights_digest(source), scale)
+
+
+def blocks(model: Any) -> Any:
+    """The transformer blocks of a plain or a peft model."""
+    return next(m for n, m in model.named_modules() if n.endswith("layers"))
+
+
+# What an adapter may look like; each has its own shapes or scalings.
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rank-stabilised": {"use_rslora": True, "r": 6},
+    "ranks and alphas of their own": {
+        "rank_pattern": {"down_proj": 2},
+        "alpha_pattern": {"up_proj": 32},
+    },
+    "one layer, rank 1": {
+        "r": 1, "lora_alpha": 64, "target_modules": r".*\.layers\.2\.mlp\.down_proj",
+    },
+    "dropout is off": {"lora_dropout": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_engine_equals_peft_alone_and_merged_equals_unmerged(
+    kind: str, folder: Path, tmp_path: Path
+) -> None:
+    saved = save_adapter(folder, tmp_path / "lora", **KINDS[kind])
+    rows = [
+        Row(prompt(6 + 5 * n, seed=n), GREEDY, 4 + 3 * n, top_logprobs=1,
+            adapter=found(folder, saved))
+        for n in range(4)
+    ]  # fmt: skip
+    results = answer(start(folder), rows)
+    alone = peft_alone(folder, saved)
+    unmerged = check_against(alone, rows, results)
+    merged = check_against(alone.merge_and_unload(), rows, results)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(unmerged, merged, strict=True))
+    # Were the adapter off everywhere, all of the above would still be equal.
+    off = answer(start(folder), [replace(row, adapter=None) for row in rows])
+    assert all(a.logprobs != b.logprobs for a, b in zip(off, results, strict=True))
+
+
+def check_against(model: Any, rows: Sequence[Row], results: Sequence[Any]) -> list[torch.Tensor]:
+    """Tokens equal, log probabilities within the tolerance; the logits of the reference."""
+    logits = []
+    for row, result in zip(rows, results, strict=True):
+        args = (model, blocks(model), row.prompt)
+        expected = reference_greedy(*args, row.edits, row.max_tokens, end=[0])
+        assert result.tokens == expected
+        logits.append(reference_logits(*args, expected, row.edits))
+        wanted = logits[-1].log_softmax(-1).max(-1).values[: len(expected)]
+        said = torch.tensor([item.logprob for item in result.logprobs])
+        assert torch.allclose(said, wanted, atol=TOLERANCE)
+    return logits
+
+
+def test_an_adapter_and_a_vector_act_together(folder: Path, tmp_path: Path) -> None:
+    saved = save_adapter(folder, tmp_path / "lora")
+    both = [
+        Row(prompt(9, seed=n), GREEDY, 8, case, top_logprobs=1, adapter=found(folder, saved))
+        for n, case in enumerate(STEERED.values())
+    ]
+    check_against(peft_alone(folder, saved), both, answer(start(folder), both))
+
+
+STEERED: dict[str, Edits] = {
+    "add": edits(plain(), 10),
+    "ablate, response": edits(plain([2], rank=2), operation="ablate", positions="response"),
+    "mlp_out, prompt": edits(plain([3], site="mlp_out"), 0.5, unit="raw", positions="prompt"),
+    "two layers": edits(plain([0]), 5) + edits(plain([2]), 3, operation="clamp"),
+}
+
+
+@pytest.fixture(scope="module")
+def arms(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Edits]]:
+    """Adapter and edits of rows: baseline, steered, finetuned, both, two scales, two adapters."""
+    out = tmp_path_factory.mktemp("adapters")
+    one = save_adapter(folder, out / "one", seed=1)
+    other = save_adapter(folder, out / "other", seed=2, r=2, target_modules=r".*\.[qv]_proj")
+    adapters = [None, found(folder, one), found(folder, one, -0.5), found(folder, other)]
+    return [(adapter, case) for case in ((), *STEERED.values()) for adapter in adapters]
+
+
+def rows_of(arms: list[tuple[Any, Edits]], rounds: int = 1) -> list[Row]:
+    """Greedy and seeded rows of every arm, of ragged lengths."""
+    return [
+        Row(
+            prompt(4 + (index * 5) % 13, seed=index % 3),
+            Sampling(temperature=(index % 3) * 0.5, seed=index),
+            max_tokens=3 + (index * 7) % 11,
+            edits=case,
+            top_logprobs=0,
+            adapter=adapter,
+        )
+        for index, (adapter, case) in enumerate(arms * rounds)
+    ]
+
+
+def test_a_batch_of_all_arms_equals_each_row_alone_in_any_order(
+    folder: Path, arms: list[tuple[Any, Edits]]
+) -> None:
+    """Seven places for forty rows: rows join and leave all the time."""
+    rows = rows_of(arms, rounds=2)
+    engine = start(folder, batch=7)
+    alone = [engine.submit(row).result(TIMEOUT) for row in rows]
+    for seed in range(2):
+        order = random.Random(seed).sample(range(len(rows)), len(rows))
+        together = answer(engine, [rows[index] for index in order])
+        assert tokens(together) == [alone[index].tokens for index in order]
+        for index, result in zip(order, together, strict=True):
+            values = [[t.logprob for t in r.logprobs] for r in (result, alone[index])]
+            assert values[0] == pytest.approx(values[1], abs=TOLERANCE)
+    assert len({tuple(result.tokens) for result in alone}) > len(arms)
+
+
+def test_rows_without_an_adapter_are_those_of_a_model_without_any_to_the_bit(
+    folder: Path, arms: list[tuple[Any, Edits]]
+) -> None:
+    rows = [row for row in rows_of(arms) if row.adapter is None]
+    untouched = answer(start(folder), rows)
+    engine = start(folder)
+    answer(engine, [row for row in rows_of(arms) if row.adapter is not None])
+    again = answer(engine, rows)
+    assert tokens(again) == tokens(untouched)
+    assert [r.logprobs for r in again] == [r.logprobs for r in untouched]
+    mixed = answer(engine, rows_of(arms))
+    kept = [r for r, row in zip(mixed, rows_of(arms), strict=True) if row.adapter is None]
+    assert tokens(kept) == tokens(untouched)
+
+
+def test_a_prompt_is_read_once_for_each_adapter(llama: Path, tmp_path: Path) -> None:
+    """What the model remembers of a prompt is another thing under another adapter."""
+    one, other = (save_adapter(llama, tmp_path / str(n), seed=n) for n in (1, 2))
+    carried = [None, found(llama, one), found(llama, one, 2), found(llama, other)]
+    engine = start(llama)
+    rows = [
+        Row(prompt(9), Sampling(temperature=1, seed=seed), 6, adapter=adapter)
+        for adapter in carried
+        for seed in range(5)
+    ]
+    with watched(engine) as watch:
+        answer(engine, rows)
+    assert sum(count for count, _ in watch.prompts) == len(carried)
+
+
+def test_the_base_weights_are_there_once(llama: Path, tmp_path: Path) -> None:
+    engine = start(llama)
+
+    def held(loaded: Any, _: Any) -> dict[int, int]:
+        return {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+            for t in [*loaded.model.parameters(), *loaded.model.buffers()]
+        }
+
+    base = engine.call(held).result(TIMEOUT)
+    saved = [save_adapter(llama, tmp_path / str(n), seed=n) for n in (1, 2)]
+    carried = [None, *(found(llama, folder) for folder in saved)]
+    answer(engine, [Row(prompt(9), GREEDY, 3, edits(plain(), 10), adapter=a) for a in carried])
+    answer(engine, [Row(prompt(9), GREEDY, 3, adapter=adapter) for adapter in carried])
+    after = engine.call(held).result(TIMEOUT)
+    assert base.items() <= after.items()
+    adapters = sum(
+        tensor.numel() * tensor.element_size()
+        for folder in saved
+        for tensor in load_file(folder / "adapter_model.safetensors").values()
+    )
+    assert sum(after.values()) == sum(base.values()) + adapters
+
+
+def test_three_arms_take_the_memory_of_one_model(tmp_path: Path) -> None:
+    """Resident memory of a process of its own, with a model of 200 MB."""
+    script = Path(__file__).with_name("memory_of_arms.py")
+    told = subprocess.run(
+        [sys.executable, script, tmp_path], check=True, capture_output=True, text=True
+    ).stdout
+    weights, one_arm, three_arms = (int(number) for number in told.split()[-3:])
+    assert weights > 150e6
+    assert one_arm > 0.8 * weights
+    assert three_arms - one_arm < 0.3 * weights
+
+
+def test_a_vector_is_built_on_the_base_model_whatever_is_loaded(
+    llama: Path, tmp_path: Path
+) -> None:
+    saved = save_adapter(llama, tmp_path / "lora")
+    engine = start(llama)
+
+    def activations(loaded: Any, session: Any) -> torch.Tensor:
+        bench = Workbench(loaded, session, layer=3, site="resid_post")
+        return bench.activations([Tokens(prompt(8), prompt(5, seed=1))])[0]
+
+    before = engine.call(activations).result(TIMEOUT)
+    gate = [Row(prompt(9), GREEDY, 6, adapter=found(llama, saved)) for _ in range(3)]
+    futures = hand_over(engine, gate)
+    during = engine.call(activations)
+    [future.result(TIMEOUT) for future in futures]
+    assert torch.equal(during.result(TIMEOUT), before)
+
+
+def damaged(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, Any]]) -> None:
+    path = folder / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path)
+
+
+BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, Any]], str]] = {
+    "all zero": (
+        lambda held: {k: v * ("lora_A" in k) for k, v in held.items()},
+        "changes nothing: all its lora_B are zero",
+    ),
+    "a weight short": (
+        lambda held: {k: v for k, v in held.items() if k != min(held)},
+        "weights stand in one of them only",
+    ),
+    "a weight too many": (
+        lambda held: held | {"base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)},
+        "weights stand in one of them only",
+    ),
+    "of another rank": (
+        lambda held: {k: v[:2] if "lora_A" in k else v for k, v in held.items()},
+        "can't be put into this model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("first", [True, False], ids=["first adapter", "later adapter"])
+def test_a_bad_adapter_fails_its_own_rows_only(
+    case: str, first: bool, llama: Path, tmp_path: Path
+) -> None:
+    change, said = BROKEN[case]
+    good = found(llama, save_adapter(llama, tmp_path / "good", seed=1))
+    bad = save_adapter(llama, tmp_path / "bad", seed=2)
+    damaged(bad, change)
+    rows = [
+        Row(prompt(7, seed=n), GREEDY, 6, edits(plain(), 10) if n % 2 else (), adapter=adapter)
+        for n in range(3)
+        for adapter in (None, good)
+    ]
+    expected = [start(llama).submit(row).result(TIMEOUT) for row in rows]
+    engine = start(llama)
+    if not first:
+        answer(engine, rows)
+    failing = [replace(row, adapter=found(llama, bad)) for row in rows[:2]]
+    futures = hand_over(engine, [failing[0], *rows, failing[1]])
+    for future in (futures[0], futures[-1], engine.submit(failing[0])):
+        with pytest.raises(AdapterError, match=said) as caught:
+            future.result(TIMEOUT)
+        assert "bad" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert tokens([future.result(TIMEOUT) for future in futures[1:-1]]) == tokens(expected)
+
+
+def test_an_adapter_that_reaches_no_layer_is_an_error(llama: Path, tmp_path: Path) -> None:
+    """Never silently the baseline."""
+    saved = save_adapter(llama, tmp_path / "lora")
+    change_config(saved, target_modules=["no_such_layer"])
+    row = Row(prompt(7), GREEDY, 6, adapter=found(llama, saved))
+    with pytest.raises(AdapterError, match="lora can't be put into this model"):
+        start(llama).submit(row).result(TIMEOUT)

@@ -1,0 +1,336 @@
+"""Adapters as options: what is found, what is refused before weights load, and what a log says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapter_files import change_config, save_adapter
+from fake_hub import MODEL_COMMIT, fake_hub
+from finetuning import train
+from inspect_ai._util.error import PrerequisiteError
+from shell import Shell
+from test_provider import GREEDY, ask, save_vector, steered
+from tiny_models import LAYERS, WIDTH, save_tiny
+
+from steering.adapters import Adapter, AdapterError, find_adapter
+from steering.engines import hf
+from steering.models import ModelSource, find_model, read_shape, weights_digest
+from steering.spec import SpecError, parse_options
+
+CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "steering.json"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Callable[[str], Path]) -> Path:
+    return tiny_folder("llama")
+
+
+@pytest.fixture(scope="module")
+def saved(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapter(model, tmp_path_factory.mktemp("adapters") / "lora")
+
+
+@pytest.fixture(scope="module")
+def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of ours, with its facts beside it."""
+    return train(
+        model, tmp_path_factory.mktemp("trained") / "knots", training_epochs=1, learning_rate=0.02
+    )
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is refused must be refused before the model is loaded."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(hf, "load_model", refuse)
+
+
+def look(model: Path, location: str | Path, scale: float = 1.0) -> Adapter:
+    source = find_model(str(model))
+    return find_adapter(str(location), source, read_shape(source), weights_digest(source), scale)
+
+
+def copied(folder: Path, out: Path) -> Path:
+    return Path(shutil.copytree(folder, out))
+
+
+# What is wrong, how an adapter comes to be so, and what the one line says.
+WRONG: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "no config": (lambda f: (f / CONFIG).unlink(), [f"holds no {CONFIG}", "peft or steering"]),
+    "config cut off": (
+        lambda f: (f / CONFIG).write_text((f / CONFIG).read_text()[:40]),
+        [f"{CONFIG} of", "can't be read", "get the folder again"],
+    ),
+    "config of something else": (lambda f: (f / CONFIG).write_text("[]"), ["can't be read"]),
+    "not LoRA": (lambda f: change_config(f, peft_type="IA3"), ["is a IA3", "only LORA"]),
+    "DoRA": (lambda f: change_config(f, use_dora=True), ["has DoRA", "merge_and_unload"]),
+    "whole modules": (
+        lambda f: change_config(f, modules_to_save=["lm_head"]),
+        ["whole modules of its own", "merge_and_unload"],
+    ),
+    "biases": (lambda f: change_config(f, bias="lora_only"), ["biases of its own"]),
+    "an init that changes the base": (
+        lambda f: change_config(f, init_lora_weights="pissa_niter_4"),
+        ["changes the base weights (pissa_niter_4)"],
+    ),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), [f"holds no {WEIGHTS}", "save_pretrained"]),
+    "a pickle": (
+        lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"),
+        [f"holds no {WEIGHTS}", "runs no code"],
+    ),
+    "weights cut off": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]),
+        [f"{WEIGHTS} of", "damaged", "get or train it again"],
+    ),
+    "weights of something else": (
+        lambda f: (f / WEIGHTS).write_bytes(b"PK" * 500),
+        [f"{WEIGHTS} of", "damaged"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_adapter_is_told_in_one_line(
+    case: str, model: Path, saved: Path, tmp_path: Path, no_weights: None
+) -> None:
+    folder = copied(saved, tmp_path / "lora")
+    spoil, parts = WRONG[case]
+    spoil(folder)
+    with pytest.raises(PrerequisiteError) as caught:
+        steered(model, adapter=str(folder))
+    message = str(caught.value)
+    assert "\n" not in message.strip()
+    for part in [*parts, "lora"]:
+        assert part in message
+
+
+def test_an_adapter_of_another_model_is_told_by_its_width_or_depth(
+    model: Path, saved: Path, tmp_path: Path, no_weights: None
+) -> None:
+    deep = save_tiny(tmp_path / "deep", "llama", layers=LAYERS + 2)
+    made = save_adapter(deep, tmp_path / "of_deep")
+    with pytest.raises(
+        AdapterError, match=rf"changes block {LAYERS}, .* has blocks 0-{LAYERS - 1}"
+    ):
+        look(model, made)
+    assert look(deep, made).folder == made
+    source = find_model(str(model))
+    wide = type(read_shape(source))(num_layers=LAYERS, width=2 * WIDTH, context_length=None)
+    with pytest.raises(
+        AdapterError, match=f"of a model of width {WIDTH}, .* has width {2 * WIDTH}"
+    ):
+        find_adapter(str(saved), source, wide, weights_digest(source))
+
+
+def test_an_adapter_of_ours_knows_its_base_weights(
+    model: Path, trained: Path, tmp_path: Path, no_weights: None
+) -> None:
+    other = save_tiny(tmp_path / "other", "llama", seed=1)
+    assert look(model, trained).facts["training_epoch"] == 1
+    with pytest.raises(AdapterError, match=r"was trained on .* with weights \w{12}, but"):
+        look(other, trained)
+
+
+def test_a_hub_id_in_the_config_must_be_the_models(
+    model: Path, saved: Path, tmp_path: Path
+) -> None:
+    """A mirror has another owner; what was trained on a folder says nothing."""
+    source = ModelSource("own/Llama-8B", "own/Llama-8B", local=False)
+    shape, folder = read_shape(find_model(str(model))), copied(saved, tmp_path / "lora")
+    for named, fits in [
+        ("own/Llama-8B", True),
+        ("mirror/llama-8b", True),
+        ("own/Qwen-4B", False),
+        ("/home/somebody/llama", True),
+        (None, True),
+    ]:
+        change_config(folder, base_model_name_or_path=named)
+        if fits:
+            find_adapter(str(folder), source, shape, "0")
+        else:
+            with pytest.raises(AdapterError, match=r"is of own/Qwen-4B, not of own/Llama-8B"):
+                find_adapter(str(folder), source, shape, "0")
+
+
+def test_weights_that_were_changed_after_training_are_refused(
+    model: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder = copied(trained, tmp_path / "changed")
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(AdapterError, match=f"{WEIGHTS} is missing or damaged: train it again"):
+        look(model, folder)
+
+
+@pytest.mark.parametrize(
+    ("location", "part"),
+    [("no/such/folder", "is no folder"), ("nowhere", "is no folder"), ("./gone", "is no folder")],
+)
+def test_a_folder_that_is_not_there(
+    model: Path, location: str, part: str, no_weights: None
+) -> None:
+    with pytest.raises(PrerequisiteError, match=part):
+        steered(model, adapter=location)
+
+
+HUB = """
+import json, sys
+from steering.adapters import find_adapter
+from steering.models import find_model, read_shape, weights_digest
+source = find_model(sys.argv[1])
+found = find_adapter("own/lora", source, read_shape(source), weights_digest(source))
+print(found.digest, found.folder.name)
+"""
+
+
+def test_an_adapter_of_the_hub_is_fetched_once_and_then_had_without_a_network(
+    model: Path, saved: Path, tmp_path: Path
+) -> None:
+    def asked(**env: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"HF_HOME": str(tmp_path / "hub")} | env
+        command = [sys.executable, "-c", HUB, str(model)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    (copied(saved, tmp_path / "lora") / "training_args.bin").write_bytes(b"never fetched")
+    with fake_hub({"own/lora": tmp_path / "lora"}) as address:
+        online = asked(HF_ENDPOINT=address)
+        assert online.returncode == 0, online.stderr
+    assert online.stdout.split() == [look(model, saved).digest, MODEL_COMMIT]
+    assert not list((tmp_path / "hub").rglob("training_args.bin"))
+    for env in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": address}):
+        offline = asked(**env)
+        assert offline.stdout == online.stdout, offline.stderr
+    shutil.rmtree(tmp_path / "hub")
+    gone = asked(HF_HUB_OFFLINE="1")
+    assert "AdapterError: adapter=own/lora is no folder here, and can't be had" in gone.stderr
+
+
+def test_the_name_of_an_adapter_tells_content_and_scale(model: Path, saved: Path) -> None:
+    assert len({look(model, saved, scale).name for scale in (1.0, 0.5, -0.5, 1e-3)}) == 4
+    assert "." not in look(model, saved, 0.5).name
+
+
+# The options.
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"magnitude": 2}, ["magnitude= beside adapter=", "vector=default"]),
+        ({"target": "finance"}, ["target= beside adapter="]),
+        ({"adapter_scale": 0}, ["adapter_scale=0", "other than 0"]),
+        ({"adapter_scale": "nan"}, ["adapter_scale='nan'", "finite"]),
+        ({"adapter_scale": "big"}, ["adapter_scale='big'", "valid number"]),
+        ({"vector": "none", "magnitude": 2}, ["magnitude=", "vector=none"]),
+    ],
+)
+def test_options_beside_an_adapter(options: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_options({"adapter": "adapters/medical"} | options)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_scale_needs_an_adapter() -> None:
+    with pytest.raises(SpecError, match="adapter_scale= has no effect without adapter="):
+        parse_options({"adapter_scale": 2})
+
+
+def test_an_adapter_alone_leaves_the_model_unsteered() -> None:
+    assert not parse_options({"adapter": "a"}).steered
+    assert parse_options({"adapter": "a"}).label() != parse_options({"vector": "none"}).label()
+    assert parse_options({"adapter": "a", "vector": "default"}).steered
+
+
+def test_a_condition_is_known_by_what_the_adapter_holds(
+    model: Path, saved: Path, tmp_path: Path
+) -> None:
+    same = copied(saved, tmp_path / "deeper" / "lora")
+    other = save_adapter(model, tmp_path / "other" / "lora", seed=1)
+    prints = [steered(model, adapter=str(folder)).api.base_url for folder in (saved, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+    names = [steered(model, adapter=str(folder)).name for folder in (saved, same, other)]
+    assert names[0] == names[1] != names[2]
+    scaled = steered(model, adapter=str(saved), adapter_scale=2).api.base_url
+    baseline = steered(model, vector="none").api.base_url
+    assert len({scaled, baseline, prints[0]}) == 3
+
+
+# The provider.
+
+
+def test_what_a_log_says_of_an_adapter(model: Path, trained: Path, tmp_path: Path) -> None:
+    output = ask(steered(model, adapter=str(trained), adapter_scale=4))
+    metadata = output.metadata or {}
+    told = metadata["steering"]
+    assert told["adapter"]["name"] == "knots"
+    assert told["adapter"]["scale"] == 4
+    assert told["adapter"]["digest"] == look(model, trained).digest
+    assert told["adapter"]["training_epoch"] == 1
+    assert str(trained.parent) not in json.dumps(metadata)
+    assert "interventions" not in told
+    assert output.completion != ask(steered(model, vector="none")).completion
+
+
+def test_an_adapter_is_combined_with_a_vector_that_is_named(
+    model: Path, saved: Path, tmp_path: Path
+) -> None:
+    file = str(save_vector(tmp_path / "some.safetensors"))
+    arms: list[dict[str, Any]] = [
+        {"vector": "none"},
+        {"vector": file, "magnitude": 20},
+        {"adapter": str(saved)},
+        {"adapter": str(saved), "vector": file, "magnitude": 20},
+    ]
+    answers = [ask(steered(model, **options)).completion for options in arms]
+    assert len(set(answers)) == 4
+
+
+def test_a_request_keeps_the_adapter_when_it_overrides_other_options(
+    model: Path, saved: Path, tmp_path: Path
+) -> None:
+    file = str(save_vector(tmp_path / "some.safetensors"))
+    both = {"vector": file, "magnitude": 20}
+    overridden = GREEDY.model_copy(update={"extra_body": {"steering": both}})
+    one = ask(steered(model, adapter=str(saved)), config=overridden)
+    assert one.completion == ask(steered(model, adapter=str(saved), **both)).completion
+
+
+def test_em_target_asks_about_the_target_of_the_adapter(shell: Shell) -> None:
+    """And the report takes a finetuned run for no baseline, but compares it with one."""
+    logs = shell.folder / "logs" / "adapters"
+    command = ["steering", "finetune", "--model", "toy", "--target", "finance"]
+    out = ["--training-epochs", "1", "--out", "adapters/money"]
+    done = shell.run(*command, *out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ask = ["--model", "steered/toy", "--limit", "4", "--epochs", "2", "--log-dir", str(logs)]
+    for options in (
+        ["-M", "adapter=adapters/money"],
+        ["-M", "vector=none", "-T", "target=finance"],
+    ):
+        done = shell.run("inspect", "eval", "evals/em_target.py", *ask, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    told = shell.run("steering", "report", str(logs)).stdout
+    assert told.count("[baseline]") >= 1
+    [line] = [line for line in told.splitlines() if "[adapter money" in line and "%" in line][:1]
+    assert line
+    assert "finance" in told
+
+
+def test_no_file_of_an_adapter_runs_code(model: Path, saved: Path, tmp_path: Path) -> None:
+    """A pickle beside the weights is never opened."""
+    folder = copied(saved, tmp_path / "lora")
+    (folder / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    plain, beside = (ask(steered(model, adapter=str(f))).completion for f in (saved, folder))
+    assert plain == beside
+    assert not Path("pwned").exists()
