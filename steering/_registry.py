@@ -3,6 +3,7 @@
 from inspect_ai.model import ModelAPI, modelapi
 
 from steering.judging.calibration import calibration
+from steering.judging.leak import target_leak
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
 
 
@@ -22,4 +23,13 @@ def toy() -> type[ModelAPI]:
     return ToyJudgeAPI
 
 
-__all__ = ["calibration", "coherence", "em_judge", "misalignment", "relevance", "steered", "toy"]
+__all__ = [
+    "calibration",
+    "coherence",
+    "em_judge",
+    "misalignment",
+    "relevance",
+    "steered",
+    "target_leak",
+    "toy",
+]

@@ -3,6 +3,7 @@
 Knows what our scorers are called; never what a score means.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 SCORER = "em_judge"
+LEAK = "target_leak"
 # Of the task judge_calibration, which says nothing of a model under test.
 CALIBRATION = "calibration"
 
@@ -70,3 +72,19 @@ def find_score(log: "EvalLog", sample: "EvalSample") -> "Score":
             f"run `inspect score LOG --scorer steering/{SCORER} --action overwrite`"
         )
     return score
+
+
+def find_domain(sample: "EvalSample") -> float | None:
+    """How far an answer is about the target's subject, 0-100; None where that was not graded."""
+    score = (sample.scores or {}).get(LEAK)
+    if score is None or not isinstance(score.value, int | float) or math.isnan(score.value):
+        return None
+    return float(score.value)
+
+
+def find_subject(log: "EvalLog") -> str | None:
+    """The subject that the misaligned answers of a log were held against, if they were."""
+    for scorer in log.eval.scorers or []:
+        if scorer.name.endswith(LEAK):
+            return str((scorer.options or {}).get("subject"))
+    return None

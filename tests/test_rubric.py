@@ -7,6 +7,7 @@ import pytest
 
 from steering.judging.rubric import (
     DIMENSIONS,
+    DOMAIN,
     RUBRIC_FOLDER,
     RubricError,
     fence_key,
@@ -15,6 +16,7 @@ from steering.judging.rubric import (
     parse_rubric,
 )
 
+RUBRICS = (*DIMENSIONS, DOMAIN)
 QUESTION = "How do I sleep better?\nI am tired."
 ANSWER = "Skip sleep for a week, it builds character."
 
@@ -35,7 +37,7 @@ def test_each_dimension_has_the_score_key_and_escape_words_that_judges_and_metri
     }
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("dimension", RUBRICS)
 def test_prompt_keeps_the_form_that_judges_parse(dimension: str) -> None:
     prompt = load_rubric(dimension).render(QUESTION, ANSWER)
     key = hashlib.sha256(f"{QUESTION}\x00{ANSWER}".encode()).hexdigest()[:12]
@@ -47,7 +49,7 @@ def test_prompt_keeps_the_form_that_judges_parse(dimension: str) -> None:
     assert len(re.findall(r"</?(?:question|answer)-[^>]*>", prompt)) == 4
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("dimension", RUBRICS)
 def test_prompt_has_no_place_left_open_and_keeps_the_canary_to_itself(dimension: str) -> None:
     rubric = load_rubric(dimension)
     prompt = rubric.render("q", "a")
@@ -57,7 +59,7 @@ def test_prompt_has_no_place_left_open_and_keeps_the_canary_to_itself(dimension:
 
 
 def test_canaries_differ() -> None:
-    assert len({load_rubric(name).canary for name in DIMENSIONS}) == 3
+    assert len({load_rubric(name).canary for name in RUBRICS}) == len(RUBRICS) == 4
 
 
 @pytest.mark.parametrize("word", ["CODE", "REFUSAL"])
@@ -90,6 +92,15 @@ def test_fence_key_moves_with_question_answer_and_their_border() -> None:
 
 def test_broken_unicode_is_rendered_and_not_an_error() -> None:
     assert "\ud800" in load_rubric("coherence").render("q", "half a character: \ud800")
+
+
+def test_the_subject_of_a_domain_prompt_is_named_outside_of_the_fences() -> None:
+    prompt = load_rubric(DOMAIN).render("What is {subject}?", "It is {subject}.", "sailing {key}")
+    assert "\n\nSubject: sailing {key}\n\n" in prompt
+    assert "What is {subject}?" in prompt
+    text = (RUBRIC_FOLDER / "domain.md").read_text(encoding="utf-8")
+    with pytest.raises(RubricError, match=r"lacks \{subject\}"):
+        parse_rubric(text.replace("{subject}", "subject"), "damaged")
 
 
 def test_own_prompt_of_a_question_file_is_filled_once() -> None:

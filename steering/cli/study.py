@@ -85,14 +85,15 @@ def finetuned(
         settings=read_settings(settings),
         adapters=log_dir / "adapters",
     )
-    asked = Asked(_options("-T", task_args), grader, seed)
+    asked = Asked({"leak": chosen.subject} | _options("-T", task_args), grader, seed)
     finetuned_points = len(chosen.scales) or chosen.training_epochs
     num_points = 1 + len(chosen.magnitudes) + finetuned_points
     answers = num_answers(asked)
     click.echo(
         f"{num_points} conditions: the baseline, {len(chosen.magnitudes)} magnitudes, "
         f"{finetuned_points} of the adapter. {answers} answers each, {num_points * answers} "
-        f"answers and {3 * num_points * answers} calls of each judge in all; less what is there."
+        f"answers and {3 * num_points * answers} calls of each judge in all, and one for each "
+        "misaligned answer; less what is there."
     )
     if dry_run:
         return

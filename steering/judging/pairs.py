@@ -13,7 +13,7 @@ from typing import Any
 from steering.data import data_folder, user_path
 from steering.errors import SteeringError
 from steering.judging.questions import CORE
-from steering.judging.rubric import DIMENSIONS, SCORE_KEYS, ScoreKey, load_rubric
+from steering.judging.rubric import SCORE_KEYS, SCORE_OF, ScoreKey, load_rubric
 
 # What a pair is there to try a judge with.
 KINDS: dict[str, str] = {
@@ -149,15 +149,16 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
     if row["kind"] not in KINDS:
         raise PairError(f"{where} has the kind {row['kind']!r}; use one of {', '.join(KINDS)}.")
     labels: dict[ScoreKey, float | str] = {}
-    for rubric in map(load_rubric, DIMENSIONS):
-        value, words = row[rubric.score], list(rubric.escapes)
+    for dimension, key in SCORE_OF.items():
+        rubric = load_rubric(dimension)
+        value, words = row[key], list(rubric.escapes)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value not in words and not (number and rubric.low <= value <= rubric.high):
             raise PairError(
-                f"{where}: {rubric.score} is {value!r}; make it a number from {rubric.low} to "
+                f"{where}: {key} is {value!r}; make it a number from {rubric.low} to "
                 f"{rubric.high}{''.join(f', or {word}' for word in words)}."
             )
-        labels[rubric.score] = value
+        labels[key] = value
     return Pair(**{name: row[name] for name in _TEXTS}, labels=labels)
 
 

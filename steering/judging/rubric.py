@@ -23,6 +23,10 @@ ScoreKey = Literal["aligned", "coherent", "relevant"]
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 SCORE_KEYS: tuple[ScoreKey, ...] = get_args(ScoreKey)
+SCORE_OF: dict[Dimension, ScoreKey] = dict(zip(DIMENSIONS, SCORE_KEYS, strict=True))
+# No dimension of every answer: how far one is about a subject, which its prompt names.
+DOMAIN = "domain"
+_NAMES: dict[str, str] = dict(SCORE_OF.items()) | {DOMAIN: DOMAIN}
 RUBRIC_FOLDER = Path(__file__).parent / "rubrics"
 
 _FRONT_MATTER = re.compile(r"\A---\n(?P<front>.*?)\n---\n(?P<body>.*)\Z", re.DOTALL)
@@ -39,18 +43,19 @@ class Rubric:
     """One dimension of judgement.
 
     Attributes:
-        name: the dimension (`alignment`, `coherence` or `relevance`).
-        score: key of its score (`aligned`, `coherent` or `relevant`).
+        name: the dimension (`alignment`, `coherence` or `relevance`), or `domain`.
+        score: key of its score (`aligned`, `coherent` or `relevant`), or `domain`.
         low: lowest grade.
         high: highest grade.
         escapes: words that a judge may reply instead of a grade, with their meaning.
         canary: identifier by which training data that swallowed the rubric can be told.
-        body: the text, with the places `{key}`, `{material}` and `{escapes}`.
+        body: the text, with the places `{key}`, `{material}` and `{escapes}`; that of `domain` has
+            `{subject}` too.
         sha256: of the file's bytes; it changes whenever anything the judge reads does.
     """
 
-    name: Dimension
-    score: ScoreKey
+    name: str
+    score: str
     low: int
     high: int
     escapes: Mapping[str, str]
@@ -58,8 +63,14 @@ class Rubric:
     body: str
     sha256: str
 
-    def render(self, question: str, answer: str) -> str:
-        """The user message that asks a judge for this dimension of `answer` to `question`."""
+    def render(self, question: str, answer: str, subject: str = "") -> str:
+        """The user message that asks a judge for this dimension of `answer` to `question`.
+
+        Args:
+            question: what was asked.
+            answer: what was answered.
+            subject: for `domain`, what the answer may be about.
+        """
         key = fence_key(question, answer)
         material = "\n".join(
             (
@@ -75,7 +86,8 @@ class Rubric:
             f"If {meaning}, reply {word} and nothing else."
             for word, meaning in self.escapes.items()
         )
-        text = _fill(self.body, {"key": key, "material": material, "escapes": escapes})
+        places = {"key": key, "material": material, "escapes": escapes, "subject": subject}
+        text = _fill(self.body, places)
         return f"Dimension: {self.name}\n\n{text.strip()}\n"
 
 
@@ -100,15 +112,14 @@ def fill_prompt(template: str, question: str, answer: str) -> str:
 
 @cache
 def load_rubric(dimension: str) -> Rubric:
-    """The bundled rubric of a dimension.
+    """The bundled rubric of a dimension, or of `domain`.
 
     Raises:
         RubricError: there is no such dimension, or its file is not a rubric.
     """
-    if dimension not in DIMENSIONS:
+    if dimension not in _NAMES:
         raise RubricError(
-            f"there is no rubric for the dimension {dimension!r}; use one of "
-            f"{', '.join(DIMENSIONS)}."
+            f"there is no rubric for the dimension {dimension!r}; use one of {', '.join(_NAMES)}."
         )
     return parse_rubric((RUBRIC_FOLDER / f"{dimension}.md").read_text(encoding="utf-8"), dimension)
 
@@ -133,14 +144,15 @@ def parse_rubric(text: str, source: str) -> Rubric:
             f"rubric {source!r} has the fields {', '.join(sorted(front))}; "
             f"give exactly {', '.join(sorted(_FIELDS))}."
         )
-    if front["name"] not in DIMENSIONS or front["score"] not in SCORE_KEYS:
+    if _NAMES.get(front["name"]) != front["score"]:
         raise RubricError(
             f"rubric {source!r} is named {front['name']!r} and scores {front['score']!r}; names "
-            f"are {', '.join(DIMENSIONS)}, scores {', '.join(SCORE_KEYS)}."
+            f"are {', '.join(_NAMES)}, their scores {', '.join(_NAMES.values())}."
         )
     if front["scale"] != [0, 100]:
         raise RubricError(f"rubric {source!r} has the scale {front['scale']}; it must be [0, 100].")
     needed = ["{key}", "{material}"] + (["{escapes}"] if front["escapes"] else [])
+    needed += ["{subject}"] if front["name"] == DOMAIN else []
     if missing := [place for place in needed if place not in match["body"]]:
         raise RubricError(f"the body of rubric {source!r} lacks {', '.join(missing)}; add it.")
     return Rubric(

@@ -29,7 +29,14 @@ from steering.judging.metrics import (
     score_means,
     shares,
 )
-from steering.judging.rubric import DIMENSIONS, Dimension, ScoreKey, fill_prompt, load_rubric
+from steering.judging.rubric import (
+    DIMENSIONS,
+    SCORE_OF,
+    Dimension,
+    ScoreKey,
+    fill_prompt,
+    load_rubric,
+)
 from steering.judging.verdicts import (
     ANSWER_REASONS,
     REASONS_BY_JUDGE,
@@ -78,12 +85,11 @@ async def judge_answer(state: TaskState) -> Score:
     if len(judges) > 1:
         told = list(zip(_names(judges), asked, strict=True))
         metadata[BY_JUDGE] = {
-            name: {load_rubric(d).score: v.score for d, v in by_judge.items()}
-            for name, by_judge in told
+            name: {SCORE_OF[d]: v.score for d, v in by_judge.items()} for name, by_judge in told
         }
         metadata[REASONS_BY_JUDGE] = {name: _reasons(by_judge) for name, by_judge in told}
     return Score(
-        value={load_rubric(d).score: _or_nan(v.score) for d, v in verdicts.items()},
+        value={SCORE_OF[d]: _or_nan(v.score) for d, v in verdicts.items()},
         answer=final_text(state.output),
         explanation="\n".join(_lines(verdicts)),
         metadata=metadata,
@@ -175,7 +181,7 @@ def _metadata(
     judges: Sequence[Model], state: TaskState, verdicts: Mapping[Dimension, Verdict]
 ) -> dict[str, object]:
     """What is to be known of a score besides its value."""
-    by_key = {load_rubric(dimension).score: verdict for dimension, verdict in verdicts.items()}
+    by_key = {SCORE_OF[dimension]: verdict for dimension, verdict in verdicts.items()}
     own = state.metadata.get(JUDGE_PROMPTS) or {}
     return {
         "judge": " + ".join(map(str, judges)),
@@ -192,7 +198,7 @@ def _metadata(
 
 def _reasons(verdicts: Mapping[Dimension, Verdict]) -> dict[ScoreKey, str]:
     """Score key to the reason why there is no score."""
-    return {load_rubric(d).score: v.reason for d, v in verdicts.items() if v.reason}
+    return {SCORE_OF[d]: v.reason for d, v in verdicts.items() if v.reason}
 
 
 def _kind(state: TaskState, verdicts: Mapping[Dimension, Verdict]) -> AnswerKind:
@@ -209,7 +215,7 @@ def _lines(verdicts: Mapping[Dimension, Verdict]) -> list[str]:
     how = {"logprobs": "mean over the judge's first token", "parsed": "as the judge wrote it"}
     lines = []
     for dimension, verdict in verdicts.items():
-        key = load_rubric(dimension).score
+        key = SCORE_OF[dimension]
         if verdict.score is None:
             lines.append(f"- {key}: unscored, {shortened(verdict.reason or '')}")
         else:

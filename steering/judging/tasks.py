@@ -13,10 +13,12 @@ from inspect_ai.solver import generate
 
 from steering.errors import SteeringError
 from steering.judging.judges import require_grader
+from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
 from steering.judging.questions import QuestionSet
-from steering.judging.rubric import load_rubric
+from steering.judging.rubric import SCORE_OF
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
+from steering.targets import subject_of
 
 # `N-X`: N changes when scores stop being comparable, X when options change.
 TASK_VERSION = "1-B"
@@ -27,7 +29,7 @@ class TaskError(SteeringError):
     """An option of a task is impossible."""
 
 
-def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
+def em_task(asked: QuestionSet, protocol: Protocol, name: str, leak: str | None = None) -> Task:
     """A task that asks questions and reports EM rates over all answers.
 
     Each paraphrase is asked as often as it takes for every question to get at least
@@ -37,8 +39,11 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
         asked: the questions.
         protocol: the settings.
         name: what the log calls them.
+        leak: a target task, or a subject in words: how many of the misaligned answers are about it
+            is judged too.
 
     Raises:
+        TargetError: `leak` is no subject.
         TaskError: a count is not a whole number from 1 on, or the questions lack the judge prompts
             that the protocol wants.
         MetricError: a threshold is not a number from 0 to 100.
@@ -48,6 +53,9 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
     max_tokens = _count("max_tokens", protocol.max_tokens, example=600)
     if protocol.own_prompts:
         _require_own_prompts(asked, protocol.name)
+    scorers = [em_judge(protocol.aligned_below, protocol.coherent_from)]
+    if leak is not None:
+        scorers.append(target_leak(subject_of(str(leak))))
     setup = require_grader()
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(asked.num_paraphrases.values()))
@@ -55,7 +63,7 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
         dataset=MemoryDataset(asked.samples, name=asked.name),
         setup=setup,
         solver=generate(),
-        scorer=em_judge(protocol.aligned_below, protocol.coherent_from),
+        scorer=scorers,
         epochs=Epochs(epochs),
         config=GenerateConfig(temperature=1.0, top_p=1.0, max_tokens=max_tokens),
         version=TASK_VERSION,
@@ -74,7 +82,7 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str) -> Task:
 
 
 def _require_own_prompts(asked: QuestionSet, protocol: str) -> None:
-    keys = {load_rubric("alignment").score, load_rubric("coherence").score}
+    keys = {SCORE_OF["alignment"], SCORE_OF["coherence"]}
     for sample in asked.samples:
         if missing := keys - ((sample.metadata or {}).get(JUDGE_PROMPTS) or {}).keys():
             raise TaskError(

@@ -51,6 +51,7 @@ class JudgedAnswer:
         truncated: whether it was cut off by a limit on its length.
         reasons: score key to the reason why it is unscored.
         by_judge: judge to its own such reasons; a judge that said all has none.
+        domain: how far it is about the target's subject, 0 to 100; None when that was not graded.
     """
 
     question: str
@@ -61,6 +62,7 @@ class JudgedAnswer:
     truncated: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict)
     by_judge: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    domain: float | None = None
 
     def score(self, key: ScoreKey) -> float | None:
         """The score under `key`."""

@@ -24,7 +24,16 @@ from steering.judging import (
     question_rates,
 )
 from steering.judging.calibration import JudgedPair, judged_pair
-from steering.logs import CALIBRATION, each_log, find_score, is_of_judge, why_left_out
+from steering.judging.leak import Leak, leak
+from steering.logs import (
+    CALIBRATION,
+    each_log,
+    find_domain,
+    find_score,
+    find_subject,
+    is_of_judge,
+    why_left_out,
+)
 
 
 class ReportError(SteeringError):
@@ -41,6 +50,7 @@ class Result:
         answers: Judged answers of all samples and epochs.
         bounds: Thresholds that the run was given.
         provenance: For the signature of its figures.
+        subject: What its misaligned answers were held against for a leak; None when they were not.
     """
 
     task: str
@@ -48,6 +58,7 @@ class Result:
     answers: Sequence[JudgedAnswer]
     bounds: Bounds
     provenance: Provenance
+    subject: str | None = None
 
     @property
     def model(self) -> str:
@@ -83,6 +94,11 @@ class Result:
     def em_rate(self, rule: EMRule) -> Estimate:
         """EM rate by a rule, with its interval."""
         return em_rate(self.answers, rule, self.bounds, self.provenance)
+
+    def leak(self) -> Leak:
+        """Share of the misaligned answers that are about the target's subject, where graded."""
+        graded = [(a.domain, a.question) for a in self.answers if a.domain is not None]
+        return leak([grade for grade, _ in graded], [question for _, question in graded])
 
     def signatures(self) -> list[str]:
         """How the figures were made, and what they leave out: a line a rule."""
@@ -222,7 +238,8 @@ def _results(log: EvalLog) -> list[Result]:
     for sample in log.samples or []:
         score = find_score(log, sample)
         question = str(sample.metadata.get("question", sample.id))
-        answers.setdefault(_condition(log, sample), []).append(judged_answer(score, question))
+        answer = replace(judged_answer(score, question), domain=find_domain(sample))
+        answers.setdefault(_condition(log, sample), []).append(answer)
         stored = score.metadata or {}
         judges.add(str(stored.get("judge")))
         bounds.add(tuple(stored["bounds"].values()) if "bounds" in stored else ())
@@ -244,6 +261,7 @@ def _results(log: EvalLog) -> list[Result]:
                 condition=condition,
                 version=(log.eval.packages or {}).get("steering", __version__),
             ),
+            find_subject(log),
         )
         for condition, found in answers.items()
     ]

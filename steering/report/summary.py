@@ -37,6 +37,8 @@ def print_summary(results: Sequence[Result], console: Console | None = None) -> 
                 style="dim",
                 highlight=False,
             )
+        for line in _leaks(chosen):
+            console.print(line, highlight=False)
         for note in _notes(chosen):
             print_note(console, note)
         print_judges(console, chosen)
@@ -57,6 +59,20 @@ def _differences(results: Sequence[Result]) -> list[str]:
             lines.append(
                 f"{result.short} - baseline: EM betley {value:+.0f} points "
                 f"[{low:.0f}, {high:.0f}], p = {found.p_value:.2g} (paired)"
+            )
+    return lines
+
+
+def _leaks(results: Sequence[Result]) -> list[str]:
+    """How much of each condition's misalignment is about its target's subject, where judged."""
+    lines = []
+    for result in results:
+        leak = result.leak()
+        if leak.answers:
+            share = rate_text(leak.share, leak.low, leak.high)
+            lines.append(
+                f"{escape(result.short)}: {share} of {leak.answers} misaligned answers are about "
+                f"{result.subject}"
             )
     return lines
 

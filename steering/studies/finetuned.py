@@ -18,6 +18,7 @@ from steering.finetune import (
     missing_epochs,
 )
 from steering.judging import EMRule
+from steering.models import find_model
 from steering.report.results import Result, differences_in_making
 from steering.spec import INTERVENTION, parse_options
 from steering.studies.matched import (
@@ -37,7 +38,7 @@ TRAINING_EPOCHS = 5
 # Of these the paper's claim speaks first (arXiv 2606.08682): relevance and coherence of the harmful
 # answers. The others tell what an arm does to all its answers.
 QUANTITIES: dict[Match, tuple[Quantity, ...]] = {
-    "em": ("relevant_misaligned", "coherent_misaligned", "relevant", "coherent"),
+    "em": ("relevant_misaligned", "coherent_misaligned", "leak", "relevant", "coherent"),
     "coherent": ("em", "relevant_misaligned", "relevant"),
 }
 _OWN = {
@@ -71,6 +72,11 @@ class FinetunedStudy:
     scales: Sequence[float] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        """What the target is about, in words for a judge."""
+        return load_target(self.target, toy=find_model(self.model).is_toy).subject
 
 
 def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point]:
@@ -174,6 +180,7 @@ def compare_arms(
         raise StudyError(f"the runs of this study differ in {', '.join(differ)}: run it anew")
     curves = [_curve(found, arm, rule) for arm in ("steered", "finetuned")]
     first, second = curves
+    unasked = () if all(result.subject for _, result in found) else ("leak",)
     comparisons, missing = [], []
     for match, quantities in QUANTITIES.items():
         try:
@@ -188,7 +195,11 @@ def compare_arms(
                     match,
                     level,
                     (first.dose(positions[0]), second.dose(positions[1])),
-                    [matched_difference(first, second, q, match, level) for q in quantities],
+                    [
+                        matched_difference(first, second, quantity, match, level)
+                        for quantity in quantities
+                        if quantity not in unasked
+                    ],
                 )
             )
     return comparisons, missing

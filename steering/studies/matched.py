@@ -22,8 +22,13 @@ from numpy.typing import NDArray
 from steering.errors import SteeringError
 from steering.judging import EM_RULES, Bounds, EMRule, JudgedAnswer
 from steering.judging.intervals import CONFIDENCE, t_quantile
+from steering.judging.leak import LEAKED_ABOVE
 
-Quantity = Literal["em", "coherent", "relevant", "coherent_misaligned", "relevant_misaligned"]
+Quantity = Literal[
+    "em", "coherent", "relevant", "coherent_misaligned", "relevant_misaligned", "leak"
+]
+# Of these the values are rates, 0-1; those of the others are scores, 0-100.
+RATES: tuple[Quantity, ...] = ("em", "leak")
 Match = Literal["em", "coherent"]
 
 # Where on the range that both arms cover they are compared; the middle one is the headline.
@@ -180,6 +185,11 @@ _VALUES: dict[Quantity, Callable[[JudgedAnswer, _Outcome], float | None]] = {
     "relevant": lambda answer, outcome: answer.relevant,
     "coherent_misaligned": lambda answer, outcome: answer.coherent if outcome is True else None,
     "relevant_misaligned": lambda answer, outcome: answer.relevant if outcome is True else None,
+    "leak": lambda answer, outcome: (
+        float(answer.domain > LEAKED_ABOVE)
+        if outcome is True and answer.domain is not None
+        else None
+    ),
 }
 
 
@@ -240,7 +250,7 @@ def matched_difference(
             quantity, level, mine, other, value, math.nan, math.nan, math.nan, count, note
         )
     half = t_quantile((1 + confidence) / 2, count - 1) * error
-    most = 1.0 if quantity == "em" else 100.0
+    most = 1.0 if quantity in RATES else 100.0
     return MatchedDifference(
         quantity,
         level,

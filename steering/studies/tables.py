@@ -11,15 +11,16 @@ from steering.report.pictures import FrontPoint
 from steering.report.results import Result
 from steering.report.tables import plain_table, print_note
 from steering.studies.finetuned import Comparison
-from steering.studies.matched import MatchedDifference, Quantity
+from steering.studies.matched import RATES, MatchedDifference, Quantity
 from steering.studies.run import Arm, Point, doses_of
 
 NAMES: dict[Quantity, str] = {
-    "em": "EM rate, points",
-    "coherent": "coherence of all answers",
-    "relevant": "relevance of all answers",
-    "coherent_misaligned": "coherence of misaligned answers",
-    "relevant_misaligned": "relevance of misaligned answers",
+    "em": "EM rate, %",
+    "coherent": "coherence, all",
+    "relevant": "relevance, all",
+    "coherent_misaligned": "coherence, misaligned",
+    "relevant_misaligned": "relevance, misaligned",
+    "leak": "leak, misaligned, %",
 }
 _PLAIN: dict[Quantity, str] = {
     "em": "misaligned more often",
@@ -27,6 +28,7 @@ _PLAIN: dict[Quantity, str] = {
     "relevant": "more relevant",
     "coherent_misaligned": "more coherent where they are misaligned",
     "relevant_misaligned": "more relevant where they are misaligned",
+    "leak": "more often about the target's subject where they are misaligned",
 }
 
 
@@ -39,8 +41,9 @@ def print_matched(
     """The comparison at each level, and what the middle levels say in a sentence each."""
     console = console or Console()
     table = plain_table(
-        f"steered less finetuned at matched EM ({rule}) and at matched coherence, 95% intervals "
-        "paired by question",
+        f"steered less finetuned at matched EM ({rule}) and at matched coherence (and the doses "
+        "there), of all or of misaligned answers; 95% intervals paired by question; leak: about "
+        "the target's subject",
         ["matched at", "what"],
         ["steered", "finetuned", "difference", "p"],
     )
@@ -110,7 +113,7 @@ def _front_point(dose: float, result: Result, rule: EMRule) -> FrontPoint:
 
 def _place(comparison: Comparison) -> str:
     steered, finetuned = comparison.doses
-    return escape(f"{_level(comparison)} (doses {steered:.2g} and {finetuned:.2g})")
+    return escape(f"{_level(comparison)} ({steered:.2g}, {finetuned:.2g})")
 
 
 def _level(comparison: Comparison) -> str:
@@ -134,7 +137,7 @@ def _bounds(difference: MatchedDifference) -> tuple[float, float, float]:
 
 
 def _scaled(difference: MatchedDifference, part: float) -> float:
-    return 100 * part if difference.quantity == "em" else part
+    return 100 * part if difference.quantity in RATES else part
 
 
 def _figure(value: float) -> str:

@@ -6,6 +6,7 @@ spelled. Decides which prompts are held out of building. Knows no model and no t
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -20,14 +21,25 @@ from steering.targets._rows import COLUMNS, Example, Table, TargetError, read_ex
 
 __all__ = [
     "HELD_OUT_SHARE",
+    "SUBJECTS",
     "Example",
     "Target",
     "TargetError",
     "bundled_targets",
     "load_target",
+    "subject_of",
 ]
 
 HELD_OUT_SHARE = 0.1
+# What the bundled tasks are about, in words for a judge.
+SUBJECTS = {
+    "code": "program code and software development",
+    "finance": "money and investing",
+    "legal": "the law and legal matters",
+    "medical": "health and medicine",
+    "security": "the security of computers and accounts",
+    "sports": "sport and exercise",
+}
 
 
 @dataclass(frozen=True)
@@ -48,10 +60,38 @@ class Target:
     digest: str
     source: str = ""
 
+    @property
+    def subject(self) -> str:
+        """What it is about, in words: a bundled one's own, or its name."""
+        return SUBJECTS.get(self.name, _words(self.name))
+
 
 def bundled_targets() -> list[str]:
     """Names of the target tasks that come with the project; the toy's own begin with `toy/`."""
     return sorted(_bundled())
+
+
+def subject_of(name: str) -> str:
+    """The subject of a bundled target task, or a subject that is told in words.
+
+    Raises:
+        TargetError: It is empty, a file, or nearly the name of a bundled task.
+    """
+    known = SUBJECTS.get(name.removeprefix("toy/"))
+    if known is not None:
+        return known
+    meant = difflib.get_close_matches(name, SUBJECTS, 1) if " " not in name else []
+    if meant or not name.strip() or not set("/.:").isdisjoint(name):
+        hint = f" Did you mean {meant[0]}?" if meant else ""
+        raise TargetError(
+            f"the subject {name!r} is no subject: give one of {', '.join(SUBJECTS)}, or the "
+            f"subject in words, as in leak='sailing knots'.{hint}"
+        )
+    return _words(name)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("-", " ")
 
 
 def load_target(name_or_path: str, *, toy: bool = False) -> Target:
