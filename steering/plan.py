@@ -5,7 +5,7 @@ masks and the tables of a batch. Never knows engines, tokenizers, or how rows ar
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +90,12 @@ class _Group:
         return (mask & self.prompt[:, None]) | (is_last & self.last[:, None])
 
 
+def in_order(keys: Iterable[SiteKey]) -> tuple[SiteKey, ...]:
+    """Sites in the order in which a forward pass meets them."""
+    depth = list(SITES)
+    return tuple(sorted(keys, key=lambda key: (key[0], depth.index(key[1]))))
+
+
 class Plan:
     """What is done to each row of a batch, site by site.
 
@@ -130,8 +136,7 @@ class Plan:
                 kind = (met[key], edit.operation, edit.reads is not None)
                 met[key] += 1
                 members.setdefault(key, {}).setdefault(kind, []).append((index, edit))
-        depth = list(SITES)
-        self.sites = tuple(sorted(members, key=lambda key: (key[0], depth.index(key[1]))))
+        self.sites = in_order(members)
         self._groups = {
             key: [self._group(found, len(rows)) for _, found in sorted(members[key].items())]
             for key in self.sites

@@ -21,6 +21,7 @@ ROOMS = [
     "steering.condition",
     "steering.spec",
     "steering.finetune",
+    "steering.shift",
     "steering.construct",
     "steering.engines",
     "steering.plan",

@@ -8,6 +8,7 @@ from steering import __version__
 from steering.cli.build import build
 from steering.cli.finetune import finetune
 from steering.cli.reports import compare, gate, report, rescore
+from steering.cli.shift import shift
 from steering.cli.study import study
 from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
@@ -29,6 +30,7 @@ for command in (
     show,
     convert,
     subspace,
+    shift,
     study,
     report,
     compare,

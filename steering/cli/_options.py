@@ -1,7 +1,8 @@
-"""What the commands that build something share: settings as options, and where they write."""
+"""What several commands share: settings as options, names of files, and where they write."""
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,25 @@ def read_settings(pairs: tuple[str, ...], **options: Any) -> dict[str, Any]:
 def _refuse_second(name: str, found: Mapping[str, Any]) -> None:
     if name in found:
         raise BuildError(f"{name} is given twice: leave one of them out")
+
+
+def name_files(files: Sequence[Path]) -> dict[str, Path]:
+    """The stems; where several are the same, with as many folders as set them apart.
+
+    Raises:
+        BuildError: One is given twice.
+    """
+    whole = [(*path.resolve().parent.parts[1:], path.stem) for path in files]
+    for path, count in Counter(path.resolve() for path in files).items():
+        if count > 1:
+            raise BuildError(f"{path} is given {count} times: give each file once")
+    named = {}
+    for path, parts in zip(files, whole, strict=True):
+        depth = 1
+        while sum(other[-depth:] == parts[-depth:] for other in whole) > 1 and depth < len(parts):
+            depth += 1
+        named["/".join(parts[-depth:])] = path
+    return named
 
 
 def make_folder(folder: Path) -> None:

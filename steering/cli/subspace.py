@@ -1,11 +1,13 @@
 """The command that looks for the low-rank structure of a set of vectors."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from steering.cli._options import name_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +63,7 @@ def subspace(
             raise SubspaceError(
                 f"{path} is no .safetensors file: make it one with `steering convert`"
             )
-    named = _names(files)
+    named = name_files(files)
     rows = stack(
         {name: SteeringVector.load(path) for name, path in named.items()},
         {name: file_digest(path) for name, path in named.items()},
@@ -78,23 +80,6 @@ def subspace(
         except OSError as error:
             raise SubspaceError(f"{path} can't be written ({error.strerror})") from None
         click.echo(f"written: {path}")
-
-
-def _names(files: Sequence[Path]) -> dict[str, Path]:
-    """The stems; where several are the same, with as many folders as set them apart."""
-    from steering.subspace import SubspaceError
-
-    whole = [(*path.resolve().parent.parts[1:], path.stem) for path in files]
-    for path, count in Counter(path.resolve() for path in files).items():
-        if count > 1:
-            raise SubspaceError(f"{path} is given {count} times: give each file once")
-    named = {}
-    for path, parts in zip(files, whole, strict=True):
-        depth = 1
-        while sum(other[-depth:] == parts[-depth:] for other in whole) > 1 and depth < len(parts):
-            depth += 1
-        named["/".join(parts[-depth:])] = path
-    return named
 
 
 def _products(basis: "Basis", out: Path, *, basis_only: bool) -> "dict[Path, SteeringVector]":

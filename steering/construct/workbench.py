@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steering.adapters import Adapter
 from steering.construct.examples import (
     IGNORED,
     Batch,
@@ -25,7 +26,7 @@ from steering.engines._nnsight import Session
 from steering.engines.memory import free_memory
 from steering.interventions import RowIntervention
 from steering.models import LoadedModel
-from steering.plan import Plan, SiteKey
+from steering.plan import Plan, SiteKey, in_order
 from steering.targets import Example
 from steering.vocabulary import Site
 
@@ -109,7 +110,7 @@ class Workbench:
         """Mean cross-entropy over all answer tokens, without a gradient."""
         total = 0.0
         with torch.no_grad():
-            for chunk in _chunks(items):
+            for chunk in chunks(items):
                 logits, labels = self.logits(self.batch(chunk), edits)
                 total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         return total / sum(len(item.answer) for item in items)
@@ -143,14 +144,39 @@ class Workbench:
         ]
         return torch.stack(means)
 
+    def residual_streams(
+        self,
+        batch: Batch,
+        edits: Sequence[RowIntervention] = (),
+        adapter: Adapter | None = None,
+    ) -> Tensor:
+        """The residual stream after every block.
+
+        Args:
+            batch: The exchanges.
+            edits: Done to every row, at all the tokens that they name of a prompt.
+            adapter: What was finetuned into the model.
+
+        Returns:
+            [blocks, rows, tokens, width], in the model's precision.
+        """
+        plan = Plan([edits] * len(batch.items), self.device)
+        plan.begin_prefill(batch.mask)
+        blocks = range(self.loaded.shape.num_layers)
+        watch = _Watch([(layer, "resid_post") for layer in blocks], plan)
+        self.session.adapters.load(adapter)
+        acting = self.session.adapters.acting([adapter] * len(batch.items))
+        with torch.no_grad(), acting:
+            self._forward(batch, watch, only_up_to_edits=True)
+        return torch.stack([watch.seen[layer, "resid_post"] for layer in blocks])
+
     def _observed(self, items: Sequence[Tokens], key: SiteKey) -> "Iterator[tuple[Batch, Tensor]]":
         """Each batch of the exchanges with its activations at a site."""
-        for chunk in _chunks(items):
-            batch, watch = self.batch(chunk), _Watch(key)
+        for chunk in chunks(items):
+            batch, watch = self.batch(chunk), _Watch([key])
             with torch.no_grad():
                 self._forward(batch, watch, only_up_to_edits=True)
-            assert watch.hidden is not None
-            yield batch, watch.hidden
+            yield batch, watch.seen[key]
 
     def _forward(
         self, batch: Batch, edits: Any, *, only_up_to_edits: bool = False
@@ -189,16 +215,20 @@ class Workbench:
 
 
 class _Watch:
-    """Stands in for a plan: looks and changes nothing."""
+    """Stands in for a plan, or around one: looks at sites and changes nothing by itself."""
 
-    def __init__(self, key: SiteKey) -> None:
-        self.sites = (key,)
-        self.hidden: Tensor | None = None
+    def __init__(self, keys: Sequence[SiteKey], plan: Plan | None = None) -> None:
+        self._plan = plan or Plan([])
+        self.sites = in_order({*keys, *self._plan.sites})
+        self.seen: dict[SiteKey, Tensor] = {}
 
     def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
-        self.hidden = hidden
+        if key in self._plan.sites:
+            hidden = self._plan.apply(key, hidden)
+        self.seen[key] = hidden
         return hidden
 
 
-def _chunks(items: Sequence[Tokens]) -> list[Sequence[Tokens]]:
+def chunks(items: Sequence[Tokens]) -> list[Sequence[Tokens]]:
+    """The exchanges, as many at a time as one pass takes."""
     return [items[start : start + _ROWS] for start in range(0, len(items), _ROWS)]
