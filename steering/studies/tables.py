@@ -119,7 +119,7 @@ def _place(comparison: Comparison) -> str:
 def _level(comparison: Comparison) -> str:
     if comparison.match == "em":
         return f"EM {100 * comparison.level:.0f}%"
-    return f"coherence {comparison.level:.0f}"
+    return f"coherence {comparison.level:.1f}"
 
 
 def _cells(difference: MatchedDifference) -> tuple[str, ...]:
