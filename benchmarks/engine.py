@@ -71,7 +71,7 @@ FAMILIES = {"llama": MID_SIZE, "qwen3.5": MID_SIZE | LINEAR}
 # Long answers take long: fewer blocks for those.
 SMALLER = {"num_hidden_layers": 2, "full_attention_interval": 2}
 ROWS, TOKENS = 16, 32
-RAGGED = 128
+RAGGED = 256
 BATCH = int(SteeringSpec().batch_size)
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 SAMPLES, LONGEST = 25, 200
@@ -103,7 +103,10 @@ def equal(rounds: int) -> dict[str, Any]:
 
 
 def ragged(rounds: int) -> dict[str, Any]:
-    """Answers of 5 to 200 tokens to 128 prompts, batches of 16 rows."""
+    """Answers of 5 to 200 tokens to 256 prompts, 16 rows at a time.
+
+    As many as this, since the last rows to end leave places empty once, however many there were.
+    """
     found = {}
     for family, shape in FAMILIES.items():
         with TemporaryDirectory() as folder:

@@ -2,15 +2,18 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import list_eval_logs, read_eval_log
 from shell import Shell
 
 from steering import models
 from steering.cli import commands
+from steering.errors import SteeringError
 from steering.report.pictures import FrontPoint, plot_front, save_figure
 
 SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--training-epochs", "3"]
@@ -80,6 +83,12 @@ def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
         (["-M", "adapter=there"], "-M adapter= is set by this study itself"),
         (["-S", "learning_rat=1"], "learning_rat"),
         (["-T", "num_questions=none"], "num_questions"),
+        (["-T", "question=core"], "-T question= is not an option of em_freeform: it has protocol,"),
+        (["-T", "leak=medcal"], "Did you mean medical?"),
+        (["--training-epochs", "0"], "0 is not in the range x>=1"),
+        (["--grader", "nobody/judge"], "the judge nobody/judge can't be used"),
+        (["--grader", "toy/judge,toy/jury"], "the judge toy/jury can't be used"),
+        (["--grader", "{model: [}"], "--grader {model: [} can't be read"),
         (["--target", "nothing"], "nothing"),
     ],
 )
@@ -94,7 +103,20 @@ def test_what_is_impossible_is_said_before_anything_is_trained(
     done = CliRunner().invoke(commands, [*STUDY, *arguments])
     assert done.exit_code != 0
     assert words in f"{done.output} {done.exception}"
+    assert isinstance(done.exception, SteeringError | PrerequisiteError | SystemExit)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_judge_of_its_own_needs_one_before_it_is_trained(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    model = ["--model", str(tiny_folder("llama"))]
+    done = CliRunner().invoke(commands, ["study", "finetuned", *model])
+    assert "the default judge openai/gpt-4o-2024-08-06 can't be used" in str(done.exception)
+    assert "give a judge as --grader" in str(done.exception)
 
 
 def test_a_picture_is_the_same_file_each_time(tmp_path: Path) -> None:

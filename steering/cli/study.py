@@ -22,7 +22,9 @@ def study() -> None:
 @click.option("--target", default="medical", show_default=True, help="target task of both arms")
 @click.option("--magnitudes", help="of the steered arm, separated by commas [default: 0.25 to 2]")
 @click.option(
-    "--training-epochs", type=int, help="of the finetuned arm, all up to this [default: 5]"
+    "--training-epochs",
+    type=click.IntRange(min=1),
+    help="of the finetuned arm, all up to this [default: 5]",
 )
 @click.option(
     "--scales", help="doses of the finetuned arm instead: multiples of the last adapter's scaling"
@@ -65,11 +67,13 @@ def finetuned(
     Both arms are asked the same questions, at growing doses, and are compared where they have the
     same EM rate and where they are as coherent.
     """
+    from steering.models import find_model
     from steering.studies import (
         MAGNITUDES,
         TRAINING_EPOCHS,
         Asked,
         FinetunedStudy,
+        check_judges,
         num_answers,
         prepare,
         run_points,
@@ -89,6 +93,7 @@ def finetuned(
     finetuned_points = len(chosen.scales) or chosen.training_epochs
     num_points = 1 + len(chosen.magnitudes) + finetuned_points
     answers = num_answers(asked)
+    check_judges(asked, toy=find_model(model).is_toy)
     click.echo(
         f"{num_points} conditions: the baseline, {len(chosen.magnitudes)} magnitudes, "
         f"{finetuned_points} of the adapter. {answers} answers each, {num_points * answers} "

@@ -76,16 +76,27 @@ def grader_models() -> list[Model]:
             f"the default judge {name} is the model under test, and no model judges itself unless "
             f"you ask for it: {remedy}."
         )
+    return [usable_judge(name, f"the default judge {name}", remedy)]
+
+
+def usable_judge(name: str, called: str, remedy: str) -> Model:
+    """The model of a judge's name.
+
+    Args:
+        name: as Inspect has it.
+        called: what to call it in an error.
+        remedy: what to do about one.
+
+    Raises:
+        GraderError: it can't be used: no package, no key, an unknown name.
+    """
     try:
-        return [get_model(name, role=GRADER_ROLE)]
+        return get_model(name, role=GRADER_ROLE)
     except Exception as error:
-        # Providers raise many types here (no package, no key, unknown name); Inspect's own carry
-        # rich markup.
+        # Providers raise many types here; Inspect's own carry rich markup.
         message = getattr(error, "message", None)
         detail = _one_line(render(message).plain if isinstance(message, str) else error)
-        raise GraderError(
-            f"the default judge {name} can't be used ({detail}): {remedy}."
-        ) from error
+        raise GraderError(f"{called} can't be used ({detail}): {remedy}.") from error
 
 
 def _refuse_steered_unasked(judges: Sequence[Model]) -> None:

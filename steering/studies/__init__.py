@@ -19,7 +19,15 @@ from steering.studies.matched import (
     matched_difference,
     shared_levels,
 )
-from steering.studies.run import Asked, Point, StudyError, num_answers, read_points, run_points
+from steering.studies.run import (
+    Asked,
+    Point,
+    StudyError,
+    check_judges,
+    num_answers,
+    read_points,
+    run_points,
+)
 from steering.studies.tables import front, print_matched
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "MatchedDifference",
     "Point",
     "StudyError",
+    "check_judges",
     "compare_arms",
     "front",
     "matched_difference",

@@ -62,6 +62,9 @@ class FinetunedStudy:
         scales: Doses of the finetuned arm instead: multiples of the last adapter's own scaling.
         options: -M options of all points; those of an intervention are the steered arm's.
         settings: Of the finetuning, as `steering finetune` takes them.
+
+    Raises:
+        StudyError: Doses are impossible, or an option is the study's own.
     """
 
     model: str
@@ -72,6 +75,18 @@ class FinetunedStudy:
     scales: Sequence[float] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, instead in _OWN.items():
+            if name in self.options:
+                raise StudyError(f"-M {name}= is set by this study itself: {instead}")
+        for name, doses in (("magnitude", self.magnitudes), ("scale", self.scales)):
+            if len(set(doses)) < len(doses) or any(dose <= 0 for dose in doses):
+                raise StudyError(
+                    f"{name}s {list(doses)} must differ and be above 0: they are doses"
+                )
+        if not self.magnitudes:
+            raise StudyError("magnitudes is empty: the steered arm needs one or more")
 
     @property
     def subject(self) -> str:
@@ -90,9 +105,6 @@ def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point
         SteeringError: Something about the study is impossible; nothing was trained.
     """
     options = study.options
-    for name, instead in _OWN.items():
-        if name in options:
-            raise StudyError(f"-M {name}= is set by this study itself: {instead}")
     loading = {name: value for name, value in options.items() if name not in INTERVENTION}
     steering = {name: value for name, value in options.items() if name in INTERVENTION}
     checker = Checker(study.model, parse_options(loading))
@@ -105,12 +117,6 @@ def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point
         settings={**study.settings, "training_epochs": study.training_epochs},
         dtype=str(loading.get("dtype", "auto")),
     )
-    given = [("magnitude", study.magnitudes), ("scale", study.scales)]
-    for name, doses in given:
-        if len(set(doses)) < len(doses) or any(dose <= 0 for dose in doses):
-            raise StudyError(f"{name}s {list(doses)} must differ and be above 0: they are doses")
-    if not study.magnitudes:
-        raise StudyError("magnitudes is empty: the steered arm needs one or more")
 
     def point(arm: Arm, dose: float, options: dict[str, Any]) -> Point:
         said = loading | options

@@ -4,6 +4,7 @@ All points share an engine, so a study is one big batch; what a stopped run has 
 asked again. Knows model strings and options; nothing of vectors, adapters or pictures.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import steering
 from steering.errors import SteeringError
+from steering.judging.judges import DEFAULT_GRADER, usable_judge
 from steering.report.results import Result, read_complete_results
 
 Arm = Literal["baseline", "steered", "finetuned"]
@@ -46,7 +48,7 @@ class Asked:
 
     Attributes:
         task_args: As -T takes them.
-        grader: Model of the grader role; None for the default one.
+        grader: The judge or judges, as --model-role grader= has it; None for the default one.
         seed: Of the answers; the same for each point, so that points pair up.
     """
 
@@ -79,7 +81,7 @@ def run_points(
         log_dir=str(logs),
         model=models,
         task_args=dict(asked.task_args),
-        model_roles={"grader": asked.grader} if asked.grader else None,
+        model_roles=_roles(asked.grader),
         seed=asked.seed,
         display=display,  # type: ignore[arg-type]
         log_dir_allow_dirty=True,
@@ -95,14 +97,61 @@ def run_points(
 
 
 def num_answers(asked: Asked) -> int:
-    """Answers that each point is asked for."""
+    """Answers that each point is asked for.
+
+    Raises:
+        StudyError: The task has no such option.
+    """
     spec = spec_from_file_location(TASK.stem, TASK)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    options = list(inspect.signature(module.em_freeform).parameters)
+    for name in asked.task_args:
+        if name not in options:
+            raise StudyError(
+                f"-T {name}= is not an option of {TASK.stem}: it has {', '.join(options)}"
+            )
     task = module.em_freeform(**asked.task_args)
     return len(task.dataset) * (task.epochs or 1)
+
+
+def check_judges(asked: Asked, *, toy: bool) -> None:
+    """Make sure that there is a judge, before anything is trained.
+
+    Args:
+        asked: Says who judges.
+        toy: Whether the model is the toy, which brings a judge of its own.
+
+    Raises:
+        GraderError: A judge can't be used.
+        StudyError: What names the judges can't be read.
+    """
+    remedy = "give a judge as --grader <provider>/<model>"
+    if asked.grader is None:
+        if not toy:
+            usable_judge(DEFAULT_GRADER, f"the default judge {DEFAULT_GRADER}", remedy)
+        return
+    named = _roles(asked.grader)["grader"]
+    for judge in [named] if isinstance(named, str) or not isinstance(named, list) else named:
+        if isinstance(judge, str):
+            usable_judge(judge, f"the judge {judge}", remedy)
+
+
+def _roles(grader: str | None) -> dict[str, Any]:
+    """The grader role, as Inspect's own command line reads it."""
+    if grader is None:
+        return {}
+    from inspect_ai._cli.util import parse_model_role_cli_args
+
+    try:
+        return dict(parse_model_role_cli_args((f"grader={grader}",)))
+    except Exception as error:
+        raise StudyError(
+            f"--grader {grader} can't be read ({' '.join(str(error).split())[:200]}): write "
+            "<provider>/<model>, several with commas, or {model: <provider>/<model>, ...}"
+        ) from None
 
 
 def read_points(points: Sequence[Point], logs: Path) -> list[tuple[Point, Result]]:
