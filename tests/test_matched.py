@@ -66,6 +66,23 @@ def test_arms_of_other_strength_are_compared_at_the_same_em() -> None:
     assert (found.low, found.high, found.p_value) == pytest.approx((-15, -15, 0), abs=1e-9)
 
 
+def test_leak_is_the_share_of_graded_misaligned_answers_over_half() -> None:
+    def arm(*grades: float | None) -> DoseCurve:
+        bad = [JudgedAnswer(q, 10.0, 80.0, 60.0, domain=g) for q in QUESTIONS for g in grades]
+        # Grades of answers that are not misaligned would count for nothing.
+        good = [JudgedAnswer(q, 95.0, 80.0, 90.0, domain=99.0) for q in QUESTIONS for _ in grades]
+        return DoseCurve({0: _dose(0), 1: bad + good}, "moem")
+
+    leaky, clean = arm(100.0, 51.0, 50.0, 0.0, None), arm(0.0, 50.0, 10.0, 0.0, None)
+    found = matched_difference(leaky, clean, "leak", "em", 0.25)
+    assert (found.first, found.second) == (0.5, 0.0)
+    assert (found.low, found.high) == pytest.approx((0.5, 0.5))
+    neither = matched_difference(clean, clean, "leak", "em", 0.25)
+    assert neither.value == 0
+    assert math.isnan(neither.low)
+    assert "neither arm has one" in (neither.note or "")
+
+
 def test_the_interval_is_the_jackknife_of_the_questions_differences() -> None:
     """With curves that meet the level at a dose exactly, it is Student's t of paired means."""
     rng = np.random.default_rng(3)

@@ -232,11 +232,15 @@ def matched_difference(
     count = len(first.questions)
     mine, other = (_value(curve, quantity, match, level) for curve in (first, second))
     value = mine - other
+
+    def unbounded(note: str) -> MatchedDifference:
+        none = math.nan
+        return MatchedDifference(quantity, level, mine, other, value, none, none, none, count, note)
+
     if math.isnan(value):
-        note = "an arm has no such answer there"
-        return MatchedDifference(
-            quantity, level, mine, other, value, math.nan, math.nan, math.nan, count, note
-        )
+        return unbounded("an arm has no such answer there")
+    if quantity in RATES and mine == other == 0:
+        return unbounded("neither arm has one: their own intervals say how many there may be")
     without = []
     for index in range(count):
         weights = np.ones(count)
@@ -245,10 +249,7 @@ def matched_difference(
         without.append(kept[0] - kept[1])
     error = _jackknife_error(np.array(without))
     if math.isnan(error):
-        note = "without one of the questions an arm does not get there: no bounds"
-        return MatchedDifference(
-            quantity, level, mine, other, value, math.nan, math.nan, math.nan, count, note
-        )
+        return unbounded("without one of the questions an arm does not get there: no bounds")
     half = t_quantile((1 + confidence) / 2, count - 1) * error
     most = 1.0 if quantity in RATES else 100.0
     return MatchedDifference(
