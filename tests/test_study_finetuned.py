@@ -59,6 +59,14 @@ def test_both_arms_are_run_compared_and_added_to(shell: Shell) -> None:
     assert set(before) < set(after)
     [added] = set(after) - set(before)
     assert read_eval_log(added, header_only=True).eval.model == "steered/toy[medical x0.75]"
+
+    # Other questions in the same folder are another study: its runs stand apart.
+    other = shell.run(*command, "--magnitudes", "0.5,1", "-T", "num_questions=1")
+    assert other.returncode == 0, other.stdout + other.stderr
+    assert re.search(r"toy\[baseline\] .* 10\b", other.stdout)
+    first = shell.run(*command, "--magnitudes", "0.5,1")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert re.search(r"toy\[baseline\] .* 20\b", first.stdout)
     assert shell.network_tries() == []
 
 

@@ -1,12 +1,16 @@
 """Commands that run a study: many conditions, one eval-set, one finding."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 
 from steering.cli._options import BuildError, read_settings
+
+if TYPE_CHECKING:
+    from steering.report.results import Result
+    from steering.studies import Point
 
 
 @click.group()
@@ -76,6 +80,7 @@ def finetuned(
         check_judges,
         num_answers,
         prepare,
+        read_points,
         run_points,
     )
 
@@ -105,16 +110,15 @@ def finetuned(
     from steering.construct.training import progress_bar
 
     points = prepare(chosen, progress_bar)
-    run_points(model, points, asked, log_dir, display=display)
-    _print_finding(points, log_dir, rule)
+    logs = run_points(model, points, asked, log_dir, display=display)
+    _print_finding(read_points(points, logs), log_dir, rule)
 
 
-def _print_finding(points: Any, log_dir: Path, rule: Any) -> None:
+def _print_finding(found: "list[tuple[Point, Result]]", log_dir: Path, rule: Any) -> None:
     from steering.report import print_summary
     from steering.report.pictures import plot_front, save_figure
-    from steering.studies import compare_arms, front, print_matched, read_points
+    from steering.studies import compare_arms, front, print_matched
 
-    found = read_points(points, log_dir)
     results = [result for _, result in found]
     print_summary(results)
     comparisons, missing = compare_arms(found, rule)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import steering
 from steering.errors import SteeringError
@@ -59,7 +61,7 @@ class Asked:
 
 def run_points(
     model: str, points: Sequence[Point], asked: Asked, logs: Path, *, display: str | None = None
-) -> None:
+) -> list[Path]:
     """Run what is missing of a study.
 
     Args:
@@ -68,6 +70,10 @@ def run_points(
         asked: What they are asked.
         logs: The study's folder of logs.
         display: As Inspect's --display.
+
+    Returns:
+        The logs of the points, those that were there before and those that are new; the folder may
+        hold others, of other questions say.
 
     Raises:
         StudyError: A point did not come to its end.
@@ -94,6 +100,7 @@ def run_points(
             f"{len(failed)} of {len(points)} conditions did not finish ({', '.join(failed[:3])}): "
             f"look at them with inspect view --log-dir {logs}, and run the same command again"
         )
+    return [Path(url2pathname(urlparse(log.location).path)) for log in found]
 
 
 def num_answers(asked: Asked) -> int:
@@ -154,23 +161,27 @@ def _roles(grader: str | None) -> dict[str, Any]:
         ) from None
 
 
-def read_points(points: Sequence[Point], logs: Path) -> list[tuple[Point, Result]]:
-    """Each point with its answers; logs of other conditions are left aside.
+def read_points(points: Sequence[Point], logs: Sequence[Path]) -> list[tuple[Point, Result]]:
+    """Each point with its answers.
+
+    Args:
+        points: The conditions.
+        logs: As `run_points` returned them.
 
     Raises:
         StudyError: A point has no log, or more than one.
         ReportError: A run is incomplete.
     """
     results: dict[str, list[Result]] = {}
-    for result in read_complete_results(logs):
+    for result in (found for log in logs for found in read_complete_results(log)):
         results.setdefault(_label(result), []).append(result)
     found = []
     for point in points:
         of_point = results.get(point.label, [])
         if len(of_point) != 1:
             raise StudyError(
-                f"{logs} holds {len(of_point)} runs of [{point.label}], and one is needed: give a "
-                "study a folder of its own as --log-dir"
+                f"there are {len(of_point)} runs of [{point.label}], and one is needed: give the "
+                "study a new folder as --log-dir"
             )
         found.append((point, of_point[0]))
     return found
