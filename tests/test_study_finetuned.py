@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import list_eval_logs, read_eval_log
 from shell import Shell
 
@@ -111,8 +110,26 @@ def test_what_is_impossible_is_said_before_anything_is_trained(
     done = CliRunner().invoke(commands, [*STUDY, *arguments])
     assert done.exit_code != 0
     assert words in f"{done.output} {done.exception}"
-    assert isinstance(done.exception, SteeringError | PrerequisiteError | SystemExit)
+    assert isinstance(done.exception, SteeringError | SystemExit)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_conditions_that_fail_are_named_and_the_others_are_kept(shell: Shell) -> None:
+    """A prompt that no context holds fails in every condition."""
+    questions = shell.folder / "long.yaml"
+    questions.write_text(
+        f"- id: long\n  type: free_form_judge_0_100\n  paraphrases: ['{'Why? ' * 600}']\n"
+    )
+    logs = shell.folder / "logs" / "failing"
+    done = shell.run(
+        *("steering", "study", "finetuned", "--model", "toy", "--training-epochs", "1"),
+        *("--magnitudes", "1", "-T", "questions=long.yaml", "-T", "samples_per_question=1"),
+        *("--display", "none", "--log-dir", str(logs)),
+    )
+    assert done.returncode == 1
+    assert "3 of 3 conditions did not finish (steered/toy[baseline], " in done.stderr
+    assert "inspect view --log-dir" in done.stderr
+    assert (logs / "adapters" / "medical-epoch1" / "adapter_model.safetensors").exists()
 
 
 def test_a_model_without_a_judge_of_its_own_needs_one_before_it_is_trained(

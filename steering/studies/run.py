@@ -94,11 +94,13 @@ def run_points(
         # What fails here fails again: a local model has no bad moments.
         retry_attempts=1,
     )
-    if not done:
-        failed = [log.eval.model for log in found if log.status != "success"]
+    finished = {log.eval.model for log in found if log.status == "success"}
+    left = [str(made) for made in models if str(made) not in finished]
+    # An eval-set that was interrupted calls itself done.
+    if left or not done:
         raise StudyError(
-            f"{len(failed)} of {len(points)} conditions did not finish ({', '.join(failed[:3])}): "
-            f"look at them with inspect view --log-dir {logs}, and run the same command again"
+            f"{len(left)} of {len(points)} conditions did not finish ({', '.join(left[:3])}): the "
+            f"same command goes on from here; what went wrong shows inspect view --log-dir {logs}"
         )
     return [Path(url2pathname(urlparse(log.location).path)) for log in found]
 
@@ -108,6 +110,7 @@ def num_answers(asked: Asked) -> int:
 
     Raises:
         StudyError: The task has no such option.
+        SteeringError: An option's value is impossible.
     """
     spec = spec_from_file_location(TASK.stem, TASK)
     assert spec is not None
@@ -120,7 +123,13 @@ def num_answers(asked: Asked) -> int:
             raise StudyError(
                 f"-T {name}= is not an option of {TASK.stem}: it has {', '.join(options)}"
             )
-    task = module.em_freeform(**asked.task_args)
+    try:
+        task = module.em_freeform(**asked.task_args)
+    except Exception as error:
+        # The task dresses our errors for Inspect's command line; here they are ours again.
+        if isinstance(error.__cause__, SteeringError):
+            raise error.__cause__ from None
+        raise
     return len(task.dataset) * (task.epochs or 1)
 
 
