@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from adapter_files import change_config, peft_alone, save_adapter
+from building import TARGET, recipe_for
 from hook_reference import reference_greedy, reference_logits
 from safetensors.torch import load_file, save_file
 from test_batching import answer, hand_over, prompt, tokens, watched
 from test_engine import FAMILIES, GREEDY, Edits, edits, plain
 
 from steering.adapters import Adapter, AdapterError, find_adapter
-from steering.construct.examples import Tokens
-from steering.construct.workbench import Workbench
+from steering.construct import build_vector
 from steering.engines import Row
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
@@ -237,21 +237,23 @@ def test_three_arms_take_the_memory_of_one_model(tmp_path: Path) -> None:
 
 
 def test_a_vector_is_built_on_the_base_model_whatever_is_loaded(
-    llama: Path, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
-    saved = save_adapter(llama, tmp_path / "lora")
-    engine = start(llama)
+    """Also while rows with an adapter are decoded: the call comes between two of their passes."""
+    saved = save_adapter(folder, tmp_path / "lora")
+    recipe = recipe_for(folder, method="mean_difference")
 
-    def activations(loaded: Any, session: Any) -> torch.Tensor:
-        bench = Workbench(loaded, session, layer=3, site="resid_post")
-        return bench.activations([Tokens(prompt(8), prompt(5, seed=1))])[0]
+    def build(loaded: Any, session: Any) -> torch.Tensor:
+        return build_vector(loaded, session, recipe, TARGET, lambda *_: None).directions
 
-    before = engine.call(activations).result(TIMEOUT)
-    gate = [Row(prompt(9), GREEDY, 6, adapter=found(llama, saved)) for _ in range(3)]
-    futures = hand_over(engine, gate)
-    during = engine.call(activations)
+    before = start(folder).call(build).result(TIMEOUT)
+    engine = start(folder)
+    rows = [Row(prompt(9), GREEDY, 6, adapter=found(folder, saved)) for _ in range(3)]
+    futures = hand_over(engine, rows)
+    during = engine.call(build)
     [future.result(TIMEOUT) for future in futures]
     assert torch.equal(during.result(TIMEOUT), before)
+    assert torch.equal(engine.call(build).result(TIMEOUT), before)
 
 
 def damaged(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -320,11 +321,9 @@ def test_em_target_asks_about_the_target_of_the_adapter(shell: Shell) -> None:
     ):
         done = shell.run("inspect", "eval", "evals/em_target.py", *ask, *options)
         assert done.returncode == 0, done.stdout + done.stderr
-    told = shell.run("steering", "report", str(logs)).stdout
-    assert told.count("[baseline]") >= 1
-    [line] = [line for line in told.splitlines() if "[adapter money" in line and "%" in line][:1]
-    assert line
-    assert "finance" in told
+    told = " ".join(shell.run("steering", "report", str(logs)).stdout.split())
+    assert re.search(r"toy\[adapter money-\w+\] - baseline: EM betley [+-]\d+ points", told)
+    assert "can't be compared" not in told
 
 
 def test_no_file_of_an_adapter_runs_code(model: Path, saved: Path, tmp_path: Path) -> None:
