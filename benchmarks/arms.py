@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,22 @@ def save_model(folder: Path, family: str, **shape: int) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_adapter(loaded: LoadedModel, folder: Path) -> LoadedModel:
+    """Save a random LoRA of the default shape of `steering finetune`; the model that peft makes."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    layers = rf"{loaded.blocks}\..*(proj|proj_\w+)"
+    config = LoraConfig(r=32, lora_alpha=64, use_rslora=True, target_modules=layers)
+    adapted: Any = get_peft_model(loaded.model, config)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.01)
+    adapted.save_pretrained(folder)
+    return replace(loaded, model=adapted.eval())
 
 
 def engine_of(name: str, rows: int, **where: Any) -> tuple[Engine, LoadedModel]:

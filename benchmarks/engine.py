@@ -1,10 +1,12 @@
 """What the engine costs and saves, next to transformers' own `generate`.
 
-    python -m benchmarks.engine [--rounds 5] [--only equal ragged sweep growth gpu]
+    python -m benchmarks.engine [--rounds 5] [--only equal ragged adapters sweep growth gpu]
 
 - equal: rows of one length, steered at one layer and at all, over plain unsteered `generate`, on a
   random model large enough for arithmetic to be what takes the time.
 - ragged: answers of 5 to 200 tokens, batches of one size (so the same memory).
+- adapters: rows of one length with a LoRA adapter, over peft's own `generate` and over rows of an
+  engine that never had one.
 - sweep: 8 magnitudes x 8 questions x 25 samples on the toy, over eight runs of `generate` with a
   hook, one after the other.
 - growth: time and memory of 250 to 16,000 rows on the toy, each in a process of its own.
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,16 +40,18 @@ from benchmarks.arms import (
     greedy_rows,
     machine,
     ours,
+    save_adapter,
     save_model,
     speed_ratio,
 )
+from steering.adapters import find_adapter
 from steering.condition import Checker
 from steering.construct import cached_vector, make_recipe
 from steering.engines import Row
 from steering.engines.sampling import Sampling
 from steering.interventions import resolve
 from steering.judging.questions import load_questions
-from steering.models import encode, render_chat
+from steering.models import encode, find_model, render_chat, weights_digest
 from steering.spec import SteeringSpec, parse_options
 from steering.targets import load_target
 from steering.vector import SteeringVector
@@ -124,6 +129,37 @@ def ragged(rounds: int) -> dict[str, Any]:
         taken = alternate({"steered": partial(ours, engine, steered), "generate": batches}, rounds)
         found[family] = {"steered": speed_ratio(taken, "steered", "generate")}
     return found
+
+
+def adapters(rounds: int) -> dict[str, Any]:
+    """Rows of one length: finetuned, half of them, and none though an adapter is loaded."""
+    with TemporaryDirectory() as folder:
+        saved = Path(folder) / "model"
+        engine, _ = engine_of(str(save_model(saved, "llama", **MID_SIZE)), ROWS)
+        untouched, plain = engine_of(str(saved), ROWS)
+        finetuned = save_adapter(plain, Path(folder) / "adapter")
+        source = find_model(str(saved))
+        carried = find_adapter(
+            str(Path(folder) / "adapter"), source, plain.shape, weights_digest(source)
+        )
+        rows = greedy_rows([TOKENS] * ROWS)
+        with_adapter = [replace(row, adapter=carried) for row in rows]
+        half = [*with_adapter[::2], *rows[1::2]]
+        arms: dict[str, Callable[[], int]] = {
+            "finetuned": partial(ours, engine, with_adapter),
+            "half of them": partial(ours, engine, half),
+            "loaded, none of them": partial(ours, engine, rows),
+            "never loaded": partial(ours, untouched, rows),
+            "generate": partial(generate, finetuned, rows),
+        }
+        taken = alternate(arms, rounds)
+    return {
+        "over peft's generate": speed_ratio(taken, "finetuned", "generate"),
+        **{
+            f"{name}, over never loaded": speed_ratio(taken, name, "never loaded")
+            for name in ("finetuned", "half of them", "loaded, none of them")
+        },
+    }
 
 
 def toy_vector(engine: Any) -> SteeringVector:
@@ -252,7 +288,14 @@ def gpu(rounds: int) -> dict[str, Any]:
     return found
 
 
-SECTIONS = {"equal": equal, "ragged": ragged, "sweep": sweep, "growth": growth, "gpu": gpu}
+SECTIONS = {
+    "equal": equal,
+    "ragged": ragged,
+    "adapters": adapters,
+    "sweep": sweep,
+    "growth": growth,
+    "gpu": gpu,
+}
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         for family, ratios in found["ragged"].items():
             said = f"{family}, 5-200 tokens: steered, throughput over plain generate"
             yield said, f"{ratios['steered']:.2f}", "at least 1.5"
+    for name, ratio in found.get("adapters", {}).items():
+        yield f"llama, equal lengths, adapter: throughput, {name}", f"{ratio:.2f}", ""
     if "sweep" in found and "hooks / ours, seconds" in found["sweep"]:
         ratio = found["sweep"]["hooks / ours, seconds"]
         yield (
