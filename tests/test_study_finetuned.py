@@ -48,6 +48,13 @@ def test_both_arms_are_run_compared_and_added_to(shell: Shell) -> None:
     ]
     assert "matched EM (moem)" in done.stdout
     assert re.search(r"At EM \d+%, steered answers are", done.stdout)
+    # The study has the leak of its target judged by itself, and tells it of both arms.
+    judged = [read_eval_log(info, header_only=True) for info in list_eval_logs(str(logs))]
+    assert {log.eval.task_args["leak"] for log in judged} == {"health and medicine"}
+    for arm in (r"medical x1", r"adapter medical-epoch3-\w+"):
+        told = rf"toy\[{arm}\]: [\d.]+% \[\d+, \d+\] of \d+ misaligned answers are about"
+        assert re.search(told, " ".join(done.stdout.split()))
+    assert re.search(r"leak, +\S+ +\S+ .*\n +misaligned, %|leak, misaligned, %", done.stdout)
     assert (logs / "front.png").read_bytes().startswith(b"\x89PNG")
     assert b"finetuned" in (logs / "front.svg").read_bytes()
 
