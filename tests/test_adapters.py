@@ -242,6 +242,12 @@ def test_options_beside_an_adapter(options: dict[str, Any], parts: list[str]) ->
         assert part in str(caught.value)
 
 
+def test_an_adapter_that_is_left_empty_is_no_default() -> None:
+    """As a script with an unset variable gives it."""
+    with pytest.raises(SpecError, match=r"adapter=.*empty"):
+        parse_options({"adapter": None})
+
+
 def test_a_scale_needs_an_adapter() -> None:
     with pytest.raises(SpecError, match="adapter_scale= has no effect without adapter="):
         parse_options({"adapter_scale": 2})

@@ -125,6 +125,20 @@ def test_a_folder_that_can_not_be_made_is_told_before_weights_are_loaded(
     assert "can't be made" in str(done.exception)
 
 
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "forced"])
+def test_what_is_no_adapter_of_ours_is_never_overwritten(
+    finetune: Callable[..., Result], tmp_path: Path, force: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "adapters" / "knots"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    done = finetune(*force)
+    assert done.exit_code == 1
+    assert "is there and steering finetune did not write it" in str(done.exception)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
 def test_the_help_lists_methods_and_settings() -> None:
     said = CliRunner().invoke(commands, ["finetune", "--help"], terminal_width=200).output
     for method, kind in SETTINGS.items():

@@ -96,6 +96,7 @@ def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
         (["-M", "magnitud=1"], "magnitud is not an option"),
         (["-M", "adapter=there"], "-M adapter= is set by this study itself"),
         (["-S", "learning_rat=1"], "learning_rat"),
+        (["-S", "training_epochs=2"], "-S training_epochs= is set by this study itself"),
         (["-T", "num_questions=none"], "num_questions"),
         (["-T", "question=core"], "-T question= is not an option of em_freeform: it has protocol,"),
         (["-T", "leak=medcal"], "Did you mean medical?"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from steering import __version__
-from steering.adapters import AdapterError, read_facts
+from steering.adapters import FACTS, AdapterError, read_facts
 from steering.construct.recipe import RecipeError
 from steering.files import write_folder
 from steering.finetune.recipe import (
@@ -145,6 +145,12 @@ def missing_epochs(
     Raises:
         RecipeError: One of them holds something else.
     """
+    for path in folders.values():
+        # Also with `force`: what is no adapter of ours is somebody's work.
+        if path.exists() and not (path.is_dir() and (path / FACTS).is_file()):
+            raise RecipeError(
+                f"{path} is there and steering finetune did not write it: give another folder"
+            )
     return {
         epoch: path
         for epoch, path in folders.items()

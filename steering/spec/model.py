@@ -83,7 +83,7 @@ class Intervention(BaseModel):
     @classmethod
     def _refuse_yaml_surprises(cls, value: Any, info: Any) -> Any:
         """YAML turns `x=` into None and `x=on` into True: neither is what was meant."""
-        if value is None and info.field_name not in ("layer", "site", "revision", "adapter"):
+        if value is None and info.field_name not in ("layer", "site", "revision"):
             raise ValueError("it is empty; leave the option out or give it a value")
         if isinstance(value, bool) and info.field_name not in ("thinking", "shuffle_labels"):
             raise ValueError(

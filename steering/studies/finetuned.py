@@ -80,6 +80,8 @@ class FinetunedStudy:
         for name, instead in _OWN.items():
             if name in self.options:
                 raise StudyError(f"-M {name}= is set by this study itself: {instead}")
+        if "training_epochs" in self.settings:
+            raise StudyError("-S training_epochs= is set by this study itself: --training-epochs")
         for name, doses in (("magnitude", self.magnitudes), ("scale", self.scales)):
             if len(set(doses)) < len(doses) or any(dose <= 0 for dose in doses):
                 raise StudyError(
