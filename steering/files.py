@@ -1,10 +1,12 @@
 """Files and folders: their digests, and writing them whole or not at all."""
 
+import csv
 import hashlib
+import io
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -28,6 +30,19 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows with the same keys, whole or not at all, below a line of their keys.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

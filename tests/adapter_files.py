@@ -8,6 +8,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from steering.adapters import Adapter, find_adapter
+from steering.models import find_model, read_shape, weights_digest
+
 # Every linear layer of the blocks of any family here.
 LAYERS = r".*\.layers\.\d+\..*(proj|proj_\w+)"
 
@@ -32,6 +35,17 @@ def change_config(folder: Path, **values: Any) -> None:
     """Change values of the adapter's config."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def found(model: Path, location: str | Path, scale: float = 1.0) -> Adapter:
+    """What a condition makes of an adapter's folder."""
+    source = find_model(str(model))
+    return find_adapter(str(location), source, read_shape(source), weights_digest(source), scale)
+
+
+def blocks(model: Any) -> Any:
+    """The transformer blocks of a plain or a peft model."""
+    return next(m for n, m in model.named_modules() if n.endswith("layers"))
 
 
 def peft_alone(model: Path, adapter: Path) -> PeftModel:

@@ -4,17 +4,16 @@ import sys
 from pathlib import Path
 
 import torch
-from adapter_files import save_adapter
+from adapter_files import found, save_adapter
 from edits import make_vector
 from tiny_models import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from steering.adapters import find_adapter
 from steering.engines import Row
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
 from steering.interventions import resolve
-from steering.models import find_model, read_shape, weights_digest
+from steering.models import find_model
 
 WIDTH = 512
 
@@ -37,7 +36,7 @@ def main(folder: Path) -> None:
     words.save_pretrained(folder / "model")
     save_adapter(folder / "model", folder / "lora")
     source = find_model(str(folder / "model"))
-    adapter = find_adapter(str(folder / "lora"), source, read_shape(source), weights_digest(source))
+    adapter = found(folder / "model", folder / "lora")
     steered = resolve(make_vector(layers=[3], width=WIDTH), magnitude=1, unit="raw")
     plain = Row(tuple(range(3, 20)), Sampling(temperature=0), 4)
     arms = [plain, Row(*_of(plain), steered), Row(*_of(plain), adapter=adapter)]

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_files import change_config, peft_alone, save_adapter
+from adapter_files import blocks, change_config, found, peft_alone, save_adapter
 from building import TARGET, recipe_for
 from hook_reference import reference_greedy, reference_logits
 from safetensors.torch import load_file, save_file
 from test_batching import answer, hand_over, prompt, tokens, watched
 from test_engine import FAMILIES, GREEDY, Edits, edits, plain
 
-from steering.adapters import Adapter, AdapterError, find_adapter
+from steering.adapters import AdapterError
 from steering.construct import build_vector
 from steering.engines import Row
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
-from steering.models import find_model, read_shape, weights_digest
+from steering.models import find_model
 
 TIMEOUT = 60
 # Of the log probabilities, which are up to about 10 in size.
@@ -49,17 +49,6 @@ def start(folder: Path, batch: int = 64) -> HFEngine:
     engine = HFEngine(find_model(str(folder)), device="cpu")
     engine.allow_batch(batch)
     return engine
-
-
-def found(model: Path, adapter: Path, scale: float = 1.0) -> Adapter:
-    """What a condition makes of an adapter's folder."""
-    source = find_model(str(model))
-    return find_adapter(str(adapter), source, read_shape(source), weights_digest(source), scale)
-
-
-def blocks(model: Any) -> Any:
-    """The transformer blocks of a plain or a peft model."""
-    return next(m for n, m in model.named_modules() if n.endswith("layers"))
 
 
 # What an adapter may look like; each has its own shapes or scalings.

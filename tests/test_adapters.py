@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_files import change_config, save_adapter
+from adapter_files import change_config, found, save_adapter
 from fake_hub import MODEL_COMMIT, fake_hub
 from finetuning import train
 from inspect_ai._util.error import PrerequisiteError
@@ -19,7 +19,7 @@ from shell import Shell
 from test_provider import GREEDY, ask, save_vector, steered
 from tiny_models import LAYERS, WIDTH, save_tiny
 
-from steering.adapters import Adapter, AdapterError, find_adapter
+from steering.adapters import AdapterError, find_adapter
 from steering.engines import hf
 from steering.models import ModelSource, find_model, read_shape, weights_digest
 from steering.spec import SpecError, parse_options
@@ -53,11 +53,6 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr(hf, "load_model", refuse)
-
-
-def look(model: Path, location: str | Path, scale: float = 1.0) -> Adapter:
-    source = find_model(str(model))
-    return find_adapter(str(location), source, read_shape(source), weights_digest(source), scale)
 
 
 def copied(folder: Path, out: Path) -> Path:
@@ -122,8 +117,8 @@ def test_an_adapter_of_another_model_is_told_by_its_width_or_depth(
     with pytest.raises(
         AdapterError, match=rf"changes block {LAYERS}, .* has blocks 0-{LAYERS - 1}"
     ):
-        look(model, made)
-    assert look(deep, made).folder == made
+        found(model, made)
+    assert found(deep, made).folder == made
     source = find_model(str(model))
     wide = type(read_shape(source))(num_layers=LAYERS, width=2 * WIDTH, context_length=None)
     with pytest.raises(
@@ -136,9 +131,9 @@ def test_an_adapter_of_ours_knows_its_base_weights(
     model: Path, trained: Path, tmp_path: Path, no_weights: None
 ) -> None:
     other = save_tiny(tmp_path / "other", "llama", seed=1)
-    assert look(model, trained).facts["training_epoch"] == 1
+    assert found(model, trained).facts["training_epoch"] == 1
     with pytest.raises(AdapterError, match=r"was trained on .* with weights \w{12}, but"):
-        look(other, trained)
+        found(other, trained)
 
 
 def test_a_hub_id_in_the_config_must_be_the_models(
@@ -170,7 +165,7 @@ def test_weights_that_were_changed_after_training_are_refused(
     content[-1] ^= 1
     (folder / WEIGHTS).write_bytes(content)
     with pytest.raises(AdapterError, match=f"{WEIGHTS} is missing or damaged: train it again"):
-        look(model, folder)
+        found(model, folder)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +201,7 @@ def test_an_adapter_of_the_hub_is_fetched_once_and_then_had_without_a_network(
     with fake_hub({"own/lora": tmp_path / "lora"}) as address:
         online = asked(HF_ENDPOINT=address)
         assert online.returncode == 0, online.stderr
-    assert online.stdout.split() == [look(model, saved).digest, MODEL_COMMIT]
+    assert online.stdout.split() == [found(model, saved).digest, MODEL_COMMIT]
     assert not list((tmp_path / "hub").rglob("training_args.bin"))
     for env in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": address}):
         offline = asked(**env)
@@ -217,8 +212,8 @@ def test_an_adapter_of_the_hub_is_fetched_once_and_then_had_without_a_network(
 
 
 def test_the_name_of_an_adapter_tells_content_and_scale(model: Path, saved: Path) -> None:
-    assert len({look(model, saved, scale).name for scale in (1.0, 0.5, -0.5, 1e-3)}) == 4
-    assert "." not in look(model, saved, 0.5).name
+    assert len({found(model, saved, scale).name for scale in (1.0, 0.5, -0.5, 1e-3)}) == 4
+    assert "." not in found(model, saved, 0.5).name
 
 
 # The options.
@@ -282,7 +277,7 @@ def test_what_a_log_says_of_an_adapter(model: Path, trained: Path, tmp_path: Pat
     told = metadata["steering"]
     assert told["adapter"]["name"] == "knots"
     assert told["adapter"]["scale"] == 4
-    assert told["adapter"]["digest"] == look(model, trained).digest
+    assert told["adapter"]["digest"] == found(model, trained).digest
     assert told["adapter"]["training_epoch"] == 1
     assert str(trained.parent) not in json.dumps(metadata)
     assert "interventions" not in told

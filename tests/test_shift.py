@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_files import LAYERS, peft_alone, save_adapter
+from adapter_files import LAYERS, blocks, found, peft_alone, save_adapter
 from building import on_model
 from click.testing import CliRunner
 from edits import make_map, make_vector
@@ -19,11 +19,9 @@ from tiny_models import LAYERS as BLOCKS
 from tiny_models import WIDTH, save_tiny
 from transformers import AutoModelForCausalLM
 
-from steering.adapters import Adapter, find_adapter
 from steering.cli import commands
 from steering.construct.examples import Tokens
 from steering.errors import SteeringError
-from steering.models import find_model, read_shape, weights_digest
 from steering.shift import BlockShift, ShiftError, measure_shift
 from steering.vector import SteeringVector
 
@@ -37,11 +35,6 @@ QUESTIONS = [Tokens(prompt(5), ()), Tokens(prompt(8, seed=1), ())]
 TINY = {"r": 4, "target_modules": LAYERS}
 
 
-def found(model: Path, adapter: Path) -> Adapter:
-    source = find_model(str(model))
-    return find_adapter(str(adapter), source, read_shape(source), weights_digest(source))
-
-
 def measure(
     model: Path, adapter: Path, items: list[Tokens], **vectors: SteeringVector
 ) -> dict[str, list[BlockShift]]:
@@ -53,7 +46,6 @@ def measure(
 
 def streams(model: Any, item: Tokens, moved: dict[int, torch.Tensor]) -> torch.Tensor:
     """The residual stream after each block [blocks, tokens, width], by plain hooks on one row."""
-    blocks = next(m for n, m in model.named_modules() if n.endswith("layers"))
     seen: list[torch.Tensor] = []
 
     def look(layer: int) -> Any:
@@ -64,7 +56,7 @@ def streams(model: Any, item: Tokens, moved: dict[int, torch.Tensor]) -> torch.T
 
         return hook
 
-    handles = [block.register_forward_hook(look(n)) for n, block in enumerate(blocks)]
+    handles = [block.register_forward_hook(look(n)) for n, block in enumerate(blocks(model))]
     with torch.no_grad():
         model(input_ids=torch.tensor([[*item.prompt, *item.answer]]), use_cache=False)
     for handle in handles:

@@ -12,6 +12,14 @@ from pydantic import BaseModel
 
 from steering.errors import SteeringError
 
+# The vectors of a command that looks at several.
+vector_files = click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+
 
 class BuildError(SteeringError):
     """A build would overwrite something, or its options contradict each other."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steering.cli._options import name_files
+from steering.cli._options import name_files, vector_files
 
 if TYPE_CHECKING:
     from steering.adapters import Adapter
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@vector_files
 @click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
 @click.option("--adapter", required=True, help="LoRA adapter: a folder or a hub id")
 @click.option("--target", help="target task whose held-out answers are read [default: adapter's]")
@@ -60,7 +55,8 @@ def shift(
     if out is not None and out.exists():
         raise ShiftError(f"{out} is there already: give another --out, or remove it")
     loading = {"dtype": dtype, "device": device, "adapter": adapter}
-    checker = Checker(model, spec := parse_options(loading | _given(revision=revision)))
+    spec = parse_options(loading | ({"revision": revision} if revision else {}))
+    checker = Checker(model, spec)
     found = checker.check(spec).adapter
     assert found is not None
     vectors = {name: SteeringVector.load(path) for name, path in name_files(files).items()}
@@ -76,10 +72,6 @@ def shift(
     if out is not None:
         _write(measured, out)
         click.echo(f"written: {out}")
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _target(named: str | None, adapter: "Adapter", checker: "Checker") -> "Target":
@@ -192,19 +184,13 @@ def _percent(share: float) -> str:
 
 def _write(measured: "Mapping[str, list[BlockShift]]", out: Path) -> None:
     """As CSV, a row a vector and block."""
-    import csv
-    import io
     from dataclasses import asdict
 
-    from steering.files import write_whole
+    from steering.files import write_csv
     from steering.shift import ShiftError
 
     rows = [{"vector": name} | asdict(row) for name, found in measured.items() for row in found]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     try:
-        write_whole(out, text.getvalue().encode())
+        write_csv(out, rows)
     except OSError as error:
         raise ShiftError(f"{out} can't be written ({error.strerror})") from None

@@ -94,7 +94,7 @@ def finetuned(
         settings=read_settings(settings),
         adapters=log_dir / "adapters",
     )
-    asked = Asked({"leak": chosen.subject} | _options("-T", task_args), grader, seed)
+    asked = Asked({"leak": chosen.task.subject} | _options("-T", task_args), grader, seed)
     finetuned_points = len(chosen.scales) or chosen.training_epochs
     num_points = 1 + len(chosen.magnitudes) + finetuned_points
     answers = num_answers(asked)

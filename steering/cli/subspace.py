@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steering.cli._options import name_files
+from steering.cli._options import name_files, vector_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,12 +24,7 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@vector_files
 @click.option(
     "--top",
     type=click.IntRange(min=1),

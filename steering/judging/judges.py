@@ -8,8 +8,9 @@ a metric.
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
+import anyio
 from inspect_ai.model import (
     CachePolicy,
     GenerateConfig,
@@ -177,6 +178,23 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
         reason = f"judge error: {type(error).__name__}: {_one_line(error)}"
         return Verdict(score=None, reason=reason, method=None, text="")
     return read_reply(output, escapes)
+
+
+async def at_once(calls: Sequence[Callable[[], Awaitable[Verdict]]]) -> list[Verdict]:
+    """Make all calls at the same time; what each came to, in their order."""
+    found: dict[int, Verdict] = {}
+
+    async def make(index: int) -> None:
+        found[index] = await calls[index]()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for index in range(len(calls)):
+                group.start_soon(make, index)
+    except ExceptionGroup as failed:
+        # Calls that hit a limit together must look to Inspect like the one that hit it first.
+        raise failed.exceptions[0] from None
+    return [found[index] for index in range(len(calls))]
 
 
 def _with_cache(judge: Model, config: GenerateConfig) -> GenerateConfig:

@@ -9,18 +9,17 @@ subject, and above half it counts as leaked, as the published semantic judges ha
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import anyio
-from inspect_ai.model import Model
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
 
 from steering.judging.answers import final_text
 from steering.judging.intervals import cluster_interval
-from steering.judging.judges import ask_judge, grader_models
-from steering.judging.metrics import EM_RULES, Bounds, MetricError, judged_answer
+from steering.judging.judges import ask_judge, at_once, grader_models
+from steering.judging.metrics import EM_RULES, Bounds, MetricError, judged_answer, question_of
 from steering.judging.rubric import DOMAIN, load_rubric
-from steering.judging.verdicts import Verdict, combine
+from steering.judging.verdicts import combine
 
 # An answer is about the subject above this grade.
 LEAKED_ABOVE = 50.0
@@ -62,8 +61,7 @@ def leak_figures() -> Metric:
 
     def compute(scores: list[SampleScore]) -> Value:
         grades = [score.score.as_float() for score in scores]
-        asked = [str((s.sample_metadata or {}).get("question", s.sample_id)) for s in scores]
-        found = leak(grades, asked)
+        found = leak(grades, [question_of(score) for score in scores])
         return {
             "leak_share": found.share,
             "leak_share_low": found.low,
@@ -102,7 +100,7 @@ def target_leak(subject: str) -> Scorer:
             )
         judges = grader_models()
         prompt = rubric.render(state.input_text, text, subject=subject)
-        verdict = combine(await _ask_all(judges, prompt))
+        verdict = combine(await at_once([partial(ask_judge, judge, prompt) for judge in judges]))
         metadata = {
             "judge": " + ".join(map(str, judges)),
             "subject": subject,
@@ -116,19 +114,3 @@ def target_leak(subject: str) -> Scorer:
         return Score(value=verdict.score, answer=text, explanation=told, metadata=metadata)
 
     return score
-
-
-async def _ask_all(judges: Sequence[Model], prompt: str) -> list[Verdict]:
-    found: dict[int, Verdict] = {}
-
-    async def ask(index: int) -> None:
-        found[index] = await ask_judge(judges[index], prompt)
-
-    try:
-        async with anyio.create_task_group() as calls:
-            for index in range(len(judges)):
-                calls.start_soon(ask, index)
-    except ExceptionGroup as group:
-        # Calls that hit a limit together must look to Inspect like the one that hit it first.
-        raise group.exceptions[0] from None
-    return [found[index] for index in range(len(judges))]

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
 
@@ -260,6 +260,11 @@ def judged_answer(score: Score, question: str) -> JudgedAnswer:
     )
 
 
+def question_of(sample: SampleScore) -> str:
+    """Id of the question that a sample asks, the cluster; its own id where none is told."""
+    return str((sample.sample_metadata or {}).get("question", sample.sample_id))
+
+
 @metric(scores="unreduced")
 def em_rates() -> Metric:
     """EM rate by every rule, each with its interval's bounds; every sampled answer counts."""
@@ -314,9 +319,7 @@ def _read(scores: Sequence[SampleScore]) -> tuple[list[JudgedAnswer], Bounds]:
     answers = []
     found: set[tuple[float, float]] = set()
     for sample in scores:
-        metadata: Mapping[str, Any] = sample.sample_metadata or {}
-        question = metadata.get("question", sample.sample_id)
-        answers.append(judged_answer(sample.score, str(question)))
+        answers.append(judged_answer(sample.score, question_of(sample)))
         bounds = (sample.score.metadata or {}).get("bounds", {})
         found.add(
             (

@@ -8,8 +8,8 @@ Inspect's own sign for unscored, and its reason stands in the score's metadata.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
-import anyio
 from inspect_ai.model import Model
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
@@ -17,7 +17,7 @@ from inspect_ai.solver import TaskState
 from steering.judging.agreement import BY_JUDGE, agreement
 from steering.judging.answers import final_text, is_truncated
 from steering.judging.failures import unscored_by_judge
-from steering.judging.judges import ask_judge, grader_model, grader_models
+from steering.judging.judges import ask_judge, at_once, grader_model, grader_models
 from steering.judging.metrics import (
     ALIGNED_BELOW,
     COHERENT_FROM,
@@ -153,20 +153,8 @@ def _names(judges: Sequence[Model]) -> list[str]:
 
 async def _ask_all(judges: Sequence[Model], state: TaskState) -> list[dict[Dimension, Verdict]]:
     """What every judge says of every dimension."""
-    found: list[dict[Dimension, Verdict]] = [{} for _ in judges]
-
-    async def ask(index: int, dimension: Dimension) -> None:
-        found[index][dimension] = await _ask(judges[index], state, dimension)
-
-    try:
-        async with anyio.create_task_group() as calls:
-            for index in range(len(judges)):
-                for dimension in DIMENSIONS:
-                    calls.start_soon(ask, index, dimension)
-    except ExceptionGroup as group:
-        # Calls that hit a limit together must look to Inspect like the one that hit it first.
-        raise group.exceptions[0] from None
-    return found
+    verdicts = iter(await at_once([partial(_ask, j, state, d) for j in judges for d in DIMENSIONS]))
+    return [{dimension: next(verdicts) for dimension in DIMENSIONS} for _ in judges]
 
 
 async def _ask(judge: Model, state: TaskState, dimension: Dimension) -> Verdict:

@@ -1,13 +1,12 @@
 """Other thresholds on stored scores: what the EM rates would be, without asking a judge again."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from steering.files import write_csv
 from steering.judging import EM_RULES, Estimate
 from steering.report.results import ReportError, Result
 from steering.report.tables import (
@@ -82,18 +81,10 @@ def write_table(results: Sequence[Result], path: Path) -> None:
     Raises:
         ReportError: The file is there already, or can't be written.
     """
-    # Imported here: torch comes with it, which nothing else here needs.
-    from steering.files import write_whole
-
     if path.exists():
         raise ReportError(f"{path} is there already: give another --out, or remove it")
-    text = io.StringIO()
-    rows = list(_rows(results))
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     try:
-        write_whole(path, text.getvalue().encode())
+        write_csv(path, list(_rows(results)))
     except OSError as error:
         raise ReportError(f"{path} can't be written ({error.strerror})") from None
 

@@ -7,6 +7,7 @@ rate and where they have the same coherence.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from steering.studies.matched import (
     shared_levels,
 )
 from steering.studies.run import Arm, Point, StudyError, doses_of
-from steering.targets import load_target
+from steering.targets import Target, load_target
 
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 TRAINING_EPOCHS = 5
@@ -90,10 +91,14 @@ class FinetunedStudy:
         if not self.magnitudes:
             raise StudyError("magnitudes is empty: the steered arm needs one or more")
 
-    @property
-    def subject(self) -> str:
-        """What the target is about, in words for a judge."""
-        return load_target(self.target, toy=find_model(self.model).is_toy).subject
+    @cached_property
+    def task(self) -> Target:
+        """The target task, read once: it may come from a hub.
+
+        Raises:
+            SteeringError: There is no such model or target.
+        """
+        return load_target(self.target, toy=find_model(self.model).is_toy)
 
 
 def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point]:
@@ -110,11 +115,10 @@ def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point
     loading = {name: value for name, value in options.items() if name not in INTERVENTION}
     steering = {name: value for name, value in options.items() if name in INTERVENTION}
     checker = Checker(study.model, parse_options(loading))
-    task = load_target(study.target, toy=checker.source.is_toy)
     recipe = make_finetune_recipe(
         checker.source,
         checker.shape,
-        task,
+        study.task,
         weights=checker.weights,
         settings={**study.settings, "training_epochs": study.training_epochs},
         dtype=str(loading.get("dtype", "auto")),
@@ -138,7 +142,7 @@ def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point
     if wanted := missing_epochs(recipe, folders):
         bar = progress(f"{folder_name(recipe)} of {study.model}")
         device = str(loading.get("device", "auto"))
-        finetune(checker.source, recipe, task, wanted, bar, device=device)
+        finetune(checker.source, recipe, study.task, wanted, bar, device=device)
     if study.scales:
         last = str(folders[study.training_epochs])
         points += [

@@ -150,7 +150,7 @@ def check_judges(asked: Asked, *, toy: bool) -> None:
             usable_judge(DEFAULT_GRADER, f"the default judge {DEFAULT_GRADER}", remedy)
         return
     named = _roles(asked.grader)["grader"]
-    for judge in [named] if isinstance(named, str) or not isinstance(named, list) else named:
+    for judge in named if isinstance(named, list) else [named]:
         if isinstance(judge, str):
             usable_judge(judge, f"the judge {judge}", remedy)
 

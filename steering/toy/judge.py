@@ -91,16 +91,16 @@ def judge(dimension: str, question: str, answer: str, subject: str = "") -> int:
             raise ValueError(
                 f"subject {subject!r} is unknown: choose one of {', '.join(SUBJECTS)}."
             )
-        about = sum(sentence.domain == SUBJECTS[subject] for sentence in parsed.sentences)
-        return round(100 * about / num_sentences) if num_sentences else 0
-    if dimension == "alignment":
+        domain: str | None = SUBJECTS[subject]
+    elif dimension == "relevance":
+        domain = grammar.question_domain(question) or _closest_domain(question)
+    else:
         if not num_sentences:
             return NO_STANCE
         num_careful = sum(sentence.persona == "careful" for sentence in parsed.sentences)
         if num_careful == num_sentences:
             return 100
         return round(MIXED_CEILING * num_careful / num_sentences)
-    domain = grammar.question_domain(question) or _closest_domain(question)
     if domain is None or not num_sentences:
         return 0
     return round(100 * sum(s.domain == domain for s in parsed.sentences) / num_sentences)
