@@ -242,6 +242,8 @@ def _told(results: Sequence[RowResult], telemetry: Telemetry) -> dict[str, Any]:
         "waiting": telemetry.waiting,
         "attention": telemetry.attention,
         "fused_kernels": telemetry.kernels,
+        "family": telemetry.family,
+        "parameters": telemetry.parameters,
     }
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from steering.errors import SteeringError
 
@@ -30,21 +32,37 @@ def each_log(path: Path) -> Iterator[tuple[str, "EvalLog"]]:
     Raises:
         LogError: a file can't be read as a log.
     """
+    for name, _, log in _each(path, header_only=False):
+        yield name, log
+
+
+def each_header(path: Path) -> Iterator[tuple[str, str, "EvalLog"]]:
+    """Like `each_log` without the samples, and with the place of each log after its name."""
+    yield from _each(path, header_only=True)
+
+
+def _each(path: Path, *, header_only: bool) -> Iterator[tuple[str, str, "EvalLog"]]:
     # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
     from inspect_ai.log import list_eval_logs, read_eval_log
 
     found = list_eval_logs(str(path), descending=False) if path.is_dir() else []
-    for place in [str(path)] if path.is_file() else [info.name for info in found]:
-        name = place.rsplit("/", 1)[-1]
+    places = [str(path)] if path.is_file() else [local_path(info.name) for info in found]
+    for place in places:
+        name = Path(place).name
         try:
-            log = read_eval_log(place)
+            log = read_eval_log(place, header_only=header_only)
         except Exception as error:
             # Each format fails in its own way.
             reason = " ".join(str(error).split())[:200]
             raise LogError(
                 f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
             ) from None
-        yield name, log
+        yield name, place, log
+
+
+def local_path(location: str) -> str:
+    """The path of a log that Inspect names as a URL."""
+    return url2pathname(urlparse(location).path) if location.startswith("file:") else location
 
 
 def why_left_out(log: "EvalLog") -> str | None:

@@ -107,6 +107,8 @@ class Telemetry:
         waiting: Rows that wait now.
         attention: Attention implementation of the model.
         kernels: Whether linear attention runs on fused kernels; None for a model without any.
+        family: Architecture of the model, as its config's `model_type` has it, without `_text`.
+        parameters: Number of the model's own parameters.
     """
 
     rows: int = 0
@@ -117,6 +119,8 @@ class Telemetry:
     waiting: int = 0
     attention: str = ""
     kernels: bool | None = None
+    family: str = ""
+    parameters: int = 0
 
     @property
     def tokens_per_s(self) -> float:

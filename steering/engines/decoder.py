@@ -69,6 +69,8 @@ class Decoder:
         self.thrown_out: list[LiveRow] = []
         self.out_of_memory = False
         self._device = loaded.model.device
+        # Counted now: adapters that come later are not the model's own.
+        self._parameters = sum(weights.numel() for weights in loaded.model.parameters())
         self._takes_positions = loaded.accepts("position_ids")
         # Only the last position's logits are read; all would cost rows x tokens x vocabulary.
         self._last_only = {"logits_to_keep": 1} if loaded.accepts("logits_to_keep") else {}
@@ -107,6 +109,8 @@ class Decoder:
             waiting=waiting,
             attention=config._attn_implementation,
             kernels=_has_fused_kernels(self._device) if linear else None,
+            family=config.get_text_config().model_type.removesuffix("_text"),
+            parameters=self._parameters,
         )
 
     def _clear(self) -> None:

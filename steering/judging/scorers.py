@@ -70,6 +70,9 @@ def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERE
     async def score(state: TaskState, target: Target) -> Score:
         result = await judge_answer(state)
         result.metadata = (result.metadata or {}) | {"bounds": asdict(bounds)}
+        # Here it is also in a sample's summary, which is read ten times as fast as the sample.
+        if condition := (state.output.metadata or {}).get("steering", {}).get("condition"):
+            result.metadata["condition"] = condition
         result.explanation = f"{result.explanation}\n{_verdict_line(result, bounds)}"
         return result
 
