@@ -11,6 +11,7 @@ Positions = Literal["all", "prompt", "response", "last"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
 Method = Literal["sft", "mean_difference", "pca", "one_shot", "random"]
+Factor = Literal["magnitude", "rank", "epochs", "layer", "target", "family", "scale", "finetuned"]
 
 OPERATIONS: dict[Operation, str] = {
     "add": "add the vector, times the magnitude",
@@ -43,9 +44,21 @@ METHODS: dict[Method, str] = {
     "aligned one",
     "random": "a Gaussian direction as long as another vector: a control",
 }
+FACTORS: dict[Factor, str] = {
+    "magnitude": "how far the vector pushes",
+    "rank": "how many directions the vector has: trained with so many, and one vector's projection "
+    "on the first principal directions of several",
+    "epochs": "how many training epochs the vector has had",
+    "layer": "which block is steered",
+    "target": "which target task the vector is built from",
+    "family": "models of several architectures",
+    "scale": "models of one family and several sizes",
+    "finetuned": "the steered model beside the same model finetuned on the same target task",
+}
 
 assert set(OPERATIONS) == set(get_args(Operation))
 assert set(POSITIONS) == set(get_args(Positions))
 assert set(SITES) == set(get_args(Site))
 assert set(UNITS) == set(get_args(Unit))
 assert set(METHODS) == set(get_args(Method))
+assert set(FACTORS) == set(get_args(Factor))

@@ -63,6 +63,29 @@ def read_settings(pairs: tuple[str, ...], **options: Any) -> dict[str, Any]:
     return found
 
 
+def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Options as Inspect reads them.
+
+    Raises:
+        BuildError: One is no option, or is given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise BuildError(f"{flag} {pair} is no option: write name=value")
+        _refuse_second(name, found)
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+def read_list(value: Any) -> list[Any]:
+    """Values that are separated by commas, each as YAML has it."""
+    if isinstance(value, list):
+        return value
+    return [yaml.safe_load(part) for part in str(value).split(",")]
+
+
 def _refuse_second(name: str, found: Mapping[str, Any]) -> None:
     if name in found:
         raise BuildError(f"{name} is given twice: leave one of them out")

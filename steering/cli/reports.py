@@ -1,9 +1,14 @@
 """Commands that read what runs have left."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LOGS = click.Path(path_type=Path)
 
@@ -123,6 +128,26 @@ def rescore(
     if out is not None:
         write_table(rescored, out)
         click.echo(f"written: {out}")
+
+
+def print_finding(logs: "Sequence[Path]", folder: Path) -> "pd.DataFrame":
+    """Print what the runs of a study came to and write its frames and its page.
+
+    Args:
+        logs: Of the runs.
+        folder: The study's own.
+
+    Returns:
+        The answers.
+    """
+    from steering.studies import conditions_of, print_conditions, read_answers, write_frames
+
+    answers = read_answers(logs, _warn)
+    print_conditions(conditions_of(answers))
+    for path in write_frames(answers, folder / "report"):
+        click.echo(f"written: {path}")
+    click.echo(f"\nLook at every answer: inspect view --log-dir {folder}")
+    return answers
 
 
 def _warn(note: str) -> None:

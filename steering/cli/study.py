@@ -1,28 +1,169 @@
-"""Commands that run a study: many conditions, one eval-set, one finding."""
+"""Commands that run a study: many conditions, one eval-set a model, one finding."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
-from steering.cli._options import BuildError, read_settings
+from steering.cli._options import BuildError, read_list, read_options, read_settings
+from steering.cli.reports import print_finding
+from steering.vocabulary import FACTORS, Factor
 
 if TYPE_CHECKING:
-    from steering.report.results import Result
-    from steering.studies import Point
+    from steering.studies import Cost, Study
+
+LOGS = Path("logs/studies")
 
 
 @click.group()
 def study() -> None:
-    """Run a study: a grid of conditions over one factor, as one eval-set.
+    """Run a study: a grid of conditions over one factor, asked the same questions.
 
-    A study that was stopped goes on when its command is typed again, and repeats no answer.
+    A study that was stopped goes on when its command is typed again, and repeats no answer. Values
+    that are added later join those that are there.
     """
 
 
-@study.command()
-@click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
+def _of_all(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that every study has."""
+    for option in reversed(
+        (
+            click.option(
+                "-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model"
+            ),
+            click.option(
+                "-T", "task_args", multiple=True, metavar="NAME=VALUE", help="option of em_freeform"
+            ),
+            click.option("--grader", help="the judge, as --model-role grader= has it"),
+            click.option("--seed", type=int, default=0, show_default=True, help="of the answers"),
+            click.option(
+                "--log-dir",
+                type=click.Path(path_type=Path),
+                help=f"the study's own folder [default: {LOGS}/ and the factor]",
+            ),
+            click.option("--display", help="as Inspect's --display"),
+            click.option("--dry-run", is_flag=True, help="say what it would cost, and stop"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _grid(factor: Factor) -> None:
+    """Add the command of a grid study."""
+
+    @_of_all
+    def run(
+        model: str | None,
+        axes: tuple[str, ...],
+        model_args: tuple[str, ...],
+        task_args: tuple[str, ...],
+        grader: str | None,
+        seed: int,
+        log_dir: Path | None,
+        display: str | None,
+        dry_run: bool,
+        **of_rank: Any,
+    ) -> None:
+        from steering.studies import make_study
+
+        chosen = make_study(
+            factor,
+            models=model.split(",") if model else None,
+            axes={name: read_list(value) for name, value in read_options("-A", axes).items()},
+            options=read_options("-M", model_args),
+            task=read_options("-T", task_args),
+            grader=grader,
+            seed=seed,
+            top=None if of_rank.get("top") is None else read_list(of_rank["top"]),
+            build_seeds=of_rank.get("build_seeds"),
+        )
+        _run_grid(chosen, log_dir, display=display, dry_run=dry_run)
+
+    if factor == "rank":
+        run = click.option(
+            "--top", help="principal directions that a vector is projected on [default: 1,2,4,8]"
+        )(run)
+        run = click.option(
+            "--build-seeds",
+            type=click.IntRange(min=1),
+            help="vectors that the principal directions are of, one a seed [default: 8]",
+        )(run)
+    many = factor in ("family", "scale")
+    run = click.option(
+        "-A",
+        "--axis",
+        "axes",
+        multiple=True,
+        metavar="NAME=V1,V2",
+        help="values of any -M option; several axes are crossed",
+    )(run)
+    run = click.option(
+        "--model",
+        help="models, with commas [default: the toys]"
+        if many
+        else "toy, an alias, a hub id or a local folder; several with commas [default: toy]",
+    )(run)
+    help = f"Vary {FACTORS[factor]}." if not many else f"Compare {FACTORS[factor]}."
+    study.command(factor, help=help)(run)
+
+
+for _factor in FACTORS:
+    if _factor != "finetuned":
+        _grid(_factor)
+
+
+@study.command("run")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--log-dir", type=click.Path(path_type=Path), help="the study's own folder")
+@click.option("--display", help="as Inspect's --display")
+@click.option("--dry-run", is_flag=True, help="say what it would cost, and stop")
+def run_file(file: Path, log_dir: Path | None, display: str | None, dry_run: bool) -> None:
+    """Run the grid that FILE describes: the study.yaml beside a study's logs, or one like it."""
+    from steering.studies import read_study
+
+    _run_grid(read_study(file), log_dir, display=display, dry_run=dry_run)
+
+
+def _run_grid(study: "Study", log_dir: Path | None, *, display: str | None, dry_run: bool) -> None:
+    from steering.construct.training import progress_bar
+    from steering.models import find_model
+    from steering.studies import (
+        Asked,
+        check_judges,
+        cost_of,
+        grid_points,
+        keep_study,
+        projected_points,
+        run_points,
+        unfinished,
+    )
+
+    logs = log_dir or LOGS / study.factor
+    asked = Asked(study.task, study.grader, study.seed)
+    cost = cost_of(asked)
+    for name in study.models:
+        check_judges(asked, toy=find_model(name).is_toy)
+    points = grid_points(study)
+    there, missing = projected_points(study, logs / "vectors", None)
+    left = missing + len(unfinished([*points, *there], asked, logs))
+    if not _say(study.factor, cost, left, dry_run=dry_run):
+        return
+    keep_study(study, logs)
+    points += projected_points(study, logs / "vectors", progress_bar)[0]
+    print_finding(run_points(study.factor, points, asked, logs, display=display), logs)
+
+
+def _say(factor: Factor, cost: "Cost", left: int, *, dry_run: bool) -> bool:
+    """Tell what a study is and costs; whether it is to be run."""
+    click.echo(f"Study {factor}: {FACTORS[factor]}.")
+    click.echo(cost.told(left) if left else "Every condition has been run.")
+    return not dry_run
+
+
+@study.command(help=f"Compare {FACTORS['finetuned']}.")
+@click.option("--model", default="toy", show_default=True, help="toy, an alias, a hub id, a folder")
 @click.option("--target", default="medical", show_default=True, help="target task of both arms")
 @click.option("--magnitudes", help="of the steered arm, separated by commas [default: 0.25 to 2]")
 @click.option(
@@ -33,44 +174,31 @@ def study() -> None:
 @click.option(
     "--scales", help="doses of the finetuned arm instead: multiples of the last adapter's scaling"
 )
-@click.option("-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model")
-@click.option("-T", "task_args", multiple=True, metavar="NAME=VALUE", help="option of em_freeform")
 @click.option(
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="setting of steering finetune"
 )
-@click.option("--grader", help="the judge, as --model-role grader= has it")
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="of the answers")
-@click.option(
-    "--log-dir",
-    type=click.Path(path_type=Path),
-    default=Path("logs/studies/finetuned"),
-    show_default=True,
-    help="the study's own folder, of its logs and adapters",
-)
-@click.option("--display", help="as Inspect's --display")
-@click.option("--dry-run", is_flag=True, help="say what it would cost, and stop")
+@_of_all
 def finetuned(
     model: str,
     target: str,
     magnitudes: str | None,
     training_epochs: int | None,
     scales: str | None,
+    settings: tuple[str, ...],
+    rule: Any,
     model_args: tuple[str, ...],
     task_args: tuple[str, ...],
-    settings: tuple[str, ...],
     grader: str | None,
-    rule: Any,
     seed: int,
-    log_dir: Path,
+    log_dir: Path | None,
     display: str | None,
     dry_run: bool,
 ) -> None:
-    """Compare a steered model with the same model finetuned on the same target task.
-
-    Both arms are asked the same questions, at growing doses, and are compared where they have the
-    same EM rate and where they are as coherent.
+    """Both arms are asked the same questions, at growing doses, and are compared where they have
+    the same EM rate and where they are as coherent.
     """
+    from steering.construct.training import progress_bar
     from steering.models import find_model
     from steering.studies import (
         MAGNITUDES,
@@ -78,57 +206,39 @@ def finetuned(
         Asked,
         FinetunedStudy,
         check_judges,
-        num_answers,
+        compare_arms,
+        cost_of,
         prepare,
-        read_points,
+        print_matched,
         run_points,
+        unfinished,
     )
 
+    logs = log_dir or LOGS / "finetuned"
     chosen = FinetunedStudy(
         model=model,
         target=target,
         magnitudes=_numbers("magnitudes", magnitudes) or MAGNITUDES,
         training_epochs=training_epochs or TRAINING_EPOCHS,
         scales=_numbers("scales", scales),
-        options=_options("-M", model_args),
+        options=read_options("-M", model_args),
         settings=read_settings(settings),
-        adapters=log_dir / "adapters",
+        adapters=logs / "adapters",
     )
-    asked = Asked({"leak": chosen.task.subject} | _options("-T", task_args), grader, seed)
-    finetuned_points = len(chosen.scales) or chosen.training_epochs
-    num_points = 1 + len(chosen.magnitudes) + finetuned_points
-    answers = num_answers(asked)
+    asked = Asked({"leak": chosen.task.subject} | read_options("-T", task_args), grader, seed)
+    cost = cost_of(asked)
     check_judges(asked, toy=find_model(model).is_toy)
-    click.echo(
-        f"{num_points} conditions: the baseline, {len(chosen.magnitudes)} magnitudes, "
-        f"{finetuned_points} of the adapter. {answers} answers each, {num_points * answers} "
-        f"answers and {3 * num_points * answers} calls of each judge in all, and one for each "
-        "misaligned answer; less what is there."
-    )
-    if dry_run:
+    there, missing = prepare(chosen, None)
+    untrained = chosen.num_finetuned - (len(there) - 1 - len(chosen.magnitudes))
+    if missing:
+        click.echo(f"Trains {len(missing)} training epochs of an adapter on {target} first.")
+    left = len(unfinished(there, asked, logs)) + untrained
+    if not _say("finetuned", cost, left, dry_run=dry_run):
         return
-    from steering.construct.training import progress_bar
-
-    points = prepare(chosen, progress_bar)
-    logs = run_points(model, points, asked, log_dir, display=display)
-    _print_finding(read_points(points, logs), log_dir, rule)
-
-
-def _print_finding(found: "list[tuple[Point, Result]]", log_dir: Path, rule: Any) -> None:
-    from steering.report import print_summary
-    from steering.report.pictures import plot_front, save_figure
-    from steering.studies import compare_arms, front, print_matched
-
-    results = [result for _, result in found]
-    print_summary(results)
-    comparisons, missing = compare_arms(found, rule)
-    print_matched(comparisons, missing, rule)
-    title = f"{results[0].model}: what EM costs in coherence"
-    signature = results[0].em_rate(rule).signature.partition("|condition:")[0]
-    figure = plot_front(front(found, rule), title, signature)
-    for path in save_figure(figure, log_dir / "front"):
-        click.echo(f"written: {path}")
-    click.echo(f"\nLook at every answer: inspect view --log-dir {log_dir}")
+    points, _ = prepare(chosen, progress_bar)
+    found = run_points("finetuned", points, asked, logs, display=display)
+    answers = print_finding(found, logs)
+    print_matched(*compare_arms(answers, rule), rule)
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...]:
@@ -140,14 +250,3 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...]:
         raise BuildError(
             f"--{name} {text} is no list of numbers: write them with commas, as in 0.5,1,2"
         ) from None
-
-
-def _options(flag: str, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Options as Inspect reads them."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise BuildError(f"{flag} {pair} is no option: write name=value")
-        found[name] = yaml.safe_load(value)
-    return found

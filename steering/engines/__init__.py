@@ -147,6 +147,10 @@ class Engine(Protocol):
         """What was done so far."""
         ...
 
+    def release(self) -> None:
+        """End what runs and give the model's memory back. The next request loads it again."""
+        ...
+
 
 _engines: dict[tuple[str, str | None, str, str], Engine] = {}
 _lock = threading.Lock()
@@ -161,3 +165,11 @@ def shared_engine(source: ModelSource, *, dtype: str = "auto", device: str = "au
         if key not in _engines:
             _engines[key] = HFEngine(source, dtype=dtype, device=device)
         return _engines[key]
+
+
+def release_engines() -> None:
+    """Give back the memory of every model that is loaded, before others are."""
+    with _lock:
+        held = list(_engines.values())
+    for engine in held:
+        engine.release()

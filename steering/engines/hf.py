@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from steering.engines import Row, RowResult, Telemetry
 from steering.engines._nnsight import Session
 from steering.engines.decoder import Decoder
+from steering.engines.memory import free_cached_memory
 from steering.engines.rows import LiveRow, fail, settle
 from steering.engines.scheduler import Scheduler
 from steering.models import LoadedModel, ModelSource, load_model
@@ -69,6 +70,16 @@ class HFEngine:
         """What was done so far; see `Engine.telemetry`."""
         waiting = len(self._scheduler) + self._inbox.qsize()
         return self._decoder.telemetry(waiting) if self._decoder else Telemetry(waiting=waiting)
+
+    def release(self) -> None:
+        """Give the memory back; see `Engine.release`."""
+        self._stop()
+        self._decoder = self._thread = None
+        self._stopping = threading.Event()
+        # What was loaded was frozen, and a model holds itself in circles.
+        gc.unfreeze()
+        gc.collect()
+        free_cached_memory()
 
     def _send(self, item: "LiveRow | _Call") -> None:
         self._inbox.put(item)

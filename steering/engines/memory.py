@@ -14,6 +14,12 @@ def free_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def free_cached_memory() -> None:
+    """Give back what an accelerator's allocator keeps for later; the CPU's keeps nothing."""
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a pass failed for want of memory."""
     # The allocator of the CPU has no error of its own.

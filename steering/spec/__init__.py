@@ -6,6 +6,7 @@ blocks a model has: those checks belong to `models.py` and `vector.py`.
 """
 
 from steering.spec.model import (
+    BUILDING,
     DEFAULT,
     INTERVENTION,
     NONE,
@@ -16,6 +17,7 @@ from steering.spec.model import (
 from steering.spec.parsing import SpecError, parse_options
 
 __all__ = [
+    "BUILDING",
     "DEFAULT",
     "INTERVENTION",
     "NONE",

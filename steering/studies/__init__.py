@@ -1,7 +1,8 @@
 """Studies: grids of conditions, each run as one eval-set, and what their logs say.
 
-`run.py` runs points and reads them back, `matched.py` compares dose curves, `finetuned.py` is the
-study of steered against finetuned models, `tables.py` prints.
+`grid.py` says what a study is, `projections.py` and `finetuned.py` build what some of them need,
+`run.py` runs points, `facts.py` and `frame.py` make tidy frames of any logs, `matched.py` compares
+dose curves, `tables.py` prints.
 """
 
 from steering.studies.finetuned import (
@@ -10,7 +11,20 @@ from steering.studies.finetuned import (
     Comparison,
     FinetunedStudy,
     compare_arms,
+    doses_of,
     prepare,
+)
+from steering.studies.frame import conditions_of, judged_answers, read_answers, write_frames
+from steering.studies.grid import (
+    GRIDS,
+    Point,
+    Study,
+    StudyError,
+    grid_points,
+    keep_study,
+    make_point,
+    make_study,
+    read_study,
 )
 from steering.studies.matched import (
     DoseCurve,
@@ -19,36 +33,44 @@ from steering.studies.matched import (
     matched_difference,
     shared_levels,
 )
-from steering.studies.run import (
-    Asked,
-    Point,
-    StudyError,
-    check_judges,
-    num_answers,
-    read_points,
-    run_points,
-)
-from steering.studies.tables import front, print_matched
+from steering.studies.projections import projected_points, read_spectrum
+from steering.studies.run import Asked, Cost, check_judges, cost_of, run_points, unfinished
+from steering.studies.tables import print_conditions, print_matched
 
 __all__ = [
+    "GRIDS",
     "MAGNITUDES",
     "TRAINING_EPOCHS",
     "Asked",
     "Comparison",
+    "Cost",
     "DoseCurve",
     "FinetunedStudy",
     "MatchError",
     "MatchedDifference",
     "Point",
+    "Study",
     "StudyError",
     "check_judges",
     "compare_arms",
-    "front",
+    "conditions_of",
+    "cost_of",
+    "doses_of",
+    "grid_points",
+    "judged_answers",
+    "keep_study",
+    "make_point",
+    "make_study",
     "matched_difference",
-    "num_answers",
     "prepare",
+    "print_conditions",
     "print_matched",
-    "read_points",
+    "projected_points",
+    "read_answers",
+    "read_spectrum",
+    "read_study",
     "run_points",
     "shared_levels",
+    "unfinished",
+    "write_frames",
 ]

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pandas as pd
 
 from steering.condition import Checker
 from steering.finetune import (
@@ -18,10 +20,11 @@ from steering.finetune import (
     make_finetune_recipe,
     missing_epochs,
 )
-from steering.judging import EMRule
+from steering.judging import Bounds, EMRule
 from steering.models import find_model
-from steering.report.results import Result, differences_in_making
 from steering.spec import INTERVENTION, parse_options
+from steering.studies.frame import judged_answers
+from steering.studies.grid import Point, StudyError
 from steering.studies.matched import (
     DoseCurve,
     Match,
@@ -31,9 +34,10 @@ from steering.studies.matched import (
     matched_difference,
     shared_levels,
 )
-from steering.studies.run import Arm, Point, StudyError, doses_of
 from steering.targets import Target, load_target
 
+Arm = Literal["steered", "finetuned"]
+ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 TRAINING_EPOCHS = 5
 # Of these the paper's claim speaks first (arXiv 2606.08682): relevance and coherence of the harmful
@@ -91,6 +95,11 @@ class FinetunedStudy:
         if not self.magnitudes:
             raise StudyError("magnitudes is empty: the steered arm needs one or more")
 
+    @property
+    def num_finetuned(self) -> int:
+        """Conditions of the finetuned arm."""
+        return len(self.scales) or self.training_epochs
+
     @cached_property
     def task(self) -> Target:
         """The target task, read once: it may come from a hub.
@@ -101,12 +110,18 @@ class FinetunedStudy:
         return load_target(self.target, toy=find_model(self.model).is_toy)
 
 
-def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point]:
+def prepare(
+    study: FinetunedStudy, progress: Callable[[str], Any] | None
+) -> tuple[list[Point], list[int]]:
     """Check the study, train the adapters that are missing, and say what its points are.
 
     Args:
         study: What is to be compared.
-        progress: Given a caption, makes the bar that training is told to.
+        progress: Given a caption, makes the bar that training is told to; None to train nothing.
+
+    Returns:
+        The points, without those whose adapters are missing still; and the training epochs whose
+        adapters were missing.
 
     Raises:
         SteeringError: Something about the study is impossible; nothing was trained.
@@ -124,37 +139,31 @@ def prepare(study: FinetunedStudy, progress: Callable[[str], Any]) -> list[Point
         dtype=str(loading.get("dtype", "auto")),
     )
 
-    def point(arm: Arm, dose: float, options: dict[str, Any]) -> Point:
+    def point(options: dict[str, Any]) -> Point:
         said = loading | options
-        return Point(arm, dose, said, checker.check(parse_options(said)).label)
+        return Point(study.model, said, checker.check(parse_options(said)).label)
 
     steered = {"target": study.target} if "vector" not in steering else {}
-    points = [point("baseline", 0.0, {"vector": "none"})]
-    points += [
-        point("steered", dose, steered | steering | {"magnitude": dose})
-        for dose in sorted(study.magnitudes)
-    ]
+    points = [point({"vector": "none"})]
+    points += [point(steered | steering | {"magnitude": dose}) for dose in sorted(study.magnitudes)]
     # Each with its number: a study that goes on to more training epochs keeps what it has.
     folders = {
         epoch: study.adapters / f"{folder_name(recipe)}-epoch{epoch}"
         for epoch in range(1, study.training_epochs + 1)
     }
-    if wanted := missing_epochs(recipe, folders):
+    wanted = missing_epochs(recipe, folders)
+    if wanted and progress is not None:
         bar = progress(f"{folder_name(recipe)} of {study.model}")
         device = str(loading.get("device", "auto"))
         finetune(checker.source, recipe, study.task, wanted, bar, device=device)
-    if study.scales:
-        last = str(folders[study.training_epochs])
+    there = {epoch: path for epoch, path in folders.items() if progress or epoch not in wanted}
+    if not study.scales:
+        points += [point({"adapter": str(path)}) for path in there.values()]
+    elif last := there.get(study.training_epochs):
         points += [
-            point("finetuned", scale, {"adapter": last, "adapter_scale": scale})
-            for scale in sorted(study.scales)
+            point({"adapter": str(last), "adapter_scale": scale}) for scale in sorted(study.scales)
         ]
-    else:
-        points += [
-            point("finetuned", float(epoch), {"adapter": str(path)})
-            for epoch, path in folders.items()
-        ]
-    return points
+    return points, sorted(wanted)
 
 
 @dataclass(frozen=True)
@@ -175,24 +184,40 @@ class Comparison:
 
 
 def compare_arms(
-    found: Sequence[tuple[Point, Result]], rule: EMRule = "moem"
+    answers: pd.DataFrame, rule: EMRule = "moem"
 ) -> tuple[list[Comparison], list[str]]:
     """Steered against finetuned at matched EM and at matched coherence.
 
     By the rule `moem` unless another is named: its rate is a share of all answers, so both arms
     count the same ones at every dose.
 
+    Args:
+        answers: Of one model and one target, as `read_answers` gives them.
+        rule: What is misaligned.
+
     Returns:
         The comparisons, and why there is none where an arm does not get far enough.
 
     Raises:
         StudyError: The runs were not made alike.
+        MatchError: An arm has no doses, or was asked other questions.
     """
-    if differ := differences_in_making(result for _, result in found):
-        raise StudyError(f"the runs of this study differ in {', '.join(differ)}: run it anew")
-    curves = [_curve(found, arm, rule) for arm in ("steered", "finetuned")]
+    for name in ("judge", "questions", "version", "aligned_below", "coherent_from"):
+        values = sorted(map(str, answers[name].unique()))
+        if len(values) > 1:
+            raise StudyError(
+                f"the runs of this study differ in {name} ({', '.join(values)}): run it anew"
+            )
+    curves = [
+        DoseCurve(
+            {dose: judged_answers(rows) for dose, rows in doses_of(answers, arm).items()},
+            rule,
+            Bounds(answers["aligned_below"].iloc[0], answers["coherent_from"].iloc[0]),
+        )
+        for arm in ARMS
+    ]
     first, second = curves
-    unasked = () if all(result.subject for _, result in found) else ("leak",)
+    unasked = () if answers["leak"].notna().any() else ("leak",)
     comparisons, missing = [], []
     for match, quantities in QUANTITIES.items():
         try:
@@ -217,7 +242,15 @@ def compare_arms(
     return comparisons, missing
 
 
-def _curve(found: Sequence[tuple[Point, Result]], arm: Arm, rule: EMRule) -> DoseCurve:
-    doses = doses_of(found, arm)
-    bounds = next(iter(doses.values())).bounds
-    return DoseCurve({dose: result.answers for dose, result in doses.items()}, rule, bounds)
+def doses_of(answers: pd.DataFrame, arm: Arm) -> dict[float, pd.DataFrame]:
+    """An arm's answers by dose, from the lowest; the baseline is dose 0 of every arm.
+
+    The dose is the magnitude of the steered arm; of the finetuned arm the adapter's scale where it
+    varies, else the training epoch.
+    """
+    mine = answers[answers["arm"].isin(["baseline", arm])]
+    by = "magnitude"
+    if arm == "finetuned":
+        by = "adapter_scale" if mine["adapter_scale"].nunique() > 1 else "training_epochs"
+    doses = mine[by].where(mine["arm"] == arm, 0.0)
+    return {float(dose): rows for dose, rows in mine.groupby(doses)}

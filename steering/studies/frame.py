@@ -9,7 +9,7 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
 # What tells one condition of a frame from another.
-KEYS = ["study", "task", "model", "questions", "condition"]
-CONDITION_COLUMNS = [*KEYS, *TEXTS, *NUMBERS, "protocol", "judge", "version", "command"]
+KEYS = ["study", "task", "model", "questions", "judge", "condition"]
+CONDITION_COLUMNS = [*KEYS, *TEXTS, *NUMBERS, "protocol", "version", "command"]
 ANSWER_COLUMNS = [
     *(name for name in CONDITION_COLUMNS if name != "command"),
     *("log", "question", "sample", "epoch", "prompt", "answer", "tokens", "kind", "truncated"),
@@ -56,15 +56,18 @@ _DOSES = [
 ]
 
 
-def read_answers(logs: Path, warn: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
+def read_answers(
+    logs: Path | Sequence[Path], warn: Callable[[str], None] = lambda _: None
+) -> pd.DataFrame:
     """Every answer of the finished runs of a log or below a folder, with `ANSWER_COLUMNS`.
 
     Texts are those of the logs' summaries, which Inspect cuts at about a thousand letters. A run
     of a study bears its factor as `study`, any other "".
 
     Args:
-        logs: A log, or a folder.
-        warn: Told of each run that is left out, since it did not finish or is of a judge.
+        logs: A log, a folder, or several.
+        warn: Told of each run that is left out, since it did not finish, is of a judge, or was run
+            again later.
 
     Raises:
         ReportError: There is no finished run of this suite.
@@ -73,15 +76,17 @@ def read_answers(logs: Path, warn: Callable[[str], None] = lambda _: None) -> pd
     from inspect_ai.analysis import SampleColumn, samples_df
 
     headers: dict[str, EvalLog] = {}
-    for name, place, header in each_header(logs):
+    places = [logs] if isinstance(logs, Path) else logs
+    for name, place, header in (found for path in places for found in each_header(path)):
         if reason := why_left_out(header):
             warn(f"left out, since {reason}: {name}")
         else:
             headers[place] = header
     if not headers:
+        named = ", ".join(map(str, places))
         raise ReportError(
-            f"{logs} holds no finished runs: give a log, or the folder that a run named as "
-            f"--log-dir"
+            f"{named} holds no finished runs: give a log, or the folder that a run named as "
+            "--log-dir"
         )
     rows = samples_df(
         list(headers),
@@ -98,7 +103,7 @@ def read_answers(logs: Path, warn: Callable[[str], None] = lambda _: None) -> pd
     )
     told = [_of_log(place, header, rows) for place, header in headers.items()]
     found = pd.concat([made for made in told if len(made)], ignore_index=True)
-    return found[ANSWER_COLUMNS]
+    return _last_runs(found, warn)[ANSWER_COLUMNS]
 
 
 def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
@@ -111,8 +116,7 @@ def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
         `CONDITION_COLUMNS`; `n`, `num_questions`; the figure and its bounds `_low` and `_high` of
         `em_betley`, `em_moem`, `leak` (0-1), `aligned`, `coherent`, `relevant`, and the latter two
         of misaligned answers, `coherent_misaligned`, `relevant_misaligned` (0-100, by the rule
-        `betley`); shares of answers and `mean_tokens`. A baseline comes before what is held against it,
-        and doses grow.
+        `betley`); shares of answers and `mean_tokens`. A baseline comes first, and doses grow.
     """
     rows = []
     for _, of_condition in answers.groupby(KEYS, sort=False):
@@ -120,7 +124,7 @@ def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
         rows.append(facts | _figures(of_condition))
     found = pd.DataFrame(rows)
     found["_not_baseline"] = found["arm"].ne("baseline")
-    order = ["study", "task", "model", "questions", "_not_baseline", "arm", *_DOSES, "condition"]
+    order = [*KEYS[:-1], "_not_baseline", "arm", *_DOSES, "condition"]
     return found.sort_values(order, ignore_index=True).drop(columns="_not_baseline")
 
 
@@ -155,6 +159,15 @@ def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
+
+
+def _last_runs(answers: pd.DataFrame, warn: Callable[[str], None]) -> pd.DataFrame:
+    """The answers without those of conditions that were run again later; logs come oldest first."""
+    again = answers.duplicated([*KEYS, "sample", "epoch"], keep="last")
+    for log in sorted(answers.loc[again, "log"].unique()):
+        told = answers.loc[answers["log"] == log, "condition"].iloc[0]
+        warn(f"left out, since [{told}] was run again later: {Path(log).name}")
+    return answers[~again].reset_index(drop=True)
 
 
 def _of_log(place: str, header: "EvalLog", rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,39 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from typing import Any
 
 import steering
+from steering.engines import release_engines
 from steering.errors import SteeringError
+from steering.judging import DIMENSIONS
 from steering.judging.judges import DEFAULT_GRADER, usable_judge
-from steering.report.results import Result, read_complete_results
+from steering.logs import each_header, local_path
+from steering.studies.grid import Point, StudyError
 
-Arm = Literal["baseline", "steered", "finetuned"]
 # The tasks stand beside the package, in a clone and in a wheel.
 TASK = Path(steering.__file__).parents[1] / "evals" / "em_freeform.py"
-
-
-class StudyError(SteeringError):
-    """A study can't be run, or its logs are not those of its points."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One condition of a study.
-
-    Attributes:
-        arm: What is done to the model.
-        dose: How much of it: a magnitude, a training epoch, an adapter's scale; 0 for the baseline.
-        options: As -M takes them.
-        label: The condition's, as logs and tables have it.
-    """
-
-    arm: Arm
-    dose: float
-    options: Mapping[str, Any]
-    label: str
+# For a guess at the cost: answers of chat models to such questions have some 150 tokens, and a
+# rubric, a question and an answer some 600.
+_ANSWER_TOKENS = 150
+_JUDGE_TOKENS = 600
 
 
 @dataclass(frozen=True)
@@ -60,12 +43,12 @@ class Asked:
 
 
 def run_points(
-    model: str, points: Sequence[Point], asked: Asked, logs: Path, *, display: str | None = None
+    study: str, points: Sequence[Point], asked: Asked, logs: Path, *, display: str | None = None
 ) -> list[Path]:
-    """Run what is missing of a study.
+    """Run what is missing of a study, one model after the other.
 
     Args:
-        model: Name of the model, without `steered/`.
+        study: Its factor, which the logs bear.
         points: The conditions.
         asked: What they are asked.
         logs: The study's folder of logs.
@@ -78,16 +61,33 @@ def run_points(
     Raises:
         StudyError: A point did not come to its end.
     """
+    of_models: dict[str, list[Point]] = {}
+    for point in points:
+        of_models.setdefault(point.model, []).append(point)
+    found: list[Path] = []
+    for number, group in enumerate(of_models.values()):
+        if number:
+            release_engines()
+        found += _run_model(study, group, asked, logs, display)
+    return found
+
+
+def _run_model(
+    study: str, points: Sequence[Point], asked: Asked, logs: Path, display: str | None
+) -> list[Path]:
     from inspect_ai import eval_set
     from inspect_ai.model import get_model
 
-    models = [get_model(f"steered/{model}", memoize=False, **point.options) for point in points]
+    models = [
+        get_model(f"steered/{point.model}", memoize=False, **point.options) for point in points
+    ]
     done, found = eval_set(
         f"{TASK}@{TASK.stem}",
         log_dir=str(logs),
         model=models,
         task_args=dict(asked.task_args),
         model_roles=_roles(asked.grader),
+        metadata={"study": study},
         seed=asked.seed,
         display=display,  # type: ignore[arg-type]
         log_dir_allow_dirty=True,
@@ -102,11 +102,52 @@ def run_points(
             f"{len(left)} of {len(points)} conditions did not finish ({', '.join(left[:3])}): the "
             f"same command goes on from here; what went wrong shows inspect view --log-dir {logs}"
         )
-    return [Path(url2pathname(urlparse(log.location).path)) for log in found]
+    return [Path(local_path(log.location)) for log in found]
 
 
-def num_answers(asked: Asked) -> int:
-    """Answers that each point is asked for.
+def unfinished(points: Sequence[Point], asked: Asked, logs: Path) -> list[Point]:
+    """The points that have no finished run of these questions in a folder of logs."""
+    if not logs.is_dir():
+        return list(points)
+    done = {
+        header.eval.model
+        for _, _, header in each_header(logs)
+        if header.status == "success"
+        and header.eval.task_args_passed == dict(asked.task_args)
+        and header.plan.config.seed == asked.seed
+    }
+    return [point for point in points if point.name not in done]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What conditions cost.
+
+    Attributes:
+        answers: Of each condition.
+        max_tokens: Of an answer.
+        leak: Whether misaligned answers are judged once more.
+    """
+
+    answers: int
+    max_tokens: int
+    leak: bool
+
+    def told(self, conditions: int) -> str:
+        """In words, for so many conditions."""
+        answers = conditions * self.answers
+        again = ", and one more for each misaligned answer" if self.leak else ""
+        tokens = answers * _ANSWER_TOKENS, len(DIMENSIONS) * answers * _JUDGE_TOKENS
+        return (
+            f"{conditions} conditions to run, {self.answers} answers each: {answers:,} answers of "
+            f"{self.max_tokens} tokens at the most, {len(DIMENSIONS) * answers:,} calls of each "
+            f"judge{again}. At {_ANSWER_TOKENS} tokens an answer, about {tokens[0]:,} tokens to "
+            f"generate and {tokens[1]:,} for each judge to read."
+        )
+
+
+def cost_of(asked: Asked) -> Cost:
+    """What a condition costs.
 
     Raises:
         StudyError: The task has no such option.
@@ -130,7 +171,11 @@ def num_answers(asked: Asked) -> int:
         if isinstance(error.__cause__, SteeringError):
             raise error.__cause__ from None
         raise
-    return len(task.dataset) * (task.epochs or 1)
+    return Cost(
+        answers=len(task.dataset) * (task.epochs or 1),
+        max_tokens=task.config.max_tokens or 0,
+        leak=asked.task_args.get("leak") is not None,
+    )
 
 
 def check_judges(asked: Asked, *, toy: bool) -> None:
@@ -168,38 +213,3 @@ def _roles(grader: str | None) -> dict[str, Any]:
             f"--grader {grader} can't be read ({' '.join(str(error).split())[:200]}): write "
             "<provider>/<model>, several with commas, or {model: <provider>/<model>, ...}"
         ) from None
-
-
-def read_points(points: Sequence[Point], logs: Sequence[Path]) -> list[tuple[Point, Result]]:
-    """Each point with its answers.
-
-    Args:
-        points: The conditions.
-        logs: As `run_points` returned them.
-
-    Raises:
-        StudyError: A point has no log, or more than one.
-        ReportError: A run is incomplete.
-    """
-    results: dict[str, list[Result]] = {}
-    for result in (found for log in logs for found in read_complete_results(log)):
-        results.setdefault(_label(result), []).append(result)
-    found = []
-    for point in points:
-        of_point = results.get(point.label, [])
-        if len(of_point) != 1:
-            raise StudyError(
-                f"there are {len(of_point)} runs of [{point.label}], and one is needed: give the "
-                "study a new folder as --log-dir"
-            )
-        found.append((point, of_point[0]))
-    return found
-
-
-def doses_of(found: Sequence[tuple[Point, Result]], arm: Arm) -> dict[float, Result]:
-    """An arm's results by dose; the baseline is dose 0 of every arm."""
-    return {point.dose: result for point, result in found if point.arm in ("baseline", arm)}
-
-
-def _label(result: Result) -> str:
-    return result.condition.partition("[")[2].removesuffix("]")

@@ -3,16 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from steering.judging import EMRule, mean_interval
-from steering.report.pictures import FrontPoint
-from steering.report.results import Result
-from steering.report.tables import plain_table, print_note
+from steering.judging import EMRule
+from steering.report.tables import percent, plain_table, print_note, rate_text
 from steering.studies.finetuned import Comparison
 from steering.studies.matched import RATES, MatchedDifference, Quantity
-from steering.studies.run import Arm, Point, doses_of
 
 NAMES: dict[Quantity, str] = {
     "em": "EM rate, %",
@@ -30,6 +28,26 @@ _PLAIN: dict[Quantity, str] = {
     "relevant_misaligned": "more relevant where they are misaligned",
     "leak": "more often about the target's subject where they are misaligned",
 }
+
+
+def print_conditions(conditions: pd.DataFrame, console: Console | None = None) -> None:
+    """A row a condition, doses growing: EM rates, mean scores, and how many answers."""
+    console = console or Console()
+    table = plain_table(
+        "EM rates (by betley with 95% intervals by question); mean scores, 0-100",
+        ["condition"],
+        ["EM betley", "moem", "coherent", "relevant", "n"],
+    )
+    for row in conditions.to_dict("records"):
+        name = f"{row['model'].rpartition('/')[2]}[{row['condition']}]"
+        table.add_row(
+            escape(name),
+            rate_text(*(row[f"em_betley{end}"] for end in ("", "_low", "_high"))),
+            f"{percent(row['em_moem'])}%",
+            *(_figure(row[score]) for score in ("coherent", "relevant")),
+            str(row["n"]),
+        )
+    console.print(table)
 
 
 def print_matched(
@@ -84,31 +102,6 @@ def sentences(comparison: Comparison) -> list[str]:
         else:
             lines.append(f"{head} neither {what} nor less so, as far as this shows {told}.")
     return lines
-
-
-def front(found: Sequence[tuple[Point, Result]], rule: EMRule) -> dict[str, list[FrontPoint]]:
-    """Points of each arm on the trade-off front, the baseline first."""
-    arms: tuple[Arm, Arm] = ("steered", "finetuned")
-    return {
-        arm: [
-            _front_point(dose, result, rule)
-            for dose, result in sorted(doses_of(found, arm).items())
-        ]
-        for arm in arms
-    }
-
-
-def _front_point(dose: float, result: Result, rule: EMRule) -> FrontPoint:
-    estimate = result.em_rate(rule)
-    scored = [(a.coherent, a.question) for a in result.answers if a.coherent is not None]
-    values = [value for value, _ in scored]
-    mean = math.fsum(values) / len(values) if values else math.nan
-    bounds = mean_interval(values, [question for _, question in scored])
-    return FrontPoint(
-        f"{dose:g}" if dose else "baseline",
-        (estimate.value, estimate.low, estimate.high),
-        (mean, bounds.low, bounds.high),
-    )
 
 
 def _place(comparison: Comparison) -> str:
