@@ -5,6 +5,7 @@ import sys
 import click
 
 from steering import __version__
+from steering.cli.audit import audit
 from steering.cli.build import build
 from steering.cli.finetune import finetune
 from steering.cli.reports import compare, gate, report, rescore
@@ -34,6 +35,7 @@ for command in (
     study,
     report,
     compare,
+    audit,
     gate,
     rescore,
 ):

@@ -140,14 +140,23 @@ def print_finding(logs: "Sequence[Path]", folder: Path) -> "pd.DataFrame":
     Returns:
         The answers.
     """
-    from steering.studies import conditions_of, print_conditions, read_answers, write_frames
+    from steering.studies import conditions_of, print_conditions, read_answers
 
     answers = read_answers(logs, _warn)
     print_conditions(conditions_of(answers))
+    write_report(answers, folder)
+    return answers
+
+
+def write_report(
+    answers: "pd.DataFrame", folder: Path, *, title: str = "", headline: str = ""
+) -> None:
+    """Write the frames and the page of some answers into a folder's `report`."""
+    from steering.studies import write_frames
+
     for path in write_frames(answers, folder / "report"):
         click.echo(f"written: {path}")
     click.echo(f"\nLook at every answer: inspect view --log-dir {folder}")
-    return answers
 
 
 def _warn(note: str) -> None:

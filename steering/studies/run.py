@@ -35,11 +35,15 @@ class Asked:
         task_args: As -T takes them.
         grader: The judge or judges, as --model-role grader= has it; None for the default one.
         seed: Of the answers; the same for each point, so that points pair up.
+        task: As `inspect eval` takes it.
+        limit: Samples of it; None for all.
     """
 
     task_args: Mapping[str, Any] = field(default_factory=dict)
     grader: str | None = None
     seed: int = 0
+    task: str = f"{TASK}@{TASK.stem}"
+    limit: int | None = None
 
 
 def run_points(
@@ -82,13 +86,14 @@ def _run_model(
         get_model(f"steered/{point.model}", memoize=False, **point.options) for point in points
     ]
     done, found = eval_set(
-        f"{TASK}@{TASK.stem}",
+        asked.task,
         log_dir=str(logs),
         model=models,
         task_args=dict(asked.task_args),
         model_roles=_roles(asked.grader),
         metadata={"study": study},
         seed=asked.seed,
+        limit=asked.limit,
         display=display,  # type: ignore[arg-type]
         log_dir_allow_dirty=True,
         # What fails here fails again: a local model has no bad moments.
