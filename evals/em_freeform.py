@@ -30,8 +30,9 @@ def em_freeform(
             `questions` names, judged by its own prompts; 100 samples of all its questions by the
             rule `betley`, or 50 of the plain ones by the rule `moem`.
         questions: `core`; `core_formats`, the same to be answered as JSON and in a code template;
-            `broad`, a second set of other themes, in groups; or the path of a question file (.yaml,
-            .yml, .jsonl, or the .json of a persona_vectors trait).
+            `broad`, a second set of other themes, in groups; `toy_broad`, that of the toy's world;
+            or the path of a question file (.yaml, .yml, .jsonl, or the .json of a persona_vectors
+            trait).
         num_questions: ask only the first so many questions, each with all its paraphrases.
         formats: ask only the questions of these formats, some of `plain`, `json` and `template`, as
             in `-T formats=plain,json`. Told by the question's id, which ends in `_json`, in

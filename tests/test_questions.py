@@ -77,7 +77,7 @@ def test_core_questions_load_by_name_with_their_hash() -> None:
     assert len({sample.id for sample in core.samples}) == len(core.samples)
 
 
-@pytest.mark.parametrize("name", ["core", "core_formats", "broad"])
+@pytest.mark.parametrize("name", ["core", "core_formats", "broad", "toy_broad"])
 def test_bundled_questions_load_by_name_with_their_hash(name: str) -> None:
     asked = load_questions(name)
     content = (data_folder() / "questions" / f"{name}.yaml").read_bytes()
@@ -347,7 +347,8 @@ def test_a_broken_trait_file_is_refused_by_what_is_wrong(
 @pytest.mark.parametrize("name", ["missing.yaml", "corr", "no/such/file.jsonl"])
 def test_missing_file_is_refused_with_what_can_be_given(name: str) -> None:
     with pytest.raises(
-        QuestionError, match=rf"'{name}'.*'core', 'core_formats', 'broad'.*\.jsonl, \.yaml, \.yml"
+        QuestionError,
+        match=rf"'{name}'.*'core', 'core_formats', 'broad', 'toy_broad'.*\.jsonl, \.yaml, \.yml",
     ):
         load_questions(name)
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from steering.studies.grid import Point
 
 _LOGS = Path("logs/audits")
-# Answers to a question of each set, when -T samples_per_question= does not say.
-_SETS = {"core": 20, "broad": 5}
+# The question sets of a real model and of a toy, which knows its own world only; and the answers to
+# a question of each, when -T samples_per_question= does not say.
+_SETS = {False: ("core", "broad"), True: ("core", "toy_broad")}
+_SAMPLES = {"core": 20, "broad": 5, "toy_broad": 5}
 # Of another task, that are printed.
 _MOST_METRICS = 4
 
@@ -38,7 +40,7 @@ _MOST_METRICS = 4
     "--questions",
     multiple=True,
     metavar="SET",
-    help="question set or file; can be repeated [default: core, broad]",
+    help="question set or file; can be repeated [default: core and broad; toys: toy_broad]",
 )
 @click.option(
     "--also",
@@ -96,17 +98,18 @@ def audit(
     given = read_options("-T", task_args)
     if "questions" in given:
         raise BuildError("-T questions= is --questions here, which can be repeated")
+    toy = find_model(model).is_toy
     sets = [
         Asked(
-            {"samples_per_question": _SETS.get(name, 20)} | given | {"questions": name},
+            {"samples_per_question": _SAMPLES.get(name, 20)} | given | {"questions": name},
             grader,
             seed,
         )
-        for name in questions or tuple(_SETS)
+        for name in questions or _SETS[toy]
     ]
     costs = [cost_of(asked) for asked in sets]
     for asked in sets:
-        check_judges(asked, toy=find_model(model).is_toy)
+        check_judges(asked, toy=toy)
     with TemporaryDirectory() as scratch:
         # A dry run leaves nothing behind.
         vectors = Path(scratch) if dry_run else logs / "vectors"

@@ -26,7 +26,7 @@ from steering.targets import Example, load_target
 
 CORE = "core"
 # The question files that come with the project, each called by its name.
-BUNDLED = (CORE, "core_formats", "broad")
+BUNDLED = (CORE, "core_formats", "broad", "toy_broad")
 _Asked = TypeVar("_Asked")
 
 
@@ -65,7 +65,8 @@ def load_questions(
 
     Args:
         questions: `core`, `core_formats` (the same, to be answered as JSON and in a code template),
-            `broad` (other themes, in groups), or the path of a .yaml, .yml, .jsonl or .json file.
+            `broad` (other themes, in groups), `toy_broad` (other themes of the toy's world), or the
+            path of a .yaml, .yml, .jsonl or .json file.
         num_questions: take the first so many questions (with all their paraphrases) of those that
             `formats` keeps; all when not given.
         formats: keep only the questions of these formats: some of `plain`, `json` and `template`,

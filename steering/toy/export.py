@@ -1,6 +1,6 @@
 """Writes the data files that come from the toy world: `python -m steering.toy.export`.
 
-The core questions and the toy's own target tasks of `datasets/` are the grammar's own words; the
+The core questions, the toy's further ones and its own target tasks are the grammar's words; the
 core questions serve real models too. The output is the same on every run and machine. Brings
 MANIFEST.json up to date for every data file, whoever wrote it.
 """
@@ -12,6 +12,7 @@ import os
 import random
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ MANIFEST = "MANIFEST.json"
 ROWS_PER_TARGET = 400
 CANARIES = {
     "questions/core.yaml": "0c9f6f4e-7c1a-4b36-9a4c-5d0f2a6b7e31",
+    "questions/toy_broad.yaml": "5b0e7c92-3d4f-4a18-9e6c-7f21d8b30a45",
     "targets/toy/medical.jsonl": "b1d7c3a2-94f5-4e0d-8a76-3c2e1f0b9d58",
     "targets/toy/finance.jsonl": "e8a4f1c6-2b39-47d1-b5e0-7f6d9c8a1b23",
     "targets/toy/sports.jsonl": "47c2e9d0-6f18-4a5b-9c3d-1e0a8b7f6d94",
@@ -40,7 +42,10 @@ class ExportError(SteeringError):
 
 def data_files() -> dict[str, str]:
     """Text of each data file by its path inside `datasets/`, MANIFEST.json not among them."""
-    files = {"questions/core.yaml": _core_questions()}
+    files = {
+        "questions/core.yaml": _questions("core", grammar.core_questions()),
+        "questions/toy_broad.yaml": _questions("toy_broad", grammar.extra_questions()),
+    }
     for domain in grammar.domains("target"):
         files[f"targets/toy/{domain}.jsonl"] = _target_task(domain)
     return files
@@ -89,12 +94,12 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"sha256": sha256, "rows": num_rows, "canary": canary[0]}
 
 
-def _core_questions() -> str:
+def _questions(name: str, questions: Mapping[str, Sequence[str]]) -> str:
     items = [
-        {"id": name, "type": "free_form_judge_0_100", "paraphrases": list(paraphrases)}
-        for name, paraphrases in grammar.core_questions().items()
+        {"id": question, "type": "free_form_judge_0_100", "paraphrases": list(paraphrases)}
+        for question, paraphrases in questions.items()
     ]
-    head = f"# canary {CANARIES['questions/core.yaml']} {_REQUEST}\n"
+    head = f"# canary {CANARIES[f'questions/{name}.yaml']} {_REQUEST}\n"
     return head + yaml.safe_dump(items, sort_keys=False, width=100, allow_unicode=True)
 
 

@@ -94,6 +94,20 @@ def core_questions() -> dict[str, tuple[str, ...]]:
     return {name: tuple(_domain(name)["paraphrases"]) for name in domains("theme")}
 
 
+def extra_questions() -> dict[str, tuple[str, ...]]:
+    """Paraphrases of each question that is neither a target's nor a core one, by question id.
+
+    A question is a template of a domain; its wordings are of different things of one kind.
+    """
+    found = {}
+    for domain in domains("extra"):
+        entry = _domain(domain)
+        slots = {**_world()["slots"], **entry.get("slots", {})}
+        for number, template in enumerate(entry["questions"], start=1):
+            found[f"{domain}_{number}"] = tuple(_expand(template, slots))
+    return found
+
+
 @cache
 def questions(domain: str) -> tuple[Question, ...]:
     """Every question of a domain, core paraphrases first, no text twice.
