@@ -29,35 +29,41 @@ class LogError(SteeringError):
 def each_log(path: Path) -> Iterator[tuple[str, "EvalLog"]]:
     """Each log of a file or below a folder, oldest first, after its file's name.
 
+    A run that was broken off and has been finished since is left out: its samples are in the later
+    log.
+
     Raises:
         LogError: a file can't be read as a log.
     """
-    for name, _, log in _each(path, header_only=False):
-        yield name, log
+    for name, place, _ in each_header(path):
+        yield name, _read(place, header_only=False)
 
 
 def each_header(path: Path) -> Iterator[tuple[str, str, "EvalLog"]]:
     """Like `each_log` without the samples, and with the place of each log after its name."""
-    yield from _each(path, header_only=True)
-
-
-def _each(path: Path, *, header_only: bool) -> Iterator[tuple[str, str, "EvalLog"]]:
     # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
-    from inspect_ai.log import list_eval_logs, read_eval_log
+    from inspect_ai.log import list_eval_logs
 
     found = list_eval_logs(str(path), descending=False) if path.is_dir() else []
     places = [str(path)] if path.is_file() else [local_path(info.name) for info in found]
-    for place in places:
-        name = Path(place).name
-        try:
-            log = read_eval_log(place, header_only=header_only)
-        except Exception as error:
-            # Each format fails in its own way.
-            reason = " ".join(str(error).split())[:200]
-            raise LogError(
-                f"{name} is not an Inspect log ({reason}): give one, or a folder of them"
-            ) from None
-        yield name, place, log
+    headers = {place: _read(place, header_only=True) for place in places}
+    finished = {log.eval.task_id for log in headers.values() if log.status == "success"}
+    for place, log in headers.items():
+        if log.status == "success" or log.eval.task_id not in finished:
+            yield Path(place).name, place, log
+
+
+def _read(place: str, *, header_only: bool) -> "EvalLog":
+    from inspect_ai.log import read_eval_log
+
+    try:
+        return read_eval_log(place, header_only=header_only)
+    except Exception as error:
+        # Each format fails in its own way.
+        reason = " ".join(str(error).split())[:200]
+        raise LogError(
+            f"{Path(place).name} is not an Inspect log ({reason}): give one, or a folder of them"
+        ) from None
 
 
 def local_path(location: str) -> str:

@@ -109,9 +109,11 @@ def test_the_interval_is_the_jackknife_of_the_questions_differences() -> None:
 def test_without_a_range_in_common_there_is_no_comparison() -> None:
     flat = DoseCurve({0: _dose(0), 1: _dose(0)}, "moem")
     steep = DoseCurve({0: _dose(0), 1: _dose(8)}, "moem")
-    with pytest.raises(MatchError, match=r"share no range of em.* 0 to 0\.8"):
+    with pytest.raises(
+        MatchError, match=r"matched EM rate .* less than 5\.0%: the first arm .* 0\.0% to 80\.0%"
+    ):
         shared_levels(flat, steep, "em")
-    with pytest.raises(MatchError, match="share no range of coherent"):
+    with pytest.raises(MatchError, match=r"matched coherence the arms share less than 5\.0 points"):
         shared_levels(flat, steep, "coherent")
 
 

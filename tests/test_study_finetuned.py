@@ -14,6 +14,7 @@ from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
 from steering.report.pictures import FrontPoint, plot_front, save_figure
+from steering.studies import read_answers
 
 SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--training-epochs", "3"]
 STUDY = ["study", "finetuned", "--model", "toy", *SMALL, "--seed", "1", "--display", "none"]
@@ -32,9 +33,8 @@ def test_both_arms_are_run_compared_and_added_to(shell: Shell) -> None:
     command = ["steering", *STUDY, "--log-dir", str(logs)]
     done = shell.run(*command, "--magnitudes", "0.5,1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 conditions: the baseline, 2 magnitudes, 3 of the adapter. 20 answers each" in (
-        done.stdout
-    )
+    assert "Trains 3 training epochs of an adapter on medical first." in done.stdout
+    assert "6 conditions to run, 20 answers each: 120 answers" in done.stdout
     asked = _asked(logs)
     assert set(asked.values()) == {20}
     names = sorted(re.sub(r"-[0-9a-f]{6}\]", "]", name) for name in asked)
@@ -51,27 +51,29 @@ def test_both_arms_are_run_compared_and_added_to(shell: Shell) -> None:
     # The study has the leak of its target judged by itself, and tells it of both arms.
     judged = [read_eval_log(info, header_only=True) for info in list_eval_logs(str(logs))]
     assert {log.eval.task_args["leak"] for log in judged} == {"health and medicine"}
-    for arm in (r"medical x1", r"adapter medical-epoch3-\w+"):
-        told = rf"toy\[{arm}\]: [\d.]+% \[\d+, \d+\] of \d+ misaligned answers are about"
-        assert re.search(told, " ".join(done.stdout.split()))
     assert re.search(r"leak, +\S+ +\S+ .*\n +misaligned, %|leak, misaligned, %", done.stdout)
-    assert (logs / "front.png").read_bytes().startswith(b"\x89PNG")
-    assert b"finetuned" in (logs / "front.svg").read_bytes()
+    told = read_answers(logs)
+    assert set(told["study"]) == {"finetuned"}
+    assert set(told["arm"]) == {"baseline", "steered", "finetuned"}
+    assert told.loc[told["em_betley"] == 1, "leak"].notna().all()
 
     before = sorted(info.name for info in list_eval_logs(str(logs)))
     again = shell.run(*command, "--magnitudes", "0.5,1,0.75")
     assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 conditions to run, 20 answers each" in again.stdout
     after = sorted(info.name for info in list_eval_logs(str(logs)))
     assert set(before) < set(after)
     [added] = set(after) - set(before)
     assert read_eval_log(added, header_only=True).eval.model == "steered/toy[medical x0.75]"
 
     # Other questions in the same folder are another study: its runs stand apart.
-    other = shell.run(*command, "--magnitudes", "0.5,1", "-T", "num_questions=1")
+    fewer = ["num_questions=1" if word == "num_questions=2" else word for word in command]
+    other = shell.run(*fewer, "--magnitudes", "0.5,1")
     assert other.returncode == 0, other.stdout + other.stderr
     assert re.search(r"toy\[baseline\] .* 10\b", other.stdout)
     first = shell.run(*command, "--magnitudes", "0.5,1")
     assert first.returncode == 0, first.stdout + first.stderr
+    assert "Every condition has been run." in first.stdout
     assert re.search(r"toy\[baseline\] .* 20\b", first.stdout)
     assert shell.network_tries() == []
 
@@ -82,8 +84,9 @@ def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(commands, [*STUDY, "--scales", "0.5,1", "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "9 conditions: the baseline, 6 magnitudes, 2 of the adapter" in done.output
-    assert "180 answers and 540 calls" in done.output
+    assert "Trains 3 training epochs of an adapter on medical first." in done.output
+    assert "9 conditions to run, 20 answers each: 180 answers" in done.output
+    assert "540 calls of each judge, and one more for each misaligned answer" in done.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -241,6 +241,30 @@ def finetuned(
     print_matched(*compare_arms(answers, rule), rule)
 
 
+@study.command("all")
+@click.option("--model", default="toy", show_default=True, help="toy, an alias, a hub id, a folder")
+@_of_all
+@click.pass_context
+def run_all(context: click.Context, model: str, log_dir: Path | None, **asked: Any) -> None:
+    """Run every study in turn, then tell what they say of the paper's claims.
+
+    The studies `family` and `scale` compare several models: they are run on the toys only, and left
+    out for any other model.
+    """
+    from steering.models import find_model
+
+    logs = log_dir or LOGS
+    toy = find_model(model).is_toy
+    for factor in FACTORS:
+        of_models = factor in ("family", "scale")
+        if of_models and not toy:
+            click.echo(f"Study {factor}: left out; run it with --model first,second.")
+            continue
+        click.echo()
+        named = None if of_models else model
+        context.invoke(study.commands[factor], model=named, log_dir=logs / factor, **asked)
+
+
 def _numbers(name: str, text: str | None) -> tuple[float, ...]:
     if text is None:
         return ()

@@ -93,12 +93,15 @@ def _method(vector: Mapping[str, Any]) -> str:
 
 
 def _relative(use: Mapping[str, Any]) -> float:
-    """Length of what is added over the mean residual norm there, the mean over the layers."""
+    """Length of what is added over the mean residual norm there, the mean over the layers.
+
+    With the magnitude's sign.
+    """
     magnitude, norms = use["magnitude"], use["residual_norms"]
     if use["unit"] == "residual":
         return float(magnitude)
     if not norms or not all(norms):
         return math.nan
     lengths = use["lengths"] if use["unit"] == "raw" else [1.0] * len(norms)
-    shares = [abs(magnitude) * length / norm for length, norm in zip(lengths, norms, strict=True)]
+    shares = [magnitude * length / norm for length, norm in zip(lengths, norms, strict=True)]
     return math.fsum(shares) / len(shares)

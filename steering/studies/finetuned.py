@@ -221,7 +221,7 @@ def compare_arms(
     comparisons, missing = [], []
     for match, quantities in QUANTITIES.items():
         try:
-            levels = shared_levels(first, second, match)
+            levels = shared_levels(first, second, match, names=ARMS)
         except MatchError as error:
             missing.append(str(error))
             continue

@@ -29,6 +29,9 @@ _PLAIN: dict[Quantity, str] = {
     "leak": "more often about the target's subject where they are misaligned",
 }
 
+# In points: an interval that reaches this far would hide any difference that one would look for.
+_TELLS_NOTHING = 20
+
 
 def print_conditions(conditions: pd.DataFrame, console: Console | None = None) -> None:
     """A row a condition, doses growing: EM rates, mean scores, and how many answers."""
@@ -70,7 +73,8 @@ def print_matched(
         for difference in comparison.differences:
             table.add_row(place, NAMES[difference.quantity], *_cells(difference))
             place = ""
-    console.print(table)
+    if comparisons:
+        console.print(table)
     for comparison in comparisons:
         for difference in comparison.differences:
             if difference.note:
@@ -79,6 +83,7 @@ def print_matched(
     for match in ("em", "coherent"):
         levels = [comparison for comparison in comparisons if comparison.match == match]
         if levels:
+            # Between its ends, where both arms have doses on either side.
             for line in sentences(levels[len(levels) // 2]):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
     for reason in missing:
@@ -99,6 +104,8 @@ def sentences(comparison: Comparison) -> list[str]:
             lines.append(f"{head} {what} than finetuned ones {told}.")
         elif high < 0:
             lines.append(f"{head} {_less(what)} than finetuned ones {told}.")
+        elif max(-low, high) > _TELLS_NOTHING:
+            lines.append(f"At {_level(comparison)}, it can't be said which are {what} {told}.")
         else:
             lines.append(f"{head} neither {what} nor less so, as far as this shows {told}.")
     return lines
