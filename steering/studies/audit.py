@@ -145,6 +145,8 @@ def draw_controls(vector: SteeringVector, count: int) -> list[SteeringVector]:
     lengths = torch.tensor(vector.lengths, dtype=torch.float64)[:, None]
     drawn: list[SteeringVector] = []
     for seed in range(_DRAWS * count):
+        if len(drawn) == count:
+            break
         noise = torch.randn(
             vector.directions.shape, generator=torch.Generator().manual_seed(seed)
         ).double()
@@ -155,12 +157,12 @@ def draw_controls(vector: SteeringVector, count: int) -> list[SteeringVector]:
             drawn.append(
                 replace(vector, directions=(noise * scale).float(), map=None, provenance=told)
             )
-        if len(drawn) == count:
-            return drawn
-    raise AuditError(
-        f"no random direction of width {vector.width} keeps its cosine to the vector under "
-        f"{MOST_COSINE}: audit it with --controls 0"
-    )
+    if len(drawn) < count:
+        raise AuditError(
+            f"no random direction of width {vector.width} keeps its cosine to the vector under "
+            f"{MOST_COSINE}: audit it with --controls 0"
+        )
+    return drawn
 
 
 def judge_audit(
