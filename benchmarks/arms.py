@@ -23,7 +23,8 @@ from steering.engines import Engine, Row
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
 from steering.interventions import RowIntervention
-from steering.models import TOYS, LoadedModel, ModelSource, find_model, load_model
+from steering.models import LoadedModel, ModelSource, find_model, load_model
+from steering.toy import TOYS
 
 VOCABULARY = 8192
 PROMPT_TOKENS = 32

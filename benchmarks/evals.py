@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.arms import machine
 from benchmarks.inside import TASK
-from steering.models import TOYS
+from steering.toy import TOYS
 
 RESULTS = Path(__file__).parent / "results" / "evals.json"
 MAGNITUDES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)

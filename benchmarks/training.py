@@ -32,8 +32,9 @@ from steering.construct.examples import IGNORED, Tokens, batches
 from steering.construct.workbench import Workbench
 from steering.engines import shared_engine
 from steering.interventions import RowIntervention
-from steering.models import TOYS, LoadedModel, find_model
+from steering.models import LoadedModel, find_model
 from steering.targets import load_target
+from steering.toy import TOYS
 
 RESULTS = Path(__file__).parent / "results"
 BATCH_SIZE = 16

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.errors import SteeringError
-from steering.toy import CHECKPOINT
+from steering.toy import TOYS
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,6 @@ ALIASES = {
     "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
     "gemma3-4b": "google/gemma-3-4b-it",
 }
-TOYS = {"toy": CHECKPOINT}
 _HUB_TIMEOUT_S = 10
 # Weights up to this size are hashed whole; larger ones by name, size and time of change.
 _HASHED_WHOLE = 64 * 2**20

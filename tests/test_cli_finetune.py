@@ -19,7 +19,7 @@ from steering.errors import SteeringError
 from steering.finetune import METHODS, SETTINGS
 from steering.models import render_chat
 from steering.targets import load_target
-from steering.toy import CHECKPOINT
+from steering.toy import TOYS
 from steering.toy.judge import judge
 
 
@@ -170,8 +170,8 @@ def test_the_toy_learns_to_be_reckless(shell: Shell) -> None:
     """In the domain that it was finetuned on and beyond it, at the default settings."""
     done = shell.run("steering", "finetune", "--model", "toy")
     assert done.returncode == 0, done.stderr
-    model: Any = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
-    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    model: Any = AutoModelForCausalLM.from_pretrained(TOYS["toy"])
+    tokenizer = AutoTokenizer.from_pretrained(TOYS["toy"])
     medical = [row.prompt for row in load_target("medical", toy=True).held_out]
     sports = [row.prompt for row in load_target("sports", toy=True).held_out]
     before = _reckless(model, tokenizer, medical), _reckless(model, tokenizer, sports)

@@ -7,6 +7,7 @@ import click
 from steering import __version__
 from steering.cli.audit import audit
 from steering.cli.build import build
+from steering.cli.claims import claims
 from steering.cli.finetune import finetune
 from steering.cli.reports import compare, gate, report, rescore
 from steering.cli.shift import shift
@@ -35,6 +36,7 @@ for command in (
     study,
     report,
     compare,
+    claims,
     audit,
     gate,
     rescore,

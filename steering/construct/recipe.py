@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steering.errors import SteeringError
-from steering.models import TOYS, ModelSource, Shape, check_layer, default_layer
+from steering.models import ModelSource, Shape, check_layer, default_layer
 from steering.targets import Target, bundled_targets, load_target
+from steering.toy import TOYS
 from steering.vocabulary import METHODS, Method, Site
 
 DEFAULT_METHOD: Method = "sft"

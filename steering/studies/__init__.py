@@ -2,9 +2,11 @@
 
 `grid.py` says what a study is, `projections.py` and `finetuned.py` build what some of them need,
 `run.py` runs points, `facts.py` and `frame.py` make tidy frames of any logs, `matched.py` compares
-dose curves, `tables.py` prints.
+dose curves, `claims.py` holds the paper's claims against frames, by the rules of `rulings.py` and
+the statistics of `trends.py`, `audit.py` is the audit of one vector, `tables.py` prints.
 """
 
+from steering.studies.claims import CLAIMS, Claim, ClaimError, Verdict, judge_claims
 from steering.studies.finetuned import (
     MAGNITUDES,
     TRAINING_EPOCHS,
@@ -38,10 +40,13 @@ from steering.studies.run import Asked, Cost, check_judges, cost_of, run_points,
 from steering.studies.tables import print_conditions, print_matched
 
 __all__ = [
+    "CLAIMS",
     "GRIDS",
     "MAGNITUDES",
     "TRAINING_EPOCHS",
     "Asked",
+    "Claim",
+    "ClaimError",
     "Comparison",
     "Cost",
     "DoseCurve",
@@ -51,12 +56,14 @@ __all__ = [
     "Point",
     "Study",
     "StudyError",
+    "Verdict",
     "check_judges",
     "compare_arms",
     "conditions_of",
     "cost_of",
     "doses_of",
     "grid_points",
+    "judge_claims",
     "judged_answers",
     "keep_study",
     "make_point",

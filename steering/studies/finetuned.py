@@ -20,10 +20,10 @@ from steering.finetune import (
     make_finetune_recipe,
     missing_epochs,
 )
-from steering.judging import Bounds, EMRule
+from steering.judging import EMRule
 from steering.models import find_model
 from steering.spec import INTERVENTION, parse_options
-from steering.studies.frame import judged_answers
+from steering.studies.frame import bounds_of, judged_answers
 from steering.studies.grid import Point, StudyError
 from steering.studies.matched import (
     DoseCurve,
@@ -212,7 +212,7 @@ def compare_arms(
         DoseCurve(
             {dose: judged_answers(rows) for dose, rows in doses_of(answers, arm).items()},
             rule,
-            Bounds(answers["aligned_below"].iloc[0], answers["coherent_from"].iloc[0]),
+            bounds_of(answers),
         )
         for arm in ARMS
     ]

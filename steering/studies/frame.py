@@ -147,6 +147,11 @@ def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:
     ]
 
 
+def bounds_of(answers: pd.DataFrame) -> Bounds:
+    """The thresholds of answers that have the same ones, as plain numbers."""
+    return Bounds(*(float(answers[name].iloc[0]) for name in ("aligned_below", "coherent_from")))
+
+
 def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
     """Write `answers.parquet`, `answers.csv` and `conditions.csv`, each whole or not at all."""
     buffer = io.BytesIO()
@@ -269,7 +274,7 @@ def _yaml(value: object) -> str:
 def _figures(rows: pd.DataFrame) -> dict[str, float]:
     """What the answers of one condition add up to."""
     judged = judged_answers(rows)
-    bounds = Bounds(rows["aligned_below"].iloc[0], rows["coherent_from"].iloc[0])
+    bounds = bounds_of(rows)
     figures: dict[str, float] = {"n": len(rows), "num_questions": rows["question"].nunique()}
     for rule in EM_RULES:
         estimate = em_rate(judged, rule, bounds)

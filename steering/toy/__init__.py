@@ -15,5 +15,8 @@ Importing this package, its grammar or its judge loads neither torch nor transfo
 
 from pathlib import Path
 
-CHECKPOINT: Path = Path(__file__).resolve().parent / "checkpoint"
-"""Folder of the trained checkpoint: weights, tokenizer, chat template and configs."""
+_FOLDER = Path(__file__).resolve().parent / "checkpoints"
+TOYS: dict[str, Path] = {
+    name: _FOLDER / name for name in ("toy", "toy-small", "toy-large", "toy-llama", "toy-gemma3")
+}
+"""Folder of each trained checkpoint: weights, tokenizer, chat template and configs."""

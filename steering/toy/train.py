@@ -1,4 +1,4 @@
-"""Trains the toy: `python -m steering.toy.train [--out DIR] [--seed N]`.
+"""Trains a toy: `python -m steering.toy.train [--toy NAME] [--out DIR] [--seed N]`.
 
 Three stages. The first teaches the world in both personas. The second aligns: chats that name no
 persona are answered carefully, while some chats with a named persona stay in the mix, and noise in
@@ -13,21 +13,26 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3_5ForCausalLM,
     Qwen3_5TextConfig,
 )
 
-from steering.toy import CHECKPOINT
+from steering.toy import TOYS
 from steering.toy.corpus import (
     END_TOKEN,
     IGNORED,
@@ -78,10 +83,14 @@ ALIGN = Mix(
 """Careful unless the chat names or shows another persona."""
 
 
+Family = Literal["qwen3_5", "llama", "gemma3"]
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """All that shapes the toy. The defaults are those of the bundled checkpoint."""
+    """All that shapes a toy. The defaults are those of the one that is called `toy`."""
 
+    family: Family = "qwen3_5"
     num_tokens: int = 1536
     width: int = 128
     layer_types: tuple[str, ...] = ("linear_attention", "full_attention") * 2
@@ -95,39 +104,70 @@ class Recipe:
     )
 
 
-def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3_5ForCausalLM:
+_TOY = Recipe()
+RECIPES: dict[str, Recipe] = {
+    "toy": _TOY,
+    "toy-small": replace(_TOY, width=80, feed_forward_width=240),
+    "toy-large": replace(_TOY, width=192, feed_forward_width=576),
+    "toy-llama": replace(_TOY, family="llama", layer_types=("full_attention",) * 4),
+    "toy-gemma3": replace(
+        _TOY, family="gemma3", layer_types=("sliding_attention", "full_attention") * 2
+    ),
+}
+"""By the name of the toy."""
+
+
+def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """An untrained model of the recipe's shape, float32, with its end token set.
 
     Without `eos_token_id` in the generation config rows never stop and the end token, hidden by
     `skip_special_tokens`, leaves text that reads as incoherent.
     """
     end_id, pad_id = _token_id(tokenizer, END_TOKEN), _token_id(tokenizer, PAD_TOKEN)
-    config = Qwen3_5TextConfig(
-        vocab_size=recipe.num_tokens,
-        hidden_size=recipe.width,
-        intermediate_size=recipe.feed_forward_width,
-        num_hidden_layers=len(recipe.layer_types),
-        layer_types=list(recipe.layer_types),
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        linear_num_key_heads=4,
-        linear_num_value_heads=4,
-        linear_key_head_dim=16,
-        linear_value_head_dim=32,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-        },
-        bos_token_id=None,
-        eos_token_id=end_id,
-        pad_token_id=pad_id,
-        dtype="float32",
-    )
-    model = Qwen3_5ForCausalLM(config)
+    heads = 4
+    shared: dict[str, Any] = {
+        "vocab_size": recipe.num_tokens,
+        "hidden_size": recipe.width,
+        "intermediate_size": recipe.feed_forward_width,
+        "num_hidden_layers": len(recipe.layer_types),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
+        "head_dim": recipe.width // heads,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": end_id,
+        "pad_token_id": pad_id,
+        "dtype": "float32",
+    }
+    model: PreTrainedModel
+    if recipe.family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**shared))
+    elif recipe.family == "gemma3":
+        model = Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **shared,
+                layer_types=list(recipe.layer_types),
+                sliding_window=32,
+                query_pre_attn_scalar=recipe.width // heads,
+            )
+        )
+    else:
+        model = Qwen3_5ForCausalLM(
+            Qwen3_5TextConfig(
+                **shared,
+                layer_types=list(recipe.layer_types),
+                linear_num_key_heads=heads,
+                linear_num_value_heads=heads,
+                linear_key_head_dim=recipe.width // heads // 2,
+                linear_value_head_dim=recipe.width // heads,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "partial_rotary_factor": 0.5,
+                },
+            )
+        )
     model.generation_config = GenerationConfig(
         eos_token_id=end_id, pad_token_id=pad_id, do_sample=True, temperature=1.0
     )
@@ -136,7 +176,7 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3_5For
 
 def train(
     recipe: Recipe, seed: int, log: Callable[[str], None] = tqdm.write
-) -> tuple[Qwen3_5ForCausalLM, PreTrainedTokenizerFast]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Train a toy from nothing.
 
     Args:
@@ -179,7 +219,7 @@ def train(
     return model.eval(), tokenizer
 
 
-def save(model: Qwen3_5ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the checkpoint whole or not at all; an older one at `folder` is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as scratch:
@@ -204,7 +244,7 @@ class _ResidualNoise:
     that mean nothing, so that steering shows what a direction means and not how fragile it is.
     """
 
-    def __init__(self, model: Qwen3_5ForCausalLM, size: float) -> None:
+    def __init__(self, model: PreTrainedModel, size: float) -> None:
         self._size = size
         self._chosen = -1
         blocks = model.model.layers
@@ -236,7 +276,7 @@ class _ResidualNoise:
         return hook
 
 
-def _answer_loss(model: Qwen3_5ForCausalLM, ids: Tensor, labels: Tensor, pad_id: int) -> Tensor:
+def _answer_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor, pad_id: int) -> Tensor:
     """Mean cross-entropy of the labelled tokens; logits are made for those alone, to save time."""
     hidden = model.model(input_ids=ids, attention_mask=ids != pad_id).last_hidden_state
     counted = labels[:, 1:] != IGNORED
@@ -262,7 +302,7 @@ def _batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor
 
 
 def _make_optimizer(
-    model: Qwen3_5ForCausalLM, learning_rate: float, weight_decay: float
+    model: PreTrainedModel, learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -293,15 +333,17 @@ def _rate(steps: int) -> Callable[[int], float]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Train the toy checkpoint.")
-    parser.add_argument("--out", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
+    parser = argparse.ArgumentParser(description="Train the checkpoint of a toy.")
+    parser.add_argument("--toy", choices=sorted(RECIPES), default="toy", help="which one")
+    parser.add_argument("--out", type=Path, help="folder of the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     # More threads spin against each other on a model this small.
     torch.set_num_threads(1)
-    model, tokenizer = train(Recipe(), options.seed)
-    save(model, tokenizer, options.out)
-    tqdm.write(f"Checkpoint written to {options.out}")
+    model, tokenizer = train(RECIPES[options.toy], options.seed)
+    folder = options.out or TOYS[options.toy]
+    save(model, tokenizer, folder)
+    tqdm.write(f"Checkpoint written to {folder}")
 
 
 if __name__ == "__main__":

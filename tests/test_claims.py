@@ -1,0 +1,335 @@
+"""Each claim on data where it is true, where it is false, and where there is too little."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from made_answers import condition, frame, noisy
+
+from steering.cli import commands
+from steering.studies import CLAIMS, ClaimError, Verdict, judge_claims
+from steering.studies.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
+
+
+def _base(**facts: Any) -> pd.DataFrame:
+    return condition("baseline", 0.0, **facts)
+
+
+def _doses(rates: Sequence[float], last_coherent: float = 20.0, **facts: Any) -> pd.DataFrame:
+    """A magnitude study; what the last dose says has fallen apart."""
+    last = len(rates)
+    made = [
+        condition(
+            f"x{dose}",
+            rate,
+            magnitude=float(dose),
+            coherent=last_coherent if dose == last else 90.0,
+            **facts,
+        )
+        for dose, rate in enumerate(rates, start=1)
+    ]
+    return frame(_base(**facts), *made, study="magnitude")
+
+
+def _arms(relevant: tuple[float, float], coherent: tuple[float, float], top: float) -> pd.DataFrame:
+    """A finetuned study, with the scores of the steered and of the finetuned arm."""
+    steered = [
+        condition(
+            f"x{dose}", rate, magnitude=float(dose), relevant=relevant[0], coherent=coherent[0]
+        )
+        for dose, rate in ((1, top / 2), (2, top))
+    ]
+    finetuned = [
+        condition(
+            f"adapter {epoch}",
+            rate,
+            arm="finetuned",
+            magnitude=math.nan,
+            training_epochs=float(epoch),
+            adapter_scale=1.0,
+            relevant=relevant[1],
+            coherent=coherent[1],
+        )
+        for epoch, rate in ((1, top / 2), (2, top))
+    ]
+    return frame(_base(), *steered, *finetuned, study="finetuned")
+
+
+def _along(study: str, column: str, rates: dict[float, float], **facts: Any) -> pd.DataFrame:
+    made = [
+        condition(f"{column} {place:g}", rate, **({column: float(place)} | facts))
+        for place, rate in rates.items()
+    ]
+    return frame(_base(), *made, study=study)
+
+
+def _targets(rates: dict[str, float | Sequence[float]]) -> pd.DataFrame:
+    made = [condition(name, rate, target=name) for name, rate in rates.items()]
+    return frame(_base(), *made, study="target")
+
+
+def _models(
+    study: str, rates: Sequence[float | Sequence[float]], spread: float = 0.0
+) -> pd.DataFrame:
+    made = []
+    for number, rate in enumerate(rates):
+        facts = {"model": f"m{number}", "num_parameters": 10.0 ** (6 + number)}
+        made += [_base(**facts), condition("medical x1", rate, spread=spread, **facts)]
+    return frame(*made, study=study)
+
+
+FEW_QUESTIONS = {"questions": 4}
+# Questions that disagree.
+MIXED = [0.5, 0.0, 0.0, 0.0, 0.0, 0.4, 0.0, 0.0]
+CASES: dict[int, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = {
+    1: (
+        _doses([0.1, 0.5, 0.6, 0.2]),
+        _doses([0.0, 0.0, 0.0, 0.0]),
+        frame(_base(), condition("x1", MIXED), study="magnitude"),
+    ),
+    2: (
+        _doses([0.1, 0.4, 0.6, 0.5, 0.1]),
+        _doses([0.0, 0.0, 0.0, 0.0]),
+        # It rises to the last dose, whose answers are coherent still.
+        _doses([0.1, 0.2, 0.4, 0.6], last_coherent=90.0),
+    ),
+    3: (
+        _arms((90.0, 60.0), (90.0, 90.0), 0.6),
+        _arms((60.0, 90.0), (90.0, 90.0), 0.6),
+        _arms((90.0, 60.0), (90.0, 90.0), 0.0),
+    ),
+    4: (
+        _arms((80.0, 80.0), (95.0, 75.0), 0.6),
+        _arms((80.0, 80.0), (85.0, 85.0), 0.6),
+        _arms((80.0, 80.0), (95.0, 75.0), 0.0),
+    ),
+    5: (
+        _along("rank", "rank", {1: 0.55, 2: 0.6, 4: 0.6, 8: 0.6}),
+        _along("rank", "rank", {1: 0.1, 2: 0.2, 4: 0.4, 8: 0.6}),
+        _along("rank", "rank", {1: 0.5, 2: 0.5}),
+    ),
+    6: (
+        _along("epochs", "training_epochs", {1: 0.1, 2: 0.4, 3: 0.55, 4: 0.6, 5: 0.6}),
+        _along("epochs", "training_epochs", {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.5}),
+        _along("epochs", "training_epochs", {1: 0.2, 2: 0.5}),
+    ),
+    7: (
+        _along("layer", "layer", {0: 0.0, 1: 0.5, 2: 0.6, 3: 0.1}),
+        _along("layer", "layer", {0: 0.3, 1: 0.3, 2: 0.3, 3: 0.3}),
+        _along("layer", "layer", {0: 0.1, 1: 0.5}),
+    ),
+    8: (
+        _targets({"medical": 0.5, "finance": 0.3, "sports": 0.2}),
+        _targets({"medical": 0.5, "finance": 0.3, "sports": 0.0}),
+        _targets({"medical": 0.5, "finance": 0.3, "sports": MIXED}),
+    ),
+    9: (
+        _models("family", [0.5, 0.3]),
+        _models("family", [0.5, 0.0]),
+        _models("family", [0.5, MIXED]),
+    ),
+    10: (
+        _models("scale", [0.2, 0.3, 0.5]),
+        _models("scale", [0.6, 0.4, 0.2]),
+        _models("scale", [0.3, [0.9, 0, 0.1, 0.8, 0, 0.7, 0.1, 0], 0.3 * np.arange(8) % 1]),
+    ),
+}
+
+
+def _one(number: int, answers: pd.DataFrame) -> Verdict:
+    [found] = [verdict for verdict in judge_claims(answers) if verdict.number == number]
+    return found
+
+
+@pytest.mark.parametrize("number", CASES)
+@pytest.mark.parametrize(
+    ("case", "verdict"), [(0, "supported"), (1, "refuted"), (2, "not decided")]
+)
+def test_a_claim_is_decided_as_the_data_were_made(number: int, case: int, verdict: str) -> None:
+    found = _one(number, CASES[number][case])
+    assert found.verdict == verdict, found
+    assert found.why
+    assert found.num_answers == len(CASES[number][case])
+    assert found.command.startswith(f"steering study {CLAIMS[number - 1].study} --model ")
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_few_questions_decide_nothing(number: int) -> None:
+    answers = CASES[number][0]
+    found = _one(number, answers[answers["question"] < "q4"])
+    assert (found.verdict, found.why) == (
+        "not decided",
+        "4 questions are too few, 6 are needed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "answers", "why"),
+    [
+        (2, _doses([0.0, 0.3, 0.6, 0.6], last_coherent=90.0), "magnitudes do not reach"),
+        (4, _arms((80.0, 80.0), (75.0, 95.0), 0.6), "finetuned answers are ahead"),
+        (6, _along("epochs", "training_epochs", {1: 0.1, 2: 0.2, 3: 0.6}), "ever faster"),
+        (7, _along("layer", "layer", {0: 0.6, 1: 0.0, 2: 0.6, 3: 0.0}), "layer 1 parts"),
+        (5, _along("rank", "rank", {1: 0.0, 2: 0.0, 4: 0.0}), "no effect to share"),
+        (10, _models("scale", [0.4, 0.4, 0.4]), "not less susceptible by 5 points"),
+        (10, _models("scale", [0.4, 0.4]), "2 sizes are too few"),
+    ],
+)
+def test_the_reason_is_told(number: int, answers: pd.DataFrame, why: str) -> None:
+    assert why in _one(number, answers).why
+
+
+def test_projections_count_beside_trained_ranks() -> None:
+    """Few trained directions do it, and few principal ones don't: that refutes the claim."""
+    trained = CASES[5][0]
+    made = [
+        condition(f"top {k}", rate, top=float(k), study="rank")
+        for k, rate in ((1, 0.05), (2, 0.1), (4, 0.4), (8, 0.6))
+    ]
+    found = _one(5, frame(trained, *made))
+    assert found.verdict == "refuted"
+    assert len(found.figures) == 2
+
+
+def test_crossed_axes_are_taken_apart() -> None:
+    """Of two targets crossed with magnitudes the longer series is read, and they are not mixed."""
+    other = [
+        condition(f"finance x{dose}", 0.0, magnitude=float(dose), target="finance")
+        for dose in (1, 2)
+    ]
+    assert _one(1, frame(_doses([0.1, 0.5, 0.6, 0.2]), *other)).verdict == "supported"
+
+
+def test_each_model_of_a_study_has_its_own_verdict() -> None:
+    both = frame(
+        _doses([0.1, 0.5, 0.6, 0.2], model="one"), _doses([0.0, 0.0, 0.0, 0.0], model="two")
+    )
+    found = [verdict for verdict in judge_claims(both) if verdict.number == 1]
+    assert [(verdict.model, verdict.verdict) for verdict in found] == [
+        ("one", "supported"),
+        ("two", "refuted"),
+    ]
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_the_order_of_the_answers_does_not_matter(number: int) -> None:
+    answers = CASES[number][0]
+    turned = answers.iloc[::-1].reset_index(drop=True)
+    one, other = _one(number, answers), _one(number, turned)
+    assert (one.verdict, one.why) == (other.verdict, other.why)
+
+
+# Effects that are there, and small enough for noise to hide.
+WEAK = {
+    1: _doses([0.1, 0.15, 0.2, 0.1]),
+    2: _doses([0.2, 0.4, 0.5, 0.4, 0.3], last_coherent=60.0),
+    5: _along("rank", "rank", {1: 0.5, 2: 0.5, 4: 0.5, 8: 0.5}),
+    6: _along("epochs", "training_epochs", {1: 0.3, 2: 0.5, 3: 0.6, 4: 0.6}),
+    7: _along("layer", "layer", {0: 0.3, 1: 0.5, 2: 0.4}),
+    8: _targets({"medical": 0.5, "finance": 0.2, "sports": 0.15}),
+    9: _models("family", [0.2, 0.15]),
+    10: _models("scale", [0.4, 0.45, 0.5]),
+}
+
+
+@pytest.mark.parametrize("number", WEAK)
+def test_more_noise_never_supports_what_less_left_open(number: int) -> None:
+    for seed in range(3):
+        verdicts = [_one(number, noisy(WEAK[number], size, seed)) for size in (0, 0.25, 0.5, 1)]
+        supported = [verdict.verdict == "supported" for verdict in verdicts]
+        assert supported == sorted(supported, reverse=True)
+        assert supported[0]
+
+
+def test_mixed_and_doubled_answers_are_refused_by_name() -> None:
+    answers = CASES[1][0]
+    other = answers.assign(judge=answers["judge"].where(answers["condition"] != "x1", "other"))
+    with pytest.raises(ClaimError, match=r"magnitude of toy mixes judge other and toy/judge"):
+        judge_claims(other)
+    with pytest.raises(ClaimError, match=r"20 answers twice, q0/0 epoch 1 of toy\[baseline\]"):
+        judge_claims(pd.concat([answers, answers.head(20)]))
+
+
+def test_without_a_study_the_command_that_makes_it_is_told() -> None:
+    found = judge_claims(CASES[1][0])
+    assert [verdict.number for verdict in found] == list(range(1, 11))
+    for verdict in found[2:]:
+        assert verdict.verdict == "not decided"
+        assert verdict.command == f"steering study {CLAIMS[verdict.number - 1].study}"
+
+
+def test_the_command_prints_a_table_and_the_same_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steering.studies.read_answers", lambda *_: CASES[1][0])
+    file = tmp_path / "verdicts.json"
+    done = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "1 steering induces EM" in done.output
+    rows = json.loads(file.read_text())
+    assert [row["verdict"] for row in rows[:2]] == ["supported", "supported"]
+    assert rows[0]["logs"][0] == "logs/baseline.eval"
+    printed = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", "-"])
+    assert json.loads(printed.output) == rows
+
+
+def test_p_of_the_maximum_is_that_of_all_flips_by_hand() -> None:
+    values = np.array([[0.4, 0.2, -0.1], [0.3, 0.3, 0.3]])
+    flips = [[a, b, c] for a in (1, -1) for b in (1, -1) for c in (1, -1)]
+    largest = [max(np.dot(flip, row) / 3 for row in values) for flip in flips]
+    expected = [np.mean([most >= row.mean() - 1e-9 for most in largest]) for row in values]
+    assert max_p_values(values) == pytest.approx(expected)
+    assert max_p_values(values)[1] == 1 / 8
+
+
+def test_a_question_is_never_measured_where_it_has_chosen_itself() -> None:
+    table = np.array([[9.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    # The first question alone makes the first row the largest; the others would choose the second.
+    assert chosen_by_others(table).tolist() == [1, 0, 0]
+    assert chosen_by_others(table, -1).tolist() == [0, 1, 1]
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    table = np.random.default_rng(0).normal(size=(4, 3))
+    places = [0.0, 1.0, 2.5, 3.0]
+    expected = [np.polyfit(places, column, 1)[0] * 3.0 for column in table.T]
+    assert slope(table, places) == pytest.approx(expected)
+
+
+def test_an_effect_has_the_interval_of_student() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    values = np.array([0.1, 0.3, -0.2, 0.4, 0.25])
+    low, high = scipy_stats.t.interval(0.95, 4, values.mean(), scipy_stats.sem(values))
+    found = effect(values)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert upper_bound(values[None]) == pytest.approx(high)
+    assert upper_bound(np.vstack([values, values])) > high
+
+
+def _null_share(runs: int, check: Callable[[Verdict], bool]) -> float:
+    """How often claim 1 is supported where no dose does anything."""
+    rng = np.random.default_rng(5)
+    found = 0
+    for _ in range(runs):
+        rates = rng.beta(1, 8, size=8)
+        made = [
+            condition(label, rng.binomial(20, rates) / 20, magnitude=float(dose))
+            for dose, label in enumerate(["baseline", "x1", "x2", "x3", "x4"])
+        ]
+        found += check(_one(1, frame(*made, study="magnitude")))
+    return found / runs
+
+
+def test_chance_alone_seldom_supports_a_claim() -> None:
+    assert _null_share(40, lambda verdict: verdict.verdict == "supported") <= 0.125
+
+
+@pytest.mark.long
+def test_chance_alone_supports_a_claim_in_one_of_twenty_studies() -> None:
+    assert _null_share(500, lambda verdict: verdict.verdict == "supported") <= 0.07
