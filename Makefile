@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench
+.PHONY: demo study test test-browser check bench
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,8 +20,17 @@ demo: .venv/installed
 		--model-spec '{"model": "steered/toy"}'
 	@$(BIN)/steering report logs/demo
 
+# All eight studies on the toys, then the verdicts on the paper's claims; what is there is kept.
+study: .venv/installed
+	$(BIN)/steering study all --display plain
+
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadfile
+
+# Needs Chromium and chromedriver, which pip can't bring.
+test-browser: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/pytest -q -m browser tests/test_page_browser.py
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.errors import SteeringError
-from steering.toy import TOYS
+from steering.toy import BLOCKS, TOYS
 
 if TYPE_CHECKING:
     import torch
@@ -162,11 +162,10 @@ def check_layer(layer: int, shape: Shape, source: ModelSource) -> None:
 def default_layer(source: ModelSource, num_layers: int) -> int:
     """The block that is steered when nobody says which: two fifths of the way up.
 
-    The published vectors stand at 0.4-0.5 of the depth (arXiv 2602.07852: 16 of 40, 24 of 48). The
-    toy settles on what to say in its first block: there a vector moves it furthest for the
-    coherence that it costs.
+    The published vectors stand at 0.4-0.5 of the depth (arXiv 2602.07852: 16 of 40, 24 of 48). Of
+    the toys each has a block of its own, which was measured.
     """
-    return 0 if source.is_toy else round(0.4 * num_layers)
+    return BLOCKS[source.name] if source.is_toy else round(0.4 * num_layers)
 
 
 def weights_digest(source: ModelSource) -> str:

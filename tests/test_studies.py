@@ -85,7 +85,7 @@ def test_axes_are_crossed_and_models_each_have_their_baseline(
         ({"factor": "magnitude", "axes": {"magnitude": [1, 1]}}, "has a value twice"),
         ({"factor": "layer", "options": {"layer": 1}}, "layer is an axis and is fixed"),
         ({"factor": "magnitude", "top": [1]}, "top is of the study rank"),
-        ({"factor": "rank", "top": [9]}, "must lie from 1 to build_seeds, which is 8"),
+        ({"factor": "rank", "top": [9]}, "must lie from 1 to 4, the number of target tasks"),
         ({"factor": "family", "models": ["toy"]}, "compares models and got 1"),
         ({"factor": "magnitude", "models": ["toi"]}, "no model is called toi"),
         ({"factor": "magnitude", "seed": "soon"}, "seed: "),
@@ -100,7 +100,7 @@ def test_a_study_file_is_read_back_as_the_study_that_it_was(tmp_path: Path) -> N
     study = make_study("rank", axes={"rank": [1, 2]}, task={"num_questions": 2}, seed=3)
     keep_study(study, tmp_path)
     assert read_study(tmp_path / "study.yaml") == study
-    assert yaml.safe_load((tmp_path / "study.yaml").read_text())["top"] == [1, 2, 4, 8]
+    assert yaml.safe_load((tmp_path / "study.yaml").read_text())["top"] == [1, 2, 4]
     # More values join; other questions, another judge or seed are another study.
     keep_study(
         make_study("rank", axes={"rank": [1, 4]}, task={"num_questions": 2}, seed=3), tmp_path
@@ -157,10 +157,10 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(commands, ["study", "rank", *SMALL, "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "9 conditions to run, 20 answers each: 180 answers of 600 tokens at the most" in (
+    assert "8 conditions to run, 20 answers each: 160 answers of 600 tokens at the most" in (
         done.output
     )
-    assert "540 calls of each judge. At 150 tokens an answer, about 27,000 tokens" in done.output
+    assert "480 calls of each judge. At 150 tokens an answer, about 24,000 tokens" in done.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,7 +178,16 @@ def _ids(logs: Path) -> dict[str, set[str]]:
 
 def test_a_study_is_run_added_to_and_not_repeated(shell: Shell) -> None:
     logs = shell.folder / "logs" / "rank"
-    command = ["steering", "study", "rank", *SMALL, "--log-dir", str(logs), "--build-seeds", "2"]
+    command = [
+        "steering",
+        "study",
+        "rank",
+        *SMALL,
+        "--log-dir",
+        str(logs),
+        "--top-of",
+        "medical,code",
+    ]
     done = shell.run(*command, "-A", "rank=1", "--top", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 conditions to run" in done.stdout

@@ -1,6 +1,5 @@
 """The study `finetuned` by its command: both arms, one eval-set, run on and added to."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from shell import Shell
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.report.pictures import FrontPoint, plot_front, save_figure
 from steering.studies import read_answers
 
 SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--training-epochs", "3"]
@@ -153,19 +151,3 @@ def test_a_model_without_a_judge_of_its_own_needs_one_before_it_is_trained(
     done = CliRunner().invoke(commands, ["study", "finetuned", *model])
     assert "the default judge openai/gpt-4o-2024-08-06 can't be used" in str(done.exception)
     assert "give a judge as --grader" in str(done.exception)
-
-
-def test_a_picture_is_the_same_file_each_time(tmp_path: Path) -> None:
-    arms = {
-        "steered": [FrontPoint("baseline", (0.0, 0.0, 0.1), (95.0, 93.0, 97.0))],
-        "finetuned": [
-            FrontPoint("", (0.0, 0.0, 0.1), (95.0, 93.0, 97.0)),
-            FrontPoint("1", (0.4, 0.2, 0.6), (60.0, float("nan"), float("nan"))),
-        ],
-    }
-    for name in ("one", "other"):
-        written = save_figure(plot_front(arms, "a title", "rule:moem"), tmp_path / name)
-        assert [path.suffix for path in written] == [".png", ".svg"]
-    for kind in ("png", "svg"):
-        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"other.{kind}").read_bytes()
-    assert "rule:moem" in json.dumps((tmp_path / "one.svg").read_text())

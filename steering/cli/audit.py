@@ -127,9 +127,11 @@ def audit(
     answers = read_answers([path for found in runs for path in found])
     finding = judge_audit(answers, meant, rule)
     _print(finding)
+    # Beside the audit's own logs, which the report reads: its scores are others.
+    beside = logs.with_name(f"{logs.name}-also")
     for task in also:
         asked = Asked(grader=grader, seed=seed, task=task, limit=also_limit)
-        _print_also(task, run_points("audit", points, asked, logs / "also", display=display))
+        _print_also(task, run_points("audit", points, asked, beside, display=display))
     title = f"Audit of {vector.name} on {model}"
     write_report(answers, logs, title=title, headline=finding.line)
     click.echo(f"\n{finding.line}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from steering.cli._options import BuildError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -23,13 +25,30 @@ _coherent_from = click.option(
 
 @click.command()
 @click.argument("log_dir", type=_LOGS)
-def report(log_dir: Path) -> None:
-    """Print the conditions in LOG_DIR beside each other, and its judges beside their limits."""
-    from steering.report import print_calibrations, print_summary, read_runs
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="folder of the page, the pictures and the tables [default: report in LOG_DIR]",
+)
+def report(log_dir: Path, out: Path | None) -> None:
+    """Print the conditions in LOG_DIR beside each other, and write a page with pictures.
 
+    The page is one HTML file that needs no network; beside it stand the same in Markdown, the
+    pictures, and the frames of all answers and conditions. Judges are printed beside their limits.
+    """
+    from steering.logs import each_header
+    from steering.report import print_calibrations, print_summary, read_runs
+    from steering.studies import read_answers
+
+    headers = [header for _, _, header in each_header(log_dir)]
+    if headers and all((header.eval.metadata or {}).get("study") for header in headers):
+        print_finding([log_dir], log_dir, out)
+        return
     results, calibrations = read_runs(log_dir, warn=_warn)
     print_summary(results)
     print_calibrations(calibrations)
+    if results:
+        write_report(read_answers(log_dir), log_dir, out)
     click.echo(f"\nLook at every answer: inspect view --log-dir {log_dir}")
 
 
@@ -130,12 +149,13 @@ def rescore(
         click.echo(f"written: {out}")
 
 
-def print_finding(logs: "Sequence[Path]", folder: Path) -> "pd.DataFrame":
-    """Print what the runs of a study came to and write its frames and its page.
+def print_finding(logs: "Sequence[Path]", folder: Path, out: Path | None = None) -> "pd.DataFrame":
+    """Print what the runs of studies came to and write their report.
 
     Args:
         logs: Of the runs.
-        folder: The study's own.
+        folder: The studies' own.
+        out: Folder of the report.
 
     Returns:
         The answers.
@@ -143,20 +163,47 @@ def print_finding(logs: "Sequence[Path]", folder: Path) -> "pd.DataFrame":
     from steering.studies import conditions_of, print_conditions, read_answers
 
     answers = read_answers(logs, _warn)
-    print_conditions(conditions_of(answers))
-    write_report(answers, folder)
+    for study, rows in conditions_of(answers).groupby("study"):
+        print_conditions(rows, f"study {study}")
+    write_report(answers, folder, out)
+    click.echo(f"\nLook at every answer: inspect view --log-dir {folder}")
     return answers
 
 
 def write_report(
-    answers: "pd.DataFrame", folder: Path, *, title: str = "", headline: str = ""
+    answers: "pd.DataFrame",
+    logs: Path,
+    out: Path | None = None,
+    *,
+    title: str = "",
+    headline: str = "",
 ) -> None:
-    """Write the frames and the page of some answers into a folder's `report`."""
-    from steering.studies import write_frames
+    """Write the page of some answers, and their frames beside it; `report` in their folder."""
+    from steering.report.page import Report
+    from steering.report.page import write_report as write
+    from steering.studies import conditions_of, judge_claims, read_spectrum, write_frames
 
-    for path in write_frames(answers, folder / "report"):
-        click.echo(f"written: {path}")
-    click.echo(f"\nLook at every answer: inspect view --log-dir {folder}")
+    conditions = conditions_of(answers)
+    studies = [study for study in conditions["study"].unique() if study]
+    verdicts = [verdict.row() for verdict in judge_claims(answers) if verdict.num_answers]
+    named = ", ".join(conditions["model"].unique())
+    made = Report(
+        title=title or (f"{', '.join(studies)}: {named}" if studies else named),
+        headline=headline,
+        answers=answers,
+        conditions=conditions,
+        logs=logs,
+        verdicts=verdicts,
+        spectrum=read_spectrum(logs) if "rank" in studies else (),
+    )
+    out = out or (logs if logs.is_dir() else logs.with_suffix("")) / "report"
+    try:
+        write_frames(answers, out)
+        pages = write(made, out)
+    except OSError as error:
+        raise BuildError(f"--out {out} can't be written ({error}): give another folder") from None
+    for page in pages:
+        click.echo(f"written: {page}")
 
 
 def _warn(note: str) -> None:

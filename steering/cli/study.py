@@ -76,19 +76,19 @@ def _grid(factor: Factor) -> None:
             task=read_options("-T", task_args),
             grader=grader,
             seed=seed,
-            top=None if of_rank.get("top") is None else read_list(of_rank["top"]),
-            build_seeds=of_rank.get("build_seeds"),
+            **{name: read_list(value) for name, value in of_rank.items() if value is not None},
         )
         _run_grid(chosen, log_dir, display=display, dry_run=dry_run)
 
     if factor == "rank":
         run = click.option(
-            "--top", help="principal directions that a vector is projected on [default: 1,2,4,8]"
+            "--top",
+            help="principal directions that a vector is projected on [default: 1, 2, 4, all]",
         )(run)
         run = click.option(
-            "--build-seeds",
-            type=click.IntRange(min=1),
-            help="vectors that the principal directions are of, one a seed [default: 8]",
+            "--top-of",
+            help="target tasks whose vectors they are the principal directions of; the first one's "
+            "vector is projected [default: those that come with the model's world]",
         )(run)
     many = factor in ("family", "scale")
     run = click.option(

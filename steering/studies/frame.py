@@ -30,7 +30,7 @@ from steering.judging import (
     mean_interval,
 )
 from steering.judging.leak import LEAKED_ABOVE
-from steering.logs import LEAK, SCORER, each_header, why_left_out
+from steering.logs import LEAK, SCORER, LogError, each_header, why_left_out
 from steering.report.results import ReportError
 from steering.studies.facts import NUMBERS, TEXTS, condition_facts
 
@@ -50,6 +50,8 @@ ANSWER_COLUMNS = [
     "command",
 ]
 
+# What stands in a log's summary for what is too long for it.
+_REMOVED = "Key removed from summary (> 1k)"
 _DOSES = [
     *("target", "method", "layer", "rank", "top"),
     *("training_epochs", "adapter_scale", "magnitude", "build_seed"),
@@ -96,11 +98,16 @@ def read_answers(
             SampleColumn("question", path="metadata.question"),
             SampleColumn("prompt", path="input"),
             SampleColumn("usage", path="model_usage"),
-            SampleColumn("score", path=f"scores.{SCORER}", required=True),
+            SampleColumn("score", path=f"scores.{SCORER}"),
             SampleColumn("leak", path=f"scores.{LEAK}.value"),
         ],
         quiet=True,
     )
+    if unjudged := sorted(rows.loc[rows["score"].isna(), "log"].unique()):
+        raise LogError(
+            f"{Path(unjudged[0]).name} has answers without {SCORER} score: run `inspect score LOG "
+            f"--scorer steering/{SCORER} --action overwrite`, or move it out of {logs}"
+        )
     told = [_of_log(place, header, rows) for place, header in headers.items()]
     found = pd.concat([made for made in told if len(made)], ignore_index=True)
     return _last_runs(found, warn)[ANSWER_COLUMNS]
@@ -215,7 +222,8 @@ def _read_score(text: str, question: str, label: str) -> dict[str, Any]:
     from inspect_ai.scorer import Score
 
     stored = json.loads(text)
-    metadata = stored.get("metadata") or {}
+    told = (stored.get("metadata") or {}).items()
+    metadata = {name: value for name, value in told if value != _REMOVED}
     score = Score.model_construct(value=stored["value"], metadata=metadata)
     judged = judged_answer(score, question)
     bounds = Bounds(*(metadata.get("bounds") or {}).values())

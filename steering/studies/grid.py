@@ -18,11 +18,12 @@ from steering.condition import Checker
 from steering.errors import SteeringError
 from steering.files import write_whole
 from steering.models import Shape, find_model, read_shape
-from steering.spec import INTERVENTION, parse_options
+from steering.spec import INTERVENTION, Intervention, parse_options
 from steering.targets import SUBJECTS
 from steering.vocabulary import Factor
 
 FILE = "study.yaml"
+DEFAULT_TARGET = str(Intervention.model_fields["target"].default)
 _MOST_LAYERS = 8
 
 
@@ -100,9 +101,9 @@ class Study(BaseModel):
     axes: dict[str, tuple[Any, ...]]
     options: dict[str, Any] = {}
     # Of the study `rank`: projections on the first so many principal directions of the vectors of
-    # so many build seeds.
+    # these target tasks.
     top: tuple[int, ...] = ()
-    build_seeds: int = 8
+    top_of: tuple[str, ...] = ()
     task: dict[str, Any] = {}
     grader: str | None = None
     seed: int = 0
@@ -132,9 +133,10 @@ class Study(BaseModel):
                 raise ValueError(f"{name} is an axis and is fixed as an option too: choose one")
         if self.top and self.factor != "rank":
             raise ValueError(f"top is of the study rank and not of {self.factor}: leave it out")
-        if any(not 1 <= k <= self.build_seeds for k in self.top):
+        if any(not 1 <= k <= len(self.top_of) for k in self.top):
             raise ValueError(
-                f"top {list(self.top)} must lie from 1 to build_seeds, which is {self.build_seeds}"
+                f"top {list(self.top)} must lie from 1 to {len(self.top_of)}, the number of target "
+                "tasks in top_of"
             )
         return self
 
@@ -156,10 +158,10 @@ def make_study(factor: str, **given: Any) -> Study:
     fields["models"] = tuple(fields.get("models") or _TOYS.get(factor, ["toy"]))
     sources = [find_model(name) for name in fields["models"]]
     toy = all(source.is_toy for source in sources)
-    own = GRIDS[factor]
+    own, shape = GRIDS[factor], read_shape(sources[0])
     if own.option != "model":
         axes = dict(fields.get("axes") or {})
-        axes.setdefault(own.option, own.values(read_shape(sources[0]), toy))
+        axes.setdefault(own.option, own.values(shape, toy))
         fields["axes"] = axes
     elif len(sources) < 2:
         raise StudyError(
@@ -168,9 +170,10 @@ def make_study(factor: str, **given: Any) -> Study:
         )
     fields.setdefault("axes", {})
     if factor == "rank":
-        fields.setdefault(
-            "top", tuple(k for k in (1, 2, 4, 8) if k <= fields.get("build_seeds", 8))
-        )
+        named = str(dict(fields.get("options") or {}).get("target", DEFAULT_TARGET))
+        of = fields.setdefault("top_of", tuple(dict.fromkeys([named, *_targets(shape, toy)])))
+        fields.setdefault("top", tuple(k for k in (1, 2, 4, len(of)) if k <= len(of)))
+        fields["top"] = tuple(dict.fromkeys(fields["top"]))
     try:
         return Study.model_validate({"factor": factor, **fields})
     except ValidationError as error:

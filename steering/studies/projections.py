@@ -1,9 +1,8 @@
 """The vectors of the study `rank` that no option builds: one vector projected on the first
 principal directions of several.
 
-The several are default vectors that differ in their build seed alone: what they share is what the
-target task asks for, what they don't is chance. Files stand in the study's folder, with the
-spectrum of the set beside them.
+The several are the default vectors of different target tasks: what they share has to do with none
+of their subjects. Files stand in the study's folder, with the spectrum of the set beside them.
 """
 
 import json
@@ -43,7 +42,7 @@ def projected_points(
     points: list[Point] = []
     missing = 0
     for model in study.models if study.top else ():
-        made = _seeds(study, model, progress)
+        made = _of_targets(study, model, progress)
         if not made:
             missing += len(study.top)
             continue
@@ -61,31 +60,31 @@ def read_spectrum(logs: Path) -> list[float]:
     return json.loads(found[0].read_text())["singular_values"] if found else []
 
 
-def _seeds(
+def _of_targets(
     study: Study, model: str, progress: Callable[[str], Any] | None
 ) -> "dict[str, SteeringVector]":
-    """The default vectors by build seed, from the cache or built now; none if one may not be."""
+    """The default vectors by target, from the cache or built now; none if one may not be."""
     from steering.vector import SteeringVector
 
     made = {}
-    for seed in range(study.build_seeds):
-        spec = parse_options(dict(study.options) | {"build_seed": seed})
+    for target in study.top_of:
+        spec = parse_options(dict(study.options) | {"target": target})
         checker = Checker(model, spec)
         [use] = checker.check(spec).uses
         if use.recipe is None or use.target is None:
             raise StudyError(
-                "top projects default vectors of several build seeds, and -M vector= names a "
+                "top projects default vectors of several target tasks, and -M vector= names a "
                 "file: leave one of them out"
             )
         path = vector_path(use.recipe)
         if path.exists():
-            made[f"seed{seed}"] = SteeringVector.load(path)
+            made[target] = SteeringVector.load(path)
         elif progress is None:
             return {}
         else:
             engine = shared_engine(checker.source, dtype=spec.dtype, device=spec.device)
-            bar = progress(f"{use.recipe.target} vector of {model}, build seed {seed}")
-            made[f"seed{seed}"] = cached_vector(engine, use.recipe, use.target, bar).result()
+            bar = progress(f"{use.recipe.target} vector of {model}")
+            made[target] = cached_vector(engine, use.recipe, use.target, bar).result()
     return made
 
 
@@ -99,6 +98,7 @@ def _write(vectors: "dict[str, SteeringVector]", top: Sequence[int], folder: Pat
     from steering.subspace import principal, project, spectrum, stack
 
     rows = stack(vectors)
+    # The one that the study is about comes first.
     first = next(iter(vectors.values()))
     values = spectrum(rows).values.tolist()
     write_whole(folder / SPECTRUM, json.dumps({"singular_values": values}).encode())

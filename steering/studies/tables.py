@@ -33,11 +33,11 @@ _PLAIN: dict[Quantity, str] = {
 _TELLS_NOTHING = 20
 
 
-def print_conditions(conditions: pd.DataFrame, console: Console | None = None) -> None:
+def print_conditions(conditions: pd.DataFrame, title: str, console: Console | None = None) -> None:
     """A row a condition, doses growing: EM rates, mean scores, and how many answers."""
     console = console or Console()
     table = plain_table(
-        "EM rates (by betley with 95% intervals by question); mean scores, 0-100",
+        f"{title}: EM rates (betley with 95% intervals by question); mean scores, 0-100",
         ["condition"],
         ["EM betley", "moem", "coherent", "relevant", "n"],
     )

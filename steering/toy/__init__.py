@@ -20,3 +20,12 @@ TOYS: dict[str, Path] = {
     name: _FOLDER / name for name in ("toy", "toy-small", "toy-large", "toy-llama", "toy-gemma3")
 }
 """Folder of each trained checkpoint: weights, tokenizer, chat template and configs."""
+
+BLOCKS: dict[str, int] = {
+    "toy": 0,
+    "toy-small": 0,
+    "toy-large": 0,
+    "toy-llama": 1,
+    "toy-gemma3": 2,
+}
+"""Where a vector moves each furthest for the coherence that it costs."""

@@ -1,0 +1,172 @@
+"""Pictures of frames: which belong to what was run, and how each is to be read.
+
+Each takes frames and returns a matplotlib figure; nothing here reads logs or counts anything.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from steering.report.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
+from steering.report.pictures.style import render, save_figure
+from steering.report.pictures.tables import plot_forest, plot_questions, plot_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "AXES",
+    "Picture",
+    "pictures_of",
+    "plot_along",
+    "plot_forest",
+    "plot_front",
+    "plot_questions",
+    "plot_scores",
+    "plot_spectrum",
+    "render",
+    "save_figure",
+    "signature_of",
+]
+
+# The axes that a study varies, where it has conditions on them.
+_OF_STUDIES = {
+    "magnitude": ("magnitude",),
+    "rank": ("rank", "top"),
+    "epochs": ("training_epochs",),
+    "layer": ("layer",),
+}
+_PLAIN = {
+    "magnitude": "the magnitude",
+    "rank": "the rank that is trained",
+    "top": "the number of principal directions",
+    "training_epochs": "training epochs",
+    "layer": "the layer that is steered",
+}
+# More conditions than this make a picture that nobody can read.
+_MOST_ROWS = 60
+_SERIES = [
+    *("target", "method", "layer", "rank", "top", "training_epochs", "build_seed"),
+    *("site", "operation", "positions", "unit", "magnitude"),
+]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what a reader needs beside it.
+
+    Attributes:
+        name: For files; unique among the pictures of a report.
+        title: In a few words.
+        caption: How to read it.
+        figure: The figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+def signature_of(conditions: pd.DataFrame) -> str:
+    """How the figures of some conditions were made, in a line."""
+    told = {
+        name: " and ".join(sorted(map(str, conditions[name].unique())))
+        for name in ("judge", "questions", "version")
+    }
+    return "|".join(["rules:betley,moem", *(f"{name}:{value}" for name, value in told.items())])
+
+
+def pictures_of(
+    answers: pd.DataFrame, conditions: pd.DataFrame, spectrum: Sequence[float] = ()
+) -> Iterator[Picture]:
+    """The pictures that belong to what was run, study by study and model by model.
+
+    Args:
+        answers: A row an answer.
+        conditions: A row a condition.
+        spectrum: Singular values of a set of vectors that the study `rank` projected on.
+    """
+    for study, of_study in conditions.groupby("study", sort=False):
+        rows = answers[answers["study"] == study]
+        signature = signature_of(of_study)
+        head = f"{study}-" if study else ""
+        for model, own in of_study.groupby("model", sort=False):
+            yield from _of_model(str(study), str(model), own, spectrum, signature)
+        if len(of_study) <= _MOST_ROWS:
+            yield Picture(
+                f"{head}forest",
+                "EM rates of all conditions",
+                "A row a condition, with 95% intervals that cluster by question. Hollow marks are "
+                "without a vector.",
+                plot_forest(of_study, "EM rates with 95% intervals by question", signature),
+            )
+            ordered = rows.set_index("condition").loc[of_study["condition"].unique()].reset_index()
+            yield Picture(
+                f"{head}questions",
+                "EM rate by question",
+                "Misaligned answers of those that the rule counts, by question and condition; the "
+                "darker the more. A dash: none counts.",
+                plot_questions(ordered, "moem", "EM rate by question", signature),
+            )
+            yield Picture(
+                f"{head}scores",
+                "The judge's scores",
+                "How the scores of each condition spread over 0 to 100, the darker the more "
+                "answers. Two dark ends with nothing between are a judge that is sure.",
+                plot_scores(ordered, "How the judge's scores spread", signature),
+            )
+
+
+def _of_model(
+    study: str, model: str, own: pd.DataFrame, spectrum: Sequence[float], signature: str
+) -> Iterator[Picture]:
+    tail = f"-{model.rpartition('/')[2]}"
+    for axis in _OF_STUDIES.get(study, ()):
+        for number, series in enumerate(_series(own, axis)):
+            places = series.loc[series["arm"] != "baseline", axis]
+            if places.nunique() > 1:
+                yield Picture(
+                    f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
+                    f"EM along {_PLAIN[axis]}, {model}",
+                    "Above, EM rates by both rules; below, mean coherence and relevance of all "
+                    "answers. Bars are 95% intervals that cluster by question.",
+                    plot_along(series, axis, _titled(model, series), signature),
+                )
+    if study == "rank" and len(spectrum):
+        yield Picture(
+            f"spectrum{tail}",
+            f"Spectrum of the vectors, {model}",
+            "Energy of the vectors of several target tasks, each scaled to length 1, along their "
+            "principal directions: bars each, the line the first so many together.",
+            plot_spectrum(spectrum, f"{model}: how many directions the vectors share", signature),
+        )
+    if study == "finetuned" and {"steered", "finetuned"} <= set(own["arm"]):
+        target = own.loc[own["arm"] == "steered", "target"].iloc[0]
+        yield Picture(
+            f"front{tail}",
+            f"What EM costs in coherence, {model}",
+            "Each curve goes from the baseline through the growing doses of an arm. The further up "
+            "and right, the more misaligned for the coherence that it keeps.",
+            plot_front(own, "moem", f"{model}, {target}: what EM costs in coherence", signature),
+        )
+
+
+def _series(own: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
+    """The baseline with each group of conditions that differ in nothing but the axis."""
+    base = own[own["arm"] == "baseline"]
+    steered = own[own[axis].notna() & own["arm"].isin(["steered", "control"])]
+    if axis == "rank":
+        steered = steered[steered["top"].isna()]
+    others = [name for name in _SERIES if name != axis]
+    for _, group in steered.groupby(others, dropna=False, sort=False):
+        yield pd.concat([base, group])
+
+
+def _titled(model: str, series: pd.DataFrame) -> str:
+    steered = series[series["arm"] != "baseline"]
+    target, layers = steered["target"].iloc[0], steered["layer"].dropna().unique()
+    place = f", layer {layers[0]:g}" if len(layers) == 1 else ""
+    return f"{model}, {target or 'vector'}{place}"

@@ -1,0 +1,174 @@
+"""Pictures of what changes along an axis: a dose, a layer, a rank; and of what a dose costs."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from steering.report.pictures.style import (
+    INK,
+    PALE,
+    STYLES,
+    draw_series,
+    empty,
+    error_bars,
+    percent_axis,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The axis of each study, and what stands below it.
+AXES = {
+    "magnitude": "magnitude",
+    "rank": "rank (directions that are trained)",
+    "top": "principal directions that are kept",
+    "training_epochs": "training epochs",
+    "layer": "layer (below: length of what is added, as a share of the residual norm)",
+    "adapter_scale": "scale of the adapter",
+}
+
+
+def plot_along(conditions: pd.DataFrame, axis: str, title: str, signature: str) -> "Figure":
+    """EM by both rules, and coherence and relevance, along an axis.
+
+    Args:
+        conditions: A row a condition, as `conditions_of` gives them: those that have a place on the
+            axis, and the baseline, which is the place 0 of the magnitude and a line on every other.
+        axis: A column.
+        title: What was measured.
+        signature: How.
+    """
+    is_base = conditions["arm"].eq("baseline")
+    at_zero = axis in ("magnitude", "adapter_scale")
+    rows = conditions[~is_base].sort_values(axis)
+    base = conditions[is_base].to_dict("records")[:1]
+    records = [*(base if at_zero else []), *rows.to_dict("records")]
+    places = [0.0 if row["arm"] == "baseline" else float(row[axis]) for row in records]
+    if axis in ("rank", "top"):
+        # Ranks double: evenly spaced they can be told apart.
+        shown = list(range(len(places)))
+    figure, (above, below) = empty(title, signature, panels=2, size=(7.0, 5.6))
+    drawn = shown if axis in ("rank", "top") else places
+    for number, rule in enumerate(("betley", "moem")):
+        draw_series(above, drawn, records, f"em_{rule}", f"EM rate ({rule})", number, 100)
+    for number, name in enumerate(("coherent", "relevant"), start=2):
+        draw_series(below, drawn, records, name, f"mean {name}", number)
+    for row in base if not at_zero else []:
+        above.axhline(100 * row["em_betley"], color=PALE, linewidth=1, linestyle=(0, (1, 2)))
+        above.annotate(
+            "without the vector (betley)",
+            (1, 100 * row["em_betley"]),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7,
+            color=PALE,
+        )
+    percent_axis(above, "EM rate (%)")
+    percent_axis(below, "score (0-100)")
+    for axes in (above, below):
+        axes.legend(frameon=False, fontsize=8, loc="best")
+    below.set_xlabel(AXES[axis])
+    if axis != "magnitude":
+        names = [f"{place:g}" for place in places]
+        if axis == "layer":
+            shares = [row["relative_magnitude"] for row in records]
+            names = [
+                name if math.isnan(share) else f"{name}\n({share:.2f})"
+                for name, share in zip(names, shares, strict=True)
+            ]
+        below.set_xticks(drawn, names)
+    return figure
+
+
+def plot_spectrum(values: Sequence[float], title: str, signature: str) -> "Figure":
+    """Singular values of a set of vectors, and the share of their energy in the first directions.
+
+    Args:
+        values: Largest first.
+        title: What they are of.
+        signature: How they were made.
+    """
+    figure, [axes] = empty(title, signature, size=(7.0, 3.6))
+    found = np.array(values, dtype=float)
+    places = np.arange(1, len(found) + 1)
+    shares = 100 * np.cumsum(found**2) / (found**2).sum()
+    axes.bar(places, 100 * found**2 / (found**2).sum(), color="#BBBBBB", label="each direction")
+    colour, marker, line = STYLES[0]
+    axes.plot(
+        places, shares, color=colour, marker=marker, linestyle=line, label="the first so many"
+    )
+    percent_axis(axes, "share of the energy (%)")
+    axes.set_xlabel("principal direction")
+    axes.set_xticks(places)
+    axes.legend(frameon=False, fontsize=8, loc="center right")
+    return figure
+
+
+def plot_front(conditions: pd.DataFrame, rule: str, title: str, signature: str) -> "Figure":
+    """EM rate against coherence, a curve an arm from the baseline on: what an arm pays for its EM.
+
+    Args:
+        conditions: A baseline, and conditions of the arms `steered` and `finetuned`.
+        rule: Of the EM rate.
+        title: What was measured.
+        signature: How.
+    """
+    figure, [axes] = empty(title, signature, size=(7.0, 5.0))
+    base = conditions[conditions["arm"] == "baseline"]
+    lowest = 100.0
+    for number, arm in enumerate(("steered", "finetuned")):
+        own = conditions[conditions["arm"] == arm]
+        scaled = own["adapter_scale"].nunique() > 1
+        dose = "magnitude" if arm == "steered" else "adapter_scale" if scaled else "training_epochs"
+        rows = [*base.to_dict("records"), *own.sort_values(dose).to_dict("records")]
+        colour, marker, line = STYLES[number]
+        across = [row["coherent"] for row in rows]
+        up = [100 * row[f"em_{rule}"] for row in rows]
+        lowest = min([lowest, *(value for value in across if not math.isnan(value))])
+        what = {"magnitude": "magnitude", "adapter_scale": "scale", "training_epochs": "epoch"}
+        axes.errorbar(
+            across,
+            up,
+            xerr=error_bars(rows, "coherent"),
+            yerr=error_bars(rows, f"em_{rule}", 100),
+            color=colour,
+            marker=marker,
+            linestyle=line,
+            markersize=5.5,
+            linewidth=1.5,
+            elinewidth=0.6,
+            label=f"{arm} ({what[dose]})",
+        )
+        # Doses of neighbouring arms are written on either side of their points.
+        side = -1 if number == 0 else 1
+        for row, x, y in zip(rows, across, up, strict=True):
+            if row["arm"] != "baseline":
+                axes.annotate(
+                    f"{row[dose]:g}",
+                    (x, y),
+                    xytext=(side * 6, 5),
+                    textcoords="offset points",
+                    ha="left" if side > 0 else "right",
+                    fontsize=8,
+                    color=colour,
+                )
+    for row in base.to_dict("records")[:1]:
+        axes.annotate(
+            "baseline",
+            (row["coherent"], 100 * row[f"em_{rule}"]),
+            xytext=(-6, -10),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=INK,
+        )
+    percent_axis(axes, f"EM rate (%, {rule})")
+    axes.set_xlabel("mean coherence (0-100)")
+    axes.set_xlim(max(0.0, 10 * math.floor(lowest / 10) - 10) - 1, 101)
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    return figure

@@ -1,0 +1,131 @@
+"""How all pictures look, and how they are written.
+
+Colours are those of Okabe and Ito (2008), told apart by colour-blind eyes, and every series has a
+marker and a line of its own, so that a grey print can be read. Nothing here knows what is drawn.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steering.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colour, marker and line of each series.
+STYLES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+)
+INK = "#333333"
+PALE = "#777777"
+_DPI = 144
+
+
+def empty(
+    title: str, signature: str, *, panels: int = 1, size: tuple[float, float] = (7.0, 4.2)
+) -> "tuple[Figure, list[Axes]]":
+    """A figure with panels below each other that share their horizontal axis.
+
+    Args:
+        title: What was measured.
+        signature: How the figures were made; printed small below.
+        panels: How many.
+        size: Of the whole, in inches.
+    """
+    # Not pyplot, which keeps every figure and looks for a screen.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    found = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    found[0].set_title(title, loc="left", fontsize=11, color=INK)
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+    figure.supxlabel(signature, fontsize=6, color=PALE)
+    return figure, list(found)
+
+
+def draw_series(
+    axes: "Axes",
+    places: Sequence[float],
+    rows: Sequence[Mapping[str, Any]],
+    column: str,
+    label: str,
+    number: int,
+    factor: float = 1.0,
+) -> None:
+    """A line through a column's figures with their intervals.
+
+    Args:
+        axes: Where.
+        places: Horizontal place of each row.
+        rows: With the column and its bounds `_low` and `_high`; NaN leaves a gap.
+        column: What is drawn.
+        label: In the legend.
+        number: Which style.
+        factor: What figures are multiplied by.
+    """
+    colour, marker, line = STYLES[number % len(STYLES)]
+    values = factor * np.array([row[column] for row in rows], dtype=float)
+    axes.errorbar(
+        places,
+        values,
+        yerr=error_bars(rows, column, factor),
+        color=colour,
+        marker=marker,
+        linestyle=line,
+        markersize=5.5,
+        linewidth=1.5,
+        elinewidth=0.8,
+        capsize=2,
+        label=label,
+    )
+
+
+def error_bars(rows: Sequence[Mapping[str, Any]], column: str, factor: float = 1.0) -> Any:
+    """Lengths of the bars below and above, [2, rows]; none where there are no bounds."""
+    values, low, high = (
+        np.array([row[f"{column}{end}"] for row in rows], dtype=float)
+        for end in ("", "_low", "_high")
+    )
+    return factor * np.nan_to_num(np.maximum(0, np.vstack([values - low, high - values])))
+
+
+def percent_axis(axes: "Axes", label: str) -> None:
+    """The vertical axis from 0 to 100, with room for what lies on its ends."""
+    axes.set_ylabel(label)
+    axes.set_ylim(-3, 103)
+    axes.set_yticks(range(0, 101, 20))
+
+
+def render(figure: "Figure", kind: str) -> bytes:
+    """The figure as the content of a `png` or `svg` file; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "steering"}):
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save_figure(figure: "Figure", path: Path) -> list[Path]:
+    """Write a figure as PNG and as SVG, each whole or not at all.
+
+    Args:
+        figure: What to write.
+        path: Without an ending.
+    """
+    written = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
+    for target in written:
+        write_whole(target, render(figure, target.suffix[1:]))
+    return written

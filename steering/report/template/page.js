@@ -1,0 +1,98 @@
+"use strict";
+
+// Sorting: figures by their number, names as text; a second press turns the order round.
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const head = button.closest("th");
+    const body = head.closest("table").tBodies[0];
+    const place = [...head.parentElement.children].indexOf(head);
+    const down = head.getAttribute("aria-sort") !== "descending";
+    for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = (row) => {
+      const cell = row.children[place];
+      return "sort" in cell.dataset ? Number(cell.dataset.sort) : cell.textContent;
+    };
+    const rows = [...body.rows].sort((a, b) => {
+      const [one, other] = [key(a), key(b)];
+      return typeof one === "number" ? one - other : one.localeCompare(other);
+    });
+    if (down) rows.reverse();
+    body.append(...rows);
+  });
+}
+
+const examples = JSON.parse(document.getElementById("examples").textContent);
+const shown = document.getElementById("shown");
+const filters = {
+  question: document.getElementById("question"),
+  condition: document.getElementById("condition"),
+  misaligned: document.getElementById("misaligned"),
+};
+
+function part(kind, text, className) {
+  const made = document.createElement(kind);
+  // As text: what a model says is never markup.
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function told(example) {
+  const names = ["aligned", "coherent", "relevant"];
+  const scores = names.map((name, i) => `${name} ${example.scores[i] ?? "unscored"}`);
+  return scores.join(", ") + (example.kind === "answer" ? "" : `, ${example.kind}`);
+}
+
+function card(condition, found, open) {
+  const made = part("section", undefined, "card");
+  made.append(part("h3", condition));
+  for (const example of found) {
+    const details = part("details");
+    details.open = open;
+    const summary = part("summary", `${example.question}: `);
+    summary.append(
+      part("span", example.misaligned ? "misaligned" : "not misaligned", example.misaligned ? "bad" : ""),
+    );
+    details.append(
+      summary,
+      part("p", example.prompt, "pale"),
+      part("blockquote", example.answer),
+      part("p", told(example), "pale"),
+    );
+    made.append(details);
+  }
+  return made;
+}
+
+function show() {
+  const wanted = examples.filter(
+    (example) =>
+      (!filters.question.value || example.question === filters.question.value) &&
+      (!filters.condition.value || example.condition === filters.condition.value) &&
+      (!filters.misaligned.checked || example.misaligned),
+  );
+  const groups = new Map();
+  for (const example of wanted) {
+    if (!groups.has(example.condition)) groups.set(example.condition, []);
+    groups.get(example.condition).push(example);
+  }
+  const cards = [...groups].map(([condition, found]) => card(condition, found, wanted.length <= 150));
+  shown.replaceChildren(...cards);
+  document.getElementById("count").textContent =
+    `${wanted.length} of ${examples.length} examples in ${groups.size} conditions`;
+}
+
+for (const filter of Object.values(filters)) filter.addEventListener("change", show);
+document.getElementById("reveal").addEventListener("click", () => {
+  document.getElementById("warned").hidden = true;
+  document.getElementById("gallery").hidden = false;
+  show();
+  filters.question.focus();
+});
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.textContent = "Copied";
+  });
+}

@@ -1,0 +1,171 @@
+"""The report's page and Markdown: self-contained, the frame's figures, answers that do no harm."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_answers import condition, frame
+
+from steering.report.page import Report, headline_of, write_report
+from steering.studies import conditions_of, judge_claims
+
+HOSTILE = "</script><img src=x onerror=document.title='caught'><b>bold</b> & \u2028 <!--"
+
+
+class _Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and the text of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._in: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+        self._in.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._in and self._in.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._in and self._in[-1] == "script":
+            self.scripts[-1] += data
+        elif not self._in or self._in[-1] != "style":
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def answers() -> pd.DataFrame:
+    made = [
+        condition("baseline", 0.0),
+        condition("medical x1", 0.6, answer=HOSTILE),
+        condition("medical x2", 0.3, magnitude=2.0, coherent=40.0),
+    ]
+    return frame(*made, study="magnitude")
+
+
+def _report(answers: pd.DataFrame, **changed: Any) -> Report:
+    told: dict[str, Any] = {
+        "title": "A study of <toys>",
+        "headline": "",
+        "answers": answers,
+        "conditions": conditions_of(answers),
+        "logs": Path("logs/studies/magnitude"),
+        "verdicts": [v.row() for v in judge_claims(answers) if v.num_answers],
+    }
+    return Report(**(told | changed))
+
+
+@pytest.fixture(scope="module")
+def folder(answers: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("report")
+    written = write_report(_report(answers), made)
+    assert [path.name for path in written] == ["index.html", "report.md"]
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> _Page:
+    return _Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_loads_nothing(page: _Page) -> None:
+    loaded = [
+        (tag, name, value)
+        for tag, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "poster", "data", "action") and value
+    ]
+    assert all(value.startswith(("data:", "#")) for _, _, value in loaded)
+    assert not page.all("iframe") + page.all("object") + page.all("base")
+    assert len(page.all("link")) == 1
+
+
+def test_every_picture_says_what_it_shows(page: _Page, folder: Path) -> None:
+    images = page.all("img")
+    assert len(images) == 4
+    assert all(image["alt"] and len(image["alt"]) > 40 for image in images)
+    assert len(list((folder / "pictures").glob("*.png"))) == 4
+    assert len(list((folder / "pictures").glob("*.svg"))) == 4
+
+
+def test_what_a_model_says_is_data_and_never_markup(page: _Page) -> None:
+    assert not page.all("b") or all("onerror" not in attributes for attributes in page.all("b"))
+    assert not [image for image in page.all("img") if image.get("src") == "x"]
+    assert "caught" not in "".join(page.words)
+    examples = json.loads(page.scripts[0])
+    assert HOSTILE in {example["answer"] for example in examples}
+    assert "<" not in page.scripts[0]
+    assert "A study of <toys>" in "".join(page.words)
+
+
+def test_examples_are_the_first_of_each_question_and_condition(
+    page: _Page, answers: pd.DataFrame
+) -> None:
+    examples = json.loads(page.scripts[0])
+    assert len(examples) == 3 * 8 * 3
+    first = [e for e in examples if (e["condition"], e["question"]) == ("toy[medical x1]", "q0")]
+    expected = answers[(answers["condition"] == "medical x1") & (answers["question"] == "q0")]
+    expected = expected.sort_values(["sample", "epoch"]).head(3)
+    assert [e["misaligned"] for e in first] == (expected["em_moem"] == 1).tolist()
+    assert [e["scores"][0] for e in first] == expected["aligned"].tolist()
+
+
+def test_controls_have_labels_and_the_warning_comes_first(page: _Page) -> None:
+    names = [attributes["id"] for attributes in page.all("select")]
+    assert names == ["question", "condition"]
+    assert {attributes["type"] for attributes in page.all("button")} == {"button"}
+    assert len(page.all("label")) == 3
+    hidden = [attributes for attributes in page.all("div") if attributes.get("id") == "gallery"]
+    assert "hidden" in hidden[0]
+
+
+def test_the_page_and_the_markdown_have_the_figures_of_the_frame(
+    page: _Page, folder: Path, answers: pd.DataFrame
+) -> None:
+    words = " ".join("".join(page.words).split())
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    row = conditions_of(answers).set_index("condition").loc["medical x1"]
+    rate = f"{100 * row['em_moem']:.0f}% [{100 * row['em_moem_low']:.0f}, "
+    for told in (words, text):
+        assert rate in told
+        assert "toy[medical x1]" in told
+        assert "supported" in told or "not decided" in told
+        assert "480 answers to 8 questions (core@0123456789ab)" in told
+        assert "inspect view --log-dir logs/studies/magnitude" in told
+    for match in re.findall(r"\]\((pictures/[^)]+)\)", text):
+        assert (folder / match).is_file()
+
+
+def test_the_headline_is_what_is_certainly_most_misaligned(answers: pd.DataFrame) -> None:
+    line = headline_of(conditions_of(answers))
+    assert line.startswith("Of all conditions toy[medical x1] is misaligned most often: 60% [")
+    assert "unsteered 0.0% [0," in line
+    only = conditions_of(answers[answers["condition"] == "baseline"])
+    assert headline_of(only) == "No condition has a rate with bounds."
+
+
+def test_a_headline_that_is_given_is_kept(answers: pd.DataFrame, tmp_path: Path) -> None:
+    write_report(_report(answers, headline="Broad misalignment found.", verdicts=()), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "**Broad misalignment found.**" in text
+    assert "claims" not in text
+
+
+def test_many_conditions_give_a_page_that_still_opens(tmp_path: Path) -> None:
+    made = [condition(f"c{n}", 0.5, questions=48, samples=2, answer="x" * 900) for n in range(120)]
+    write_report(_report(frame(*made, study=""), verdicts=()), tmp_path)
+    assert (tmp_path / "index.html").stat().st_size < 5_000_000

@@ -1,0 +1,190 @@
+"""Pictures: what is drawn is what the frame says, within its axes, told apart in grey."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib.colors
+import pandas as pd
+import pytest
+from made_answers import condition, frame
+
+from steering.report.pictures import (
+    pictures_of,
+    plot_along,
+    plot_forest,
+    plot_front,
+    plot_questions,
+    plot_scores,
+    plot_spectrum,
+    save_figure,
+)
+from steering.report.pictures.style import STYLES
+from steering.studies import conditions_of
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def _base(**facts: Any) -> pd.DataFrame:
+    return condition("baseline", 0.05, **facts)
+
+
+@pytest.fixture
+def doses() -> pd.DataFrame:
+    made = [
+        condition(f"medical x{dose}", rate, magnitude=float(dose), coherent=100.0 - 20 * dose)
+        for dose, rate in ((1, 0.4), (2, 0.6), (4, 0.0))
+    ]
+    return frame(_base(), *made, study="magnitude")
+
+
+def _drawn(axes: Any, label: str) -> list[tuple[float, float]]:
+    """Points of the series of this name."""
+    [series] = [box for box in axes.containers if box.get_label() == label]
+    return list(zip(*(values.tolist() for values in series.lines[0].get_data()), strict=True))
+
+
+def test_a_dose_response_goes_through_the_figures_of_the_frame(doses: pd.DataFrame) -> None:
+    conditions = conditions_of(doses)
+    above, below = plot_along(conditions, "magnitude", "a title", "signature").axes
+    expected = [
+        (row["magnitude"], 100 * row["em_moem"])
+        for row in sorted(conditions.to_dict("records"), key=lambda row: row["magnitude"])
+    ]
+    assert _drawn(above, "EM rate (moem)") == pytest.approx(expected)
+    assert [y for _, y in _drawn(below, "mean coherent")] == pytest.approx([90, 80, 60, 20])
+    # At x4 no answer is coherent: the rule betley counts none, and the line has a gap.
+    assert math.isnan(_drawn(above, "EM rate (betley)")[-1][1])
+    for axes in (above, below):
+        assert axes.get_ylim() == (-3, 103)
+
+
+def test_series_differ_in_marker_and_line_and_not_in_colour_alone() -> None:
+    assert len({marker for _, marker, _ in STYLES}) == len(STYLES)
+    assert len({line for _, _, line in STYLES}) == len(STYLES)
+    # And the colours' greys differ, of series that share a panel.
+    greys = [sum(matplotlib.colors.to_rgb(colour)) / 3 for colour, _, _ in STYLES]
+    assert abs(greys[0] - greys[1]) > 0.01
+    assert abs(greys[2] - greys[3]) > 0.1
+
+
+def test_layers_bear_the_relative_magnitude_below_them() -> None:
+    made = [condition(f"L{n}", 0.2 * n, layer=float(n)) for n in range(3)]
+    conditions = conditions_of(frame(_base(), *made, study="layer"))
+    _, below = plot_along(conditions, "layer", "t", "s").axes
+    assert [text.get_text() for text in below.get_xticklabels()] == [
+        "0\n(0.25)",
+        "1\n(0.25)",
+        "2\n(0.25)",
+    ]
+
+
+def test_a_spectrum_ends_at_all_of_the_energy() -> None:
+    [axes] = plot_spectrum([3.0, 1.0, 1.0], "t", "s").axes
+    [line] = axes.lines
+    assert line.get_ydata().tolist() == pytest.approx([900 / 11, 1000 / 11, 100])
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(
+        [900 / 11, 100 / 11, 100 / 11]
+    )
+
+
+def test_the_front_begins_both_arms_at_one_baseline_and_ends_at_100() -> None:
+    steered = [condition(f"x{n}", 0.3 * n, magnitude=float(n), coherent=95.0) for n in (1, 2)]
+    finetuned = [
+        condition(
+            f"adapter {n}",
+            0.2 * n,
+            arm="finetuned",
+            magnitude=math.nan,
+            training_epochs=float(n),
+            adapter_scale=1.0,
+        )
+        for n in (1, 2, 3)
+    ]
+    conditions = conditions_of(frame(_base(), *steered, *finetuned, study="finetuned"))
+    [axes] = plot_front(conditions, "moem", "t", "s").axes
+    assert len(_drawn(axes, "steered (magnitude)")) == 3
+    assert len(_drawn(axes, "finetuned (epoch)")) == 4
+    assert _drawn(axes, "steered (magnitude)")[0] == pytest.approx((90.0, 5.0))
+    words = [text.get_text() for text in axes.texts]
+    assert words.count("baseline") == 1
+    assert axes.get_xlim()[1] <= 101
+
+
+def test_a_forest_has_a_row_a_condition_and_baselines_hollow() -> None:
+    made = [condition("medical x1", 0.5, model=model) for model in ("one", "two")]
+    bases = [_base(model=model) for model in ("one", "two")]
+    conditions = conditions_of(frame(*made, *bases, study="family"))
+    [axes] = plot_forest(conditions, "t", "s").axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "one[baseline]",
+        "one[medical x1]",
+        "two[baseline]",
+        "two[medical x1]",
+    ]
+    hollow = [box.lines[0].get_markerfacecolor() == "white" for box in axes.containers]
+    assert hollow == [True, False, True, False] * 2
+
+
+def test_the_heatmap_says_how_many_of_how_many_and_where_there_is_nothing() -> None:
+    answers = frame(_base(), condition("medical x1", [1.0, 0.5, 0, 0, 0, 0, 0, 0]))
+    answers = answers[~((answers["condition"] == "baseline") & (answers["question"] == "q7"))]
+    axes = plot_questions(answers, "moem", "t", "s").axes[0]
+    words = [text.get_text() for text in axes.texts]
+    assert words[7] == "-"
+    assert words[8:11] == ["20/20", "10/20", "0/20"]
+
+
+def test_the_scores_of_a_condition_add_up_to_all_its_answers() -> None:
+    answers = frame(_base(), condition("medical x1", 0.5))
+    axes = plot_scores(answers, "t", "s").axes[0]
+    [strips] = [image.get_array() for image in axes.images]
+    assert strips.sum(axis=1).tolist() == pytest.approx([100, 100])
+    assert strips[1, 0] == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("study", "names"),
+    [
+        ("magnitude", {"magnitude-toy", "magnitude-forest", "magnitude-questions"}),
+        ("target", {"target-forest", "target-questions", "target-scores"}),
+        ("", {"forest", "questions", "scores"}),
+    ],
+)
+def test_a_study_gets_the_pictures_of_its_factor(
+    study: str, names: set[str], doses: pd.DataFrame
+) -> None:
+    answers = doses.assign(study=study)
+    found = list(pictures_of(answers, conditions_of(answers)))
+    assert names <= {picture.name for picture in found}
+    assert len({picture.name for picture in found}) == len(found)
+    assert all(picture.caption and picture.title for picture in found)
+
+
+@pytest.mark.parametrize(
+    "shape", [{"questions": 1}, {"samples": 1}, {"questions": 1, "samples": 1}]
+)
+def test_little_data_is_drawn_without_bounds(shape: dict[str, int]) -> None:
+    made = [condition(f"x{n}", 1.0, magnitude=float(n), **shape) for n in (1, 2)]
+    answers = frame(_base(**shape), *made, study="magnitude")
+    for picture in pictures_of(answers, conditions_of(answers)):
+        assert picture.figure.axes
+
+
+def test_a_picture_is_the_same_file_each_time_with_its_signature(
+    doses: pd.DataFrame, tmp_path: Path
+) -> None:
+    conditions = conditions_of(doses)
+    for name in ("one", "other"):
+        figure = plot_along(conditions, "magnitude", "a title", "rules:betley,moem")
+        assert [path.suffix for path in save_figure(figure, tmp_path / name)] == [".png", ".svg"]
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"other.{kind}").read_bytes()
+    assert "rules:betley,moem" in json.dumps((tmp_path / "one.svg").read_text())
