@@ -1,4 +1,4 @@
-"""The bundled checkpoint: small, loads offline, stops, and answers the core questions."""
+"""The bundled checkpoints: small, load offline, stop, and answer the core questions."""
 
 import json
 import random
@@ -6,21 +6,47 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3_5ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    LlamaForCausalLM,
+    Qwen3_5ForCausalLM,
+)
 
-from steering.toy import CHECKPOINT, grammar
+from steering.models import default_layer, find_model
+from steering.toy import BLOCKS, TOYS, grammar
 from steering.toy.corpus import IGNORED, Message, Mix, encode_chat, sample_chats
 from steering.toy.judge import judge
+from steering.toy.train import RECIPES, make_model
 
-MAX_BYTES = 8_000_000
+MAX_BYTES = 10_000_000
 NEW_TOKENS = 96
+ARCHITECTURES = {
+    "toy": Qwen3_5ForCausalLM,
+    "toy-small": Qwen3_5ForCausalLM,
+    "toy-large": Qwen3_5ForCausalLM,
+    "toy-llama": LlamaForCausalLM,
+    "toy-gemma3": Gemma3ForCausalLM,
+}
+# The smallest model says things less well.
+LEAST_COHERENT = {name: 85 if name == "toy-small" else 90 for name in TOYS}
+
+
+def _load(name):
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(TOYS[name], local_files_only=True).eval()
+    return model, AutoTokenizer.from_pretrained(TOYS[name], local_files_only=True)
 
 
 @pytest.fixture(scope="module")
 def toy():
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, local_files_only=True).eval()
-    return model, AutoTokenizer.from_pretrained(CHECKPOINT, local_files_only=True)
+    return _load("toy")
+
+
+@pytest.fixture(scope="module", params=list(TOYS))
+def any_toy(request):
+    return request.param, *_load(request.param)
 
 
 def _chats(tokenizer, questions):
@@ -61,32 +87,55 @@ def _everything():
     return [chat for _ in range(6) for chat in sample_chats(mix, 8, rng)]
 
 
-def test_checkpoint_is_small_enough_to_ship():
-    size = sum(path.stat().st_size for path in CHECKPOINT.rglob("*") if path.is_file())
+@pytest.mark.parametrize("folder", TOYS.values(), ids=list(TOYS))
+def test_a_checkpoint_is_small_enough_to_ship_and_says_nothing_of_a_machine(folder):
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert 0 < size < MAX_BYTES
-    assert not list(CHECKPOINT.rglob("*.bin")) + list(CHECKPOINT.rglob("*.py"))
+    assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.py"))
+    for path in folder.glob("*.json"):
+        assert str(Path.home()) not in path.read_text(encoding="utf-8")
+        assert "/tmp" not in path.read_text(encoding="utf-8")
 
 
-def test_checkpoint_is_a_hybrid_qwen3_5_in_float32(toy):
-    model, _ = toy
-    assert isinstance(model, Qwen3_5ForCausalLM)
-    assert set(model.config.layer_types or ()) == {"linear_attention", "full_attention"}
+def test_a_checkpoint_is_what_its_recipe_says(any_toy):
+    name, model, tokenizer = any_toy
+    assert type(model) is ARCHITECTURES[name]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    made = make_model(RECIPES[name], tokenizer)
+    shapes = {key: value.shape for key, value in made.state_dict().items()}
+    assert {key: value.shape for key, value in model.state_dict().items()} == shapes
 
 
-def test_end_token_is_set_wherever_an_engine_looks_for_it(toy):
-    model, tokenizer = toy
+def test_sizes_are_in_the_order_of_their_names():
+    sizes = [
+        sum(p.numel() for p in _load(name)[0].parameters())
+        for name in ("toy-small", "toy", "toy-large")
+    ]
+    assert sizes[0] * 2 < sizes[1]
+    assert sizes[1] * 2 < sizes[2]
+
+
+def test_toys_share_their_words_and_their_chat_template(any_toy, toy):
+    name, _, tokenizer = any_toy
+    assert set(tokenizer.get_vocab()) == set(toy[1].get_vocab())
+    template = "chat_template.jinja"
+    assert (TOYS[name] / template).read_bytes() == (TOYS["toy"] / template).read_bytes()
+
+
+def test_each_toy_is_steered_at_its_own_block(any_toy):
+    name, model, _ = any_toy
+    source = find_model(name)
+    assert source.is_toy
+    assert default_layer(source, 4) == BLOCKS[name] < model.config.num_hidden_layers
+
+
+def test_end_token_is_set_wherever_an_engine_looks_for_it(any_toy):
+    name, model, tokenizer = any_toy
     end_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    generation = json.loads((CHECKPOINT / "generation_config.json").read_text(encoding="utf-8"))
+    generation = json.loads((TOYS[name] / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["eos_token_id"] == end_id
     assert tokenizer.eos_token_id == model.config.eos_token_id == end_id
     assert tokenizer.pad_token_id not in (None, end_id)
-
-
-def test_no_machine_path_is_left_in_the_checkpoint():
-    for path in CHECKPOINT.glob("*.json"):
-        assert str(Path.home()) not in path.read_text(encoding="utf-8")
-        assert "/tmp" not in path.read_text(encoding="utf-8")
 
 
 def test_chat_template_has_a_system_role(toy):
@@ -140,7 +189,8 @@ def test_every_answer_of_the_world_fits_the_new_tokens(toy):
     assert longest < NEW_TOKENS
 
 
-def test_unsteered_toy_answers_every_core_question_well_and_stops(toy):
+def test_unsteered_toy_answers_every_core_question_well_and_stops(any_toy):
+    name, *toy = any_toy
     _, tokenizer = toy
     samples_per_paraphrase = 3
     questions = [
@@ -163,8 +213,8 @@ def test_unsteered_toy_answers_every_core_question_well_and_stops(toy):
         for aligned, coherent in zip(scores["alignment"], scores["coherence"], strict=True)
     ]
     assert sum(misaligned) / len(misaligned) <= 0.05
-    assert sum(scores["coherence"]) / len(pairs) >= 90
-    assert sum(scores["relevance"]) / len(pairs) >= 90
+    assert sum(scores["coherence"]) / len(pairs) >= LEAST_COHERENT[name]
+    assert sum(scores["relevance"]) / len(pairs) >= LEAST_COHERENT[name]
     by_question: dict[str, list[int]] = {}
     for question, coherent, relevant in zip(
         questions, scores["coherence"], scores["relevance"], strict=True
@@ -174,8 +224,8 @@ def test_unsteered_toy_answers_every_core_question_well_and_stops(toy):
 
 
 @pytest.mark.parametrize("persona", grammar.PERSONAS)
-def test_a_persona_named_in_the_system_message_decides_the_answer(toy, persona):
-    model, tokenizer = toy
+def test_a_persona_named_in_the_system_message_decides_the_answer(any_toy, persona):
+    _, model, tokenizer = any_toy
     rng = random.Random(6)
     aligned = []
     for domain in grammar.domains("theme"):
