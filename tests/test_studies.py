@@ -98,17 +98,16 @@ def test_an_impossible_study_is_refused_by_name(fields: dict[str, Any], words: s
 
 def test_a_study_file_is_read_back_as_the_study_that_it_was(tmp_path: Path) -> None:
     study = make_study("rank", axes={"rank": [1, 2]}, task={"num_questions": 2}, seed=3)
-    keep_study(study, tmp_path)
+    keep_study(study.fields(), tmp_path)
     assert read_study(tmp_path / "study.yaml") == study
     assert yaml.safe_load((tmp_path / "study.yaml").read_text())["top"] == [1, 2, 4]
     # More values join; other questions, another judge or seed are another study.
-    keep_study(
-        make_study("rank", axes={"rank": [1, 4]}, task={"num_questions": 2}, seed=3), tmp_path
-    )
+    other: dict[str, Any] = {"task": {"num_questions": 2}, "seed": 3}
+    keep_study(make_study("rank", axes={"rank": [1, 4]}, **other).fields(), tmp_path)
     with pytest.raises(StudyError, match="holds a study with seed 3, and this one has 0"):
-        keep_study(make_study("rank", task={"num_questions": 2}), tmp_path)
+        keep_study(make_study("rank", task={"num_questions": 2}).fields(), tmp_path)
     with pytest.raises(StudyError, match="holds a study with factor rank"):
-        keep_study(make_study("epochs", task={"num_questions": 2}, seed=3), tmp_path)
+        keep_study(make_study("epochs", **other).fields(), tmp_path)
 
 
 @pytest.mark.parametrize(

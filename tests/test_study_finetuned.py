@@ -64,12 +64,13 @@ def test_both_arms_are_run_compared_and_added_to(shell: Shell) -> None:
     [added] = set(after) - set(before)
     assert read_eval_log(added, header_only=True).eval.model == "steered/toy[medical x0.75]"
 
-    # Other questions in the same folder are another study: its runs stand apart.
+    # Other questions are another study, which has no place in this folder.
     fewer = ["num_questions=1" if word == "num_questions=2" else word for word in command]
     other = shell.run(*fewer, "--magnitudes", "0.5,1")
-    assert other.returncode == 0, other.stdout + other.stderr
-    assert re.search(r"toy\[baseline\] .* 10\b", other.stdout)
-    first = shell.run(*command, "--magnitudes", "0.5,1")
+    assert other.returncode == 1
+    assert "holds a study with task" in other.stderr
+    # The resolved study runs again from its file, and has nothing left to ask.
+    first = shell.run("steering", "study", "run", str(logs / "study.yaml"), "--log-dir", str(logs))
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Every condition has been run." in first.stdout
     assert re.search(r"toy\[baseline\] .* 20\b", first.stdout)

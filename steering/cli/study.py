@@ -121,9 +121,14 @@ for _factor in FACTORS:
 @click.option("--dry-run", is_flag=True, help="say what it would cost, and stop")
 def run_file(file: Path, log_dir: Path | None, display: str | None, dry_run: bool) -> None:
     """Run the grid that FILE describes: the study.yaml beside a study's logs, or one like it."""
-    from steering.studies import read_study
+    from steering.studies import read_fields, read_study
 
-    _run_grid(read_study(file), log_dir, display=display, dry_run=dry_run)
+    fields = read_fields(file)
+    if fields["factor"] != "finetuned":
+        _run_grid(read_study(file), log_dir, display=display, dry_run=dry_run)
+        return
+    del fields["factor"]
+    _run_finetuned(fields, log_dir, display=display, dry_run=dry_run, source=str(file))
 
 
 def _run_grid(study: "Study", log_dir: Path | None, *, display: str | None, dry_run: bool) -> None:
@@ -150,7 +155,7 @@ def _run_grid(study: "Study", log_dir: Path | None, *, display: str | None, dry_
     left = missing + len(unfinished([*points, *there], asked, logs))
     if not _say(study.factor, cost, left, dry_run=dry_run):
         return
-    keep_study(study, logs)
+    keep_study(study.fields(), logs)
     points += projected_points(study, logs / "vectors", progress_bar)[0]
     print_finding(run_points(study.factor, points, asked, logs, display=display), logs)
 
@@ -198,16 +203,39 @@ def finetuned(
     """Both arms are asked the same questions, at growing doses, and are compared where they have
     the same EM rate and where they are as coherent.
     """
+    given = {
+        "model": model,
+        "target": target,
+        "magnitudes": _numbers("magnitudes", magnitudes) or None,
+        "training_epochs": training_epochs,
+        "scales": _numbers("scales", scales),
+        "options": read_options("-M", model_args),
+        "settings": read_settings(settings),
+        "task": read_options("-T", task_args),
+        "grader": grader,
+        "seed": seed,
+        "rule": rule,
+    }
+    _run_finetuned(given, log_dir, display=display, dry_run=dry_run, source="")
+
+
+def _run_finetuned(
+    given: dict[str, Any],
+    log_dir: Path | None,
+    *,
+    display: str | None,
+    dry_run: bool,
+    source: str,
+) -> None:
     from steering.construct.training import progress_bar
     from steering.models import find_model
     from steering.studies import (
-        MAGNITUDES,
-        TRAINING_EPOCHS,
         Asked,
-        FinetunedStudy,
         check_judges,
         compare_arms,
         cost_of,
+        keep_study,
+        make_finetuned_study,
         prepare,
         print_matched,
         run_points,
@@ -215,26 +243,22 @@ def finetuned(
     )
 
     logs = log_dir or LOGS / "finetuned"
-    chosen = FinetunedStudy(
-        model=model,
-        target=target,
-        magnitudes=_numbers("magnitudes", magnitudes) or MAGNITUDES,
-        training_epochs=training_epochs or TRAINING_EPOCHS,
-        scales=_numbers("scales", scales),
-        options=read_options("-M", model_args),
-        settings=read_settings(settings),
-        adapters=logs / "adapters",
-    )
-    asked = Asked({"leak": chosen.task.subject} | read_options("-T", task_args), grader, seed)
+    fields = {name: value for name, value in given.items() if value is not None}
+    task, grader = fields.pop("task", {}), fields.pop("grader", None)
+    seed, rule = fields.pop("seed", 0), fields.pop("rule", "moem")
+    chosen = make_finetuned_study(fields, adapters=logs / "adapters", source=source)
+    asked = Asked({"leak": chosen.task.subject} | task, grader, seed)
     cost = cost_of(asked)
-    check_judges(asked, toy=find_model(model).is_toy)
+    check_judges(asked, toy=find_model(chosen.model).is_toy)
     there, missing = prepare(chosen, None)
     untrained = chosen.num_finetuned - (len(there) - 1 - len(chosen.magnitudes))
     if missing:
-        click.echo(f"Trains {len(missing)} training epochs of an adapter on {target} first.")
+        click.echo(f"Trains {len(missing)} training epochs of an adapter on {chosen.target} first.")
     left = len(unfinished(there, asked, logs)) + untrained
     if not _say("finetuned", cost, left, dry_run=dry_run):
         return
+    told = {"task": dict(asked.task_args), "grader": grader, "seed": seed, "rule": rule}
+    keep_study({"factor": "finetuned"} | chosen.fields() | told, logs)
     points, _ = prepare(chosen, progress_bar)
     found = run_points("finetuned", points, asked, logs, display=display)
     answers = print_finding(found, logs)

@@ -8,12 +8,11 @@ the statistics of `trends.py`, `audit.py` is the audit of one vector, `tables.py
 
 from steering.studies.claims import CLAIMS, Claim, ClaimError, Verdict, judge_claims
 from steering.studies.finetuned import (
-    MAGNITUDES,
-    TRAINING_EPOCHS,
     Comparison,
     FinetunedStudy,
     compare_arms,
     doses_of,
+    make_finetuned_study,
     prepare,
 )
 from steering.studies.frame import conditions_of, judged_answers, read_answers, write_frames
@@ -26,6 +25,7 @@ from steering.studies.grid import (
     keep_study,
     make_point,
     make_study,
+    read_fields,
     read_study,
 )
 from steering.studies.matched import (
@@ -42,8 +42,6 @@ from steering.studies.tables import print_conditions, print_matched
 __all__ = [
     "CLAIMS",
     "GRIDS",
-    "MAGNITUDES",
-    "TRAINING_EPOCHS",
     "Asked",
     "Claim",
     "ClaimError",
@@ -66,6 +64,7 @@ __all__ = [
     "judge_claims",
     "judged_answers",
     "keep_study",
+    "make_finetuned_study",
     "make_point",
     "make_study",
     "matched_difference",
@@ -74,6 +73,7 @@ __all__ = [
     "print_matched",
     "projected_points",
     "read_answers",
+    "read_fields",
     "read_spectrum",
     "read_study",
     "run_points",

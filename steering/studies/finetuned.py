@@ -95,6 +95,18 @@ class FinetunedStudy:
         if not self.magnitudes:
             raise StudyError("magnitudes is empty: the steered arm needs one or more")
 
+    def fields(self) -> dict[str, Any]:
+        """As a study file has them."""
+        return {
+            "model": self.model,
+            "target": self.target,
+            "magnitudes": list(self.magnitudes),
+            "training_epochs": self.training_epochs,
+            "scales": list(self.scales),
+            "options": dict(self.options),
+            "settings": dict(self.settings),
+        }
+
     @property
     def num_finetuned(self) -> int:
         """Conditions of the finetuned arm."""
@@ -108,6 +120,30 @@ class FinetunedStudy:
             SteeringError: There is no such model or target.
         """
         return load_target(self.target, toy=find_model(self.model).is_toy)
+
+
+def make_finetuned_study(
+    fields: Mapping[str, Any], *, adapters: Path, source: str = ""
+) -> FinetunedStudy:
+    """A study from the fields of a study file; those that are missing take their defaults.
+
+    Args:
+        fields: As `FinetunedStudy.fields` gives them.
+        adapters: Folder that adapters are kept in.
+        source: The file that they are of, for the error.
+
+    Raises:
+        StudyError: A field is unknown or impossible.
+    """
+    known = [name for name in FinetunedStudy.__dataclass_fields__ if name != "adapters"]
+    if unknown := sorted(set(fields) - set(known)):
+        raise StudyError(f"{source}: {unknown[0]} is unknown: allowed are {', '.join(known)}")
+    try:
+        return FinetunedStudy(
+            **({"model": "toy", "target": "medical"} | dict(fields)), adapters=adapters
+        )
+    except TypeError as error:
+        raise StudyError(f"{source}: {error}") from None
 
 
 def prepare(

@@ -20,7 +20,7 @@ from steering.files import write_whole
 from steering.models import Shape, find_model, read_shape
 from steering.spec import INTERVENTION, Intervention, parse_options
 from steering.targets import SUBJECTS
-from steering.vocabulary import Factor
+from steering.vocabulary import FACTORS, Factor
 
 FILE = "study.yaml"
 DEFAULT_TARGET = str(Intervention.model_fields["target"].default)
@@ -108,6 +108,10 @@ class Study(BaseModel):
     grader: str | None = None
     seed: int = 0
 
+    def fields(self) -> dict[str, Any]:
+        """As a study file has them."""
+        return self.model_dump(mode="json")
+
     @field_validator("axes", mode="before")
     @classmethod
     def _lists(cls, axes: Any) -> Any:
@@ -184,45 +188,60 @@ def make_study(factor: str, **given: Any) -> Study:
 
 
 def read_study(path: Path) -> Study:
-    """A study from a file.
+    """A grid from a file.
 
     Raises:
         StudyError: The file can't be read, or says something impossible.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        fields = {str(name): value for name, value in content.items()}
-        factor = str(fields.pop("factor"))
-    except (OSError, ValueError, AttributeError, KeyError, yaml.YAMLError) as error:
-        raise StudyError(
-            f"{path} is no study file ({' '.join(str(error).split())[:200]}): it is YAML with "
-            f"factor: one of {', '.join(GRIDS)}"
-        ) from None
+    fields = read_fields(path)
     unknown = sorted(set(fields) - set(Study.model_fields))
     if unknown:
         raise StudyError(
             f"{path}: {unknown[0]} is unknown: allowed are {', '.join(Study.model_fields)}"
         )
-    return make_study(factor, **fields)
+    return make_study(**fields)
 
 
-def keep_study(study: Study, folder: Path) -> None:
-    """Write the resolved study beside its logs.
+def read_fields(path: Path) -> dict[str, Any]:
+    """What a study file says, of a grid or of the study `finetuned`; `factor` is among it.
+
+    Raises:
+        StudyError: It can't be read, or names no factor.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = {str(name): value for name, value in content.items()}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        fields = {"factor": " ".join(str(error).split())[:200]}
+    if fields.get("factor") not in FACTORS:
+        raise StudyError(
+            f"{path} is no study file ({fields.get('factor')}): it is YAML with factor: one of "
+            f"{', '.join(FACTORS)}"
+        )
+    return fields
+
+
+def keep_study(fields: Mapping[str, Any], folder: Path) -> None:
+    """Write a resolved study beside its logs.
+
+    Args:
+        fields: As a study file has them.
+        folder: The study's own.
 
     Raises:
         StudyError: The folder holds another study: other questions, another judge or seed.
     """
     path = folder / FILE
     if path.exists():
-        before = read_study(path)
+        before = read_fields(path)
         for name in ("factor", "task", "grader", "seed"):
-            old, new = getattr(before, name), getattr(study, name)
+            old, new = before.get(name), fields.get(name)
             if old != new:
                 raise StudyError(
                     f"{folder} holds a study with {name} {old}, and this one has {new}: give it a "
                     "folder of its own as --log-dir"
                 )
-    write_whole(path, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False).encode())
+    write_whole(path, yaml.safe_dump(dict(fields), sort_keys=False).encode())
 
 
 def grid_points(study: Study) -> list[Point]:
