@@ -13,13 +13,18 @@ from urllib.request import url2pathname
 from steering.errors import SteeringError
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog, EvalSample
+    from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
     from inspect_ai.scorer import Score
+
+    ScoredSample = EvalSample | EvalSampleSummary
 
 SCORER = "em_judge"
 LEAK = "target_leak"
 # Of the task judge_calibration, which says nothing of a model under test.
 CALIBRATION = "calibration"
+# What stands in a sample's summary for a value that is too long for it.
+CUT = "Key removed from summary (> 1k)"
+_BULK = {"events", "attachments", "store"}
 
 
 class LogError(SteeringError):
@@ -53,6 +58,36 @@ def each_header(path: Path) -> Iterator[tuple[str, str, "EvalLog"]]:
             yield Path(place).name, place, log
 
 
+def each_scored(path: Path) -> Iterator[tuple[str, "EvalLog", "list[ScoredSample]"]]:
+    """Like `each_log`, the samples apart and light: ids, metadata and scores, and no messages.
+
+    They come from the summaries that Inspect keeps in a log, which are read ten times as fast; a
+    sample whose scores say too much for a summary is read whole.
+    """
+    from inspect_ai.log import read_eval_log_sample, read_eval_log_sample_summaries
+
+    for name, place, header in each_header(path):
+        if place.endswith(".json"):
+            # Inspect would read it whole for the summaries, too.
+            yield name, header, list(_read(place, header_only=False).samples or [])
+            continue
+        samples: list[ScoredSample] = [
+            read_eval_log_sample(place, found.id, found.epoch, exclude_fields=_BULK)
+            if _is_cut(found)
+            else found
+            for found in read_eval_log_sample_summaries(place)
+        ]
+        yield name, header, samples
+
+
+def _is_cut(sample: "EvalSampleSummary") -> bool:
+    return any(
+        value == CUT
+        for score in (sample.scores or {}).values()
+        for value in (score.metadata or {}).values()
+    )
+
+
 def _read(place: str, *, header_only: bool) -> "EvalLog":
     from inspect_ai.log import read_eval_log
 
@@ -83,7 +118,7 @@ def is_of_judge(log: "EvalLog") -> bool:
     return any(scorer.name.endswith(CALIBRATION) for scorer in log.eval.scorers or [])
 
 
-def find_score(log: "EvalLog", sample: "EvalSample") -> "Score":
+def find_score(log: "EvalLog", sample: "ScoredSample") -> "Score":
     """The score of a sample of a model's log.
 
     Raises:
@@ -98,7 +133,7 @@ def find_score(log: "EvalLog", sample: "EvalSample") -> "Score":
     return score
 
 
-def find_domain(sample: "EvalSample") -> float | None:
+def find_domain(sample: "ScoredSample") -> float | None:
     """How far an answer is about the target's subject, 0-100; None where that was not graded."""
     score = (sample.scores or {}).get(LEAK)
     if score is None or not isinstance(score.value, int | float) or math.isnan(score.value):

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from scripted_logs import BAD, FAILS, GOOD, UNSCORED, write_log
+from fake_models import fake
+from inspect_ai import Task, eval
+from inspect_ai.dataset import MemoryDataset, Sample
+from scripted_logs import BAD, FAILS, GOOD, UNSCORED, echo, write_log
 
-from steering.judging import em_rate
+from steering.judging import em_judge, em_rate
 from steering.logs import LogError
 from steering.report.results import ReportError, read_results
 from steering.studies import conditions_of, judged_answers, read_answers, write_frames
@@ -175,3 +178,25 @@ def test_what_acted_is_told_in_columns(
     facts = condition_facts({"steering": told, "engine": {"family": "llama", "parameters": 12}})
     assert {name: facts[name] for name in expected} == pytest.approx(expected, nan_ok=True)
     assert (facts["family"], facts["num_parameters"]) == ("llama", 12.0)
+
+
+def test_reasons_too_long_for_a_summary_are_read_from_the_whole_sample(tmp_path: Path) -> None:
+    """Inspect's summaries leave out what is longer than a thousand letters."""
+    [log] = eval(
+        Task(
+            MemoryDataset([Sample(id="a/1", input=UNSCORED, metadata={"question": "a"})]),
+            scorer=em_judge(),
+            name="small",
+        ),
+        model=fake("base", echo),
+        model_roles={"grader": fake("wordy", lambda *_: "I would rather not say. " * 90)},
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    assert log.status == "success"
+    [result] = read_results(tmp_path)
+    [answer] = result.answers
+    assert "I would rather not say" in answer.reasons["aligned"]
+    [row] = read_answers(tmp_path).to_dict("records")
+    assert row["kind"] == "answer"
+    assert math.isnan(row["aligned"])

@@ -3,11 +3,12 @@
 Counts nothing: what a figure is made of stands in `steering.judging`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from inspect_ai.log import EvalLog, EvalSample
+from inspect_ai.log import EvalLog
 
 from steering import __version__
 from steering.errors import SteeringError
@@ -27,13 +28,16 @@ from steering.judging.calibration import JudgedPair, judged_pair
 from steering.judging.leak import Leak, leak
 from steering.logs import (
     CALIBRATION,
-    each_log,
+    each_scored,
     find_domain,
     find_score,
     find_subject,
     is_of_judge,
     why_left_out,
 )
+
+if TYPE_CHECKING:
+    from steering.logs import ScoredSample
 
 
 class ReportError(SteeringError):
@@ -148,11 +152,11 @@ def read_results(logs: Path, warn: Callable[[str], None] = lambda _: None) -> li
             together.
     """
     results: list[Result] = []
-    for name, log in each_log(logs):
+    for name, log, samples in each_scored(logs):
         if reason := why_left_out(log):
             warn(f"left out, since {reason}: {name}")
         else:
-            results += _results(log)
+            results += _results(log, samples)
     return _in_order(results, logs)
 
 
@@ -162,13 +166,13 @@ def read_runs(
     """Like `read_results`, and the runs of judges as well; one of both kinds may be missing."""
     results: list[Result] = []
     calibrations: list[Calibration] = []
-    for name, log in each_log(logs):
+    for name, log, samples in each_scored(logs):
         if is_of_judge(log) and log.status == "success":
-            calibrations.append(_calibration(log))
+            calibrations.append(_calibration(log, samples))
         elif reason := why_left_out(log):
             warn(f"left out, since {reason}: {name}")
         else:
-            results += _results(log)
+            results += _results(log, samples)
     if calibrations and not results:
         return [], calibrations
     return _in_order(results, logs), calibrations
@@ -181,13 +185,13 @@ def read_complete_results(logs: Path) -> list[Result]:
         ReportError: Besides, a run did not finish, or has lost samples.
     """
     results: list[Result] = []
-    for name, log in each_log(logs):
-        if missing := _missing(log):
+    for name, log, samples in each_scored(logs):
+        if missing := _missing(log, samples):
             raise ReportError(
                 f"{name} {missing}: finish it with `inspect eval-retry`, or move it out of {logs}"
             )
         if not is_of_judge(log):
-            results += _results(log)
+            results += _results(log, samples)
     return _in_order(results, logs)
 
 
@@ -214,11 +218,10 @@ def _in_order(results: list[Result], logs: Path) -> list[Result]:
     return sorted(results, key=lambda result: (result.task, not result.is_baseline))
 
 
-def _missing(log: EvalLog) -> str | None:
+def _missing(log: EvalLog, samples: "Sequence[ScoredSample]") -> str | None:
     """What a run lacks of the answers that it set out for; None when it has them all."""
     if log.status != "success":
         return f"ended with status {log.status}"
-    samples = log.samples or []
     failed = sum(sample.error is not None for sample in samples)
     if failed:
         return f"has {failed} samples that ended in an error"
@@ -230,17 +233,17 @@ def _missing(log: EvalLog) -> str | None:
     return None
 
 
-def _results(log: EvalLog) -> list[Result]:
+def _results(log: EvalLog, samples: "Sequence[ScoredSample]") -> list[Result]:
     """The results of one log: one, unless its samples brought interventions of their own."""
     where = f"{log.eval.task} on {log.eval.model}"
     answers: dict[str, list[JudgedAnswer]] = {}
     bounds, judges = set(), set()
-    for sample in log.samples or []:
+    for sample in samples:
         score = find_score(log, sample)
         question = str(sample.metadata.get("question", sample.id))
         answer = replace(judged_answer(score, question), domain=find_domain(sample))
-        answers.setdefault(_condition(log, sample), []).append(answer)
         stored = score.metadata or {}
+        answers.setdefault(_condition(log, stored), []).append(answer)
         judges.add(str(stored.get("judge")))
         bounds.add(tuple(stored["bounds"].values()) if "bounds" in stored else ())
     if len(judges) != 1 or len(bounds) != 1:
@@ -267,10 +270,10 @@ def _results(log: EvalLog) -> list[Result]:
     ]
 
 
-def _calibration(log: EvalLog) -> Calibration:
+def _calibration(log: EvalLog, samples: "Sequence[ScoredSample]") -> Calibration:
     scores = [
         (str(sample.id), score)
-        for sample in log.samples or []
+        for sample in samples
         for name, score in (sample.scores or {}).items()
         if name.endswith(CALIBRATION)
     ]
@@ -282,7 +285,7 @@ def _calibration(log: EvalLog) -> Calibration:
     )
 
 
-def _condition(log: EvalLog, sample: EvalSample) -> str:
+def _condition(log: EvalLog, scored: Mapping[str, Any]) -> str:
     """Model and condition of one answer: the run's, unless the request brought its own."""
-    told = (sample.output.metadata or {}).get("steering", {}).get("condition")
+    told = scored.get("condition")
     return f"{log.eval.model.partition('[')[0]}[{told}]" if told else log.eval.model

@@ -30,7 +30,7 @@ from steering.judging import (
     mean_interval,
 )
 from steering.judging.leak import LEAKED_ABOVE
-from steering.logs import LEAK, SCORER, LogError, each_header, why_left_out
+from steering.logs import CUT, LEAK, SCORER, LogError, each_header, why_left_out
 from steering.report.results import ReportError
 from steering.studies.facts import NUMBERS, TEXTS, condition_facts
 
@@ -50,8 +50,6 @@ ANSWER_COLUMNS = [
     "command",
 ]
 
-# What stands in a log's summary for what is too long for it.
-_REMOVED = "Key removed from summary (> 1k)"
 _DOSES = [
     *("target", "method", "layer", "rank", "top"),
     *("training_epochs", "adapter_scale", "magnitude", "build_seed"),
@@ -223,7 +221,7 @@ def _read_score(text: str, question: str, label: str) -> dict[str, Any]:
 
     stored = json.loads(text)
     told = (stored.get("metadata") or {}).items()
-    metadata = {name: value for name, value in told if value != _REMOVED}
+    metadata = {name: value for name, value in told if value != CUT}
     score = Score.model_construct(value=stored["value"], metadata=metadata)
     judged = judged_answer(score, question)
     bounds = Bounds(*(metadata.get("bounds") or {}).values())
