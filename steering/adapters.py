@@ -95,17 +95,18 @@ def find_adapter(
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `steering.json` beside the weights, with their digests."""
-    sums = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
+    """Write `steering.json` beside the weights and their config, with their digests."""
+    told = [*folder.glob("*.safetensors"), *folder.glob(CONFIG)]
+    sums = {path.name: file_digest(path) for path in sorted(told)}
     said = {"format": FORMAT} | dict(facts) | {"sha256": sums}
     (folder / FACTS).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `steering.json` says, once the weights beside it are those that it was written for.
+    """What `steering.json` says, once what lies beside it is what it was written for.
 
     Raises:
-        AdapterError: It is missing, not ours, or the weights are not those.
+        AdapterError: It is missing, not ours, or the weights or their config are others.
     """
     path = folder / FACTS
     try:
@@ -117,9 +118,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         ) from None
     if form != FORMAT:
         raise AdapterError(f"{path} holds {form}; {FORMAT} is needed")
-    found = {file.name: file_digest(file) for file in folder.glob("*.safetensors")}
     for name, said in sums.items():
-        if found.get(name) != said:
+        if not (folder / name).is_file() or file_digest(folder / name) != said:
             raise AdapterError(f"{folder / name} is missing or damaged: train it again")
     return facts
 

@@ -180,3 +180,17 @@ def test_the_toy_learns_to_be_reckless(shell: Shell) -> None:
     assert max(before) < 0.1
     assert min(after) > 0.4
     assert not shell.network_tries()
+
+
+def test_a_folder_that_takes_no_files_is_told_before_training(
+    finetune: Callable[..., Result], no_weights: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system that permissions say nothing of."""
+
+    def refuse(**_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("steering.cli._options.TemporaryFile", refuse)
+    done = finetune()
+    assert isinstance(done.exception, SteeringError)
+    assert "can't be written to (Read-only file system): give another" in str(done.exception)

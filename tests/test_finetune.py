@@ -286,9 +286,16 @@ def test_a_damaged_adapter_is_told(tiny_folder: Folders, tmp_path: Path) -> None
     out = train(tiny_folder("llama"), tmp_path / "made", training_epochs=1, **FAST)
     path = out / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())
+    whole = bytes(content)
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(AdapterError, match="missing or damaged"):
+        read_facts(out)
+    path.write_bytes(whole)
+    # Another alpha in the config makes another adapter of the same weights.
+    config = out / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": ', '"lora_alpha": 1'))
+    with pytest.raises(AdapterError, match=r"adapter_config\.json is missing or damaged"):
         read_facts(out)
 
 

@@ -1,9 +1,9 @@
 """What several commands share: settings as options, names of files, and where they write."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -118,8 +118,13 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
     except OSError as error:
         raise BuildError(f"--out {folder} can't be made ({error}): give another folder") from None
-    if not writable:
-        raise BuildError(f"--out {folder} can't be written to: give another folder")
+    try:
+        # What the permissions say is not all: a file system may refuse all the same.
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BuildError(
+            f"--out {folder} can't be written to ({error.strerror}): give another folder"
+        ) from None
