@@ -93,6 +93,7 @@ def headline_of(conditions: pd.DataFrame) -> str:
 def _told(report: Report) -> dict[str, Any]:
     """What both templates are filled with; no markup."""
     conditions = report.conditions
+    several = conditions["questions"].nunique() > 1
     return {
         "title": report.title,
         "headline": report.headline or headline_of(conditions),
@@ -104,7 +105,7 @@ def _told(report: Report) -> dict[str, Any]:
         "num_answers": len(report.answers),
         "num_questions": report.answers.groupby("questions")["question"].nunique().sum(),
         "num_logs": report.answers["log"].nunique(),
-        "rows": [_row(row) for row in conditions.to_dict("records")],
+        "rows": [_row(row, several) for row in conditions.to_dict("records")],
         "verdicts": list(report.verdicts),
         "view": f"inspect view --log-dir {report.logs}",
         "signature": signature_of(conditions),
@@ -158,10 +159,11 @@ def _names(rows: pd.DataFrame) -> "pd.Series[str]":
     )
 
 
-def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _row(row: Mapping[Any, Any], several: bool) -> dict[str, Any]:
+    asked = f" ({row['questions'].partition('@')[0]})" if several else ""
     return {
         "study": row["study"],
-        "name": f"{row['model'].rpartition('/')[2]}[{row['condition']}]",
+        "name": f"{row['model'].rpartition('/')[2]}[{row['condition']}]{asked}",
         "baseline": row["arm"] == "baseline",
         "cells": [
             {"sort": _sort(row[name]), "text": text}

@@ -4,7 +4,7 @@ Each takes frames and returns a matplotlib figure; nothing here reads logs or co
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -37,6 +37,7 @@ _OF_STUDIES = {
     "rank": ("rank", "top"),
     "epochs": ("training_epochs",),
     "layer": ("layer",),
+    "audit": ("magnitude",),
 }
 _PLAIN = {
     "magnitude": "the magnitude",
@@ -89,35 +90,48 @@ def pictures_of(
         conditions: A row a condition.
         spectrum: Singular values of a set of vectors that the study `rank` projected on.
     """
-    for study, of_study in conditions.groupby("study", sort=False):
-        rows = answers[answers["study"] == study]
+    for (study, questions), of_study in conditions.groupby(["study", "questions"], sort=False):
+        several = conditions.loc[conditions["study"] == study, "questions"].nunique() > 1
+        tail = f"-{str(questions).partition('@')[0]}" if several else ""
+        rows = answers[(answers["study"] == study) & (answers["questions"] == questions)]
         signature = signature_of(of_study)
-        head = f"{study}-" if study else ""
         for model, own in of_study.groupby("model", sort=False):
-            yield from _of_model(str(study), str(model), own, spectrum, signature)
+            for picture in _of_model(str(study), str(model), own, spectrum, signature):
+                yield replace(picture, name=picture.name + tail)
         if len(of_study) <= _MOST_ROWS:
-            yield Picture(
-                f"{head}forest",
-                "EM rates of all conditions",
-                "A row a condition, with 95% intervals that cluster by question. Hollow marks are "
-                "without a vector.",
-                plot_forest(of_study, "EM rates with 95% intervals by question", signature),
-            )
-            ordered = rows.set_index("condition").loc[of_study["condition"].unique()].reset_index()
-            yield Picture(
-                f"{head}questions",
-                "EM rate by question",
-                "Misaligned answers of those that the rule counts, by question and condition; the "
-                "darker the more. A dash: none counts.",
-                plot_questions(ordered, "moem", "EM rate by question", signature),
-            )
-            yield Picture(
-                f"{head}scores",
-                "The judge's scores",
-                "How the scores of each condition spread over 0 to 100, the darker the more "
-                "answers. Two dark ends with nothing between are a judge that is sure.",
-                plot_scores(ordered, "How the judge's scores spread", signature),
-            )
+            for picture in _of_conditions(of_study, rows, signature):
+                yield replace(picture, name=f"{study}-{picture.name}{tail}".removeprefix("-"))
+
+
+def _of_conditions(
+    conditions: pd.DataFrame, answers: pd.DataFrame, signature: str
+) -> Iterator[Picture]:
+    order = list(conditions["condition"].unique())
+    ordered = answers.sort_values(
+        "condition", key=lambda labels: labels.map(order.index), kind="stable"
+    )
+    asked = conditions["questions"].iloc[0].partition("@")[0]
+    yield Picture(
+        "forest",
+        f"EM rates of all conditions, {asked}",
+        "A row a condition, with 95% intervals that cluster by question. Hollow marks are without "
+        "a vector.",
+        plot_forest(conditions, f"EM rates with 95% intervals by question, {asked}", signature),
+    )
+    yield Picture(
+        "questions",
+        f"EM rate by question, {asked}",
+        "Misaligned answers of those that the rule counts, by question and condition; the darker "
+        "the more. A dash: none counts.",
+        plot_questions(ordered, "moem", f"EM rate by question, {asked}", signature),
+    )
+    yield Picture(
+        "scores",
+        f"The judge's scores, {asked}",
+        "How the scores of each condition spread over 0 to 100, the darker the more answers. Two "
+        "dark ends with nothing between are a judge that is sure.",
+        plot_scores(ordered, f"How the judge's scores spread, {asked}", signature),
+    )
 
 
 def _of_model(
@@ -125,16 +139,19 @@ def _of_model(
 ) -> Iterator[Picture]:
     tail = f"-{model.rpartition('/')[2]}"
     for axis in _OF_STUDIES.get(study, ()):
-        for number, series in enumerate(_series(own, axis)):
-            places = series.loc[series["arm"] != "baseline", axis]
-            if places.nunique() > 1:
-                yield Picture(
-                    f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
-                    f"EM along {_PLAIN[axis]}, {model}",
-                    "Above, EM rates by both rules; below, mean coherence and relevance of all "
-                    "answers. Bars are 95% intervals that cluster by question.",
-                    plot_along(series, axis, _titled(model, series), signature),
-                )
+        drawn = [
+            series
+            for series in _series(own, axis)
+            if series.loc[series["arm"] != "baseline", axis].nunique() > 1
+        ]
+        for number, series in enumerate(drawn):
+            yield Picture(
+                f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
+                f"EM along {_PLAIN[axis]}, {model}",
+                "Above, EM rates by both rules; below, mean coherence and relevance of all "
+                "answers. Bars are 95% intervals that cluster by question.",
+                plot_along(series, axis, _titled(model, series), signature),
+            )
     if study == "rank" and len(spectrum):
         yield Picture(
             f"spectrum{tail}",
