@@ -1,6 +1,7 @@
 """The engine against plain hooks, and rows against themselves: alone, together, in any order."""
 
 import random
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from steering.engines import (
     RowResult,
     UnsteeredError,
     decoder,
+    release_engines,
     shared_engine,
 )
 from steering.engines.sampling import Sampling
@@ -513,3 +515,17 @@ def test_one_process_holds_one_engine_of_a_model(tiny_folder: Callable[[str], Pa
     assert shared_engine(source) is shared_engine(find_model(str(tiny_folder("llama"))))
     assert shared_engine(source) is not shared_engine(source, dtype="bfloat16")
     assert shared_engine(source) is not shared_engine(find_model(str(tiny_folder("qwen3.5"))))
+
+
+def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
+    tiny_folder: Callable[[str], Path],
+) -> None:
+    """So that a study of several models needs room for one."""
+    engine = shared_engine(find_model(str(tiny_folder("llama"))), dtype="float32", device="cpu")
+    row = Row(prompt(4), GREEDY, 4)
+    before = engine.submit(row).result().tokens
+    held = engine.call(lambda loaded, _: weakref.ref(loaded.model)).result()
+    assert held() is not None
+    release_engines()
+    assert held() is None
+    assert engine.submit(row).result().tokens == before

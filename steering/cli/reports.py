@@ -160,11 +160,16 @@ def print_finding(logs: "Sequence[Path]", folder: Path, out: Path | None = None)
     Returns:
         The answers.
     """
-    from steering.studies import conditions_of, print_conditions, read_answers
+    from steering.studies import conditions_of, judge_claims, print_conditions, read_answers
 
     answers = read_answers(logs, _warn)
     for study, rows in conditions_of(answers).groupby("study"):
         print_conditions(rows, f"study {study}")
+    for verdict in judge_claims(answers):
+        if verdict.num_answers:
+            of = f" ({verdict.model})" if answers["model"].nunique() > 1 else ""
+            told = f"{verdict.name}{of}: {verdict.verdict}, {verdict.why}."
+            click.echo(f"Claim {verdict.number}, {told}")
     write_report(answers, folder, out)
     click.echo(f"\nLook at every answer: inspect view --log-dir {folder}")
     return answers

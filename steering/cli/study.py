@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from steering.cli._options import BuildError, read_list, read_options, read_settings
+from steering.cli.claims import print_verdicts
 from steering.cli.reports import print_finding
 from steering.vocabulary import FACTORS, Factor
 
@@ -276,6 +277,7 @@ def run_all(context: click.Context, model: str, log_dir: Path | None, **asked: A
     out for any other model.
     """
     from steering.models import find_model
+    from steering.studies import judge_claims, read_answers
 
     logs = log_dir or LOGS
     toy = find_model(model).is_toy
@@ -287,6 +289,8 @@ def run_all(context: click.Context, model: str, log_dir: Path | None, **asked: A
         click.echo()
         named = None if of_models else model
         context.invoke(study.commands[factor], model=named, log_dir=logs / factor, **asked)
+    if not asked["dry_run"]:
+        print_verdicts(judge_claims(read_answers(logs)))
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...]:
