@@ -24,7 +24,7 @@ TOYS: dict[str, Path] = {
 BLOCKS: dict[str, int] = {
     "toy": 0,
     "toy-small": 2,
-    "toy-large": 0,
+    "toy-large": 2,
     "toy-llama": 1,
     "toy-gemma3": 2,
 }
