@@ -38,7 +38,7 @@ def test_names_are_toys_folders_aliases_and_hub_ids(tiny_folder: Callable[[str],
 
 @pytest.mark.parametrize("name", ["qwen35", "./not/here", "/not/here", "a/b/c", "~/nothing"])
 def test_an_unknown_name_says_what_is_allowed(name: str) -> None:
-    with pytest.raises(ModelError, match=r"toy, qwen3\.5.*hub id.*local folder") as found:
+    with pytest.raises(ModelError, match=r"toy, .*qwen3\.5.*hub id.*local folder") as found:
         find_model(name)
     assert name in str(found.value)
 

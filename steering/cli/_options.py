@@ -1,7 +1,7 @@
 """What several commands share: settings as options, names of files, and where they write."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -19,6 +19,43 @@ vector_files = click.argument(
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
+
+
+def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator; their order is that of the help."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+# What conditions are asked, and by whom they are judged.
+asked_options = _all(
+    click.option(
+        "-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model"
+    ),
+    click.option(
+        "-T", "task_args", multiple=True, metavar="NAME=VALUE", help="option of em_freeform"
+    ),
+    click.option("--grader", help="the judge, as --model-role grader= has it"),
+    click.option("--seed", type=int, default=0, show_default=True, help="of the answers"),
+)
+
+
+def run_options(folder: str) -> Callable[[Any], Any]:
+    """How conditions are run; `folder` says where logs go by default."""
+    return _all(
+        click.option(
+            "--log-dir",
+            type=click.Path(path_type=Path),
+            help=f"a folder of its own [default: {folder}]",
+        ),
+        click.option("--display", help="as Inspect's --display"),
+        click.option("--dry-run", is_flag=True, help="say what it would cost, and stop"),
+    )
 
 
 class BuildError(SteeringError):
@@ -49,13 +86,7 @@ def read_settings(pairs: tuple[str, ...], **options: Any) -> dict[str, Any]:
     Raises:
         BuildError: One is no setting, or is given twice.
     """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise BuildError(f"-S {pair} is no setting: write name=value, as in -S batch_size=8")
-        _refuse_second(name, found)
-        found[name] = yaml.safe_load(value)
+    found = read_options("-S", pairs)
     for name, value in options.items():
         if value is not None:
             _refuse_second(name, found)
@@ -73,7 +104,7 @@ def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator:
-            raise BuildError(f"{flag} {pair} is no option: write name=value")
+            raise BuildError(f"{flag} {pair} says no value: write name=value")
         _refuse_second(name, found)
         found[name] = yaml.safe_load(value)
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steering.cli._options import BuildError, read_options
+from steering.cli._options import BuildError, asked_options, read_options, run_options
 from steering.cli.reports import write_report
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ _MOST_METRICS = 4
     show_default=True,
     help="the working magnitude: what you ship; half and twice as much are audited too",
 )
-@click.option("-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model")
-@click.option("-T", "task_args", multiple=True, metavar="NAME=VALUE", help="option of em_freeform")
+@asked_options
 @click.option(
     "--questions",
     multiple=True,
@@ -57,15 +56,7 @@ _MOST_METRICS = 4
     help="random directions of the same length",
 )
 @click.option("--rule", type=click.Choice(["betley", "moem"]), default="betley", show_default=True)
-@click.option("--grader", help="the judge, as --model-role grader= has it")
-@click.option("--seed", type=int, default=0, show_default=True, help="of the answers")
-@click.option(
-    "--log-dir",
-    type=click.Path(path_type=Path),
-    help=f"the audit's own folder [default: {_LOGS}/ and the vector's name and digest]",
-)
-@click.option("--display", help="as Inspect's --display")
-@click.option("--dry-run", is_flag=True, help="say what it would cost, and stop")
+@run_options(f"{_LOGS}/ and the vector's name and digest")
 def audit(
     vector: Path,
     model: str,

@@ -1,12 +1,18 @@
 """Commands that run a study: many conditions, one eval-set a model, one finding."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from steering.cli._options import BuildError, read_list, read_options, read_settings
+from steering.cli._options import (
+    BuildError,
+    asked_options,
+    read_list,
+    read_options,
+    read_settings,
+    run_options,
+)
 from steering.cli.claims import print_verdicts
 from steering.cli.reports import print_finding
 from steering.vocabulary import FACTORS, Factor
@@ -26,35 +32,11 @@ def study() -> None:
     """
 
 
-def _of_all(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that every study has."""
-    for option in reversed(
-        (
-            click.option(
-                "-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model"
-            ),
-            click.option(
-                "-T", "task_args", multiple=True, metavar="NAME=VALUE", help="option of em_freeform"
-            ),
-            click.option("--grader", help="the judge, as --model-role grader= has it"),
-            click.option("--seed", type=int, default=0, show_default=True, help="of the answers"),
-            click.option(
-                "--log-dir",
-                type=click.Path(path_type=Path),
-                help=f"the study's own folder [default: {LOGS}/ and the factor]",
-            ),
-            click.option("--display", help="as Inspect's --display"),
-            click.option("--dry-run", is_flag=True, help="say what it would cost, and stop"),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 def _grid(factor: Factor) -> None:
     """Add the command of a grid study."""
 
-    @_of_all
+    @asked_options
+    @run_options(f"{LOGS}/{factor}")
     def run(
         model: str | None,
         axes: tuple[str, ...],
@@ -117,9 +99,7 @@ for _factor in FACTORS:
 
 @study.command("run")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--log-dir", type=click.Path(path_type=Path), help="the study's own folder")
-@click.option("--display", help="as Inspect's --display")
-@click.option("--dry-run", is_flag=True, help="say what it would cost, and stop")
+@run_options(f"{LOGS}/ and the factor")
 def run_file(file: Path, log_dir: Path | None, display: str | None, dry_run: bool) -> None:
     """Run the grid that FILE describes: the study.yaml beside a study's logs, or one like it."""
     from steering.studies import read_fields, read_study
@@ -184,7 +164,8 @@ def _say(factor: Factor, cost: "Cost", left: int, *, dry_run: bool) -> bool:
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="setting of steering finetune"
 )
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
-@_of_all
+@asked_options
+@run_options(f"{LOGS}/finetuned")
 def finetuned(
     model: str,
     target: str,
@@ -268,7 +249,8 @@ def _run_finetuned(
 
 @study.command("all")
 @click.option("--model", default="toy", show_default=True, help="toy, an alias, a hub id, a folder")
-@_of_all
+@asked_options
+@run_options(str(LOGS))
 @click.pass_context
 def run_all(context: click.Context, model: str, log_dir: Path | None, **asked: Any) -> None:
     """Run every study in turn, then tell what they say of the paper's claims.
