@@ -149,13 +149,16 @@ def rescore(
         click.echo(f"written: {out}")
 
 
-def print_finding(logs: "Sequence[Path]", folder: Path, out: Path | None = None) -> "pd.DataFrame":
+def print_finding(
+    logs: "Sequence[Path]", folder: Path, out: Path | None = None, *, keep: bool = False
+) -> "pd.DataFrame":
     """Print what the runs of studies came to and write their report.
 
     Args:
         logs: Of the runs.
         folder: The studies' own.
         out: Folder of the report.
+        keep: Leave a report that is there as it is: nothing is new.
 
     Returns:
         The answers.
@@ -170,7 +173,11 @@ def print_finding(logs: "Sequence[Path]", folder: Path, out: Path | None = None)
             of = f" ({verdict.model})" if answers["model"].nunique() > 1 else ""
             told = f"{verdict.name}{of}: {verdict.verdict}, {verdict.why}."
             click.echo(f"Claim {verdict.number}, {told}")
-    write_report(answers, folder, out)
+    page = (out or folder / "report") / "index.html"
+    if keep and page.exists():
+        click.echo(f"report: {page}")
+    else:
+        write_report(answers, folder, out)
     click.echo(f"\nLook at every answer: inspect view --log-dir {folder}")
     return answers
 

@@ -138,7 +138,8 @@ def _run_grid(study: "Study", log_dir: Path | None, *, display: str | None, dry_
         return
     keep_study(study.fields(), logs)
     points += projected_points(study, logs / "vectors", progress_bar)[0]
-    print_finding(run_points(study.factor, points, asked, logs, display=display), logs)
+    found = run_points(study.factor, points, asked, logs, display=display)
+    print_finding(found, logs, keep=not left)
 
 
 def _say(factor: Factor, cost: "Cost", left: int, *, dry_run: bool) -> bool:
@@ -243,7 +244,7 @@ def _run_finetuned(
     keep_study({"factor": "finetuned"} | chosen.fields() | told, logs)
     points, _ = prepare(chosen, progress_bar)
     found = run_points("finetuned", points, asked, logs, display=display)
-    answers = print_finding(found, logs)
+    answers = print_finding(found, logs, keep=not left)
     print_matched(*compare_arms(answers, rule), rule)
 
 
