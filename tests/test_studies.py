@@ -249,3 +249,20 @@ def _finished(logs: Path) -> set[str]:
             continue  # being written just now
         found |= {str(sample.uuid) for sample in log.samples or []}
     return found
+
+
+def test_all_studies_are_told_in_turn_and_those_of_models_are_the_toys(
+    tiny_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["study", "all", *SMALL, "--dry-run"]
+    done = CliRunner().invoke(commands, command)
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    assert re.findall(r"^Study (\w+):", done.output, flags=re.MULTILINE) == list(FACTORS)
+    assert "6 conditions to run, 20 answers each: 120 answers" in done.output
+    other = ["--model", str(tiny_folder("llama")), "--grader", "toy/judge"]
+    done = CliRunner().invoke(commands, [*command, *other])
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    for factor in ("family", "scale"):
+        assert f"Study {factor}: left out; run it with --model first,second." in done.output
+    assert list(tmp_path.iterdir()) == []
