@@ -1,7 +1,8 @@
 """What several commands share: settings as options, names of files, and where they write."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -115,6 +116,16 @@ def read_list(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     return [yaml.safe_load(part) for part in str(value).split(",")]
+
+
+@contextmanager
+def going_on(whence: str = "from here") -> Iterator[None]:
+    """Tells who stops a long run that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\nStopped. The same command goes on {whence}.", err=True)
+        raise
 
 
 def _refuse_second(name: str, found: Mapping[str, Any]) -> None:

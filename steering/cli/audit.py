@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steering.cli._options import BuildError, asked_options, read_options, run_options
+from steering.cli._options import BuildError, asked_options, going_on, read_options, run_options
 from steering.cli.reports import write_report
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def audit(
             )
         if dry_run:
             return
-    runs = [run_points("audit", points, asked, logs, display=display) for asked in sets]
+    with going_on():
+        runs = [run_points("audit", points, asked, logs, display=display) for asked in sets]
     answers = read_answers([path for found in runs for path in found])
     finding = judge_audit(answers, meant, rule)
     _print(finding)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steering.cli._options import BuildError, make_folder, read_settings, write_methods
+from steering.cli._options import BuildError, going_on, make_folder, read_settings, write_methods
 
 if TYPE_CHECKING:
     from steering.finetune import FinetuneMethod
@@ -103,11 +103,8 @@ def finetune(
         from steering.finetune import finetune as train
 
         bar = progress_bar(f"{out.name} of {model}")
-        try:
+        with going_on("from the last whole epoch"):
             train(checker.source, recipe, task, wanted, bar, device=device)
-        except KeyboardInterrupt:
-            click.echo("\nStopped. The same command goes on from the last whole epoch.", err=True)
-            raise
     for path in reversed(folders.values()):
         click.echo(_told(path))
 

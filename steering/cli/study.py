@@ -8,6 +8,7 @@ import click
 from steering.cli._options import (
     BuildError,
     asked_options,
+    going_on,
     read_list,
     read_options,
     read_settings,
@@ -137,8 +138,9 @@ def _run_grid(study: "Study", log_dir: Path | None, *, display: str | None, dry_
     if not _say(study.factor, cost, left, dry_run=dry_run):
         return
     keep_study(study.fields(), logs)
-    points += projected_points(study, logs / "vectors", progress_bar)[0]
-    found = run_points(study.factor, points, asked, logs, display=display)
+    with going_on():
+        points += projected_points(study, logs / "vectors", progress_bar)[0]
+        found = run_points(study.factor, points, asked, logs, display=display)
     print_finding(found, logs, keep=not left)
 
 
@@ -242,8 +244,9 @@ def _run_finetuned(
         return
     told = {"task": dict(asked.task_args), "grader": grader, "seed": seed, "rule": rule}
     keep_study({"factor": "finetuned"} | chosen.fields() | told, logs)
-    points, _ = prepare(chosen, progress_bar)
-    found = run_points("finetuned", points, asked, logs, display=display)
+    with going_on():
+        points, _ = prepare(chosen, progress_bar)
+        found = run_points("finetuned", points, asked, logs, display=display)
     answers = print_finding(found, logs, keep=not left)
     print_matched(*compare_arms(answers, rule), rule)
 

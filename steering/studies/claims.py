@@ -7,14 +7,18 @@ incoherent, and a rate among what is left says little. Within a claim, choices a
 over the ten claims they are not.
 """
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from steering.errors import SteeringError
 from steering.judging import EMRule
+from steering.studies.grid import FILE
 from steering.studies.rulings import (
     Outcome,
     Ruling,
@@ -141,9 +145,19 @@ def _verdict(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Verdict:
         tuple(ruling.figures),
         len(rows),
         questions,
-        f"steering study {claim.study} --model {','.join(models)}",
+        _command(claim, rows),
         tuple(sorted(rows["log"].unique())),
     )
+
+
+def _command(claim: Claim, rows: pd.DataFrame) -> str:
+    """The line that makes the data: of the study's own file, where there is one."""
+    folders = {Path(log).parent for log in rows["log"].unique()}
+    files = [folder / FILE for folder in folders if (folder / FILE).is_file()]
+    if len(folders) == len(files) == 1:
+        return shlex.join(["steering", "study", "run", os.path.relpath(files[0])])
+    models = ",".join(dict.fromkeys(rows["model"]))
+    return shlex.join(["steering", "study", claim.study, "--model", models])
 
 
 def _check_alike(claim: Claim, rows: pd.DataFrame) -> None:
