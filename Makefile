@@ -25,7 +25,7 @@ study: .venv/installed
 	$(BIN)/steering study all --display plain
 
 test: check
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Needs Chromium and chromedriver, which pip can't bring.
 test-browser: .venv/installed

@@ -11,6 +11,8 @@ import torch
 from shell import Shell
 from tiny_models import save_tiny
 
+# Inspect keeps the first display that it shows in a process, whichever test that was.
+os.environ["INSPECT_DISPLAY"] = "none"
 # Two busy torch processes on two cores slow each other down; tiny models want one thread anyway.
 torch.set_num_threads(1)
 

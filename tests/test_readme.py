@@ -179,7 +179,11 @@ def test_the_commands_of_the_readme_run(shell: Shell) -> None:
         if command.startswith(("steering study", "steering audit")):
             cut = ["-T", "samples_per_question=2", "--display", "none"]
         if command.startswith("steering study finetuned"):
-            cut += ["--training-epochs", "2"]
+            cut += ["--training-epochs", "2", "--magnitudes", "0.5,1"]
+        if command.startswith("steering study magnitude"):
+            cut += ["-A", "magnitude=1,2"]
+        if command.startswith("steering audit"):
+            cut += ["--questions", "core", "--controls", "1"]
         command = command.replace("--training-epochs 5", "--training-epochs 2")
         done = shell.run(*shlex.split(command), *cut)
         # The one vector that is audited misaligns the toy.
