@@ -175,7 +175,13 @@ def test_a_password_is_no_option(sealed: Path) -> None:
         (lambda content: b"", "not a sealed archive"),
         (lambda content: b"PK" + bytes(200), "not a sealed archive"),
         (lambda content: content[:-10], "cut short"),
-        (lambda content: content[:40] + b"A" + content[41:], "does not open"),
+        # Another character than the one that stands there.
+        (
+            lambda content: (
+                content[:40] + (b"B" if content[40:41] == b"A" else b"A") + content[41:]
+            ),
+            "does not open",
+        ),
     ],
 )
 def test_what_is_no_whole_archive_is_refused_in_one_line(sealed: Path, broken, named) -> None:
