@@ -199,7 +199,7 @@ def _print(finding: "Finding") -> None:
         )
     console.print(table)
     for note in finding.notes:
-        print_note(console, f"{note[0].upper()}{note[1:]}.")
+        print_note(console, f"{note}.")
 
 
 def _print_also(task: str, logs: "Sequence[Path]") -> None:

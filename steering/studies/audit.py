@@ -290,7 +290,7 @@ def _notes(rows: Sequence[Row], singles: Sequence[Single]) -> list[str]:
         above = sum(row.difference > 0 and row.p_value <= LEVEL for row in controls)
         most = max(row.em for row in controls)
         notes.append(
-            f"random directions of the same length: EM up to {most:.1%}, above the baseline in "
+            f"Random directions of the same length: EM up to {most:.1%}, above the baseline in "
             f"{above} of {len(controls)} (each by itself at 5%)"
         )
     for single in singles[:3]:
