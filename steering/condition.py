@@ -4,6 +4,7 @@ Owns what can be known of a condition beforehand: the recipes or files of its ve
 fit the model, the label and the fingerprint. Knows neither Inspect nor engines.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from steering.adapters import Adapter, find_adapter
 from steering.construct import Recipe, make_recipe
 from steering.models import (
+    PLAIN_TEMPLATE,
     ModelSource,
     Shape,
     check_device,
+    check_dtype,
     check_layer,
     find_model,
     read_shape,
+    read_template,
     weights_digest,
 )
 from steering.spec import DEFAULT, Intervention, SteeringSpec
@@ -83,7 +87,13 @@ class Checker:
             ModelError: There is no such model or device, or its config can't be had.
         """
         check_device(spec.device)
-        self.source: ModelSource = find_model(name, spec.revision)
+        check_dtype(spec.dtype)
+        template = None if spec.use_chat_template else PLAIN_TEMPLATE
+        if spec.chat_template is not None:
+            template = read_template(spec.chat_template)
+        self.source: ModelSource = find_model(
+            name, spec.revision, template=template, blocks=spec.blocks
+        )
         self.shape: Shape = read_shape(self.source)
         self.weights: str = weights_digest(self.source)
 
@@ -101,7 +111,11 @@ class Checker:
             identity["adapter"] = adapter.digest
         return Condition(
             spec,
-            spec.label(*of_files, adapter=adapter.digest if adapter else ""),
+            spec.label(
+                *of_files,
+                adapter=adapter.digest if adapter else "",
+                template=hashlib.sha256((self.source.template or "").encode()).hexdigest(),
+            ),
             spec.fingerprint(weights=self.weights, **identity),
             uses,
             adapter,

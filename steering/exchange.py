@@ -27,6 +27,7 @@ from inspect_ai.model import (
 
 from steering.engines import Row, RowResult, Telemetry, TokenLogprob
 from steering.errors import SteeringError
+from steering.models import split_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -254,15 +255,11 @@ def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:
         text: What the model wrote.
         prompt: The rendered prompt; some templates open the thought at its end.
     """
-    body = text.lstrip()
-    opened = prompt.rstrip().endswith("<think>")
-    if body.startswith("<think>"):
-        opened, body = True, body.removeprefix("<think>")
-    if not opened and "</think>" not in body:
+    parts = split_thought(text, prompt)
+    if parts is None:
         return text
-    thought, closed, said = body.partition("</think>")
-    reasoning = ContentReasoning(reasoning=thought.strip())
-    return [reasoning, ContentText(text=said.strip() if closed else "")]
+    thought, said = parts
+    return [ContentReasoning(reasoning=thought), ContentText(text=said)]
 
 
 def _logprob(item: TokenLogprob, tokenizer: "PreTrainedTokenizerBase") -> Logprob:

@@ -10,6 +10,7 @@ Operation = Literal["add", "ablate", "clamp", "cap"]
 Positions = Literal["all", "prompt", "response", "last"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 Method = Literal["sft", "mean_difference", "pca", "one_shot", "random"]
 Factor = Literal["magnitude", "rank", "epochs", "layer", "target", "family", "scale", "finetuned"]
 

@@ -39,6 +39,8 @@ def _hooked(blocks: Any, edits: Sequence[RowIntervention], prompt: int) -> Any:
                 module = block.mlp if edit.site == "mlp_out" else block
 
                 def after(_: Any, __: Any, out: Any, edit: RowIntervention = edit) -> Any:
+                    if isinstance(out, tuple):
+                        return (_edited(out[0], edit, prompt), *out[1:])
                     return _edited(out, edit, prompt)
 
                 handle = module.register_forward_hook(after)

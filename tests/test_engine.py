@@ -1,6 +1,5 @@
 """The engine against plain hooks, and rows against themselves: alone, together, in any order."""
 
-import random
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from edits import make_map, make_vector, random_tensor
-from hook_reference import reference_greedy, reference_logits
+from conformance import CASES, GREEDY, Edits, answer, blocks, edits, loaded, mapped, plain, prompt
+from edits import make_vector, random_tensor
 from replicas import replica, replica_of_map
 from tiny_models import LAYERS, WIDTH
 
@@ -25,73 +24,12 @@ from steering.engines import (
     shared_engine,
 )
 from steering.engines.sampling import Sampling
-from steering.interventions import InterventionError, RowIntervention, resolve
+from steering.interventions import InterventionError, resolve
 from steering.models import find_model
 from steering.plan import Plan, SiteKey
 from steering.vector import SteeringVector
 
 FAMILIES = ["qwen3.5", "llama", "gemma3"]
-GREEDY = Sampling(temperature=0)
-Edits = tuple[RowIntervention, ...]
-
-
-def plain(layers: Sequence[int] = (1,), rank: int = 1, **changed: Any) -> SteeringVector:
-    return make_vector(rank, seed=rank + layers[0], layers=layers, width=WIDTH, **changed)
-
-
-def mapped(layers: Sequence[int] = (1,), rank: int = 3, **changed: Any) -> SteeringVector:
-    return make_map(rank, seed=rank + layers[0], layers=layers, width=WIDTH, **changed)
-
-
-def edits(vector: SteeringVector, magnitude: float = 1, **options: Any) -> Edits:
-    """At magnitudes of a norm unless told otherwise: residual streams here are about 5 long."""
-    return resolve(vector, **{"magnitude": magnitude, "unit": "norm", **options})
-
-
-# Pairs that can fail differently: each operation, site, position, unit, first and last block.
-CASES: dict[str, Edits] = {
-    "unsteered": (),
-    "add": edits(plain(), 10),
-    "add prompt": edits(plain([0]), 15, positions="prompt"),
-    "add response": edits(plain([2]), 15, positions="response"),
-    "add last": edits(plain(), 20, positions="last"),
-    "add resid_pre": edits(plain([0], site="resid_pre"), -0.5, unit="raw"),
-    "add mlp_out": edits(plain([3], site="mlp_out"), 0.5, unit="residual"),
-    "add last block": edits(plain([LAYERS - 1]), 6),
-    "add rank 3": edits(plain(rank=3), -10),
-    "map": edits(mapped(), 5),
-    "map rank 1 prompt": edits(mapped([0], rank=1), -3, positions="prompt"),
-    "map rank 4 response": edits(mapped([2], rank=4), 6, positions="response"),
-    "map last, mlp_out": edits(mapped([2], site="mlp_out"), 0.5, unit="raw", positions="last"),
-    "map resid_pre": edits(mapped([3], rank=2, site="resid_pre"), 0.3, unit="residual"),
-    "ablate rank 2": edits(plain(rank=2), operation="ablate"),
-    "ablate rank 3 last": edits(plain([2], rank=3), operation="ablate", positions="last"),
-    "ablate map": edits(mapped([0]), operation="ablate", positions="prompt"),
-    "clamp": edits(plain([2]), 5, operation="clamp"),
-    "cap response": edits(plain(), -6, operation="cap", positions="response"),
-    "unsteered too": (),
-    "two layers": edits(plain([0]), 5) + edits(plain([2]), 3, operation="clamp"),
-    "vector of three layers": edits(plain([0, 1, 3], rank=2), -4),
-    "map of two layers": edits(mapped([1, 2], rank=2), 3),
-    "two edits at one site": edits(plain(), 10) + edits(plain(rank=2), operation="ablate"),
-    "the same, turned round": edits(plain(rank=2), operation="ablate") + edits(plain(), 10),
-    "three edits at one site": (
-        edits(mapped([1]), 4)
-        + edits(plain([1]), -8, operation="clamp", positions="response")
-        + edits(mapped([1], rank=1), 4, positions="prompt")
-    ),
-    "all three sites": (
-        edits(mapped([1], site="resid_post"), 4)
-        + edits(plain([1], site="resid_pre"), 6, positions="response")
-        + edits(plain([1], rank=2, site="mlp_out"), operation="ablate")
-        + edits(plain([2], site="resid_pre"), -6, positions="last")
-    ),
-}
-
-
-def prompt(seed: int) -> tuple[int, ...]:
-    chosen = random.Random(seed)
-    return tuple(chosen.randrange(3, 250) for _ in range(chosen.randrange(4, 20)))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -108,20 +46,6 @@ def qwen(tiny_folder: Callable[[str], Path]) -> Engine:
     return made
 
 
-def loaded(engine: Engine) -> Any:
-    return engine.call(lambda model, _: model).result(60)
-
-
-def blocks(model: Any) -> Any:
-    return model.model.get_submodule(model.blocks)
-
-
-def answer(engine: Engine, rows: Sequence[Row]) -> list[RowResult]:
-    results = [future.result(120) for future in [engine.submit(row) for row in rows]]
-    loaded(engine)  # Waits until the batch is over: only then may a test run the model itself.
-    return results
-
-
 def test_the_cases_name_all_that_can_be_asked_for() -> None:
     named = [edit for case in CASES.values() for edit in case]
     for attribute, values in [
@@ -133,55 +57,6 @@ def test_the_cases_name_all_that_can_be_asked_for() -> None:
         for low_rank_map in (False, True):
             found = {getattr(e, attribute) for e in named if (e.reads is not None) == low_rank_map}
             assert found == ({"add"} if low_rank_map and attribute == "operation" else set(values))
-
-
-def test_engine_equals_plain_hooks_in_tokens_and_logits(engine: Engine) -> None:
-    rows = [
-        Row(prompt(index), GREEDY, max_tokens=4 + index % 7, edits=case, top_logprobs=1)
-        for index, case in enumerate(CASES.values())
-    ]
-    results = answer(engine, rows)
-    model = loaded(engine)
-    for name, row, result in zip(CASES, rows, results, strict=True):
-        expected = reference_greedy(
-            model.model, blocks(model), row.prompt, row.edits, row.max_tokens, model.end_tokens
-        )
-        assert result.tokens == expected, name
-        logits = reference_logits(model.model, blocks(model), row.prompt, expected, row.edits)
-        wanted = logits.log_softmax(-1).max(-1).values[: len(expected)]
-        found = torch.tensor([item.logprob for item in result.logprobs])
-        assert torch.allclose(found, wanted, atol=2e-4), name
-
-
-def test_the_cases_differ_from_the_unsteered_model(engine: Engine) -> None:
-    """Without this, an engine that never steers and a reference that never does would agree."""
-    rows = [Row(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in CASES.values()]
-    found = {
-        name: tuple(item.logprob for item in result.logprobs)
-        for name, result in zip(CASES, answer(engine, rows), strict=True)
-    }
-    assert found["unsteered"] == found.pop("unsteered too")
-    assert len(set(found.values())) == len(found)
-
-
-def test_a_batch_of_many_conditions_equals_one_row_at_a_time(engine: Engine) -> None:
-    """Greedy rows, seeded ones of many settings, in the order of their coming and in another."""
-    rows = [
-        Row(
-            prompt(index),
-            Sampling(temperature=(index % 4) * 0.4, top_p=0.9 + 0.1 * (index % 2),
-                     top_k=index % 3 * 20, seed=index),
-            max_tokens=4 + 2 * (index * 7 % 5),
-            edits=case,
-        )
-        for index, case in enumerate(CASES.values())
-    ]  # fmt: skip
-    alone = [engine.submit(row).result(60).tokens for row in rows]
-    together = [result.tokens for result in answer(engine, rows)]
-    order = random.Random(3).sample(range(len(rows)), len(rows))
-    shuffled = answer(engine, [rows[index] for index in order])
-    assert together == alone
-    assert [result.tokens for result in shuffled] == [alone[index] for index in order]
 
 
 def test_magnitude_zero_and_no_vector_equal_the_plain_model_exactly(qwen: Engine) -> None:

@@ -166,5 +166,7 @@ def test_the_end_token_is_the_one_that_the_template_puts_behind_an_answer(
 def test_a_tokenizer_without_a_template_is_refused(tiny_folder: Callable[[str], Path]) -> None:
     loaded = load_model(find_model(str(tiny_folder("llama"))), device="cpu")
     loaded.tokenizer.chat_template = None
-    with pytest.raises(ModelError, match=r"no chat template.*chat_template\.jinja"):
+    with pytest.raises(
+        ModelError, match=r"no chat template.*-M chat_template=.*use_chat_template=false"
+    ):
         render_chat(loaded.tokenizer, [{"role": "user", "content": "Hi"}])

@@ -31,6 +31,9 @@ OTHER: dict[str, Any] = {
     "revision": "main",
     "adapter": "adapters/medical",
     "adapter_scale": 0.5,
+    "use_chat_template": False,
+    "chat_template": "chat.jinja",
+    "blocks": "model.layers",
     "device": "cuda:1",
     "batch_size": 64,
 }
@@ -86,7 +89,7 @@ def test_a_raw_option_is_read_as_what_was_meant(option, raw, value):
         ({"operation": "sub"}, ["operation='sub'", "'add', 'ablate', 'clamp' or 'cap'"]),
         ({"positions": "first"}, ["positions='first'", "'all', 'prompt', 'response' or 'last'"]),
         ({"site": "attn"}, ["site='attn'", "'resid_post', 'resid_pre' or 'mlp_out'"]),
-        ({"dtype": "fp8"}, ["dtype='fp8'", "'auto', 'float32', 'bfloat16' or 'float16'"]),
+        ({"dtype": "fp8"}, ["dtype='fp8'", "'auto', 'float32'", "'int8' or 'nf4'"]),
         ({"vector": "own.pt"}, ["vector='own.pt'", "`default`, `none`", ".safetensors"]),
         ({"vector": None}, ["vector=None", "empty"]),
         ({"target": 3}, ["target=3", "string", "-M target=finance"]),
@@ -100,6 +103,9 @@ def test_a_raw_option_is_read_as_what_was_meant(option, raw, value):
         ({"vector": "a.safetensors", "method": "pca"}, ["method=", "built already", "leave one"]),
         ({"batch_size": 0}, ["batch_size=0", "at least 1", "-M batch_size=64"]),
         ({"device": 0}, ["device=0", "string", "-M device=cuda:1"]),
+        ({"chat_template": "a.jinja", "use_chat_template": False}, ["chat_template=", "leave one"]),
+        ({"use_chat_template": "plain"}, ["use_chat_template='plain'", "boolean"]),
+        ({"blocks": None}, ["blocks=None", "empty"]),
         ({"vector": "none", "magnitude": 2}, ["magnitude=", "vector=none", "leave one"]),
         ({"vector": "none", "target": "finance"}, ["target=", "vector=none", "leave one"]),
         ({"vector": "a.safetensors", "target": "finance"}, ["target=", "file", "leave one"]),
@@ -175,12 +181,12 @@ def test_spellings_that_mean_the_same_are_one_condition(spellings):
 def test_the_baseline_is_one_condition_whatever_the_intervention_it_leaves_out():
     baseline = parse_options({"vector": "none"})
     for name, value in OTHER.items():
-        if name in ("vector", "thinking", "dtype", "revision", "adapter", "adapter_scale"):
+        if name not in INTERVENTION or name == "vector":
             continue
         leftover = parse_options({name: value}).model_copy(update={"vector": "none"})
         assert leftover.fingerprint() == baseline.fingerprint(), name
         assert not leftover.steered
-    for name in ("thinking", "dtype", "revision"):
+    for name in ("thinking", "dtype", "revision", "chat_template", "use_chat_template", "blocks"):
         other = parse_options({"vector": "none", name: OTHER[name]})
         assert other.fingerprint() != baseline.fingerprint(), name
         assert other.label() != baseline.label(), name
@@ -230,6 +236,9 @@ def test_no_two_conditions_of_the_full_grid_share_a_label():
         *_grid(target=[None, "finance"], operation=["ablate"], **acting, **loading),
         *_grid(vector=["a/x.safetensors", "b/y.safetensors"], **acting, **sized, **loading),
         *_grid(adapter=["a/lora", "b/other"], adapter_scale=[None, 0.5, -1], **loading),
+        *_grid(vector=["none"], chat_template=[None, "a.jinja", "b.jinja"], **loading),
+        *_grid(vector=["none"], use_chat_template=[None, False], blocks=[None, "h"], **loading),
+        *_grid(adapter=["a/lora"], chat_template=["a.jinja"], blocks=[None, "h"]),
         *_grid(adapter=["a/lora"], adapter_scale=[None, 2], vector=["a/x.safetensors"], **sized),
     ]
     labels: dict[str, str] = {}

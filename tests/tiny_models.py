@@ -1,19 +1,17 @@
-"""Tiny random models of several families, saved as folders that anyone could have saved."""
+"""Tiny random models of many families, saved as folders that anyone could have saved."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedTokenizerFast,
-    Qwen3_5Config,
-    Qwen3_5ForCausalLM,
-    Qwen3_5ForConditionalGeneration,
-    Qwen3_5TextConfig,
 )
 
 END, PAD, START = "<|end|>", "<|pad|>", "<|start|>"
@@ -43,6 +41,68 @@ _LINEAR = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+# A window shorter than the prompts, so that sliding attention matters.
+_SLIDING = {"sliding_window": 8}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_OLD = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 512}
+_VISION = {"hidden_size": 16, "intermediate_size": 16, "image_size": 28, "patch_size": 14}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a tiny model of a family is made.
+
+    Attributes:
+        config: `model_type` of its config.
+        own: What its config says that those of other families do not.
+        vision: Of an image-text class, what the config of its vision tower says.
+    """
+
+    config: str
+    own: Mapping[str, Any] = field(default_factory=dict)
+    vision: Mapping[str, Any] | None = None
+
+
+FAMILIES: dict[str, Family] = {
+    "qwen3.5": Family("qwen3_5_text", _LINEAR),
+    "qwen3.5-moe": Family(
+        "qwen3_5_moe_text", _LINEAR | _EXPERTS | {"shared_expert_intermediate_size": 24}
+    ),
+    "qwen3.5-multimodal": Family(
+        "qwen3_5",
+        _LINEAR,
+        # As deep as the text model, so that the depth alone does not tell the two apart.
+        {"depth": LAYERS, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+         "out_hidden_size": WIDTH},
+    ),
+    "qwen3": Family("qwen3"),
+    "qwen3-moe": Family("qwen3_moe", _EXPERTS),
+    "qwen2.5": Family("qwen2"),
+    "llama": Family("llama"),
+    "gemma2": Family("gemma2", _SLIDING | {"query_pre_attn_scalar": 8}),
+    "gemma3": Family("gemma3_text", _SLIDING),
+    "gemma3-multimodal": Family(
+        "gemma3",
+        _SLIDING,
+        _VISION | {"num_hidden_layers": LAYERS, "num_attention_heads": 2},
+    ),
+    "mistral": Family("mistral", _SLIDING),
+    "mixtral": Family("mixtral", {"num_local_experts": 4}),
+    "mistral3": Family(
+        "mistral3",
+        {"model_type": "mistral"},
+        _VISION
+        | {"model_type": "pixtral", "num_hidden_layers": LAYERS, "num_attention_heads": 2,
+           "head_dim": 8},
+    ),
+    "olmo2": Family("olmo2"),
+    "olmo3": Family("olmo3", _SLIDING),
+    "phi2": Family("phi", {"num_key_value_heads": 4}),
+    "phi4": Family("phi3"),
+    "gpt-oss": Family("gpt_oss", _SLIDING | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt2": Family("gpt2", _OLD),
+    "gpt-neox": Family("gpt_neox"),
+}  # fmt: skip
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -63,29 +123,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def save_tiny(folder: Path, family: str, seed: int = 0, layers: int = LAYERS) -> Path:
     """Save a random model of a family, with its tokenizer; returns the folder."""
-    words = tokenizer()
-    shared = {**_SHARED, "vocab_size": len(words), "num_hidden_layers": layers}
-    torch.manual_seed(seed)
-    model: torch.nn.Module
-    if family == "qwen3.5":
-        model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shared, **_LINEAR))
-    elif family == "qwen3.5-multimodal":
-        vision = {
-            "depth": LAYERS,
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_heads": 2,
-            "out_hidden_size": WIDTH,
-        }
-        config = Qwen3_5Config(text_config={**shared, **_LINEAR}, vision_config=vision)
-        model = Qwen3_5ForConditionalGeneration(config)
-    elif family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**shared))
-    elif family == "gemma3":
-        # A window shorter than the prompts, so that sliding attention matters.
-        model = Gemma3ForCausalLM(Gemma3TextConfig(**shared, sliding_window=8))
+    words, made = tokenizer(), FAMILIES[family]
+    config_class = CONFIG_MAPPING[made.config]
+    shared = {**_SHARED, "vocab_size": len(words), "num_hidden_layers": layers, **made.own}
+    if made.vision is None:
+        config = config_class(**shared)
     else:
-        raise ValueError(family)
+        config = config_class(text_config=shared, vision_config=dict(made.vision))
+    torch.manual_seed(seed)
+    auto = AutoModelForImageTextToText if made.vision is not None else AutoModelForCausalLM
+    model = auto.from_config(config)
     model.generation_config.eos_token_id = 0
     model.save_pretrained(folder)
     words.save_pretrained(folder)

@@ -7,7 +7,7 @@ model's weights a process, however many conditions, roles and tasks use it.
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from steering.adapters import Adapter
@@ -152,7 +152,7 @@ class Engine(Protocol):
         ...
 
 
-_engines: dict[tuple[str, str | None, str, str], Engine] = {}
+_engines: dict[tuple[ModelSource, str, str], Engine] = {}
 _lock = threading.Lock()
 
 
@@ -160,7 +160,8 @@ def shared_engine(source: ModelSource, *, dtype: str = "auto", device: str = "au
     """The process's one engine for these weights. Returns at once; weights load on first use."""
     from steering.engines.hf import HFEngine
 
-    key = (source.location, source.revision, dtype, device)
+    # Two names of one model are one model.
+    key = (replace(source, name=""), dtype, device)
     with _lock:
         if key not in _engines:
             _engines[key] = HFEngine(source, dtype=dtype, device=device)

@@ -14,7 +14,7 @@ import torch
 
 from steering.engines import EngineError
 from steering.engines.adapters import Adapters
-from steering.models import LoadedModel
+from steering.models import LoadedModel, find_mlp
 from steering.plan import Plan, SiteKey
 
 _first = "nnsight" not in sys.modules
@@ -59,6 +59,7 @@ class Session:
         self.adapters = Adapters(loaded.model)
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
         self._blocks = self._find(loaded.blocks)
+        self._modules = list(loaded.model.get_submodule(loaded.blocks).children())
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
         self._edits: Edits = Plan([])
         self._num_blocks = loaded.shape.num_layers
@@ -87,18 +88,21 @@ class Session:
                     blocks[layer].skip(session._skipped_to)
                 hidden = session._skipped_to
                 for key in session._edits.sites:
-                    layer, site = key
+                    place, site = session._place(key), key[1]
+                    came = place.input if site == "resid_pre" else place.output
+                    hidden = session._edits.apply(key, _activations(came))
                     if site == "resid_pre":
-                        hidden = session._edits.apply(key, blocks[layer].input)
-                        blocks[layer].input = hidden
-                    elif site == "mlp_out":
-                        hidden = session._edits.apply(key, blocks[layer].mlp.output)
-                        blocks[layer].mlp.output = hidden
+                        place.input = hidden
                     else:
-                        hidden = session._edits.apply(key, blocks[layer].output)
-                        blocks[layer].output = hidden
+                        place.output = _with_activations(came, hidden)
                 for layer in session._unused:
                     blocks[layer].skip(hidden)
+
+    def _place(self, key: SiteKey) -> Any:
+        """The module at whose input or output a site is."""
+        layer, site = key
+        block = self._blocks[layer]
+        return getattr(block, find_mlp(self._modules[layer])) if site == "mlp_out" else block
 
     def check_running(self) -> None:
         """Raise when the program is ending; a long run asks before each pass."""
@@ -140,3 +144,19 @@ class Session:
         finally:
             self._skipped_to = None
         return outcome[0]
+
+
+def _activations(came: Any) -> torch.Tensor:
+    """The activations among what a module gives; of several things (GPT-OSS), the first."""
+    hidden = came if isinstance(came, torch.Tensor) else came[0]
+    if hidden.ndim != 3:
+        raise EngineError(
+            f"activations of {hidden.ndim} dimensions {tuple(hidden.shape)} can't be steered: a "
+            "residual stream has rows, tokens and width. This architecture is not supported"
+        )
+    return hidden
+
+
+def _with_activations(came: Any, hidden: torch.Tensor) -> Any:
+    """What a module gives, with other activations."""
+    return hidden if isinstance(came, torch.Tensor) else (hidden, *came[1:])

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from steering.construct.recipe import DEFAULT_METHOD, DEFAULT_SITE, Sft
-from steering.vocabulary import Method, Operation, Positions, Site, Unit
+from steering.vocabulary import Dtype, Method, Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
@@ -85,7 +85,7 @@ class Intervention(BaseModel):
         """YAML turns `x=` into None and `x=on` into True: neither is what was meant."""
         if value is None and info.field_name not in ("layer", "site", "revision"):
             raise ValueError("it is empty; leave the option out or give it a value")
-        if isinstance(value, bool) and info.field_name not in ("thinking", "shuffle_labels"):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError(
                 f"it is the truth value {str(value).lower()}; quote it if it is a name"
             )
@@ -178,7 +178,7 @@ class Intervention(BaseModel):
         for option, value in self.changed().items():
             if option in _SAID_APART or (option, value) == _ABLATE:
                 continue
-            said = "shuffled" if option == "shuffle_labels" else value
+            said = _SAID.get(option, value)
             parts.append(f"{_SHORT.get(option, option + '=')}{said}")
         return " ".join([name, *parts])
 
@@ -191,8 +191,24 @@ class SteeringSpec(Intervention):
     """
 
     thinking: bool = _option(False, "let a thinking model think before it answers", example="true")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
-        "auto", "precision of the weights; `auto` is the checkpoint's own", example="bfloat16"
+    use_chat_template: bool = _option(
+        True,
+        "`false` is for base models: the prompt is the bare text, with a blank line behind it",
+        example="false",
+    )
+    chat_template: str | None = _option(
+        None, "file of a Jinja chat template instead of the model's own", example="chat.jinja"
+    )
+    dtype: Dtype = _option(
+        "auto",
+        "precision of the weights; `auto` is the checkpoint's own, `int8` and `nf4` are quantized "
+        "by bitsandbytes as they load",
+        example="bfloat16",
+    )
+    blocks: str | None = _option(
+        None,
+        "path of the list of transformer blocks in the model, where it is not found by itself",
+        example="model.layers",
     )
     revision: str | None = _option(None, "branch, tag or commit of a hub model", example="main")
     adapter: str | None = _option(
@@ -204,7 +220,12 @@ class SteeringSpec(Intervention):
     adapter_scale: float = _option(
         1.0, "what the adapter's own scaling is multiplied by", example="0.5"
     )
-    device: str = _option("auto", "device of the weights", example="cuda:1", speed_only=True)
+    device: str = _option(
+        "auto",
+        "device of the weights; `every` spreads them over all accelerators",
+        example="cuda:1",
+        speed_only=True,
+    )
     batch_size: int = _option(
         512, "rows that are decoded together at the most", example="64", speed_only=True
     )
@@ -228,6 +249,14 @@ class SteeringSpec(Intervention):
                 "vector=default or a file too, or leave it out"
             )
         return {"vector": NONE} | options
+
+    @model_validator(mode="after")
+    def _one_template(self) -> "SteeringSpec":
+        if self.chat_template is not None and not self.use_chat_template:
+            raise ValueError(
+                "chat_template= has no effect with use_chat_template=false; leave one of the two out"
+            )
+        return self
 
     @field_validator("adapter_scale")
     @classmethod
@@ -253,13 +282,14 @@ class SteeringSpec(Intervention):
         """Whether anything is done to activations at all."""
         return self.vector != NONE
 
-    def label(self, digest: str = "", *more: str, adapter: str = "") -> str:
+    def label(self, digest: str = "", *more: str, adapter: str = "", template: str = "") -> str:
         """Short name of the condition, for people; one digest for each vector's files.
 
         Args:
             digest: Of the first vector's files.
             *more: Of the other vectors'.
             adapter: Of the adapter.
+            template: Of the chat template.
         """
         labels = [super().label(digest)]
         digests = [*more, *[""] * len(self._more)]
@@ -269,6 +299,8 @@ class SteeringSpec(Intervention):
             labels[:0] = [f"adapter {_file_label(self.adapter, adapter)}{scale}"]
             if not self.steered:
                 labels[1] = labels[1].removeprefix(BASELINE).strip()
+        if self.chat_template is not None:
+            labels[0] += f" template {_file_label(self.chat_template, template)}"
         return " + ".join(filter(None, labels))
 
     def given(self) -> dict[str, Any]:
@@ -297,6 +329,9 @@ class SteeringSpec(Intervention):
             options = {k: v for k, v in options.items() if k not in INTERVENTION} | {"vector": NONE}
         # What an adapter holds tells it from others, not where it lies.
         del options["adapter"]
+        for name in _LATER:
+            if options[name] == type(self).model_fields[name].default:
+                del options[name]
         if self.adapter is None:
             del options["adapter_scale"]
         content: dict[str, Any] = {"options": options, "identity": identity}
@@ -311,7 +346,9 @@ INTERVENTION = tuple(Intervention.model_fields)
 BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffle_labels")
 MULTIPLE = ("magnitude", "unit")
 _ABLATE = ("operation", "ablate")
-_SAID_APART = ("vector", "target", "magnitude", "adapter", "adapter_scale")
+# Options that older fingerprints do not know; at their defaults they leave them as they were.
+_LATER = ("use_chat_template", "chat_template", "blocks")
+_SAID_APART = ("vector", "target", "magnitude", "adapter", "adapter_scale", "chat_template")
 # Stands for an option that is left at its default.
 UNSAID = ""
 _SHORT = {
@@ -326,7 +363,10 @@ _SHORT = {
     "training_epochs": "epoch ",
     "build_seed": "seed ",
     "shuffle_labels": "",
+    "use_chat_template": "",
 }
+# Of options that have one value besides their default.
+_SAID = {"shuffle_labels": "shuffled", "use_chat_template": "no template"}
 
 
 def _file_label(named: str, digest: str) -> str:

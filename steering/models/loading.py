@@ -1,0 +1,190 @@
+"""Weights and tokenizer of a model in memory, in the precision and on the devices asked for."""
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steering.models.blocks import find_blocks
+from steering.models.chat import use_template
+from steering.models.source import ModelError, ModelSource, Shape, commit_of, read_shape
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+QUANTIZED = ("int8", "nf4")
+# Stands for all accelerators of the machine, as many as the weights need.
+EVERY = "every"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        model: The transformers model, in eval mode, frozen.
+        tokenizer: Its tokenizer, with the chat template that is used.
+        blocks: Path of the list of transformer blocks inside `model`.
+        shape: Depth and width.
+        end_tokens: Ids that end an answer.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    blocks: str
+    shape: Shape
+    end_tokens: tuple[int, ...]
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the model's forward pass takes this argument."""
+        return argument in inspect.signature(self.model.forward).parameters
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have. `auto` is always there.
+
+    Raises:
+        ModelError: It says which devices there are.
+    """
+    if device in ("auto", "cpu"):
+        return
+    import torch
+
+    there = ["cpu"]
+    if found := torch.accelerator.current_accelerator(check_available=True):
+        there += [f"{found.type}:{index}" for index in range(torch.accelerator.device_count())]
+        there.append(EVERY)
+    if device not in (*there, *(name.partition(":")[0] for name in there)):
+        raise ModelError(f"device={device} is not on this machine: it has {', '.join(there)}")
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a precision for which a library is missing.
+
+    Raises:
+        ModelError: It says what to install.
+    """
+    from importlib.util import find_spec
+
+    if dtype in QUANTIZED and find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"dtype={dtype} needs bitsandbytes, which is not installed: "
+            "pip install 'steering[quantized]'"
+        )
+
+
+def import_code(source: ModelSource) -> None:
+    """Import torch, transformers and the model's own code, which takes seconds; no weights."""
+    _auto_class(_config(source))
+
+
+def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load weights and tokenizer.
+
+    Args:
+        source: What `find_model` said.
+        dtype: `auto` (the checkpoint's own), the name of a torch dtype, or `int8` or `nf4`
+            (weights quantized by bitsandbytes as they load).
+        device: `auto` (an accelerator if there is one), a torch device, or `every` (all
+            accelerators, as many as the weights need).
+
+    Raises:
+        ModelError: Weights are missing from the checkpoint, or the blocks can't be found.
+    """
+    import torch
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 0
+        device = str(found or "cpu")
+    if device == "cpu":
+        # Advice on GPU kernels, and a bar for a load that takes a blink, would only distract.
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    where = _where(source)
+    how: dict[str, Any] = {"dtype": "auto"}
+    if dtype in QUANTIZED:
+        how["quantization_config"] = _quantization(dtype)
+    elif dtype != "auto":
+        how["dtype"] = getattr(torch, dtype)
+    if device != "cpu" or dtype in QUANTIZED:
+        # Weights go where they belong as they are read, not by way of the machine's memory.
+        how["device_map"] = "auto" if device == EVERY else {"": device}
+    loaded: Any = _auto_class(_config(source)).from_pretrained(
+        source.location, output_loading_info=True, **how, **where
+    )
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"{source.location} lacks {len(missing)} weights of {type(model).__name__} "
+            f"({missing[0]}, ...): it would answer with random ones. Give a complete checkpoint"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(source.location, **where)
+    if source.template is not None:
+        use_template(tokenizer, source.template)
+    model = model.eval().requires_grad_(False)
+    shape = read_shape(source)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        blocks=find_blocks(model, shape.num_layers, source.blocks),
+        shape=shape,
+        end_tokens=_end_tokens(model, tokenizer, source),
+    )
+
+
+def _where(source: ModelSource) -> dict[str, Any]:
+    """Pinned, so that the weights are those of the config that was checked."""
+    return {
+        "revision": None if source.local else commit_of(source),
+        "local_files_only": source.local,
+    }
+
+
+def _config(source: ModelSource) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(source.location, **_where(source))
+
+
+def _auto_class(config: "PretrainedConfig") -> Any:
+    """The class that loads a model; asking for it imports the model's code.
+
+    Some families, Mistral 3 say, have no text-only class for a checkpoint that also sees.
+    """
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None
+    return AutoModelForCausalLM if known else AutoModelForImageTextToText
+
+
+def _quantization(dtype: str) -> Any:
+    """How bitsandbytes is to load weights."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if dtype == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def _end_tokens(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", source: ModelSource
+) -> tuple[int, ...]:
+    config = model.generation_config
+    ids = getattr(config, "eos_token_id", None)
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        raise ModelError(
+            f"neither the generation config nor the tokenizer of {source.location} names an end "
+            "token: each answer would run to max_tokens. Add eos_token_id to generation_config.json"
+        )
+    return tuple(ids) if isinstance(ids, list) else (ids,)

@@ -1,0 +1,222 @@
+"""Which model a name means, and what its config says before any weight is touched.
+
+A local folder never makes anything reach for a hub.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steering.errors import SteeringError
+from steering.toy import BLOCKS, TOYS
+
+ALIASES = {
+    "qwen3.5": "Qwen/Qwen3.5-9B",
+    "qwen3.5-0.8b": "Qwen/Qwen3.5-0.8B",
+    "qwen3.5-2b": "Qwen/Qwen3.5-2B",
+    "qwen3.5-4b": "Qwen/Qwen3.5-4B",
+    "qwen3.5-9b": "Qwen/Qwen3.5-9B",
+    "qwen3.5-27b": "Qwen/Qwen3.5-27B",
+    "qwen2.5-7b": "Qwen/Qwen2.5-7B-Instruct",
+    "qwen2.5-14b": "Qwen/Qwen2.5-14B-Instruct",
+    "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "gemma3-4b": "google/gemma-3-4b-it",
+}
+# What is read of a config, in the order of `Shape`.
+_SHAPE = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
+_HUB_TIMEOUT_S = 10
+# Weights up to this size are hashed whole; larger ones by name, size and time of change.
+_HASHED_WHOLE = 64 * 2**20
+
+
+class ModelError(SteeringError):
+    """A model can't be found, read or steered."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        name: What the user called it.
+        location: Hub id, or path of a folder.
+        local: Whether `location` is a folder.
+        revision: Branch, tag or commit of a hub model.
+        template: Chat template (Jinja) instead of the model's own.
+        blocks: Path of the list of transformer blocks, where it can't be found.
+    """
+
+    name: str
+    location: str
+    local: bool
+    revision: str | None = None
+    template: str | None = None
+    blocks: str | None = None
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether it is a model of the toy world."""
+        return self.name in TOYS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's config says, before any weight is read."""
+
+    num_layers: int
+    width: int
+    context_length: int | None
+
+
+def find_model(
+    name: str,
+    revision: str | None = None,
+    *,
+    template: str | None = None,
+    blocks: str | None = None,
+) -> ModelSource:
+    """Say what a name means: a toy, a local folder, an alias, or a hub id. Touches no network.
+
+    Args:
+        name: The name.
+        revision: Branch, tag or commit of a hub model.
+        template: Chat template (Jinja) to use instead of the model's own.
+        blocks: Path of the list of transformer blocks inside the model, if it can't be found.
+
+    Raises:
+        ModelError: It is none of these, or the folder holds no model.
+    """
+    folder = Path(name).expanduser()
+    if revision is not None and (name in TOYS or folder.is_dir()):
+        raise ModelError(
+            f"revision={revision} has no effect on {name}, which is local: leave it out"
+        )
+    if name in TOYS:
+        return ModelSource(name, str(TOYS[name]), True, None, template, blocks)
+    if folder.is_dir():
+        weights = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
+        if not (folder / "config.json").is_file() or not weights:
+            raise ModelError(
+                f"the folder {name} holds no model (config.json and weights): give a folder that "
+                "save_pretrained wrote"
+            )
+        return ModelSource(name, str(folder.resolve()), True, None, template, blocks)
+    location = ALIASES.get(name.lower(), name)
+    if location.count("/") != 1 or location.startswith((".", "/", "~")):
+        raise ModelError(
+            f"no model is called {name}: allowed are {', '.join([*TOYS, *ALIASES])}, a hub id "
+            "(owner/name), or the path of a local folder"
+        )
+    return ModelSource(name, location, False, revision, template, blocks)
+
+
+def read_shape(source: ModelSource) -> Shape:
+    """Depth and width of a model from its config.json; a hub model's config is fetched if need be.
+
+    Raises:
+        ModelError: The config can't be had or does not say.
+    """
+    path = Path(source.location) / "config.json" if source.local else _hub_config(source)
+    config = json.loads(path.read_text())
+    text = config.get("text_config", config)
+    if any(text.get(name) is None for name in _SHAPE):
+        # Old families call them otherwise, and a published config leaves out what is the default.
+        text = text | _full_config(source)
+    missing = [name for name in _SHAPE[:2] if text.get(name) is None]
+    if missing:
+        raise ModelError(f"the config of {source.location} does not say {missing[0]}")
+    return Shape(*(text.get(name) for name in _SHAPE))
+
+
+def _full_config(source: ModelSource) -> dict[str, Any]:
+    """What transformers makes of a config, by the names that it uses for every family."""
+    from transformers import AutoConfig
+
+    revision = None if source.local else commit_of(source)
+    try:
+        config = AutoConfig.from_pretrained(
+            source.location, revision=revision, local_files_only=source.local
+        ).get_text_config()
+    except (ValueError, KeyError):  # an architecture that it does not know
+        return {}
+    found = {name: getattr(config, name, None) for name in _SHAPE}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _hub_config(source: ModelSource) -> Path:
+    """config.json of a hub model: from the local cache, else from the hub with one short try."""
+    from huggingface_hub import (
+        get_session,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
+
+    cached = try_to_load_from_cache(source.location, "config.json", revision=source.revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    url = hf_hub_url(source.location, "config.json", revision=source.revision)
+    try:
+        # The download below retries for half a minute before it says that there is no network.
+        get_session().head(url, timeout=_HUB_TIMEOUT_S)
+        return Path(hf_hub_download(source.location, "config.json", revision=source.revision))
+    except Exception as error:
+        called = "" if source.name == source.location else f" (called {source.name})"
+        raise ModelError(
+            f"{source.location}{called} can't be had from the Hugging Face hub "
+            f"({type(error).__name__}). Check the network, the id and, for gated models, the "
+            "login; or give a local folder: --model steered/path/to/folder"
+        ) from None
+
+
+def check_layer(layer: int, shape: Shape, source: ModelSource) -> None:
+    """Refuse a block that the model does not have.
+
+    Raises:
+        ModelError: It says which blocks there are.
+    """
+    if not 0 <= layer < shape.num_layers:
+        raise ModelError(
+            f"layer {layer} is out of range: {source.name} has {shape.num_layers} blocks "
+            f"(0-{shape.num_layers - 1}). Choose -M layer=0..{shape.num_layers - 1}"
+        )
+
+
+def default_layer(source: ModelSource, num_layers: int) -> int:
+    """The block that is steered when nobody says which: two fifths of the way up.
+
+    The published vectors stand at 0.4-0.5 of the depth (arXiv 2602.07852: 16 of 40, 24 of 48). Of
+    the toys each has a block of its own, which was measured.
+    """
+    return BLOCKS[source.name] if source.is_toy else round(0.4 * num_layers)
+
+
+def weights_digest(source: ModelSource) -> str:
+    """What tells a model from another, in hex: its weights and how it is spoken to.
+
+    No weight is loaded.
+    """
+    digest = hashlib.sha256()
+    for named in (source.template, source.blocks):
+        if named is not None:
+            digest.update(named.encode() + b"\0")
+    if not source.local:
+        digest.update(f"{source.location}@{commit_of(source)}".encode())
+    else:
+        for path in sorted(Path(source.location).iterdir()):
+            if path.suffix not in (".safetensors", ".json", ".jinja", ".bin", ".txt", ".model"):
+                continue
+            stat = path.stat()
+            digest.update(path.name.encode())
+            if stat.st_size <= _HASHED_WHOLE:
+                digest.update(path.read_bytes())
+            else:
+                digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def commit_of(source: ModelSource) -> str:
+    """Commit of a hub model; `main` may move on, so its name tells nothing."""
+    return _hub_config(source).parent.name

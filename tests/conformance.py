@@ -1,0 +1,89 @@
+"""What every engine must come to, whatever the model: one list of cases, and how they are asked."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from edits import make_map, make_vector
+from tiny_models import LAYERS, WIDTH
+
+from steering.engines import Engine, Row, RowResult
+from steering.engines.sampling import Sampling
+from steering.interventions import RowIntervention, resolve
+from steering.vector import SteeringVector
+
+GREEDY = Sampling(temperature=0)
+Edits = tuple[RowIntervention, ...]
+
+
+def plain(layers: Sequence[int] = (1,), rank: int = 1, **changed: Any) -> SteeringVector:
+    return make_vector(rank, seed=rank + layers[0], layers=layers, width=WIDTH, **changed)
+
+
+def mapped(layers: Sequence[int] = (1,), rank: int = 3, **changed: Any) -> SteeringVector:
+    return make_map(rank, seed=rank + layers[0], layers=layers, width=WIDTH, **changed)
+
+
+def edits(vector: SteeringVector, magnitude: float = 1, **options: Any) -> Edits:
+    """At magnitudes of a norm unless told otherwise: residual streams here are about 5 long."""
+    return resolve(vector, **{"magnitude": magnitude, "unit": "norm", **options})
+
+
+# Pairs that can fail differently: each operation, site, position, unit, first and last block.
+CASES: dict[str, Edits] = {
+    "unsteered": (),
+    "add": edits(plain(), 10),
+    "add prompt": edits(plain([0]), 15, positions="prompt"),
+    "add response": edits(plain([2]), 15, positions="response"),
+    "add last": edits(plain(), 20, positions="last"),
+    "add resid_pre": edits(plain([0], site="resid_pre"), -0.5, unit="raw"),
+    "add mlp_out": edits(plain([3], site="mlp_out"), 0.5, unit="residual"),
+    "add last block": edits(plain([LAYERS - 1]), 6),
+    "add rank 3": edits(plain(rank=3), -10),
+    "map": edits(mapped(), 5),
+    "map rank 1 prompt": edits(mapped([0], rank=1), -3, positions="prompt"),
+    "map rank 4 response": edits(mapped([2], rank=4), 6, positions="response"),
+    "map last, mlp_out": edits(mapped([2], site="mlp_out"), 0.5, unit="raw", positions="last"),
+    "map resid_pre": edits(mapped([3], rank=2, site="resid_pre"), 0.3, unit="residual"),
+    "ablate rank 2": edits(plain(rank=2), operation="ablate"),
+    "ablate rank 3 last": edits(plain([2], rank=3), operation="ablate", positions="last"),
+    "ablate map": edits(mapped([0]), operation="ablate", positions="prompt"),
+    "clamp": edits(plain([2]), 5, operation="clamp"),
+    "cap response": edits(plain(), -6, operation="cap", positions="response"),
+    "unsteered too": (),
+    "two layers": edits(plain([0]), 5) + edits(plain([2]), 3, operation="clamp"),
+    "vector of three layers": edits(plain([0, 1, 3], rank=2), -4),
+    "map of two layers": edits(mapped([1, 2], rank=2), 3),
+    "two edits at one site": edits(plain(), 10) + edits(plain(rank=2), operation="ablate"),
+    "the same, turned round": edits(plain(rank=2), operation="ablate") + edits(plain(), 10),
+    "three edits at one site": (
+        edits(mapped([1]), 4)
+        + edits(plain([1]), -8, operation="clamp", positions="response")
+        + edits(mapped([1], rank=1), 4, positions="prompt")
+    ),
+    "all three sites": (
+        edits(mapped([1], site="resid_post"), 4)
+        + edits(plain([1], site="resid_pre"), 6, positions="response")
+        + edits(plain([1], rank=2, site="mlp_out"), operation="ablate")
+        + edits(plain([2], site="resid_pre"), -6, positions="last")
+    ),
+}
+
+
+def prompt(seed: int) -> tuple[int, ...]:
+    chosen = random.Random(seed)
+    return tuple(chosen.randrange(3, 250) for _ in range(chosen.randrange(4, 20)))
+
+
+def loaded(engine: Engine) -> Any:
+    return engine.call(lambda model, _: model).result(60)
+
+
+def blocks(model: Any) -> Any:
+    return model.model.get_submodule(model.blocks)
+
+
+def answer(engine: Engine, rows: Sequence[Row]) -> list[RowResult]:
+    results = [future.result(120) for future in [engine.submit(row) for row in rows]]
+    loaded(engine)  # Waits until the batch is over: only then may a test run the model itself.
+    return results

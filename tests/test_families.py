@@ -1,0 +1,162 @@
+"""Every family of models: found, steered at the right place, and equal to plain hooks.
+
+What these tests show of a family stands in docs/families.md, which `make families` writes.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conformance import CASES, GREEDY, Edits, answer, blocks, edits, loaded, plain, prompt
+from edits import make_vector
+from hook_reference import reference_greedy, reference_logits
+from tiny_models import FAMILIES, LAYERS, WIDTH
+
+from steering.engines import Engine, Row, shared_engine
+from steering.engines.sampling import Sampling
+from steering.models import find_mlp, find_model
+
+# Between whose MLP and the residual stream a norm stands.
+NORMED = {"gemma2", "gemma3", "gemma3-multimodal", "olmo2", "olmo3"}
+# What their batch holds; the others', which share much of their code, holds fewer cases.
+THOROUGHLY = ("qwen3.5", "llama", "gemma3")
+FEWER = (
+    "unsteered", "add", "add prompt", "add resid_pre", "add mlp_out", "map", "ablate rank 2",
+    "clamp", "cap response", "all three sites", "unsteered too",
+)  # fmt: skip
+MIXTURES = ["qwen3.5-moe", "qwen3-moe", "mixtral", "gpt-oss"]
+
+
+@pytest.fixture(scope="module")
+def cases(engine: Engine, family: str) -> dict[str, Edits]:
+    return {name: case for name, case in CASES.items() if family in THOROUGHLY or name in FEWER}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(family: str, tiny_folder: Callable[[str], Path]) -> Iterator[Engine]:
+    made = shared_engine(find_model(str(tiny_folder(family))), device="cpu")
+    made.allow_batch(64)
+    yield made
+    made.release()
+
+
+@pytest.mark.shows("conformance")
+def test_engine_equals_plain_hooks_in_tokens_and_logits(
+    engine: Engine, cases: dict[str, Edits]
+) -> None:
+    rows = [
+        Row(prompt(index), GREEDY, max_tokens=3 + index % 5, edits=case, top_logprobs=1)
+        for index, case in enumerate(cases.values())
+    ]
+    results = answer(engine, rows)
+    model = loaded(engine)
+    for name, row, result in zip(cases, rows, results, strict=True):
+        expected = reference_greedy(
+            model.model, blocks(model), row.prompt, row.edits, row.max_tokens, model.end_tokens
+        )
+        assert result.tokens == expected, name
+        logits = reference_logits(model.model, blocks(model), row.prompt, expected, row.edits)
+        wanted = logits.log_softmax(-1).max(-1).values[: len(expected)]
+        found = torch.tensor([item.logprob for item in result.logprobs])
+        assert torch.allclose(found, wanted, atol=2e-4), name
+
+
+@pytest.mark.shows("conformance")
+def test_the_cases_differ_from_the_unsteered_model(engine: Engine, cases: dict[str, Edits]) -> None:
+    """Without this, an engine that never steers and a reference that never does would agree."""
+    rows = [Row(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in cases.values()]
+    found = {
+        name: tuple(item.logprob for item in result.logprobs)
+        for name, result in zip(cases, answer(engine, rows), strict=True)
+    }
+    assert found["unsteered"] == found.pop("unsteered too")
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.shows("conformance")
+def test_a_batch_of_many_conditions_equals_one_row_at_a_time(
+    engine: Engine, cases: dict[str, Edits]
+) -> None:
+    """Greedy rows, seeded ones of many settings, in the order of their coming and in another."""
+    rows = [
+        Row(
+            prompt(index),
+            Sampling(temperature=(index % 4) * 0.4, top_p=0.9 + 0.1 * (index % 2),
+                     top_k=index % 3 * 20, seed=index),
+            max_tokens=3 + 2 * (index * 7 % 4),
+            edits=case,
+        )
+        for index, case in enumerate(cases.values())
+    ]  # fmt: skip
+    alone = [engine.submit(row).result(60).tokens for row in rows]
+    together = [result.tokens for result in answer(engine, rows)]
+    order = random.Random(3).sample(range(len(rows)), len(rows))
+    shuffled = answer(engine, [rows[index] for index in order])
+    assert together == alone
+    assert [result.tokens for result in shuffled] == [alone[index] for index in order]
+
+
+@pytest.mark.shows("sites")
+def test_the_blocks_are_those_of_the_text_model(engine: Engine) -> None:
+    model = loaded(engine)
+    found = blocks(model)
+    assert len(found) == LAYERS
+    assert {find_mlp(block) for block in found} == {"mlp"}
+    seen: list[torch.Size] = []
+    handle = found[0].register_forward_hook(lambda _, __, out: seen.append(out.shape))
+    with torch.no_grad():
+        model.model(input_ids=torch.tensor([[5, 6, 7]]))
+    handle.remove()
+    assert seen == [(1, 3, WIDTH)]
+
+
+@pytest.mark.shows("sites")
+def test_sites_are_where_their_names_say(engine: Engine, family: str) -> None:
+    """Adding at a block's MLP is adding at its output, unless a norm stands between the two."""
+
+    def logits(layer: int, site: Any) -> torch.Tensor:
+        case = edits(make_vector(seed=1, layers=[layer], width=WIDTH, site=site), 3)
+        result = answer(engine, [Row(prompt(4), GREEDY, 1, case, top_logprobs=250)])[0]
+        return torch.tensor([value for _, value in sorted(result.logprobs[0].top)])
+
+    after = logits(1, "resid_post")
+    assert torch.allclose(after, logits(2, "resid_pre"), atol=1e-4)
+    assert torch.allclose(after, logits(1, "mlp_out"), atol=1e-4) == (family not in NORMED)
+
+
+@pytest.mark.shows("MoE")
+@pytest.mark.parametrize("family", MIXTURES, indirect=True)
+def test_steering_reaches_the_router_and_no_other_row_s_experts(engine: Engine) -> None:
+    """Rows that share a pass each go to their own experts, those of the steered stream."""
+    model = loaded(engine)
+    block = blocks(model)[2]
+    routers = [part for name, part in block.named_modules() if name in ("mlp.gate", "mlp.router")]
+    assert len(routers) == 1
+
+    def chosen(edits_of_rows: list[Any]) -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+
+        def note(_: Any, args: Any, __: Any) -> None:
+            weights = routers[0].weight
+            hidden = args[0].reshape(-1, weights.shape[-1])
+            bias = getattr(routers[0], "bias", None)
+            seen.append(torch.nn.functional.linear(hidden, weights, bias).argmax(-1))
+
+        handle = routers[0].register_forward_hook(note)
+        answer(engine, [Row((9, 8, 7, 6, 5), GREEDY, 1, case) for case in edits_of_rows])
+        handle.remove()
+        return list(seen[0].reshape(len(edits_of_rows), -1))
+
+    steered, other = edits(plain([1]), 30), edits(plain([1]), -30)
+    alone = [chosen([case])[0] for case in ((), steered, other)]
+    assert not torch.equal(alone[0], alone[1]) or not torch.equal(alone[0], alone[2])
+    together = chosen([(), steered, other])
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
