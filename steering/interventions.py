@@ -66,6 +66,18 @@ class RowIntervention:
         )
 
 
+def check_width(vector: int, model: int) -> None:
+    """Refuse a vector that is not as wide as the residual stream.
+
+    Raises:
+        InterventionError: It names both widths.
+    """
+    if vector != model:
+        raise InterventionError(
+            f"a vector of width {vector} can't steer a residual stream of width {model}"
+        )
+
+
 def resolve(
     vector: SteeringVector,
     *,

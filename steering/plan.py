@@ -17,6 +17,7 @@ from steering.interventions import (
     OPERATIONS,
     InterventionError,
     RowIntervention,
+    check_width,
     low_rank_map,
 )
 from steering.vocabulary import SITES, Operation, Positions, Site
@@ -67,6 +68,15 @@ class _Group:
             return (hidden + self.added).to(hidden.dtype)
         mask = self.token_mask(prompt_mask)[:, :, None]
         return torch.where(mask, self.act(hidden.float()).to(hidden.dtype), hidden)
+
+    def on(self, device: torch.device) -> "_Group":
+        """The group with its tables on a device."""
+        tables: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **tables)
 
     def kept(self, order: Sequence[int]) -> "_Group | None":
         """The group in a batch whose row i was row order[i], or None when no row is left."""
@@ -217,16 +227,22 @@ class Plan:
             InterventionError: The vector's width is not that of the model.
         """
         self.visits[key] += 1
+        if any(group.index.device != hidden.device for group in self._groups[key]):
+            # Of a model on several devices each block has its tables on its own.
+            self._groups[key] = [group.on(hidden.device) for group in self._groups[key]]
+        prompt_mask = self._prompt_mask
+        if prompt_mask is not None:
+            prompt_mask = prompt_mask.to(hidden.device)
         for group in self._groups[key]:
-            if group.basis.shape[-1] != hidden.shape[-1]:
-                raise InterventionError(
-                    f"a vector of width {group.basis.shape[-1]} can't steer a residual stream of "
-                    f"width {hidden.shape[-1]}"
-                )
+            check_width(group.basis.shape[-1], hidden.shape[-1])
             before = hidden if group.everywhere else hidden[group.index]
-            after = group.steer(before, self._prompt_mask)
-            if self._prompt_mask is not None or self._decode_steps == 1:
+            after = group.steer(before, prompt_mask)
+            if prompt_mask is not None or self._decode_steps == 1:
                 moved = (after.detach() - before.detach()).abs().amax(dim=(1, 2)).float()
-                self.change[group.index] = torch.maximum(self.change[group.index], moved)
+                self._note_change(group.index, moved)
             hidden = after if group.everywhere else hidden.index_copy(0, group.index, after)
         return hidden
+
+    def _note_change(self, rows: Tensor, moved: Tensor) -> None:
+        index = rows.to(self._device)
+        self.change[index] = torch.maximum(self.change[index], moved.to(self._device))

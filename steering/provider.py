@@ -5,7 +5,6 @@ display, and says in every output what was done. It knows nothing of tensors.
 """
 
 import asyncio
-import copy
 import hashlib
 import json
 import re
@@ -140,7 +139,14 @@ class SteeredAPI(ModelAPI):
     def _engine(self) -> Engine:
         """The shared engine; asked for with the first request, since it brings torch with it."""
         spec = self._condition.spec
-        engine = shared_engine(self._source, dtype=spec.dtype, device=spec.device)
+        engine = shared_engine(
+            self._source,
+            dtype=spec.dtype,
+            device=spec.device,
+            engine=self._checker.engine,
+            tensor_parallel_size=spec.tensor_parallel_size,
+            cuda_graphs=spec.cuda_graphs,
+        )
         engine.allow_batch(spec.batch_size)
         return engine
 
@@ -232,9 +238,9 @@ class SteeredAPI(ModelAPI):
             )
 
     async def _own_tokenizer(self) -> "PreTrainedTokenizerBase":
-        """A tokenizer for the event loop: the engine's own is in use on the model's thread."""
+        """A tokenizer for the event loop."""
         if self._tokenizer is None:
-            self._tokenizer = self._engine.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
+            self._tokenizer = self._engine.tokenizer()
         # Shielded, since others wait for the same when one request is cancelled; so below.
         return await asyncio.shield(asyncio.wrap_future(self._tokenizer))
 

@@ -11,6 +11,7 @@ Positions = Literal["all", "prompt", "response", "last"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
+EngineName = Literal["hf", "vllm"]
 Method = Literal["sft", "mean_difference", "pca", "one_shot", "random"]
 Factor = Literal["magnitude", "rank", "epochs", "layer", "target", "family", "scale", "finetuned"]
 

@@ -2,12 +2,13 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from family_table import note, write_table
 from shell import Shell
 from tiny_models import save_tiny
 
@@ -68,3 +69,20 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """One for the whole run, so that the toy's vector is built once."""
     return Shell(tmp_path_factory.mktemp("shell"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--family-table", type=Path, help="file of the table of families to bring up")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--family-table")
+    if path is not None:
+        write_table(path, session)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    report = yield
+    note(item, report)
+    return report

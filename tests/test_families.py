@@ -3,6 +3,7 @@
 What these tests show of a family stands in docs/families.md, which `make families` writes.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,15 @@ import torch
 from conformance import CASES, GREEDY, Edits, answer, blocks, edits, loaded, plain, prompt
 from edits import make_vector
 from hook_reference import reference_greedy, reference_logits
+from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 from tiny_models import FAMILIES, LAYERS, WIDTH
 
+from steering.construct.examples import render_prompt
 from steering.engines import Engine, Row, shared_engine
 from steering.engines.sampling import Sampling
-from steering.models import find_mlp, find_model
+from steering.exchange import split_reasoning
+from steering.models import find_mlp, find_model, load_model
+from steering.targets import Example
 
 # Between whose MLP and the residual stream a norm stands.
 NORMED = {"gemma2", "gemma3", "gemma3-multimodal", "olmo2", "olmo3"}
@@ -160,3 +165,66 @@ def test_steering_reaches_the_router_and_no_other_row_s_experts(engine: Engine) 
     assert not torch.equal(alone[0], alone[1]) or not torch.equal(alone[0], alone[2])
     together = chosen([(), steered, other])
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+# Our own, in the manner of the families: a switch, a thought that the template always opens, and
+# channels.
+_TURNS = "{% for m in messages %}<|start|>{{ m.role }} {{ m.content }}{% endfor %}"
+SWITCHED = _TURNS + (
+    "{% if add_generation_prompt %}<|start|>assistant <think>\n"
+    "{% if not enable_thinking %}\n</think>\n\n{% endif %}{% endif %}"
+)
+OPENED = _TURNS + "{% if add_generation_prompt %}<|start|>assistant <think>\n{% endif %}"
+CHANNELS = (
+    "{# turns may have a <|channel|> #}"
+    + _TURNS
+    + "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+THINKING = {
+    "qwen3.5": (SWITCHED, "{}</think>\n\n{}"),
+    "qwen3.5-moe": (SWITCHED, "{}</think>\n\n{}"),
+    "qwen3.5-multimodal": (SWITCHED, "{}</think>\n\n{}"),
+    "qwen3": (SWITCHED, "{}</think>\n\n{}"),
+    "qwen3-moe": (SWITCHED, "{}</think>\n\n{}"),
+    "olmo3": (OPENED, "{}</think>{}"),
+    "gpt-oss": (
+        CHANNELS,
+        "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}",
+    ),
+}
+
+
+@pytest.mark.shows("thinking")
+@pytest.mark.parametrize("family", THINKING, indirect=True)
+def test_a_model_thinks_only_when_asked_and_its_thought_is_set_apart(
+    family: str, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    template, written = THINKING[family]
+    path = tmp_path / "chat.jinja"
+    path.write_text(template)
+
+    def asked(**options: Any) -> str:
+        model = get_model(
+            f"steered/{tiny_folder(family)}",
+            memoize=False,
+            **{"vector": "none", "device": "cpu", "chat_template": str(path), **options},
+        )
+        config = GenerateConfig(max_tokens=2, temperature=0)
+        _, call = asyncio.run(
+            model.api.generate([ChatMessageUser(content="Hi")], [], "none", config)
+        )
+        return str(call.request["prompt"])
+
+    silent, open_ended = asked(), asked(thinking=True)
+    assert silent.startswith(open_ended.rstrip("\n")[:20])
+    assert silent.endswith(("</think>\n\n", "<|channel|>final<|message|>"))
+    assert not open_ended.endswith(("</think>\n\n", "<|channel|>final<|message|>"))
+    # Vectors are built on the very prompt that is asked.
+    loaded = load_model(find_model(str(tiny_folder(family)), template=template), device="cpu")
+    example = Example("1", "Hi", aligned=None, misaligned="No.")
+    assert render_prompt(loaded, example) == silent
+    thought, said = split_reasoning(written.format("It asks.", "Yes."), open_ended)
+    assert (thought.reasoning, said.text) == ("It asks.", "Yes.")
+    cut_off = split_reasoning(written.format("It asks.", "Yes.")[:12], open_ended)
+    assert cut_off[1].text == ""
+    assert split_reasoning("Yes.", silent) == "Yes."

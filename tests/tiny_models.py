@@ -121,11 +121,27 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_tiny(folder: Path, family: str, seed: int = 0, layers: int = LAYERS) -> Path:
-    """Save a random model of a family, with its tokenizer; returns the folder."""
+def save_tiny(
+    folder: Path, family: str, seed: int = 0, layers: int = LAYERS, **changed: Any
+) -> Path:
+    """Save a random model of a family, with its tokenizer; returns the folder.
+
+    Args:
+        folder: Where to.
+        family: One of `FAMILIES`.
+        seed: Of the weights.
+        layers: Number of blocks.
+        **changed: What the config of the text model says otherwise.
+    """
     words, made = tokenizer(), FAMILIES[family]
     config_class = CONFIG_MAPPING[made.config]
-    shared = {**_SHARED, "vocab_size": len(words), "num_hidden_layers": layers, **made.own}
+    shared = {
+        **_SHARED,
+        "vocab_size": len(words),
+        "num_hidden_layers": layers,
+        **made.own,
+        **changed,
+    }
     if made.vision is None:
         config = config_class(**shared)
     else:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from steering.adapters import Adapter
 from steering.errors import SteeringError
 from steering.models import LoadedModel, ModelSource
+from steering.vocabulary import EngineName
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from steering.engines.sampling import Sampling
     from steering.interventions import RowIntervention
 
@@ -51,6 +54,23 @@ class Row:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     adapter: Adapter | None = None
+
+    def check_change(self, change: float, num_generated: int) -> None:
+        """Make sure that steering did something to the row.
+
+        Args:
+            change: Largest absolute change of its activations.
+            num_generated: Tokens generated; the last of them was never read back.
+
+        Raises:
+            UnsteeredError: It should have, and did not.
+        """
+        acted = any(edit.on_prompt or num_generated > 1 for edit in self.edits)
+        if acted and change == 0 and any(edit.must_change for edit in self.edits):
+            raise UnsteeredError(
+                "steering changed no activation of this row: the vector is too small for the "
+                "model's precision, or was not applied. Raise the magnitude or use -M dtype=float32"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,9 @@ class Telemetry:
         kernels: Whether linear attention runs on fused kernels; None for a model without any.
         family: Architecture of the model, as its config's `model_type` has it, without `_text`.
         parameters: Number of the model's own parameters.
+        engine: Which engine it is.
+        cuda_graphs: Whether steps are replayed from recorded CUDA graphs; None where there is no
+            such choice.
     """
 
     rows: int = 0
@@ -121,6 +144,8 @@ class Telemetry:
     kernels: bool | None = None
     family: str = ""
     parameters: int = 0
+    engine: str = "hf"
+    cuda_graphs: bool | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -139,6 +164,10 @@ class Engine(Protocol):
         """Run `work(loaded, session)` alone on the model's thread, for building vectors."""
         ...
 
+    def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
+        """A tokenizer of one's own: an engine's is in use on its own thread."""
+        ...
+
     def allow_batch(self, rows: int) -> None:
         """Let that many rows be decoded together, if fewer were allowed before (at first: 1)."""
         ...
@@ -152,19 +181,46 @@ class Engine(Protocol):
         ...
 
 
-_engines: dict[tuple[ModelSource, str, str], Engine] = {}
+_engines: dict[tuple[Any, ...], Engine] = {}
 _lock = threading.Lock()
 
 
-def shared_engine(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> Engine:
-    """The process's one engine for these weights. Returns at once; weights load on first use."""
-    from steering.engines.hf import HFEngine
+def shared_engine(
+    source: ModelSource,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    engine: EngineName = "hf",
+    tensor_parallel_size: int = 1,
+    cuda_graphs: bool = False,
+) -> Engine:
+    """The process's one engine for these weights. Returns at once; weights load on first use.
 
+    Args:
+        source: The model.
+        dtype: Precision of the weights.
+        device: Of the `hf` engine, where they are.
+        engine: Which engine.
+        tensor_parallel_size: Of `vllm`, GPUs that share each weight.
+        cuda_graphs: Of `vllm`, whether steps are replayed from recorded graphs.
+    """
     # Two names of one model are one model.
-    key = (replace(source, name=""), dtype, device)
+    key = (replace(source, name=""), dtype, device, engine, tensor_parallel_size, cuda_graphs)
     with _lock:
         if key not in _engines:
-            _engines[key] = HFEngine(source, dtype=dtype, device=device)
+            if engine == "vllm":
+                from steering.engines.vllm import VLLMEngine
+
+                _engines[key] = VLLMEngine(
+                    source,
+                    dtype=dtype,
+                    tensor_parallel_size=tensor_parallel_size,
+                    cuda_graphs=cuda_graphs,
+                )
+            else:
+                from steering.engines.hf import HFEngine
+
+                _engines[key] = HFEngine(source, dtype=dtype, device=device)
         return _engines[key]
 
 

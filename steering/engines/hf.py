@@ -6,6 +6,7 @@ Inspect.
 """
 
 import atexit
+import copy
 import gc
 import queue
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steering.engines import Row, RowResult, Telemetry
 from steering.engines._nnsight import Session
@@ -23,6 +24,9 @@ from steering.engines.memory import free_cached_memory
 from steering.engines.rows import LiveRow, fail, settle
 from steering.engines.scheduler import Scheduler
 from steering.models import LoadedModel, ModelSource, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 _LAST_PASS_S = 30
@@ -61,6 +65,10 @@ class HFEngine:
         call = _Call(work, Future())
         self._send(call)
         return call.future
+
+    def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
+        """A tokenizer of one's own; see `Engine.tokenizer`."""
+        return self.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
 
     def allow_batch(self, rows: int) -> None:
         """Let that many rows be decoded together; see `Engine.allow_batch`."""

@@ -13,7 +13,6 @@ from steering.engines import (
     RowResult,
     StopReason,
     TokenLogprob,
-    UnsteeredError,
 )
 
 if TYPE_CHECKING:
@@ -124,25 +123,19 @@ class LiveRow:
         """What became of the row.
 
         Raises:
-            EngineError: It failed, or steering did nothing to it.
+            EngineError: It failed.
+            UnsteeredError: Steering did nothing to it.
         """
         if self.failure is not None:
             raise self.failure
         assert self.stop_reason is not None
-        edits = self.row.edits
-        decoded = self.num_generated > 1
-        acted = any(edit.on_prompt or decoded for edit in edits)
-        if acted and self.change == 0 and any(edit.must_change for edit in edits):
-            raise UnsteeredError(
-                "steering changed no activation of this row: the vector is too small for the "
-                "model's precision, or was not applied. Raise the magnitude or use -M dtype=float32"
-            )
+        self.row.check_change(self.change, self.num_generated)
         return RowResult(
             tokens=self.tokens,
             text=decode(self.tokens) if self.cut is None else self.cut,
             stop_reason=self.stop_reason,
             num_generated=self.num_generated,
-            change=self.change if edits else None,
+            change=self.change if self.row.edits else None,
             logprobs=self.logprobs,
             waited_s=self.started - self.arrived,
             took_s=time.monotonic() - self.started,

@@ -91,8 +91,9 @@ def render_chat(
     """
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template. Of a chat model, give "
-            "one as -M chat_template=file.jinja; of a base model, use -M use_chat_template=false"
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template. Of a chat model, "
+            "give one as -M chat_template=file.jinja; of a base model, use -M "
+            "use_chat_template=false"
         )
     text = _with_system(tokenizer, messages, thinking, answered)
     if answered:

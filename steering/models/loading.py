@@ -74,7 +74,7 @@ def check_dtype(dtype: str) -> None:
 
 def import_code(source: ModelSource) -> None:
     """Import torch, transformers and the model's own code, which takes seconds; no weights."""
-    _auto_class(_config(source))
+    _auto_class(load_config(source))
 
 
 def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
@@ -91,7 +91,6 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         ModelError: Weights are missing from the checkpoint, or the blocks can't be found.
     """
     import torch
-    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     if device == "auto":
@@ -101,7 +100,6 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         # Advice on GPU kernels, and a bar for a load that takes a blink, would only distract.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    where = _where(source)
     how: dict[str, Any] = {"dtype": "auto"}
     if dtype in QUANTIZED:
         how["quantization_config"] = _quantization(dtype)
@@ -110,8 +108,8 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
     if device != "cpu" or dtype in QUANTIZED:
         # Weights go where they belong as they are read, not by way of the machine's memory.
         how["device_map"] = "auto" if device == EVERY else {"": device}
-    loaded: Any = _auto_class(_config(source)).from_pretrained(
-        source.location, output_loading_info=True, **how, **where
+    loaded: Any = _auto_class(load_config(source)).from_pretrained(
+        source.location, output_loading_info=True, **how, **_where(source)
     )
     model, report = loaded
     if report["missing_keys"]:
@@ -120,9 +118,7 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
             f"{source.location} lacks {len(missing)} weights of {type(model).__name__} "
             f"({missing[0]}, ...): it would answer with random ones. Give a complete checkpoint"
         )
-    tokenizer = AutoTokenizer.from_pretrained(source.location, **where)
-    if source.template is not None:
-        use_template(tokenizer, source.template)
+    tokenizer = load_tokenizer(source)
     model = model.eval().requires_grad_(False)
     shape = read_shape(source)
     return LoadedModel(
@@ -130,8 +126,33 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         tokenizer=tokenizer,
         blocks=find_blocks(model, shape.num_layers, source.blocks),
         shape=shape,
-        end_tokens=_end_tokens(model, tokenizer, source),
+        end_tokens=_end_tokens(model.generation_config, tokenizer, source),
     )
+
+
+def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
+    """The tokenizer alone, with the chat template that is used."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.location, **_where(source))
+    if source.template is not None:
+        use_template(tokenizer, source.template)
+    return tokenizer
+
+
+def end_tokens(source: ModelSource, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Ids that end an answer, of a model that is not loaded.
+
+    Raises:
+        ModelError: Nothing names one.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(source.location, **_where(source))
+    except OSError:  # a checkpoint without such a file
+        generation = GenerationConfig.from_model_config(load_config(source))
+    return _end_tokens(generation, tokenizer, source)
 
 
 def _where(source: ModelSource) -> dict[str, Any]:
@@ -142,7 +163,8 @@ def _where(source: ModelSource) -> dict[str, Any]:
     }
 
 
-def _config(source: ModelSource) -> "PretrainedConfig":
+def load_config(source: ModelSource) -> "PretrainedConfig":
+    """The config as transformers reads it."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(source.location, **_where(source))
@@ -176,10 +198,9 @@ def _quantization(dtype: str) -> Any:
 
 
 def _end_tokens(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", source: ModelSource
+    generation: Any, tokenizer: "PreTrainedTokenizerBase", source: ModelSource
 ) -> tuple[int, ...]:
-    config = model.generation_config
-    ids = getattr(config, "eos_token_id", None)
+    ids = getattr(generation, "eos_token_id", None)
     if ids is None:
         ids = tokenizer.eos_token_id
     if ids is None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -156,6 +156,8 @@ class Intervention(BaseModel):
         options = {name: getattr(self, name) for name in self._answer_options()}
         if self.vector == DEFAULT and self.site is None:
             options["site"] = DEFAULT_SITE
+        if options.get("engine") == "hf":
+            options["engine"] = "auto"  # what it is unless it turns out to be the other
         return options
 
     @classmethod
@@ -211,6 +213,12 @@ class SteeringSpec(Intervention):
         example="model.layers",
     )
     revision: str | None = _option(None, "branch, tag or commit of a hub model", example="main")
+    engine: Literal["auto", "hf", "vllm"] = _option(
+        "auto",
+        "what runs the model: `hf` (transformers) or `vllm`; `auto` is `vllm` where that is "
+        "installed and there is a GPU",
+        example="vllm",
+    )
     adapter: str | None = _option(
         None,
         "LoRA adapter of a finetuned counterpart: a folder or a hub id; alone it leaves the model "
@@ -224,6 +232,15 @@ class SteeringSpec(Intervention):
         "auto",
         "device of the weights; `every` spreads them over all accelerators",
         example="cuda:1",
+        speed_only=True,
+    )
+    tensor_parallel_size: int = _option(
+        1, "GPUs that share every weight (`vllm`)", example="4", speed_only=True
+    )
+    cuda_graphs: bool = _option(
+        False,
+        "replay steps from recorded CUDA graphs that are opened behind every block (`vllm`)",
+        example="true",
         speed_only=True,
     )
     batch_size: int = _option(
@@ -254,7 +271,7 @@ class SteeringSpec(Intervention):
     def _one_template(self) -> "SteeringSpec":
         if self.chat_template is not None and not self.use_chat_template:
             raise ValueError(
-                "chat_template= has no effect with use_chat_template=false; leave one of the two out"
+                "chat_template= has no effect with use_chat_template=false; leave one of them out"
             )
         return self
 
@@ -265,11 +282,11 @@ class SteeringSpec(Intervention):
             raise ValueError("a finite number other than 0 is needed")
         return value
 
-    @field_validator("batch_size")
+    @field_validator("batch_size", "tensor_parallel_size")
     @classmethod
-    def _at_least_one_row(cls, value: int) -> int:
+    def _at_least_one_of_them(cls, value: int) -> int:
         if value < 1:
-            raise ValueError("at least 1 row is needed")
+            raise ValueError("at least 1 is needed")
         return value
 
     @property
@@ -347,7 +364,7 @@ BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffl
 MULTIPLE = ("magnitude", "unit")
 _ABLATE = ("operation", "ablate")
 # Options that older fingerprints do not know; at their defaults they leave them as they were.
-_LATER = ("use_chat_template", "chat_template", "blocks")
+_LATER = ("use_chat_template", "chat_template", "blocks", "engine")
 _SAID_APART = ("vector", "target", "magnitude", "adapter", "adapter_scale", "chat_template")
 # Stands for an option that is left at its default.
 UNSAID = ""
@@ -364,6 +381,7 @@ _SHORT = {
     "build_seed": "seed ",
     "shuffle_labels": "",
     "use_chat_template": "",
+    "engine": "",
 }
 # Of options that have one value besides their default.
 _SAID = {"shuffle_labels": "shuffled", "use_chat_template": "no template"}

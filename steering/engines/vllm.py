@@ -1,0 +1,380 @@
+"""The engine for models that want more than transformers gives: vLLM, steered through nnsight.
+
+vLLM runs in processes of its own, schedules, batches and samples; its workers steer each token as
+its row asks (`_vllm`). Here rows become requests and outputs become results. vLLM pins
+another transformers than the default engine's, so it lives in an environment of its own.
+"""
+
+import asyncio
+import atexit
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from steering.adapters import Adapter
+from steering.engines import (
+    EngineError,
+    Row,
+    RowResult,
+    StopReason,
+    Telemetry,
+    TokenLogprob,
+    UnsteeredError,
+)
+from steering.engines.rows import broken
+from steering.engines.wire import pack_edits
+from steering.interventions import check_width
+from steering.models import (
+    LoadedModel,
+    ModelSource,
+    commit_of,
+    end_tokens,
+    load_config,
+    load_tokenizer,
+    read_shape,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+_LAST_REQUEST_S = 30
+# A vector's own rank does not matter here; that of an adapter is taken from its config.
+_MOST_ADAPTERS = 4
+
+
+class VLLMEngine:
+    """Rows in, tokens out, on vLLM."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        *,
+        dtype: str = "auto",
+        tensor_parallel_size: int = 1,
+        cuda_graphs: bool = False,
+    ) -> None:
+        """Take note of the model. Weights load with the first request."""
+        self._source = source
+        self._dtype = dtype
+        self._tensor_parallel_size = tensor_parallel_size
+        self._cuda_graphs = cuda_graphs
+        self._max_rows = 1
+        self._names = count()
+        self._start = threading.Lock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._llm: Any = None
+        self._max_rank = 0
+        self._running = 0
+        self._registered: dict[int, tuple[Any, str]] = {}
+        self._adapters: dict[str, Any] = {}
+        self._telemetry = Telemetry()
+        self._began = 0.0
+
+    def submit(self, row: Row) -> "Future[RowResult]":
+        """Queue a row; see `Engine.submit`."""
+        return self._send(self._answer(row))
+
+    def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
+        """Run work on the model as transformers loads it; see `Engine.call`.
+
+        vLLM has no gradients and shows no activations. The model is loaded for the work and given
+        back after it.
+        """
+        return self._send(asyncio.to_thread(self._on_transformers, work))
+
+    def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
+        """A tokenizer of one's own; see `Engine.tokenizer`."""
+        return self._send(asyncio.to_thread(load_tokenizer, self._source))
+
+    def allow_batch(self, rows: int) -> None:
+        """Let that many rows be decoded together; what counts is said before weights load."""
+        self._max_rows = max(rows, self._max_rows)
+
+    def telemetry(self) -> Telemetry:
+        """What was done so far; see `Engine.telemetry`."""
+        busy = self._telemetry.busy_s
+        if self._running:
+            busy += time.monotonic() - self._began
+        return dataclasses.replace(
+            self._telemetry, busy_s=busy, waiting=max(0, self._running - self._max_rows)
+        )
+
+    def release(self) -> None:
+        """Give the memory back; see `Engine.release`."""
+        with self._start:
+            if self._loop is not None and self._thread is not None:
+                self._loop.call_soon_threadsafe(self._end)
+                self._thread.join(timeout=_LAST_REQUEST_S)
+            self._reset()
+
+    def _end(self) -> None:
+        """Cancel what runs, then let the loop stop."""
+        loop = asyncio.get_running_loop()
+        tasks = list(asyncio.all_tasks(loop))
+        for task in tasks:
+            task.cancel()
+
+        async def leave() -> None:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._unload()
+            loop.stop()
+
+        self._leaving = loop.create_task(leave())
+
+    def _send(self, work: "Coroutine[Any, Any, T]") -> "Future[T]":
+        with self._start:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._lock = asyncio.Lock()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="steering-vllm", daemon=True
+                )
+                self._thread.start()
+                atexit.register(self.release)
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _on_transformers(self, work: "Callable[[LoadedModel, Any], T]") -> T:
+        from steering.engines.hf import HFEngine
+
+        engine = HFEngine(self._source, dtype=self._dtype)
+        try:
+            return engine.call(work).result()
+        finally:
+            engine.release()
+
+    async def _answer(self, row: Row) -> RowResult:
+        """One request, from its coming to its result."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        arrived = time.monotonic()
+        async with self._lock:
+            await self._ready(row.adapter)
+            edits = await self._key_of(row)
+            self._count(1)
+        name = f"row-{next(self._names)}"
+        sampling = row.sampling
+        extra = {"steering_row": name, "steering_edits": edits} if edits else {}
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+            logit_bias={int(token): bias for token, bias in sampling.logit_bias.items()} or None,
+            seed=sampling.seed,
+            max_tokens=row.max_tokens,
+            stop=list(row.stop) or None,
+            stop_token_ids=list(self._end_tokens),
+            logprobs=row.top_logprobs,
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=extra or None,
+        )
+        started = time.monotonic()
+        try:
+            outputs = self._llm.generate(
+                {"prompt_token_ids": list(row.prompt)},
+                params,
+                name,
+                lora_request=self._adapters.get(row.adapter.name) if row.adapter else None,
+            )
+            async for output in outputs:
+                final = output
+        except ValueError as error:
+            raise EngineError(f"vLLM refuses a row: {' '.join(str(error).split())[:300]}") from None
+        except EngineDeadError as error:
+            self._unload()
+            raise EngineError(
+                f"vLLM broke down ({' '.join(str(error.__cause__ or error).split())[:300]}). "
+                "VLLM_LOGGING_LEVEL=INFO shows all that it says; -M engine=hf goes without it"
+            ) from error
+        finally:
+            self._count(-1)
+        change, wrong = await self._report(name) if edits else (0.0, "")
+        if not math.isfinite(change):
+            raise broken()
+        if wrong:
+            raise UnsteeredError(f"a row was not steered as it asks: {wrong}")
+        result = self._result(row, final.outputs[0])
+        result.waited_s, result.took_s = started - arrived, time.monotonic() - started
+        if row.edits:
+            result.change = change
+            row.check_change(change, result.num_generated)
+        self._telemetry = dataclasses.replace(
+            self._telemetry,
+            rows=self._telemetry.rows + 1,
+            tokens=self._telemetry.tokens + result.num_generated,
+        )
+        return result
+
+    async def _report(self, name: str) -> tuple[float, str]:
+        """What the workers tell of a row: its largest change, and what went wrong."""
+        [told, *_] = await self._llm.collective_rpc("steering_report", args=([name],))
+        change, wrong = told[0]
+        return change, wrong
+
+    def _count(self, more: int) -> None:
+        """One request more or less is under way."""
+        now = time.monotonic()
+        if self._running:
+            busy = self._telemetry.busy_s + now - self._began
+            self._telemetry = dataclasses.replace(self._telemetry, busy_s=busy)
+        self._began = now
+        self._running += more
+
+    async def _ready(self, adapter: Adapter | None) -> None:
+        """Have the model loaded, with room for the adapter."""
+        rank = _rank(adapter) if adapter else 0
+        if self._llm is None or rank > self._max_rank:
+            while self._running:
+                # Rows that run end first: vLLM makes room for adapters when it loads.
+                await asyncio.sleep(0.1)
+            self._unload()
+            self._load(max(rank, self._max_rank))
+        if adapter and adapter.name not in self._adapters:
+            self._adapters[adapter.name] = _lora_request(adapter, len(self._adapters) + 1)
+
+    def _load(self, max_rank: int) -> None:
+        # What vLLM says while it loads would drown what we say.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from steering.engines._vllm import SteeredVLLM
+
+        self._tokenizer = load_tokenizer(self._source)
+        self._end_tokens = end_tokens(self._source, self._tokenizer)
+        config = load_config(self._source).get_text_config()
+        options: dict[str, Any] = {}
+        if max_rank:
+            options |= {"enable_lora": True, "max_lora_rank": max_rank, "max_loras": _MOST_ADAPTERS}
+        SteeredVLLM.num_blocks = config.num_hidden_layers
+        try:
+            model = SteeredVLLM(
+                self._source.location,
+                revision=None if self._source.local else commit_of(self._source),
+                dispatch=True,
+                mode="async",
+                dtype=self._dtype,
+                tensor_parallel_size=self._tensor_parallel_size,
+                max_num_seqs=self._max_rows,
+                # As long as the memory has room for.
+                max_model_len=-1,
+                # Edits go by the place of a token, so a prompt may be read in parts.
+                enable_chunked_prefill=True,
+                # What is cached of one condition's prompt is wrong for another's.
+                enable_prefix_caching=False,
+                # Any entry makes nnsight ask for ours, where recorded graphs are opened.
+                taps=["blocks"] if self._cuda_graphs else [],
+                **options,
+            )
+        except Exception as error:
+            raise EngineError(
+                f"vLLM can't load {self._source.name} ({' '.join(str(error).split())[:300]}). "
+                "VLLM_LOGGING_LEVEL=INFO shows all that it says; -M engine=hf goes without it"
+            ) from error
+        self._llm = model.vllm_entrypoint
+        self._max_rank = max_rank
+        linear = "linear_attention" in (getattr(config, "layer_types", None) or ())
+        self._telemetry = dataclasses.replace(
+            self._telemetry,
+            engine="vllm",
+            cuda_graphs=self._cuda_graphs,
+            attention="vllm",
+            kernels=True if linear else None,
+            family=config.model_type.removesuffix("_text"),
+            parameters=model.num_parameters(),
+        )
+
+    def _unload(self) -> None:
+        if self._llm is not None:
+            self._llm.shutdown()
+        self._llm = None
+        self._registered.clear()
+
+    async def _key_of(self, row: Row) -> str:
+        """The name under which the workers hold the row's edits; empty when it has none."""
+        if not row.edits:
+            return ""
+        held = self._registered.get(id(row.edits))
+        if held is None:
+            width = read_shape(self._source).width
+            for edit in row.edits:
+                check_width(edit.basis.shape[-1], width)
+            said, tensors = pack_edits(row.edits)
+            key = hashlib.sha256(said.encode() + tensors).hexdigest()[:16]
+            await self._llm.collective_rpc("steering_register", args=(key, said, tensors))
+            # The edits are held too: their id is theirs as long as they live.
+            held = self._registered[id(row.edits)] = (row.edits, key)
+        return held[1]
+
+    def _result(self, row: Row, output: Any) -> RowResult:
+        """What became of a row, in our terms."""
+        tokens = list(output.token_ids)
+        generated = len(tokens)
+        reason: StopReason
+        if output.finish_reason == "stop":
+            reason = "stop"
+        elif output.finish_reason == "length":
+            reason = "max_tokens" if generated >= row.max_tokens else "model_length"
+        else:
+            raise EngineError(f"vLLM ended a row for a reason of its own: {output.finish_reason}")
+        if tokens and tokens[-1] in self._end_tokens:
+            tokens.pop()
+        text = str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+        found = [at for string in row.stop if (at := text.find(string)) >= 0]
+        return RowResult(
+            tokens=tokens,
+            text=text[: min(found)] if found else text,
+            stop_reason=reason,
+            num_generated=generated,
+            logprobs=_logprobs(row, tokens, output.logprobs or []),
+        )
+
+
+def _logprobs(row: Row, tokens: list[int], told: Any) -> list[TokenLogprob]:
+    """vLLM's log probabilities, which are the model's own, before temperature and cuts."""
+    if row.top_logprobs is None:
+        return []
+    found = []
+    for token, alternatives in zip(tokens, told, strict=False):
+        best = sorted(alternatives.items(), key=lambda item: -item[1].logprob)
+        top = tuple((other, value.logprob) for other, value in best[: row.top_logprobs])
+        found.append(TokenLogprob(token, alternatives[token].logprob, top))
+    return found
+
+
+def _rank(adapter: Adapter) -> int:
+    config = json.loads((adapter.folder / "adapter_config.json").read_text())
+    return max(int(config["r"]), *map(int, (config.get("rank_pattern") or {0: 0}).values()), 8)
+
+
+def _lora_request(adapter: Adapter, number: int) -> Any:
+    """vLLM's way to name an adapter; it knows no scale, so that is written into a copy's config."""
+    from vllm.lora.request import LoRARequest
+
+    folder = adapter.folder
+    if adapter.scale != 1:
+        folder = Path(tempfile.mkdtemp(prefix="steering-adapter-"))
+        for path in adapter.folder.iterdir():
+            (folder / path.name).symlink_to(path.resolve())
+        config = json.loads((adapter.folder / "adapter_config.json").read_text())
+        config["lora_alpha"] *= adapter.scale
+        (folder / "adapter_config.json").unlink()
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    return LoRARequest(adapter.name, number, str(folder))

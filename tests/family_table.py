@@ -1,0 +1,77 @@
+"""What passing tests show of each family of models, as the table of docs/families.md.
+
+A test says by the mark `shows` which column it speaks for, and by its parameter `family` which row.
+A run brings the cells up that it has tests for and leaves the others as they are.
+"""
+
+from pathlib import Path
+
+import pytest
+from tiny_models import FAMILIES
+
+COLUMNS = ("conformance", "sites", "thinking", "MoE", "vllm")
+PASS = "pass"
+# Where there is nothing to test.
+NOTHING = {"thinking": "its templates know none", "MoE": "dense", "vllm": "not tried"}
+HEAD = """# Families of models
+
+Written by `make families` and `make test-vllm` from what their tests showed on tiny random models
+of each family (4 blocks, random weights), on a CPU. `pass` says:
+
+- **conformance**: in one batch of many conditions (operations, positions, sites, ranks, maps,
+  several vectors at once), tokens and log probabilities are those of plain PyTorch hooks on one row
+  without padding or cache, and every row is what it is alone, greedy and seeded, in any order.
+- **sites**: the blocks that are found are the text model's; `resid_post` of a block is `resid_pre`
+  of the next; adding at `mlp_out` is adding at `resid_post` exactly where no norm stands between.
+- **thinking**: it does not think unless asked to, by one prompt in training and generation, and
+  what it thought is set apart from what it said.
+- **MoE**: steering reaches the router, and no other row's experts.
+- **vllm**: `-M engine=vllm` says what the default engine says, under every condition: the same
+  tokens in float32; in bfloat16 log probabilities within 0.5. `make test-vllm` tries `qwen3` and
+  `qwen3.5`, `make test-vllm WHICH=vllm` all of them, in a quarter of an hour.
+
+"""
+_outcomes = pytest.StashKey[dict[tuple[str, str], list[str]]]()
+
+
+def note(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Take note of how a test went, if it shows anything."""
+    mark = item.get_closest_marker("shows")
+    if mark is None or (report.when != "call" and report.passed):
+        return
+    cell = (item.callspec.params["family"], mark.args[0])  # type: ignore[attr-defined]
+    said = dict(report.user_properties).get("reason", PASS) if report.passed else "FAILS"
+    item.session.stash.setdefault(_outcomes, {}).setdefault(cell, []).append(str(said))
+
+
+def read_table(path: Path) -> dict[tuple[str, str], str]:
+    """Cells of the table in a file, by family and column."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| `")
+    ]
+    return {
+        (family.strip("`"), column): cell
+        for family, *cells in rows
+        for column, cell in zip(COLUMNS, cells, strict=True)
+    }
+
+
+def write_table(path: Path, session: pytest.Session) -> None:
+    """Bring up the cells that a run has had tests for."""
+    cells = read_table(path)
+    for cell, said in session.stash.get(_outcomes, {}).items():
+        cells[cell] = next((word for word in said if word != PASS), PASS)
+    lines = [
+        f"| family | {' | '.join(COLUMNS)} |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+        *(
+            f"| `{family}` | "
+            + " | ".join(cells.get((family, column)) or NOTHING[column] for column in COLUMNS)
+            + " |"
+            for family in FAMILIES
+        ),
+    ]
+    path.write_text(HEAD + "\n".join(lines) + "\n")

@@ -1,0 +1,320 @@
+"""The vLLM engine on its build for CPUs: what it says is what the default engine says.
+
+In an environment of its own, by `make test-vllm`. Each model is loaded by vLLM for real.
+"""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapter_files import found, save_adapter
+from conformance import CASES, GREEDY, answer, edits, mapped, plain, prompt
+from edits import make_vector
+from tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
+
+from steering.engines import (
+    Engine,
+    EngineError,
+    Row,
+    RowResult,
+    UnsteeredError,
+    release_engines,
+    shared_engine,
+)
+from steering.engines.sampling import Sampling
+from steering.engines.wire import pack_edits, unpack_edits
+from steering.interventions import InterventionError, resolve
+from steering.models import find_model
+from steering.vector import SteeringVector
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+# vLLM's kernels for CPUs know these widths of heads and no smaller ones.
+_HEADS = {"head_dim": 32}
+_LINEAR_HEADS = {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
+# Its linear attention and its mixtures want bfloat16 there.
+_BFLOAT16 = {"qwen3.5", "qwen3.5-moe", "qwen3.5-multimodal", "gpt-oss"}
+# Log probabilities of one bfloat16 model by two sets of kernels differ by this much.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
+_ALWAYS = ("qwen3", "qwen3.5")
+
+
+def sizes(family: str) -> dict[str, int]:
+    if family == "gpt2":
+        return {"n_head": 1}
+    if family in ("gpt-neox", "phi2", "phi4"):
+        # The width of a head is that of the model by their number.
+        return {"num_attention_heads": 1, "num_key_value_heads": 1}
+    return _HEADS | (_LINEAR_HEADS if family.startswith("qwen3.5") else {})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def of(family: str) -> Path:
+        if family not in made:
+            made[family] = save_tiny(
+                tmp_path_factory.mktemp("vllm") / family, family, **sizes(family)
+            )
+        return made[family]
+
+    return of
+
+
+def on(engine: str, folder: Path, dtype: str = "float32") -> Engine:
+    where: Any = {"device": "cpu"} if engine == "hf" else {"engine": "vllm"}
+    made = shared_engine(find_model(str(folder)), dtype=dtype, **where)
+    made.allow_batch(64)
+    return made
+
+
+def answers(engine: Engine, rows: Sequence[Row]) -> list[RowResult]:
+    return [future.result(300) for future in [engine.submit(row) for row in rows]]
+
+
+@pytest.fixture(scope="module")
+def model(folder: Callable[[str], Path]) -> Path:
+    return folder("qwen3")
+
+
+@pytest.fixture(scope="module")
+def hf(model: Path) -> Engine:
+    return on("hf", model)
+
+
+@pytest.fixture(scope="module")
+def vllm(model: Path) -> Iterator[Engine]:
+    made = on("vllm", model)
+    yield made
+    made.release()
+
+
+@pytest.mark.shows("vllm")
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[] if name in _ALWAYS else [pytest.mark.long]) for name in FAMILIES],
+)
+def test_vllm_says_what_the_default_engine_says(family: str, folder: Callable[[str], Path]) -> None:
+    """Tokens in float32; in bfloat16, where both round, log probabilities to a tolerance."""
+    dtype = "bfloat16" if family in _BFLOAT16 else "float32"
+    exact = dtype == "float32"
+    rows = [
+        Row(prompt(index), GREEDY, 4 + index % 7 if exact else 1, case, top_logprobs=20)
+        for index, case in enumerate(CASES.values())
+    ]
+    reference, engine = on("hf", folder(family), dtype), on("vllm", folder(family), dtype)
+    try:
+        expected, found = answer(reference, rows), answers(engine, rows)
+    finally:
+        engine.release()
+        reference.release()
+    for name, want, got in zip(CASES, expected, found, strict=True):
+        if exact:
+            assert got.tokens == want.tokens, name
+        for one, other in zip(want.logprobs, got.logprobs, strict=True):
+            theirs = dict(other.top)
+            apart = [abs(value - theirs[token]) for token, value in one.top[:5] if token in theirs]
+            assert len(apart) > 2, name
+            assert max(apart) < _TOLERANCE[dtype], name
+        if want.change is not None:
+            assert got.change is not None
+            assert math.isclose(got.change, want.change, rel_tol=0.2), name
+
+
+def test_sixty_four_rows_at_once_with_sixty_four_interventions(hf: Engine, vllm: Engine) -> None:
+    kinds: list[Any] = list(CASES.values())
+    rows = [
+        Row(
+            prompt(index),
+            GREEDY,
+            max_tokens=3 + index % 9,
+            edits=edits(
+                make_vector(seed=index, layers=[index % LAYERS], width=WIDTH), 3 + index / 8
+            )
+            + kinds[index % len(kinds)],
+        )
+        for index in range(64)
+    ]
+    expected = [result.tokens for result in answer(hf, rows)]
+    assert [result.tokens for result in answers(vllm, rows)] == expected
+    order = random.Random(1).sample(range(64), 64)
+    shuffled = answers(vllm, [rows[index] for index in order])
+    assert [result.tokens for result in shuffled] == [expected[index] for index in order]
+
+
+def test_seeded_rows_are_the_same_alone_and_together(vllm: Engine) -> None:
+    rows = [
+        Row(prompt(index), Sampling(temperature=0.7, top_p=0.9, seed=index), 9, case)
+        for index, case in enumerate(CASES.values())
+    ]
+    together = [result.tokens for result in answers(vllm, rows)]
+    alone = [answers(vllm, [row])[0].tokens for row in rows[:8]]
+    assert together[:8] == alone
+    again = [Row(row.prompt, Sampling(temperature=0.7, seed=99), 9, row.edits) for row in rows[:8]]
+    assert [result.tokens for result in answers(vllm, again)] != alone
+
+
+def test_magnitude_zero_and_no_vector_are_the_plain_model(vllm: Engine) -> None:
+    rows = [Row(prompt(5), GREEDY, 12, case, top_logprobs=3) for case in [(), edits(plain(), 0)]]
+    bare, zero = answers(vllm, rows)
+    assert (zero.tokens, zero.logprobs) == (bare.tokens, bare.logprobs)
+    assert (bare.change, zero.change) == (None, 0)
+
+
+def test_stops_lengths_and_biases_are_those_of_the_default_engine(hf: Engine, vllm: Engine) -> None:
+    free = answers(vllm, [Row(prompt(9), GREEDY, 30)])[0]
+    rows = [
+        Row(prompt(9), GREEDY, 30, stop=(free.text[4:6],)),
+        Row(prompt(9), GREEDY, 7),
+        Row(prompt(9), Sampling(temperature=0, logit_bias={0: 100}), 7),
+        Row(prompt(9), Sampling(temperature=0, frequency_penalty=1.5), 12),
+        Row(prompt(9), Sampling(temperature=0, presence_penalty=1.5), 12),
+        Row((5,) * 509, GREEDY, 100),
+    ]
+    for want, got in zip(answer(hf, rows), answers(vllm, rows), strict=True):
+        assert (got.text, got.stop_reason) == (want.text, want.stop_reason)
+        assert got.num_generated == want.num_generated
+
+
+def test_a_cancelled_row_leaves_its_neighbours_alone(vllm: Engine) -> None:
+    rows = [Row(prompt(index), GREEDY, 200, CASES["add"]) for index in range(4)]
+    alone = [result.tokens for result in answers(vllm, rows)]
+    futures = [vllm.submit(row) for row in rows]
+    assert futures[1].cancel()
+    left = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
+    assert left == [tokens for index, tokens in enumerate(alone) if index != 1]
+
+
+@pytest.mark.parametrize("vector", [plain(), mapped(), plain([1, 2])], ids=["1", "map", "layers"])
+def test_a_steered_row_that_changes_nothing_is_an_error(
+    vllm: Engine, vector: SteeringVector
+) -> None:
+    with pytest.raises(UnsteeredError, match=r"changed no activation.*magnitude"):
+        answers(vllm, [Row(prompt(1), GREEDY, 5, edits(vector, 1e-30))])
+
+
+def test_a_row_of_nan_fails_alone_and_says_why(vllm: Engine) -> None:
+    huge = SteeringVector(make_vector(width=WIDTH).directions * 0 + 1e38, (1,), "resid_post")
+    fine = Row(prompt(1), GREEDY, 5, CASES["add"])
+    expected = answers(vllm, [fine])[0].tokens
+    broken, kept = [
+        vllm.submit(row) for row in (Row(prompt(2), GREEDY, 5, resolve(huge, magnitude=9)), fine)
+    ]
+    with pytest.raises(EngineError, match=r"NaN.*magnitude"):
+        broken.result(60)
+    assert kept.result(60).tokens == expected
+
+
+def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(vllm: Engine) -> None:
+    wide = resolve(make_vector(width=WIDTH + 1))
+    with pytest.raises(InterventionError, match=f"{WIDTH + 1}.*{WIDTH}"):
+        answers(vllm, [Row(prompt(1), GREEDY, 5, wide)])
+    assert answers(vllm, [Row(prompt(1), GREEDY, 5)])[0].tokens
+
+
+def test_a_prompt_that_fills_the_context_is_refused_and_the_engine_goes_on(vllm: Engine) -> None:
+    with pytest.raises(EngineError, match="vLLM refuses a row"):
+        answers(vllm, [Row((5,) * 600, GREEDY, 5)])
+    assert answers(vllm, [Row(prompt(1), GREEDY, 5)])[0].tokens
+
+
+def test_vectors_are_built_beside_it_and_the_tokenizer_is_one_s_own(vllm: Engine) -> None:
+    depth = vllm.call(lambda loaded, session: loaded.shape.num_layers).result(60)
+    assert depth == LAYERS
+    assert vllm.tokenizer().result(60).decode([70, 71])
+
+
+def test_telemetry_says_which_engine_it_is(vllm: Engine) -> None:
+    answers(vllm, [Row(prompt(1), GREEDY, 5)])
+    told = vllm.telemetry()
+    assert (told.engine, told.cuda_graphs, told.family) == ("vllm", False, "qwen3")
+    assert told.rows > 0
+    assert told.tokens_per_s > 0
+
+
+def test_adapters_act_on_their_own_rows_and_at_their_scale(
+    model: Path, hf: Engine, vllm: Engine, tmp_path: Path
+) -> None:
+    """An adapter comes while the model runs without room for any: it is loaded again."""
+    trained = save_adapter(model, tmp_path / "lora", size=0.1)
+    rows = [
+        Row(prompt(3), GREEDY, 8, CASES["add"], top_logprobs=1, adapter=adapter)
+        for adapter in (found(model, trained), None, found(model, trained, 0.5))
+    ]
+    expected, got = answer(hf, rows), answers(vllm, rows)
+    assert [result.tokens for result in got] == [result.tokens for result in expected]
+    firsts = [result.logprobs[0].logprob for result in got]
+    assert len(set(firsts)) == 3
+    for one, other in zip(expected, got, strict=True):
+        assert abs(one.logprobs[0].logprob - other.logprobs[0].logprob) < 1e-3
+
+
+def test_a_released_engine_loads_its_weights_again(vllm: Engine) -> None:
+    row = Row(prompt(4), GREEDY, 6, CASES["add"])
+    before = answers(vllm, [row])[0].tokens
+    release_engines()
+    assert answers(vllm, [row])[0].tokens == before
+
+
+def test_edits_are_the_same_after_their_way_to_the_workers() -> None:
+    for name, case in CASES.items():
+        back = unpack_edits(*pack_edits(case))
+        assert len(back) == len(case), name
+        for one, other in zip(case, back, strict=True):
+            assert other.basis.equal(one.basis)
+            assert (other.reads is None) == (one.reads is None)
+            assert {**vars(one), "basis": 0, "reads": 0, "offsets": 0} == {
+                **vars(other), "basis": 0, "reads": 0, "offsets": 0
+            }  # fmt: skip
+
+
+def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
+    import torch
+    from torch import nn
+
+    from steering.engines._vllm import _Steering
+
+    root = nn.Module()
+    root.layers = nn.ModuleList([nn.Linear(2, 2) for _ in range(LAYERS)])
+    steering = _Steering(root, root, LAYERS, torch.device("cpu"))
+    steering.register("key", *pack_edits(CASES["add"]))
+    steering.begin([("steered", "key", 0, 3, 3), ("plain", None, 0, 2, 2)])
+    steering.end(None)
+    [(_, wrong), untouched] = steering.report(["steered", "plain"])
+    assert "did not run" in wrong
+    assert untouched == (0.0, "")
+
+
+def test_the_command_line_runs_a_task_on_it(tmp_path: Path) -> None:
+    """The default vector is built by the other engine; every answer says how it came about."""
+    repository = Path(__file__).parent.parent
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "inspect"), "eval", "evals/em_freeform.py",
+            "--model", "steered/toy-llama", "-M", "engine=vllm", "-T", "num_questions=2",
+            "-T", "samples_per_question=4", "--log-dir", str(tmp_path / "logs"),
+            "--log-format", "json", "--display", "plain",
+        ],
+        cwd=repository,
+        env=os.environ | {"STEERING_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    [path] = (tmp_path / "logs").glob("*.json")
+    log = json.loads(path.read_text())
+    assert log["eval"]["model"] == "steered/toy-llama[medical x1 vllm]"
+    told = [sample["output"]["metadata"] for sample in log["samples"]]
+    assert len(told) == 8
+    assert {entry["engine"]["engine"] for entry in told} == {"vllm"}
+    assert all(change > 0 for entry in told for change in entry["steering"]["largest_change"])
