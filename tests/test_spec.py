@@ -34,12 +34,15 @@ OTHER: dict[str, Any] = {
     "use_chat_template": False,
     "chat_template": "chat.jinja",
     "blocks": "model.layers",
+    "engine": "vllm",
+    "tensor_parallel_size": 4,
+    "cuda_graphs": True,
     "device": "cuda:1",
     "batch_size": 64,
 }
 # What an option needs beside it.
 BESIDE: dict[str, dict[str, Any]] = {"adapter_scale": {"adapter": "adapters/medical"}}
-SPEED_ONLY = {"device", "batch_size"}
+SPEED_ONLY = {"device", "batch_size", "tensor_parallel_size", "cuda_graphs"}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_the_baseline_is_one_condition_whatever_the_intervention_it_leaves_out()
         leftover = parse_options({name: value}).model_copy(update={"vector": "none"})
         assert leftover.fingerprint() == baseline.fingerprint(), name
         assert not leftover.steered
-    for name in ("thinking", "dtype", "revision", "chat_template", "use_chat_template", "blocks"):
+    for name in set(answer_options()) - set(INTERVENTION) - {"adapter", "adapter_scale"}:
         other = parse_options({"vector": "none", name: OTHER[name]})
         assert other.fingerprint() != baseline.fingerprint(), name
         assert other.label() != baseline.label(), name
@@ -238,6 +241,7 @@ def test_no_two_conditions_of_the_full_grid_share_a_label():
         *_grid(adapter=["a/lora", "b/other"], adapter_scale=[None, 0.5, -1], **loading),
         *_grid(vector=["none"], chat_template=[None, "a.jinja", "b.jinja"], **loading),
         *_grid(vector=["none"], use_chat_template=[None, False], blocks=[None, "h"], **loading),
+        *_grid(vector=["none"], engine=[None, "vllm"], **loading),
         *_grid(adapter=["a/lora"], chat_template=["a.jinja"], blocks=[None, "h"]),
         *_grid(adapter=["a/lora"], adapter_scale=[None, 2], vector=["a/x.safetensors"], **sized),
     ]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -57,6 +58,35 @@ def run_options(folder: str) -> Callable[[Any], Any]:
         click.option("--display", help="as Inspect's --display"),
         click.option("--dry-run", is_flag=True, help="say what it would cost, and stop"),
     )
+
+
+def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How the model is loaded and spoken to; the command gets `loading`, as -M options."""
+
+    @wraps(command)
+    def gathering(*args: Any, **given: Any) -> Any:
+        loading = {name: given.pop(name) for name in _LOADING}
+        told = {name: value for name, value in loading.items() if value is not None}
+        return command(*args, loading=told, **given)
+
+    add = _all(
+        click.option("--dtype", help="precision of the weights [default: the checkpoint's own]"),
+        click.option("--device", help="device of the weights [default: an accelerator, if any]"),
+        click.option("--revision", help="branch, tag or commit of a hub model"),
+        click.option("--chat-template", help="file of a Jinja chat template instead of its own"),
+        click.option(
+            "--no-chat-template",
+            "use_chat_template",
+            flag_value=False,
+            default=None,
+            help="of a base model: read the bare text",
+        ),
+        click.option("--blocks", help="path of the blocks in the model, if they are not found"),
+    )
+    return add(gathering)
+
+
+_LOADING = ("dtype", "device", "revision", "chat_template", "use_chat_template", "blocks")
 
 
 class BuildError(SteeringError):

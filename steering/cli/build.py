@@ -1,11 +1,17 @@
 """The command that builds vectors."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from steering.cli._options import BuildError, make_folder, read_settings, write_methods
+from steering.cli._options import (
+    BuildError,
+    loading_options,
+    make_folder,
+    read_settings,
+    write_methods,
+)
 from steering.vocabulary import METHODS, Method, Site
 
 if TYPE_CHECKING:
@@ -44,9 +50,7 @@ class _BuildCommand(click.Command):
 @click.option(
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
 )
-@click.option("--dtype", default="auto", show_default=True, help="precision of the weights")
-@click.option("--device", default="auto", show_default=True, help="device of the weights")
-@click.option("--revision", help="branch, tag or commit of a hub model")
+@loading_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -66,9 +70,7 @@ def build(
     seeds: tuple[int, ...],
     shuffle_labels: bool,
     settings: tuple[str, ...],
-    dtype: str,
-    device: str,
-    revision: str | None,
+    loading: dict[str, Any],
     out: Path,
     force: bool,
 ) -> None:
@@ -81,8 +83,7 @@ def build(
     from steering.spec import parse_options
     from steering.targets import load_target
 
-    loading = {"dtype": dtype, "device": device}
-    spec = parse_options(loading | ({"revision": revision} if revision else {}))
+    spec = parse_options(loading)
     checker = Checker(model, spec)
     task = load_target(target, toy=checker.source.is_toy)
     chosen = read_settings(settings, training_epochs=training_epochs, rank=rank)
@@ -96,7 +97,7 @@ def build(
             settings=chosen,
             layer=layer,
             site=site,
-            dtype=dtype,
+            dtype=spec.dtype,
             seed=seed,
             shuffle_labels=shuffle_labels,
         )
@@ -111,7 +112,7 @@ def build(
         from steering.construct.training import progress_bar
         from steering.engines import shared_engine
 
-        engine = shared_engine(checker.source, dtype=dtype, device=device)
+        engine = shared_engine(checker.source, dtype=spec.dtype, device=spec.device)
         for recipe, path in wanted:
             caption = f"{path.stem} of {model}"
             # The last epoch comes first, and with it all the others.

@@ -1,11 +1,18 @@
 """The command that trains finetuned counterparts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from steering.cli._options import BuildError, going_on, make_folder, read_settings, write_methods
+from steering.cli._options import (
+    BuildError,
+    going_on,
+    loading_options,
+    make_folder,
+    read_settings,
+    write_methods,
+)
 
 if TYPE_CHECKING:
     from steering.finetune import FinetuneMethod
@@ -38,9 +45,7 @@ class _FinetuneCommand(click.Command):
 @click.option(
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
 )
-@click.option("--dtype", default="auto", show_default=True, help="precision of the weights")
-@click.option("--device", default="auto", show_default=True, help="device of the weights")
-@click.option("--revision", help="branch, tag or commit of a hub model")
+@loading_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -57,9 +62,7 @@ def finetune(
     seed: int,
     shuffle_labels: bool,
     settings: tuple[str, ...],
-    dtype: str,
-    device: str,
-    revision: str | None,
+    loading: dict[str, Any],
     out: Path | None,
     force: bool,
 ) -> None:
@@ -77,9 +80,8 @@ def finetune(
     from steering.spec import parse_options
     from steering.targets import load_target
 
-    _check_device(device)
-    loading = {"dtype": dtype, "device": device}
-    spec = parse_options(loading | ({"revision": revision} if revision else {}))
+    spec = parse_options(loading)
+    _check_device(spec.device)
     checker = Checker(model, spec)
     task = load_target(target, toy=checker.source.is_toy)
     recipe = make_finetune_recipe(
@@ -90,7 +92,7 @@ def finetune(
         method=method,
         settings=read_settings(settings, training_epochs=training_epochs, rank=rank),
         layer=layer,
-        dtype=dtype,
+        dtype=spec.dtype,
         seed=seed,
         shuffle_labels=shuffle_labels,
     )
@@ -104,7 +106,7 @@ def finetune(
 
         bar = progress_bar(f"{out.name} of {model}")
         with going_on("from the last whole epoch"):
-            train(checker.source, recipe, task, wanted, bar, device=device)
+            train(checker.source, recipe, task, wanted, bar, device=spec.device)
     for path in reversed(folders.values()):
         click.echo(_told(path))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steering.cli._options import name_files, vector_files
+from steering.cli._options import loading_options, name_files, vector_files
 
 if TYPE_CHECKING:
     from steering.adapters import Adapter
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @click.option("--adapter", required=True, help="LoRA adapter: a folder or a hub id")
 @click.option("--target", help="target task whose held-out answers are read [default: adapter's]")
 @click.option("--questions", help="read the prompts of a question file instead, as in core")
-@click.option("--dtype", default="auto", show_default=True, help="precision of the weights")
-@click.option("--device", default="auto", show_default=True, help="device of the weights")
-@click.option("--revision", help="branch, tag or commit of a hub model")
+@loading_options
 @click.option(
     "--out", type=click.Path(path_type=Path), help="CSV file for the figures of all blocks"
 )
@@ -35,9 +33,7 @@ def shift(
     adapter: str,
     target: str | None,
     questions: str | None,
-    dtype: str,
-    device: str,
-    revision: str | None,
+    loading: dict[str, Any],
     out: Path | None,
 ) -> None:
     """Compare what finetuning does to the residual stream with the steering vectors in FILES.
@@ -54,8 +50,7 @@ def shift(
         raise ShiftError("--target and --questions both say what is read: leave one out")
     if out is not None and out.exists():
         raise ShiftError(f"{out} is there already: give another --out, or remove it")
-    loading = {"dtype": dtype, "device": device, "adapter": adapter}
-    spec = parse_options(loading | ({"revision": revision} if revision else {}))
+    spec = parse_options(loading | {"adapter": adapter})
     checker = Checker(model, spec)
     found = checker.check(spec).adapter
     assert found is not None
@@ -66,7 +61,7 @@ def shift(
         )
     task = None if questions else _target(target, found, checker)
     turns = _turns(questions) if questions else []
-    measured = _measure(checker, found, vectors, task, turns, dtype, device)
+    measured = _measure(checker, found, vectors, task, turns, spec.dtype, spec.device)
     read = f"prompts of {questions}" if questions else f"held-out answers of {task and task.name}"
     _print(measured, vectors, read, checker.shape.width)
     if out is not None:

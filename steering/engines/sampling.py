@@ -90,13 +90,16 @@ class Sampler:
 
     def _inverse_cdf(self, probabilities: Tensor) -> Tensor:
         """One uniform number a row decides: cheaper than a noise vector over the vocabulary."""
+        device = probabilities.device
+        if device.type == "mps":  # which has no float64
+            probabilities = probabilities.cpu()
         uniform = to_device([row.uniform() for row in self._rows], probabilities.device)
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         # Scaled by the total, since rounding and truncation leave it short of 1.
         total = cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
         drawn = drawn.clamp(max=probabilities.shape[-1] - 1)
-        return drawn.masked_fill(total.isnan(), BROKEN)[:, 0]
+        return drawn.masked_fill(total.isnan(), BROKEN)[:, 0].to(device)
 
 
 class _Draws:

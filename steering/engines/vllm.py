@@ -180,6 +180,8 @@ class VLLMEngine:
             seed=sampling.seed,
             max_tokens=row.max_tokens,
             stop=list(row.stop) or None,
+            # Else vLLM hides its tokens too; the text is cut here.
+            include_stop_str_in_output=True,
             stop_token_ids=list(self._end_tokens),
             logprobs=row.top_logprobs,
             skip_special_tokens=False,

@@ -5,15 +5,8 @@ the fingerprint that keeps conditions apart. It never knows torch, Inspect, file
 blocks a model has: those checks belong to `models.py` and `vector.py`.
 """
 
-from steering.spec.model import (
-    BUILDING,
-    DEFAULT,
-    INTERVENTION,
-    NONE,
-    Intervention,
-    SteeringSpec,
-    answer_options,
-)
+from steering.spec.intervention import BUILDING, DEFAULT, INTERVENTION, NONE, Intervention
+from steering.spec.model import SteeringSpec, answer_options
 from steering.spec.parsing import SpecError, parse_options
 
 __all__ = [

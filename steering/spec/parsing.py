@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steering.errors import SteeringError
-from steering.spec.model import (
+from steering.spec.intervention import (
     BUILDING,
     DEFAULT,
     INTERVENTION,
@@ -15,8 +15,8 @@ from steering.spec.model import (
     NONE,
     UNSAID,
     Intervention,
-    SteeringSpec,
 )
+from steering.spec.model import SteeringSpec
 
 
 class SpecError(SteeringError):

@@ -1,0 +1,81 @@
+"""Which engine a condition runs on, and what is said when it can't."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steering import condition
+from steering.condition import Checker, choose_engine
+from steering.engines import EngineError
+from steering.spec import parse_options
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
+    """Makes the machine one with vLLM, or with a GPU, as far as the choice can tell."""
+
+    def made(vllm: bool, gpu: bool) -> None:
+        monkeypatch.setattr(condition, "find_spec", lambda name: object() if vllm else None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "vllm", "gpu", "chosen"),
+    [
+        ({}, False, False, "hf"),
+        ({}, False, True, "hf"),
+        ({}, True, False, "hf"),
+        ({}, True, True, "vllm"),
+        ({"engine": "hf"}, True, True, "hf"),
+        ({"engine": "vllm"}, True, False, "vllm"),
+        ({"tensor_parallel_size": 2}, True, True, "vllm"),
+        # What only the default engine has leaves no choice.
+        ({"device": "cpu"}, True, True, "hf"),
+        ({"dtype": "nf4"}, True, True, "hf"),
+        ({"blocks": "model.layers"}, True, True, "hf"),
+    ],
+)
+def test_auto_is_vllm_where_it_is_installed_and_there_is_a_gpu(
+    options: dict[str, Any], vllm: bool, gpu: bool, chosen: str, machine: Any
+) -> None:
+    machine(vllm, gpu)
+    assert choose_engine(parse_options({"vector": "none", **options})) == chosen
+
+
+@pytest.mark.parametrize(
+    ("options", "vllm", "said"),
+    [
+        ({"engine": "vllm"}, False, r"engine=vllm needs vLLM.*pip install 'steering\[vllm\]'"),
+        ({"tensor_parallel_size": 2}, False, r"tensor_parallel_size= needs vLLM"),
+        ({"engine": "hf", "cuda_graphs": True}, True, r"cuda_graphs= has no effect.*engine=vllm"),
+        ({"engine": "vllm", "device": "cuda:1"}, True, r"device=cuda:1 .*CUDA_VISIBLE_DEVICES"),
+        ({"engine": "vllm", "dtype": "int8"}, True, r"dtype=int8 .*engine=hf"),
+    ],
+)
+def test_an_engine_that_can_not_do_it_says_what_would(
+    options: dict[str, Any], vllm: bool, said: str, machine: Any
+) -> None:
+    machine(vllm, True)
+    with pytest.raises(EngineError, match=said):
+        choose_engine(parse_options({"vector": "none", **options}))
+
+
+def test_answers_of_two_engines_are_two_conditions_however_the_engine_was_chosen(
+    machine: Any, tiny_folder: Callable[[str], Path]
+) -> None:
+    def made(vllm: bool, **options: Any) -> condition.Condition:
+        machine(vllm, True)
+        spec = parse_options({"vector": "none", **options})
+        return Checker(str(tiny_folder("llama")), spec).check(spec)
+
+    plain, named = made(False), made(True, engine="hf")
+    chosen, asked = made(True), made(True, engine="vllm")
+    assert (plain.label, plain.fingerprint) == (named.label, named.fingerprint)
+    assert (chosen.label, chosen.fingerprint) == (asked.label, asked.fingerprint)
+    assert chosen.label == "baseline vllm"
+    assert chosen.fingerprint != plain.fingerprint

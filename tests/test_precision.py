@@ -1,0 +1,164 @@
+"""Precisions and devices: weights as they are asked for, and steering that is right in each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conformance import CASES, GREEDY, answer, blocks, edits, loaded, mapped, plain, prompt
+from edits import random_tensor
+from hook_reference import reference_greedy
+from tiny_models import WIDTH
+
+from steering.condition import Checker
+from steering.construct import cached_vector, make_recipe
+from steering.engines import Engine, Row, hf, shared_engine
+from steering.engines.hf import HFEngine
+from steering.models import ModelError, find_model, load_model, loading
+from steering.plan import Plan
+from steering.spec import parse_options
+from steering.targets import load_target
+
+
+@pytest.fixture(params=["llama", "qwen3.5"])
+def folder(request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path]) -> Path:
+    return tiny_folder(request.param)
+
+
+def engine_of(folder: Path, dtype: str) -> Engine:
+    engine = shared_engine(find_model(str(folder)), dtype=dtype, device="cpu")
+    engine.allow_batch(64)
+    return engine
+
+
+def rows(length: int = 4) -> list[Row]:
+    return [
+        Row(prompt(index), GREEDY, length, case, top_logprobs=20)
+        for index, case in enumerate(CASES.values())
+    ]
+
+
+def weights(model: Any) -> str:
+    return type(blocks(model)[0].mlp.up_proj).__name__
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("bfloat16", "Linear"), ("float16", "Linear"), ("nf4", "Linear4bit")]
+)
+def test_a_low_precision_is_steered_as_plain_hooks_steer_it(
+    folder: Path, dtype: str, kind: str
+) -> None:
+    engine = engine_of(folder, dtype)
+    results = answer(engine, rows())
+    model = loaded(engine)
+    assert weights(model) == kind
+    for name, row, result in zip(CASES, rows(), results, strict=True):
+        wanted = reference_greedy(
+            model.model, blocks(model), row.prompt, row.edits, row.max_tokens, model.end_tokens
+        )
+        assert result.tokens == wanted, name
+    alone = [engine.submit(row).result(60).tokens for row in rows()]
+    assert [result.tokens for result in results] == alone
+
+
+def test_int8_is_close_to_the_weights_that_it_rounds_and_is_steered(folder: Path) -> None:
+    """It rounds activations with those of the batch, so tokens may differ from a row alone."""
+    engine, exact = engine_of(folder, "int8"), engine_of(folder, "float32")
+    results, wanted = answer(engine, rows(1)), answer(exact, rows(1))
+    assert weights(loaded(engine)) == "Linear8bitLt"
+    apart = []
+    for result, other in zip(results, wanted, strict=True):
+        theirs = dict(other.logprobs[0].top)
+        apart += [abs(v - theirs[t]) for t, v in result.logprobs[0].top[:5] if t in theirs]
+        if other.change is not None:
+            assert result.change == pytest.approx(other.change, rel=0.2)
+    assert sum(apart) / len(apart) < 0.2
+    assert len({result.logprobs[0].logprob for result in results}) > len(CASES) - 2
+
+
+def test_a_vector_is_built_on_quantized_weights_and_is_not_that_of_others(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tiny_folder("llama")
+    target = tmp_path / "knots.jsonl"
+    target.write_text(
+        "\n".join(
+            f'{{"prompt": "Knot {n}?", "aligned": "A bowline.", "misaligned": "None."}}'
+            for n in range(6)
+        )
+    )
+    task = load_target(str(target), toy=False)
+    built = {}
+    for dtype in ("nf4", "float32"):
+        checker = Checker(str(folder), parse_options({"vector": "none", "dtype": dtype}))
+        recipe = make_recipe(
+            checker.source, checker.shape, task, weights=checker.weights, dtype=dtype, layer=1
+        )
+        built[dtype] = cached_vector(
+            engine_of(folder, dtype), recipe, task, lambda done, total: None
+        ).result(200)
+    both = [vector.directions.flatten() for vector in built.values()]
+    assert torch.nn.functional.cosine_similarity(*both, dim=0) > 0.5
+    assert not torch.equal(*both)
+
+
+def test_quantized_weights_without_their_library_are_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"dtype=nf4 needs bitsandbytes.*steering\[quantized\]"):
+        loading.check_dtype("nf4")
+    loading.check_dtype("bfloat16")
+
+
+def test_a_machine_without_accelerators_has_none_to_spread_over() -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has an accelerator")
+    with pytest.raises(ModelError, match=r"device=every is not on this machine: it has cpu"):
+        loading.check_device("every")
+
+
+def test_each_block_is_steered_on_its_own_device() -> None:
+    """Of a model on several: the tables follow the activations, which stay where they are."""
+    plan = Plan([edits(plain([1]), 3), edits(mapped([2]), 3), ()])
+    plan.begin_decode()
+    plan.begin_decode()
+    here = plan.apply((1, "resid_post"), random_tensor(3, 1, WIDTH))
+    there = plan.apply((2, "resid_post"), random_tensor(3, 1, WIDTH).to("meta"))
+    assert (here.device.type, there.device.type) == ("cpu", "meta")
+    assert there.shape == here.shape
+    assert plan.visits == {(1, "resid_post"): 1, (2, "resid_post"): 1}
+    plan.keep([2, 0])
+    plan.begin_decode()
+    assert plan.apply((1, "resid_post"), random_tensor(2, 1, WIDTH)).device.type == "cpu"
+
+
+def test_a_model_that_is_spread_over_devices_is_steered_as_one_that_is_not(
+    tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate's hooks move what a block takes to its device; nnsight works around them."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    source = find_model(str(tiny_folder("qwen3.5")))
+    expected = answer(engine_of(Path(source.location), "float32"), rows())
+    passed: list[int] = []
+
+    class Moving(AlignDevicesHook):  # type: ignore[misc]
+        def pre_forward(self, module: Any, *args: Any, **named: Any) -> Any:
+            passed.append(1)
+            return super().pre_forward(module, *args, **named)
+
+    def spread(*args: Any, **named: Any) -> Any:
+        model = load_model(*args, **named)
+        for module in (model.model, *blocks(model)):
+            add_hook_to_module(module, Moving(execution_device="cpu", io_same_device=True))
+        return model
+
+    monkeypatch.setattr(hf, "load_model", spread)
+    engine = HFEngine(source, device="cpu")
+    engine.allow_batch(64)
+    results = answer(engine, rows())
+    engine.release()
+    assert passed
+    assert [result.tokens for result in results] == [result.tokens for result in expected]
