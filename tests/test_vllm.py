@@ -171,8 +171,10 @@ def test_magnitude_zero_and_no_vector_are_the_plain_model(vllm: Engine) -> None:
 
 def test_stops_lengths_and_biases_are_those_of_the_default_engine(hf: Engine, vllm: Engine) -> None:
     free = answers(vllm, [Row(prompt(9), GREEDY, 30)])[0]
+    # One whole character: of parts of characters vLLM makes text later, and a stop with them.
+    stop = next(char for char in free.text[3:] if char.isascii())
     rows = [
-        Row(prompt(9), GREEDY, 30, stop=(free.text[4:6],)),
+        Row(prompt(9), GREEDY, 30, stop=(stop,)),
         Row(prompt(9), GREEDY, 7),
         Row(prompt(9), Sampling(temperature=0, logit_bias={0: 100}), 7),
         Row(prompt(9), Sampling(temperature=0, frequency_penalty=1.5), 12),

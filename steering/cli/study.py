@@ -19,7 +19,7 @@ from steering.cli.reports import print_finding
 from steering.vocabulary import FACTORS, Factor
 
 if TYPE_CHECKING:
-    from steering.studies import Cost, Study
+    from steering.studies import Cost, Shard, Study
 
 LOGS = Path("logs/studies")
 
@@ -31,6 +31,11 @@ def study() -> None:
     A study that was stopped goes on when its command is typed again, and repeats no answer. Values
     that are added later join those that are there.
     """
+
+
+_shard = click.option(
+    "--shard", metavar="N/M", help="run the Nth of M parts only, on one machine of several"
+)
 
 
 def _grid(factor: Factor) -> None:
@@ -48,9 +53,10 @@ def _grid(factor: Factor) -> None:
         log_dir: Path | None,
         display: str | None,
         dry_run: bool,
+        shard: str | None,
         **of_rank: Any,
     ) -> None:
-        from steering.studies import make_study
+        from steering.studies import make_study, read_shard
 
         chosen = make_study(
             factor,
@@ -62,8 +68,9 @@ def _grid(factor: Factor) -> None:
             seed=seed,
             **{name: read_list(value) for name, value in of_rank.items() if value is not None},
         )
-        _run_grid(chosen, log_dir, display=display, dry_run=dry_run)
+        _run_grid(chosen, log_dir, read_shard(shard), display=display, dry_run=dry_run)
 
+    run = _shard(run)
     if factor == "rank":
         run = click.option(
             "--top",
@@ -100,20 +107,25 @@ for _factor in FACTORS:
 
 @study.command("run")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_shard
 @run_options(f"{LOGS}/ and the factor")
-def run_file(file: Path, log_dir: Path | None, display: str | None, dry_run: bool) -> None:
+def run_file(
+    file: Path, log_dir: Path | None, display: str | None, dry_run: bool, shard: str | None
+) -> None:
     """Run the grid that FILE describes: the study.yaml beside a study's logs, or one like it."""
-    from steering.studies import read_fields, read_study
+    from steering.studies import read_fields, read_shard, read_study
 
-    fields = read_fields(file)
+    fields, part = read_fields(file), read_shard(shard)
     if fields["factor"] != "finetuned":
-        _run_grid(read_study(file), log_dir, display=display, dry_run=dry_run)
+        _run_grid(read_study(file), log_dir, part, display=display, dry_run=dry_run)
         return
     del fields["factor"]
-    _run_finetuned(fields, log_dir, display=display, dry_run=dry_run, source=str(file))
+    _run_finetuned(fields, log_dir, part, display=display, dry_run=dry_run, source=str(file))
 
 
-def _run_grid(study: "Study", log_dir: Path | None, *, display: str | None, dry_run: bool) -> None:
+def _run_grid(
+    study: "Study", log_dir: Path | None, shard: "Shard", *, display: str | None, dry_run: bool
+) -> None:
     from steering.construct.training import progress_bar
     from steering.models import find_model
     from steering.studies import (
@@ -132,23 +144,42 @@ def _run_grid(study: "Study", log_dir: Path | None, *, display: str | None, dry_
     cost = cost_of(asked)
     for name in study.models:
         check_judges(asked, toy=find_model(name).is_toy)
-    points = grid_points(study)
-    there, missing = projected_points(study, logs / "vectors", None)
+    grid = grid_points(study)
+    points = shard.part(grid)
+    there, missing = projected_points(study, logs / "vectors", None) if shard.is_last else ([], 0)
     left = missing + len(unfinished([*points, *there], asked, logs))
-    if not _say(study.factor, cost, left, dry_run=dry_run):
+    num_points = len(points) + len(there) + missing
+    if not _say(study.factor, cost, left, num_points, shard, dry_run=dry_run):
         return
     keep_study(study.fields(), logs)
     with going_on():
-        points += projected_points(study, logs / "vectors", progress_bar)[0]
+        if shard.is_last:
+            points += projected_points(study, logs / "vectors", progress_bar)[0]
         found = run_points(study.factor, points, asked, logs, display=display)
-    print_finding(found, logs, keep=not left)
+    if shard.whole:
+        print_finding(found, logs, keep=not left)
+    else:
+        _say_how_to_merge(shard, logs)
 
 
-def _say(factor: Factor, cost: "Cost", left: int, *, dry_run: bool) -> bool:
-    """Tell what a study is and costs; whether it is to be run."""
-    click.echo(f"Study {factor}: {FACTORS[factor]}.")
+def _say(
+    factor: Factor, cost: "Cost", left: int, num_points: int, shard: "Shard", *, dry_run: bool
+) -> bool:
+    """Tell what a study is and costs; whether there is anything to run."""
+    of = "" if shard.whole else f", shard {shard}"
+    click.echo(f"Study {factor}{of}: {FACTORS[factor]}.")
+    if not num_points:
+        click.echo("This shard has no condition of it: nothing to run.")
+        return False
     click.echo(cost.told(left) if left else "Every condition has been run.")
     return not dry_run
+
+
+def _say_how_to_merge(shard: "Shard", logs: Path) -> None:
+    click.echo(
+        f"Shard {shard} is done, in {logs}. When all {shard.count} are, copy what their folders "
+        "hold into one folder; steering report and steering claims take that as they take a study."
+    )
 
 
 @study.command(help=f"Compare {FACTORS['finetuned']}.")
@@ -167,6 +198,7 @@ def _say(factor: Factor, cost: "Cost", left: int, *, dry_run: bool) -> bool:
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="setting of steering finetune"
 )
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
+@_shard
 @asked_options
 @run_options(f"{LOGS}/finetuned")
 def finetuned(
@@ -184,10 +216,13 @@ def finetuned(
     log_dir: Path | None,
     display: str | None,
     dry_run: bool,
+    shard: str | None,
 ) -> None:
     """Both arms are asked the same questions, at growing doses, and are compared where they have
     the same EM rate and where they are as coherent.
     """
+    from steering.studies import read_shard
+
     given = {
         "model": model,
         "target": target,
@@ -201,12 +236,14 @@ def finetuned(
         "seed": seed,
         "rule": rule,
     }
-    _run_finetuned(given, log_dir, display=display, dry_run=dry_run, source="")
+    part = read_shard(shard)
+    _run_finetuned(given, log_dir, part, display=display, dry_run=dry_run, source="")
 
 
 def _run_finetuned(
     given: dict[str, Any],
     log_dir: Path | None,
+    shard: "Shard",
     *,
     display: str | None,
     dry_run: bool,
@@ -235,24 +272,32 @@ def _run_finetuned(
     asked = Asked({"leak": chosen.task.subject} | task, grader, seed)
     cost = cost_of(asked)
     check_judges(asked, toy=find_model(chosen.model).is_toy)
+    if not shard.is_last:
+        # One training run gives all of the finetuned arm.
+        _say("finetuned", cost, 0, 0, shard, dry_run=dry_run)
+        return
     there, missing = prepare(chosen, None)
     untrained = chosen.num_finetuned - (len(there) - 1 - len(chosen.magnitudes))
     if missing:
         click.echo(f"Trains {len(missing)} training epochs of an adapter on {chosen.target} first.")
     left = len(unfinished(there, asked, logs)) + untrained
-    if not _say("finetuned", cost, left, dry_run=dry_run):
+    if not _say("finetuned", cost, left, len(there) + untrained, shard, dry_run=dry_run):
         return
     told = {"task": dict(asked.task_args), "grader": grader, "seed": seed, "rule": rule}
     keep_study({"factor": "finetuned"} | chosen.fields() | told, logs)
     with going_on():
         points, _ = prepare(chosen, progress_bar)
         found = run_points("finetuned", points, asked, logs, display=display)
+    if not shard.whole:
+        _say_how_to_merge(shard, logs)
+        return
     answers = print_finding(found, logs, keep=not left)
     print_matched(*compare_arms(answers, rule), rule)
 
 
 @study.command("all")
 @click.option("--model", default="toy", show_default=True, help="toy, an alias, a hub id, a folder")
+@_shard
 @asked_options
 @run_options(str(LOGS))
 @click.pass_context
@@ -263,7 +308,7 @@ def run_all(context: click.Context, model: str, log_dir: Path | None, **asked: A
     out for any other model.
     """
     from steering.models import find_model
-    from steering.studies import judge_claims, read_answers
+    from steering.studies import judge_claims, read_answers, read_shard
 
     logs = log_dir or LOGS
     toy = find_model(model).is_toy
@@ -275,7 +320,7 @@ def run_all(context: click.Context, model: str, log_dir: Path | None, **asked: A
         click.echo()
         named = None if of_models else model
         context.invoke(study.commands[factor], model=named, log_dir=logs / factor, **asked)
-    if not asked["dry_run"]:
+    if not asked["dry_run"] and read_shard(asked["shard"]).whole:
         print_verdicts(judge_claims(read_answers(logs)))
 
 

@@ -159,6 +159,7 @@ class VLLMEngine:
 
     async def _answer(self, row: Row) -> RowResult:
         """One request, from its coming to its result."""
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -199,7 +200,7 @@ class VLLMEngine:
             )
             async for output in outputs:
                 final = output
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             raise EngineError(f"vLLM refuses a row: {' '.join(str(error).split())[:300]}") from None
         except EngineDeadError as error:
             self._unload()

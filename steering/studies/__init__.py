@@ -1,9 +1,10 @@
 """Studies: grids of conditions, each run as one eval-set, and what their logs say.
 
 `grid.py` says what a study is, `projections.py` and `finetuned.py` build what some of them need,
-`run.py` runs points, `facts.py` and `frame.py` make tidy frames of any logs, `matched.py` compares
-dose curves, `claims.py` holds the paper's claims against frames, by the rules of `rulings.py` and
-the statistics of `trends.py`, `audit.py` is the audit of one vector, `tables.py` prints.
+`shards.py` deals conditions out to several machines and `run.py` runs them, `facts.py` and
+`frame.py` make tidy frames of any logs, `matched.py` compares dose curves, `claims.py` holds the
+paper's claims against frames, by the rules of `rulings.py` and the statistics of `trends.py`,
+`audit.py` is the audit of one vector, `tables.py` prints.
 """
 
 from steering.studies.claims import CLAIMS, Claim, ClaimError, Verdict, judge_claims
@@ -37,6 +38,7 @@ from steering.studies.matched import (
 )
 from steering.studies.projections import projected_points, read_spectrum
 from steering.studies.run import Asked, Cost, check_judges, cost_of, run_points, unfinished
+from steering.studies.shards import Shard, read_shard
 from steering.studies.tables import print_conditions, print_matched
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "MatchError",
     "MatchedDifference",
     "Point",
+    "Shard",
     "Study",
     "StudyError",
     "Verdict",
@@ -74,6 +77,7 @@ __all__ = [
     "projected_points",
     "read_answers",
     "read_fields",
+    "read_shard",
     "read_spectrum",
     "read_study",
     "run_points",
