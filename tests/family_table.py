@@ -69,7 +69,10 @@ def write_table(path: Path, session: pytest.Session) -> None:
         "|---" * (len(COLUMNS) + 1) + "|",
         *(
             f"| `{family}` | "
-            + " | ".join(cells.get((family, column)) or NOTHING[column] for column in COLUMNS)
+            + " | ".join(
+                cells.get((family, column)) or NOTHING.get(column, "not tried")
+                for column in COLUMNS
+            )
             + " |"
             for family in FAMILIES
         ),

@@ -36,7 +36,8 @@ class Shell:
             "PWD": str(self.folder),  # as a shell sets it
         }
         return subprocess.run(
-            [str(BIN / program), *arguments],
+            # Of what is not ours (cp, mkdir), the machine's own.
+            [str(BIN / program) if (BIN / program).exists() else program, *arguments],
             cwd=self.folder,
             env=env,
             capture_output=True,

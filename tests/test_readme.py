@@ -161,7 +161,8 @@ def toy_commands() -> list[str]:
     blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
     lines = [line.partition("   #")[0].strip() for block in blocks for line in block.splitlines()]
     offline = [line for line in lines if "openai" not in line]
-    return [line for line in offline if "steered/toy" in line or line.startswith("steering ")]
+    ours = ("steering ", "cp ", "mkdir ")
+    return [line for line in offline if "steered/toy" in line or line.startswith(ours)]
 
 
 def test_the_readme_shows_the_users_lines() -> None:

@@ -31,6 +31,7 @@ from steering.engines import (
     TokenLogprob,
     UnsteeredError,
 )
+from steering.engines.hf import HFEngine
 from steering.engines.rows import broken
 from steering.engines.wire import pack_edits
 from steering.interventions import check_width
@@ -49,8 +50,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LAST_REQUEST_S = 30
-# A vector's own rank does not matter here; that of an adapter is taken from its config.
+_LOOK_S = 0.1
+# Adapters that act in one step, and the ranks that vLLM makes room for.
 _MOST_ADAPTERS = 4
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VLLMEngine:
@@ -78,6 +81,7 @@ class VLLMEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._llm: Any = None
+        self._transformers: HFEngine | None = None
         self._max_rank = 0
         self._running = 0
         self._registered: dict[int, tuple[Any, str]] = {}
@@ -92,10 +96,10 @@ class VLLMEngine:
     def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
         """Run work on the model as transformers loads it; see `Engine.call`.
 
-        vLLM has no gradients and shows no activations. The model is loaded for the work and given
-        back after it.
+        vLLM has no gradients and shows no activations. One machine rarely has room for the model
+        twice: vLLM gives it back before the work, and takes it again with the next row.
         """
-        return self._send(asyncio.to_thread(self._on_transformers, work))
+        return self._send(self._on_transformers(work))
 
     def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
         """A tokenizer of one's own; see `Engine.tokenizer`."""
@@ -111,12 +115,17 @@ class VLLMEngine:
         if self._running:
             busy += time.monotonic() - self._began
         return dataclasses.replace(
-            self._telemetry, busy_s=busy, waiting=max(0, self._running - self._max_rows)
+            self._telemetry,
+            busy_s=busy,
+            occupancy=min(1.0, self._running / self._max_rows),
+            waiting=max(0, self._running - self._max_rows),
         )
 
     def release(self) -> None:
         """Give the memory back; see `Engine.release`."""
         with self._start:
+            if self._transformers is not None:
+                self._transformers.release()
             if self._loop is not None and self._thread is not None:
                 self._loop.call_soon_threadsafe(self._end)
                 self._thread.join(timeout=_LAST_REQUEST_S)
@@ -131,7 +140,7 @@ class VLLMEngine:
 
         async def leave() -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._unload()
+            await self._unload()
             loop.stop()
 
         self._leaving = loop.create_task(leave())
@@ -148,14 +157,12 @@ class VLLMEngine:
                 atexit.register(self.release)
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def _on_transformers(self, work: "Callable[[LoadedModel, Any], T]") -> T:
-        from steering.engines.hf import HFEngine
-
-        engine = HFEngine(self._source, dtype=self._dtype)
-        try:
-            return engine.call(work).result()
-        finally:
-            engine.release()
+    async def _on_transformers(self, work: "Callable[[LoadedModel, Any], T]") -> T:
+        async with self._lock:
+            if self._transformers is None:
+                await self._unload()
+                self._transformers = HFEngine(self._source, dtype=self._dtype)
+            return await asyncio.wrap_future(self._transformers.call(work))
 
     async def _answer(self, row: Row) -> RowResult:
         """One request, from its coming to its result."""
@@ -178,7 +185,7 @@ class VLLMEngine:
             frequency_penalty=sampling.frequency_penalty,
             presence_penalty=sampling.presence_penalty,
             logit_bias={int(token): bias for token, bias in sampling.logit_bias.items()} or None,
-            seed=sampling.seed,
+            seed=sampling.seed if sampling.temperature else None,
             max_tokens=row.max_tokens,
             stop=list(row.stop) or None,
             # Else vLLM hides its tokens too; the text is cut here.
@@ -200,17 +207,18 @@ class VLLMEngine:
             )
             async for output in outputs:
                 final = output
+            change, wrong = await self._report(name) if edits else (0.0, "")
         except (ValueError, VLLMClientError) as error:
             raise EngineError(f"vLLM refuses a row: {' '.join(str(error).split())[:300]}") from None
         except EngineDeadError as error:
-            self._unload()
+            self._llm = None
+            self._registered.clear()
             raise EngineError(
                 f"vLLM broke down ({' '.join(str(error.__cause__ or error).split())[:300]}). "
                 "VLLM_LOGGING_LEVEL=INFO shows all that it says; -M engine=hf goes without it"
             ) from error
         finally:
             self._count(-1)
-        change, wrong = await self._report(name) if edits else (0.0, "")
         if not math.isfinite(change):
             raise broken()
         if wrong:
@@ -246,10 +254,8 @@ class VLLMEngine:
         """Have the model loaded, with room for the adapter."""
         rank = _rank(adapter) if adapter else 0
         if self._llm is None or rank > self._max_rank:
-            while self._running:
-                # Rows that run end first: vLLM makes room for adapters when it loads.
-                await asyncio.sleep(0.1)
-            self._unload()
+            # vLLM makes room for adapters when it loads.
+            await self._unload()
             self._load(max(rank, self._max_rank))
         if adapter and adapter.name not in self._adapters:
             self._adapters[adapter.name] = _lora_request(adapter, len(self._adapters) + 1)
@@ -304,10 +310,15 @@ class VLLMEngine:
             parameters=model.num_parameters(),
         )
 
-    def _unload(self) -> None:
+    async def _unload(self) -> None:
+        """Give the weights back, whoever holds them; rows that run end first."""
+        while self._running:
+            await asyncio.sleep(_LOOK_S)
         if self._llm is not None:
             self._llm.shutdown()
-        self._llm = None
+        if self._transformers is not None:
+            self._transformers.release()
+        self._llm = self._transformers = None
         self._registered.clear()
 
     async def _key_of(self, row: Row) -> str:
@@ -363,8 +374,10 @@ def _logprobs(row: Row, tokens: list[int], told: Any) -> list[TokenLogprob]:
 
 
 def _rank(adapter: Adapter) -> int:
+    """The rank that vLLM must make room for."""
     config = json.loads((adapter.folder / "adapter_config.json").read_text())
-    return max(int(config["r"]), *map(int, (config.get("rank_pattern") or {0: 0}).values()), 8)
+    largest = max(int(config["r"]), *map(int, (config.get("rank_pattern") or {"": 0}).values()))
+    return next((rank for rank in _RANKS if rank >= largest), largest)
 
 
 def _lora_request(adapter: Adapter, number: int) -> Any:

@@ -19,10 +19,19 @@ ALIASES = {
     "qwen3.5-4b": "Qwen/Qwen3.5-4B",
     "qwen3.5-9b": "Qwen/Qwen3.5-9B",
     "qwen3.5-27b": "Qwen/Qwen3.5-27B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
     "qwen2.5-7b": "Qwen/Qwen2.5-7B-Instruct",
     "qwen2.5-14b": "Qwen/Qwen2.5-14B-Instruct",
     "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama3.1-70b": "meta-llama/Llama-3.1-70B-Instruct",
+    "gemma2-9b": "google/gemma-2-9b-it",
     "gemma3-4b": "google/gemma-3-4b-it",
+    "gemma3-12b": "google/gemma-3-12b-it",
+    "gemma3-27b": "google/gemma-3-27b-it",
+    "mistral-7b": "mistralai/Mistral-7B-Instruct-v0.3",
+    "olmo2-7b": "allenai/OLMo-2-1124-7B-Instruct",
+    "phi4": "microsoft/phi-4",
+    "gpt-oss-20b": "openai/gpt-oss-20b",
 }
 # What is read of a config, in the order of `Shape`.
 _SHAPE = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
