@@ -13,6 +13,7 @@ import pytest
 import torch
 from conformance import CASES, GREEDY, Edits, answer, blocks, edits, loaded, plain, prompt
 from edits import make_vector
+from family_table import PASS, read_table
 from hook_reference import reference_greedy, reference_logits
 from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 from tiny_models import FAMILIES, LAYERS, WIDTH
@@ -228,3 +229,12 @@ def test_a_model_thinks_only_when_asked_and_its_thought_is_set_apart(
     cut_off = split_reasoning(written.format("It asks.", "Yes.")[:12], open_ended)
     assert cut_off[1].text == ""
     assert split_reasoning("Yes.", silent) == "Yes."
+
+
+def test_the_table_of_the_docs_is_of_these_families_and_nothing_fails() -> None:
+    cells = read_table(Path(__file__).parent.parent / "docs" / "families.md")
+    assert {family for family, _ in cells} == set(FAMILIES)
+    assert not [cell for cell, said in cells.items() if said == "FAILS"]
+    assert {
+        family for (family, column), said in cells.items() if column == "MoE" and said == PASS
+    } == set(MIXTURES)

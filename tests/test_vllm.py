@@ -38,6 +38,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 # vLLM's kernels for CPUs know these widths of heads and no smaller ones.
 _HEADS = {"head_dim": 32}
+# Whose heads are as wide as the model divided by their number, whatever the config says.
+_DIVIDED = ("qwen2.5", "mixtral", "olmo2", "olmo3", "phi2", "phi4", "gpt-neox")
 _LINEAR_HEADS = {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
 # Its linear attention and its mixtures want bfloat16 there.
 _BFLOAT16 = {"qwen3.5", "qwen3.5-moe", "qwen3.5-multimodal", "gpt-oss"}
@@ -49,9 +51,8 @@ _ALWAYS = ("qwen3", "qwen3.5")
 def sizes(family: str) -> dict[str, int]:
     if family == "gpt2":
         return {"n_head": 1}
-    if family in ("gpt-neox", "phi2", "phi4"):
-        # The width of a head is that of the model by their number.
-        return {"num_attention_heads": 1, "num_key_value_heads": 1}
+    if family in _DIVIDED:
+        return {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
     return _HEADS | (_LINEAR_HEADS if family.startswith("qwen3.5") else {})
 
 

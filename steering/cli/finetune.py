@@ -112,7 +112,14 @@ def finetune(
 
 
 def _check_device(device: str) -> None:
+    from steering.models import EVERY
+
     name, _, index = device.partition(":")
+    if device == EVERY:
+        raise BuildError(
+            f"device={EVERY}: training runs on one device; leave it out, or name one. A model that "
+            "is too large for it fits as --dtype nf4"
+        )
     if index not in ("", "0"):
         raise BuildError(
             f"device={device}: training runs on the first device that it sees; give {name} and "

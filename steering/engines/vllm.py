@@ -82,6 +82,7 @@ class VLLMEngine:
         self._thread: threading.Thread | None = None
         self._llm: Any = None
         self._transformers: HFEngine | None = None
+        self._broken: EngineError | None = None
         self._max_rank = 0
         self._running = 0
         self._registered: dict[int, tuple[Any, str]] = {}
@@ -91,7 +92,7 @@ class VLLMEngine:
 
     def submit(self, row: Row) -> "Future[RowResult]":
         """Queue a row; see `Engine.submit`."""
-        return self._send(self._answer(row))
+        return self._send(self._guarded(row))
 
     def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
         """Run work on the model as transformers loads it; see `Engine.call`.
@@ -164,14 +165,35 @@ class VLLMEngine:
                 self._transformers = HFEngine(self._source, dtype=self._dtype)
             return await asyncio.wrap_future(self._transformers.call(work))
 
+    async def _guarded(self, row: Row) -> RowResult:
+        """A row of a vLLM that may break down.
+
+        One that has never answered would break down again: it is not loaded for the rows that wait.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return await self._answer(row)
+        except EngineDeadError as error:
+            self._llm = None
+            self._registered.clear()
+            broken_down = EngineError(
+                f"vLLM broke down ({' '.join(str(error).split())[:300]}). VLLM_LOGGING_LEVEL=INFO "
+                "shows all that it says; -M engine=hf goes without it"
+            )
+            if not self._telemetry.rows:
+                self._broken = broken_down
+            raise broken_down from error
+
     async def _answer(self, row: Row) -> RowResult:
         """One request, from its coming to its result."""
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, SamplingParams
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         arrived = time.monotonic()
         async with self._lock:
+            if self._broken is not None:
+                raise self._broken
             await self._ready(row.adapter)
             edits = await self._key_of(row)
             self._count(1)
@@ -210,13 +232,6 @@ class VLLMEngine:
             change, wrong = await self._report(name) if edits else (0.0, "")
         except (ValueError, VLLMClientError) as error:
             raise EngineError(f"vLLM refuses a row: {' '.join(str(error).split())[:300]}") from None
-        except EngineDeadError as error:
-            self._llm = None
-            self._registered.clear()
-            raise EngineError(
-                f"vLLM broke down ({' '.join(str(error.__cause__ or error).split())[:300]}). "
-                "VLLM_LOGGING_LEVEL=INFO shows all that it says; -M engine=hf goes without it"
-            ) from error
         finally:
             self._count(-1)
         if not math.isfinite(change):
@@ -293,10 +308,11 @@ class VLLMEngine:
                 **options,
             )
         except Exception as error:
-            raise EngineError(
+            self._broken = EngineError(
                 f"vLLM can't load {self._source.name} ({' '.join(str(error).split())[:300]}). "
                 "VLLM_LOGGING_LEVEL=INFO shows all that it says; -M engine=hf goes without it"
-            ) from error
+            )
+            raise self._broken from error
         self._llm = model.vllm_entrypoint
         self._max_rank = max_rank
         linear = "linear_attention" in (getattr(config, "layer_types", None) or ())
