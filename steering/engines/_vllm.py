@@ -131,14 +131,15 @@ class _Steering:
 
         def added(hidden: torch.Tensor) -> torch.Tensor:
             assert self.plan is not None
+            # Models that vLLM takes from transformers have rows too, one that holds all tokens.
+            tokens = hidden.reshape(-1, hidden.shape[-1])
             # What stands behind the step's tokens fills up a recorded graph.
             count = len(self._laid_out)
-            steered = hidden[:count, None]
+            steered = tokens[:count, None]
             for key in keys:
                 steered = self.plan.apply(key, steered)
-            return torch.nn.functional.pad(
-                steered[:, 0] - hidden[:count], (0, 0, 0, len(hidden) - count)
-            )
+            more = steered[:, 0] - tokens[:count]
+            return torch.nn.functional.pad(more, (0, 0, 0, len(tokens) - count)).view_as(hidden)
 
         return added
 
@@ -250,6 +251,10 @@ class _Told:
     def steering_register(self, key: str, said: str, tensors: bytes) -> None:
         self.model_runner.steering.register(key, said, tensors)
 
+    def steering_parameters(self) -> int:
+        model = self.model_runner.get_model()
+        return sum(weights.numel() for weights in model.parameters())
+
     def steering_report(self, names: list[str]) -> list[tuple[float, str]]:
         return self.model_runner.steering.report(names)
 
@@ -295,15 +300,14 @@ class SteeredVLLM(VLLM):
     """
 
     num_blocks: int
-
     _WORKER_CLS = f"{SteeredWorker.__module__}.{SteeredWorker.__qualname__}"
+
+    def _load_meta(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        """What traces are written against, which we write none of; only taps are resolved on it."""
+        return super()._load_meta(*args, **kwargs) if self.taps else torch.nn.Module()
 
     def _resolve_taps(self, module: torch.nn.Module) -> tuple[str, ...]:
         """Where recorded graphs are opened: behind every block, and before the first."""
         path = f"model.{find_blocks(module, self.num_blocks)}"
         behind = [f"{path}.{layer}.output" for layer in range(self.num_blocks)]
         return (f"{path}.0.input", *behind)
-
-    def num_parameters(self) -> int:
-        """Number of the model's own parameters, on all devices together."""
-        return sum(weights.numel() for weights in self._module.parameters())

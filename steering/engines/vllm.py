@@ -252,9 +252,22 @@ class VLLMEngine:
 
     async def _report(self, name: str) -> tuple[float, str]:
         """What the workers tell of a row: its largest change, and what went wrong."""
-        [told, *_] = await self._llm.collective_rpc("steering_report", args=([name],))
+        [told, *_] = await self._of_workers("steering_report", [name])
         change, wrong = told[0]
         return change, wrong
+
+    async def _of_workers(self, name: str, *args: Any) -> list[Any]:
+        """What each worker says to a question of ours.
+
+        One that dies meanwhile leaves vLLM's own call waiting for ever.
+        """
+        call = asyncio.ensure_future(self._llm.collective_rpc(name, args=args))
+        while not call.done():
+            await asyncio.wait([call], timeout=_LOOK_S)
+            if self._llm.errored and not call.done():
+                call.cancel()
+                raise self._llm.dead_error
+        return list(call.result())
 
     def _count(self, more: int) -> None:
         """One request more or less is under way."""
@@ -271,11 +284,11 @@ class VLLMEngine:
         if self._llm is None or rank > self._max_rank:
             # vLLM makes room for adapters when it loads.
             await self._unload()
-            self._load(max(rank, self._max_rank))
+            await self._load(max(rank, self._max_rank))
         if adapter and adapter.name not in self._adapters:
             self._adapters[adapter.name] = _lora_request(adapter, len(self._adapters) + 1)
 
-    def _load(self, max_rank: int) -> None:
+    async def _load(self, max_rank: int) -> None:
         # What vLLM says while it loads would drown what we say.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -303,6 +316,8 @@ class VLLMEngine:
                 enable_chunked_prefill=True,
                 # What is cached of one condition's prompt is wrong for another's.
                 enable_prefix_caching=False,
+                # A checkpoint that sees too has no use for its eyes here.
+                language_model_only=True,
                 # Any entry makes nnsight ask for ours, where recorded graphs are opened.
                 taps=["blocks"] if self._cuda_graphs else [],
                 **options,
@@ -323,7 +338,8 @@ class VLLMEngine:
             attention="vllm",
             kernels=True if linear else None,
             family=config.model_type.removesuffix("_text"),
-            parameters=model.num_parameters(),
+            # What processes hold alike, norms and biases, counts for nothing beside the rest.
+            parameters=sum(await self._of_workers("steering_parameters")),
         )
 
     async def _unload(self) -> None:
@@ -348,7 +364,7 @@ class VLLMEngine:
                 check_width(edit.basis.shape[-1], width)
             said, tensors = pack_edits(row.edits)
             key = hashlib.sha256(said.encode() + tensors).hexdigest()[:16]
-            await self._llm.collective_rpc("steering_register", args=(key, said, tensors))
+            await self._of_workers("steering_register", key, said, tensors)
             # The edits are held too: their id is theirs as long as they live.
             held = self._registered[id(row.edits)] = (row.edits, key)
         return held[1]
