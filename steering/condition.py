@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from steering.adapters import Adapter, find_adapter
 from steering.construct import Recipe, make_recipe
-from steering.engines import EngineError
+from steering.engines import Engine, EngineError, shared_engine
 from steering.models import (
     PLAIN_TEMPLATE,
     QUANTIZED,
@@ -257,3 +257,15 @@ def choose_engine(spec: SteeringSpec) -> EngineName:
 
         return "vllm" if torch.cuda.is_available() else "hf"
     return "vllm"
+
+
+def engine_of(source: ModelSource, spec: SteeringSpec, engine: EngineName) -> Engine:
+    """The process's one engine for a model that is loaded as a spec says."""
+    return shared_engine(
+        source,
+        dtype=spec.dtype,
+        device=spec.device,
+        engine=engine,
+        tensor_parallel_size=spec.tensor_parallel_size,
+        cuda_graphs=spec.cuda_graphs,
+    )

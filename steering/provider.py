@@ -30,9 +30,9 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 from inspect_ai.util import display_counter, display_type
 
-from steering.condition import Checker, Condition, Use, describe, resolve_edits
+from steering.condition import Checker, Condition, Use, describe, engine_of, resolve_edits
 from steering.construct import Recipe, cached_vector
-from steering.engines import Engine, Telemetry, shared_engine
+from steering.engines import Engine, Telemetry
 from steering.errors import errors_in_one_line
 from steering.exchange import (
     MAX_TOKENS,
@@ -139,14 +139,7 @@ class SteeredAPI(ModelAPI):
     def _engine(self) -> Engine:
         """The shared engine; asked for with the first request, since it brings torch with it."""
         spec = self._condition.spec
-        engine = shared_engine(
-            self._source,
-            dtype=spec.dtype,
-            device=spec.device,
-            engine=self._checker.engine,
-            tensor_parallel_size=spec.tensor_parallel_size,
-            cuda_graphs=spec.cuda_graphs,
-        )
+        engine = engine_of(self._source, spec, self._checker.engine)
         engine.allow_batch(spec.batch_size)
         return engine
 

@@ -44,7 +44,7 @@ _LINEAR_HEADS = {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
 # Its linear attention and its mixtures want bfloat16 there.
 _BFLOAT16 = {"qwen3.5", "qwen3.5-moe", "qwen3.5-multimodal", "gpt-oss"}
 # Log probabilities of one bfloat16 model by two sets of kernels differ by this much.
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
 _ALWAYS = ("qwen3", "qwen3.5")
 # What vLLM's build for CPUs can't load, and why.
 _NOT_THERE = {"gpt-oss": "no kernel for its experts on CPUs"}
@@ -105,7 +105,9 @@ def vllm(model: Path) -> Iterator[Engine]:
     "family",
     [pytest.param(name, marks=[] if name in _ALWAYS else [pytest.mark.long]) for name in FAMILIES],
 )
-def test_vllm_says_what_the_default_engine_says(family: str, folder: Callable[[str], Path]) -> None:
+def test_vllm_says_what_the_default_engine_says(
+    family: str, folder: Callable[[str], Path], record_property: Callable[[str, str], None]
+) -> None:
     """Tokens in float32; in bfloat16, where both round, log probabilities to a tolerance."""
     dtype = "bfloat16" if family in _BFLOAT16 else "float32"
     exact = dtype == "float32"
@@ -116,7 +118,7 @@ def test_vllm_says_what_the_default_engine_says(family: str, folder: Callable[[s
     reference, engine = on("hf", folder(family), dtype), on("vllm", folder(family), dtype)
     if family in _NOT_THERE:
         record_property("reason", _NOT_THERE[family])
-        with pytest.raises(EngineError, match="vLLM can't load.*engine=hf"):
+        with pytest.raises(EngineError, match=r"vLLM can't load.*engine=hf"):
             answers(engine, rows)
         engine.release()
         return
@@ -277,10 +279,10 @@ def test_a_released_engine_loads_its_weights_again(vllm: Engine) -> None:
 
 def test_a_model_that_breaks_vllm_down_fails_every_row_and_nobody_waits(tmp_path: Path) -> None:
     """Its heads are too narrow for the kernels, which vLLM finds out with the first row."""
-    engine = on("vllm", save_tiny(tmp_path / "narrow", "qwen3"))
+    engine = on("vllm", save_tiny(tmp_path / "narrow", "gpt2"))
     futures = [engine.submit(Row(prompt(1), GREEDY, 5, case)) for case in CASES.values()]
     for future in futures:
-        with pytest.raises(EngineError, match="vLLM broke down.*engine=hf"):
+        with pytest.raises(EngineError, match=r"vLLM broke down.*engine=hf"):
             future.result(120)
     engine.release()
 

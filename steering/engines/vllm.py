@@ -9,16 +9,13 @@ import asyncio
 import atexit
 import dataclasses
 import hashlib
-import json
 import math
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steering.adapters import Adapter
@@ -26,13 +23,12 @@ from steering.engines import (
     EngineError,
     Row,
     RowResult,
-    StopReason,
     Telemetry,
-    TokenLogprob,
     UnsteeredError,
 )
 from steering.engines.hf import HFEngine
 from steering.engines.rows import broken
+from steering.engines.vllm_requests import lora_rank, lora_request, make_result, sampling_params
 from steering.engines.wire import pack_edits
 from steering.interventions import check_width
 from steering.models import (
@@ -51,9 +47,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LAST_REQUEST_S = 30
 _LOOK_S = 0.1
-# Adapters that act in one step, and the ranks that vLLM makes room for.
+# Adapters that act in one step.
 _MOST_ADAPTERS = 4
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VLLMEngine:
@@ -188,7 +183,6 @@ class VLLMEngine:
     async def _answer(self, row: Row) -> RowResult:
         """One request, from its coming to its result."""
         from vllm.exceptions import VLLMClientError
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         arrived = time.monotonic()
         async with self._lock:
@@ -198,27 +192,7 @@ class VLLMEngine:
             edits = await self._key_of(row)
             self._count(1)
         name = f"row-{next(self._names)}"
-        sampling = row.sampling
-        extra = {"steering_row": name, "steering_edits": edits} if edits else {}
-        params = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            frequency_penalty=sampling.frequency_penalty,
-            presence_penalty=sampling.presence_penalty,
-            logit_bias={int(token): bias for token, bias in sampling.logit_bias.items()} or None,
-            seed=sampling.seed if sampling.temperature else None,
-            max_tokens=row.max_tokens,
-            stop=list(row.stop) or None,
-            # Else vLLM hides its tokens too; the text is cut here.
-            include_stop_str_in_output=True,
-            stop_token_ids=list(self._end_tokens),
-            logprobs=row.top_logprobs,
-            skip_special_tokens=False,
-            spaces_between_special_tokens=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args=extra or None,
-        )
+        params = sampling_params(row, self._end_tokens, name, edits)
         started = time.monotonic()
         try:
             outputs = self._llm.generate(
@@ -238,7 +212,7 @@ class VLLMEngine:
             raise broken()
         if wrong:
             raise UnsteeredError(f"a row was not steered as it asks: {wrong}")
-        result = self._result(row, final.outputs[0])
+        result = make_result(row, final.outputs[0], self._tokenizer, self._end_tokens)
         result.waited_s, result.took_s = started - arrived, time.monotonic() - started
         if row.edits:
             result.change = change
@@ -280,13 +254,13 @@ class VLLMEngine:
 
     async def _ready(self, adapter: Adapter | None) -> None:
         """Have the model loaded, with room for the adapter."""
-        rank = _rank(adapter) if adapter else 0
+        rank = lora_rank(adapter) if adapter else 0
         if self._llm is None or rank > self._max_rank:
             # vLLM makes room for adapters when it loads.
             await self._unload()
             await self._load(max(rank, self._max_rank))
         if adapter and adapter.name not in self._adapters:
-            self._adapters[adapter.name] = _lora_request(adapter, len(self._adapters) + 1)
+            self._adapters[adapter.name] = lora_request(adapter, len(self._adapters) + 1)
 
     async def _load(self, max_rank: int) -> None:
         # What vLLM says while it loads would drown what we say.
@@ -368,61 +342,3 @@ class VLLMEngine:
             # The edits are held too: their id is theirs as long as they live.
             held = self._registered[id(row.edits)] = (row.edits, key)
         return held[1]
-
-    def _result(self, row: Row, output: Any) -> RowResult:
-        """What became of a row, in our terms."""
-        tokens = list(output.token_ids)
-        generated = len(tokens)
-        reason: StopReason
-        if output.finish_reason == "stop":
-            reason = "stop"
-        elif output.finish_reason == "length":
-            reason = "max_tokens" if generated >= row.max_tokens else "model_length"
-        else:
-            raise EngineError(f"vLLM ended a row for a reason of its own: {output.finish_reason}")
-        if tokens and tokens[-1] in self._end_tokens:
-            tokens.pop()
-        text = str(self._tokenizer.decode(tokens, skip_special_tokens=False))
-        found = [at for string in row.stop if (at := text.find(string)) >= 0]
-        return RowResult(
-            tokens=tokens,
-            text=text[: min(found)] if found else text,
-            stop_reason=reason,
-            num_generated=generated,
-            logprobs=_logprobs(row, tokens, output.logprobs or []),
-        )
-
-
-def _logprobs(row: Row, tokens: list[int], told: Any) -> list[TokenLogprob]:
-    """vLLM's log probabilities, which are the model's own, before temperature and cuts."""
-    if row.top_logprobs is None:
-        return []
-    found = []
-    for token, alternatives in zip(tokens, told, strict=False):
-        best = sorted(alternatives.items(), key=lambda item: -item[1].logprob)
-        top = tuple((other, value.logprob) for other, value in best[: row.top_logprobs])
-        found.append(TokenLogprob(token, alternatives[token].logprob, top))
-    return found
-
-
-def _rank(adapter: Adapter) -> int:
-    """The rank that vLLM must make room for."""
-    config = json.loads((adapter.folder / "adapter_config.json").read_text())
-    largest = max(int(config["r"]), *map(int, (config.get("rank_pattern") or {"": 0}).values()))
-    return next((rank for rank in _RANKS if rank >= largest), largest)
-
-
-def _lora_request(adapter: Adapter, number: int) -> Any:
-    """vLLM's way to name an adapter; it knows no scale, so that is written into a copy's config."""
-    from vllm.lora.request import LoRARequest
-
-    folder = adapter.folder
-    if adapter.scale != 1:
-        folder = Path(tempfile.mkdtemp(prefix="steering-adapter-"))
-        for path in adapter.folder.iterdir():
-            (folder / path.name).symlink_to(path.resolve())
-        config = json.loads((adapter.folder / "adapter_config.json").read_text())
-        config["lora_alpha"] *= adapter.scale
-        (folder / "adapter_config.json").unlink()
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-    return LoRARequest(adapter.name, number, str(folder))

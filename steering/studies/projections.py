@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.condition import Checker
+from steering.condition import Checker, engine_of
 from steering.construct import cached_vector, vector_path
-from steering.engines import shared_engine
 from steering.files import write_whole
 from steering.spec import BUILDING, parse_options
 from steering.studies.grid import Point, Study, StudyError, make_point
@@ -82,7 +81,7 @@ def _of_targets(
         elif progress is None:
             return {}
         else:
-            engine = shared_engine(checker.source, dtype=spec.dtype, device=spec.device)
+            engine = engine_of(checker.source, spec, checker.engine)
             bar = progress(f"{use.recipe.target} vector of {model}")
             made[target] = cached_vector(engine, use.recipe, use.target, bar).result()
     return made
