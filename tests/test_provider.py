@@ -99,7 +99,7 @@ def test_a_setting_that_would_be_dropped_is_refused(folder: Path, setting: str, 
 def test_a_wrong_option_is_told_before_weights_load(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: list[str]
 ) -> None:
-    monkeypatch.setattr(provider, "shared_engine", lambda *_, **__: pytest.fail("an engine"))
+    monkeypatch.setattr(provider, "engine_of", lambda *_, **__: pytest.fail("an engine"))
     with pytest.raises(PrerequisiteError) as found:
         steered(folder, **options)
     message = str(found.value.message)
