@@ -99,5 +99,3 @@ def test_shards_copied_together_are_the_frame_of_one_run(shell: Shell, tmp_path:
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Every condition has been run" in again.stdout
     pd.testing.assert_frame_equal(frame(merged), other)
-    told = shell.run("steering", "claims", str(merged))
-    assert told.returncode == 0, told.stdout + told.stderr

@@ -139,7 +139,7 @@ def test_vllm_says_what_the_default_engine_says(
         if want.change is not None:
             # Looked at in more steps, since the tokens of a step change with its rows.
             assert got.change is not None
-            assert got.change > 0.8 * want.change, name
+            assert got.change >= 0.8 * want.change, name
 
 
 def test_sixty_four_rows_at_once_with_sixty_four_interventions(hf: Engine, vllm: Engine) -> None:
