@@ -171,6 +171,7 @@ def test_the_readme_shows_the_users_lines() -> None:
     assert "inspect eval evals/em_freeform.py --model steered/toy" in found
 
 
+@pytest.mark.timeout(900)
 def test_the_commands_of_the_readme_run(shell: Shell) -> None:
     """In their order: a report needs the logs of a run. Runs are cut short, not changed."""
     for command in toy_commands():

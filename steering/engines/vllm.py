@@ -235,12 +235,13 @@ class VLLMEngine:
 
         One that dies meanwhile leaves vLLM's own call waiting for ever.
         """
-        call = asyncio.ensure_future(self._llm.collective_rpc(name, args=args))
+        llm = self._llm
+        call = asyncio.ensure_future(llm.collective_rpc(name, args=args))
         while not call.done():
             await asyncio.wait([call], timeout=_LOOK_S)
-            if self._llm.errored and not call.done():
+            if llm.errored and not call.done():
                 call.cancel()
-                raise self._llm.dead_error
+                raise llm.dead_error
         return list(call.result())
 
     def _count(self, more: int) -> None:
