@@ -45,7 +45,7 @@ _BFLOAT16 = {"qwen3.5", "qwen3.5-moe", "qwen3.5-multimodal", "gpt-oss"}
 # Log probabilities of one bfloat16 model by two sets of kernels differ by this much.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
 # Its soft caps on attention are rounded otherwise on CPUs; tokens are the same.
-_SOFT_CAPPED = {"gemma2": 0.01}
+_SOFT_CAPPED = {"gemma2": 0.05}
 _ALWAYS = ("qwen3", "qwen3.5")
 # What vLLM's build for CPUs can't load, and why.
 _NOT_THERE = {"gpt-oss": "no kernel for its experts on CPUs"}
