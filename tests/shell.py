@@ -23,7 +23,8 @@ class Shell:
         """The folder looks like a clone as far as the commands can tell."""
         (self.folder / "evals").symlink_to(REPO / "evals")
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command; `more` stands in its environment too."""
         program, *arguments = command
         env = os.environ | {
             "PYTHONPATH": str(REPO / "tests" / "no_network"),
@@ -34,6 +35,7 @@ class Shell:
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
             "PWD": str(self.folder),  # as a shell sets it
+            **more,
         }
         return subprocess.run(
             # Of what is not ours (cp, mkdir), the machine's own.

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -70,23 +69,16 @@ def test_shards_copied_together_are_the_frame_of_one_run(shell: Shell, tmp_path:
     merged.mkdir()
     for number in (1, 2):
         # As a task of a Slurm array runs it.
-        env = os.environ | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "SLURM_ARRAY_TASK_ID": str(number),
-            "SLURM_ARRAY_TASK_COUNT": "2",
-            "STEERING_LOGS": str(tmp_path / "shards"),
-            "STEERING_CACHE": str(shell.folder / "vectors"),
-            "OMP_NUM_THREADS": "1",
-        }
         factor, *options = STUDY[1:]
-        ran = subprocess.run(
-            ["bash", str(REPO / "examples" / "slurm_study.sh"), factor, *options],
-            cwd=shell.folder,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
+        ran = shell.run(
+            "bash",
+            str(REPO / "examples" / "slurm_study.sh"),
+            factor,
+            *options,
+            PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            SLURM_ARRAY_TASK_ID=str(number),
+            SLURM_ARRAY_TASK_COUNT="2",
+            STEERING_LOGS=str(tmp_path / "shards"),
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert f"Shard {number}/2 is done" in ran.stdout

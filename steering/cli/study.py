@@ -144,8 +144,7 @@ def _run_grid(
     cost = cost_of(asked)
     for name in study.models:
         check_judges(asked, toy=find_model(name).is_toy)
-    grid = grid_points(study)
-    points = shard.part(grid)
+    points = shard.part(grid_points(study))
     there, missing = projected_points(study, logs / "vectors", None) if shard.is_last else ([], 0)
     left = missing + len(unfinished([*points, *there], asked, logs))
     num_points = len(points) + len(there) + missing

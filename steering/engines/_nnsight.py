@@ -14,7 +14,8 @@ import torch
 
 from steering.engines import EngineError
 from steering.engines.adapters import Adapters
-from steering.models import LoadedModel, find_mlp
+from steering.engines.blocks import Blocks
+from steering.models import LoadedModel
 from steering.plan import Plan, SiteKey
 
 _first = "nnsight" not in sys.modules
@@ -58,8 +59,7 @@ class Session:
         self._stopping = stopping
         self.adapters = Adapters(loaded.model)
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
-        self._blocks = self._find(loaded.blocks)
-        self._modules = list(loaded.model.get_submodule(loaded.blocks).children())
+        self._blocks = Blocks(loaded.model, loaded.blocks, self._wrapped)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
         self._edits: Edits = Plan([])
         self._num_blocks = loaded.shape.num_layers
@@ -67,12 +67,6 @@ class Session:
         self._unused = range(0)
         self._skipped_to: torch.Tensor | None = None
         self._install()
-
-    def _find(self, path: str) -> Any:
-        envoy: Any = self._wrapped
-        for name in path.split("."):
-            envoy = getattr(envoy, name)
-        return envoy
 
     def _install(self) -> None:
         """The persistent edit: nnsight keeps the block's source and replays it in every run.
@@ -101,8 +95,7 @@ class Session:
     def _place(self, key: SiteKey) -> Any:
         """The module at whose input or output a site is."""
         layer, site = key
-        block = self._blocks[layer]
-        return getattr(block, find_mlp(self._modules[layer])) if site == "mlp_out" else block
+        return self._blocks.mlp(layer) if site == "mlp_out" else self._blocks[layer]
 
     def check_running(self) -> None:
         """Raise when the program is ending; a long run asks before each pass."""

@@ -18,9 +18,10 @@ from nnsight.modeling.vllm.workers.GPUWorker import NNsightGPUWorker
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from vllm.platforms import current_platform
 
+from steering.engines.blocks import Blocks
 from steering.engines.wire import at_every_token, unpack_edits
 from steering.interventions import RowIntervention
-from steering.models import find_blocks, find_mlp
+from steering.models import find_blocks
 from steering.plan import Plan, SiteKey
 
 _Edits = tuple[RowIntervention, ...]
@@ -70,11 +71,7 @@ class _Steering:
     """
 
     def __init__(self, model: torch.nn.Module, envoy: Any, num_layers: int, device: Any) -> None:
-        path = find_blocks(model, num_layers)
-        self._modules = list(model.get_submodule(path).children())
-        for name in path.split("."):
-            envoy = getattr(envoy, name)
-        self._blocks = envoy
+        self._blocks = Blocks(model, find_blocks(model, num_layers), envoy)
         self._device = device
         self._registered: dict[str, _Registered] = {}
         self._laid_out: list[_Edits] = []
@@ -121,7 +118,7 @@ class _Steering:
             if kind == "input":
                 block.inputs = _with_stream(block.inputs, self._added(list(keys)))
             elif kind == "mlp":
-                mlp = getattr(block, find_mlp(self._modules[layer]))
+                mlp = self._blocks.mlp(layer)
                 mlp.output = _with_stream(mlp.output, self._added(list(keys)))
             else:
                 block.output = _with_stream(block.output, self._added(list(keys)))

@@ -20,7 +20,7 @@ from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.rows import LiveRow, broken, in_chunks
 from steering.engines.sampling import BROKEN, Sampler
-from steering.models import LoadedModel
+from steering.models import LoadedModel, family_of
 from steering.plan import Plan
 
 # Share of the free memory that rows may take: the rest is for activations.
@@ -97,9 +97,7 @@ class Decoder:
     def telemetry(self, waiting: int) -> Telemetry:
         """What was done so far, with the number of rows that wait now."""
         config = self.loaded.model.config
-        linear = "linear_attention" in (
-            getattr(config.get_text_config(), "layer_types", None) or ()
-        )
+        family, linear = family_of(config.get_text_config())
         return Telemetry(
             rows=self._num_rows,
             tokens=self._num_tokens,
@@ -109,7 +107,7 @@ class Decoder:
             waiting=waiting,
             attention=config._attn_implementation,
             kernels=_has_fused_kernels(self._device) if linear else None,
-            family=config.get_text_config().model_type.removesuffix("_text"),
+            family=family,
             parameters=self._parameters,
         )
 

@@ -36,6 +36,7 @@ from steering.models import (
     ModelSource,
     commit_of,
     end_tokens,
+    family_of,
     load_config,
     load_tokenizer,
     read_shape,
@@ -172,10 +173,7 @@ class VLLMEngine:
         except EngineDeadError as error:
             self._llm = None
             self._registered.clear()
-            broken_down = EngineError(
-                f"vLLM broke down ({' '.join(str(error).split())[:300]}). VLLM_LOGGING_LEVEL=INFO "
-                "shows all that it says; -M engine=hf goes without it"
-            )
+            broken_down = _failed("vLLM broke down", error)
             if not self._telemetry.rows:
                 self._broken = broken_down
             raise broken_down from error
@@ -205,7 +203,7 @@ class VLLMEngine:
                 final = output
             change, wrong = await self._report(name) if edits else (0.0, "")
         except (ValueError, VLLMClientError) as error:
-            raise EngineError(f"vLLM refuses a row: {' '.join(str(error).split())[:300]}") from None
+            raise EngineError(f"vLLM refuses a row: {_in_one_line(error)}") from None
         finally:
             self._count(-1)
         if not math.isfinite(change):
@@ -298,21 +296,18 @@ class VLLMEngine:
                 **options,
             )
         except Exception as error:
-            self._broken = EngineError(
-                f"vLLM can't load {self._source.name} ({' '.join(str(error).split())[:300]}). "
-                "VLLM_LOGGING_LEVEL=INFO shows all that it says; -M engine=hf goes without it"
-            )
+            self._broken = _failed(f"vLLM can't load {self._source.name}", error)
             raise self._broken from error
         self._llm = model.vllm_entrypoint
         self._max_rank = max_rank
-        linear = "linear_attention" in (getattr(config, "layer_types", None) or ())
+        family, linear = family_of(config)
         self._telemetry = dataclasses.replace(
             self._telemetry,
             engine="vllm",
             cuda_graphs=self._cuda_graphs,
             attention="vllm",
             kernels=True if linear else None,
-            family=config.model_type.removesuffix("_text"),
+            family=family,
             # What processes hold alike, norms and biases, counts for nothing beside the rest.
             parameters=sum(await self._of_workers("steering_parameters")),
         )
@@ -343,3 +338,15 @@ class VLLMEngine:
             # The edits are held too: their id is theirs as long as they live.
             held = self._registered[id(row.edits)] = (row.edits, key)
         return held[1]
+
+
+def _failed(what: str, error: Exception) -> EngineError:
+    """That vLLM itself failed, with a way to see more and one around it."""
+    return EngineError(
+        f"{what} ({_in_one_line(error)}). VLLM_LOGGING_LEVEL=INFO shows all that it says; "
+        "-M engine=hf goes without it"
+    )
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

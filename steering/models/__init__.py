@@ -20,8 +20,8 @@ from steering.models.loading import (
     check_device,
     check_dtype,
     end_tokens,
+    family_of,
     import_code,
-    load_config,
     load_model,
     load_tokenizer,
 )
@@ -34,6 +34,7 @@ from steering.models.source import (
     commit_of,
     default_layer,
     find_model,
+    load_config,
     read_shape,
     weights_digest,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "default_layer",
     "encode",
     "end_tokens",
+    "family_of",
     "find_blocks",
     "find_mlp",
     "find_model",

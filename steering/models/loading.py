@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from steering.models.blocks import find_blocks
 from steering.models.chat import use_template
-from steering.models.source import ModelError, ModelSource, Shape, commit_of, read_shape
+from steering.models.source import (
+    ModelError,
+    ModelSource,
+    Shape,
+    load_config,
+    read_shape,
+    where_from,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -109,7 +116,7 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         # Weights go where they belong as they are read, not by way of the machine's memory.
         how["device_map"] = "auto" if device == EVERY else {"": device}
     loaded: Any = _auto_class(load_config(source)).from_pretrained(
-        source.location, output_loading_info=True, **how, **_where(source)
+        source.location, output_loading_info=True, **how, **where_from(source)
     )
     model, report = loaded
     if report["missing_keys"]:
@@ -134,7 +141,7 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     """The tokenizer alone, with the chat template that is used."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.location, **_where(source))
+    tokenizer = AutoTokenizer.from_pretrained(source.location, **where_from(source))
     if source.template is not None:
         use_template(tokenizer, source.template)
     return tokenizer
@@ -149,25 +156,19 @@ def end_tokens(source: ModelSource, tokenizer: "PreTrainedTokenizerBase") -> tup
     from transformers import GenerationConfig
 
     try:
-        generation = GenerationConfig.from_pretrained(source.location, **_where(source))
+        generation = GenerationConfig.from_pretrained(source.location, **where_from(source))
     except OSError:  # a checkpoint without such a file
         generation = GenerationConfig.from_model_config(load_config(source))
     return _end_tokens(generation, tokenizer, source)
 
 
-def _where(source: ModelSource) -> dict[str, Any]:
-    """Pinned, so that the weights are those of the config that was checked."""
-    return {
-        "revision": None if source.local else commit_of(source),
-        "local_files_only": source.local,
-    }
+def family_of(config: "PretrainedConfig") -> tuple[str, bool]:
+    """Architecture of a model by the config of its text part, and whether it has linear attention.
 
-
-def load_config(source: ModelSource) -> "PretrainedConfig":
-    """The config as transformers reads it."""
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(source.location, **_where(source))
+    The architecture is the config's `model_type`, without `_text`.
+    """
+    layers = getattr(config, "layer_types", None) or ()
+    return config.model_type.removesuffix("_text"), "linear_attention" in layers
 
 
 def _auto_class(config: "PretrainedConfig") -> Any:

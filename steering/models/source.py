@@ -7,10 +7,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steering.errors import SteeringError
 from steering.toy import BLOCKS, TOYS
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 ALIASES = {
     "qwen3.5": "Qwen/Qwen3.5-9B",
@@ -141,17 +144,30 @@ def read_shape(source: ModelSource) -> Shape:
 
 def _full_config(source: ModelSource) -> dict[str, Any]:
     """What transformers makes of a config, by the names that it uses for every family."""
-    from transformers import AutoConfig
-
-    revision = None if source.local else commit_of(source)
     try:
-        config = AutoConfig.from_pretrained(
-            source.location, revision=revision, local_files_only=source.local
-        ).get_text_config()
+        config = load_config(source).get_text_config()
     except (ValueError, KeyError):  # an architecture that it does not know
         return {}
     found = {name: getattr(config, name, None) for name in _SHAPE}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def load_config(source: ModelSource) -> "PretrainedConfig":
+    """The config as transformers reads it."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(source.location, **where_from(source))
+
+
+def where_from(source: ModelSource) -> dict[str, Any]:
+    """What `from_pretrained` is told beside the location.
+
+    Pinned, so that the weights are those of the config that was checked.
+    """
+    return {
+        "revision": None if source.local else commit_of(source),
+        "local_files_only": source.local,
+    }
 
 
 def _hub_config(source: ModelSource) -> Path:

@@ -2,9 +2,10 @@
 
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,6 +27,15 @@ def option(default: Any, description: str, *, example: str, speed_only: bool = F
     return Field(default=default, description=description, json_schema_extra=extra)
 
 
+def _at_least_one(value: int) -> int:
+    if value < 1:
+        raise ValueError("at least 1 is needed")
+    return value
+
+
+Count = Annotated[int, AfterValidator(_at_least_one)]
+
+
 class Intervention(BaseModel):
     """One vector and what is done with it."""
 
@@ -45,12 +55,12 @@ class Intervention(BaseModel):
     method: Method = option(
         DEFAULT_METHOD, "how the default vector is built", example="mean_difference"
     )
-    rank: int = option(
+    rank: Count = option(
         Sft.model_fields["rank"].default,
         "dimension of the steering subspace of the default vector (`sft` and `pca`)",
         example="4",
     )
-    training_epochs: int = option(
+    training_epochs: Count = option(
         Sft.model_fields["training_epochs"].default,
         "training epoch after which the default vector is taken (`sft`)",
         example="2",
@@ -102,13 +112,6 @@ class Intervention(BaseModel):
     def _not_negative(cls, value: int | None) -> int | None:
         if value is not None and value < 0:
             raise ValueError("blocks are counted from 0")
-        return value
-
-    @field_validator("rank", "training_epochs")
-    @classmethod
-    def _at_least_one(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("at least 1 is needed")
         return value
 
     @field_validator("vector")

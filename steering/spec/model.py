@@ -12,6 +12,7 @@ from steering.spec.intervention import (
     INTERVENTION,
     NONE,
     UNSAID,
+    Count,
     Intervention,
     file_label,
     number_label,
@@ -72,7 +73,7 @@ class SteeringSpec(Intervention):
         example="cuda:1",
         speed_only=True,
     )
-    tensor_parallel_size: int = option(
+    tensor_parallel_size: Count = option(
         1, "GPUs that share every weight (`vllm`)", example="4", speed_only=True
     )
     cuda_graphs: bool = option(
@@ -81,7 +82,7 @@ class SteeringSpec(Intervention):
         example="true",
         speed_only=True,
     )
-    batch_size: int = option(
+    batch_size: Count = option(
         512, "rows that are decoded together at the most", example="64", speed_only=True
     )
 
@@ -118,13 +119,6 @@ class SteeringSpec(Intervention):
     def _acts(cls, value: float) -> float:
         if not math.isfinite(value) or value == 0:
             raise ValueError("a finite number other than 0 is needed")
-        return value
-
-    @field_validator("batch_size", "tensor_parallel_size")
-    @classmethod
-    def _at_least_one_of_them(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("at least 1 is needed")
         return value
 
     @property

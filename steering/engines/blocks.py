@@ -1,0 +1,40 @@
+"""The blocks of a model as nnsight wraps them: where both engines look for a site."""
+
+from typing import Any
+
+from torch import nn
+
+from steering.models import find_mlp
+
+
+class Blocks:
+    """The transformer blocks, each as nnsight's envoy, which has inputs and outputs."""
+
+    def __init__(self, model: nn.Module, path: str, envoy: Any) -> None:
+        """Find them.
+
+        Args:
+            model: The model itself.
+            path: Of the list of blocks in it.
+            envoy: What nnsight wraps the model as.
+        """
+        self._modules = list(model.get_submodule(path).children())
+        self._mlps: dict[int, str] = {}
+        for name in path.split("."):
+            envoy = getattr(envoy, name)
+        self._envoys = envoy
+
+    def __getitem__(self, layer: int) -> Any:
+        """The block of a layer."""
+        return self._envoys[layer]
+
+    def mlp(self, layer: int) -> Any:
+        """The MLP of a layer's block.
+
+        Raises:
+            ModelError: It has none.
+        """
+        # Asked for in every pass, so looked for once.
+        if layer not in self._mlps:
+            self._mlps[layer] = find_mlp(self._modules[layer])
+        return getattr(self[layer], self._mlps[layer])
