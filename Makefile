@@ -47,14 +47,14 @@ export VLLM_CPU_OMP_THREADS_BIND ?= nobind
 # WHICH=vllm tries every family, a minute each.
 WHICH ?= vllm and not long
 test-vllm: .venv-vllm/installed
-	PYTHONPATH=tests/cpu_torchvision $(VLLM)/pytest -q -m '$(WHICH)' tests/test_vllm.py --family-table docs/families.md
+	PYTHONPATH=tests/cpu_torchvision $(VLLM)/pytest -q -m '$(WHICH)' tests/test_vllm.py --family-table docs/reference/families.md
 
 bench-vllm: .venv-vllm/installed
 	PYTHONPATH=tests/cpu_torchvision $(VLLM)/python -m benchmarks.vllm_batch
 
 # What the tests show of each family of models, as a table.
 families: .venv/installed
-	$(BIN)/pytest -q tests/test_families.py --family-table docs/families.md
+	$(BIN)/pytest -q tests/test_families.py --family-table docs/reference/families.md
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine

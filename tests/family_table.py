@@ -1,4 +1,4 @@
-"""What passing tests show of each family of models, as the table of docs/families.md.
+"""What passing tests show of each family of models, as the table of docs/reference/families.md.
 
 A test says by the mark `shows` which column it speaks for, and by its parameter `family` which row.
 A run brings the cells up that it has tests for and leaves the others as they are.

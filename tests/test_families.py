@@ -1,6 +1,6 @@
 """Every family of models: found, steered at the right place, and equal to plain hooks.
 
-What these tests show of a family stands in docs/families.md, which `make families` writes.
+What these tests show of a family stands in docs/reference/families.md, which `make families` writes.
 """
 
 import asyncio
@@ -232,7 +232,7 @@ def test_a_model_thinks_only_when_asked_and_its_thought_is_set_apart(
 
 
 def test_the_table_of_the_docs_is_of_these_families_and_nothing_fails() -> None:
-    cells = read_table(Path(__file__).parent.parent / "docs" / "families.md")
+    cells = read_table(Path(__file__).parent.parent / "docs" / "reference" / "families.md")
     assert {family for family, _ in cells} == set(FAMILIES)
     assert not [cell for cell, said in cells.items() if said == "FAILS"]
     assert {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conformance import CASES, GREEDY, answer, blocks, edits, loaded, mapped, plain, prompt
 from edits import random_tensor
-from hook_reference import reference_greedy
+from hook_reference import reference_logits
 from tiny_models import WIDTH
 
 from steering.condition import Checker
@@ -43,23 +43,36 @@ def weights(model: Any) -> str:
     return type(blocks(model)[0].mlp.up_proj).__name__
 
 
+# How far products of a batch and of a row alone lie apart, in logits: CPUs differ in how they
+# multiply numbers of low precision, and some do so by the size of the batch.
+ROUNDING = {"bfloat16": 0.15, "float16": 0.02, "nf4": 0.15}
+
+
 @pytest.mark.parametrize(
     ("dtype", "kind"), [("bfloat16", "Linear"), ("float16", "Linear"), ("nf4", "Linear4bit")]
 )
 def test_a_low_precision_is_steered_as_plain_hooks_steer_it(
     folder: Path, dtype: str, kind: str
 ) -> None:
+    """Every token has the highest logit of the reference, but for rounding."""
     engine = engine_of(folder, dtype)
     results = answer(engine, rows())
     model = loaded(engine)
     assert weights(model) == kind
-    for name, row, result in zip(CASES, rows(), results, strict=True):
-        wanted = reference_greedy(
-            model.model, blocks(model), row.prompt, row.edits, row.max_tokens, model.end_tokens
-        )
-        assert result.tokens == wanted, name
-    alone = [engine.submit(row).result(60).tokens for row in rows()]
-    assert [result.tokens for result in results] == alone
+    alone = [engine.submit(row).result(60) for row in rows()]
+    loaded(engine)
+    names, asked = [*CASES, *CASES], rows() + rows()
+    for name, row, result in zip(names, asked, results + alone, strict=True):
+        logits = reference_logits(
+            model.model, blocks(model), row.prompt, result.tokens, row.edits
+        ).float()
+        told = [*result.tokens, *model.end_tokens][: row.max_tokens]
+        best = logits[: len(told)].max(-1).values
+        behind = best - logits[range(len(told)), told]
+        assert behind.max() < ROUNDING[dtype], name
+        wanted = dict(enumerate(logits[0].log_softmax(-1).tolist()))
+        apart = [abs(value - wanted[token]) for token, value in result.logprobs[0].top]
+        assert max(apart) < ROUNDING[dtype], name
 
 
 def test_int8_is_close_to_the_weights_that_it_rounds_and_is_steered(folder: Path) -> None:
@@ -99,7 +112,8 @@ def test_a_vector_is_built_on_quantized_weights_and_is_not_that_of_others(
             engine_of(folder, dtype), recipe, task, lambda done, total: None
         ).result(200)
     both = [vector.directions.flatten() for vector in built.values()]
-    assert torch.nn.functional.cosine_similarity(*both, dim=0) > 0.5
+    # Chance directions of this width have cosines of 0.18.
+    assert torch.nn.functional.cosine_similarity(*both, dim=0) > 0.35
     assert not torch.equal(*both)
 
 

@@ -127,6 +127,8 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         )
     tokenizer = load_tokenizer(source)
     model = model.eval().requires_grad_(False)
+    if dtype in QUANTIZED:
+        _keep_unpacked(model)
     shape = read_shape(source)
     return LoadedModel(
         model=model,
@@ -196,6 +198,17 @@ def _quantization(dtype: str) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
+
+
+def _keep_unpacked(model: "PreTrainedModel") -> None:
+    """Keep bitsandbytes from packing 4-bit weights at their first use on a CPU with AVX512-BF16.
+
+    Packed weights pass no gradient on, so that a vector trained on them would be wrong, and layers
+    whose sizes are not multiples of 32 and 64 can't be packed at all.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _end_tokens(

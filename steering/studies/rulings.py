@@ -158,14 +158,16 @@ def inverted_u(rows: pd.DataFrame, rule: EMRule) -> Ruling:
 def ahead_at_matched_em(quantity: Quantity) -> Callable[[pd.DataFrame, EMRule], Ruling]:
     """A rule: steered answers have more of a score than finetuned ones with the same EM rate.
 
-    At the middle of the range of EM that both arms cover. Supported: the interval of the difference
-    lies above 0. Refuted: it lies below 0, or below 5 points.
-
     Args:
         quantity: Of the answers.
     """
 
     def judge(rows: pd.DataFrame, rule: EMRule) -> Ruling:
+        """Steered answers have the higher score where both arms have the same EM rate.
+
+        At the middle of the range of EM that both arms cover. Supported: the interval of the
+        difference lies above 0. Refuted: it lies below 0, or below 5 points.
+        """
         try:
             comparisons, missing = compare_arms(rows, rule)
         except MatchError as error:
@@ -315,9 +317,6 @@ def band_of_layers(rows: pd.DataFrame, rule: EMRule) -> Ruling:
 def raised_everywhere(axis: str, least: int, what: str) -> Callable[[pd.DataFrame, EMRule], Ruling]:
     """A rule: EM is above the baseline at each value of an axis.
 
-    Supported: at each, by the rule of `raised_somewhere`. Refuted: at one it can't rise by 5
-    points, 95% for all together.
-
     Args:
         axis: A column: of targets, or of models, each with a baseline of its own.
         least: Values that are needed.
@@ -325,6 +324,11 @@ def raised_everywhere(axis: str, least: int, what: str) -> Callable[[pd.DataFram
     """
 
     def judge(rows: pd.DataFrame, rule: EMRule) -> Ruling:
+        """EM is above the baseline for each of them.
+
+        Supported: for each, by the rule of the first claim. Refuted: for one it can't rise by 5
+        points, 95% for all together.
+        """
         differences: dict[str, _Array] = {}
         steered = rows[rows["arm"] == "steered"]
         for value, own in steered.groupby(axis, sort=True):
