@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study test test-browser test-vllm families check bench bench-vllm
+.PHONY: demo study test test-docs test-browser test-vllm families reference docs check bench bench-vllm
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,6 +26,10 @@ study: .venv/installed
 
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# Follows every page of the documentation word for word.
+test-docs: .venv/installed
+	$(BIN)/pytest -q -n 2 -m docs tests/test_docs.py
 
 # Needs Chromium and chromedriver, which pip can't bring.
 test-browser: .venv/installed
@@ -55,6 +59,14 @@ bench-vllm: .venv-vllm/installed
 # What the tests show of each family of models, as a table.
 families: .venv/installed
 	$(BIN)/pytest -q tests/test_families.py --family-table docs/reference/families.md
+
+# The pages that say what the code says.
+reference: .venv/installed
+	$(BIN)/python docs/reference.py
+
+docs: reference
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/mkdocs build --strict --site-dir site
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine

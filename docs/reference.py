@@ -237,7 +237,7 @@ question.
 
 `em_rates` gives both rates with their edges, `score_means` the means of `aligned`, `coherent` and
 `relevant` over the answers that have them. `shares` has, in turn,
-{shares.partition('Keys, in order: ')[2]}
+{shares.partition("Keys, in order: ")[2]}
 
 ## What `steering gate` can bound
 

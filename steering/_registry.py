@@ -1,7 +1,14 @@
 """What Inspect finds through the entry point. Imports nothing heavy."""
 
+from collections.abc import Callable
+from functools import wraps
+
+from inspect_ai import Task, task
 from inspect_ai.model import ModelAPI, modelapi
 
+from evals.em_freeform import em_freeform as _em_freeform
+from evals.em_target import em_target as _em_target
+from evals.judge_calibration import judge_calibration as _judge_calibration
 from steering.judging.calibration import calibration
 from steering.judging.leak import target_leak
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
@@ -23,10 +30,28 @@ def toy() -> type[ModelAPI]:
     return ToyJudgeAPI
 
 
+def _offered(made: Callable[..., Task]) -> Callable[..., Task]:
+    """A task of `evals/` under this package's name: `inspect eval steering/<task>`, anywhere."""
+
+    @wraps(made)
+    def offered(*args: object, **options: object) -> Task:
+        return made(*args, **options)
+
+    offered.__module__ = __name__  # Inspect names a task by the package of its module
+    return task(offered)
+
+
+em_freeform = _offered(_em_freeform)
+em_target = _offered(_em_target)
+judge_calibration = _offered(_judge_calibration)
+
 __all__ = [
     "calibration",
     "coherence",
+    "em_freeform",
     "em_judge",
+    "em_target",
+    "judge_calibration",
     "misalignment",
     "relevance",
     "steered",

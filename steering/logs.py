@@ -31,6 +31,11 @@ class LogError(SteeringError):
     """A file is not a log, or its scores are not of this suite."""
 
 
+def task_of(log: "EvalLog") -> str:
+    """A run's task: one name for `evals/em_freeform.py` and `steering/em_freeform`."""
+    return log.eval.task.removeprefix("steering/")
+
+
 def each_log(path: Path) -> Iterator[tuple[str, "EvalLog"]]:
     """Each log of a file or below a folder, oldest first, after its file's name.
 

@@ -1,11 +1,13 @@
 """The real command lines, run as a user runs them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 
@@ -18,16 +20,22 @@ class Shell:
     """Runs the installed commands in a folder of its own, with its own caches and no network."""
 
     folder: Path
+    patience: float = 280  # seconds
 
     def __post_init__(self) -> None:
         """The folder looks like a clone as far as the commands can tell."""
-        (self.folder / "evals").symlink_to(REPO / "evals")
+        if not (self.folder / "evals").exists():
+            (self.folder / "evals").symlink_to(REPO / "evals")
 
-    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a command; `more` stands in its environment too."""
+    def start(self, *command: str, **more: Any) -> subprocess.Popen[str]:
+        """Start a command; `more` is for Popen."""
         program, *arguments = command
+        paths = [REPO / "tests" / "no_network"]
+        if (self.folder / "steering").exists():  # a copy of the project is run, not the original
+            paths.append(self.folder)
         env = os.environ | {
-            "PYTHONPATH": str(REPO / "tests" / "no_network"),
+            "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "NETWORK_TRIES": str(self.folder / "tries"),
             "STEERING_CACHE": str(self.folder / "vectors"),
             "INSPECT_CACHE_DIR": str(self.folder / "cache"),
@@ -35,18 +43,25 @@ class Shell:
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
             "PWD": str(self.folder),  # as a shell sets it
-            **more,
+            **more.pop("env", {}),
         }
-        return subprocess.run(
-            # Of what is not ours (cp, mkdir), the machine's own.
-            [str(BIN / program) if (BIN / program).exists() else program, *arguments],
-            cwd=self.folder,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=280,
+        # Of what is not ours (cp, mkdir), the machine's own.
+        known = str(BIN / program) if (BIN / program).exists() else program
+        return subprocess.Popen(
+            [known, *arguments], cwd=self.folder, env=env, text=True, start_new_session=True, **more
         )
+
+    def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; `env` stands in its environment too."""
+        with self.start(
+            *command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                out, error = process.communicate(timeout=self.patience)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, out, error)
 
     def eval(self, *arguments: str, task: str = "evals/em_freeform.py") -> EvalLog:
         """Run `inspect eval` with a log folder of its own and read the log back."""

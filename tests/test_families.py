@@ -1,6 +1,6 @@
 """Every family of models: found, steered at the right place, and equal to plain hooks.
 
-What these tests show of a family stands in docs/reference/families.md, which `make families` writes.
+What these tests show of a family stands in docs/reference/families.md: `make families` writes it.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from inspect_ai.log import list_eval_logs, read_eval_log
-from shell import BIN, Shell
+from shell import Shell
 
 from steering import models
 from steering.cli import commands
@@ -216,12 +216,8 @@ def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: S
     logs = shell.folder / "logs" / "killed"
     arguments = ["study", "magnitude", "-T", "num_questions=4", "--log-dir", str(logs)]
     arguments += ["-A", "magnitude=0.5,1", "--display", "none"]
-    process = subprocess.Popen(
-        [str(BIN / "steering"), *arguments],
-        cwd=shell.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+    process = shell.start(
+        "steering", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and not _started(logs):

@@ -41,6 +41,7 @@ from steering.judging.metrics import (
     mean_scores,
     question_rates,
 )
+from steering.judging.protocols import PROTOCOLS, Protocol, choose_protocol
 from steering.judging.questions import (
     QuestionError,
     QuestionSet,
@@ -57,12 +58,14 @@ from steering.judging.rubric import (
     load_rubric,
 )
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
+from steering.judging.tasks import em_task
 from steering.judging.verdicts import JudgedAnswer, Verdict, shortened
 
 __all__ = [
     "DEFAULT_GRADER",
     "DIMENSIONS",
     "EM_RULES",
+    "PROTOCOLS",
     "SCORE_KEYS",
     "Bounds",
     "Difference",
@@ -74,6 +77,7 @@ __all__ = [
     "Interval",
     "JudgedAnswer",
     "MetricError",
+    "Protocol",
     "Provenance",
     "QuestionError",
     "QuestionSet",
@@ -85,12 +89,14 @@ __all__ = [
     "ask_judge",
     "between_question_sd",
     "bootstrap_interval",
+    "choose_protocol",
     "cluster_interval",
     "cluster_standard_error",
     "coherence",
     "design_effect",
     "em_judge",
     "em_rate",
+    "em_task",
     "grader_model",
     "held_out_questions",
     "judge_failures",

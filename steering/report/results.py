@@ -33,6 +33,7 @@ from steering.logs import (
     find_score,
     find_subject,
     is_of_judge,
+    task_of,
     why_left_out,
 )
 
@@ -235,7 +236,7 @@ def _missing(log: EvalLog, samples: "Sequence[ScoredSample]") -> str | None:
 
 def _results(log: EvalLog, samples: "Sequence[ScoredSample]") -> list[Result]:
     """The results of one log: one, unless its samples brought interventions of their own."""
-    where = f"{log.eval.task} on {log.eval.model}"
+    where = f"{task_of(log)} on {log.eval.model}"
     answers: dict[str, list[JudgedAnswer]] = {}
     bounds, judges = set(), set()
     for sample in samples:
@@ -254,7 +255,7 @@ def _results(log: EvalLog, samples: "Sequence[ScoredSample]") -> list[Result]:
     [judge], [limits] = judges, bounds
     return [
         Result(
-            log.eval.task,
+            task_of(log),
             condition,
             found,
             Bounds(*limits),

@@ -30,7 +30,7 @@ from steering.judging import (
     mean_interval,
 )
 from steering.judging.leak import LEAKED_ABOVE
-from steering.logs import CUT, LEAK, SCORER, LogError, each_header, why_left_out
+from steering.logs import CUT, LEAK, SCORER, LogError, each_header, task_of, why_left_out
 from steering.report.results import ReportError
 from steering.studies.facts import NUMBERS, TEXTS, condition_facts
 
@@ -194,7 +194,7 @@ def _of_log(place: str, header: "EvalLog", rows: pd.DataFrame) -> pd.DataFrame:
     made = mine.drop(columns=["score", "usage"]).assign(
         log=place,
         study=str((header.eval.metadata or {}).get("study", "")),
-        task=header.eval.task,
+        task=task_of(header),
         model=model.removeprefix("steered/"),
         questions=str((header.eval.metadata or {}).get("questions", "unknown")),
         protocol=str((header.eval.metadata or {}).get("protocol", "")),
