@@ -61,23 +61,26 @@ def settled(page: Any, seconds: float = 15) -> None:
 
 
 def main(logs: Path) -> None:
+    """Take every picture, of the steered run among the logs."""
     from inspect_ai.log import list_eval_logs, read_eval_log
 
-    found = {read_eval_log(info, header_only=True).eval.model: info for info in list_eval_logs(str(logs))}
-    steered = next(info for model, info in found.items() if "[medical x1]" in model)
-    name = Path(steered.name).name
+    infos = {read_eval_log(i, header_only=True).eval.model: i for i in list_eval_logs(str(logs))}
+    log = Path(next(info for model, info in infos.items() if "[medical x1]" in model).name).name
+    answer = f"#/logs/{log}/samples/sample/wish%2F1/1"
     with view(logs) as address:
         page = browser()
-        for picture, place in {
-            "view-list": "#/logs",
-            "view-log": f"#/logs/{name}/samples",
-            "view-answer": f"#/logs/{name}/samples/sample/wish_1/1/scoring",
-            "view-call": f"#/logs/{name}/samples/sample/wish_1/1/messages",
-            "view-metadata": f"#/logs/{name}/samples/sample/wish_1/1/metadata",
-        }.items():
+        for picture, place, tab in (
+            ("view-logs", "#/logs", None),
+            ("view-answers", f"#/logs/{log}/samples", None),
+            ("view-answer", f"{answer}/scoring", None),
+            ("view-call", f"{answer}/transcript", "API"),
+        ):
             page.get("about:blank")
             page.get(address + place)
             settled(page)
+            if tab is not None:
+                page.find_element("xpath", f"//button[normalize-space()='{tab}']").click()
+                settled(page)
             page.save_screenshot(str(IMAGES / f"{picture}.png"))
         page.quit()
 

@@ -223,6 +223,7 @@ def make_output(
     sampling = rows[0].sampling
     request = {
         "prompt": prompt,
+        "steering": _in_short(intervention),
         "sampling": {**vars(sampling), "seeds": [row.sampling.seed for row in rows]},
         "max_tokens": rows[0].max_tokens,
         "stop": rows[0].stop,
@@ -231,6 +232,18 @@ def make_output(
         "choices": [{"text": result.text, "stop_reason": result.stop_reason} for result in results]
     }
     return output, ModelCall.create(request, response)
+
+
+def _in_short(intervention: dict[str, Any]) -> list[dict[str, Any]]:
+    """What acted on the activations, as the call shows it: where, how and how far."""
+    acts = [
+        {name: value for name, value in act.items() if name != "residual_norms"}
+        | {"vector": act["vector"]["digest"]}
+        for act in intervention.get("interventions", [])
+    ]
+    if adapter := intervention.get("adapter"):
+        acts.append({f"adapter_{name}": adapter[name] for name in ("name", "digest", "scale")})
+    return acts
 
 
 def _told(results: Sequence[RowResult], telemetry: Telemetry) -> dict[str, Any]:

@@ -293,6 +293,11 @@ def test_the_output_says_what_was_done(folder: Path, vector_file: Path, tmp_path
     [call] = [event.call for event in log.samples[0].events if event.event == "model"]
     assert call is not None
     assert call.request["prompt"] == "<|start|>user: Hello<|end|>assistant: "
+    [shown] = call.request["steering"]  # type: ignore[misc]
+    assert shown == {name: value for name, value in act.items() if name in shown} | {
+        "vector": act["vector"]["digest"]
+    }
+    assert {"layers", "site", "operation", "positions", "magnitude", "unit"} <= shown.keys()
     assert log.eval.model == str(model)
     assert log.eval.model_args == {"vector": str(vector_file), "magnitude": 2, "unit": "residual"}
 

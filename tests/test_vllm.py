@@ -44,8 +44,8 @@ _LINEAR_HEADS = {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
 _BFLOAT16 = {"qwen3.5", "qwen3.5-moe", "qwen3.5-multimodal", "gpt-oss"}
 # Log probabilities of one bfloat16 model by two sets of kernels differ by this much.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
-# Gemma 2's soft caps on attention are rounded otherwise on CPUs; tokens are the same. Where rounding
-# sends a token to another expert, it comes out further off.
+# Gemma 2's soft caps on attention are rounded otherwise on CPUs; tokens are the same. A token that
+# rounding sends to another expert comes out further off.
 _LOOSER = {"gemma2": 0.05, "qwen3.5-moe": 1.0}
 _ALWAYS = ("qwen3", "qwen3.5")
 # What vLLM's build for CPUs can't load, and why.

@@ -10,13 +10,19 @@ from inspect_ai.log import HeadlineMetric
 from inspect_ai.model import GenerateConfig
 from inspect_ai.model._model import active_model
 from inspect_ai.solver import generate
+from inspect_ai.viewer import (
+    ScoreColorScale,
+    TaskSamplesColumn,
+    TaskSamplesView,
+    ViewerConfig,
+)
 
 from steering.errors import SteeringError
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
 from steering.judging.questions import QuestionSet
-from steering.judging.rubric import SCORE_OF
+from steering.judging.rubric import SCORE_KEYS, SCORE_OF
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 from steering.targets import subject_of
 
@@ -73,12 +79,33 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str, leak: str | None 
             "protocol": name,
         },
         headline_metric=HeadlineMetric(scorer="em_judge", metric=f"em_{protocol.rule}"),
+        viewer=_view(leak=leak is not None),
     )
     # Nothing is wrong any more: the next thing is the eval, whose time is its own.
     model = active_model()
     if prepare := getattr(model.api if model else None, "prepare", None):
         prepare()
     return made
+
+
+def _view(*, leak: bool) -> ViewerConfig:
+    """How `inspect view` lists answers: with their scores, coloured; there is no target to show."""
+    shown = [TaskSamplesColumn(id=name) for name in ("sampleStatus", "sampleId", "epoch")]
+    shown += [TaskSamplesColumn(id=name) for name in ("input", "answer")]
+    shown += [TaskSamplesColumn.score("em_judge", key) for key in SCORE_KEYS]
+    if leak:
+        shown.append(TaskSamplesColumn.score("target_leak"))
+    hidden = [
+        TaskSamplesColumn(id=name, visible=False) for name in ("target", "tokens", "duration")
+    ]
+    colours = {str(key): ScoreColorScale(palette="good-high", min=0, max=100) for key in SCORE_KEYS}
+    return ViewerConfig(
+        # What a misaligned model says is shown as text: no links, no images.
+        trust_content=False,
+        task_samples_view=TaskSamplesView(
+            name="answers", columns=shown + hidden, score_color_scales=colours
+        ),
+    )
 
 
 def _require_own_prompts(asked: QuestionSet, protocol: str) -> None:

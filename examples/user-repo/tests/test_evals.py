@@ -1,4 +1,4 @@
-"""Every task that Inspect finds in evals/ runs to its end on the toy; a new file needs no new test."""
+"""Every task that Inspect finds in evals/ runs on the toy; a new file needs no new test."""
 
 from pathlib import Path
 
