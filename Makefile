@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study test test-docs test-browser test-vllm families reference docs check bench bench-vllm
+.PHONY: demo study test test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -64,9 +64,17 @@ families: .venv/installed
 reference: .venv/installed
 	$(BIN)/python docs/reference.py
 
+# The documentation as a site, with a study of the toy to look at in inspect view.
 docs: reference
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/mkdocs build --strict --site-dir site
+	$(BIN)/steering study magnitude --model toy --display plain --log-dir logs/docs/magnitude
+	$(BIN)/inspect view bundle --log-dir logs/docs/magnitude --output-dir site/toy-study --overwrite
+
+# The documentation's pictures of inspect view. Needs Chromium and chromedriver.
+screenshots: docs
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/python docs/screenshots.py logs/docs/magnitude
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine
@@ -77,3 +85,4 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/inspect-evals-lint $(patsubst %,--task %,$(filter-out evals/__init__.py,$(wildcard evals/*.py)))

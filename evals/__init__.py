@@ -1,1 +1,7 @@
-"""The task files of the suite. Each holds @task functions and nothing else."""
+"""The evaluations: what Inspect lists and runs. One file a task."""
+
+from evals.em_freeform import em_freeform
+from evals.em_target import em_target
+from evals.judge_calibration import judge_calibration
+
+__all__ = ["em_freeform", "em_target", "judge_calibration"]

@@ -67,12 +67,19 @@ def test_the_bounds_of_the_reference_are_those_of_its_formula() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_fences_say_what_they_are_and_links_lead_to_files(page: str) -> None:
     told = {block.language for block in blocks_of(PAGES[page])}
-    assert told <= {"sh", "console", "text", "python", "yaml", "json", "toml"}
+    assert told <= {"sh", "console", "text", "python", "bash", "yaml", "json"}
     assert PAGES[page].count("```") == 2 * len(blocks_of(PAGES[page]))
     outside = re.sub(_FENCE, "", PAGES[page])
     for link in re.findall(r"\]\(([^)\s#]+)", outside):
         if "://" not in link:
             assert (REPO / page).parent.joinpath(link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_file_that_is_shown_is_the_file(page: str) -> None:
+    for block in blocks_of(PAGES[page]):
+        if block.title and (REPO / block.title).is_file():
+            assert block.text == (REPO / block.title).read_text(), block.title
 
 
 def test_every_page_stands_in_the_contents() -> None:

@@ -163,10 +163,9 @@ def ahead_at_matched_em(quantity: Quantity) -> Callable[[pd.DataFrame, EMRule], 
     """
 
     def judge(rows: pd.DataFrame, rule: EMRule) -> Ruling:
-        """Steered answers have the higher score where both arms have the same EM rate.
+        """Steered answers score higher, at the middle of the range of EM that both arms cover.
 
-        At the middle of the range of EM that both arms cover. Supported: the interval of the
-        difference lies above 0. Refuted: it lies below 0, or below 5 points.
+        Supported: the interval of the difference lies above 0. Refuted: below 0, or below 5 points.
         """
         try:
             comparisons, missing = compare_arms(rows, rule)
@@ -327,7 +326,7 @@ def raised_everywhere(axis: str, least: int, what: str) -> Callable[[pd.DataFram
         """EM is above the baseline for each of them.
 
         Supported: for each, by the rule of the first claim. Refuted: for one it can't rise by 5
-        points, 95% for all together.
+        points, 95% for all.
         """
         differences: dict[str, _Array] = {}
         steered = rows[rows["arm"] == "steered"]

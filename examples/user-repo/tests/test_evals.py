@@ -6,7 +6,7 @@ import pytest
 from inspect_ai import eval, list_tasks
 
 EVALS = Path(__file__).parent.parent / "evals"
-TASKS = [f"{found.file}@{found.name}" for found in list_tasks(root_dir=str(EVALS), absolute=True)]
+TASKS = [f"{found.file}@{found.name}" for found in list_tasks(root_dir=EVALS, absolute=True)]
 
 
 @pytest.mark.parametrize("task", TASKS)

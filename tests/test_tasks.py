@@ -1,0 +1,34 @@
+"""Every task that Inspect finds in evals/ runs on the toy; a new file is tested by this."""
+
+from pathlib import Path
+
+import pytest
+from inspect_ai import eval, list_tasks
+from shell import REPO
+
+TASKS = [
+    f"{REPO / 'evals' / Path(found.file).name}@{found.name}"
+    for found in list_tasks(root_dir=REPO / "evals")
+]
+
+
+def test_inspect_finds_the_tasks() -> None:
+    files = {path.stem for path in (REPO / "evals").glob("*.py")} - {"__init__"}
+    assert {task.partition("@")[2] for task in TASKS} == files
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_runs_on_the_toy(task: str, tmp_path: Path) -> None:
+    [log] = eval(
+        task,
+        model="steered/toy",
+        model_args={"vector": "none"},
+        limit=2,
+        epochs=1,
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    assert log.status == "success", log.error
+    assert log.results is not None
+    assert log.results.scores[0].scored_samples == 2
+    assert log.eval.config.limit == 2
