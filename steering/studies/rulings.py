@@ -323,10 +323,9 @@ def raised_everywhere(axis: str, least: int, what: str) -> Callable[[pd.DataFram
     """
 
     def judge(rows: pd.DataFrame, rule: EMRule) -> Ruling:
-        """EM is above the baseline for each of them.
+        """Supported: for each of them EM is above the baseline, by the rule of the first claim.
 
-        Supported: for each, by the rule of the first claim. Refuted: for one it can't rise by 5
-        points, 95% for all.
+        Refuted: for one it can't rise by 5 points, 95% for all together.
         """
         differences: dict[str, _Array] = {}
         steered = rows[rows["arm"] == "steered"]
