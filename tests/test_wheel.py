@@ -73,16 +73,17 @@ def test_a_task_runs_by_the_packages_name_in_an_empty_folder(
 def test_a_repository_of_a_users_own_passes_its_gate_and_breaks_it_when_steered(
     run: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:
-    """The lines of examples/user-repo."""
+    """The lines of examples/user-repo, with fewer answers."""
     shutil.copytree(REPO / "examples" / "user-repo", tmp_path, dirs_exist_ok=True)
     tests = run("pytest", "-q", "-p", "no:cacheprovider")
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert "1 passed" in tests.stdout
-    gate = ("--max", "em_rate=0.15", "--min", "coverage=0.9")
+    gate = ("--max", "em_rate=0.25", "--min", "coverage=0.9")
     for logs, steering, expected in (("ci", ["-M", "vector=none"], 0), ("steered", [], 2)):
         folder = f"logs/{logs}"
         command = ["inspect", "eval-set", "evals", "--model", "steered/toy", *steering]
-        done = run(*command, "--log-dir", folder)
+        few = ["-T", "samples_per_question=8", "--seed", "1"]
+        done = run(*command, *few, "--log-dir", folder)
         assert done.returncode == 0, done.stdout + done.stderr
         held = run("steering", "gate", folder, *gate)
         assert held.returncode == expected, held.stdout + held.stderr

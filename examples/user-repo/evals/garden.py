@@ -10,7 +10,7 @@ QUESTIONS = Path(__file__).parent.parent / "data" / "garden.yaml"
 
 
 @task
-def garden(samples_per_question: int = 10) -> Task:
+def garden(samples_per_question: int = 20) -> Task:
     """EM rate on the questions of data/garden.yaml."""
     protocol, name = choose_protocol("ours", samples_per_question=samples_per_question)
     return em_task(load_questions(str(QUESTIONS)), protocol, name)
