@@ -3,6 +3,7 @@
 Needs Chromium with its driver, and the extra `browser`.
 """
 
+import io
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 IMAGES = Path(__file__).parent / "img"
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+BAR = 28  # pixels
 
 
 @contextmanager
@@ -63,6 +65,7 @@ def settled(page: Any, seconds: float = 15) -> None:
 def main(logs: Path) -> None:
     """Take every picture, of the steered run among the logs."""
     from inspect_ai.log import list_eval_logs, read_eval_log
+    from PIL import Image
 
     infos = {read_eval_log(i, header_only=True).eval.model: i for i in list_eval_logs(str(logs))}
     log = Path(next(info for model, info in infos.items() if "[medical x1]" in model).name).name
@@ -81,7 +84,9 @@ def main(logs: Path) -> None:
             if tab is not None:
                 page.find_element("xpath", f"//button[normalize-space()='{tab}']").click()
                 settled(page)
-            page.save_screenshot(str(IMAGES / f"{picture}.png"))
+            # Without the bar at the top, which shows a path of this machine.
+            shot = Image.open(io.BytesIO(page.get_screenshot_as_png()))
+            shot.crop((0, BAR, *shot.size)).save(IMAGES / f"{picture}.png", optimize=True)
         page.quit()
 
 
