@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study test test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
+.PHONY: demo study test coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,6 +26,9 @@ study: .venv/installed
 
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+coverage: .venv/installed
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 # Follows every page of the documentation word for word.
 test-docs: .venv/installed

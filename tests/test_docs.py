@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import shutil
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def test_every_page_stands_in_the_contents() -> None:
     ]
     assert missing == []
     assert yaml.safe_load(contents)["exclude_docs"] == "*.py"
+
+
+def test_the_licence_of_every_dependency_is_told() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev"
+              for name in names]  # fmt: skip
+    named = [re.split(r"[\[><=]", name)[0] for name in project["dependencies"] + extras]
+    assert [name for name in named if name not in PAGES["docs/project/licences.md"]] == []
 
 
 def test_every_command_stands_in_the_documentation() -> None:

@@ -1,6 +1,7 @@
 """The order of the rooms: who may import whom, what stays light, and how long a module may be."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_an_import_is_seen_wherever_it_stands(tmp_path):
         "steering.vector",
         "steering.engines.hf",
     }
+
+
+def test_the_page_on_the_architecture_lists_the_rooms_in_their_order():
+    page = (REPOSITORY / "docs" / "project" / "architecture.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([\w.]+)` \|", page, flags=re.MULTILINE) == ROOMS
+    assert all(f"`{leaf.partition('.')[2]}`" in page for leaf in LEAVES)
 
 
 def test_one_file_of_each_engine_speaks_to_nnsight():
