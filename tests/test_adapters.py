@@ -10,16 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import inspect_ai
 import pytest
 from adapter_files import change_config, found, save_adapter
+from click.testing import CliRunner
 from fake_hub import MODEL_COMMIT, fake_hub
 from finetuning import train
 from inspect_ai._util.error import PrerequisiteError
-from shell import Shell
+from shell import REPO
 from test_provider import GREEDY, ask, save_vector, steered
 from tiny_models import LAYERS, WIDTH, save_tiny
 
 from steering.adapters import AdapterError, find_adapter
+from steering.cli import commands
 from steering.engines import hf
 from steering.models import ModelSource, find_model, read_shape, weights_digest
 from steering.spec import SpecError, parse_options
@@ -308,21 +311,34 @@ def test_a_request_keeps_the_adapter_when_it_overrides_other_options(
     assert one.completion == ask(steered(model, adapter=str(saved), **both)).completion
 
 
-def test_em_target_asks_about_the_target_of_the_adapter(shell: Shell) -> None:
+def test_em_target_asks_about_the_target_of_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the report takes a finetuned run for no baseline, but compares it with one."""
-    logs = shell.folder / "logs" / "adapters"
-    command = ["steering", "finetune", "--model", "toy", "--target", "finance"]
-    out = ["--training-epochs", "1", "--out", "adapters/money"]
-    done = shell.run(*command, *out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    ask = ["--model", "steered/toy", "--limit", "4", "--epochs", "2", "--log-dir", str(logs)]
-    for options in (
-        ["-M", "adapter=adapters/money"],
-        ["-M", "vector=none", "-T", "target=finance"],
+    monkeypatch.chdir(tmp_path)
+    command = ["finetune", "--model", "toy", "--target", "finance", "--training-epochs", "1"]
+    done = CliRunner().invoke(commands, [*command, "--out", "adapters/money"])
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    asked = []
+    for options, task_args in (
+        ({"adapter": "adapters/money"}, {}),
+        ({"vector": "none"}, {"target": "finance"}),
     ):
-        done = shell.run("inspect", "eval", "evals/em_target.py", *ask, *options)
-        assert done.returncode == 0, done.stdout + done.stderr
-    told = " ".join(shell.run("steering", "report", str(logs)).stdout.split())
+        [log] = inspect_ai.eval(
+            f"{REPO}/evals/em_target.py@em_target",
+            model="steered/toy",
+            model_args=options,
+            task_args=task_args,
+            limit=4,
+            epochs=2,
+            log_dir="logs",
+            display="none",
+        )
+        assert log.status == "success", log.error
+        asked.append([sample.input for sample in log.samples or []])
+    assert asked[0] == asked[1]
+    monkeypatch.setenv("COLUMNS", "200")
+    told = " ".join(CliRunner().invoke(commands, ["report", "logs"]).output.split())
     assert re.search(r"toy\[adapter money-\w+\] - baseline: EM betley [+-]\d+ points", told)
     assert "can't be compared" not in told
 
