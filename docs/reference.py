@@ -118,8 +118,8 @@ def task_options() -> str:
     return f"""# Options of the tasks (`-T`)
 
 In a clone a task is named by its file (`evals/em_freeform.py`), anywhere else by the package
-(`steering/em_freeform`). Inspect wants a file's path relative to where you are; an absolute one only
-with the task behind it (`/there/evals/em_freeform.py@em_freeform`). What is not given is the
+(`steering/em_freeform`). Inspect wants a file's path relative to where you are; an absolute one
+only with the task behind it (`/there/evals/em_freeform.py@em_freeform`). What is not given is the
 protocol's own.
 
 {chr(10).join(parts)}
