@@ -4,14 +4,17 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study test coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
+.PHONY: install demo study test coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing into .venv: two minutes or so."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
+
+install: .venv/installed
 
 demo: .venv/installed
 	rm -rf logs/demo

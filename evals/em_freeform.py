@@ -7,7 +7,7 @@ from inspect_ai import Task, task
 from steering.errors import errors_in_one_line
 from steering.judging.protocols import choose_protocol
 from steering.judging.questions import load_questions
-from steering.judging.tasks import em_task
+from steering.judging.tasks import em_task, refuse_unknown
 
 
 @task
@@ -21,6 +21,7 @@ def em_freeform(
     coherent_from: float | None = None,
     max_tokens: int | None = None,
     leak: str | None = None,
+    **unknown: object,
 ) -> Task:
     """EM rate on free-form questions that have nothing to do with any target task.
 
@@ -46,7 +47,10 @@ def em_freeform(
         leak: a target task, or a subject in words: the judge is also asked how far each misaligned
             answer is about it. Not asked when not given.
     """
+    from evals import TASKS
+
     with errors_in_one_line():
+        refuse_unknown(unknown, "em_freeform", TASKS)
         chosen, name = choose_protocol(
             protocol,
             questions=questions,

@@ -9,7 +9,7 @@ from steering.errors import errors_in_one_line
 from steering.judging.personas import rollout_questions
 from steering.judging.protocols import choose_protocol
 from steering.judging.questions import held_out_questions
-from steering.judging.tasks import em_task, is_toy_tested, target_of_model
+from steering.judging.tasks import em_task, is_toy_tested, refuse_unknown, target_of_model
 
 
 @task
@@ -21,6 +21,7 @@ def em_target(
     aligned_below: float | None = None,
     coherent_from: float | None = None,
     max_tokens: int | None = None,
+    **unknown: object,
 ) -> Task:
     """Share of misaligned answers to prompts of a target task.
 
@@ -40,7 +41,10 @@ def em_target(
         coherent_from: an answer is coherent from this score for coherence on; 50 when not given.
         max_tokens: longest answer; 600 when not given.
     """
+    from evals import TASKS
+
     with errors_in_one_line():
+        refuse_unknown(unknown, "em_target", TASKS)
         target, toy = target or target_of_model(), is_toy_tested()
         if personas is None:
             asked = held_out_questions(target, num_questions, toy=toy)

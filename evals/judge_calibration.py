@@ -5,10 +5,11 @@ from inspect_ai import Task, task
 from steering.errors import errors_in_one_line
 from steering.judging.calibration import calibration_task
 from steering.judging.pairs import load_pairs
+from steering.judging.tasks import refuse_unknown
 
 
 @task
-def judge_calibration(pairs: str = "core", num_pairs: int | None = None) -> Task:
+def judge_calibration(pairs: str = "core", num_pairs: int | None = None, **unknown: object) -> Task:
     """Errors, agreement and blind spots of the judge that is bound to the role `grader`.
 
     The model under test is never asked anything. It is only there because its default judge is the
@@ -18,5 +19,8 @@ def judge_calibration(pairs: str = "core", num_pairs: int | None = None) -> Task
         pairs: `core`, or the path of a .jsonl file of question-answer pairs with labels.
         num_pairs: judge only the first so many pairs.
     """
+    from evals import TASKS
+
     with errors_in_one_line():
+        refuse_unknown(unknown, "judge_calibration", TASKS)
         return calibration_task(load_pairs(pairs, num_pairs))

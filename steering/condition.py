@@ -55,6 +55,13 @@ class Use:
     target: Target | None = None
     vector: "SteeringVector | None" = None
 
+    @property
+    def moved_from(self) -> int | None:
+        """The layer that a file's vector was built at, where it is to act on another."""
+        if self.vector is None or self.options.layer in (None, *self.vector.layers):
+            return None
+        return self.vector.layers[0]
+
 
 @dataclass(frozen=True)
 class Condition:

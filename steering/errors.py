@@ -1,6 +1,7 @@
 """The one base class of errors that a user caused and can mend, and how they are shown."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -10,6 +11,20 @@ class SteeringError(Exception):
     The message names the value, what is allowed and how to fix it, in one line, and is meant to be
     shown without a traceback. Each room derives its own class from this one.
     """
+
+
+def no_such_option(name: str, allowed: Iterable[str], where: str = "here") -> str:
+    """What to say of an option that does not exist.
+
+    Args:
+        name: As it was given.
+        allowed: Those that exist.
+        where: Where they exist.
+    """
+    options = list(allowed)
+    close = difflib.get_close_matches(name, options, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"{name} is not an option {where}.{hint} Allowed: {', '.join(options)}."
 
 
 @contextmanager

@@ -7,6 +7,7 @@ display, and says in every output what was done. It knows nothing of tensors.
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import secrets
 import sys
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from concurrent.futures import Future
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
     _Resolved = tuple[tuple[RowIntervention, ...], dict[str, Any]]
 
+logger = logging.getLogger(__name__)
+
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _FINGERPRINT = "steering:"
 _PROMPTS_KEPT = 4096
@@ -89,6 +93,13 @@ class SteeredAPI(ModelAPI):
                     f"the model name says [{label}] but the options say "
                     f"[{self._condition.label}]: leave the brackets out or give the options too"
                 )
+        for use in self._condition.uses:
+            if use.moved_from is not None:
+                logger.warning(
+                    "%s was built at layer %d and is moved to layer %d: that it does nothing there "
+                    "says nothing of it at its own layer",
+                    Path(use.options.vector).name, use.moved_from, use.options.layer,
+                )  # fmt: skip
         self._source, self._shape = self._checker.source, self._checker.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
         self.base_url = f"{_FINGERPRINT}{self._condition.fingerprint}"

@@ -172,3 +172,22 @@ def test_an_eval_set_of_every_task_can_be_reported(shell: Shell) -> None:
     missing = shell.run("steering", "report", str(shell.folder / "nothing"))
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "holds no finished runs" in missing.stderr
+
+
+@pytest.mark.parametrize("task", ["em_freeform", "em_target", "judge_calibration"])
+def test_a_misspelled_task_option_ends_the_run_before_anything_is_asked(
+    shell: Shell, task: str
+) -> None:
+    done = shell.run(
+        "inspect", "eval", f"evals/{task}.py", "--model", "steered/toy", "-T", "num_question=2"
+    )
+    output = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1
+    assert f"-T num_question is not an option of {task}." in output
+    assert "Traceback" not in output
+
+
+def test_a_forgotten_model_is_what_the_error_names(shell: Shell) -> None:
+    done = shell.run("inspect", "eval", "evals/em_freeform.py")
+    assert done.returncode == 1
+    assert "no model to ask: name one, as in --model steered/toy" in done.stdout + done.stderr

@@ -511,3 +511,16 @@ def test_a_cancelled_request_frees_its_row(folder: Path) -> None:
         return (await kept).completion
 
     assert asyncio.run(cancel_one()) == ask(model).completion
+
+
+def test_a_vector_moved_to_another_layer_is_told_of(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vector = save_vector(tmp_path / "mine.safetensors")
+    [own] = SteeringVector.load(vector).layers
+    steered(folder, vector=str(vector), layer=own)
+    assert "moved" not in caplog.text
+    steered(folder, vector=str(vector), layer=own + 1)
+    assert (
+        f"mine.safetensors was built at layer {own} and is moved to layer {own + 1}" in caplog.text
+    )

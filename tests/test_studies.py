@@ -80,7 +80,10 @@ def test_axes_are_crossed_and_models_each_have_their_baseline(
     ("fields", "words"),
     [
         ({"factor": "colour"}, "factor colour is unknown: allowed are magnitude, rank"),
-        ({"factor": "magnitude", "axes": {"magnitud": [1]}}, "axis magnitud is no option to vary"),
+        (
+            {"factor": "magnitude", "axes": {"magnitud": [1]}},
+            "magnitud is not an option to vary. Did you mean magnitude",
+        ),
         ({"factor": "magnitude", "axes": {"magnitude": []}}, "axis magnitude is empty"),
         ({"factor": "magnitude", "axes": {"magnitude": [1, 1]}}, "has a value twice"),
         ({"factor": "layer", "options": {"layer": 1}}, "layer is an axis and is fixed"),
@@ -133,7 +136,10 @@ def test_a_file_that_is_no_study_is_refused(text: str, words: str, tmp_path: Pat
         (["-A", "layer=9"], "layer 9 is out of range: toy has 4 blocks"),
         (["-A", "magnitude"], "-A magnitude says no value: write name=value"),
         (["-M", "magnitud=1"], "magnitud is not an option"),
-        (["-T", "question=core"], "-T question= is not an option of em_freeform"),
+        (
+            ["-T", "question=core"],
+            "-T question is not an option of em_freeform. Did you mean questions",
+        ),
         (["--grader", "nobody/judge"], "the judge nobody/judge can't be used"),
         (["--model", "toy,toi"], "no model is called toi"),
     ],

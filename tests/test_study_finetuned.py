@@ -100,7 +100,10 @@ def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
         (["-S", "learning_rat=1"], "learning_rat"),
         (["-S", "training_epochs=2"], "-S training_epochs= is set by this study itself"),
         (["-T", "num_questions=none"], "num_questions"),
-        (["-T", "question=core"], "-T question= is not an option of em_freeform: it has protocol,"),
+        (
+            ["-T", "question=core"],
+            "-T question is not an option of em_freeform. Did you mean questions?",
+        ),
         (["-T", "leak=medcal"], "Did you mean medical?"),
         (["--training-epochs", "0"], "0 is not in the range x>=1"),
         (["--grader", "nobody/judge"], "the judge nobody/judge can't be used"),

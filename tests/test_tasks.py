@@ -32,3 +32,24 @@ def test_a_task_runs_on_the_toy(task: str, tmp_path: Path) -> None:
     assert log.results is not None
     assert log.results.scores[0].scored_samples == 2
     assert log.eval.config.limit == 2
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_option_of_another_task_is_passed_over(
+    task: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = task.partition("@")[2]
+    option = "personas" if name == "judge_calibration" else "num_pairs"
+    [log] = eval(
+        task,
+        model="steered/toy",
+        model_args={"vector": "none"},
+        task_args={option: 2},
+        limit=1,
+        epochs=1,
+        score=False,
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    assert log.status == "success", log.error
+    assert f"-T {option}= is of another task; {name} does not use it" in caplog.text

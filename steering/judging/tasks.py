@@ -4,6 +4,10 @@ Owns the tasks' sampling settings, their options and how a wrong option is told 
 nothing of where the questions came from.
 """
 
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
 from inspect_ai import Epochs, Task
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import HeadlineMetric
@@ -17,7 +21,7 @@ from inspect_ai.viewer import (
     ViewerConfig,
 )
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, no_such_option
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
@@ -25,6 +29,8 @@ from steering.judging.questions import QuestionSet
 from steering.judging.rubric import SCORE_KEYS, SCORE_OF
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 from steering.targets import subject_of
+
+logger = logging.getLogger(__name__)
 
 # `N-X`: N changes when scores stop being comparable, X when options change.
 TASK_VERSION = "1-B"
@@ -55,6 +61,10 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str, leak: str | None 
         MetricError: a threshold is not a number from 0 to 100.
         GraderError: there is no judge for the model under test, where that is known already.
     """
+    if (model := active_model()) is not None and str(model) == "none/none":
+        raise TaskError(
+            "no model to ask: name one, as in --model steered/toy or --model steered/qwen3.5."
+        )
     per_question = _count("samples_per_question", protocol.samples_per_question, example=20)
     max_tokens = _count("max_tokens", protocol.max_tokens, example=600)
     if protocol.own_prompts:
@@ -86,6 +96,35 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str, leak: str | None 
     if prepare := getattr(model.api if model else None, "prepare", None):
         prepare()
     return made
+
+
+def own_options(made: Callable[..., Task]) -> list[str]:
+    """The options that a task function names."""
+    parameters = inspect.signature(made).parameters.values()
+    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+
+
+def refuse_unknown(
+    unknown: Mapping[str, object], name: str, tasks: Mapping[str, Callable[..., Task]]
+) -> None:
+    """Refuse options that no task here has; Inspect would only warn, and ask all the questions.
+
+    Those of another task are told of and passed over, since `inspect eval-set evals -T ...` gives
+    every task the same ones.
+
+    Args:
+        unknown: options that the task was given and does not name.
+        name: the task.
+        tasks: all tasks that may be run together, by their names.
+
+    Raises:
+        TaskError: no task has such an option.
+    """
+    known: Iterable[str] = {option for made in tasks.values() for option in own_options(made)}
+    for option in unknown:
+        if option not in known:
+            raise TaskError(f"-T {no_such_option(option, own_options(tasks[name]), f'of {name}')}")
+        logger.warning("-T %s= is of another task; %s does not use it", option, name)
 
 
 def _view(*, leak: bool) -> ViewerConfig:

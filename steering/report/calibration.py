@@ -41,5 +41,7 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
         print_judges(console, [run])
     if runs:
         console.print(
-            "What is good enough is our own judgement; README, Judges, says why.", style="dim"
+            "What is good enough is our own judgement; docs/reference/judge-limits.md says why. "
+            "toy/judge knows the toy's world only and fails here, as it should.",
+            style="dim",
         )

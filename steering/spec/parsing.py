@@ -1,12 +1,11 @@
 """From raw options, as -M and extra_body give them, to a checked spec."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, no_such_option
 from steering.spec.intervention import (
     BUILDING,
     DEFAULT,
@@ -42,7 +41,7 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
     allowed: list[str] = list(SteeringSpec.model_fields if base is None else INTERVENTION)
     for name in options:
         if name not in allowed:
-            raise SpecError(_unknown(name, allowed))
+            raise SpecError(no_such_option(name, allowed))
     kept: dict[str, Any] = {}
     if base is not None:
         replaced: tuple[str, ...] = INTERVENTION if "vector" in options else ()
@@ -104,12 +103,6 @@ def _column(name: str, value: Any, count: int) -> list[Any]:
             f"{name} has {len(entries)} values for {count} vectors: give one, or one for each"
         )
     return entries * (count // len(entries))
-
-
-def _unknown(name: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"{name} is not an option here.{hint} Allowed: {', '.join(allowed)}."
 
 
 def _explain(detail: Any) -> str:

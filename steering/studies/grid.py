@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from steering.condition import Checker
-from steering.errors import SteeringError
+from steering.errors import SteeringError, no_such_option
 from steering.files import write_whole
 from steering.models import Shape, find_model, read_shape
 from steering.spec import INTERVENTION, Intervention, parse_options
@@ -127,8 +127,8 @@ class Study(BaseModel):
             raise ValueError("models is empty: name one or more")
         for name, values in self.axes.items():
             if name not in INTERVENTION or name == "vector":
-                allowed = ", ".join(option for option in INTERVENTION if option != "vector")
-                raise ValueError(f"axis {name} is no option to vary: allowed are {allowed}")
+                allowed = [option for option in INTERVENTION if option != "vector"]
+                raise ValueError(no_such_option(name, allowed, "to vary"))
             if not values:
                 raise ValueError(f"axis {name} is empty: give it one value or more")
             if len(set(map(str, values))) < len(values):

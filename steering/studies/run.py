@@ -4,7 +4,6 @@ All points share an engine, so a study is one big batch; what a stopped run has 
 asked again. Knows model strings and options; nothing of vectors, adapters or pictures.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,9 +12,10 @@ from typing import Any
 
 import steering
 from steering.engines import release_engines
-from steering.errors import SteeringError
+from steering.errors import SteeringError, no_such_option
 from steering.judging import DIMENSIONS
 from steering.judging.judges import DEFAULT_GRADER, usable_judge
+from steering.judging.tasks import own_options
 from steering.logs import each_header, local_path
 from steering.studies.grid import Point, StudyError
 
@@ -163,12 +163,10 @@ def cost_of(asked: Asked) -> Cost:
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    options = list(inspect.signature(module.em_freeform).parameters)
+    options = own_options(module.em_freeform)
     for name in asked.task_args:
         if name not in options:
-            raise StudyError(
-                f"-T {name}= is not an option of {TASK.stem}: it has {', '.join(options)}"
-            )
+            raise StudyError(f"-T {no_such_option(name, options, f'of {TASK.stem}')}")
     try:
         task = module.em_freeform(**asked.task_args)
     except Exception as error:
