@@ -86,17 +86,17 @@ def test_a_request_that_exceeds_the_budget_by_itself_is_let_in_alone():
     assert _taken(scheduler) == [[0], [1], [2, 3]]
 
 
-@pytest.mark.parametrize("max_rows", [8, 16, 64])
-def test_newcomers_are_let_in_at_once_when_an_eighth_of_the_batch_is_free(max_rows):
-    eighth = max_rows // 8
+@pytest.mark.parametrize("max_rows", [16, 32, 64])
+def test_newcomers_are_let_in_at_once_when_a_sixteenth_of_the_batch_is_free(max_rows):
+    sixteenth = max_rows // 16
     scheduler = _filled(max_rows, max_rows)
-    assert scheduler.lets_in([WIDTH] * (max_rows - eighth))
-    assert len(scheduler.take([WIDTH] * (max_rows - eighth))) == eighth
+    assert scheduler.lets_in([WIDTH] * (max_rows - sixteenth))
+    assert len(scheduler.take([WIDTH] * (max_rows - sixteenth))) == sixteenth
 
 
-def test_less_than_an_eighth_waits_and_no_longer_than_so_many_turns():
-    # Rows free, and rows that want them: either may be what is less than an eighth of 64.
-    for free, waiting in [(1, 50), (7, 50), (60, 1), (60, 7)]:
+def test_less_than_a_sixteenth_waits_and_no_longer_than_so_many_turns():
+    # Rows free, and rows that want them: either may be what is less than a sixteenth of 64.
+    for free, waiting in [(1, 50), (3, 50), (60, 1), (60, 3)]:
         scheduler = _filled(64, waiting)
         running = [WIDTH] * (64 - free)
         answers = [scheduler.lets_in(running) for _ in range(MAX_TURNS)]
