@@ -14,8 +14,8 @@ WINDOW_S = 0.03
 # The longest that the first of a burst waits for the last. Inspect hands over a request in about
 # 10 ms, and slower while a batch is being decoded beside it.
 BURST_S = 1.0
-# Letting rows in costs a pass of its own: it waits until this share of the batch is free (a pass over
-# the prompt of one of 16 rows costs less than leaving its place empty for a few passes) ...
+# Letting rows in costs a pass of its own: it waits until this share of the batch is free (reading
+# one prompt beside 16 rows costs less than a place that is empty for a few passes) ...
 _WORTH_A_PASS = 1 / 16
 # ... or until this many turns have gone by with room for somebody.
 MAX_TURNS = 16
