@@ -6,11 +6,11 @@ in the folder is not what its function gives.
 
 import inspect
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
 
 from docstring_parser import parse
 
+from evals import TASKS
 from steering import finetune, vocabulary
 from steering.construct import SETTINGS
 from steering.judging import cluster_interval
@@ -23,7 +23,6 @@ from steering.studies import CLAIMS, GRIDS, make_study
 from steering.studies.frame import ANSWER_COLUMNS, CONDITION_COLUMNS
 
 FOLDER = Path(__file__).parent / "reference"
-TASKS = ("em_freeform", "em_target", "judge_calibration")
 
 
 def table(heading: str, rows: Iterable[Iterable[object]]) -> str:
@@ -82,8 +81,7 @@ with `generate(state, extra_body={{"steering": {{"magnitude": 2}}}})`.
 
 def task_options() -> str:
     parts = []
-    for name in TASKS:
-        made = getattr(import_module(f"evals.{name}"), name)
+    for name, made in TASKS.items():
         told = parse(inspect.getdoc(made) or "")
         defaults = inspect.signature(made).parameters
         rows = (

@@ -1,7 +1,7 @@
 """The one base class of errors that a user caused and can mend, and how they are shown."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -13,7 +13,7 @@ class SteeringError(Exception):
     """
 
 
-def no_such_option(name: str, allowed: Iterable[str], where: str = "here") -> str:
+def no_such_option(name: str, allowed: Sequence[str], where: str = "here") -> str:
     """What to say of an option that does not exist.
 
     Args:
@@ -21,10 +21,9 @@ def no_such_option(name: str, allowed: Iterable[str], where: str = "here") -> st
         allowed: Those that exist.
         where: Where they exist.
     """
-    options = list(allowed)
-    close = difflib.get_close_matches(name, options, n=1)
+    close = difflib.get_close_matches(name, allowed, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    return f"{name} is not an option {where}.{hint} Allowed: {', '.join(options)}."
+    return f"{name} is not an option {where}.{hint} Allowed: {', '.join(allowed)}."
 
 
 @contextmanager

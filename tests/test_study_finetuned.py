@@ -102,7 +102,8 @@ def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
         (["-T", "num_questions=none"], "num_questions"),
         (
             ["-T", "question=core"],
-            "-T question is not an option of em_freeform. Did you mean questions?",
+            "-T question is not an option of em_freeform. Did you mean questions? "
+            "Allowed: protocol,",
         ),
         (["-T", "leak=medcal"], "Did you mean medical?"),
         (["--training-epochs", "0"], "0 is not in the range x>=1"),

@@ -6,7 +6,7 @@ nothing of where the questions came from.
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from inspect_ai import Epochs, Task
 from inspect_ai.dataset import MemoryDataset
@@ -120,7 +120,7 @@ def refuse_unknown(
     Raises:
         TaskError: no task has such an option.
     """
-    known: Iterable[str] = {option for made in tasks.values() for option in own_options(made)}
+    known = {option for made in tasks.values() for option in own_options(made)}
     for option in unknown:
         if option not in known:
             raise TaskError(f"-T {no_such_option(option, own_options(tasks[name]), f'of {name}')}")
