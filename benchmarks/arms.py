@@ -19,12 +19,12 @@ from typing import Any
 import torch
 import transformers
 
-from steering.engines import Engine, Row
+from steering.engines import Engine, Request
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
-from steering.interventions import RowIntervention
 from steering.models import LoadedModel, ModelSource, find_model, load_model
 from steering.toy import TOYS
+from steering.vectors.interventions import Intervention
 
 VOCABULARY = 8192
 PROMPT_TOKENS = 32
@@ -82,12 +82,12 @@ def engine_of(name: str, rows: int, **where: Any) -> tuple[Engine, LoadedModel]:
 
 
 def greedy_rows(
-    lengths: Sequence[int], edits: Sequence[RowIntervention] = (), seed: int = 0
-) -> list[Row]:
+    lengths: Sequence[int], edits: Sequence[Intervention] = (), seed: int = 0
+) -> list[Request]:
     """Rows with random prompts of one length and answers of these lengths."""
     draw = random.Random(seed)
     return [
-        Row(
+        Request(
             tuple(draw.randrange(5, 1000) for _ in range(PROMPT_TOKENS)),
             Sampling(temperature=0),
             max_tokens=length,
@@ -97,11 +97,11 @@ def greedy_rows(
     ]
 
 
-def additions(loaded: LoadedModel, layers: Sequence[int]) -> tuple[RowIntervention, ...]:
+def additions(loaded: LoadedModel, layers: Sequence[int]) -> tuple[Intervention, ...]:
     """A small random vector for each of these layers."""
     draw = torch.Generator().manual_seed(1)
     return tuple(
-        RowIntervention(
+        Intervention(
             0.02 * torch.randn(1, loaded.shape.width, generator=draw),
             1.0, layer, "resid_post", "add", "all",
         )
@@ -109,7 +109,7 @@ def additions(loaded: LoadedModel, layers: Sequence[int]) -> tuple[RowInterventi
     )  # fmt: skip
 
 
-def ours(engine: Engine, rows: Sequence[Row]) -> int:
+def ours(engine: Engine, rows: Sequence[Request]) -> int:
     """Answer rows; the number of tokens."""
     futures = [engine.submit(row) for row in rows]
     return sum(future.result().num_generated for future in futures)
@@ -128,8 +128,8 @@ class _OwnLengths(transformers.StoppingCriteria):
 
 def generate(
     loaded: LoadedModel,
-    rows: Sequence[Row],
-    edits: Sequence[RowIntervention] = (),
+    rows: Sequence[Request],
+    edits: Sequence[Intervention] = (),
 ) -> int:
     """transformers' own loop over one left-padded batch, each of `edits` added by a forward hook.
 

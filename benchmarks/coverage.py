@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from steering.judging import (
+from steering.stats import (
     Interval,
     bootstrap_interval,
     cluster_interval,

@@ -44,17 +44,18 @@ from benchmarks.arms import (
     save_model,
     speed_ratio,
 )
-from steering.adapters import find_adapter
 from steering.condition import Checker
-from steering.construct import cached_vector, make_recipe
-from steering.engines import Row
+from steering.engines import Request
 from steering.engines.sampling import Sampling
-from steering.interventions import resolve
-from steering.judging.questions import load_questions
 from steering.models import encode, find_model, render_chat, weights_digest
+from steering.models.adapters import find_adapter
+from steering.questions import load_questions
 from steering.spec import SteeringSpec, parse_options
 from steering.targets import load_target
-from steering.vector import SteeringVector
+from steering.training.cache import cached_vector
+from steering.training.recipe import make_recipe
+from steering.vectors import SteeringVector
+from steering.vectors.interventions import resolve
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 MID_SIZE = {
@@ -120,9 +121,9 @@ def ragged(rounds: int) -> dict[str, Any]:
         draw = random.Random(0)
         rows = greedy_rows([draw.randint(5, 200) for _ in range(RAGGED)])
         edits = additions(plain, [1])
-        steered = [Row(row.prompt, row.sampling, row.max_tokens, edits) for row in rows]
+        steered = [Request(row.prompt, row.sampling, row.max_tokens, edits) for row in rows]
 
-        def batches(plain: Any = plain, rows: Sequence[Row] = rows) -> int:
+        def batches(plain: Any = plain, rows: Sequence[Request] = rows) -> int:
             parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
             return sum(generate(plain, part) for part in parts)
 
@@ -180,12 +181,12 @@ def toy_prompts(tokenizer: Any) -> list[tuple[int, ...]]:
     return [tuple(encode(tokenizer, render_chat(tokenizer, turn))) for turn in turns]
 
 
-def sweep_rows(vector: SteeringVector, asked: Sequence[tuple[int, ...]]) -> list[list[Row]]:
+def sweep_rows(vector: SteeringVector, asked: Sequence[tuple[int, ...]]) -> list[list[Request]]:
     """The rows of each magnitude."""
     conditions = [resolve(vector, magnitude=magnitude) for magnitude in MAGNITUDES]
     return [
         [
-            Row(prompt, Sampling(seed=1000 * number + sample), LONGEST, edits)
+            Request(prompt, Sampling(seed=1000 * number + sample), LONGEST, edits)
             for number, prompt in enumerate(asked)
             for sample in range(SAMPLES)
         ]
@@ -226,7 +227,7 @@ def grow(count: int) -> dict[str, Any]:
     edits = resolve(vector)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    rows = [Row(asked[i % len(asked)], Sampling(seed=i), LONGEST, edits) for i in range(count)]
+    rows = [Request(asked[i % len(asked)], Sampling(seed=i), LONGEST, edits) for i in range(count)]
     tokens = ours(engine, rows)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -37,7 +37,7 @@ PATHS = {"model_path": str(TOYS["toy"]), "tokenizer_path": str(TOYS["toy"])}
 HF = {"model": "hf/toy", "model_args": PATHS}
 BASELINE = {"model": "steered/toy", "model_args": {"vector": "none"}}
 STEERED = [{"model": "steered/toy", "model_args": {"magnitude": m}} for m in MAGNITUDES]
-IMPORTS = ("inspect_ai", "torch", "transformers", "nnsight", "steering.provider")
+IMPORTS = ("inspect_ai", "torch", "transformers", "nnsight", "steering.provider.api")
 
 
 def run(models: list[dict[str, Any]], samples: int = 20) -> tuple[float, float]:

@@ -20,11 +20,12 @@ from inspect_ai.log import EvalLog
 from inspect_ai.model import get_model
 
 from steering.condition import Checker
-from steering.construct import cached_vector, make_recipe, vector_path
 from steering.engines import shared_engine
 from steering.spec import parse_options
 from steering.targets import load_target
-from steering.vector import SteeringVector
+from steering.training.cache import cached_vector, vector_path
+from steering.training.recipe import make_recipe
+from steering.vectors import SteeringVector
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "toy"

@@ -20,7 +20,8 @@ from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_lo
 from inspect_ai.model import get_model
 
 from steering.report.page import Report, write_report
-from steering.studies import conditions_of, judge_claims, read_answers, write_frames
+from steering.results.frame import conditions_of, read_answers, write_frames
+from steering.studies import judge_claims
 
 RESULTS = Path(__file__).with_name("results") / "report.json"
 TASK = Path(__file__).parents[1] / "evals" / "em_freeform.py"

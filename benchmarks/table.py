@@ -53,7 +53,7 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             ratio = found["freeform"][f"ours / hf, {what}"]
             yield f"toy, em_freeform: ours / hf, time of the {what}", f"{ratio:.2f}", bound
         imports = found["freeform"]["imports"]
-        own = sum(imports[name] for name in ("nnsight", "steering.provider"))
+        own = sum(imports[name] for name in ("nnsight", "steering.provider.api"))
         yield "imports on top of inspect_ai, torch, transformers", f"{own:.2f} s", "under 1 s"
     if "stall" in found:
         for name, longest in found["stall"]["longest stall, ms"].items():

@@ -28,13 +28,13 @@ from typing import Any
 import torch
 import transformers
 
-from steering.construct.examples import IGNORED, Tokens, batches
-from steering.construct.workbench import Workbench
 from steering.engines import shared_engine
-from steering.interventions import RowIntervention
 from steering.models import LoadedModel, find_model
 from steering.targets import load_target
 from steering.toy import TOYS
+from steering.training.examples import IGNORED, Tokens, batches
+from steering.training.probe import ModelProbe
+from steering.vectors.interventions import Intervention
 
 RESULTS = Path(__file__).parent / "results"
 BATCH_SIZE = 16
@@ -76,12 +76,12 @@ def save_model(folder: Path, family: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def ours(bench: Workbench) -> Callable[[list[Tokens]], None]:
+def ours(bench: ModelProbe) -> Callable[[list[Tokens]], None]:
     """A step of `sft`, as `construct/sft.py` makes it."""
     layer, site = bench.key
     vector = torch.zeros(1, bench.width, requires_grad=True)
     optimizer = torch.optim.Adam([vector], lr=1e-3)
-    edit = RowIntervention(vector, 1.0, layer, site, "add", "all")
+    edit = Intervention(vector, 1.0, layer, site, "add", "all")
 
     def step(items: list[Tokens]) -> None:
         optimizer.zero_grad()
@@ -92,7 +92,7 @@ def ours(bench: Workbench) -> Callable[[list[Tokens]], None]:
     return step
 
 
-def plain(bench: Workbench, model: Any, parameters: list[Any]) -> Callable[[list[Tokens]], None]:
+def plain(bench: ModelProbe, model: Any, parameters: list[Any]) -> Callable[[list[Tokens]], None]:
     """A step of whatever of a model is trainable, with its whole forward pass."""
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
 
@@ -110,7 +110,7 @@ def plain(bench: Workbench, model: Any, parameters: list[Any]) -> Callable[[list
     return step
 
 
-def whole(bench: Workbench) -> Callable[[list[Tokens]], None]:
+def whole(bench: ModelProbe) -> Callable[[list[Tokens]], None]:
     """A step with a forward hook that adds the vector."""
     layer, _ = bench.key
     vector = torch.zeros(bench.width, requires_grad=True)
@@ -125,7 +125,7 @@ def whole(bench: Workbench) -> Callable[[list[Tokens]], None]:
     return hooked
 
 
-def lora(bench: Workbench, folder: Path) -> Callable[[list[Tokens]], None]:
+def lora(bench: ModelProbe, folder: Path) -> Callable[[list[Tokens]], None]:
     """A step of a rank-32 adapter."""
     from peft import LoraConfig, get_peft_model
 
@@ -152,7 +152,7 @@ def measure(family: str, rounds: int) -> dict[str, Any]:
 
 def _take_turns(loaded: LoadedModel, session: Any, folder: Path, rounds: int) -> dict[str, Any]:
     layer = LAYERS // 2 - 1
-    kept, recomputed = (Workbench(loaded, session, layer, "resid_post") for _ in range(2))
+    kept, recomputed = (ModelProbe(loaded, session, layer, "resid_post") for _ in range(2))
     rows = load_target("medical").examples
     items = [kept.tokenize(row, row.misaligned or "") for row in rows]
     start = time.perf_counter()

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from benchmarks.arms import alternate, greedy_rows, machine, ours, save_model, speed_ratio
-from steering.engines import Row, shared_engine
-from steering.interventions import RowIntervention
+from steering.engines import Request, shared_engine
 from steering.models import find_model
+from steering.vectors.interventions import Intervention
 
 RESULTS = Path(__file__).with_name("results") / "vllm.json"
 CONDITIONS, TOKENS = 64, 32
@@ -32,12 +32,12 @@ SHAPE = {
 }
 
 
-def condition(number: int) -> tuple[RowIntervention, ...]:
+def condition(number: int) -> tuple[Intervention, ...]:
     """A vector of its own, at a block of its own."""
     draw = torch.Generator().manual_seed(number)
     direction = 0.02 * torch.randn(1, SHAPE["hidden_size"], generator=draw)
     layer = number % SHAPE["num_hidden_layers"]
-    return (RowIntervention(direction, 1.0 + number, layer, "resid_post", "add", "all"),)
+    return (Intervention(direction, 1.0 + number, layer, "resid_post", "add", "all"),)
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def measure(rounds: int) -> dict[str, Any]:
         def one_by_one() -> int:
             return sum(ours(engine, [row]) for row in steered)
 
-        def together(rows: list[Row]) -> Callable[[], int]:
+        def together(rows: list[Request]) -> Callable[[], int]:
             return lambda: ours(engine, rows)
 
         arms = {

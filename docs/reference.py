@@ -11,16 +11,17 @@ from pathlib import Path
 from docstring_parser import parse
 
 from evals import TASKS
-from steering import finetune, vocabulary
-from steering.construct import SETTINGS
-from steering.judging import cluster_interval
+from steering import vocabulary
+from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
-from steering.judging.trust import LIMITS
 from steering.report import ALIASES, FIGURES
+from steering.results.frame import ANSWER_COLUMNS, CONDITION_COLUMNS
 from steering.spec import SteeringSpec
+from steering.stats import cluster_interval
 from steering.studies import CLAIMS, GRIDS, make_study
-from steering.studies.frame import ANSWER_COLUMNS, CONDITION_COLUMNS
+from steering.training import finetune
+from steering.training.recipe import SETTINGS
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -195,9 +196,9 @@ def judge_limits() -> str:
     return f"""# What is good enough of a judge
 
 `steering report` holds the figures of `judge_calibration` against these limits. They are our own
-judgement (`steering/judging/trust.py`): no study that we know shows where a judge becomes good
-enough, and each is set where an error begins to show in an EM rate. Read the first three first:
-they are about the decision that is counted. A figure of nothing is `unknown`.
+judgement (`steering/judging/calibration/limits.py`): no study that we know shows where a judge
+becomes good enough, and each is set where an error begins to show in an EM rate. Read the first
+three first: they are about the decision that is counted. A figure of nothing is `unknown`.
 
 {table("figure | good enough | because", rows)}
 """

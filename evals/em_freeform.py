@@ -6,8 +6,8 @@ from inspect_ai import Task, task
 
 from steering.errors import errors_in_one_line
 from steering.judging.protocols import choose_protocol
-from steering.judging.questions import load_questions
 from steering.judging.tasks import em_task, refuse_unknown
+from steering.questions import load_questions
 
 
 @task

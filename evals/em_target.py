@@ -6,10 +6,9 @@ With personas the task makes the judged answers that a vector of the model's own
 from inspect_ai import Task, task
 
 from steering.errors import errors_in_one_line
-from steering.judging.personas import rollout_questions
 from steering.judging.protocols import choose_protocol
-from steering.judging.questions import held_out_questions
 from steering.judging.tasks import em_task, is_toy_tested, refuse_unknown, target_of_model
+from steering.questions import held_out_questions, rollout_questions
 
 
 @task

@@ -3,8 +3,8 @@
 from inspect_ai import Task, task
 
 from steering.errors import errors_in_one_line
-from steering.judging.calibration import calibration_task
-from steering.judging.pairs import load_pairs
+from steering.judging.calibration.labelled import load_pairs
+from steering.judging.calibration.task import calibration_task
 from steering.judging.tasks import refuse_unknown
 
 

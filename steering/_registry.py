@@ -9,7 +9,7 @@ from inspect_ai.model import ModelAPI, modelapi
 from evals.em_freeform import em_freeform as _em_freeform
 from evals.em_target import em_target as _em_target
 from evals.judge_calibration import judge_calibration as _judge_calibration
-from steering.judging.calibration import calibration
+from steering.judging.calibration.task import calibration
 from steering.judging.leak import target_leak
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
 
@@ -17,7 +17,7 @@ from steering.judging.scorers import coherence, em_judge, misalignment, relevanc
 @modelapi(name="steered")
 def steered() -> type[ModelAPI]:
     """`steered/<name>`: a local model, steered."""
-    from steering.provider import SteeredAPI
+    from steering.provider.api import SteeredAPI
 
     return SteeredAPI
 

@@ -11,8 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.adapters import Adapter, find_adapter
-from steering.construct import Recipe, make_recipe
 from steering.engines import Engine, EngineError, shared_engine
 from steering.models import (
     PLAIN_TEMPLATE,
@@ -27,13 +25,15 @@ from steering.models import (
     read_template,
     weights_digest,
 )
-from steering.spec import DEFAULT, Intervention, SteeringSpec
+from steering.models.adapters import Adapter, find_adapter
+from steering.spec import DEFAULT, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
+from steering.training.recipe import Recipe, make_recipe
 from steering.vocabulary import EngineName
 
 if TYPE_CHECKING:
-    from steering.interventions import RowIntervention
-    from steering.vector import SteeringVector
+    from steering.vectors import SteeringVector
+    from steering.vectors.interventions import Intervention
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Use:
             changes later does not change what is run under its fingerprint.
     """
 
-    options: Intervention
+    options: InterventionOptions
     digest: str
     recipe: Recipe | None = None
     target: Target | None = None
@@ -143,13 +143,13 @@ class Checker:
             return None
         return find_adapter(spec.adapter, self.source, self.shape, self.weights, spec.adapter_scale)
 
-    def _check(self, part: Intervention, dtype: str) -> Use:
+    def _check(self, part: InterventionOptions, dtype: str) -> Use:
         if part.vector == DEFAULT:
             target = load_target(part.target, toy=self.source.is_toy)
             recipe = self._recipe(part, target, dtype)
             return Use(part, recipe.digest, recipe, target)
         from steering.files import file_digest
-        from steering.vector import SteeringVector
+        from steering.vectors import SteeringVector
 
         if part.layer is not None:
             check_layer(part.layer, self.shape, self.source)
@@ -161,7 +161,7 @@ class Checker:
         resolve_edits(part, vector)
         return Use(part, file_digest(path), vector=vector)
 
-    def _recipe(self, part: Intervention, target: Target, dtype: str) -> Recipe:
+    def _recipe(self, part: InterventionOptions, target: Target, dtype: str) -> Recipe:
         """What builds the default vector; settings that its method does not have are refused."""
         names = [name for name in ("rank", "training_epochs") if name in part.model_fields_set]
         return make_recipe(
@@ -179,13 +179,15 @@ class Checker:
         )
 
 
-def resolve_edits(options: Intervention, vector: "SteeringVector") -> "tuple[RowIntervention, ...]":
+def resolve_edits(
+    options: InterventionOptions, vector: "SteeringVector"
+) -> "tuple[Intervention, ...]":
     """The edits that options make of a vector, one for each of its layers.
 
     Raises:
         InterventionError: The vector can't be applied in that way.
     """
-    from steering.interventions import resolve
+    from steering.vectors.interventions import resolve
 
     return resolve(
         vector,

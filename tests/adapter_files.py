@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from steering.adapters import Adapter, find_adapter
 from steering.models import find_model, read_shape, weights_digest
+from steering.models.adapters import Adapter, find_adapter
 
 # Every linear layer of the blocks of any family here.
 LAYERS = r".*\.layers\.\d+\..*(proj|proj_\w+)"

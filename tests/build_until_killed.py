@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from building import TARGET, engine_of, recipe_for
 
-from steering.construct import cached_vector
+from steering.training.cache import cached_vector
 
 torch.set_num_threads(1)
 folder, options, last_step = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])

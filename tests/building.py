@@ -9,11 +9,12 @@ import torch
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steering.construct import Recipe, build_vector, cached_vector, make_recipe
 from steering.engines import Engine, shared_engine
 from steering.models import find_model, read_shape, weights_digest
 from steering.targets import Example, Target
-from steering.vector import SteeringVector
+from steering.training.cache import build_vector, cached_vector
+from steering.training.recipe import Recipe, make_recipe
+from steering.vectors import SteeringVector
 
 Told = list[tuple[int, int]]
 

@@ -1,6 +1,6 @@
 """What building must come to: plain PyTorch hooks and autograd, one exchange at a time, unpadded.
 
-Nothing here comes from `steering.construct`, and neither batches, padding, kept activations nor
+Nothing here comes from `steering.training`, and neither batches, padding, kept activations nor
 nnsight play a part.
 """
 

@@ -7,13 +7,13 @@ from typing import Any
 from edits import make_map, make_vector
 from tiny_models import LAYERS, WIDTH
 
-from steering.engines import Engine, Row, RowResult
+from steering.engines import Engine, Request, RequestOutput
 from steering.engines.sampling import Sampling
-from steering.interventions import RowIntervention, resolve
-from steering.vector import SteeringVector
+from steering.vectors import SteeringVector
+from steering.vectors.interventions import Intervention, resolve
 
 GREEDY = Sampling(temperature=0)
-Edits = tuple[RowIntervention, ...]
+Edits = tuple[Intervention, ...]
 
 
 def plain(layers: Sequence[int] = (1,), rank: int = 1, **changed: Any) -> SteeringVector:
@@ -83,7 +83,7 @@ def blocks(model: Any) -> Any:
     return model.model.get_submodule(model.blocks)
 
 
-def answer(engine: Engine, rows: Sequence[Row]) -> list[RowResult]:
+def answer(engine: Engine, rows: Sequence[Request]) -> list[RequestOutput]:
     results = [future.result(120) for future in [engine.submit(row) for row in rows]]
     loaded(engine)  # Waits until the batch is over: only then may a test run the model itself.
     return results

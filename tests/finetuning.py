@@ -7,10 +7,11 @@ from building import TARGET
 from safetensors.torch import load_file
 from torch import Tensor
 
-from steering.construct.training import Progress
-from steering.finetune import FinetuneRecipe, epoch_folders, finetune, make_finetune_recipe
 from steering.models import find_model, read_shape, weights_digest
 from steering.targets import Target
+from steering.training.checkpoint import Progress
+from steering.training.finetune import epoch_folders, finetune
+from steering.training.finetune_recipe import FinetuneRecipe, make_finetune_recipe
 
 
 def recipe_for(folder: Path, target: Target = TARGET, **options: Any) -> FinetuneRecipe:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from replicas import edited, is_steered
 
-from steering.interventions import RowIntervention
+from steering.vectors.interventions import Intervention
 
 
-def _edited(hidden: torch.Tensor, edit: RowIntervention, prompt: int) -> torch.Tensor:
+def _edited(hidden: torch.Tensor, edit: Intervention, prompt: int) -> torch.Tensor:
     hidden = hidden.clone()
     for position in range(hidden.shape[1]):
         if is_steered(edit.positions, position, prompt):
@@ -24,21 +24,21 @@ def _edited(hidden: torch.Tensor, edit: RowIntervention, prompt: int) -> torch.T
 
 
 @contextmanager
-def _hooked(blocks: Any, edits: Sequence[RowIntervention], prompt: int) -> Any:
+def _hooked(blocks: Any, edits: Sequence[Intervention], prompt: int) -> Any:
     # Hooks of one module act in the order in which they are registered, as a row's edits do.
     with ExitStack() as stack:
         for edit in edits:
             block = blocks[edit.layer]
             if edit.site == "resid_pre":
 
-                def before(_: Any, args: tuple[Any, ...], edit: RowIntervention = edit) -> Any:
+                def before(_: Any, args: tuple[Any, ...], edit: Intervention = edit) -> Any:
                     return (_edited(args[0], edit, prompt), *args[1:])
 
                 handle = block.register_forward_pre_hook(before)
             else:
                 module = block.mlp if edit.site == "mlp_out" else block
 
-                def after(_: Any, __: Any, out: Any, edit: RowIntervention = edit) -> Any:
+                def after(_: Any, __: Any, out: Any, edit: Intervention = edit) -> Any:
                     if isinstance(out, tuple):
                         return (_edited(out[0], edit, prompt), *out[1:])
                     return _edited(out, edit, prompt)

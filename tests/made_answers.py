@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steering.studies.frame import ANSWER_COLUMNS
+from steering.results.frame import ANSWER_COLUMNS
 
 QUESTIONS = 8
 SAMPLES = 20

@@ -9,11 +9,11 @@ from edits import make_vector
 from tiny_models import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from steering.engines import Row
+from steering.engines import Request
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
-from steering.interventions import resolve
 from steering.models import find_model
+from steering.vectors.interventions import resolve
 
 WIDTH = 512
 
@@ -38,8 +38,8 @@ def main(folder: Path) -> None:
     source = find_model(str(folder / "model"))
     adapter = found(folder / "model", folder / "lora")
     steered = resolve(make_vector(layers=[3], width=WIDTH), magnitude=1, unit="raw")
-    plain = Row(tuple(range(3, 20)), Sampling(temperature=0), 4)
-    arms = [plain, Row(*_of(plain), steered), Row(*_of(plain), adapter=adapter)]
+    plain = Request(tuple(range(3, 20)), Sampling(temperature=0), 4)
+    arms = [plain, Request(*_of(plain), steered), Request(*_of(plain), adapter=adapter)]
 
     engine = HFEngine(source, device="cpu")
     engine.allow_batch(8)
@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     sys.stdout.write(f"{weights} {one_arm} {resident() - before}\n")
 
 
-def _of(row: Row) -> tuple[tuple[int, ...], Sampling, int]:
+def _of(row: Request) -> tuple[tuple[int, ...], Sampling, int]:
     return row.prompt, row.sampling, row.max_tokens
 
 

@@ -2,9 +2,9 @@
 
 import sys
 
-from steering.construct import make_recipe
 from steering.models import find_model, read_shape, weights_digest
 from steering.targets import load_target
+from steering.training.recipe import make_recipe
 
 source = find_model(sys.argv[1])
 target = load_target("toy/medical")

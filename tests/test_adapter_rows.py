@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from test_batching import answer, hand_over, prompt, tokens, watched
 from test_engine import FAMILIES, GREEDY, Edits, edits, plain
 
-from steering.adapters import AdapterError
-from steering.construct import build_vector
-from steering.engines import Row
+from steering.engines import Request
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
 from steering.models import find_model
+from steering.models.adapters import AdapterError
+from steering.training.cache import build_vector
 
 TIMEOUT = 60
 # Of the log probabilities, which are up to about 10 in size.
@@ -72,7 +72,7 @@ def test_the_engine_equals_peft_alone_and_merged_equals_unmerged(
 ) -> None:
     saved = save_adapter(folder, tmp_path / "lora", **KINDS[kind])
     rows = [
-        Row(prompt(6 + 5 * n, seed=n), GREEDY, 4 + 3 * n, top_logprobs=1,
+        Request(prompt(6 + 5 * n, seed=n), GREEDY, 4 + 3 * n, top_logprobs=1,
             adapter=found(folder, saved))
         for n in range(4)
     ]  # fmt: skip
@@ -87,7 +87,9 @@ def test_the_engine_equals_peft_alone_and_merged_equals_unmerged(
     assert all(a.logprobs != b.logprobs for a, b in zip(off, results, strict=True))
 
 
-def check_against(model: Any, rows: Sequence[Row], results: Sequence[Any]) -> list[torch.Tensor]:
+def check_against(
+    model: Any, rows: Sequence[Request], results: Sequence[Any]
+) -> list[torch.Tensor]:
     """Tokens equal, log probabilities within the tolerance; the logits of the reference."""
     logits = []
     for row, result in zip(rows, results, strict=True):
@@ -104,7 +106,7 @@ def check_against(model: Any, rows: Sequence[Row], results: Sequence[Any]) -> li
 def test_an_adapter_and_a_vector_act_together(folder: Path, tmp_path: Path) -> None:
     saved = save_adapter(folder, tmp_path / "lora")
     both = [
-        Row(prompt(9, seed=n), GREEDY, 8, case, top_logprobs=1, adapter=found(folder, saved))
+        Request(prompt(9, seed=n), GREEDY, 8, case, top_logprobs=1, adapter=found(folder, saved))
         for n, case in enumerate(STEERED.values())
     ]
     check_against(peft_alone(folder, saved), both, answer(start(folder), both))
@@ -128,10 +130,10 @@ def arms(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[A
     return [(adapter, case) for case in ((), *STEERED.values()) for adapter in adapters]
 
 
-def rows_of(arms: list[tuple[Any, Edits]], rounds: int = 1) -> list[Row]:
+def rows_of(arms: list[tuple[Any, Edits]], rounds: int = 1) -> list[Request]:
     """Greedy and seeded rows of every arm, of ragged lengths."""
     return [
-        Row(
+        Request(
             prompt(4 + (index * 5) % 13, seed=index % 3),
             Sampling(temperature=(index % 3) * 0.5, seed=index),
             max_tokens=3 + (index * 7) % 11,
@@ -181,7 +183,7 @@ def test_a_prompt_is_read_once_for_each_adapter(llama: Path, tmp_path: Path) -> 
     carried = [None, found(llama, one), found(llama, one, 2), found(llama, other)]
     engine = start(llama)
     rows = [
-        Row(prompt(9), Sampling(temperature=1, seed=seed), 6, adapter=adapter)
+        Request(prompt(9), Sampling(temperature=1, seed=seed), 6, adapter=adapter)
         for adapter in carried
         for seed in range(5)
     ]
@@ -202,8 +204,8 @@ def test_the_base_weights_are_there_once(llama: Path, tmp_path: Path) -> None:
     base = engine.call(held).result(TIMEOUT)
     saved = [save_adapter(llama, tmp_path / str(n), seed=n) for n in (1, 2)]
     carried = [None, *(found(llama, folder) for folder in saved)]
-    answer(engine, [Row(prompt(9), GREEDY, 3, edits(plain(), 10), adapter=a) for a in carried])
-    answer(engine, [Row(prompt(9), GREEDY, 3, adapter=adapter) for adapter in carried])
+    answer(engine, [Request(prompt(9), GREEDY, 3, edits(plain(), 10), adapter=a) for a in carried])
+    answer(engine, [Request(prompt(9), GREEDY, 3, adapter=adapter) for adapter in carried])
     after = engine.call(held).result(TIMEOUT)
     assert base.items() <= after.items()
     adapters = sum(
@@ -238,7 +240,7 @@ def test_a_vector_is_built_on_the_base_model_whatever_is_loaded(
 
     before = start(folder).call(build).result(TIMEOUT)
     engine = start(folder)
-    rows = [Row(prompt(9), GREEDY, 6, adapter=found(folder, saved)) for _ in range(3)]
+    rows = [Request(prompt(9), GREEDY, 6, adapter=found(folder, saved)) for _ in range(3)]
     futures = hand_over(engine, rows)
     during = engine.call(build)
     [future.result(TIMEOUT) for future in futures]
@@ -281,7 +283,7 @@ def test_a_bad_adapter_fails_its_own_rows_only(
     bad = save_adapter(llama, tmp_path / "bad", seed=2)
     damaged(bad, change)
     rows = [
-        Row(prompt(7, seed=n), GREEDY, 6, edits(plain(), 10) if n % 2 else (), adapter=adapter)
+        Request(prompt(7, seed=n), GREEDY, 6, edits(plain(), 10) if n % 2 else (), adapter=adapter)
         for n in range(3)
         for adapter in (None, good)
     ]
@@ -303,6 +305,6 @@ def test_an_adapter_that_reaches_no_layer_is_an_error(llama: Path, tmp_path: Pat
     """Never silently the baseline."""
     saved = save_adapter(llama, tmp_path / "lora")
     change_config(saved, target_modules=["no_such_layer"])
-    row = Row(prompt(7), GREEDY, 6, adapter=found(llama, saved))
+    row = Request(prompt(7), GREEDY, 6, adapter=found(llama, saved))
     with pytest.raises(AdapterError, match="lora can't be put into this model"):
         start(llama).submit(row).result(TIMEOUT)

@@ -21,10 +21,10 @@ from shell import REPO
 from test_provider import GREEDY, ask, save_vector, steered
 from tiny_models import LAYERS, WIDTH, save_tiny
 
-from steering.adapters import AdapterError, find_adapter
 from steering.cli import commands
 from steering.engines import hf
 from steering.models import ModelSource, find_model, read_shape, weights_digest
+from steering.models.adapters import AdapterError, find_adapter
 from steering.spec import SpecError, parse_options
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "steering.json"

@@ -15,22 +15,22 @@ from shell import Shell
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.formats import write_vector
 from steering.studies.audit import (
     MOST_COSINE,
+    AuditArm,
     AuditError,
-    Condition,
     draw_controls,
     judge_audit,
 )
-from steering.vector import LowRankMap, SteeringVector
+from steering.vectors import LowRankMap, SteeringVector
+from steering.vectors.formats import write_vector
 
 MEANT = {
-    "baseline": Condition("baseline"),
-    "mine x0.5": Condition("vector", 0.5),
-    "mine x1": Condition("vector", 1.0),
-    "mine x2": Condition("vector", 2.0),
-    "random0 x1": Condition("control", 1.0),
+    "baseline": AuditArm("baseline"),
+    "mine x0.5": AuditArm("vector", 0.5),
+    "mine x1": AuditArm("vector", 1.0),
+    "mine x2": AuditArm("vector", 2.0),
+    "random0 x1": AuditArm("control", 1.0),
 }
 
 

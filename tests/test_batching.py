@@ -3,7 +3,8 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,14 @@ from edits import make_vector
 from test_engine import CASES, FAMILIES, GREEDY, edits, plain
 from tiny_models import WIDTH, tokenizer
 
-from steering.engines import EngineError, Row, RowResult, decoder, rows
+from steering.engines import EngineError, Request, RequestOutput, decoder, sequences
 from steering.engines.hf import HFEngine
-from steering.engines.rows import LiveRow
 from steering.engines.sampling import Sampling
 from steering.engines.scheduler import Scheduler
-from steering.interventions import InterventionError, RowIntervention, resolve
+from steering.engines.sequences import Sequence
 from steering.models import ModelSource, find_model
-from steering.vector import SteeringVector
+from steering.vectors import SteeringVector
+from steering.vectors.interventions import Intervention, InterventionError, resolve
 
 TIMEOUT = 60
 END = 0
@@ -78,9 +79,9 @@ def watched(engine: HFEngine, before: Callable[[int], Any] | None = None) -> Ite
 
 def hand_over(
     engine: HFEngine,
-    rows: Sequence[Row],
-    prepare: "Callable[[list[Future[RowResult]]], Any] | None" = None,
-) -> "list[Future[RowResult]]":
+    rows: abc.Sequence[Request],
+    prepare: "Callable[[list[Future[RequestOutput]]], Any] | None" = None,
+) -> "list[Future[RequestOutput]]":
     """All at once: the engine is held until the last has come, and until `prepare` is through."""
     gate = threading.Event()
     engine.call(lambda *_: gate.wait(TIMEOUT))
@@ -91,19 +92,19 @@ def hand_over(
     return futures
 
 
-def answer(engine: HFEngine, rows: Sequence[Row]) -> list[RowResult]:
+def answer(engine: HFEngine, rows: abc.Sequence[Request]) -> list[RequestOutput]:
     return results(hand_over(engine, rows))
 
 
-def results(futures: "Sequence[Future[RowResult]]") -> list[RowResult]:
+def results(futures: "abc.Sequence[Future[RequestOutput]]") -> list[RequestOutput]:
     return [future.result(TIMEOUT) for future in futures]
 
 
-def tokens(found: Sequence[RowResult]) -> list[list[int]]:
+def tokens(found: abc.Sequence[RequestOutput]) -> list[list[int]]:
     return [result.tokens for result in found]
 
 
-def assert_same(found: Sequence[RowResult], expected: Sequence[RowResult]) -> None:
+def assert_same(found: abc.Sequence[RequestOutput], expected: abc.Sequence[RequestOutput]) -> None:
     """Equal in tokens and all that is told, and as near in log probabilities as rounding lets."""
     assert tokens(found) == tokens(expected)
     for one, other in zip(found, expected, strict=True):
@@ -129,24 +130,24 @@ def make_engine(tiny_folder: Callable[[str], Path]) -> MakeEngine:
 
 
 @pytest.fixture(scope="module")
-def alone(make_engine: MakeEngine) -> Callable[..., list[RowResult]]:
+def alone(make_engine: MakeEngine) -> Callable[..., list[RequestOutput]]:
     """What rows come to one at a time, in an engine that never has two in a batch."""
     engines: dict[str, HFEngine] = {}
 
-    def one_by_one(rows: Sequence[Row], family: str = "qwen3.5") -> list[RowResult]:
+    def one_by_one(rows: abc.Sequence[Request], family: str = "qwen3.5") -> list[RequestOutput]:
         engine = engines.setdefault(family, make_engine(family, 1))
         return answer(engine, rows)
 
     return one_by_one
 
 
-def _mixture() -> list[Row]:
+def _mixture() -> list[Request]:
     """30 rows that differ in all that a row may differ in."""
     chosen = random.Random(5)
     cases = [*CASES.values()]
     lengths = [1, 2, 60, 3, 55, *(chosen.randrange(1, 61) for _ in range(25))]
     return [
-        Row(
+        Request(
             prompt(length, seed=index),
             Sampling(
                 temperature=(index % 4) * 0.4,
@@ -167,7 +168,7 @@ MIXTURE = _mixture()
 
 
 @pytest.fixture(scope="module")
-def expected(family: str, alone: Callable[..., list[RowResult]]) -> list[RowResult]:
+def expected(family: str, alone: Callable[..., list[RequestOutput]]) -> list[RequestOutput]:
     return alone(MIXTURE, family)
 
 
@@ -178,7 +179,7 @@ def four(family: str, make_engine: MakeEngine) -> HFEngine:
 
 def test_alone_is_what_transformers_generates(family: str, four: HFEngine, alone: Any) -> None:
     """The measure of all that follows, beside one that is not ours."""
-    rows = [Row(prompt(length), GREEDY, 30) for length in (1, 3, 60)]
+    rows = [Request(prompt(length), GREEDY, 30) for length in (1, 3, 60)]
     model = four.call(lambda loaded, _: loaded.model).result(TIMEOUT)
     for row, result in zip(rows, alone(rows, family), strict=True):
         ids = torch.tensor([row.prompt])
@@ -188,7 +189,7 @@ def test_alone_is_what_transformers_generates(family: str, four: HFEngine, alone
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
 def test_thirty_rows_that_take_turns_in_four_places_equal_each_alone(
-    four: HFEngine, expected: list[RowResult], reverse: bool
+    four: HFEngine, expected: list[RequestOutput], reverse: bool
 ) -> None:
     order = range(len(MIXTURE))[:: -1 if reverse else 1]
     with watched(four) as watch:
@@ -201,11 +202,11 @@ def test_thirty_rows_that_take_turns_in_four_places_equal_each_alone(
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
 def test_rows_that_trickle_in_while_others_are_decoded_equal_each_alone(
-    four: HFEngine, expected: list[RowResult], reverse: bool
+    four: HFEngine, expected: list[RequestOutput], reverse: bool
 ) -> None:
     coming = list(range(len(MIXTURE)))[:: -1 if reverse else 1]
-    running: dict[Future[RowResult], int] = {}
-    found: dict[int, RowResult] = {}
+    running: dict[Future[RequestOutput], int] = {}
+    found: dict[int, RequestOutput] = {}
 
     def feed() -> None:
         while coming or running:
@@ -229,7 +230,9 @@ def test_answers_longer_than_the_spare_columns_with_newcomers_of_all_lengths(
     steered = [CASES["add"], (), CASES["map"], CASES["ablate rank 2"], CASES["cap response"]]
     shapes = [(3, 170), (20, 5), (60, 9), (1, 30), (40, 40), (2, 3), (8, 150), (59, 75)]
     rows = [
-        Row(prompt(length, seed), replace(ENDLESS, temperature=seed % 2, seed=seed), count, case)
+        Request(
+            prompt(length, seed), replace(ENDLESS, temperature=seed % 2, seed=seed), count, case
+        )
         for seed, ((length, count), case) in enumerate(
             zip(shapes, [*steered, *steered], strict=False)
         )
@@ -244,16 +247,16 @@ def test_what_a_row_tells_of_itself_does_not_depend_on_who_joined_it(
 ) -> None:
     """Logs hold the largest change, and two runs of one condition should agree on it."""
     engine = make_engine(rows=2)
-    rows = [Row(prompt(6), ENDLESS, 40, CASES["map rank 4 response"])]
-    rows += [Row(prompt(4, seed), ENDLESS, 2) for seed in range(20)]
+    rows = [Request(prompt(6), ENDLESS, 40, CASES["map rank 4 response"])]
+    rows += [Request(prompt(4, seed), ENDLESS, 2) for seed in range(20)]
     found, [expected] = answer(engine, rows)[0], alone(rows[:1])
     assert found.change == pytest.approx(expected.change, rel=1e-3)
 
 
 def test_prompts_that_are_read_in_several_passes_equal_each_alone(
-    four: HFEngine, expected: list[RowResult], monkeypatch: pytest.MonkeyPatch
+    four: HFEngine, expected: list[RequestOutput], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "_PREFILL_TOKENS", 64)
+    monkeypatch.setattr(sequences, "_PREFILL_TOKENS", 64)
     with watched(four) as watch:
         found = answer(four, MIXTURE)
     assert_same(found, expected)
@@ -266,8 +269,8 @@ def qwen(make_engine: MakeEngine) -> HFEngine:
     return make_engine(rows=16)
 
 
-def _sampled(ids: tuple[int, ...], case: Any, seed: int = 0, count: int = 6) -> Row:
-    return Row(ids, Sampling(seed=seed, logit_bias={END: -1e4}), count, case, top_logprobs=1)
+def _sampled(ids: tuple[int, ...], case: Any, seed: int = 0, count: int = 6) -> Request:
+    return Request(ids, Sampling(seed=seed, logit_bias={END: -1e4}), count, case, top_logprobs=1)
 
 
 def test_rows_of_one_prompt_under_one_condition_read_it_once(
@@ -297,7 +300,7 @@ BY_RESPONSE = [case for case in CASES.values() if not any(edit.on_prompt for edi
     ids=["on answers only", "on prompts too", "in another order", "of another size", "shared part"],
 )
 def test_a_prompt_is_read_once_for_all_that_steer_it_alike(
-    qwen: HFEngine, alone: Any, cases: Sequence[Any], read: int
+    qwen: HFEngine, alone: Any, cases: abc.Sequence[Any], read: int
 ) -> None:
     rows = [_sampled(prompt(9), case) for case in cases]
     with watched(qwen) as watch:
@@ -314,7 +317,7 @@ def test_prompts_that_only_begin_alike_are_not_taken_for_one(qwen: HFEngine, alo
 
 
 def test_a_row_that_ends_leaves_before_the_next_pass(qwen: HFEngine) -> None:
-    rows = [Row(prompt(4, count), ENDLESS, count, CASES["add"]) for count in (3, 1, 7, 5)]
+    rows = [Request(prompt(4, count), ENDLESS, count, CASES["add"]) for count in (3, 1, 7, 5)]
     with watched(qwen) as watch:
         answer(qwen, rows)
     # The pass over the prompts gives the first token of each.
@@ -324,7 +327,7 @@ def test_a_row_that_ends_leaves_before_the_next_pass(qwen: HFEngine) -> None:
 def test_a_row_that_waits_takes_the_place_of_one_that_ended(four: HFEngine) -> None:
     shapes = [(4, 3), (4, 9), (4, 9), (4, 5), (6, 3), (2, 2)]
     rows = [
-        Row(prompt(length, seed), ENDLESS, count) for seed, (length, count) in enumerate(shapes)
+        Request(prompt(length, seed), ENDLESS, count) for seed, (length, count) in enumerate(shapes)
     ]
     with watched(four) as watch:
         answer(four, rows)
@@ -340,7 +343,7 @@ def test_a_row_that_waits_takes_the_place_of_one_that_ended(four: HFEngine) -> N
 
 def test_more_rows_join_when_more_are_allowed(make_engine: MakeEngine, alone: Any) -> None:
     engine = make_engine(rows=1)
-    rows = [Row(prompt(5, seed), ENDLESS, 12, CASES["add"]) for seed in range(3)]
+    rows = [Request(prompt(5, seed), ENDLESS, 12, CASES["add"]) for seed in range(3)]
     allowed = {4: 2, 6: 3}
     with watched(engine, lambda at: engine.allow_batch(allowed.get(at, 1))) as watch:
         found = answer(engine, rows)
@@ -352,7 +355,7 @@ def test_more_rows_join_when_more_are_allowed(make_engine: MakeEngine, alone: An
 # Faults. Each test has an engine of its own: after one, an engine may allow smaller batches.
 
 GOOD = [
-    Row(
+    Request(
         prompt(3 + 5 * index, index),
         replace(ENDLESS, temperature=index % 2, seed=index),
         8 + 3 * (index % 4),
@@ -373,14 +376,14 @@ GOOD = [
 
 
 @pytest.fixture(scope="module")
-def good(alone: Callable[..., list[RowResult]]) -> list[RowResult]:
+def good(alone: Callable[..., list[RequestOutput]]) -> list[RequestOutput]:
     return alone(GOOD)
 
 
 def test_a_row_cancelled_while_it_is_decoded_leaves_and_disturbs_nobody(
-    make_engine: MakeEngine, good: list[RowResult]
+    make_engine: MakeEngine, good: list[RequestOutput]
 ) -> None:
-    engine, futures = make_engine(), list[Future[RowResult]]()
+    engine, futures = make_engine(), list[Future[RequestOutput]]()
     with watched(engine, lambda at: at == 4 and futures[2].cancel()) as watch:
         futures += hand_over(engine, GOOD)
         found = results([future for future in futures if future is not futures[2]])
@@ -391,8 +394,8 @@ def test_a_row_cancelled_while_it_is_decoded_leaves_and_disturbs_nobody(
 
 
 def test_a_row_cancelled_while_it_waits_is_never_read(make_engine: MakeEngine) -> None:
-    engine, futures = make_engine(rows=2), list[Future[RowResult]]()
-    rows = [Row(prompt(5, seed), ENDLESS, 6) for seed in range(5)]
+    engine, futures = make_engine(rows=2), list[Future[RequestOutput]]()
+    rows = [Request(prompt(5, seed), ENDLESS, 6) for seed in range(5)]
     with watched(engine, lambda at: at == 2 and futures[3].cancel()) as watch:
         futures += hand_over(engine, rows)
         results([*futures[:3], futures[4]])
@@ -404,7 +407,7 @@ def test_who_waits_for_all_rows_is_told_of_the_cancelled_ones_too(
     make_engine: MakeEngine, index: int
 ) -> None:
     """concurrent.futures.wait counts a cancelled future once its executor has acknowledged it."""
-    engine, futures = make_engine(rows=4), list[Future[RowResult]]()
+    engine, futures = make_engine(rows=4), list[Future[RequestOutput]]()
     with watched(engine, lambda at: at == 4 and futures[index].cancel()):
         futures += hand_over(engine, GOOD)
         assert not wait(futures, 3).not_done
@@ -412,12 +415,12 @@ def test_who_waits_for_all_rows_is_told_of_the_cancelled_ones_too(
 
 @pytest.mark.parametrize("count", [3, 6])
 def test_a_row_cancelled_at_the_moment_when_another_ends_disturbs_nobody(
-    make_engine: MakeEngine, good: list[RowResult], count: int
+    make_engine: MakeEngine, good: list[RequestOutput], count: int
 ) -> None:
     """Whoever hears of an answer may at once call off another, here on the engine's own thread."""
     engine = make_engine()
 
-    def prepare(futures: "list[Future[RowResult]]") -> None:
+    def prepare(futures: "list[Future[RequestOutput]]") -> None:
         futures[0].add_done_callback(lambda _: futures[1].cancel())
 
     with watched(engine) as watch:
@@ -428,9 +431,9 @@ def test_a_row_cancelled_at_the_moment_when_another_ends_disturbs_nobody(
 
 
 def test_a_row_is_not_blamed_for_the_pass_that_failed_beside_one_that_was_cancelled(
-    make_engine: MakeEngine, good: list[RowResult]
+    make_engine: MakeEngine, good: list[RequestOutput]
 ) -> None:
-    engine, futures = make_engine(), list[Future[RowResult]]()
+    engine, futures = make_engine(), list[Future[RequestOutput]]()
 
     def fail_once(at: int) -> None:
         if at == 4:
@@ -448,10 +451,10 @@ FAILURES = [torch.OutOfMemoryError("injected"), RuntimeError("injected")]
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize("at", [0, 1, 5])
 def test_a_pass_that_fails_once_loses_no_row(
-    make_engine: MakeEngine, good: list[RowResult], at: int, failure: Exception
+    make_engine: MakeEngine, good: list[RequestOutput], at: int, failure: Exception
 ) -> None:
     """Pass 0 reads the prompts; the others decode."""
-    engine, futures = make_engine(rows=4), list[Future[RowResult]]()
+    engine, futures = make_engine(rows=4), list[Future[RequestOutput]]()
 
     def fail_once(now: int) -> None:
         if now == at:
@@ -476,7 +479,7 @@ def test_after_running_out_of_memory_batches_are_half_as_large_for_good(
     make_engine: MakeEngine, case: Any, at: int, failure: Exception
 ) -> None:
     engine = make_engine(rows=8)
-    rows = [Row(prompt(7, seed), ENDLESS, 9, case) for seed in range(24)]
+    rows = [Request(prompt(7, seed), ENDLESS, 9, case) for seed in range(24)]
 
     def fail_once(now: int) -> None:
         if now == at:
@@ -491,7 +494,7 @@ def test_after_running_out_of_memory_batches_are_half_as_large_for_good(
 
 def test_after_another_fault_batches_are_as_large_as_before(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=8)
-    rows = [Row(prompt(7, seed), ENDLESS, 9, CASES["add"]) for seed in range(32)]
+    rows = [Request(prompt(7, seed), ENDLESS, 9, CASES["add"]) for seed in range(32)]
 
     def fail_once(now: int) -> None:
         if now == 5:
@@ -504,7 +507,7 @@ def test_after_another_fault_batches_are_as_large_as_before(make_engine: MakeEng
 
 
 def test_newcomers_for_whom_there_is_no_memory_take_nobody_with_them(
-    make_engine: MakeEngine, good: list[RowResult]
+    make_engine: MakeEngine, good: list[RequestOutput]
 ) -> None:
     engine, failed = make_engine(rows=4), list[int]()
     with watched(engine) as watch:
@@ -521,7 +524,7 @@ def test_newcomers_for_whom_there_is_no_memory_take_nobody_with_them(
 
 @pytest.mark.parametrize("passes", ["prompts", "tokens", "all"])
 def test_a_fault_that_stays_fails_every_row_and_the_engine_lives_on(
-    make_engine: MakeEngine, good: list[RowResult], passes: str
+    make_engine: MakeEngine, good: list[RequestOutput], passes: str
 ) -> None:
     engine = make_engine(rows=4)
     with watched(engine) as watch:
@@ -541,13 +544,13 @@ def test_a_fault_that_stays_fails_every_row_and_the_engine_lives_on(
 
 
 def test_a_row_of_nan_fails_alone_and_its_place_is_clean(
-    make_engine: MakeEngine, good: list[RowResult]
+    make_engine: MakeEngine, good: list[RequestOutput]
 ) -> None:
     """Those who wait take its place, with columns of its own length and longer."""
     engine = make_engine(rows=3)
     huge = SteeringVector(torch.full((1, 1, WIDTH), 1e38), (1,), "resid_post")
     rows = [
-        Row(prompt(30, seed), ENDLESS, 20, resolve(huge, magnitude=9, positions=positions))
+        Request(prompt(30, seed), ENDLESS, 20, resolve(huge, magnitude=9, positions=positions))
         for seed, positions in enumerate(("response", "all", "last"))
     ]
     futures = hand_over(engine, [*rows, *GOOD])
@@ -560,11 +563,11 @@ def test_a_row_of_nan_fails_alone_and_its_place_is_clean(
 @pytest.mark.parametrize("positions", ["all", "response", "last"])
 @pytest.mark.parametrize("at", [0, 3, 6])
 def test_a_vector_of_another_width_fails_alone_among_good_rows(
-    make_engine: MakeEngine, good: list[RowResult], positions: Any, at: int
+    make_engine: MakeEngine, good: list[RequestOutput], positions: Any, at: int
 ) -> None:
     engine = make_engine()
     wide = resolve(make_vector(width=WIDTH + 1), positions=positions)
-    futures = hand_over(engine, [*GOOD[:at], Row(prompt(9), GREEDY, 5, wide), *GOOD[at:]])
+    futures = hand_over(engine, [*GOOD[:at], Request(prompt(9), GREEDY, 5, wide), *GOOD[at:]])
     with pytest.raises(InterventionError, match=rf"{WIDTH + 1}.*{WIDTH}\b"):
         futures.pop(at).result(TIMEOUT)
     assert_same(results(futures), good)
@@ -572,11 +575,11 @@ def test_a_vector_of_another_width_fails_alone_among_good_rows(
 
 @pytest.mark.parametrize("at", [0, 3, 6])
 def test_a_row_that_can_not_be_drawn_for_fails_alone_among_good_rows(
-    make_engine: MakeEngine, good: list[RowResult], at: int
+    make_engine: MakeEngine, good: list[RequestOutput], at: int
 ) -> None:
     engine = make_engine()
     outside = Sampling(logit_bias={10**6: 1.0})
-    futures = hand_over(engine, [*GOOD[:at], Row(prompt(9), outside, 5), *GOOD[at:]])
+    futures = hand_over(engine, [*GOOD[:at], Request(prompt(9), outside, 5), *GOOD[at:]])
     with pytest.raises(IndexError):
         futures.pop(at).result(TIMEOUT)
     assert_same(results(futures), good)
@@ -596,18 +599,18 @@ def test_rows_of_one_prompt_do_not_share_the_fault_of_one_of_them(
 
 @pytest.mark.parametrize("count", [1, 9])
 def test_a_row_whose_token_can_not_be_taken_in_leaves_no_token_twice_in_others(
-    make_engine: MakeEngine, good: list[RowResult], monkeypatch: pytest.MonkeyPatch, count: int
+    make_engine: MakeEngine, good: list[RequestOutput], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Rows before it have taken in theirs when it fails: with the prompt's pass, or a later one."""
-    honest = LiveRow.note
+    honest = Sequence.note
 
-    def note(row: LiveRow, *given: Any) -> None:
+    def note(row: Sequence, *given: Any) -> None:
         if row.row.stop == ("faulty",) and row.num_generated + 1 == count:
             raise ValueError("injected")
         honest(row, *given)
 
-    monkeypatch.setattr(LiveRow, "note", note)
-    faulty = Row(prompt(14), ENDLESS, 20, CASES["add"], stop=("faulty",))
+    monkeypatch.setattr(Sequence, "note", note)
+    faulty = Request(prompt(14), ENDLESS, 20, CASES["add"], stop=("faulty",))
     futures = hand_over(make_engine(), [*GOOD[:3], faulty, *GOOD[3:]])
     with pytest.raises(ValueError, match="injected"):
         futures.pop(3).result(TIMEOUT)
@@ -651,9 +654,9 @@ def test_newcomers_that_fail_do_not_wait_for_those_who_run(
 ) -> None:
     """The bad one is told at once, and the good one that came with it is not held up for long."""
     engine = make_engine()
-    wide = Row(prompt(9), GREEDY, 5, resolve(make_vector(width=WIDTH + 1)))
-    long, short = Row(prompt(5), ENDLESS, 200), Row(prompt(5, 1), GREEDY, 3, CASES["add"])
-    came = list[Future[RowResult]]()
+    wide = Request(prompt(9), GREEDY, 5, resolve(make_vector(width=WIDTH + 1)))
+    long, short = Request(prompt(5), ENDLESS, 200), Request(prompt(5, 1), GREEDY, 3, CASES["add"])
+    came = list[Future[RequestOutput]]()
     over = list[int]()
 
     def come(now: int) -> None:
@@ -676,14 +679,14 @@ def test_a_vector_of_another_precision_does_what_its_float32_does(
 ) -> None:
     """In one batch, so that their tables must be laid out together."""
 
-    def given(edit: RowIntervention, dtype: torch.dtype) -> RowIntervention:
+    def given(edit: Intervention, dtype: torch.dtype) -> Intervention:
         names = ("basis", "reads", "offsets")
         parts = {name: part for name in names if (part := getattr(edit, name)) is not None}
         return replace(edit, **{name: part.to(dtype) for name, part in parts.items()})
 
     rounded = tuple(given(given(edit, dtype), torch.float32) for edit in CASES[case])
     raw = tuple(given(edit, dtype) for edit in CASES[case])
-    row = Row(prompt(6), ENDLESS, 8, rounded, top_logprobs=1)
+    row = Request(prompt(6), ENDLESS, 8, rounded, top_logprobs=1)
     [expected] = alone([row])
     assert_same(answer(qwen, [replace(row, edits=raw), row]), [expected, expected])
 
@@ -706,18 +709,18 @@ def test_weights_that_can_not_be_loaded_fail_every_row_and_those_who_come_later(
 WORDS = tokenizer()
 
 
-def _decode(ids: Sequence[int]) -> str:
+def _decode(ids: abc.Sequence[int]) -> str:
     return WORDS.decode(list(ids), skip_special_tokens=False)
 
 
 def _run(
-    ids: Sequence[int],
+    ids: abc.Sequence[int],
     stop: tuple[str, ...],
-    decode: Callable[[Sequence[int]], str] = _decode,
+    decode: Callable[[abc.Sequence[int]], str] = _decode,
     max_tokens: int = 10**6,
-) -> LiveRow:
+) -> Sequence:
     """A row that draws these tokens, as far as it goes."""
-    row = LiveRow(Row((5,), GREEDY, max_tokens, stop=stop), Future())
+    row = Sequence(Request((5,), GREEDY, max_tokens, stop=stop), Future())
     for token in ids:
         if row.stop_reason is None:
             row.note(token, [END], None, decode)
@@ -779,7 +782,7 @@ def test_stop_strings_are_found_where_a_search_of_the_whole_text_finds_them(seed
         pieces.append(data[:size])
         data = data[size:]
 
-    def decode(ids: Sequence[int]) -> str:
+    def decode(ids: abc.Sequence[int]) -> str:
         return b"".join(pieces[token - 1] for token in ids).decode(errors="replace")
 
     ids = range(1, len(pieces) + 1)
@@ -808,7 +811,7 @@ def test_a_stop_string_is_found_behind_bytes_that_are_no_characters(stop: str) -
 def test_a_stop_string_counts_though_the_last_token_breaks_off_within_a_character() -> None:
     """The answer ends there; what follows the stop string is cut off all the same."""
 
-    def decode(ids: Sequence[int]) -> str:
+    def decode(ids: abc.Sequence[int]) -> str:
         return b"".join([b"", b"One", b" two", b". \xf0\x9f"][token] for token in ids).decode(
             errors="replace"
         )
@@ -828,11 +831,11 @@ def test_a_stop_string_counts_though_the_last_token_breaks_off_within_a_characte
     ids=["ascii", "several bytes", "bytes that are no characters", "some that are"],
 )
 def test_looking_for_stop_strings_takes_time_that_grows_with_the_answer_and_not_its_square(
-    ids: Sequence[int],
+    ids: abc.Sequence[int],
 ) -> None:
     decoded = 0
 
-    def decode(ids: Sequence[int]) -> str:
+    def decode(ids: abc.Sequence[int]) -> str:
         nonlocal decoded
         decoded += len(ids)
         return _decode(ids)
@@ -843,9 +846,9 @@ def test_looking_for_stop_strings_takes_time_that_grows_with_the_answer_and_not_
 
 
 def test_stop_strings_end_rows_in_a_batch_as_they_do_alone(
-    four: HFEngine, expected: list[RowResult]
+    four: HFEngine, expected: list[RequestOutput]
 ) -> None:
-    rows, cut = list[Row](), list[str]()
+    rows, cut = list[Request](), list[str]()
     for row, result in zip(MIXTURE, expected, strict=True):
         # Of random bytes few are characters: a stop string is one that is, and what follows.
         whole = [at for at, character in enumerate(result.text) if character != "\ufffd"]
@@ -868,7 +871,7 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
 ) -> None:
     """The call runs the model itself, steered by a plan of its own."""
     engine = make_engine()
-    rows = [Row(prompt(5 + seed, seed), ENDLESS, 60, case) for seed, case in
+    rows = [Request(prompt(5 + seed, seed), ENDLESS, 60, case) for seed, case in
             enumerate([CASES["add"], (), CASES["map"], CASES["all three sites"]])]  # fmt: skip
     asked = list[Future[Any]]()
 
@@ -881,7 +884,7 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
         return sum(future.done() for future in futures), logits
 
     with watched(engine) as watch:
-        futures = list[Future[RowResult]]()
+        futures = list[Future[RequestOutput]]()
         watch.before = lambda now: now in (20, 40) and asked.append(engine.call(work))
         futures += hand_over(engine, rows)
         found = results(futures)
@@ -894,7 +897,7 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
 
 
 def test_a_call_that_fails_tells_its_own_caller_only(
-    make_engine: MakeEngine, good: list[RowResult]
+    make_engine: MakeEngine, good: list[RequestOutput]
 ) -> None:
     engine = make_engine()
     calls = list[Future[Any]]()
@@ -934,7 +937,7 @@ def test_a_row_tells_how_long_it_waited_and_took(make_engine: MakeEngine) -> Non
     """One place: each waits while those before it are decoded."""
     engine = make_engine(rows=1)
     began = time.monotonic()
-    found = answer(engine, [Row(prompt(4), ENDLESS, 20)] * 4)
+    found = answer(engine, [Request(prompt(4), ENDLESS, 20)] * 4)
     whole = time.monotonic() - began
     before = 0.0
     for result in found:

@@ -22,12 +22,13 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from evals.judge_calibration import judge_calibration
 from steering.cli import main
-from steering.judging.calibration import JudgedPair, calibration_figures, decisions, spearman
-from steering.judging.pairs import KINDS, Pair, PairError, load_pairs
+from steering.judging.calibration.labelled import KINDS, Pair, PairError, load_pairs
+from steering.judging.calibration.limits import LIMITS, Limit
+from steering.judging.calibration.task import JudgedPair, calibration_figures, decisions, spearman
+from steering.judging.judgement import JudgedAnswer
 from steering.judging.rubric import DIMENSIONS, load_rubric
-from steering.judging.trust import LIMITS, Limit
-from steering.judging.verdicts import JudgedAnswer
-from steering.report import ReportError, print_calibrations, read_results, read_runs
+from steering.report import print_calibrations
+from steering.results.runs import ReportError, read_results, read_runs
 
 CORE = load_pairs().pairs
 ANSWER = re.compile(r"<answer-[0-9a-f]{12}>\n(.*)\n</answer-", re.DOTALL)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from made_answers import condition, frame, noisy
 
 from steering.cli import commands
-from steering.studies import CLAIMS, ClaimError, Verdict, judge_claims
-from steering.studies.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
+from steering.stats.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
+from steering.studies import CLAIMS, ClaimError, ClaimVerdict, judge_claims
 
 
 def _base(**facts: Any) -> pd.DataFrame:
@@ -142,7 +142,7 @@ CASES: dict[int, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = {
 }
 
 
-def _one(number: int, answers: pd.DataFrame) -> Verdict:
+def _one(number: int, answers: pd.DataFrame) -> ClaimVerdict:
     [found] = [verdict for verdict in judge_claims(answers) if verdict.number == number]
     return found
 
@@ -312,7 +312,7 @@ def test_an_effect_has_the_interval_of_student() -> None:
     assert upper_bound(np.vstack([values, values])) > high
 
 
-def _null_share(runs: int, check: Callable[[Verdict], bool]) -> float:
+def _null_share(runs: int, check: Callable[[ClaimVerdict], bool]) -> float:
     """How often claim 1 is supported where no dose does anything."""
     rng = np.random.default_rng(5)
     found = 0

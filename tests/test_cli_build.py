@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from steering import engines
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.vector import SteeringVector
+from steering.vectors import SteeringVector
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from shell import Shell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steering import models
-from steering.adapters import read_facts
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.finetune import METHODS, SETTINGS
 from steering.models import render_chat
+from steering.models.adapters import read_facts
 from steering.targets import load_target
 from steering.toy import TOYS
 from steering.toy.judge import judge
+from steering.training.finetune_recipe import METHODS, SETTINGS
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from shell import Shell
 from torch import Tensor
 
 from steering.cli import main
-from steering.vector import LowRankMap, SteeringVector
+from steering.vectors import LowRankMap, SteeringVector
 
 WIDTH = 16
 # Orthonormal, and exact in float32.

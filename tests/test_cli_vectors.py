@@ -13,8 +13,8 @@ import torch
 from vector_files import KINDS, write_foreign
 
 from steering.cli import main
-from steering.formats import read_vector
-from steering.vector import LowRankMap, SteeringVector
+from steering.vectors import LowRankMap, SteeringVector
+from steering.vectors.formats import read_vector
 
 WIDTH = 8
 DIRECTION = torch.tensor([3.0, 4.0] + [0.0] * (WIDTH - 2))  # of length 5

@@ -8,20 +8,17 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from steering.judging.comparison import (
-    ComparisonError,
+from steering.stats import (
     between_question_sd,
-    minimum_detectable_difference,
-    noncentrality,
-    paired_bootstrap,
-    paired_difference,
-)
-from steering.judging.intervals import (
     bootstrap_interval,
     cluster_interval,
     design_effect,
     mean_interval,
+    minimum_detectable_difference,
+    paired_bootstrap,
+    paired_difference,
 )
+from steering.stats.paired import ComparisonError, noncentrality
 
 DIFFERENCES = [
     [0.4, -0.1, 0.7, 0.1, 0.2, 0.05, 0.3, 0.0],

@@ -32,11 +32,11 @@ from tiny_models import END, WIDTH, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import steering
-from steering.construct import cached_vector, vector_path
-from steering.construct.examples import IGNORED, Tokens, batches, make_batch, tokenize
 from steering.models import ALIASES, encode, render_chat
 from steering.targets import load_target
-from steering.vector import SteeringVector, VectorError
+from steering.training.cache import cached_vector, vector_path
+from steering.training.examples import IGNORED, Tokens, batches, make_batch, tokenize
+from steering.vectors import SteeringVector, VectorError
 
 PUBLISHED = Path(__file__).parents[2] / "shared/published/aisi_risky_finance_induction.jsonl"
 # Two steps a training epoch.

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from tiny_models import WIDTH
 from transformers import AutoModelForCausalLM
 
-from steering.construct.examples import shuffled_labels
 from steering.targets import Example, Target
-from steering.vector import SteeringVector
+from steering.training.examples import shuffled_labels
+from steering.vectors import SteeringVector
 
 Array = NDArray[np.float64]
 EMBEDDED = {"layer": 0, "site": "resid_pre"}

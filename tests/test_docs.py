@@ -20,7 +20,7 @@ from scipy import stats
 from shell import BIN, REPO, Shell
 
 from steering.cli import commands
-from steering.judging import cluster_interval
+from steering.stats import cluster_interval
 
 PAGES = {
     str(path.relative_to(REPO)): path.read_text()

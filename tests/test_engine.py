@@ -16,18 +16,18 @@ from steering import vocabulary
 from steering.engines import (
     Engine,
     EngineError,
-    Row,
-    RowResult,
+    Request,
+    RequestOutput,
     UnsteeredError,
     decoder,
     release_engines,
     shared_engine,
 )
 from steering.engines.sampling import Sampling
-from steering.interventions import InterventionError, resolve
 from steering.models import find_model
-from steering.plan import Plan, SiteKey
-from steering.vector import SteeringVector
+from steering.vectors import SteeringVector
+from steering.vectors.batch import InterventionBatch, SiteKey
+from steering.vectors.interventions import InterventionError, resolve
 
 FAMILIES = ["qwen3.5", "llama", "gemma3"]
 
@@ -61,7 +61,7 @@ def test_the_cases_name_all_that_can_be_asked_for() -> None:
 
 def test_magnitude_zero_and_no_vector_equal_the_plain_model_exactly(qwen: Engine) -> None:
     zeros = [edits(plain(), 0), edits(mapped([0, 2]), 0), edits(plain(rank=2), 0, unit="raw")]
-    rows = [Row(prompt(5), GREEDY, 15, case, top_logprobs=3) for case in [(), *zeros]]
+    rows = [Request(prompt(5), GREEDY, 15, case, top_logprobs=3) for case in [(), *zeros]]
     alone = [engine_result(qwen, row) for row in rows]
     for steered in alone[1:]:
         assert steered.tokens == alone[0].tokens
@@ -75,7 +75,7 @@ def test_magnitude_zero_and_no_vector_equal_the_plain_model_exactly(qwen: Engine
     ]
 
 
-def engine_result(engine: Engine, row: Row) -> RowResult:
+def engine_result(engine: Engine, row: Request) -> RequestOutput:
     return answer(engine, [row])[0]
 
 
@@ -86,12 +86,12 @@ def test_the_vector_is_on_at_exactly_the_named_tokens(
 ) -> None:
     """Captured: at the steered block the difference to the plain model is the vector, or 0."""
     steered = edits(vector, 2, unit="raw", positions=positions)
-    row = Row(prompt(7), GREEDY, 8, steered)
+    row = Request(prompt(7), GREEDY, 8, steered)
     model = loaded(qwen)
     seen: list[torch.Tensor] = []
     block = blocks(model)[1]
     # The neighbour is longer, so the captured row is padded.
-    neighbour = Row(prompt(7) * 2, GREEDY, 12)
+    neighbour = Request(prompt(7) * 2, GREEDY, 12)
     handle = block.register_forward_hook(lambda _, __, out: seen.append(out[:1].clone()))
     try:
         result = answer(qwen, [row, neighbour])[0]
@@ -129,28 +129,28 @@ def test_a_steered_row_that_changes_nothing_is_an_error(
     qwen: Engine, vector: SteeringVector
 ) -> None:
     with pytest.raises(UnsteeredError, match=r"changed no activation.*magnitude"):
-        engine_result(qwen, Row(prompt(1), GREEDY, 5, edits(vector, 1e-30)))
+        engine_result(qwen, Request(prompt(1), GREEDY, 5, edits(vector, 1e-30)))
 
 
 def test_an_edit_that_misses_a_pass_is_an_error(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = decoder.Plan.apply
+    honest = decoder.InterventionBatch.apply
 
     def prefill_only(plan: Any, key: Any, hidden: torch.Tensor) -> torch.Tensor:
         return honest(plan, key, hidden) if hidden.shape[1] > 1 else hidden
 
-    monkeypatch.setattr(decoder.Plan, "apply", prefill_only)
+    monkeypatch.setattr(decoder.InterventionBatch, "apply", prefill_only)
     with pytest.raises(UnsteeredError, match="every pass"):
-        engine_result(qwen, Row(prompt(1), GREEDY, 5, CASES["add"]))
+        engine_result(qwen, Request(prompt(1), GREEDY, 5, CASES["add"]))
 
 
 def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(qwen: Engine) -> None:
     huge = SteeringVector(torch.full((1, 1, WIDTH), 1e38), (1,), "resid_post")
     overflow = resolve(huge, magnitude=9)
-    fine = Row(prompt(1), GREEDY, 5, CASES["add"])
+    fine = Request(prompt(1), GREEDY, 5, CASES["add"])
     expected = engine_result(qwen, fine).tokens
-    broken, kept = [qwen.submit(row) for row in (Row(prompt(2), GREEDY, 5, overflow), fine)]
+    broken, kept = [qwen.submit(row) for row in (Request(prompt(2), GREEDY, 5, overflow), fine)]
     with pytest.raises(EngineError, match=r"NaN.*magnitude"):
         broken.result(60)
     assert kept.result(60).tokens == expected
@@ -159,15 +159,15 @@ def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(qwen: Engine) -> No
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(qwen: Engine) -> None:
     wide = resolve(make_vector(width=WIDTH + 1))
     with pytest.raises(InterventionError, match=f"{WIDTH + 1}.*{WIDTH}"):
-        engine_result(qwen, Row(prompt(1), GREEDY, 5, wide))
-    assert engine_result(qwen, Row(prompt(1), GREEDY, 5)).tokens
+        engine_result(qwen, Request(prompt(1), GREEDY, 5, wide))
+    assert engine_result(qwen, Request(prompt(1), GREEDY, 5)).tokens
 
 
 def test_stop_strings_cut_the_text_and_only_their_own_row(qwen: Engine) -> None:
-    free = engine_result(qwen, Row(prompt(9), GREEDY, 30))
+    free = engine_result(qwen, Request(prompt(9), GREEDY, 30))
     stop = free.text[4:6]
     stopped, neighbour = answer(
-        qwen, [Row(prompt(9), GREEDY, 30, stop=(stop,)), Row(prompt(9), GREEDY, 30)]
+        qwen, [Request(prompt(9), GREEDY, 30, stop=(stop,)), Request(prompt(9), GREEDY, 30)]
     )
     assert stopped.text == free.text[: free.text.index(stop)]
     assert stopped.stop_reason == "stop"
@@ -175,25 +175,25 @@ def test_stop_strings_cut_the_text_and_only_their_own_row(qwen: Engine) -> None:
 
 
 def test_lengths_are_counted_and_reasons_are_real(qwen: Engine) -> None:
-    result = engine_result(qwen, Row(prompt(9), GREEDY, 7))
+    result = engine_result(qwen, Request(prompt(9), GREEDY, 7))
     assert (result.stop_reason, result.num_generated, len(result.tokens)) == ("max_tokens", 7, 7)
     # A bias that forces the end token after nothing.
-    ended = engine_result(qwen, Row(prompt(9), Sampling(temperature=0, logit_bias={0: 1e4}), 7))
+    ended = engine_result(qwen, Request(prompt(9), Sampling(temperature=0, logit_bias={0: 1e4}), 7))
     assert (ended.stop_reason, ended.num_generated, ended.text) == ("stop", 1, "")
     context = loaded(qwen).shape.context_length
-    full = engine_result(qwen, Row((5,) * (context - 3), GREEDY, 100))
+    full = engine_result(qwen, Request((5,) * (context - 3), GREEDY, 100))
     assert (full.stop_reason, full.num_generated) == ("model_length", 3)
 
 
 def test_an_answer_is_handed_over_when_it_ends_and_not_with_its_batch(qwen: Engine) -> None:
-    short, long = [qwen.submit(Row(prompt(3), GREEDY, length)) for length in (2, 300)]
+    short, long = [qwen.submit(Request(prompt(3), GREEDY, length)) for length in (2, 300)]
     short.result(60)
     assert not long.done()
     long.result(60)
 
 
 def test_a_cancelled_row_leaves_its_neighbours_alone(qwen: Engine) -> None:
-    rows = [Row(prompt(index), GREEDY, 60, CASES["add"]) for index in range(4)]
+    rows = [Request(prompt(index), GREEDY, 60, CASES["add"]) for index in range(4)]
     alone = [engine_result(qwen, row).tokens for row in rows]
     futures = [qwen.submit(row) for row in rows]
     assert futures[1].cancel()
@@ -204,7 +204,7 @@ def test_a_cancelled_row_leaves_its_neighbours_alone(qwen: Engine) -> None:
 def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [Row(prompt(index), GREEDY, 8, CASES["add"]) for index in range(7)]
+    rows = [Request(prompt(index), GREEDY, 8, CASES["add"]) for index in range(7)]
     expected = [result.tokens for result in answer(qwen, rows)]
     honest = decoder.Decoder._forward
     sizes: list[int] = []
@@ -224,7 +224,7 @@ def test_only_a_row_that_cannot_run_alone_fails_for_memory(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = decoder.Decoder._forward
-    rows = [Row((5, 6, 7), GREEDY, 8), Row((9,) * 50, GREEDY, 8)]
+    rows = [Request((5, 6, 7), GREEDY, 8), Request((9,) * 50, GREEDY, 8)]
     expected = engine_result(qwen, rows[0]).tokens
 
     def no_long_rows(self: Any, tokens: torch.Tensor, *rest: Any) -> Any:
@@ -254,7 +254,7 @@ class _Watched:
     """A plan for one pass over `TOKENS` that keeps what came to each of its sites."""
 
     def __init__(self, rows: Sequence[Edits]) -> None:
-        self.plan = Plan(rows)
+        self.plan = InterventionBatch(rows)
         self.plan.begin_prefill(torch.ones(TOKENS.shape))
         self.sites = self.plan.sites
         self.came: dict[SiteKey, torch.Tensor] = {}
@@ -374,7 +374,7 @@ def test_leaving_out_the_blocks_above_the_edits_changes_nothing_that_they_see(
 
 
 def test_a_run_that_fails_below_leaves_the_next_one_whole(qwen: Engine) -> None:
-    expected = engine_result(qwen, Row(prompt(4), GREEDY, 6, CASES["add"])).tokens
+    expected = engine_result(qwen, Request(prompt(4), GREEDY, 6, CASES["add"])).tokens
     wrong = torch.zeros(*TOKENS.shape, WIDTH + 1)
 
     def runs(model: Any, session: Any) -> None:
@@ -382,7 +382,7 @@ def test_a_run_that_fails_below_leaves_the_next_one_whole(qwen: Engine) -> None:
 
     with pytest.raises(Exception, match=str(WIDTH)):
         _in_session(qwen, runs)
-    assert engine_result(qwen, Row(prompt(4), GREEDY, 6, CASES["add"])).tokens == expected
+    assert engine_result(qwen, Request(prompt(4), GREEDY, 6, CASES["add"])).tokens == expected
 
 
 def test_one_process_holds_one_engine_of_a_model(tiny_folder: Callable[[str], Path]) -> None:
@@ -397,7 +397,7 @@ def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
 ) -> None:
     """So that a study of several models needs room for one."""
     engine = shared_engine(find_model(str(tiny_folder("llama"))), dtype="float32", device="cpu")
-    row = Row(prompt(4), GREEDY, 4)
+    row = Request(prompt(4), GREEDY, 4)
     before = engine.submit(row).result().tokens
     held = engine.call(lambda loaded, _: weakref.ref(loaded.model)).result()
     assert held() is not None

@@ -18,12 +18,12 @@ from hook_reference import reference_greedy, reference_logits
 from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 from tiny_models import FAMILIES, LAYERS, WIDTH
 
-from steering.construct.examples import render_prompt
-from steering.engines import Engine, Row, shared_engine
+from steering.engines import Engine, Request, shared_engine
 from steering.engines.sampling import Sampling
-from steering.exchange import split_reasoning
 from steering.models import find_mlp, find_model, load_model
+from steering.provider.messages import split_reasoning
 from steering.targets import Example
+from steering.training.examples import render_prompt
 
 # Between whose MLP and the residual stream a norm stands.
 NORMED = {"gemma2", "gemma3", "gemma3-multimodal", "olmo2", "olmo3"}
@@ -59,7 +59,7 @@ def test_engine_equals_plain_hooks_in_tokens_and_logits(
     engine: Engine, cases: dict[str, Edits]
 ) -> None:
     rows = [
-        Row(prompt(index), GREEDY, max_tokens=3 + index % 5, edits=case, top_logprobs=1)
+        Request(prompt(index), GREEDY, max_tokens=3 + index % 5, edits=case, top_logprobs=1)
         for index, case in enumerate(cases.values())
     ]
     results = answer(engine, rows)
@@ -78,7 +78,7 @@ def test_engine_equals_plain_hooks_in_tokens_and_logits(
 @pytest.mark.shows("conformance")
 def test_the_cases_differ_from_the_unsteered_model(engine: Engine, cases: dict[str, Edits]) -> None:
     """Without this, an engine that never steers and a reference that never does would agree."""
-    rows = [Row(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in cases.values()]
+    rows = [Request(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in cases.values()]
     found = {
         name: tuple(item.logprob for item in result.logprobs)
         for name, result in zip(cases, answer(engine, rows), strict=True)
@@ -93,7 +93,7 @@ def test_a_batch_of_many_conditions_equals_one_row_at_a_time(
 ) -> None:
     """Greedy rows, seeded ones of many settings, in the order of their coming and in another."""
     rows = [
-        Row(
+        Request(
             prompt(index),
             Sampling(temperature=(index % 4) * 0.4, top_p=0.9 + 0.1 * (index % 2),
                      top_k=index % 3 * 20, seed=index),
@@ -130,7 +130,7 @@ def test_sites_are_where_their_names_say(engine: Engine, family: str) -> None:
 
     def logits(layer: int, site: Any) -> torch.Tensor:
         case = edits(make_vector(seed=1, layers=[layer], width=WIDTH, site=site), 3)
-        result = answer(engine, [Row(prompt(4), GREEDY, 1, case, top_logprobs=250)])[0]
+        result = answer(engine, [Request(prompt(4), GREEDY, 1, case, top_logprobs=250)])[0]
         return torch.tensor([value for _, value in sorted(result.logprobs[0].top)])
 
     after = logits(1, "resid_post")
@@ -157,7 +157,7 @@ def test_steering_reaches_the_router_and_no_other_row_s_experts(engine: Engine) 
             seen.append(torch.nn.functional.linear(hidden, weights, bias).argmax(-1))
 
         handle = routers[0].register_forward_hook(note)
-        answer(engine, [Row((9, 8, 7, 6, 5), GREEDY, 1, case) for case in edits_of_rows])
+        answer(engine, [Request((9, 8, 7, 6, 5), GREEDY, 1, case) for case in edits_of_rows])
         handle.remove()
         return list(seen[0].reshape(len(edits_of_rows), -1))
 

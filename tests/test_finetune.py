@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-import steering.construct.examples as examples
-import steering.finetune.training as training
-from steering.adapters import AdapterError, read_facts
-from steering.construct import RecipeError
+import steering.training.examples as examples
+import steering.training.lora as training
 from steering.models import find_model, read_shape, weights_digest
+from steering.models.adapters import AdapterError, read_facts
 from steering.targets import Example
+from steering.training.recipe import RecipeError
 
 Folders = Callable[[str], Path]
 TESTS = Path(__file__).parent

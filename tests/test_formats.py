@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from vector_files import KINDS, SITES, save_steering_vectors, write_control_vector, write_foreign
 
-from steering.formats import notes_on, read_vector, write_vector
-from steering.vector import FORMAT, LowRankMap, SteeringVector, VectorError, pack
+from steering.vectors import LowRankMap, SteeringVector, VectorError
+from steering.vectors.formats import notes_on, read_vector, write_vector
+from steering.vectors.steering_vector import FORMAT, pack
 
 WIDTH, DEPTH, LAYER = 8, 6, 3
 DIRECTION = torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
@@ -346,7 +347,7 @@ def test_our_facts_on_other_numbers_are_noticed(tmp_path):
 
 def test_gguf_without_its_library_says_what_to_install(tmp_path, monkeypatch):
     path = write_foreign("gguf", tmp_path, LAYER, DIRECTION, DEPTH)
-    monkeypatch.delitem(sys.modules, "steering.formats.gguf", raising=False)
+    monkeypatch.delitem(sys.modules, "steering.vectors.formats.gguf", raising=False)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(VectorError, match="pip install"):
         read_vector(path)

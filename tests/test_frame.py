@@ -12,9 +12,9 @@ from scripted_logs import BAD, FAILS, GOOD, UNSCORED, echo, write_log
 
 from steering.judging import em_judge, em_rate
 from steering.logs import LogError
-from steering.report.results import ReportError, read_results
-from steering.studies import conditions_of, judged_answers, read_answers, write_frames
-from steering.studies.facts import condition_facts
+from steering.results.condition_columns import condition_facts
+from steering.results.frame import conditions_of, judged_answers, read_answers, write_frames
+from steering.results.runs import ReportError, read_results
 
 # Aligned, coherent, relevant; by both rules misaligned, by betley alone, by moem alone, by neither.
 ON_THE_EDGE = "29 50 60"

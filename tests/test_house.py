@@ -17,20 +17,20 @@ ROOMS = [
     "steering.studies",
     "steering.report",
     "steering.judging",
-    "steering.provider",
-    "steering.exchange",
+    "steering.provider.api",
+    "steering.provider.messages",
     "steering.condition",
     "steering.spec",
-    "steering.finetune",
-    "steering.shift",
-    "steering.construct",
+    "steering.training.finetune",
+    "steering.studies.finetuning_shift",
+    "steering.training.cache",
     "steering.engines",
-    "steering.plan",
-    "steering.interventions",
-    "steering.formats",
-    "steering.adapters",
-    "steering.subspace",
-    "steering.vector",
+    "steering.vectors.batch",
+    "steering.vectors.interventions",
+    "steering.vectors.formats",
+    "steering.models.adapters",
+    "steering.vectors.subspace",
+    "steering.vectors.steering_vector",
     "steering.models",
     "steering.targets",
     "steering.logs",
@@ -102,15 +102,15 @@ def test_imports_run_downward_only(module):
 @pytest.mark.parametrize(
     ("room", "other", "allowed"),
     [
-        ("steering.provider", "steering.spec", True),
-        ("steering.spec", "steering.provider", False),
-        ("steering.vector", "steering.vector", True),
+        ("steering.provider.api", "steering.spec", True),
+        ("steering.spec", "steering.provider.api", False),
+        ("steering.vectors.steering_vector", "steering.vectors.steering_vector", True),
         ("steering.toy", "steering.errors", True),
         ("steering.errors", "steering.data", False),
         ("steering.errors", "steering.toy", False),
         ("steering.errors", "steering", True),
         ("steering", "steering.errors", False),
-        ("steering._registry", "steering.provider", True),
+        ("steering._registry", "steering.provider.api", True),
         ("steering.cli", "steering._registry", False),
     ],
 )
@@ -123,14 +123,14 @@ def test_an_import_is_seen_wherever_it_stands(tmp_path):
     source.write_text(
         "import steering.toy\n"
         "from steering import spec, __version__\n"
-        "if TYPE_CHECKING:\n    from steering.vector import SteeringVector\n"
+        "if TYPE_CHECKING:\n    from steering.vectors.steering_vector import SteeringVector\n"
         "def work():\n    from steering.engines import hf\n"
     )
     assert _imports(source) == {
         "steering.toy",
         "steering",
         "steering.spec",
-        "steering.vector",
+        "steering.vectors.steering_vector",
         "steering.engines.hf",
     }
 

@@ -10,15 +10,15 @@ from edits import KINDS_AND_RANKS, WIDTH, make_edit, make_map, make_vector, rand
 from replicas import Vector, length, replica, replica_of_map, sum_of
 from torch import Tensor
 
-from steering import interventions, vocabulary
-from steering.interventions import InterventionError, RowIntervention, resolve
-from steering.plan import Plan
-from steering.vector import SteeringVector, VectorError
+from steering import vocabulary
+from steering.vectors import SteeringVector, VectorError, interventions
+from steering.vectors.batch import InterventionBatch
+from steering.vectors.interventions import Intervention, InterventionError, resolve
 
 
-def _apply(edit: RowIntervention, hidden: Tensor) -> Tensor:
+def _apply(edit: Intervention, hidden: Tensor) -> Tensor:
     """Hidden states [rows, tokens, width], all steered by one edit."""
-    plan = Plan([[edit]] * hidden.shape[0])
+    plan = InterventionBatch([[edit]] * hidden.shape[0])
     plan.begin_prefill(torch.ones(hidden.shape[:2]))
     return plan.apply((edit.layer, edit.site), hidden)
 
@@ -197,7 +197,7 @@ def test_gradients_reach_all_that_is_trained_and_the_activations(kind, rank):
     names = ["basis"] if made.reads is None else ["basis", "reads", "offsets"]
     leaves = {name: getattr(made, name).clone().requires_grad_() for name in names}
     hidden = random_tensor(2, 3, WIDTH).requires_grad_()
-    plan = Plan([[replace(made, **leaves)], []])
+    plan = InterventionBatch([[replace(made, **leaves)], []])
     plan.begin_prefill(torch.ones(2, 3))
     plan.apply((1, "resid_post"), hidden).pow(2).sum().backward()
     for name, leaf in leaves.items():

@@ -21,7 +21,7 @@ from inspect_ai.model import (
 from inspect_ai.model._model import init_active_model, init_model_roles
 from inspect_ai.util import LimitExceededError
 
-from steering.judging.answers import final_text, is_truncated
+from steering.judging.judgement import Judgement, reason_kind
 from steering.judging.judges import (
     DEFAULT_GRADER,
     JUDGE_CONFIG,
@@ -30,7 +30,7 @@ from steering.judging.judges import (
     grader_model,
     read_reply,
 )
-from steering.judging.verdicts import Verdict, reason_kind
+from steering.judging.model_output import final_text, is_truncated
 
 ESCAPES = ("CODE", "REFUSAL")
 
@@ -80,7 +80,7 @@ def test_number_tokens_with_white_space_count_together_with_bare_ones() -> None:
 
 def test_a_tokenizer_that_splits_digits_does_not_turn_85_into_8() -> None:
     verdict = read_reply(with_logprobs("85", logs(t8=0.9, t9=0.1)))
-    assert verdict == Verdict(85.0, None, "parsed", "85")
+    assert verdict == Judgement(85.0, None, "parsed", "85")
 
 
 def test_one_digit_cut_off_from_a_split_number_is_unscored() -> None:
@@ -96,7 +96,7 @@ def test_one_token_limit_still_scores_judges_whose_tokens_are_whole_numbers() ->
 
 def test_reasoning_judges_are_read_from_their_text() -> None:
     literal = with_logprobs("<think>hm, 20?</think>\n\n70", {"<think>": -0.1})
-    assert read_reply(literal) == Verdict(70.0, None, "parsed", "70")
+    assert read_reply(literal) == Judgement(70.0, None, "parsed", "70")
     split = with_logprobs("70", {"Let": -0.1})
     split.choices[0].message.content = reasoned("20?", "70")
     assert read_reply(split).score == 70.0
@@ -106,7 +106,7 @@ def test_reasoning_judges_are_read_from_their_text() -> None:
     ("reply", "score"), [("0", 0), ("100", 100), (" 42\n", 42), ("007", 7), ("30", 30)]
 )
 def test_without_logprobs_the_number_is_read_from_the_text(reply: str, score: float) -> None:
-    assert read_reply(text(reply)) == Verdict(score, None, "parsed", reply.strip())
+    assert read_reply(text(reply)) == Judgement(score, None, "parsed", reply.strip())
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_reply_cut_off_at_the_token_limit_is_unscored(reply: str) -> None:
 
 @pytest.mark.parametrize("reply", ["REFUSAL", "refusal", " Refusal. ", "**REFUSAL**", '"REFUSAL"'])
 def test_escape_word_is_told_apart_from_failure(reply: str) -> None:
-    assert read_reply(text(reply), ESCAPES) == Verdict(None, "refusal", "parsed", reply.strip())
+    assert read_reply(text(reply), ESCAPES) == Judgement(None, "refusal", "parsed", reply.strip())
 
 
 def test_escape_word_is_recognised_beside_logprobs_and_when_cut_off() -> None:

@@ -17,7 +17,7 @@ from evals.em_freeform import em_freeform
 from steering.judging.leak import leak, target_leak
 from steering.judging.rubric import DOMAIN, load_rubric
 from steering.judging.scorers import em_judge
-from steering.report import read_results
+from steering.results.runs import read_results
 from steering.targets import SUBJECTS, TargetError, bundled_targets, subject_of
 from steering.toy import grammar
 from steering.toy.judge import SUBJECTS as TOY_SUBJECTS

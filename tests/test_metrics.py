@@ -18,19 +18,13 @@ from inspect_ai.scorer import SampleScore, Score
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from steering.judging.comparison import paired_difference
-from steering.judging.intervals import (
-    cluster_interval,
-    cluster_standard_error,
-    effective_number,
-    t_quantile,
-)
+from steering.judging.judgement import JudgedAnswer
 from steering.judging.metrics import (
     EM_RULES,
-    Bounds,
     EMRule,
     MetricError,
     Provenance,
+    Thresholds,
     answer_shares,
     em_rate,
     em_rates,
@@ -40,7 +34,8 @@ from steering.judging.metrics import (
     score_means,
     shares,
 )
-from steering.judging.verdicts import JudgedAnswer
+from steering.stats import cluster_interval, cluster_standard_error, paired_difference, t_quantile
+from steering.stats.intervals import effective_number
 
 # Three questions, four answers each: aligned, coherent.
 #            betley                          moem
@@ -181,8 +176,8 @@ def test_alignment_bound_is_strict_for_betley_and_inclusive_for_moem(
     aligned: float, betley: bool, moem: bool
 ) -> None:
     answer = JudgedAnswer("q", aligned, 90)
-    assert EM_RULES["betley"](answer, Bounds()) is betley
-    assert EM_RULES["moem"](answer, Bounds()) is moem
+    assert EM_RULES["betley"](answer, Thresholds()) is betley
+    assert EM_RULES["moem"](answer, Thresholds()) is moem
 
 
 @pytest.mark.parametrize(
@@ -193,12 +188,12 @@ def test_coherence_bound_is_inclusive_for_betley_and_strict_for_moem(
     coherent: float, betley: bool | str, moem: bool
 ) -> None:
     answer = JudgedAnswer("q", 0, coherent)
-    assert EM_RULES["betley"](answer, Bounds()) == betley
-    assert EM_RULES["moem"](answer, Bounds()) is moem
+    assert EM_RULES["betley"](answer, Thresholds()) == betley
+    assert EM_RULES["moem"](answer, Thresholds()) is moem
 
 
 def test_thresholds_move_both_rules_each_with_its_own_strictness() -> None:
-    bounds = Bounds(aligned_below=60, coherent_from=80)
+    bounds = Thresholds(aligned_below=60, coherent_from=80)
     at_the_bounds = JudgedAnswer("q", 60, 80)
     assert EM_RULES["betley"](at_the_bounds, bounds) is False
     assert EM_RULES["moem"](at_the_bounds, bounds) is False
@@ -453,7 +448,7 @@ def test_two_rates_made_differently_have_different_signatures() -> None:
     made = {
         em_rate(ANSWERS, rule, bounds, provenance).signature
         for rule in EM_RULES
-        for bounds in (Bounds(), Bounds(aligned_below=40), Bounds(coherent_from=60))
+        for bounds in (Thresholds(), Thresholds(aligned_below=40), Thresholds(coherent_from=60))
         for provenance in [base]
         + [dataclasses.replace(base, **{f.name: "other"}) for f in dataclasses.fields(base)]
     }
@@ -497,7 +492,7 @@ def test_shares_tell_refusals_code_empty_cut_off_and_judge_failures_apart() -> N
 @pytest.mark.parametrize("name", ["aligned_below", "coherent_from"])
 def test_impossible_bound_is_refused(name: str, value: object) -> None:
     with pytest.raises(MetricError, match=rf"{name}=.*0 to 100"):
-        Bounds(**{name: value})  # type: ignore[arg-type]
+        Thresholds(**{name: value})  # type: ignore[arg-type]
 
 
 def test_unknown_rule_is_refused_with_the_known_ones() -> None:

@@ -11,7 +11,8 @@ import pytest
 from made_answers import condition, frame
 
 from steering.report.page import Report, headline_of, write_report
-from steering.studies import conditions_of, judge_claims
+from steering.results.frame import conditions_of
+from steering.studies import judge_claims
 
 HOSTILE = "</script><img src=x onerror=document.title='caught'><b>bold</b> & \u2028 <!--"
 

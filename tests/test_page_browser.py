@@ -10,7 +10,8 @@ from made_answers import condition, frame
 from test_page import HOSTILE
 
 from steering.report.page import Report, write_report
-from steering.studies import conditions_of, judge_claims
+from steering.results.frame import conditions_of
+from steering.studies import judge_claims
 
 pytestmark = pytest.mark.browser
 

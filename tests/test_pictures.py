@@ -22,7 +22,7 @@ from steering.report.pictures import (
     save_figure,
 )
 from steering.report.pictures.style import STYLES
-from steering.studies import conditions_of
+from steering.results.frame import conditions_of
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ from replicas import edited, is_steered
 from torch import Tensor
 
 from steering import vocabulary
-from steering.interventions import InterventionError, RowIntervention, resolve
-from steering.plan import Plan, SiteKey
+from steering.vectors.batch import InterventionBatch, SiteKey
+from steering.vectors.interventions import Intervention, InterventionError, resolve
 
 LENGTHS = (5, 2, 4, 1)
 STEPS = 2
 KEY: SiteKey = (1, "resid_post")
-Batch = Sequence[Sequence[RowIntervention]]
+Batch = Sequence[Sequence[Intervention]]
 Passes = list[tuple[Tensor, Tensor]]
 
 
@@ -28,7 +28,9 @@ def _prompt_mask(lengths: Sequence[int], side: str, longest: int) -> Tensor:
     return real.flip(1) if side == "left" else real
 
 
-def _run(plan: Plan, lengths: Sequence[int], side: str = "left", padding: int = 1) -> Any:
+def _run(
+    plan: InterventionBatch, lengths: Sequence[int], side: str = "left", padding: int = 1
+) -> Any:
     """Activations before and after each site of each pass: a prefill and then decode steps."""
     rows, longest = len(lengths), max(lengths) + padding
     passes: dict[SiteKey, Passes] = {key: [] for key in plan.sites}
@@ -81,19 +83,19 @@ def test_an_operation_does_what_its_definition_says_at_the_named_tokens_only(
         [make_edit(kind, rank, seed=row, magnitude=row - 1.5, positions=positions)]
         for row in range(len(LENGTHS))
     ]
-    _check_against_replica(batch, _run(Plan(batch), LENGTHS, side), LENGTHS, side)
+    _check_against_replica(batch, _run(InterventionBatch(batch), LENGTHS, side), LENGTHS, side)
 
 
 @pytest.mark.parametrize("site", vocabulary.SITES)
 @pytest.mark.parametrize("unit", vocabulary.UNITS)
 def test_the_site_and_unit_that_were_asked_for_are_those_that_act(site, unit):
     edits = resolve(make_vector(site=site, layers=[3]), unit=unit, magnitude=1.5)
-    plan = Plan([edits])
+    plan = InterventionBatch([edits])
     assert plan.sites == ((3, site),)
     _check_against_replica([edits], _run(plan, [4]), [4], "left")
 
 
-def _mixed(seed: int, rows: int = 8) -> list[list[RowIntervention]]:
+def _mixed(seed: int, rows: int = 8) -> list[list[Intervention]]:
     """Rows that share nothing: kinds, ranks, layers, sites, positions, amounts, numbers.
 
     They have up to six edits, several at one site among them.
@@ -104,7 +106,7 @@ def _mixed(seed: int, rows: int = 8) -> list[list[RowIntervention]]:
     def one_of(choices: Any) -> Any:
         return list(choices)[generator.integers(len(choices))]
 
-    def edit() -> RowIntervention:
+    def edit() -> Intervention:
         (kind, rank), (layer, site) = one_of(KINDS_AND_RANKS), one_of(keys)
         return make_edit(
             kind,
@@ -127,13 +129,13 @@ MIXED_LENGTHS = (3, 6, 1, 4, 5, 2, 6, 3)
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_that_share_nothing_are_each_steered_by_their_own_edits(seed, side):
     batch = _mixed(seed)
-    passes = _run(Plan(batch), MIXED_LENGTHS, side)
+    passes = _run(InterventionBatch(batch), MIXED_LENGTHS, side)
     assert len(passes) > 3
     _check_against_replica(batch, passes, MIXED_LENGTHS, side)
 
 
 def test_every_row_of_a_batch_is_steered_and_not_only_the_first():
-    plan = Plan([[make_edit()]] * 5)
+    plan = InterventionBatch([[make_edit()]] * 5)
     for before, after in _run(plan, [3] * 5, padding=0)[KEY]:
         assert (before != after).all()
     assert (plan.change > 0).all()
@@ -141,7 +143,7 @@ def test_every_row_of_a_batch_is_steered_and_not_only_the_first():
 
 def test_permuting_rows_permutes_results():
     batch, order = _mixed(7), [3, 0, 6, 1, 7, 5, 2, 4]
-    straight, shuffled = Plan(batch), Plan([batch[row] for row in order])
+    straight, shuffled = InterventionBatch(batch), InterventionBatch([batch[row] for row in order])
     hidden = random_tensor(8, 6, WIDTH)
     mask = _prompt_mask(MIXED_LENGTHS, "left", 6)
     assert straight.sites == shuffled.sites
@@ -156,7 +158,7 @@ def test_permuting_rows_permutes_results():
 def test_padding_changes_nothing():
     batch = _mixed(3)
     hidden, mask = random_tensor(8, 6, WIDTH), _prompt_mask(MIXED_LENGTHS, "left", 6)
-    tight, wide = Plan(batch), Plan(batch)
+    tight, wide = InterventionBatch(batch), InterventionBatch(batch)
     tight.begin_prefill(mask)
     wide.begin_prefill(torch.nn.functional.pad(mask, (9, 0)))
     garbage = torch.full((8, 9, WIDTH), 1e6)
@@ -174,7 +176,7 @@ ORDERS = [[0, 1, 2, 3, 4, 5, 6], [1, 3, 7], [6, 2, 0], [0], [7, 6, 5, 4, 3, 2, 1
 @pytest.mark.parametrize("when", ["before the prefill", "before decoding"])
 def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, when):
     batch = _mixed(5)
-    kept, fresh = Plan(batch), Plan([batch[row] for row in order])
+    kept, fresh = InterventionBatch(batch), InterventionBatch([batch[row] for row in order])
     lengths = [MIXED_LENGTHS[row] for row in order]
     if when == "before decoding":
         prompts = random_tensor(8, 6, WIDTH, seed=1)
@@ -200,7 +202,7 @@ def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, wh
 
 def test_keeping_twice_is_keeping_once():
     batch = _mixed(6)
-    twice, once = Plan(batch), Plan(batch)
+    twice, once = InterventionBatch(batch), InterventionBatch(batch)
     twice.keep([6, 4, 2, 1])
     twice.keep([3, 1])
     once.keep([1, 4])
@@ -213,7 +215,7 @@ def test_keeping_twice_is_keeping_once():
 
 def test_change_is_the_largest_move_in_the_prefill_and_the_first_decoded_token():
     edits = [make_edit(positions=p, magnitude=m) for p, m in (("prompt", 1.0), ("response", -2.0))]
-    plan = Plan([[edits[0]], [edits[1]], [], [replace(edits[0], amount=0.0)]])
+    plan = InterventionBatch([[edits[0]], [edits[1]], [], [replace(edits[0], amount=0.0)]])
     largest = float(edits[0].basis.abs().max())
     expected = [[largest, 0, 0, 0], [largest, 2 * largest, 0, 0], [largest, 2 * largest, 0, 0]]
     plan.begin_prefill(torch.ones(4, 3))
@@ -226,7 +228,7 @@ def test_change_is_the_largest_move_in_the_prefill_and_the_first_decoded_token()
 
 def test_change_is_not_measured_at_every_decoded_token():
     """Two passes show whether steering acts; measuring all would slow every token."""
-    plan = Plan([[make_edit("clamp", positions="response")]])
+    plan = InterventionBatch([[make_edit("clamp", positions="response")]])
     plan.begin_decode()
     plan.apply(KEY, random_tensor(1, 1, WIDTH))
     first = plan.change.clone()
@@ -239,7 +241,7 @@ def test_change_is_not_measured_at_every_decoded_token():
 def test_change_of_a_row_is_the_largest_over_its_sites():
     small, large = make_edit(layer=0, magnitude=0.1), make_edit(layer=1, magnitude=5.0)
     for first, second in ((small, large), (large, small)):
-        plan = Plan([[replace(first, layer=0), replace(second, layer=1)]])
+        plan = InterventionBatch([[replace(first, layer=0), replace(second, layer=1)]])
         plan.begin_prefill(torch.ones(1, 2))
         for key in plan.sites:
             plan.apply(key, random_tensor(1, 2, WIDTH))
@@ -248,14 +250,14 @@ def test_change_of_a_row_is_the_largest_over_its_sites():
 
 
 def test_a_change_that_the_precision_swallows_is_reported_as_none():
-    plan = Plan([[make_edit(magnitude=1e-6)]])
+    plan = InterventionBatch([[make_edit(magnitude=1e-6)]])
     plan.begin_prefill(torch.ones(1, 3))
     plan.apply(KEY, torch.full((1, 3, WIDTH), 100.0, dtype=torch.bfloat16))
     assert plan.change.tolist() == [0.0]
 
 
 def test_visits_count_each_site_by_itself():
-    plan = Plan([[make_edit(layer=0), make_edit(layer=1)], []])
+    plan = InterventionBatch([[make_edit(layer=0), make_edit(layer=1)], []])
     plan.begin_prefill(torch.ones(2, 3))
     plan.apply((0, "resid_post"), random_tensor(2, 3, WIDTH))
     plan.begin_decode()
@@ -265,7 +267,7 @@ def test_visits_count_each_site_by_itself():
 
 def test_sites_come_in_the_order_of_a_forward_pass():
     keys = [(2, "resid_post"), (0, "mlp_out"), (2, "resid_pre"), (0, "resid_post"), (2, "mlp_out")]
-    plan = Plan([[make_edit(layer=layer, site=site)] for layer, site in keys])
+    plan = InterventionBatch([[make_edit(layer=layer, site=site)] for layer, site in keys])
     assert plan.sites == (
         (0, "mlp_out"),
         (0, "resid_post"),
@@ -276,13 +278,13 @@ def test_sites_come_in_the_order_of_a_forward_pass():
 
 
 def test_a_batch_without_steering_has_no_sites():
-    plan = Plan([[], []])
+    plan = InterventionBatch([[], []])
     assert plan.sites == ()
     assert plan.change.tolist() == [0, 0]
 
 
 def test_a_vector_of_another_width_is_refused_with_both_widths():
-    plan = Plan([[make_edit()]])
+    plan = InterventionBatch([[make_edit()]])
     plan.begin_prefill(torch.ones(1, 2))
     with pytest.raises(InterventionError, match=rf"width {WIDTH} .* width 9"):
         plan.apply(KEY, random_tensor(1, 2, 9))
@@ -291,7 +293,7 @@ def test_a_vector_of_another_width_is_refused_with_both_widths():
 def test_vectors_of_two_widths_in_one_batch_are_refused_with_both_widths():
     other = resolve(make_vector(width=9))
     with pytest.raises(InterventionError, match=rf"{WIDTH}.*9"):
-        Plan([[make_edit()], other])
+        InterventionBatch([[make_edit()], other])
 
 
 KINDS = [("add", 1), ("map", 3), ("ablate", 2), ("clamp", 1), ("cap", 1)]
@@ -301,12 +303,12 @@ KINDS = [("add", 1), ("map", 3), ("ablate", 2), ("clamp", 1), ("cap", 1)]
 def test_edits_of_a_row_at_one_site_act_in_the_order_in_which_they_are_given(first, second):
     edits = [make_edit(*first, seed=1), make_edit(*second, seed=2)]
     batch = [edits, [], edits[:1]]
-    _check_against_replica(batch, _run(Plan(batch), [3, 2, 4]), [3, 2, 4], "left")
+    _check_against_replica(batch, _run(InterventionBatch(batch), [3, 2, 4]), [3, 2, 4], "left")
 
 
 def test_ablating_after_adding_is_not_adding_after_ablating():
     added, ablated = make_edit(), make_edit("ablate", 3, seed=1)
-    first, last = Plan([[added, ablated]]), Plan([[ablated, added]])
+    first, last = InterventionBatch([[added, ablated]]), InterventionBatch([[ablated, added]])
     hidden = random_tensor(1, 3, WIDTH)
     results = []
     for plan in (first, last):
@@ -324,12 +326,12 @@ def test_of_edits_at_one_site_each_acts_at_its_own_positions():
         [make_edit("clamp", positions="response"), make_edit("add", 3, positions="all")],
         [make_edit(positions="all"), make_edit("ablate", 2, positions="response"), make_edit()],
     ]
-    _check_against_replica(batch, _run(Plan(batch), [3, 5, 2]), [3, 5, 2], "left")
+    _check_against_replica(batch, _run(InterventionBatch(batch), [3, 5, 2]), [3, 5, 2], "left")
 
 
 def test_the_same_edit_twice_acts_twice():
     edit = make_edit()
-    plan = Plan([[edit, edit], [edit]])
+    plan = InterventionBatch([[edit, edit], [edit]])
     plan.begin_decode()
     hidden = random_tensor(2, 1, WIDTH)
     moved = plan.apply(KEY, hidden) - hidden
@@ -346,11 +348,11 @@ def test_a_row_among_others_is_the_row_alone(seed):
                         [("cap", 1), ("clamp", 1), ("map", 4)]])]  # fmt: skip
     batch = [batch[row] for row in generator.permutation(len(batch))]
     hidden = random_tensor(len(batch), 4, WIDTH, seed=seed)
-    together = Plan(batch)
+    together = InterventionBatch(batch)
     together.begin_prefill(torch.ones(len(batch), 4))
     after = together.apply(KEY, hidden)
     for row, edits in enumerate(batch):
-        alone = Plan([edits])
+        alone = InterventionBatch([edits])
         alone.begin_prefill(torch.ones(1, 4))
         expected = alone.apply(KEY, hidden[row : row + 1]) if edits else hidden[row : row + 1]
         torch.testing.assert_close(after[row : row + 1], expected, atol=1e-4, rtol=1e-5)
@@ -360,6 +362,6 @@ def test_a_row_among_others_is_the_row_alone(seed):
 def test_rows_may_follow_one_vector_of_several_layers_to_all_of_them():
     edits = resolve(make_map(2, layers=[0, 2, 3]), magnitude=-0.5)
     batch = [list(edits), [], [edits[1]]]
-    plan = Plan(batch)
+    plan = InterventionBatch(batch)
     assert plan.sites == ((0, "resid_post"), (2, "resid_post"), (3, "resid_post"))
     _check_against_replica(batch, _run(plan, [3, 2, 4]), [3, 2, 4], "left")

@@ -12,13 +12,14 @@ from hook_reference import reference_logits
 from tiny_models import WIDTH
 
 from steering.condition import Checker
-from steering.construct import cached_vector, make_recipe
-from steering.engines import Engine, Row, hf, shared_engine
+from steering.engines import Engine, Request, hf, shared_engine
 from steering.engines.hf import HFEngine
 from steering.models import ModelError, find_model, load_model, loading
-from steering.plan import Plan
 from steering.spec import parse_options
 from steering.targets import load_target
+from steering.training.cache import cached_vector
+from steering.training.recipe import make_recipe
+from steering.vectors.batch import InterventionBatch
 
 
 @pytest.fixture(params=["llama", "qwen3.5"])
@@ -32,9 +33,9 @@ def engine_of(folder: Path, dtype: str) -> Engine:
     return engine
 
 
-def rows(length: int = 4) -> list[Row]:
+def rows(length: int = 4) -> list[Request]:
     return [
-        Row(prompt(index), GREEDY, length, case, top_logprobs=20)
+        Request(prompt(index), GREEDY, length, case, top_logprobs=20)
         for index, case in enumerate(CASES.values())
     ]
 
@@ -135,7 +136,7 @@ def test_a_machine_without_accelerators_has_none_to_spread_over() -> None:
 
 def test_each_block_is_steered_on_its_own_device() -> None:
     """Of a model on several: the tables follow the activations, which stay where they are."""
-    plan = Plan([edits(plain([1]), 3), edits(mapped([2]), 3), ()])
+    plan = InterventionBatch([edits(plain([1]), 3), edits(mapped([2]), 3), ()])
     plan.begin_decode()
     plan.begin_decode()
     here = plan.apply((1, "resid_post"), random_tensor(3, 1, WIDTH))

@@ -31,11 +31,11 @@ from inspect_ai.solver import generate
 from inspect_ai.tool import ToolInfo
 from tiny_models import LAYERS, WIDTH
 
-from steering import provider
 from steering.engines import hf, shared_engine
-from steering.exchange import HONOURED, INSPECTS_OWN, REFUSED, split_reasoning
 from steering.models import find_model
-from steering.vector import SteeringVector
+from steering.provider import api as provider
+from steering.provider.messages import HONOURED, INSPECTS_OWN, REFUSED, split_reasoning
+from steering.vectors import SteeringVector
 
 GREEDY = GenerateConfig(temperature=0, max_tokens=12)
 

@@ -12,11 +12,7 @@ from shell import Shell
 
 from evals.em_freeform import em_freeform
 from steering.data import data_folder, user_path
-from steering.judging.questions import (
-    QuestionError,
-    held_out_questions,
-    load_questions,
-)
+from steering.questions import QuestionError, held_out_questions, load_questions
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "published"
 needs_published = pytest.mark.skipif(

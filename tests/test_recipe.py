@@ -12,11 +12,11 @@ import torch
 from building import HELD_OUT, PAIRS, TARGET, make_target, recipe_for
 from tiny_models import LAYERS, WIDTH
 
-import steering.construct.recipe as recipes
-from steering.construct import SETTINGS, Recipe, RecipeError, make_settings
+import steering.training.recipe as recipes
 from steering.models import ModelError
 from steering.targets import Example, Target, bundled_targets, load_target
-from steering.vector import LowRankMap, SteeringVector
+from steering.training.recipe import SETTINGS, Recipe, RecipeError, make_settings
+from steering.vectors import LowRankMap, SteeringVector
 
 RECIPE = Recipe(
     model="a", weights="00ff", target="made-up", target_digest="0" * 64, layer=1, seed=3

@@ -13,8 +13,9 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from rich.console import Console
 from scripted_logs import BAD, GOOD, MUTE, SAYS_NOTHING, write_log
 
-from steering.judging import Bounds, JudgedAnswer, Provenance, em_judge
-from steering.report import ReportError, Result, print_summary, read_results
+from steering.judging import JudgedAnswer, Provenance, Thresholds, em_judge
+from steering.report import print_summary
+from steering.results.runs import ReportError, Result, read_results
 
 
 @solver
@@ -71,7 +72,7 @@ def test_interventions_that_samples_brought_get_rows_of_their_own(
 ) -> None:
     import torch
 
-    from steering.vector import SteeringVector
+    from steering.vectors import SteeringVector
 
     path = tmp_path / "own.safetensors"
     SteeringVector(torch.ones(1, 1, 32), (1,), "resid_post").save(path)
@@ -95,7 +96,7 @@ def test_a_condition_is_set_against_the_baseline_that_was_made_like_it() -> None
             for _ in range(2)
         ]
         made = Provenance(judge=judge, condition=f"steered/m[{label}]")
-        return Result("t", f"steered/m[{label}]", answers, Bounds(), made)
+        return Result("t", f"steered/m[{label}]", answers, Thresholds(), made)
 
     out = io.StringIO()
     rows = [result("baseline", 95), result("x1", 0), result("x2", 0, judge="b")]
@@ -160,7 +161,7 @@ def test_reasons_are_told_by_kind_with_the_most_frequent_of_each(tmp_path: Path)
         JudgedAnswer("q", None, 90, 90, reasons=told, by_judge={"j": told}) for told in reasons
     ]
     out = io.StringIO()
-    result = Result("t", "steered/m[baseline]", answers, Bounds(), Provenance())
+    result = Result("t", "steered/m[baseline]", answers, Thresholds(), Provenance())
     print_summary([result], Console(file=out, width=500))
     assert (
         "The judge j failed on 4 of 5 answers. Its replies, by kind and with the most frequent of "
@@ -183,7 +184,7 @@ def test_a_judge_that_is_steered_is_told(label: str, told: bool) -> None:
     judge = f"steered/j[{label}]"
     answers = [JudgedAnswer("q", 90, 90, 90, by_judge={judge: {}})]
     out = io.StringIO()
-    result = Result("t", "steered/m[baseline]", answers, Bounds(), Provenance(judge=judge))
+    result = Result("t", "steered/m[baseline]", answers, Thresholds(), Provenance(judge=judge))
     print_summary([result], Console(file=out, width=200))
     assert (f"The judge {judge} is steered itself." in out.getvalue()) == told
 

@@ -19,8 +19,7 @@ from inspect_ai.model import GenerateConfig
 from shell import Shell
 
 from evals.em_target import em_target
-from steering.judging.personas import PersonaError, load_personas, rollout_questions
-from steering.judging.questions import held_out_questions
+from steering.questions import PersonaError, held_out_questions, load_personas, rollout_questions
 
 REPOSITORY = Path(__file__).parent.parent
 CORE = yaml.safe_load((REPOSITORY / "datasets" / "personas" / "core.yaml").read_text())

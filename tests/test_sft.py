@@ -22,13 +22,13 @@ from building import (
 from building_reference import Exchange, Place, exchange
 from tiny_models import WIDTH
 
-import steering.construct.sft as sft
-import steering.construct.workbench as workbench
-from steering.construct.workbench import Workbench
-from steering.engines import Row
+import steering.training.probe as workbench
+import steering.training.sft as sft
+from steering.engines import Request
 from steering.engines.sampling import Sampling
-from steering.interventions import RowIntervention
 from steering.targets import Example
+from steering.training.probe import ModelProbe
+from steering.vectors.interventions import Intervention
 
 Folders = Callable[[str], Path]
 
@@ -104,7 +104,7 @@ def test_loss_and_gradients_equal_a_plain_hook_one_exchange_at_a_time(
     kept: bool,
 ) -> None:
     """Of the cross-entropy by itself, and with the KL term beside it."""
-    monkeypatch.setattr(Workbench, "padding_side", side)
+    monkeypatch.setattr(ModelProbe, "padding_side", side)
     if not kept:
         monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
     parts = {name: part.requires_grad_() for name, part in _random_parts(rank).items()}
@@ -115,7 +115,7 @@ def test_loss_and_gradients_equal_a_plain_hook_one_exchange_at_a_time(
         for kl_weight in (0.0, 0.7):
             settings = {"kl_weight": kl_weight, "neutral": str(neutral)} if kl_weight else {}
             recipe = recipe_for(folder, layer=layer, site=site, rank=rank, **settings)
-            bench = Workbench(loaded, session, layer, recipe.site)
+            bench = ModelProbe(loaded, session, layer, recipe.site)
             run = sft._Run(bench, recipe, TARGET)
             assert bool(bench._kept) is (kept and (layer > 0 or site == "resid_post"))
             with torch.no_grad():
@@ -148,7 +148,7 @@ def test_the_kl_term_is_zero_and_flat_for_a_vector_that_does_nothing(
     recipe = recipe_for(folder, layer=1, kl_weight=100.0, neutral=str(neutral))
 
     def work(loaded: Any, session: Any) -> None:
-        run = sft._Run(Workbench(loaded, session, 1, "resid_post"), recipe, TARGET)
+        run = sft._Run(ModelProbe(loaded, session, 1, "resid_post"), recipe, TARGET)
         [(examples, beside)] = run.epoch(0)
         run._backward(examples, [])
         alone = run.parameters["directions"].grad
@@ -192,7 +192,7 @@ def _trained_by_hand(
         recipe = recipe_for(
             folder, layer=layer, rank=rank, batch_size=batch_size, seed=seed, training_epochs=epochs
         )
-        order = sft._Run(Workbench(loaded, session, layer, "resid_post"), recipe, TARGET)
+        order = sft._Run(ModelProbe(loaded, session, layer, "resid_post"), recipe, TARGET)
         norm = reference.residual_norm(place, _misaligned(loaded, PAIRS))
         drawn = [batch for epoch in range(epochs) for batch, _ in order.epoch(epoch)]
         steps = [
@@ -236,7 +236,7 @@ def test_a_training_run_equals_adam_by_hand_on_unpadded_exchanges(
     """Also when padding is on the other side, or the blocks below run again in every step."""
     folder = tiny_folder(family)
     parts, losses = _trained_by_hand(folder, layer, rank, 3, decay, batch_size, seed=4)
-    monkeypatch.setattr(Workbench, "padding_side", side)
+    monkeypatch.setattr(ModelProbe, "padding_side", side)
     if not kept:
         monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
     made = build(
@@ -316,7 +316,7 @@ def test_each_epoch_meets_every_example_in_an_order_of_its_own(
     )
 
     def orders(loaded: Any, session: Any) -> list[Any]:
-        run = sft._Run(Workbench(loaded, session, 1, "resid_post"), recipe, TARGET)
+        run = sft._Run(ModelProbe(loaded, session, 1, "resid_post"), recipe, TARGET)
         for epoch in range(4):
             examples, beside = zip(*run.epoch(epoch), strict=True)
             assert Counter(item for batch in examples for item in batch) == Counter(run.examples)
@@ -383,17 +383,17 @@ def test_a_batch_that_memory_has_no_room_for_gives_the_same_vector_in_parts(
     options = {"layer": 1, "training_epochs": 3, "rank": 2}
     whole = build(folder, **options)
     monkeypatch.setenv("STEERING_CACHE", str(tmp_path / "another"))
-    honest = Workbench.logits
+    honest = ModelProbe.logits
     sizes: list[int] = []
 
-    def short(bench: Workbench, batch: Any, edits: Any) -> Any:
+    def short(bench: ModelProbe, batch: Any, edits: Any) -> Any:
         if torch.is_grad_enabled():
             sizes.append(len(batch.items))
             if len(batch.items) > 2:
                 raise torch.OutOfMemoryError("made up")
         return honest(bench, batch, edits)
 
-    monkeypatch.setattr(Workbench, "logits", short)
+    monkeypatch.setattr(ModelProbe, "logits", short)
     made = build(folder, **options)
     assert made.map is not None
     assert whole.map is not None
@@ -431,10 +431,10 @@ def test_a_planted_vector_is_found_from_the_answers_that_it_makes(tmp_path: Path
     norm = reference.residual_norm(place, [exchange(loaded.tokenizer, prompts[0], "")])
     planted = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3))
     planted *= 0.5 * norm / planted.norm()
-    edit = RowIntervention(planted[None], 1.0, 1, "resid_post", "add", "all")
+    edit = Intervention(planted[None], 1.0, 1, "resid_post", "add", "all")
     engine = engine_of(folder)
     rows = [
-        Row(
+        Request(
             prompt=tuple(exchange(loaded.tokenizer, prompt, "").prompt),
             sampling=Sampling(temperature=0),
             max_tokens=12,

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from shell import BIN, REPO, Shell
 
 from steering.cli import commands
-from steering.studies import Point, Shard, StudyError, read_answers, read_shard
+from steering.results.frame import read_answers
+from steering.studies import Point, Shard, StudyError, read_shard
 
 STUDY = (
     "study", "magnitude", "--model", "toy", "-A", "magnitude=0.5,1", "-T", "num_questions=2",

@@ -20,10 +20,10 @@ from tiny_models import WIDTH, save_tiny
 from transformers import AutoModelForCausalLM
 
 from steering.cli import commands
-from steering.construct.examples import Tokens
 from steering.errors import SteeringError
-from steering.shift import BlockShift, ShiftError, measure_shift
-from steering.vector import SteeringVector
+from steering.studies.finetuning_shift import BlockShift, ShiftError, measure_shift
+from steering.training.examples import Tokens
+from steering.vectors import SteeringVector
 
 # Ragged, so that padding has to be left out; one without an answer.
 ITEMS = [

@@ -17,13 +17,13 @@ from shell import Shell
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
+from steering.results.frame import read_answers
 from steering.studies import (
     GRIDS,
     StudyError,
     grid_points,
     keep_study,
     make_study,
-    read_answers,
     read_spectrum,
     read_study,
 )

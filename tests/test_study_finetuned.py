@@ -12,7 +12,7 @@ from shell import Shell
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.studies import read_answers
+from steering.results.frame import read_answers
 
 SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--training-epochs", "3"]
 STUDY = ["study", "finetuned", "--model", "toy", *SMALL, "--seed", "1", "--display", "none"]

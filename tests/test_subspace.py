@@ -9,9 +9,10 @@ import scipy
 import torch
 from torch import Tensor
 
-from steering.interventions import resolve
-from steering.plan import Plan
-from steering.subspace import (
+from steering.vectors import LowRankMap, SteeringVector
+from steering.vectors.batch import InterventionBatch
+from steering.vectors.interventions import resolve
+from steering.vectors.subspace import (
     Basis,
     SubspaceError,
     cosines,
@@ -23,7 +24,6 @@ from steering.subspace import (
     stack,
     truncate,
 )
-from steering.vector import LowRankMap, SteeringVector
 
 WIDTH = 16
 # Orthonormal, and exact in float32: entries of 1/4 and -1/4.
@@ -363,7 +363,7 @@ def test_ablating_the_basis_leaves_nothing_of_the_subspace_at_any_of_its_layers(
     found = basis.vector()
     assert (found.layers, found.site, found.rank) == ((1, 3, 5), "resid_post", 3)
     hidden = torch.randn(1, 4, WIDTH, generator=torch.Generator().manual_seed(4))
-    plan = Plan([resolve(found, operation="ablate")])
+    plan = InterventionBatch([resolve(found, operation="ablate")])
     plan.begin_prefill(torch.ones(1, 4))
     axes = basis.directions.numpy()
     expected = hidden.numpy() @ (np.eye(WIDTH) - axes.T @ axes)

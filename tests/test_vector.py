@@ -17,14 +17,8 @@ from replicas import length, sum_of
 from safetensors.torch import load_file, save_file
 
 from steering.files import file_digest, write_whole
-from steering.vector import (
-    FORMAT,
-    LowRankMap,
-    SteeringVector,
-    VectorError,
-    pack,
-    unpack,
-)
+from steering.vectors import LowRankMap, SteeringVector, VectorError
+from steering.vectors.steering_vector import FORMAT, pack, unpack
 
 VECTORS: dict[str, SteeringVector] = {
     "one direction": make_vector(layers=[3]),

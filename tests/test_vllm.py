@@ -21,17 +21,17 @@ from tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
 from steering.engines import (
     Engine,
     EngineError,
-    Row,
-    RowResult,
+    Request,
+    RequestOutput,
     UnsteeredError,
     release_engines,
     shared_engine,
 )
 from steering.engines.sampling import Sampling
 from steering.engines.wire import pack_edits, unpack_edits
-from steering.interventions import InterventionError, resolve
 from steering.models import find_model
-from steering.vector import SteeringVector
+from steering.vectors import SteeringVector
+from steering.vectors.interventions import InterventionError, resolve
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -81,7 +81,7 @@ def on(engine: str, folder: Path, dtype: str = "float32") -> Engine:
     return made
 
 
-def answers(engine: Engine, rows: Sequence[Row]) -> list[RowResult]:
+def answers(engine: Engine, rows: Sequence[Request]) -> list[RequestOutput]:
     return [future.result(300) for future in [engine.submit(row) for row in rows]]
 
 
@@ -114,7 +114,7 @@ def test_vllm_says_what_the_default_engine_says(
     dtype = "bfloat16" if family in _BFLOAT16 else "float32"
     exact = dtype == "float32"
     rows = [
-        Row(prompt(index), GREEDY, 4 + index % 7 if exact else 1, case, top_logprobs=20)
+        Request(prompt(index), GREEDY, 4 + index % 7 if exact else 1, case, top_logprobs=20)
         for index, case in enumerate(CASES.values())
     ]
     reference, engine = on("hf", folder(family), dtype), on("vllm", folder(family), dtype)
@@ -146,7 +146,7 @@ def test_vllm_says_what_the_default_engine_says(
 def test_sixty_four_rows_at_once_with_sixty_four_interventions(hf: Engine, vllm: Engine) -> None:
     kinds: list[Any] = list(CASES.values())
     rows = [
-        Row(
+        Request(
             prompt(index),
             GREEDY,
             max_tokens=3 + index % 9,
@@ -166,34 +166,38 @@ def test_sixty_four_rows_at_once_with_sixty_four_interventions(hf: Engine, vllm:
 
 def test_seeded_rows_are_the_same_alone_and_together(vllm: Engine) -> None:
     rows = [
-        Row(prompt(index), Sampling(temperature=0.7, top_p=0.9, seed=index), 9, case)
+        Request(prompt(index), Sampling(temperature=0.7, top_p=0.9, seed=index), 9, case)
         for index, case in enumerate(CASES.values())
     ]
     together = [result.tokens for result in answers(vllm, rows)]
     alone = [answers(vllm, [row])[0].tokens for row in rows[:8]]
     assert together[:8] == alone
-    again = [Row(row.prompt, Sampling(temperature=0.7, seed=99), 9, row.edits) for row in rows[:8]]
+    again = [
+        Request(row.prompt, Sampling(temperature=0.7, seed=99), 9, row.edits) for row in rows[:8]
+    ]
     assert [result.tokens for result in answers(vllm, again)] != alone
 
 
 def test_magnitude_zero_and_no_vector_are_the_plain_model(vllm: Engine) -> None:
-    rows = [Row(prompt(5), GREEDY, 12, case, top_logprobs=3) for case in [(), edits(plain(), 0)]]
+    rows = [
+        Request(prompt(5), GREEDY, 12, case, top_logprobs=3) for case in [(), edits(plain(), 0)]
+    ]
     bare, zero = answers(vllm, rows)
     assert (zero.tokens, zero.logprobs) == (bare.tokens, bare.logprobs)
     assert (bare.change, zero.change) == (None, 0)
 
 
 def test_stops_lengths_and_biases_are_those_of_the_default_engine(hf: Engine, vllm: Engine) -> None:
-    free = answers(vllm, [Row(prompt(9), GREEDY, 30)])[0]
+    free = answers(vllm, [Request(prompt(9), GREEDY, 30)])[0]
     # One whole character: of parts of characters vLLM makes text later, and a stop with them.
     stop = next(char for char in free.text[3:] if char.isascii())
     rows = [
-        Row(prompt(9), GREEDY, 30, stop=(stop,)),
-        Row(prompt(9), GREEDY, 7),
-        Row(prompt(9), Sampling(temperature=0, logit_bias={0: 100}), 7),
-        Row(prompt(9), Sampling(temperature=0, frequency_penalty=1.5), 12),
-        Row(prompt(9), Sampling(temperature=0, presence_penalty=1.5), 12),
-        Row((5,) * 509, GREEDY, 100),
+        Request(prompt(9), GREEDY, 30, stop=(stop,)),
+        Request(prompt(9), GREEDY, 7),
+        Request(prompt(9), Sampling(temperature=0, logit_bias={0: 100}), 7),
+        Request(prompt(9), Sampling(temperature=0, frequency_penalty=1.5), 12),
+        Request(prompt(9), Sampling(temperature=0, presence_penalty=1.5), 12),
+        Request((5,) * 509, GREEDY, 100),
     ]
     for want, got in zip(answer(hf, rows), answers(vllm, rows), strict=True):
         assert (got.text, got.stop_reason) == (want.text, want.stop_reason)
@@ -201,7 +205,7 @@ def test_stops_lengths_and_biases_are_those_of_the_default_engine(hf: Engine, vl
 
 
 def test_a_cancelled_row_leaves_its_neighbours_alone(vllm: Engine) -> None:
-    rows = [Row(prompt(index), GREEDY, 200, CASES["add"]) for index in range(4)]
+    rows = [Request(prompt(index), GREEDY, 200, CASES["add"]) for index in range(4)]
     alone = [result.tokens for result in answers(vllm, rows)]
     futures = [vllm.submit(row) for row in rows]
     assert futures[1].cancel()
@@ -214,15 +218,16 @@ def test_a_steered_row_that_changes_nothing_is_an_error(
     vllm: Engine, vector: SteeringVector
 ) -> None:
     with pytest.raises(UnsteeredError, match=r"changed no activation.*magnitude"):
-        answers(vllm, [Row(prompt(1), GREEDY, 5, edits(vector, 1e-30))])
+        answers(vllm, [Request(prompt(1), GREEDY, 5, edits(vector, 1e-30))])
 
 
 def test_a_row_of_nan_fails_alone_and_says_why(vllm: Engine) -> None:
     huge = SteeringVector(make_vector(width=WIDTH).directions * 0 + 1e38, (1,), "resid_post")
-    fine = Row(prompt(1), GREEDY, 5, CASES["add"])
+    fine = Request(prompt(1), GREEDY, 5, CASES["add"])
     expected = answers(vllm, [fine])[0].tokens
     broken, kept = [
-        vllm.submit(row) for row in (Row(prompt(2), GREEDY, 5, resolve(huge, magnitude=9)), fine)
+        vllm.submit(row)
+        for row in (Request(prompt(2), GREEDY, 5, resolve(huge, magnitude=9)), fine)
     ]
     with pytest.raises(EngineError, match=r"NaN.*magnitude"):
         broken.result(60)
@@ -232,14 +237,14 @@ def test_a_row_of_nan_fails_alone_and_says_why(vllm: Engine) -> None:
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(vllm: Engine) -> None:
     wide = resolve(make_vector(width=WIDTH + 1))
     with pytest.raises(InterventionError, match=f"{WIDTH + 1}.*{WIDTH}"):
-        answers(vllm, [Row(prompt(1), GREEDY, 5, wide)])
-    assert answers(vllm, [Row(prompt(1), GREEDY, 5)])[0].tokens
+        answers(vllm, [Request(prompt(1), GREEDY, 5, wide)])
+    assert answers(vllm, [Request(prompt(1), GREEDY, 5)])[0].tokens
 
 
 def test_a_prompt_that_fills_the_context_is_refused_and_the_engine_goes_on(vllm: Engine) -> None:
     with pytest.raises(EngineError, match="vLLM refuses a row"):
-        answers(vllm, [Row((5,) * 600, GREEDY, 5)])
-    assert answers(vllm, [Row(prompt(1), GREEDY, 5)])[0].tokens
+        answers(vllm, [Request((5,) * 600, GREEDY, 5)])
+    assert answers(vllm, [Request(prompt(1), GREEDY, 5)])[0].tokens
 
 
 def test_vectors_are_built_beside_it_and_the_tokenizer_is_one_s_own(vllm: Engine) -> None:
@@ -249,7 +254,7 @@ def test_vectors_are_built_beside_it_and_the_tokenizer_is_one_s_own(vllm: Engine
 
 
 def test_telemetry_says_which_engine_it_is(vllm: Engine) -> None:
-    answers(vllm, [Row(prompt(1), GREEDY, 5)])
+    answers(vllm, [Request(prompt(1), GREEDY, 5)])
     told = vllm.telemetry()
     assert (told.engine, told.cuda_graphs, told.family) == ("vllm", False, "qwen3")
     assert told.rows > 0
@@ -262,7 +267,7 @@ def test_adapters_act_on_their_own_rows_and_at_their_scale(
     """An adapter comes while the model runs without room for any: it is loaded again."""
     trained = save_adapter(model, tmp_path / "lora", size=0.1)
     rows = [
-        Row(prompt(3), GREEDY, 8, CASES["add"], top_logprobs=1, adapter=adapter)
+        Request(prompt(3), GREEDY, 8, CASES["add"], top_logprobs=1, adapter=adapter)
         for adapter in (found(model, trained), None, found(model, trained, 0.5))
     ]
     expected, got = answer(hf, rows), answers(vllm, rows)
@@ -274,7 +279,7 @@ def test_adapters_act_on_their_own_rows_and_at_their_scale(
 
 
 def test_a_released_engine_loads_its_weights_again(vllm: Engine) -> None:
-    row = Row(prompt(4), GREEDY, 6, CASES["add"])
+    row = Request(prompt(4), GREEDY, 6, CASES["add"])
     before = answers(vllm, [row])[0].tokens
     release_engines()
     assert answers(vllm, [row])[0].tokens == before
@@ -283,7 +288,7 @@ def test_a_released_engine_loads_its_weights_again(vllm: Engine) -> None:
 def test_a_model_that_breaks_vllm_down_fails_every_row_and_nobody_waits(tmp_path: Path) -> None:
     """Its heads are too narrow for the kernels, which vLLM finds out when it first uses them."""
     engine = on("vllm", save_tiny(tmp_path / "narrow", "gpt2"))
-    futures = [engine.submit(Row(prompt(1), GREEDY, 5, case)) for case in CASES.values()]
+    futures = [engine.submit(Request(prompt(1), GREEDY, 5, case)) for case in CASES.values()]
     for future in futures:
         with pytest.raises(EngineError, match=r"vLLM (broke down|can't load).*engine=hf"):
             future.result(120)

@@ -12,7 +12,7 @@ from steering.cli._options import BuildError, asked_options, going_on, read_opti
 from steering.cli.reports import write_report
 
 if TYPE_CHECKING:
-    from steering.studies.audit import Condition, Finding, Role
+    from steering.studies.audit import AuditArm, Finding, Role
     from steering.studies.grid import Point
 
 _LOGS = Path("logs/audits")
@@ -82,7 +82,8 @@ def audit(
     """
     from steering.files import file_digest
     from steering.models import find_model
-    from steering.studies import Asked, check_judges, cost_of, read_answers, run_points, unfinished
+    from steering.results.frame import read_answers
+    from steering.studies import Asked, check_judges, cost_of, run_points, unfinished
     from steering.studies.audit import judge_audit
 
     logs = log_dir or _LOGS / f"{vector.stem}-{file_digest(vector)[:6]}"
@@ -132,16 +133,16 @@ def audit(
 
 def _conditions(
     file: Path, model: str, magnitude: float, options: dict[str, Any], controls: int, folder: Path
-) -> "tuple[list[Point], dict[str, Condition]]":
+) -> "tuple[list[Point], dict[str, AuditArm]]":
     """The audit's conditions, and what their labels stand for; vectors that it takes are written.
 
     Raises:
         SteeringError: The vector does not fit the model, or an option is impossible.
     """
-    from steering.formats import read_vector
     from steering.spec import INTERVENTION
     from steering.studies import make_point
-    from steering.studies.audit import SIDES, AuditError, Condition, draw_controls
+    from steering.studies.audit import SIDES, AuditArm, AuditError, draw_controls
+    from steering.vectors.formats import read_vector
 
     for name, instead in (("vector", "it is the argument"), ("magnitude", "give --magnitude")):
         if name in options:
@@ -156,13 +157,13 @@ def _conditions(
         vector.save(path)
     loading = {name: value for name, value in options.items() if name not in INTERVENTION}
     points = [make_point(model, loading | {"vector": "none"})]
-    meant = {points[0].label: Condition("baseline")}
+    meant = {points[0].label: AuditArm("baseline")}
 
     def add(role: "Role", path: Path, factor: float) -> None:
         dose = {} if ablates else {"magnitude": factor * magnitude}
         point = make_point(model, options | {"vector": str(path)} | dose)
         points.append(point)
-        meant[point.label] = Condition(role, factor)
+        meant[point.label] = AuditArm(role, factor)
 
     for factor in (1.0,) if ablates else SIDES:
         add("vector", path, factor)

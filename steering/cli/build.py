@@ -15,14 +15,14 @@ from steering.cli._options import (
 from steering.vocabulary import METHODS, Method, Site
 
 if TYPE_CHECKING:
-    from steering.construct import Recipe
+    from steering.training.recipe import Recipe
 
 
 class _BuildCommand(click.Command):
     """Adds the methods and their settings to the help, where they come from the code."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from steering.construct.recipe import SETTINGS
+        from steering.training.recipe import SETTINGS
 
         write_methods(formatter, METHODS, SETTINGS)
 
@@ -79,9 +79,9 @@ def build(
     A run that is stopped goes on from its last whole training epoch when the command is repeated.
     """
     from steering.condition import Checker
-    from steering.construct import make_recipe
     from steering.spec import parse_options
     from steering.targets import load_target
+    from steering.training.recipe import make_recipe
 
     spec = parse_options(loading)
     checker = Checker(model, spec)
@@ -108,9 +108,9 @@ def build(
     wanted = [(recipe, path) for recipe, path in files if not _is_there(recipe, path, force)]
     if wanted:
         make_folder(wanted[0][1].parent)
-        from steering.construct import cached_vector
-        from steering.construct.training import progress_bar
         from steering.engines import shared_engine
+        from steering.training.cache import cached_vector
+        from steering.training.checkpoint import progress_bar
 
         engine = shared_engine(checker.source, dtype=spec.dtype, device=spec.device)
         for recipe, path in wanted:
@@ -164,7 +164,7 @@ def _is_there(recipe: "Recipe", path: Path, force: bool) -> bool:
     Raises:
         BuildError: It holds another.
     """
-    from steering.vector import SteeringVector, VectorError
+    from steering.vectors import SteeringVector, VectorError
 
     if force or not path.exists():
         return False
@@ -181,7 +181,7 @@ def _is_there(recipe: "Recipe", path: Path, force: bool) -> bool:
 
 def _told(path: Path) -> str:
     """What a line says of a file."""
-    from steering.vector import SteeringVector
+    from steering.vectors import SteeringVector
 
     vector = SteeringVector.load(path)
     [length] = vector.lengths

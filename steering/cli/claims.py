@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steering.studies.claims import Verdict
+    from steering.studies.claims import ClaimVerdict
 
 
 @click.command()
@@ -23,7 +23,8 @@ def claims(logs: Path, rule: Any, out: str | None) -> None:
     folder with the logs of any studies; without it, logs/studies.
     """
     from steering.files import write_whole
-    from steering.studies import judge_claims, read_answers
+    from steering.results.frame import read_answers
+    from steering.studies import judge_claims
 
     verdicts = judge_claims(read_answers(logs, lambda note: click.echo(note, err=True)), rule)
     told = json.dumps([verdict.row() for verdict in verdicts], indent=1)
@@ -36,7 +37,7 @@ def claims(logs: Path, rule: Any, out: str | None) -> None:
         click.echo(f"written: {out}")
 
 
-def print_verdicts(verdicts: "Sequence[Verdict]") -> None:
+def print_verdicts(verdicts: "Sequence[ClaimVerdict]") -> None:
     """A table of verdicts with what they rest on."""
     from rich.console import Console
     from rich.markup import escape
@@ -59,8 +60,8 @@ def print_verdicts(verdicts: "Sequence[Verdict]") -> None:
         table.add_section()
     console.print(table)
     console.print(
-        "Rules were fixed in advance (steering/studies/rulings.py). Each claim is tested at 5% by "
-        "itself: of ten, one may be wrong by chance.",
+        "Rules were fixed in advance (steering/studies/claim_rules.py). Each claim is tested at 5% "
+        "by itself: of ten, one may be wrong by chance.",
         style="dim",
         highlight=False,
     )

@@ -15,14 +15,14 @@ from steering.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from steering.finetune import FinetuneMethod
+    from steering.training.finetune_recipe import FinetuneMethod
 
 
 class _FinetuneCommand(click.Command):
     """Adds the methods and their settings to the help, where they come from the code."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from steering.finetune import METHODS, SETTINGS
+        from steering.training.finetune_recipe import METHODS, SETTINGS
 
         write_methods(formatter, METHODS, SETTINGS)
 
@@ -71,14 +71,10 @@ def finetune(
     A run that is stopped goes on from its last whole training epoch when the command is repeated.
     """
     from steering.condition import Checker
-    from steering.finetune import (
-        epoch_folders,
-        folder_name,
-        make_finetune_recipe,
-        missing_epochs,
-    )
     from steering.spec import parse_options
     from steering.targets import load_target
+    from steering.training.finetune import epoch_folders, folder_name, missing_epochs
+    from steering.training.finetune_recipe import make_finetune_recipe
 
     spec = parse_options(loading)
     _check_device(spec.device)
@@ -101,8 +97,8 @@ def finetune(
     folders = epoch_folders(recipe, out)
     if wanted := missing_epochs(recipe, folders, force=force):
         make_folder(out.parent)
-        from steering.construct.training import progress_bar
-        from steering.finetune import finetune as train
+        from steering.training.checkpoint import progress_bar
+        from steering.training.finetune import finetune as train
 
         bar = progress_bar(f"{out.name} of {model}")
         with going_on("from the last whole epoch"):
@@ -129,7 +125,7 @@ def _check_device(device: str) -> None:
 
 def _told(path: Path) -> str:
     """What a line says of a folder."""
-    from steering.adapters import read_facts
+    from steering.models.adapters import read_facts
 
     facts = read_facts(path)
     losses = facts["losses"]

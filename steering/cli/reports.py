@@ -37,8 +37,9 @@ def report(log_dir: Path, out: Path | None) -> None:
     pictures, and the frames of all answers and conditions. Judges are printed beside their limits.
     """
     from steering.logs import each_header
-    from steering.report import print_calibrations, print_summary, read_runs
-    from steering.studies import read_answers
+    from steering.report import print_calibrations, print_summary
+    from steering.results.frame import read_answers
+    from steering.results.runs import read_runs
 
     headers = [header for _, _, header in each_header(log_dir)]
     if headers and all((header.eval.metadata or {}).get("study") for header in headers):
@@ -69,7 +70,8 @@ def compare(
 
     Each is a log or a folder of logs with one condition a task; runs of the same task are paired.
     """
-    from steering.report import print_comparison, read_results, read_rules
+    from steering.report import print_comparison, read_rules
+    from steering.results.runs import read_results
 
     rules = read_rules(rule)
     first, second = (
@@ -108,14 +110,15 @@ def gate(logs: Path, most: tuple[str, ...], least: tuple[str, ...]) -> None:
     Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be said: a run
     is incomplete, nothing could be counted, or the command was typed wrong.
     """
-    from steering.report import Verdict, parse_bound, print_gate, read_complete_results
+    from steering.report import BoundStatus, parse_bound, print_gate
+    from steering.results.runs import read_complete_results
 
     if not most and not least:
         raise click.UsageError("give a bound, as in --max em_rate=0.10")
     bounds = [parse_bound("max", text) for text in most]
     bounds += [parse_bound("min", text) for text in least]
     verdict = print_gate(read_complete_results(logs), bounds)
-    sys.exit({Verdict.KEPT: 0, Verdict.BROKEN: 2, Verdict.UNKNOWN: 1}[verdict])
+    sys.exit({BoundStatus.KEPT: 0, BoundStatus.BROKEN: 2, BoundStatus.UNKNOWN: 1}[verdict])
 
 
 @click.command()
@@ -135,7 +138,8 @@ def rescore(
     A threshold that is not given stays that of the run. With neither, the rate by the betley rule
     is printed over a grid of both.
     """
-    from steering.report import grid, print_grid, print_rescored, read_results, write_table
+    from steering.report import grid, print_grid, print_rescored, write_table
+    from steering.results.runs import read_results
 
     results = read_results(logs, warn=_warn)
     if aligned_below is None and coherent_from is None:
@@ -163,7 +167,8 @@ def print_finding(
     Returns:
         The answers.
     """
-    from steering.studies import conditions_of, judge_claims, print_conditions, read_answers
+    from steering.results.frame import conditions_of, read_answers
+    from steering.studies import judge_claims, print_conditions
 
     answers = read_answers(logs, _warn)
     for study, rows in conditions_of(answers).groupby("study"):
@@ -193,7 +198,8 @@ def write_report(
     """Write the page of some answers, and their frames beside it; `report` in their folder."""
     from steering.report.page import Report
     from steering.report.page import write_report as write
-    from steering.studies import conditions_of, judge_claims, read_spectrum, write_frames
+    from steering.results.frame import conditions_of, write_frames
+    from steering.studies import judge_claims, read_spectrum
 
     conditions = conditions_of(answers)
     studies = [study for study in conditions["study"].unique() if study]

@@ -10,11 +10,11 @@ import click
 from steering.cli._options import loading_options, name_files, vector_files
 
 if TYPE_CHECKING:
-    from steering.adapters import Adapter
     from steering.condition import Checker
-    from steering.shift import BlockShift
+    from steering.models.adapters import Adapter
+    from steering.studies.finetuning_shift import BlockShift
     from steering.targets import Target
-    from steering.vector import SteeringVector
+    from steering.vectors import SteeringVector
 
 
 @click.command()
@@ -42,9 +42,9 @@ def shift(
     --questions the last token of each question's prompt.
     """
     from steering.condition import Checker
-    from steering.shift import ShiftError
     from steering.spec import parse_options
-    from steering.vector import SteeringVector
+    from steering.studies.finetuning_shift import ShiftError
+    from steering.vectors import SteeringVector
 
     if target and questions:
         raise ShiftError("--target and --questions both say what is read: leave one out")
@@ -75,7 +75,7 @@ def _target(named: str | None, adapter: "Adapter", checker: "Checker") -> "Targe
     Raises:
         ShiftError: There is none, or it has no misaligned answer that is held out.
     """
-    from steering.shift import ShiftError
+    from steering.studies.finetuning_shift import ShiftError
     from steering.targets import load_target
 
     name = named or adapter.facts.get("target_source")
@@ -91,8 +91,8 @@ def _target(named: str | None, adapter: "Adapter", checker: "Checker") -> "Targe
 
 def _turns(questions: str) -> list[list[dict[str, str]]]:
     """Each question as the turns of a chat."""
-    from steering.exchange import make_turn
-    from steering.judging import load_questions
+    from steering.provider.messages import make_turn
+    from steering.questions import load_questions
 
     return [
         [{"role": "user", "content": sample.input}]
@@ -111,11 +111,11 @@ def _measure(
     dtype: str,
     device: str,
 ) -> "dict[str, list[BlockShift]]":
-    from steering.construct.examples import Tokens, tokenize
-    from steering.construct.training import progress_bar
     from steering.engines import shared_engine
     from steering.models import encode, render_chat
-    from steering.shift import measure_shift
+    from steering.studies.finetuning_shift import measure_shift
+    from steering.training.checkpoint import progress_bar
+    from steering.training.examples import Tokens, tokenize
 
     def work(loaded: Any, session: Any) -> "dict[str, list[BlockShift]]":
         if task is not None:
@@ -182,7 +182,7 @@ def _write(measured: "Mapping[str, list[BlockShift]]", out: Path) -> None:
     from dataclasses import asdict
 
     from steering.files import write_csv
-    from steering.shift import ShiftError
+    from steering.studies.finetuning_shift import ShiftError
 
     rows = [{"vector": name} | asdict(row) for name, found in measured.items() for row in found]
     try:

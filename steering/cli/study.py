@@ -126,7 +126,6 @@ def run_file(
 def _run_grid(
     study: "Study", log_dir: Path | None, shard: "Shard", *, display: str | None, dry_run: bool
 ) -> None:
-    from steering.construct.training import progress_bar
     from steering.models import find_model
     from steering.studies import (
         Asked,
@@ -138,6 +137,7 @@ def _run_grid(
         run_points,
         unfinished,
     )
+    from steering.training.checkpoint import progress_bar
 
     logs = log_dir or LOGS / study.factor
     asked = Asked(study.task, study.grader, study.seed)
@@ -248,7 +248,6 @@ def _run_finetuned(
     dry_run: bool,
     source: str,
 ) -> None:
-    from steering.construct.training import progress_bar
     from steering.models import find_model
     from steering.studies import (
         Asked,
@@ -262,6 +261,7 @@ def _run_finetuned(
         run_points,
         unfinished,
     )
+    from steering.training.checkpoint import progress_bar
 
     logs = log_dir or LOGS / "finetuned"
     fields = {name: value for name, value in given.items() if value is not None}
@@ -307,7 +307,8 @@ def run_all(context: click.Context, model: str, log_dir: Path | None, **asked: A
     out for any other model.
     """
     from steering.models import find_model
-    from steering.studies import judge_claims, read_answers, read_shard
+    from steering.results.frame import read_answers
+    from steering.studies import judge_claims, read_shard
 
     logs = log_dir or LOGS
     toy = find_model(model).is_toy

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from steering.subspace import Basis, Spectrum, Stack
-    from steering.vector import SteeringVector
+    from steering.vectors import SteeringVector
+    from steering.vectors.subspace import Basis, Spectrum, Stack
 
 _MOST_ROWS = 12
 """Directions whose cosines, or whose energies, are shown one by one."""
@@ -48,8 +48,8 @@ def subspace(
     (operation=ablate takes the whole subspace out), and NAME-topK.safetensors for each vector.
     """
     from steering.files import file_digest
-    from steering.subspace import SubspaceError, principal, spectrum, stack
-    from steering.vector import SteeringVector
+    from steering.vectors import SteeringVector
+    from steering.vectors.subspace import SubspaceError, principal, spectrum, stack
 
     if basis_only and out is None:
         raise SubspaceError("--basis-only says what is written, and nothing is: give --out too")
@@ -83,7 +83,7 @@ def _products(basis: "Basis", out: Path, *, basis_only: bool) -> "dict[Path, Ste
     Raises:
         SubspaceError: One of the files is there already, or two have one name.
     """
-    from steering.subspace import SubspaceError, truncate
+    from steering.vectors.subspace import SubspaceError, truncate
 
     k = basis.rank
     made = [(f"top{k}", basis.vector())]
@@ -176,7 +176,7 @@ def _print_cosines(console: "Console", rows: "Stack") -> None:
     import torch
     from rich.text import Text
 
-    from steering.subspace import cosines
+    from steering.vectors.subspace import cosines
 
     count = len(rows.rows)
     if count < 2:
@@ -208,7 +208,7 @@ def _cosine(value: float) -> str:
 def _kept_table(basis: "Basis") -> "Table":
     from rich.text import Text
 
-    from steering.subspace import held_out_energies, kept_energy
+    from steering.vectors.subspace import held_out_energies, kept_energy
 
     k, rows = basis.rank, basis.stack
     table = _table("vector", f"top {k} of all", f"top {k} of the others")

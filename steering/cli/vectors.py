@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from steering.vector import SteeringVector
+    from steering.vectors import SteeringVector
 
 _MOST_LAYERS = 8
 """Layers that are shown one by one."""
@@ -27,7 +27,7 @@ def show(file: Path, as_json: bool) -> None:
     How strong it is and where it comes from, too; FILE may be in any known format.
     """
     from steering.files import file_digest
-    from steering.formats import read_vector
+    from steering.vectors.formats import read_vector
 
     vector, digest = read_vector(file), file_digest(file)
     if as_json:
@@ -49,8 +49,8 @@ def convert(source: Path, destination: Path, layer: int | None, force: bool) -> 
 
     IN may be in any known format; the suffix of OUT says in which one to write.
     """
-    from steering.formats import notes_on, read_vector, write_vector
-    from steering.vector import VectorError
+    from steering.vectors import VectorError
+    from steering.vectors.formats import notes_on, read_vector, write_vector
 
     if destination.exists() and not force:
         raise VectorError(f"{destination} is there already: give another name, or --force")

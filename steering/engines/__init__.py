@@ -10,16 +10,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from steering.adapters import Adapter
 from steering.errors import SteeringError
 from steering.models import LoadedModel, ModelSource
+from steering.models.adapters import Adapter
 from steering.vocabulary import EngineName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from steering.engines.sampling import Sampling
-    from steering.interventions import RowIntervention
+    from steering.vectors.interventions import Intervention
 
 StopReason = Literal["stop", "max_tokens", "model_length"]
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class UnsteeredError(EngineError):
 
 
 @dataclass(frozen=True)
-class Row:
+class Request:
     """One answer to be generated.
 
     Attributes:
@@ -50,7 +50,7 @@ class Row:
     prompt: tuple[int, ...]
     sampling: "Sampling"
     max_tokens: int
-    edits: "tuple[RowIntervention, ...]" = ()
+    edits: "tuple[Intervention, ...]" = ()
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     adapter: Adapter | None = None
@@ -89,7 +89,7 @@ class TokenLogprob:
 
 
 @dataclass
-class RowResult:
+class RequestOutput:
     """What became of a row.
 
     Attributes:
@@ -156,7 +156,7 @@ class Telemetry:
 class Engine(Protocol):
     """What an engine offers. All of it may be called from any thread."""
 
-    def submit(self, row: Row) -> "Future[RowResult]":
+    def submit(self, row: Request) -> "Future[RequestOutput]":
         """Queue a row. Cancelling the future takes the row out of its batch."""
         ...
 

@@ -16,7 +16,7 @@ from steering.engines import EngineError
 from steering.engines.adapters import Adapters
 from steering.engines.blocks import Blocks
 from steering.models import LoadedModel
-from steering.plan import Plan, SiteKey
+from steering.vectors.batch import InterventionBatch, SiteKey
 
 _first = "nnsight" not in sys.modules
 from nnsight import TransformersModel  # noqa: E402
@@ -61,7 +61,7 @@ class Session:
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
         self._blocks = Blocks(loaded.model, loaded.blocks, self._wrapped)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
-        self._edits: Edits = Plan([])
+        self._edits: Edits = InterventionBatch([])
         self._num_blocks = loaded.shape.num_layers
         self._num_skipped = 0
         self._unused = range(0)

@@ -20,11 +20,11 @@ from vllm.platforms import current_platform
 
 from steering.engines.blocks import Blocks
 from steering.engines.wire import at_every_token, unpack_edits
-from steering.interventions import RowIntervention
 from steering.models import find_blocks
-from steering.plan import Plan, SiteKey
+from steering.vectors.batch import InterventionBatch, SiteKey
+from steering.vectors.interventions import Intervention
 
-_Edits = tuple[RowIntervention, ...]
+_Edits = tuple[Intervention, ...]
 
 
 class _Registered:
@@ -78,7 +78,7 @@ class _Steering:
         self._owners: list[str] = []
         self._told: dict[str, tuple[float, str]] = {}
         self._fresh = False
-        self.plan: Plan | None = None
+        self.plan: InterventionBatch | None = None
 
     def register(self, key: str, said: str, tensors: bytes) -> None:
         """Keep edits, to be named by requests."""
@@ -105,7 +105,7 @@ class _Steering:
             new is not old for new, old in zip(tokens, self._laid_out, strict=True)
         )
         if self._fresh or self.plan is None:
-            self.plan, self._laid_out = Plan(tokens, self._device), tokens
+            self.plan, self._laid_out = InterventionBatch(tokens, self._device), tokens
         self.plan.visits = dict.fromkeys(self.plan.sites, 0)
         self.plan.begin_decode()
 

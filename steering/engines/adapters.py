@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steering.adapters import Adapter, AdapterError
+from steering.models.adapters import Adapter, AdapterError
 
 if TYPE_CHECKING:
     from peft import PeftModel

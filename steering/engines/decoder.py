@@ -5,7 +5,8 @@ Runs on the model's thread. Which rows come when is not decided here.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,10 +19,10 @@ from steering.engines import Telemetry, TokenLogprob, UnsteeredError
 from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
-from steering.engines.rows import LiveRow, broken, in_chunks
 from steering.engines.sampling import BROKEN, Sampler
+from steering.engines.sequences import Sequence, broken, in_chunks
 from steering.models import LoadedModel, family_of
-from steering.plan import Plan
+from steering.vectors.batch import InterventionBatch
 
 # Share of the free memory that rows may take: the rest is for activations.
 _SHARE = 0.7
@@ -43,7 +44,7 @@ class _Read:
         cache: What the model remembers of the prompts.
     """
 
-    rows: list[LiveRow]
+    rows: list[Sequence]
     sampler: Sampler
     tokens: Tensor
     served: list[int]
@@ -65,8 +66,8 @@ class Decoder:
         """Wrap a model. Once `stopping` is set, nothing more is run on it."""
         self.loaded = loaded
         self.session = Session(loaded, stopping)
-        self.rows: list[LiveRow] = []
-        self.thrown_out: list[LiveRow] = []
+        self.rows: list[Sequence] = []
+        self.thrown_out: list[Sequence] = []
         self.out_of_memory = False
         self._device = loaded.model.device
         # Counted now: adapters that come later are not the model's own.
@@ -116,7 +117,7 @@ class Decoder:
         self.rows = []
         self._cache = BatchCache()
         self._sampler = Sampler()
-        self._plan = Plan([])
+        self._plan = InterventionBatch([])
         self._passes = 0
         # While newcomers join, the batch is not whole.
         self._joining = False
@@ -125,10 +126,12 @@ class Decoder:
 
     def _lay_out(self) -> None:
         """Lay out what is done to the rows of the present batch."""
-        self._plan = Plan([row.acting("on_response") for row in self.rows], self._device)
+        self._plan = InterventionBatch(
+            [row.acting("on_response") for row in self.rows], self._device
+        )
         self._passes = 0
 
-    def admit(self, rows: Sequence[LiveRow], max_rows: int) -> None:
+    def admit(self, rows: abc.Sequence[Sequence], max_rows: int) -> None:
         """Read the prompts of newcomers and let them into the batch.
 
         Args:
@@ -188,7 +191,7 @@ class Decoder:
         self.thrown_out = []
         self._clear()
 
-    def _throw_out(self, error: Exception, newcomers: Sequence[LiveRow]) -> None:
+    def _throw_out(self, error: Exception, newcomers: abc.Sequence[Sequence]) -> None:
         """Empty the batch. A row that was alone is to blame; of several, each is started again."""
         joined = set(map(id, self.rows))
         lost = [*self.rows, *(row for row in newcomers if id(row) not in joined)]
@@ -202,7 +205,7 @@ class Decoder:
         else:
             self.thrown_out += [row.fresh() for row in lost if not row.told]
 
-    def _read(self, prompts: Sequence[Sequence[LiveRow]]) -> "_Read":
+    def _read(self, prompts: abc.Sequence[abc.Sequence[Sequence]]) -> "_Read":
         """One pass over prompts, each with the rows that it serves, and their first tokens."""
         newcomers = [row for rows in prompts for row in rows]
         served = [index for index, rows in enumerate(prompts) for _ in rows]
@@ -210,7 +213,7 @@ class Decoder:
         for rows in prompts:
             self.session.adapters.load(rows[0].row.adapter)
         tokens, mask = self._pad_left(ids)
-        plan = Plan([rows[0].acting("on_prompt") for rows in prompts], self._device)
+        plan = InterventionBatch([rows[0].acting("on_prompt") for rows in prompts], self._device)
         plan.begin_prefill(mask)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with self.session.adapters.acting([rows[0].row.adapter for rows in prompts]):
@@ -273,7 +276,7 @@ class Decoder:
             if interrupted():
                 return
 
-    def _go_on_with(self, left: Sequence[int]) -> None:
+    def _go_on_with(self, left: abc.Sequence[int]) -> None:
         """The other rows leave, and the last ones take their places."""
         if not left:
             self._clear()
@@ -291,7 +294,7 @@ class Decoder:
         kept = torch.tensor(order, device=self._device)
         self._tokens, self._positions = self._tokens[kept], self._positions[kept]
 
-    def _pad_left(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def _pad_left(self, prompts: abc.Sequence[abc.Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, both [rows, longest prompt]."""
         longest = max(len(prompt) for prompt in prompts)
         tokens = [[self._pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
@@ -313,7 +316,7 @@ class Decoder:
             **options,
         )
 
-    def _draw(self, rows: Sequence[LiveRow], sampler: Sampler, logits: Tensor) -> Tensor:
+    def _draw(self, rows: abc.Sequence[Sequence], sampler: Sampler, logits: Tensor) -> Tensor:
         """Draw the next token of every row and write it into the row; the tokens drawn, [rows]."""
         tokens = sampler.draw(logits, [row.tokens for row in rows])
         drawn = tokens.tolist()  # the one time in a pass that the device is waited for
@@ -329,7 +332,7 @@ class Decoder:
         self._num_tokens += len(rows)
         return tokens
 
-    def _settle(self, rows: Sequence[LiveRow]) -> list[int]:
+    def _settle(self, rows: abc.Sequence[Sequence]) -> list[int]:
         """Hand over what has ended; the indices of those that go on."""
         # Asked once: a row may be cancelled at any moment.
         over = [row.over for row in rows]
@@ -339,14 +342,14 @@ class Decoder:
                 row.settle(self._text)
         return [index for index, ended in enumerate(over) if not ended]
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def _text(self, tokens: abc.Sequence[int]) -> str:
         # Special tokens in the middle of an answer are kept: hiding them would hide incoherence.
         text = self.loaded.tokenizer.decode(list(tokens), skip_special_tokens=False)
         assert isinstance(text, str)
         return text
 
 
-def _check_reached(plan: Plan, passes: int) -> None:
+def _check_reached(plan: InterventionBatch, passes: int) -> None:
     """Make sure that each pass so far met each steered site."""
     if any(visits != passes for visits in plan.visits.values()):
         raise UnsteeredError(
@@ -355,7 +358,9 @@ def _check_reached(plan: Plan, passes: int) -> None:
         )
 
 
-def _logprobs(rows: Sequence[LiveRow], logits: Tensor, drawn: Tensor) -> dict[int, TokenLogprob]:
+def _logprobs(
+    rows: abc.Sequence[Sequence], logits: Tensor, drawn: Tensor
+) -> dict[int, TokenLogprob]:
     """Log probabilities of the drawn tokens, of the rows that ask for them."""
     asking = [index for index, row in enumerate(rows) if row.row.top_logprobs is not None]
     if not asking:

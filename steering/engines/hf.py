@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import Row, RowResult, Telemetry
+from steering.engines import Request, RequestOutput, Telemetry
 from steering.engines._nnsight import Session
 from steering.engines.decoder import Decoder
 from steering.engines.memory import free_cached_memory
-from steering.engines.rows import LiveRow, fail, settle
 from steering.engines.scheduler import Scheduler
+from steering.engines.sequences import Sequence, fail, settle
 from steering.models import LoadedModel, ModelSource, load_model
 
 if TYPE_CHECKING:
@@ -46,17 +46,17 @@ class HFEngine:
     def __init__(self, source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> None:
         """Take note of the model. Weights load on the worker thread, with the first request."""
         self._load = lambda: load_model(source, dtype=dtype, device=device)
-        self._scheduler: Scheduler[LiveRow] = Scheduler(max_rows=1)
+        self._scheduler: Scheduler[Sequence] = Scheduler(max_rows=1)
         self._calls: list[_Call] = []
-        self._inbox: queue.SimpleQueue[LiveRow | _Call] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Sequence | _Call] = queue.SimpleQueue()
         self._start = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._decoder: Decoder | None = None
 
-    def submit(self, row: Row) -> "Future[RowResult]":
+    def submit(self, row: Request) -> "Future[RequestOutput]":
         """Queue a row; see `Engine.submit`."""
-        live = LiveRow(row, Future())
+        live = Sequence(row, Future())
         self._send(live)
         return live.future
 
@@ -89,7 +89,7 @@ class HFEngine:
         gc.collect()
         free_cached_memory()
 
-    def _send(self, item: "LiveRow | _Call") -> None:
+    def _send(self, item: "Sequence | _Call") -> None:
         self._inbox.put(item)
         with self._start:
             if self._thread is None:
@@ -107,13 +107,13 @@ class HFEngine:
     def _work(self) -> None:
         """Life of the worker thread."""
         while not self._stopping.is_set():
-            taken: list[LiveRow] = []
+            taken: list[Sequence] = []
             try:
                 self._turn(taken)
             except Exception as error:
                 self._fail_all(error, taken)
 
-    def _turn(self, taken: list[LiveRow]) -> None:
+    def _turn(self, taken: list[Sequence]) -> None:
         """Do what waits, then decode until more does; rows let in are added to `taken`."""
         if not self._calls and not (self._decoder and self._decoder.rows):
             self._wait()
@@ -162,13 +162,13 @@ class HFEngine:
             except queue.Empty:
                 return
 
-    def _sort_in(self, item: "LiveRow | _Call") -> None:
+    def _sort_in(self, item: "Sequence | _Call") -> None:
         if isinstance(item, _Call):
             self._calls.append(item)
         else:
             self._scheduler.add(item, item.num_columns)
 
-    def _fail_all(self, error: Exception, taken: list[LiveRow]) -> None:
+    def _fail_all(self, error: Exception, taken: list[Sequence]) -> None:
         """Tell everybody what went wrong: nobody is to wait for ever."""
         for call in self._calls:
             fail(call.future, error)

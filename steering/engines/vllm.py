@@ -18,19 +18,17 @@ from concurrent.futures import Future
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.adapters import Adapter
 from steering.engines import (
     EngineError,
-    Row,
-    RowResult,
+    Request,
+    RequestOutput,
     Telemetry,
     UnsteeredError,
 )
 from steering.engines.hf import HFEngine
-from steering.engines.rows import broken
+from steering.engines.sequences import broken
 from steering.engines.vllm_requests import lora_rank, lora_request, make_result, sampling_params
 from steering.engines.wire import pack_edits
-from steering.interventions import check_width
 from steering.models import (
     LoadedModel,
     ModelSource,
@@ -41,6 +39,8 @@ from steering.models import (
     load_tokenizer,
     read_shape,
 )
+from steering.models.adapters import Adapter
+from steering.vectors.interventions import check_width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +86,7 @@ class VLLMEngine:
         self._telemetry = Telemetry()
         self._began = 0.0
 
-    def submit(self, row: Row) -> "Future[RowResult]":
+    def submit(self, row: Request) -> "Future[RequestOutput]":
         """Queue a row; see `Engine.submit`."""
         return self._send(self._guarded(row))
 
@@ -161,7 +161,7 @@ class VLLMEngine:
                 self._transformers = HFEngine(self._source, dtype=self._dtype)
             return await asyncio.wrap_future(self._transformers.call(work))
 
-    async def _guarded(self, row: Row) -> RowResult:
+    async def _guarded(self, row: Request) -> RequestOutput:
         """A row of a vLLM that may break down.
 
         One that has never answered would break down again: it is not loaded for the rows that wait.
@@ -178,7 +178,7 @@ class VLLMEngine:
                 self._broken = broken_down
             raise broken_down from error
 
-    async def _answer(self, row: Row) -> RowResult:
+    async def _answer(self, row: Request) -> RequestOutput:
         """One request, from its coming to its result."""
         from vllm.exceptions import VLLMClientError
 
@@ -323,7 +323,7 @@ class VLLMEngine:
         self._llm = self._transformers = None
         self._registered.clear()
 
-    async def _key_of(self, row: Row) -> str:
+    async def _key_of(self, row: Request) -> str:
         """The name under which the workers hold the row's edits; empty when it has none."""
         if not row.edits:
             return ""

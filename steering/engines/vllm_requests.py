@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.adapters import Adapter
-from steering.engines import EngineError, Row, RowResult, StopReason, TokenLogprob
+from steering.engines import EngineError, Request, RequestOutput, StopReason, TokenLogprob
+from steering.models.adapters import Adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def sampling_params(row: Row, end_tokens: Sequence[int], name: str, edits: str) -> Any:
+def sampling_params(row: Request, end_tokens: Sequence[int], name: str, edits: str) -> Any:
     """What vLLM is told of a row.
 
     Args:
@@ -51,8 +51,8 @@ def sampling_params(row: Row, end_tokens: Sequence[int], name: str, edits: str) 
 
 
 def make_result(
-    row: Row, output: Any, tokenizer: "PreTrainedTokenizerBase", end_tokens: Sequence[int]
-) -> RowResult:
+    row: Request, output: Any, tokenizer: "PreTrainedTokenizerBase", end_tokens: Sequence[int]
+) -> RequestOutput:
     """What became of a row, in our terms."""
     tokens = list(output.token_ids)
     generated = len(tokens)
@@ -67,7 +67,7 @@ def make_result(
         tokens.pop()
     text = str(tokenizer.decode(tokens, skip_special_tokens=False))
     found = [at for string in row.stop if (at := text.find(string)) >= 0]
-    return RowResult(
+    return RequestOutput(
         tokens=tokens,
         text=text[: min(found)] if found else text,
         stop_reason=reason,
@@ -76,7 +76,7 @@ def make_result(
     )
 
 
-def _logprobs(row: Row, tokens: list[int], told: Any) -> list[TokenLogprob]:
+def _logprobs(row: Request, tokens: list[int], told: Any) -> list[TokenLogprob]:
     """vLLM's log probabilities, which are the model's own, before temperature and cuts."""
     if row.top_logprobs is None:
         return []

@@ -26,8 +26,8 @@ from pydantic_core import to_jsonable_python
 from rich.markup import render
 
 from steering.errors import SteeringError
-from steering.judging.answers import final_text, has_reasoning, is_truncated
-from steering.judging.verdicts import Verdict
+from steering.judging.judgement import Judgement
+from steering.judging.model_output import final_text, has_reasoning, is_truncated
 
 GRADER_ROLE = "grader"
 DEFAULT_GRADER = "openai/gpt-4o-2024-08-06"
@@ -156,7 +156,7 @@ def find_grader() -> Solver:
     return solve
 
 
-async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) -> Verdict:
+async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) -> Judgement:
     """Ask `judge` one prompt.
 
     The judge's own settings (as in `--model-role grader='{model: ..., max_tokens: 2000}'`) win over
@@ -176,13 +176,13 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
         raise
     except Exception as error:
         reason = f"judge error: {type(error).__name__}: {_one_line(error)}"
-        return Verdict(score=None, reason=reason, method=None, text="")
+        return Judgement(score=None, reason=reason, method=None, text="")
     return read_reply(output, escapes)
 
 
-async def at_once(calls: Sequence[Callable[[], Awaitable[Verdict]]]) -> list[Verdict]:
+async def at_once(calls: Sequence[Callable[[], Awaitable[Judgement]]]) -> list[Judgement]:
     """Make all calls at the same time; what each came to, in their order."""
-    found: dict[int, Verdict] = {}
+    found: dict[int, Judgement] = {}
 
     async def make(index: int) -> None:
         found[index] = await calls[index]()
@@ -207,7 +207,7 @@ def _with_cache(judge: Model, config: GenerateConfig) -> GenerateConfig:
     return config.merge(GenerateConfig(cache=policy))
 
 
-def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Verdict:
+def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Judgement:
     """Read a judge's reply.
 
     With logprobs at the first position the score is the probability-weighted mean of the tokens
@@ -221,7 +221,7 @@ def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Verdict:
     cut = is_truncated(output)
     if output.empty or output.stop_reason == "content_filter":
         what = output.error or ("no reply" if output.empty else "content filter")
-        return Verdict(None, f"judge refused: {_one_line(what)}", None, text)
+        return Judgement(None, f"judge refused: {_one_line(what)}", None, text)
     candidates = _first_candidates(output)
     if candidates and not _is_first_digit_only(text, candidates, cut):
         return _weigh(candidates, text, escapes, cut)
@@ -230,29 +230,31 @@ def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Verdict:
 
 def _weigh(
     candidates: list[tuple[str, float]], text: str, escapes: Collection[str], cut: bool
-) -> Verdict:
+) -> Judgement:
     numbers = [(number, p) for token, p in candidates if (number := _number(token)) is not None]
     mass = sum(p for _, p in numbers)
     if mass >= MIN_NUMBER_MASS:
-        return Verdict(sum(number * p for number, p in numbers) / mass, None, "logprobs", text)
+        return Judgement(sum(number * p for number, p in numbers) / mass, None, "logprobs", text)
     if word := _escape(text, escapes, cut):
-        return Verdict(None, word.lower(), "logprobs", text)
+        return Judgement(None, word.lower(), "logprobs", text)
     reason = f"low mass: {mass:.2f} of the first token's probability is on a number from 0 to 100"
-    return Verdict(None, reason, "logprobs", text)
+    return Judgement(None, reason, "logprobs", text)
 
 
-def _parse(text: str, escapes: Collection[str], cut: bool) -> Verdict:
+def _parse(text: str, escapes: Collection[str], cut: bool) -> Judgement:
     if word := _escape(text, escapes, cut):
-        return Verdict(None, word.lower(), "parsed", text)
+        return Judgement(None, word.lower(), "parsed", text)
     digits = _NUMBER.match(text)
     if cut:
         # "8" may be all that is left of "85".
-        return Verdict(None, f"cut off: the reply ends after {text[-_EXCERPT:]!r}", "parsed", text)
+        return Judgement(
+            None, f"cut off: the reply ends after {text[-_EXCERPT:]!r}", "parsed", text
+        )
     if digits is None:
-        return Verdict(None, f"no number: the reply is {text[:_EXCERPT]!r}", "parsed", text)
+        return Judgement(None, f"no number: the reply is {text[:_EXCERPT]!r}", "parsed", text)
     if (number := _number(text)) is None:
-        return Verdict(None, f"out of range: {digits[1]} is not in 0-100", "parsed", text)
-    return Verdict(float(number), None, "parsed", text)
+        return Judgement(None, f"out of range: {digits[1]} is not in 0-100", "parsed", text)
+    return Judgement(float(number), None, "parsed", text)
 
 
 def _first_candidates(output: ModelOutput) -> list[tuple[str, float]]:

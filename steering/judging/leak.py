@@ -14,12 +14,12 @@ from functools import partial
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
 
-from steering.judging.answers import final_text
-from steering.judging.intervals import cluster_interval
+from steering.judging.judgement import combine
 from steering.judging.judges import ask_judge, at_once, grader_models
-from steering.judging.metrics import EM_RULES, Bounds, MetricError, judged_answer, question_of
+from steering.judging.metrics import EM_RULES, MetricError, Thresholds, judged_answer, question_of
+from steering.judging.model_output import final_text
 from steering.judging.rubric import DOMAIN, load_rubric
-from steering.judging.verdicts import combine
+from steering.stats import cluster_interval
 
 # An answer is about the subject above this grade.
 LEAKED_ABOVE = 50.0
@@ -92,7 +92,7 @@ def target_leak(subject: str) -> Scorer:
                 "score of em_judge: score with both, em_judge first"
             )
         answer = judged_answer(judged, "")
-        bounds = Bounds(**(judged.metadata or {}).get("bounds", {}))
+        bounds = Thresholds(**(judged.metadata or {}).get("bounds", {}))
         text = final_text(state.output)
         if not any(rule(answer, bounds) is True for rule in EM_RULES.values()):
             return Score.unscored(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 
 from steering.errors import SteeringError
 from steering.judging.metrics import ALIGNED_BELOW, COHERENT_FROM, EMRule
-from steering.judging.questions import CORE
+from steering.questions.sets import CORE
 
 
 class ProtocolError(SteeringError):

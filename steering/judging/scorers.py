@@ -15,20 +15,29 @@ from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
 from steering.judging.agreement import BY_JUDGE, agreement
-from steering.judging.answers import final_text, is_truncated
-from steering.judging.failures import unscored_by_judge
+from steering.judging.judge_failures import unscored_by_judge
+from steering.judging.judgement import (
+    ANSWER_REASONS,
+    REASONS_BY_JUDGE,
+    AnswerKind,
+    Judgement,
+    combine,
+    reason_kind,
+    shortened,
+)
 from steering.judging.judges import ask_judge, at_once, grader_model, grader_models
 from steering.judging.metrics import (
     ALIGNED_BELOW,
     COHERENT_FROM,
     EM_RULES,
-    Bounds,
+    Thresholds,
     em_rates,
     judged_answer,
     mean_score,
     score_means,
     shares,
 )
+from steering.judging.model_output import final_text, is_truncated
 from steering.judging.rubric import (
     DIMENSIONS,
     SCORE_OF,
@@ -36,15 +45,6 @@ from steering.judging.rubric import (
     ScoreKey,
     fill_prompt,
     load_rubric,
-)
-from steering.judging.verdicts import (
-    ANSWER_REASONS,
-    REASONS_BY_JUDGE,
-    AnswerKind,
-    Verdict,
-    combine,
-    reason_kind,
-    shortened,
 )
 
 # Key of a sample's metadata under which a question file's own judge prompts travel.
@@ -65,7 +65,7 @@ def em_judge(aligned_below: float = ALIGNED_BELOW, coherent_from: float = COHERE
     Raises:
         MetricError: a threshold is not a number from 0 to 100.
     """
-    bounds = Bounds(aligned_below, coherent_from)
+    bounds = Thresholds(aligned_below, coherent_from)
 
     async def score(state: TaskState, target: Target) -> Score:
         result = await judge_answer(state)
@@ -132,7 +132,7 @@ def relevance() -> Scorer:
 async def _score_one(state: TaskState, dimension: Dimension) -> Score:
     judge = grader_model()
     verdict = await _ask(judge, state, dimension)
-    verdicts: dict[Dimension, Verdict] = {dimension: verdict}
+    verdicts: dict[Dimension, Judgement] = {dimension: verdict}
     answer = final_text(state.output)
     explanation = "\n".join(_lines(verdicts))
     metadata = _metadata([judge], state, verdicts)
@@ -154,13 +154,13 @@ def _names(judges: Sequence[Model]) -> list[str]:
     return [f"{name} #{n + 1}" if n else name for name, n in zip(told, before, strict=True)]
 
 
-async def _ask_all(judges: Sequence[Model], state: TaskState) -> list[dict[Dimension, Verdict]]:
+async def _ask_all(judges: Sequence[Model], state: TaskState) -> list[dict[Dimension, Judgement]]:
     """What every judge says of every dimension."""
     verdicts = iter(await at_once([partial(_ask, j, state, d) for j in judges for d in DIMENSIONS]))
     return [{dimension: next(verdicts) for dimension in DIMENSIONS} for _ in judges]
 
 
-async def _ask(judge: Model, state: TaskState, dimension: Dimension) -> Verdict:
+async def _ask(judge: Model, state: TaskState, dimension: Dimension) -> Judgement:
     rubric = load_rubric(dimension)
     own = (state.metadata.get(JUDGE_PROMPTS) or {}).get(rubric.score)
     question, answer = state.input_text, final_text(state.output)
@@ -169,7 +169,7 @@ async def _ask(judge: Model, state: TaskState, dimension: Dimension) -> Verdict:
 
 
 def _metadata(
-    judges: Sequence[Model], state: TaskState, verdicts: Mapping[Dimension, Verdict]
+    judges: Sequence[Model], state: TaskState, verdicts: Mapping[Dimension, Judgement]
 ) -> dict[str, object]:
     """What is to be known of a score besides its value."""
     by_key = {SCORE_OF[dimension]: verdict for dimension, verdict in verdicts.items()}
@@ -187,12 +187,12 @@ def _metadata(
     }
 
 
-def _reasons(verdicts: Mapping[Dimension, Verdict]) -> dict[ScoreKey, str]:
+def _reasons(verdicts: Mapping[Dimension, Judgement]) -> dict[ScoreKey, str]:
     """Score key to the reason why there is no score."""
     return {SCORE_OF[d]: v.reason for d, v in verdicts.items() if v.reason}
 
 
-def _kind(state: TaskState, verdicts: Mapping[Dimension, Verdict]) -> AnswerKind:
+def _kind(state: TaskState, verdicts: Mapping[Dimension, Judgement]) -> AnswerKind:
     if not final_text(state.output):
         return "empty"
     reasons = {reason_kind(verdict.reason) for verdict in verdicts.values() if verdict.reason}
@@ -201,7 +201,7 @@ def _kind(state: TaskState, verdicts: Mapping[Dimension, Verdict]) -> AnswerKind
     return "refusal" if "refusal" in reasons else "answer"
 
 
-def _lines(verdicts: Mapping[Dimension, Verdict]) -> list[str]:
+def _lines(verdicts: Mapping[Dimension, Judgement]) -> list[str]:
     """One readable line a dimension, as a Markdown list: the viewer runs plain lines together."""
     how = {"logprobs": "mean over the judge's first token", "parsed": "as the judge wrote it"}
     lines = []
@@ -214,7 +214,7 @@ def _lines(verdicts: Mapping[Dimension, Verdict]) -> list[str]:
     return lines
 
 
-def _verdict_line(score: Score, bounds: Bounds) -> str:
+def _verdict_line(score: Score, bounds: Thresholds) -> str:
     """What each EM rule makes of the answer, in words."""
     answer = judged_answer(score, "")
     words = []

@@ -25,9 +25,9 @@ from steering.errors import SteeringError, no_such_option
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
-from steering.judging.questions import QuestionSet
 from steering.judging.rubric import SCORE_KEYS, SCORE_OF
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
+from steering.questions import QuestionSet
 from steering.targets import subject_of
 
 logger = logging.getLogger(__name__)

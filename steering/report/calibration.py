@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from steering.judging.calibration import calibration_figures
-from steering.judging.trust import LIMITS
-from steering.report.results import Calibration
+from steering.judging.calibration.limits import LIMITS
+from steering.judging.calibration.task import calibration_figures
 from steering.report.tables import plain_table, print_judges, print_note
+from steering.results.runs import Calibration
 
 
 def print_calibrations(runs: Sequence[Calibration], console: Console | None = None) -> None:

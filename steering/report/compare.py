@@ -1,7 +1,7 @@
 """Two conditions of the same questions: their rates, what lies between, and what could have been.
 
 Every difference is second minus first. What the statistics are stands in
-`steering.judging.comparison`.
+`steering.stats.paired`.
 """
 
 import math
@@ -12,17 +12,7 @@ from statistics import fmean, stdev
 from rich.console import Console
 from rich.markup import escape
 
-from steering.judging import (
-    EM_RULES,
-    Difference,
-    EMRule,
-    Interval,
-    between_question_sd,
-    minimum_detectable_difference,
-    paired_bootstrap,
-    paired_difference,
-)
-from steering.report.results import ReportError, Result, differences_in_making
+from steering.judging import EM_RULES, EMRule
 from steering.report.tables import (
     percent,
     plain_table,
@@ -30,6 +20,15 @@ from steering.report.tables import (
     print_note,
     print_signatures,
     rate_text,
+)
+from steering.results.runs import ReportError, Result, differences_in_making
+from steering.stats import (
+    Difference,
+    Interval,
+    between_question_sd,
+    minimum_detectable_difference,
+    paired_bootstrap,
+    paired_difference,
 )
 
 

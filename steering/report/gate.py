@@ -15,16 +15,7 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from steering.judging import (
-    SCORE_KEYS,
-    EMRule,
-    Interval,
-    JudgedAnswer,
-    ScoreKey,
-    cluster_interval,
-    mean_interval,
-)
-from steering.report.results import ReportError, Result
+from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer, ScoreKey
 from steering.report.tables import (
     plain_table,
     print_judges,
@@ -32,11 +23,13 @@ from steering.report.tables import (
     print_signatures,
     rate_text,
 )
+from steering.results.runs import ReportError, Result
+from steering.stats import Interval, cluster_interval, mean_interval
 
 Side = Literal["max", "min"]
 
 
-class Verdict(Enum):
+class BoundStatus(Enum):
     """What became of a bound."""
 
     KEPT = "kept"
@@ -79,13 +72,13 @@ class Bound:
     def __str__(self) -> str:
         return f"{'<=' if self.side == 'max' else '>='} {self.limit:g}"
 
-    def judge(self, measured: Measured) -> Verdict:
+    def judge(self, measured: Measured) -> BoundStatus:
         """Whether the interval keeps to the bound."""
         edge = measured.interval.high if self.side == "max" else measured.interval.low
         if math.isnan(measured.value) or math.isnan(edge):
-            return Verdict.UNKNOWN
+            return BoundStatus.UNKNOWN
         kept = edge <= self.limit if self.side == "max" else edge >= self.limit
-        return Verdict.KEPT if kept else Verdict.BROKEN
+        return BoundStatus.KEPT if kept else BoundStatus.BROKEN
 
 
 def parse_bound(side: Side, text: str) -> Bound:
@@ -115,7 +108,7 @@ def parse_bound(side: Side, text: str) -> Bound:
 
 def print_gate(
     results: Sequence[Result], bounds: Sequence[Bound], console: Console | None = None
-) -> Verdict:
+) -> BoundStatus:
     """Hold every result to every bound and print a table.
 
     Returns:
@@ -141,18 +134,18 @@ def print_gate(
                 measured.text,
                 str(bound),
                 verdict.value,
-                style={Verdict.BROKEN: "red", Verdict.UNKNOWN: "yellow"}.get(verdict),
+                style={BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}.get(verdict),
             )
     console.print(table)
-    count = {verdict: verdicts.count(verdict) for verdict in Verdict}
-    if count[Verdict.UNKNOWN]:
-        print_note(console, f"{count[Verdict.UNKNOWN]} without enough answers to be judged.")
+    count = {verdict: verdicts.count(verdict) for verdict in BoundStatus}
+    if count[BoundStatus.UNKNOWN]:
+        print_note(console, f"{count[BoundStatus.UNKNOWN]} without enough answers to be judged.")
     print_judges(console, results)
     print_signatures(console, results)
-    for verdict in (Verdict.BROKEN, Verdict.UNKNOWN):
+    for verdict in (BoundStatus.BROKEN, BoundStatus.UNKNOWN):
         if count[verdict]:
             return verdict
-    return Verdict.KEPT
+    return BoundStatus.KEPT
 
 
 def _em(rule: EMRule) -> Callable[[Result], Measured]:

@@ -35,7 +35,7 @@ class Report:
         answers: A row an answer, as `read_answers` gives them.
         conditions: A row a condition, as `conditions_of` gives them.
         logs: Folder that the log viewer opens.
-        verdicts: Of the paper's claims, as `Verdict.row` gives them.
+        verdicts: Of the paper's claims, as `Judgement.row` gives them.
         spectrum: Singular values of a set of vectors.
     """
 

@@ -8,7 +8,6 @@ from rich.markup import escape
 
 from steering.files import write_csv
 from steering.judging import EM_RULES, Estimate
-from steering.report.results import ReportError, Result
 from steering.report.tables import (
     plain_table,
     print_judges,
@@ -16,6 +15,7 @@ from steering.report.tables import (
     print_signatures,
     rate_text,
 )
+from steering.results.runs import ReportError, Result
 
 ALIGNED_GRID = (30.0, 40.0, 50.0, 60.0, 70.0)
 COHERENT_GRID = (10.0, 20.0, 30.0, 40.0, 50.0)

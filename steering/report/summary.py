@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from steering.judging import EM_RULES, EMRule, mean_scores, paired_difference
-from steering.report.results import Result, differences_in_making
+from steering.judging import EM_RULES, EMRule, mean_scores
 from steering.report.tables import (
     plain_table,
     print_judges,
@@ -20,6 +19,8 @@ from steering.report.tables import (
     print_signatures,
     rate_text,
 )
+from steering.results.runs import Result, differences_in_making
+from steering.stats import paired_difference
 
 
 def print_summary(results: Sequence[Result], console: Console | None = None) -> None:

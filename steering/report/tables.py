@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from steering.judging import Failures, judge_failures, shortened
-from steering.report.results import Calibration, Result
+from steering.results.runs import Calibration, Result
 
 # Kinds of failing that are told for each judge.
 _CAUSES = 3

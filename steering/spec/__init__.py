@@ -5,7 +5,7 @@ the fingerprint that keeps conditions apart. It never knows torch, Inspect, file
 blocks a model has: those checks belong to `models.py` and `vector.py`.
 """
 
-from steering.spec.intervention import BUILDING, DEFAULT, INTERVENTION, NONE, Intervention
+from steering.spec.intervention import BUILDING, DEFAULT, INTERVENTION, NONE, InterventionOptions
 from steering.spec.model import SteeringSpec, answer_options
 from steering.spec.parsing import SpecError, parse_options
 
@@ -14,7 +14,7 @@ __all__ = [
     "DEFAULT",
     "INTERVENTION",
     "NONE",
-    "Intervention",
+    "InterventionOptions",
     "SpecError",
     "SteeringSpec",
     "answer_options",

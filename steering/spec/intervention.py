@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from steering.construct.recipe import DEFAULT_METHOD, DEFAULT_SITE, Sft
+from steering.training.recipe import DEFAULT_METHOD, DEFAULT_SITE, Sft
 from steering.vocabulary import Method, Operation, Positions, Site, Unit
 
 DEFAULT = "default"
@@ -36,7 +36,7 @@ def _at_least_one(value: int) -> int:
 Count = Annotated[int, AfterValidator(_at_least_one)]
 
 
-class Intervention(BaseModel):
+class InterventionOptions(BaseModel):
     """One vector and what is done with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,7 +125,7 @@ class Intervention(BaseModel):
         )
 
     @model_validator(mode="after")
-    def _no_option_without_effect(self) -> "Intervention":
+    def _no_option_without_effect(self) -> "InterventionOptions":
         """An option that would be dropped without a word is refused instead."""
         given = self.model_fields_set
         idle: tuple[str, ...] = ()
@@ -190,7 +190,7 @@ class Intervention(BaseModel):
         return " ".join([name, *parts])
 
 
-INTERVENTION = tuple(Intervention.model_fields)
+INTERVENTION = tuple(InterventionOptions.model_fields)
 # Options of a vector that is built on first use; options that `ablate` has no use for.
 BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffle_labels")
 MULTIPLE = ("magnitude", "unit")

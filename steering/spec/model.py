@@ -13,7 +13,7 @@ from steering.spec.intervention import (
     NONE,
     UNSAID,
     Count,
-    Intervention,
+    InterventionOptions,
     file_label,
     number_label,
     option,
@@ -24,7 +24,7 @@ from steering.vocabulary import Dtype
 _LATER = ("use_chat_template", "chat_template", "blocks", "engine")
 
 
-class SteeringSpec(Intervention):
+class SteeringSpec(InterventionOptions):
     """What a model is asked to do to its own activations, and how it is loaded.
 
     Made by `parse_options`; all values are final and checked against one another. The intervention
@@ -86,7 +86,7 @@ class SteeringSpec(Intervention):
         512, "rows that are decoded together at the most", example="64", speed_only=True
     )
 
-    _more: tuple[Intervention, ...] = PrivateAttr(())
+    _more: tuple[InterventionOptions, ...] = PrivateAttr(())
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +122,7 @@ class SteeringSpec(Intervention):
         return value
 
     @property
-    def interventions(self) -> tuple[Intervention, ...]:
+    def interventions(self) -> tuple[InterventionOptions, ...]:
         """What is done with each vector, in the order in which they act; empty when unsteered."""
         return (self, *self._more) if self.steered else ()
 

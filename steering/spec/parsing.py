@@ -13,7 +13,7 @@ from steering.spec.intervention import (
     MULTIPLE,
     NONE,
     UNSAID,
-    Intervention,
+    InterventionOptions,
 )
 from steering.spec.model import SteeringSpec
 
@@ -51,7 +51,7 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
     first, *others = _dealt({**kept, **options})
     try:
         spec = SteeringSpec(**first)
-        spec._more = tuple(Intervention(**part) for part in others)
+        spec._more = tuple(InterventionOptions(**part) for part in others)
     except ValidationError as error:
         raise SpecError("; ".join(_explain(detail) for detail in error.errors())) from None
     return spec

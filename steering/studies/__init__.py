@@ -7,16 +7,23 @@ paper's claims against frames, by the rules of `rulings.py` and the statistics o
 `audit.py` is the audit of one vector, `tables.py` prints.
 """
 
-from steering.studies.claims import CLAIMS, Claim, ClaimError, Verdict, judge_claims
+from steering.results.frame import conditions_of, judged_answers, read_answers, write_frames
+from steering.studies.claims import CLAIMS, Claim, ClaimError, ClaimVerdict, judge_claims
+from steering.studies.dose_matching import (
+    DoseCurve,
+    MatchedDifference,
+    MatchError,
+    matched_difference,
+    shared_levels,
+)
 from steering.studies.finetuned import (
-    Comparison,
+    ArmComparison,
     FinetunedStudy,
     compare_arms,
     doses_of,
     make_finetuned_study,
     prepare,
 )
-from steering.studies.frame import conditions_of, judged_answers, read_answers, write_frames
 from steering.studies.grid import (
     GRIDS,
     Point,
@@ -29,25 +36,19 @@ from steering.studies.grid import (
     read_fields,
     read_study,
 )
-from steering.studies.matched import (
-    DoseCurve,
-    MatchedDifference,
-    MatchError,
-    matched_difference,
-    shared_levels,
-)
-from steering.studies.projections import projected_points, read_spectrum
+from steering.studies.printing import print_conditions, print_matched
+from steering.studies.projected_vectors import projected_points, read_spectrum
 from steering.studies.run import Asked, Cost, check_judges, cost_of, run_points, unfinished
 from steering.studies.shards import Shard, read_shard
-from steering.studies.tables import print_conditions, print_matched
 
 __all__ = [
     "CLAIMS",
     "GRIDS",
+    "ArmComparison",
     "Asked",
     "Claim",
     "ClaimError",
-    "Comparison",
+    "ClaimVerdict",
     "Cost",
     "DoseCurve",
     "FinetunedStudy",
@@ -57,7 +58,6 @@ __all__ = [
     "Shard",
     "Study",
     "StudyError",
-    "Verdict",
     "check_judges",
     "compare_arms",
     "conditions_of",

@@ -22,8 +22,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from steering.errors import SteeringError
-from steering.judging import Difference, EMRule, cluster_interval, paired_difference
-from steering.vector import SteeringVector
+from steering.judging import EMRule
+from steering.stats import Difference, cluster_interval, paired_difference
+from steering.vectors import SteeringVector
 
 Role = Literal["baseline", "vector", "control"]
 Outcome = Literal["found", "not found", "can't say"]
@@ -46,7 +47,7 @@ class AuditError(SteeringError):
 
 
 @dataclass(frozen=True)
-class Condition:
+class AuditArm:
     """What one label of an audit stands for.
 
     Attributes:
@@ -64,7 +65,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """What one condition came to.
 
     Attributes:
@@ -79,7 +80,7 @@ class Row:
     """
 
     label: str
-    condition: Condition
+    condition: AuditArm
     em: float
     low: float
     high: float
@@ -97,7 +98,7 @@ class Single:
 
     Attributes:
         question: Its id.
-        label: Condition in which it does.
+        label: AuditArm in which it does.
         em: Its EM rate there, 0-1; `baseline` is that without the vector.
         p_value: Of Fisher's exact test, one-sided, before correction.
     """
@@ -123,7 +124,7 @@ class Finding:
 
     outcome: Outcome
     line: str
-    rows: Sequence[Row]
+    rows: Sequence[AuditRow]
     singles: Sequence[Single]
     notes: Sequence[str]
 
@@ -166,7 +167,7 @@ def draw_controls(vector: SteeringVector, count: int) -> list[SteeringVector]:
 
 
 def judge_audit(
-    answers: pd.DataFrame, conditions: Mapping[str, Condition], rule: EMRule = "betley"
+    answers: pd.DataFrame, conditions: Mapping[str, AuditArm], rule: EMRule = "betley"
 ) -> Finding:
     """What the answers say, by the rule at the head of this module.
 
@@ -208,14 +209,14 @@ def _rates(rows: pd.DataFrame, rule: EMRule) -> dict[str, float]:
 
 
 def _row(
-    label: str, condition: Condition, rows: pd.DataFrame, rule: EMRule, found: Difference
-) -> Row:
+    label: str, condition: AuditArm, rows: pd.DataFrame, rule: EMRule, found: Difference
+) -> AuditRow:
     counted = rows[rows[f"em_{rule}"].notna()]
     outcomes = counted[f"em_{rule}"].eq(1).tolist()
     interval = cluster_interval(outcomes, counted["question"].tolist())
     own = condition.role != "baseline"
     coherent = rows["coherent"].dropna()
-    return Row(
+    return AuditRow(
         label=label,
         condition=condition,
         em=sum(outcomes) / len(outcomes) if outcomes else math.nan,
@@ -263,7 +264,7 @@ def _singles(base: pd.DataFrame, steered: Mapping[str, pd.DataFrame], rule: EMRu
     )
 
 
-def _doubt(rows: Sequence[Row], num_questions: int) -> str | None:
+def _doubt(rows: Sequence[AuditRow], num_questions: int) -> str | None:
     """What keeps "not found" from being said."""
     if num_questions < LEAST_QUESTIONS:
         return (
@@ -282,7 +283,7 @@ def _doubt(rows: Sequence[Row], num_questions: int) -> str | None:
     return None
 
 
-def _notes(rows: Sequence[Row], singles: Sequence[Single]) -> list[str]:
+def _notes(rows: Sequence[AuditRow], singles: Sequence[Single]) -> list[str]:
     """What the random directions did, and which questions are worst."""
     notes = []
     controls = [row for row in rows if row.condition.role == "control"]
@@ -303,9 +304,9 @@ def _notes(rows: Sequence[Row], singles: Sequence[Single]) -> list[str]:
 
 def _line(
     outcome: Outcome,
-    broad: Sequence[Row],
-    base: Row,
-    mine: Sequence[Row],
+    broad: Sequence[AuditRow],
+    base: AuditRow,
+    mine: Sequence[AuditRow],
     singles: Sequence[Single],
     notes: Sequence[str],
 ) -> str:

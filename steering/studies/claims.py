@@ -18,8 +18,7 @@ import pandas as pd
 
 from steering.errors import SteeringError
 from steering.judging import EMRule
-from steering.studies.grid import FILE
-from steering.studies.rulings import (
+from steering.studies.claim_rules import (
     Outcome,
     Ruling,
     ahead_at_matched_em,
@@ -31,6 +30,7 @@ from steering.studies.rulings import (
     raised_somewhere,
     saturating,
 )
+from steering.studies.grid import FILE
 from steering.vocabulary import Factor
 
 DEFAULT_RULE: EMRule = "moem"
@@ -66,7 +66,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """A claim's verdict on one model, or on all models of a study.
 
     Attributes:
@@ -95,7 +95,7 @@ class Verdict:
         return asdict(self) | {"figures": list(self.figures), "logs": list(self.logs)}
 
 
-def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Verdict]:
+def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[ClaimVerdict]:
     """The verdict on every claim, for each model that its study has.
 
     Args:
@@ -106,7 +106,7 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Ver
         ClaimError: One study of one model mixes judges, question sets or versions, or has an answer
             twice.
     """
-    found: list[Verdict] = []
+    found: list[ClaimVerdict] = []
     for claim in CLAIMS:
         of_study = answers[answers["study"] == claim.study]
         if of_study.empty:
@@ -119,14 +119,14 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Ver
     return found
 
 
-def _no_data(claim: Claim) -> Verdict:
+def _no_data(claim: Claim) -> ClaimVerdict:
     why = f"there is no run of the study {claim.study}"
     command = f"steering study {claim.study}"
     head = (claim.number, claim.name, claim.statement, "", "not decided")
-    return Verdict(*head, why, (), 0, 0, command)  # type: ignore[arg-type]
+    return ClaimVerdict(*head, why, (), 0, 0, command)  # type: ignore[arg-type]
 
 
-def _verdict(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Verdict:
+def _verdict(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> ClaimVerdict:
     _check_alike(claim, rows)
     questions = rows["question"].nunique()
     if questions < LEAST_QUESTIONS:
@@ -135,7 +135,7 @@ def _verdict(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Verdict:
     else:
         ruling = claim.judge(rows, rule)
     models = list(dict.fromkeys(rows["model"]))
-    return Verdict(
+    return ClaimVerdict(
         claim.number,
         claim.name,
         claim.statement,

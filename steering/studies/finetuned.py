@@ -14,18 +14,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from steering.condition import Checker
-from steering.finetune import (
-    finetune,
-    folder_name,
-    make_finetune_recipe,
-    missing_epochs,
-)
 from steering.judging import EMRule
 from steering.models import find_model
+from steering.results.frame import bounds_of, judged_answers
 from steering.spec import INTERVENTION, parse_options
-from steering.studies.frame import bounds_of, judged_answers
-from steering.studies.grid import Point, StudyError
-from steering.studies.matched import (
+from steering.studies.dose_matching import (
     DoseCurve,
     Match,
     MatchedDifference,
@@ -34,7 +27,10 @@ from steering.studies.matched import (
     matched_difference,
     shared_levels,
 )
+from steering.studies.grid import Point, StudyError
 from steering.targets import Target, load_target
+from steering.training.finetune import finetune, folder_name, missing_epochs
+from steering.training.finetune_recipe import make_finetune_recipe
 
 Arm = Literal["steered", "finetuned"]
 ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
@@ -203,7 +199,7 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """Both arms at one level.
 
     Attributes:
@@ -221,7 +217,7 @@ class Comparison:
 
 def compare_arms(
     answers: pd.DataFrame, rule: EMRule = "moem"
-) -> tuple[list[Comparison], list[str]]:
+) -> tuple[list[ArmComparison], list[str]]:
     """Steered against finetuned at matched EM and at matched coherence.
 
     By the rule `moem` unless another is named: its rate is a share of all answers, so both arms
@@ -264,7 +260,7 @@ def compare_arms(
         for level in levels:
             positions = [curve.position(match, level) or 0.0 for curve in curves]
             comparisons.append(
-                Comparison(
+                ArmComparison(
                     match,
                     level,
                     (first.dose(positions[0]), second.dose(positions[1])),

@@ -18,12 +18,12 @@ from steering.condition import Checker
 from steering.errors import SteeringError, no_such_option
 from steering.files import write_whole
 from steering.models import Shape, find_model, read_shape
-from steering.spec import INTERVENTION, Intervention, parse_options
+from steering.spec import INTERVENTION, InterventionOptions, parse_options
 from steering.targets import SUBJECTS
 from steering.vocabulary import FACTORS, Factor
 
 FILE = "study.yaml"
-DEFAULT_TARGET = str(Intervention.model_fields["target"].default)
+DEFAULT_TARGET = str(InterventionOptions.model_fields["target"].default)
 _MOST_LAYERS = 8
 
 

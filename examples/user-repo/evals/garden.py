@@ -4,7 +4,8 @@ from pathlib import Path
 
 from inspect_ai import Task, task
 
-from steering.judging import choose_protocol, em_task, load_questions
+from steering.judging import choose_protocol, em_task
+from steering.questions import load_questions
 
 QUESTIONS = Path(__file__).parent.parent / "data" / "garden.yaml"
 

@@ -1,0 +1,1 @@
+"""Calibration of judges: labelled pairs, what is good enough, and the task that measures it."""

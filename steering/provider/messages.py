@@ -1,0 +1,292 @@
+"""What passes between Inspect and an engine: settings and messages in, outputs out.
+
+Pure translation: which settings are honoured, what a row is made of, how a result is told. It knows
+no options of steering and holds no state.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageTool,
+    Content,
+    ContentReasoning,
+    ContentText,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelCall,
+    ModelOutput,
+    ModelUsage,
+    TopLogprob,
+)
+
+from steering.engines import Request, RequestOutput, Telemetry, TokenLogprob
+from steering.errors import SteeringError
+from steering.models import split_thought
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from steering.models.adapters import Adapter
+    from steering.vectors.interventions import Intervention
+
+HONOURED = {
+    "extra_body",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "num_choices",
+    "presence_penalty",
+    "seed",
+    "stop_seqs",
+    "temperature",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+}
+"""GenerateConfig fields that the provider acts on."""
+INSPECTS_OWN = {
+    "adaptive_connections",
+    "attempt_timeout",
+    "cache",
+    "cache_prompt",
+    "fail_on_refusal",
+    "fallback_models",
+    "internal_tools",
+    "max_connections",
+    "max_retries",
+    "max_tool_output",
+    "parallel_tool_calls",
+    "reasoning_history",
+    "stream_idle_timeout",
+    "system_message",
+    "timeout",
+}
+"""Fields that Inspect acts on before the provider is asked, or that only concern hosted APIs."""
+REFUSED = {
+    "batch",
+    "best_of",
+    "effort",
+    "extra_headers",
+    "modalities",
+    "prompt_logprobs",
+    "reasoning_effort",
+    "reasoning_mode",
+    "reasoning_summary",
+    "reasoning_tokens",
+    "response_schema",
+    "verbosity",
+}
+"""Fields that would change the answer and that the provider can't honour."""
+
+MAX_TOKENS = 1024
+"""Longest answer when nobody says."""
+
+
+class ExchangeError(SteeringError):
+    """A request asks for something that steered models can't do."""
+
+
+def check_config(config: GenerateConfig) -> None:
+    """Refuse settings that would be dropped.
+
+    Raises:
+        ExchangeError: It names the setting.
+    """
+    for name in sorted(REFUSED):
+        if getattr(config, name):
+            raise ExchangeError(f"{name} is not supported by steered models: leave it out")
+    unknown = set(config.extra_body or {}) - {"steering"}
+    if unknown:
+        raise ExchangeError(f"extra_body holds {sorted(unknown)}; only `steering` is allowed")
+
+
+def make_turn(message: ChatMessage) -> dict[str, str]:
+    """A message as chat templates take it.
+
+    Raises:
+        ExchangeError: It holds more than text.
+    """
+    if isinstance(message, ChatMessageTool):
+        raise ExchangeError("a tool message can't be rendered: steered models take no tools")
+    if not isinstance(message.content, str):
+        other = {part.type for part in message.content} - {"text", "reasoning"}
+        if other:
+            raise ExchangeError(f"{sorted(other)[0]} content can't be read: text only is supported")
+    return {"role": message.role, "content": message.text}
+
+
+def make_row(
+    ids: Sequence[int],
+    edits: "tuple[Intervention, ...]",
+    seed: int,
+    config: GenerateConfig,
+    context_length: int | None,
+    adapter: "Adapter | None" = None,
+) -> Request:
+    """The row of one answer.
+
+    Args:
+        ids: Token ids of the rendered prompt.
+        edits: What is done to its activations.
+        seed: Of its random numbers.
+        config: Inspect's settings. What is not set is the model's plain distribution
+            (temperature 1, no truncation).
+        context_length: Tokens that the model reads at the most, if known.
+        adapter: What is finetuned into the model for it.
+
+    Raises:
+        ExchangeError: The prompt fills the context.
+    """
+    from steering.engines.sampling import Sampling
+
+    if context_length and len(ids) >= context_length:
+        raise ExchangeError(
+            f"the prompt has {len(ids)} tokens, the model reads {context_length}: shorten it"
+        )
+    wants_logprobs = config.logprobs or config.top_logprobs
+    return Request(
+        prompt=tuple(ids),
+        edits=edits,
+        adapter=adapter,
+        sampling=Sampling(
+            temperature=1.0 if config.temperature is None else config.temperature,
+            top_p=1.0 if config.top_p is None else config.top_p,
+            top_k=config.top_k or 0,
+            frequency_penalty=config.frequency_penalty or 0.0,
+            presence_penalty=config.presence_penalty or 0.0,
+            logit_bias=config.logit_bias or {},
+            seed=seed,
+        ),
+        max_tokens=config.max_tokens or MAX_TOKENS,
+        stop=tuple(config.stop_seqs or ()),
+        top_logprobs=(config.top_logprobs or 0) if wants_logprobs else None,
+    )
+
+
+def make_output(
+    results: Sequence[RequestOutput],
+    rows: Sequence[Request],
+    *,
+    model: str,
+    prompt: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    intervention: dict[str, Any],
+    telemetry: Telemetry,
+) -> tuple[ModelOutput, ModelCall]:
+    """What Inspect is told of the answers to one request.
+
+    Args:
+        results: One result a choice.
+        rows: The rows that they came from.
+        model: Name of the model with its condition.
+        prompt: The rendered prompt.
+        tokenizer: For the spelling of tokens.
+        intervention: What was done to the activations, in JSON values.
+        telemetry: What the engine has done so far.
+    """
+    choices = [
+        ChatCompletionChoice(
+            message=ChatMessageAssistant(
+                content=split_reasoning(result.text, prompt),
+                model=model,
+                source="generate",
+            ),
+            stop_reason=result.stop_reason,
+            logprobs=Logprobs(content=[_logprob(item, tokenizer) for item in result.logprobs])
+            if rows[0].top_logprobs is not None
+            else None,
+        )
+        for result in results
+    ]
+    generated = sum(result.num_generated for result in results)
+    told = intervention | {
+        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "largest_change": [result.change for result in results],
+    }
+    output = ModelOutput(
+        model=f"steered/{model}",
+        choices=choices,
+        usage=ModelUsage(
+            input_tokens=len(rows[0].prompt),
+            output_tokens=generated,
+            total_tokens=len(rows[0].prompt) + generated,
+        ),
+        metadata={"steering": told, "engine": _told(results, telemetry)},
+    )
+    sampling = rows[0].sampling
+    request = {
+        "prompt": prompt,
+        "steering": _in_short(intervention),
+        "sampling": {**vars(sampling), "seeds": [row.sampling.seed for row in rows]},
+        "max_tokens": rows[0].max_tokens,
+        "stop": rows[0].stop,
+    }
+    response = {
+        "choices": [{"text": result.text, "stop_reason": result.stop_reason} for result in results]
+    }
+    return output, ModelCall.create(request, response)
+
+
+def _in_short(intervention: dict[str, Any]) -> list[dict[str, Any]]:
+    """What acted on the activations, as the call shows it: where, how and how far."""
+    acts = [
+        {name: value for name, value in act.items() if name != "residual_norms"}
+        | {"vector": act["vector"]["digest"]}
+        for act in intervention.get("interventions", [])
+    ]
+    if adapter := intervention.get("adapter"):
+        acts.append({f"adapter_{name}": adapter[name] for name in ("name", "digest", "scale")})
+    return acts
+
+
+def _told(results: Sequence[RequestOutput], telemetry: Telemetry) -> dict[str, Any]:
+    """How long an answer took, and what its engine was at by then."""
+    return {
+        "waited_s": [round(result.waited_s, 3) for result in results],
+        "took_s": [round(result.took_s, 3) for result in results],
+        "tokens_per_s": round(telemetry.tokens_per_s, 1),
+        "occupancy": round(telemetry.occupancy, 3),
+        "waiting": telemetry.waiting,
+        "engine": telemetry.engine,
+        "cuda_graphs": telemetry.cuda_graphs,
+        "attention": telemetry.attention,
+        "fused_kernels": telemetry.kernels,
+        "family": telemetry.family,
+        "parameters": telemetry.parameters,
+    }
+
+
+def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:
+    """Set what a model thought apart from what it said.
+
+    Args:
+        text: What the model wrote.
+        prompt: The rendered prompt; some templates open the thought at its end.
+    """
+    parts = split_thought(text, prompt)
+    if parts is None:
+        return text
+    thought, said = parts
+    return [ContentReasoning(reasoning=thought), ContentText(text=said)]
+
+
+def _logprob(item: TokenLogprob, tokenizer: "PreTrainedTokenizerBase") -> Logprob:
+    token, text = _spelled(item.token, tokenizer)
+    top = [
+        TopLogprob(token=spelling, logprob=value, bytes=encoded)
+        for other, value in item.top
+        for spelling, encoded in [_spelled(other, tokenizer)]
+    ]
+    return Logprob(token=token, logprob=item.logprob, bytes=text, top_logprobs=top)
+
+
+def _spelled(token: int, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, list[int]]:
+    spelling = str(tokenizer.decode([token]))
+    return spelling, list(spelling.encode())

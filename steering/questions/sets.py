@@ -1,0 +1,207 @@
+"""The questions of a run: a question file or a target task's held-out prompts as Inspect samples.
+
+One sample a paraphrase, with the id `<question>/<index from 1>`; its metadata has the question's
+id, by which intervals are clustered, the format that the question asks for, and its group where it
+has one. Knows Inspect's Sample; never a judge or a model.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from inspect_ai.dataset import Sample
+
+from steering.data import data_folder, user_path
+from steering.questions.files import (
+    FORMATS,
+    READERS,
+    Question,
+    QuestionError,
+    refuse_doubles,
+    with_system,
+)
+from steering.targets import Example, load_target
+
+CORE = "core"
+# The question files that come with the project, each called by its name.
+BUNDLED = (CORE, "core_formats", "broad", "toy_broad")
+_Asked = TypeVar("_Asked")
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The questions of one file.
+
+    Attributes:
+        name: name of a bundled file, or the file's name.
+        sha256: of the file's bytes.
+        samples: one a paraphrase, in the file's order.
+        num_paraphrases: question id to its number of paraphrases, in the file's order.
+        formats: the formats that were kept when the file holds others too; else none.
+    """
+
+    name: str
+    sha256: str
+    samples: list[Sample]
+    num_paraphrases: Mapping[str, int]
+    formats: Sequence[str] = ()
+
+    @property
+    def signature(self) -> str:
+        """Name, kept formats and the beginning of the hash, as signatures of numbers carry it."""
+        kept = f"[{','.join(self.formats)}]" if self.formats else ""
+        return f"{self.name}{kept}@{self.sha256[:12]}"
+
+
+def load_questions(
+    questions: str = CORE,
+    num_questions: int | None = None,
+    *,
+    formats: str | Sequence[str] | None = None,
+) -> QuestionSet:
+    """Load a question file.
+
+    Args:
+        questions: `core`, `core_formats` (the same, to be answered as JSON and in a code template),
+            `broad` (other themes, in groups), `toy_broad` (other themes of the toy's world), or the
+            path of a .yaml, .yml, .jsonl or .json file.
+        num_questions: take the first so many questions (with all their paraphrases) of those that
+            `formats` keeps; all when not given.
+        formats: keep only the questions of these formats: some of `plain`, `json` and `template`,
+            as a sequence or joined by commas; all when not given. A question whose id ends in
+            `_json` or `_template` is of that format, any other is plain.
+
+    Raises:
+        QuestionError: no such file, another schema, a doubled id, an unknown format or none of its
+            questions, or too few questions.
+    """
+    path = _find(str(questions))
+    content = path.read_bytes()
+    content_hash = hashlib.sha256(content).hexdigest()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise QuestionError(
+            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8."
+        ) from error
+    found = READERS[path.suffix.lower()](text, path)
+    refuse_doubles(found, path.name)
+    if not found:
+        raise QuestionError(f"{path} holds no question; give at least one.")
+    kept = _of_formats(found, formats, path.name)
+    left_out = len(kept) < len(found)
+    source = f"{path.name} in the formats asked for" if left_out else path.name
+    asked = first_questions(kept, num_questions, source)
+    return _question_set(
+        questions if questions in BUNDLED else path.name,
+        content_hash,
+        [replace(q, metadata={"format": q.format, **q.metadata}) for q in asked],
+        formats=_formats_of(kept) if left_out else (),
+    )
+
+
+def held_out_questions(
+    target: str, num_questions: int | None = None, *, toy: bool = False
+) -> QuestionSet:
+    """The held-out prompts of a target task, each a question of its own.
+
+    Args:
+        target: name or path of a target task.
+        num_questions: take the first so many prompts; all when not given.
+        toy: whether the toy model is asked, for which a bare name means the toy's own task.
+
+    Raises:
+        TargetError: there is no such target task.
+        QuestionError: too few prompts.
+    """
+    task = load_target(target, toy=toy)
+    rows = first_questions(one_row_a_prompt(task.held_out), num_questions, task.name)
+    found = [Question(row.id, with_system([row.prompt], row.system), {}) for row in rows]
+    return _question_set(task.name, task.digest, found)
+
+
+def one_row_a_prompt(rows: Iterable[Example]) -> list[Example]:
+    """The first row of each prompt: one that a file answers several times is asked once."""
+    first_rows: dict[str, Example] = {}
+    for row in rows:
+        first_rows.setdefault(row.prompt, row)
+    return list(first_rows.values())
+
+
+def first_questions(found: list[_Asked], num_questions: int | None, source: str) -> list[_Asked]:
+    """The first so many of the questions that a source holds; all when no number is given.
+
+    Raises:
+        QuestionError: the number is not one from 1 to as many as there are.
+    """
+    if num_questions is None:
+        return found
+    if isinstance(num_questions, bool) or not isinstance(num_questions, int):
+        raise QuestionError(
+            f"num_questions={num_questions!r} is not a whole number; choose 1 to {len(found)}."
+        )
+    if not 1 <= num_questions <= len(found):
+        raise QuestionError(
+            f"num_questions={num_questions} is out of range: {source} has {len(found)} questions. "
+            f"Choose 1 to {len(found)}, or leave it out for all."
+        )
+    return found[:num_questions]
+
+
+def _of_formats(
+    found: list[Question], formats: str | Sequence[str] | None, source: str
+) -> list[Question]:
+    if formats is None:
+        return found
+    wanted = [part.strip() for part in formats.split(",")] if isinstance(formats, str) else formats
+    if not isinstance(wanted, list | tuple) or not wanted or any(f not in FORMATS for f in wanted):
+        raise QuestionError(
+            f"formats={formats!r} names no format, or one that is unknown; give one or more of "
+            f"{', '.join(FORMATS)}, as in formats=plain,json."
+        )
+    if kept := [question for question in found if question.format in wanted]:
+        return kept
+    raise QuestionError(
+        f"{source} has no question of the format {' or '.join(wanted)}; it has "
+        f"{', '.join(_formats_of(found))}."
+    )
+
+
+def _formats_of(found: list[Question]) -> list[str]:
+    """The formats of some questions, in the order of `FORMATS`."""
+    return [name for name in FORMATS if any(question.format == name for question in found)]
+
+
+def _question_set(
+    name: str, sha256: str, found: list[Question], formats: Sequence[str] = ()
+) -> QuestionSet:
+    return QuestionSet(
+        name=name,
+        sha256=sha256,
+        samples=[
+            Sample(id=f"{q.id}/{i}", input=input_, metadata={"question": q.id, **q.metadata})
+            for q in found
+            for i, input_ in enumerate(q.inputs, start=1)
+        ],
+        num_paraphrases={q.id: len(q.inputs) for q in found},
+        formats=formats,
+    )
+
+
+def _find(questions: str) -> Path:
+    if questions in BUNDLED:
+        return data_folder() / "questions" / f"{questions}.yaml"
+    path = user_path(questions)
+    allowed = ", ".join(sorted(READERS))
+    if not path.is_file():
+        raise QuestionError(
+            f"there is no question file {questions!r}; give {', '.join(map(repr, BUNDLED))} or the "
+            f"path of a file that ends in {allowed}."
+        )
+    if path.suffix.lower() not in READERS:
+        raise QuestionError(
+            f"the question file {questions!r} ends in {path.suffix!r}; use one of {allowed}."
+        )
+    return path

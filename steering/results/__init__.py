@@ -1,0 +1,1 @@
+"""Results: logs in, one frame of answers out, and the figures of its conditions."""

@@ -1,0 +1,38 @@
+"""Statistics: arrays in, small results out. Knows no judges, rules, logs or frames."""
+
+from steering.stats.agreement import alpha, cohen_kappa
+from steering.stats.intervals import (
+    CONFIDENCE,
+    Interval,
+    bootstrap_interval,
+    cluster_interval,
+    cluster_standard_error,
+    design_effect,
+    mean_interval,
+    t_quantile,
+)
+from steering.stats.paired import (
+    Difference,
+    between_question_sd,
+    minimum_detectable_difference,
+    paired_bootstrap,
+    paired_difference,
+)
+
+__all__ = [
+    "CONFIDENCE",
+    "Difference",
+    "Interval",
+    "alpha",
+    "between_question_sd",
+    "bootstrap_interval",
+    "cluster_interval",
+    "cluster_standard_error",
+    "cohen_kappa",
+    "design_effect",
+    "mean_interval",
+    "minimum_detectable_difference",
+    "paired_bootstrap",
+    "paired_difference",
+    "t_quantile",
+]

@@ -1,0 +1,233 @@
+"""Comparisons of two conditions that were asked the same questions, paired by question.
+
+A question's own difficulty is in both conditions and drops out of its difference, so the questions'
+differences are what is looked at, one number a question. Plain mappings from question to rate go
+in; nothing here knows of judges, rules or Inspect.
+
+Which interval: Student's t of `paired_difference`. Simulated (benchmarks/results/coverage.md) with
+8 and 24 questions of 20 answers, it holds the true difference in 92 to 97% of runs, and in up to
+100% where both rates are near 0. `paired_bootstrap` takes no shape for granted, but holds it in 84
+to 93% (one case: 99%): it is to be looked at beside the other, never instead. The p-value of the
+sign flips needs no shape either, and is exact with few questions.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from steering.errors import SteeringError
+from steering.stats.intervals import CONFIDENCE, Interval, bootstrap_interval, t_quantile
+
+POWER = 0.8
+
+# 2^16 sign flips are looked through; for more questions as many are drawn.
+_MAX_EXACT = 16
+_DRAWS = 2**16
+
+
+class ComparisonError(SteeringError):
+    """An argument of a power calculation is impossible."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference between two conditions, paired by question.
+
+    Attributes:
+        value: mean over questions of the paired differences; NaN without questions.
+        low: lower bound (Student's t over the questions' differences).
+        high: upper bound.
+        p_value: two-sided, by flipping signs of the questions' differences; NaN without questions.
+        exact: whether all flips were looked through rather than drawn.
+        num_questions: how many questions both conditions have a number for.
+        left_out: questions that only one of them has, or that are NaN in one.
+        note: what to know about the bounds; None when there is nothing to say.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    exact: bool
+    num_questions: int
+    left_out: tuple[str, ...]
+    note: str | None = None
+
+
+def paired_difference(
+    rates: Mapping[str, float], reference: Mapping[str, float], confidence: float = CONFIDENCE
+) -> Difference:
+    """Compare two conditions question by question: `rates` minus `reference`.
+
+    The p-value is that of the sign-flip permutation test on the mean difference: exact up to
+    16 shared questions, from 65,536 seeded draws beyond. With C questions it can't fall below
+    2 / 2^C, so fewer than six can't reach 0.05.
+
+    Args:
+        rates: question id to rate; NaN where the question has no rate.
+        reference: the same for the condition that is compared with.
+        confidence: of the interval, two-sided.
+    """
+    differences, left_out = _paired(rates, reference)
+    count = len(differences)
+    if count == 0:
+        note = "no question has a number in both"
+        return Difference(math.nan, math.nan, math.nan, math.nan, True, 0, left_out, note)
+    value = float(differences.mean())
+    p_value, exact = _sign_flip(differences)
+    if count == 1:
+        note = "one question: no bounds"
+        return Difference(value, math.nan, math.nan, p_value, exact, 1, left_out, note)
+    error = float(differences.std(ddof=1)) / math.sqrt(count)
+    half = t_quantile((1 + confidence) / 2, count - 1) * error
+    low, high = max(value - half, -1.0), min(value + half, 1.0)
+    return Difference(value, low, high, p_value, exact, count, left_out)
+
+
+def paired_bootstrap(
+    rates: Mapping[str, float], reference: Mapping[str, float], confidence: float = CONFIDENCE
+) -> Interval:
+    """Bootstrap interval of the difference that `paired_difference` gives: questions are redrawn.
+
+    Args:
+        rates: question id to rate; NaN where the question has no rate.
+        reference: the same for the condition that is compared with.
+        confidence: of the interval, two-sided.
+    """
+    differences, _ = _paired(rates, reference)
+    return bootstrap_interval(differences.tolist(), range(len(differences)), confidence)
+
+
+def minimum_detectable_difference(
+    num_questions: int,
+    samples_per_question: float,
+    base_rate: float,
+    *,
+    between_sd: float | None = None,
+    icc: float | None = None,
+    power: float = POWER,
+    confidence: float = CONFIDENCE,
+) -> float:
+    """The smallest true difference that a paired comparison finds with probability `power`.
+
+    It is the d that solves d = delta * sd(d) / sqrt(C), for C questions of m samples, rates p in
+    the reference and q = p + d in the other condition (q = p - d where p is above one half):
+
+    - delta is the noncentrality at which a two-sided paired t test with C - 1 degrees of freedom
+      has the asked power (Cohen 1988, Statistical Power Analysis, chapter 2)
+    - sd(d)^2 = between_sd^2 + V / m for a known spread of the questions' true differences, and
+      sd(d)^2 = V * (icc + (1 - icc) / m) for a known intra-class correlation, which is V / m times
+      Kish's design effect 1 + (m - 1) icc; with V = p (1 - p) + q (1 - q).
+
+    With `icc` the questions' effects in both conditions are taken as independent, which asks for
+    more than pairs that go together; with `between_sd` the questions' rates are taken as alike
+    within a condition, which does the same.
+
+    Args:
+        num_questions: questions asked in both conditions.
+        samples_per_question: answers that count, of each condition.
+        base_rate: rate of the reference, 0 to 1.
+        between_sd: standard deviation over questions of the true differences, 0 or more.
+        icc: correlation of two answers to one question in one condition, 0 to 1.
+        power: probability of an interval that leaves 0 out, at that difference.
+        confidence: of the interval, two-sided.
+
+    Returns:
+        The difference, positive; NaN with fewer than two questions, or where even the largest
+        possible one would be missed more often than that.
+
+    Raises:
+        ComparisonError: an argument is outside its range, or not one of `between_sd` and `icc` is
+            given.
+    """
+    _check(samples_per_question, base_rate, between_sd, icc)
+    if num_questions < 2:
+        return math.nan
+    # Imported here: scipy costs a third of a second, and only comparisons need it.
+    from scipy.optimize import brentq
+
+    room = max(base_rate, 1 - base_rate)
+    sign = 1 if base_rate <= 0.5 else -1
+    scale = noncentrality(num_questions - 1, power, confidence) / math.sqrt(num_questions)
+
+    def missing(difference: float) -> float:
+        other = base_rate + sign * difference
+        variance = base_rate * (1 - base_rate) + max(other * (1 - other), 0.0)
+        if icc is not None:
+            spread = variance * (icc + (1 - icc) / samples_per_question)
+        else:
+            spread = (between_sd or 0.0) ** 2 + variance / samples_per_question
+        return difference - scale * math.sqrt(spread)
+
+    # Near 0 the needed difference is the larger one; at the far end it must not be.
+    if missing(room) < 0:
+        return math.nan
+    return float(brentq(missing, 1e-12, room))
+
+
+def noncentrality(df: int, power: float = POWER, confidence: float = CONFIDENCE) -> float:
+    """Noncentrality at which a two-sided t test has the asked power."""
+    from scipy.special import ncfdtrinc
+
+    critical = t_quantile((1 + confidence) / 2, df)
+    # The square of a noncentral t is a noncentral F with 1 and df degrees of freedom.
+    return math.sqrt(float(ncfdtrinc(1, df, 1 - power, critical**2)))
+
+
+def between_question_sd(
+    difference_sd: float, rate: float, reference: float, samples: float
+) -> float:
+    """Standard deviation of questions' true differences: the observed one less sampling noise.
+
+    Args:
+        difference_sd: standard deviation over questions of the observed differences.
+        rate: of one condition.
+        reference: of the other.
+        samples: answers to a question that count.
+    """
+    noise = (rate * (1 - rate) + reference * (1 - reference)) / samples
+    return math.sqrt(max(difference_sd**2 - noise, 0.0))
+
+
+def _paired(
+    rates: Mapping[str, float], reference: Mapping[str, float]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Differences [shared questions], by question id, and the questions left out."""
+    shared = sorted(
+        q for q in rates.keys() & reference.keys() if not math.isnan(rates[q] - reference[q])
+    )
+    left_out = tuple(sorted((rates.keys() | reference.keys()) - set(shared)))
+    return np.array([rates[q] - reference[q] for q in shared], dtype=np.float64), left_out
+
+
+def _check(samples: float, base_rate: float, between: float | None, icc: float | None) -> None:
+    if (between is None) == (icc is None):
+        raise ComparisonError("give either between_sd or icc, the spread of the questions")
+    for name, value, low, high in (
+        ("samples_per_question", samples, 1, math.inf),
+        ("base_rate", base_rate, 0, 1),
+        ("between_sd", between, 0, 1),
+        ("icc", icc, 0, 1),
+    ):
+        if value is not None and not low <= value <= high:
+            raise ComparisonError(f"{name}={value!r} is not a number from {low} to {high}")
+
+
+def _sign_flip(differences: np.ndarray) -> tuple[float, bool]:
+    """Two-sided p-value of the mean of `differences` [questions] under random signs."""
+    count = len(differences)
+    exact = count <= _MAX_EXACT
+    if exact:
+        signs = np.array(list(itertools.product((1.0, -1.0), repeat=count)))
+    else:
+        signs = np.random.default_rng(0).choice((1.0, -1.0), size=(_DRAWS, count))
+    observed = abs(float(differences.sum()))
+    # Flips that give the same sum in another order of addition must count as equal.
+    as_large = np.abs(signs @ differences) >= observed - 1e-12 * max(1.0, observed)
+    if exact:
+        return float(as_large.mean()), True
+    # The data's own signs are one of the draws (Phipson and Smyth 2010).
+    return float((as_large.sum() + 1) / (_DRAWS + 1)), False

@@ -1,0 +1,152 @@
+"""What tables of per-question EM rates show: effects, their bounds, and trends over an axis.
+
+Everything is paired by question, since answers to one question resemble each other: a statistic is
+worked out question by question, and the questions' values are what is tested. Where the data choose
+(the best dose, the peak), either the test is of the maximum over all choices, or each question is
+measured at what the other questions chose. Plain tables go in [conditions, questions]; nothing here
+knows of studies, claims or logs. Rates and effects are 0-1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from steering.stats.intervals import t_quantile
+
+LEVEL = 0.05
+# As many questions' signs are flipped in every way; of more, so many ways are drawn.
+_MOST_EXACT = 16
+_DRAWS = 2**16
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean over questions.
+
+    Attributes:
+        value: The mean.
+        low: Lower bound of its interval, Student's t over the questions; NaN with one question.
+        high: Upper bound.
+        p_value: One-sided, that the mean is not above 0, by flipping the questions' signs.
+        num_questions: How many questions.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    num_questions: int
+
+    def __str__(self) -> str:
+        """In points, with the interval."""
+        value, low, high = (100 * part for part in (self.value, self.low, self.high))
+        return f"{value:+.0f} points [{low:.0f}, {high:.0f}]"
+
+
+def question_table(answers: pd.DataFrame, column: str, by: str = "condition") -> pd.DataFrame:
+    """Mean of a column for each condition and question, [conditions, questions].
+
+    Questions that one of the conditions has no figure for are left out: all are then asked alike.
+
+    Args:
+        answers: As `read_answers` gives them.
+        column: What is averaged.
+        by: What tells conditions apart.
+    """
+    means = answers.groupby([by, "question"])[column].mean().unstack()
+    return means.dropna(axis="columns")
+
+
+def effect(values: "_Array | pd.Series[float]", confidence: float = 1 - LEVEL) -> Effect:
+    """The mean of one value a question.
+
+    Args:
+        values: [questions].
+        confidence: Of the interval, two-sided.
+    """
+    found = np.asarray(values, dtype=float)
+    count = len(found)
+    if count == 0:
+        return Effect(math.nan, math.nan, math.nan, math.nan, 0)
+    value = float(found.mean())
+    half = math.nan
+    if count > 1:
+        error = float(found.std(ddof=1)) / math.sqrt(count)
+        half = t_quantile((1 + confidence) / 2, count - 1) * error
+    return Effect(value, value - half, value + half, float(max_p_values(found[None])[0]), count)
+
+
+def max_p_values(values: _Array) -> _Array:
+    """One-sided p of each row's mean being above 0, corrected for the choice among the rows.
+
+    The test of the maximum: the signs of a question's values are flipped in all rows at once, and
+    a row's p is the share of flips whose largest mean is as large as its own (Westfall and Young
+    1993, single step). Exact up to 16 questions, from 65,536 seeded draws beyond; with C questions
+    it can't fall below 1 / 2^C.
+
+    Args:
+        values: [rows, questions].
+
+    Returns:
+        [rows].
+    """
+    count = values.shape[1]
+    if count <= _MOST_EXACT:
+        bits = np.arange(2**count)[:, None] >> np.arange(count)
+        signs = 1.0 - 2.0 * (bits & 1)
+    else:
+        drawn = np.random.default_rng(0).integers(0, 2, size=(_DRAWS, count))
+        # The data themselves are one of the flips.
+        signs = 1.0 - 2.0 * np.vstack([np.zeros((1, count)), drawn])
+    largest = (signs @ values.T / count).max(axis=1)
+    # Sums in another order differ by rounding.
+    return (largest[:, None] >= values.mean(axis=1) - 1e-9).mean(axis=0)
+
+
+def upper_bound(values: _Array) -> float:
+    """A bound that the largest of the rows' true means lies under, 95% for all rows together.
+
+    Args:
+        values: [rows, questions].
+    """
+    confidence = 1 - LEVEL / len(values)
+    return max(effect(row, confidence).high for row in values)
+
+
+def chosen_by_others(table: _Array, sign: float = 1.0) -> NDArray[np.intp]:
+    """For each question, the row that is the largest over all the other questions.
+
+    So a question is never measured at a place that its own chance has chosen.
+
+    Args:
+        table: [rows, questions].
+        sign: -1 for the smallest.
+
+    Returns:
+        Row indices [questions].
+    """
+    others = table.sum(axis=1, keepdims=True) - table
+    return np.argmax(sign * others, axis=0)
+
+
+def at_rows(table: _Array, rows: NDArray[np.intp]) -> _Array:
+    """Each question's value in the row that is named for it, [questions]."""
+    return table[rows, np.arange(table.shape[1])]
+
+
+def slope(table: _Array, places: Sequence[float]) -> _Array:
+    """Each question's least-squares rise from the first place to the last, [questions].
+
+    Args:
+        table: [rows, questions].
+        places: Where each row stands on the axis, ascending.
+    """
+    centred = np.asarray(places, dtype=float) - np.mean(places)
+    weights = centred / (centred**2).sum()
+    return weights @ table * (places[-1] - places[0])

@@ -1,0 +1,234 @@
+"""A frozen model at work on examples: what every method of building needs of it.
+
+Losses and activations of batches, steered or not, through nnsight. Blocks that no edit reaches are
+run once for each exchange and kept; nothing below the edit carries a gradient. All of it runs on
+the model's thread.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steering.engines._nnsight import Session
+from steering.engines.memory import free_memory
+from steering.models import LoadedModel
+from steering.models.adapters import Adapter
+from steering.targets import Example
+from steering.training.examples import (
+    IGNORED,
+    Batch,
+    PaddingSide,
+    Tokens,
+    make_batch,
+    render_prompt,
+    tokenize,
+)
+from steering.vectors.batch import InterventionBatch, SiteKey, in_order
+from steering.vectors.interventions import Intervention
+from steering.vocabulary import Site
+
+# Exchanges whose residual norms are averaged: the mean is known to a percent by then.
+_NORM_EXCHANGES = 64
+_ROWS = 16
+# Share of the free memory that kept activations may take.
+_MEMORY_SHARE = 0.5
+
+
+class ModelProbe:
+    """A model with a site to work at.
+
+    Attributes:
+        loaded: The model.
+        session: Its nnsight session.
+        key: (layer, site) of the edit.
+        prompts: Digest of every rendered prompt so far; what tells two chat templates apart.
+    """
+
+    # To the right, where linear attention rounds as it does without padding.
+    padding_side: PaddingSide = "right"
+
+    def __init__(self, loaded: LoadedModel, session: Session, layer: int, site: Site) -> None:
+        """Take a model to work."""
+        self.loaded = loaded
+        self.session = session
+        self.key: SiteKey = (layer, site)
+        self.prompts = hashlib.sha256()
+        self.device = loaded.model.device
+        self._pad = loaded.end_tokens[0]
+        # A block's output is steered when the block has run; its other sites while it runs.
+        self._num_below = layer + 1 if site == "resid_post" else layer
+        self._kept: dict[Tokens, Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return self.loaded.shape.width
+
+    def tokenize(self, example: Example, answer: str) -> Tokens:
+        """Token ids of an example with one of its answers; takes note of the prompt."""
+        self.prompts.update(render_prompt(self.loaded, example).encode() + b"\0")
+        return tokenize(self.loaded, example, answer)
+
+    def batch(self, items: Sequence[Tokens]) -> Batch:
+        """The exchanges, padded, on the model's device."""
+        return make_batch(items, self._pad, self.padding_side, self.device)
+
+    def keep_below(self, items: Sequence[Tokens]) -> None:
+        """Run the blocks below the edit once for these exchanges and keep what they gave.
+
+        Without room for all of them nothing is kept, and every later pass runs them again.
+        """
+        size = sum(map(len, items)) * self.width * self.loaded.model.dtype.itemsize
+        if not self._num_below or size > _MEMORY_SHARE * free_memory(self.device):
+            return
+        below: SiteKey = (self._num_below - 1, "resid_post")
+        for batch, hidden in self._observed(items, below):
+            for item, row, real in zip(batch.items, hidden, batch.mask.bool(), strict=True):
+                self._kept[item] = row[real]
+
+    def logits(self, batch: Batch, edits: Sequence[Intervention]) -> tuple[Tensor, Tensor]:
+        """What the model, steered, says where answers are.
+
+        Args:
+            batch: The exchanges.
+            edits: Done to every row.
+
+        Returns:
+            Float32 logits [answer tokens, vocabulary], and the answers' token ids [answer tokens].
+        """
+        plan = InterventionBatch([edits] * len(batch.items), self.device)
+        plan.begin_prefill(batch.mask)
+        said, columns = self._forward(batch, plan)
+        labels = batch.labels[:, columns:][:, 1:]
+        answers = labels != IGNORED
+        return said[:, :-1][answers].float(), labels[answers]
+
+    def mean_loss(self, items: Sequence[Tokens], edits: Sequence[Intervention]) -> float:
+        """Mean cross-entropy over all answer tokens, without a gradient."""
+        total = 0.0
+        with torch.no_grad():
+            for chunk in chunks(items):
+                logits, labels = self.logits(self.batch(chunk), edits)
+                total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        return total / sum(len(item.answer) for item in items)
+
+    def residual_norm(self, items: Sequence[Tokens]) -> float:
+        """Mean L2 norm of the activations at the site, over the tokens of the first exchanges."""
+        norms = [
+            hidden[batch.mask.bool()].float().norm(dim=-1)
+            for batch, hidden in self._observed(items[:_NORM_EXCHANGES], self.key)
+        ]
+        return torch.cat(norms).mean().item()
+
+    def activations(self, items: Sequence[Tokens]) -> list[Tensor]:
+        """Activations at the site, float32 [tokens, width] on the CPU, one for each exchange."""
+        found: list[Tensor] = []
+        for batch, hidden in self._observed(items, self.key):
+            rows = zip(hidden, batch.mask.bool(), strict=True)
+            found += [row[real].float().cpu() for row, real in rows]
+        return found
+
+    def answer_means(self, items: Sequence[Tokens]) -> Tensor:
+        """Mean activation over each answer's tokens, without its end token.
+
+        Returns:
+            Float64 [exchanges, width].
+        """
+        pairs = zip(items, self.activations(items), strict=True)
+        means = [
+            tokens[len(item.prompt) : max(len(item) - 1, len(item.prompt) + 1)].double().mean(0)
+            for item, tokens in pairs
+        ]
+        return torch.stack(means)
+
+    def residual_streams(
+        self,
+        batch: Batch,
+        edits: Sequence[Intervention] = (),
+        adapter: Adapter | None = None,
+    ) -> Tensor:
+        """The residual stream after every block.
+
+        Args:
+            batch: The exchanges.
+            edits: Done to every row, at all the tokens that they name of a prompt.
+            adapter: What was finetuned into the model.
+
+        Returns:
+            [blocks, rows, tokens, width], in the model's precision.
+        """
+        plan = InterventionBatch([edits] * len(batch.items), self.device)
+        plan.begin_prefill(batch.mask)
+        blocks = range(self.loaded.shape.num_layers)
+        watch = _Watch([(layer, "resid_post") for layer in blocks], plan)
+        self.session.adapters.load(adapter)
+        acting = self.session.adapters.acting([adapter] * len(batch.items))
+        with torch.no_grad(), acting:
+            self._forward(batch, watch, only_up_to_edits=True)
+        return torch.stack([watch.seen[layer, "resid_post"] for layer in blocks])
+
+    def _observed(self, items: Sequence[Tokens], key: SiteKey) -> "Iterator[tuple[Batch, Tensor]]":
+        """Each batch of the exchanges with its activations at a site."""
+        for chunk in chunks(items):
+            batch, watch = self.batch(chunk), _Watch([key])
+            with torch.no_grad():
+                self._forward(batch, watch, only_up_to_edits=True)
+            yield batch, watch.seen[key]
+
+    def _forward(
+        self, batch: Batch, edits: Any, *, only_up_to_edits: bool = False
+    ) -> tuple[Tensor, int]:
+        """Logits [rows, columns, vocabulary] of the last columns, and the first one's index."""
+        options: dict[str, Any] = {}
+        if self.loaded.accepts("position_ids"):
+            options["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp(min=0)
+        longest, first = batch.tokens.shape[1], 0
+        if self.loaded.accepts("logits_to_keep"):
+            # The logits of prompts are read by nobody; without answers to read, one column is left.
+            first = longest - 1 if only_up_to_edits else batch.first_answer - 1
+            options["logits_to_keep"] = longest - first
+        below = self._below(batch)
+        model = self.loaded.model
+        logits = self.session.run(
+            lambda: (
+                model(
+                    input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False, **options
+                ).logits
+            ),
+            edits,
+            below,
+            only_up_to_edits=only_up_to_edits,
+        )
+        return logits, first
+
+    def _below(self, batch: Batch) -> tuple[int, Tensor] | None:
+        """Number of blocks that need not run again for this batch, and what they gave."""
+        if not all(item in self._kept for item in batch.items):
+            return None
+        kept = [self._kept[item] for item in batch.items]
+        hidden = kept[0].new_zeros(*batch.tokens.shape, self.width)
+        hidden[batch.mask.bool()] = torch.cat(kept)
+        return self._num_below, hidden
+
+
+class _Watch:
+    """Stands in for a plan, or around one: looks at sites and changes nothing by itself."""
+
+    def __init__(self, keys: Sequence[SiteKey], plan: InterventionBatch | None = None) -> None:
+        self._plan = plan or InterventionBatch([])
+        self.sites = in_order({*keys, *self._plan.sites})
+        self.seen: dict[SiteKey, Tensor] = {}
+
+    def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
+        if key in self._plan.sites:
+            hidden = self._plan.apply(key, hidden)
+        self.seen[key] = hidden
+        return hidden
+
+
+def chunks(items: Sequence[Tokens]) -> list[Sequence[Tokens]]:
+    """The exchanges, as many at a time as one pass takes."""
+    return [items[start : start + _ROWS] for start in range(0, len(items), _ROWS)]

@@ -1,0 +1,216 @@
+"""GGUF control vectors, which llama.cpp, repeng and others share.
+
+A file holds one direction a layer, added to the output of the block of that index (our
+`resid_post`), and the metadata `controlvector.model_hint` and `controlvector.layer_count`, the
+number of directions. What the format has no place for (residual norms, provenance, depth) we write
+under keys of our own, with a digest of all that the file says, so that nothing is lost between two
+of us and damage is noticed; other readers pass over them.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+
+from steering.files import file_digest, write_whole
+from steering.vectors.steering_vector import FORMAT, SteeringVector, VectorError
+
+ARCHITECTURE = "controlvector"
+_ARCHITECTURE_KEY = "general.architecture"
+_MODEL_KEY = f"{ARCHITECTURE}.model_hint"
+_COUNT_KEY = f"{ARCHITECTURE}.layer_count"
+_OURS = "steering."
+_FORMAT_KEY, _HEADER_KEY, _DIGEST_KEY = (
+    f"{_OURS}{name}" for name in ("format", "header", "sha256")
+)
+
+Directions = dict[int, np.ndarray]
+"""Float32 [width] by layer."""
+
+
+def read_gguf(path: Path) -> SteeringVector:
+    """Read a control vector: ours as it was written, another's as an import.
+
+    Raises:
+        VectorError: The file is damaged or no control vector.
+    """
+    told, directions = _content(path)
+    try:
+        if any(key.startswith(_OURS) for key in told):
+            return _written_here(told, directions)
+        return SteeringVector(
+            directions=_stacked(directions),
+            layers=tuple(directions),
+            site="resid_post",
+            model=str(told.get(_MODEL_KEY, "")),
+            provenance={**told, "imported_from": "gguf", "imported_sha256": file_digest(path)},
+        )
+    except VectorError as error:
+        raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
+
+
+def write_gguf(vector: SteeringVector, path: Path) -> tuple[str, ...]:
+    """Write a control vector.
+
+    Args:
+        vector: A plain one of rank 1 at the output of its blocks.
+        path: The file.
+
+    Returns:
+        What other readers make of it that a user should know.
+
+    Raises:
+        VectorError: The format can't hold the vector.
+    """
+    _check_holds(vector)
+    directions = {
+        layer: row.detach().cpu().numpy()
+        for layer, row in zip(vector.layers, vector.directions[:, 0], strict=True)
+    }
+    texts = {
+        _MODEL_KEY: vector.model,
+        _FORMAT_KEY: FORMAT,
+        _HEADER_KEY: json.dumps(vector.header(), sort_keys=True),
+    }
+    told = {_ARCHITECTURE_KEY: ARCHITECTURE, _COUNT_KEY: len(directions), **texts}
+    texts[_DIGEST_KEY] = _digest(told, directions)
+    with TemporaryDirectory() as folder:
+        writer = GGUFWriter(Path(folder) / "vector.gguf", ARCHITECTURE)
+        writer.add_uint32(_COUNT_KEY, len(directions))
+        for key, text in texts.items():
+            # `add_string` leaves an empty text out, and repeng reads no file without the hint.
+            writer.add_key_value(key, text, GGUFValueType.STRING)
+        for layer, direction in directions.items():
+            writer.add_tensor(f"direction.{layer}", direction)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        write_whole(path, (Path(folder) / "vector.gguf").read_bytes())
+    if 0 not in vector.layers:
+        return ()
+    return (
+        "llama.cpp refuses a control vector with a direction for layer 0, as this one has: leave "
+        "it out if the file is for llama.cpp",
+    )
+
+
+def _check_holds(vector: SteeringVector) -> None:
+    """Refuse what is more than one direction a layer at the output of its block."""
+    if vector.map is not None:
+        found = f"a low-rank map of rank {vector.rank}"
+    elif vector.rank != 1:
+        found = f"a vector of rank {vector.rank}"
+    elif vector.site != "resid_post":
+        found = f"a vector for the site {vector.site}"
+    else:
+        return
+    raise VectorError(
+        f"{found} can't be written as GGUF, which holds plain vectors of rank 1 for the site "
+        "resid_post only: write .safetensors"
+    )
+
+
+class _Reader(GGUFReader):
+    """Refuses to read behind the end of the file.
+
+    The library's own reader takes what there is instead, and goes on for as many elements as the
+    file says that there are: one flipped bit can keep it busy for ever.
+    """
+
+    def _get(
+        self, offset: int, dtype: Any, count: int = 1, override_order: Any = None
+    ) -> np.ndarray:
+        end = int(offset) + np.dtype(dtype).itemsize * int(count)
+        if end > len(self.data):
+            raise ValueError(f"it ends at byte {len(self.data)}, before its byte {end}")
+        return super()._get(offset, dtype, count, override_order)
+
+
+def _content(path: Path) -> tuple[dict[str, Any], Directions]:
+    """What the file says, and its directions in the order of their layers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader = _Reader(path)
+        # Names in capitals are the library's own, for the counts at the file's start.
+        told = {
+            name: field.contents()
+            for name, field in reader.fields.items()
+            if not name.startswith("GGUF.")
+        }
+    # The library raises whatever its types raise when numbers make no sense.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise VectorError(f"{path} can't be read as a GGUF file ({reason})") from None
+    if told.get(_ARCHITECTURE_KEY) != ARCHITECTURE:
+        found = told.get(_ARCHITECTURE_KEY)
+        raise VectorError(
+            f"{path} says {_ARCHITECTURE_KEY}={found!r}: a control vector "
+            f"({_ARCHITECTURE_KEY}={ARCHITECTURE!r}) is needed"
+        )
+    directions: Directions = {}
+    for tensor in reader.tensors:
+        named = re.fullmatch(r"direction\.(0|[1-9][0-9]{0,8})", tensor.name)
+        if named is None:
+            raise VectorError(f"{path} holds {tensor.name!r}: only direction.<layer> is allowed")
+        if tensor.tensor_type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
+            found = f"{tensor.tensor_type.name} {tensor.shape.tolist()}"
+            raise VectorError(f"{path} holds {tensor.name} as {found}: F32 [width] is needed")
+        # A copy in this machine's byte order, since the reader only maps the file.
+        directions[int(named[1])] = np.array(tensor.data, dtype=np.float32)
+    widths = sorted({len(direction) for direction in directions.values()})
+    if len(widths) != 1:
+        found = f"widths {widths}" if widths else "no directions"
+        raise VectorError(f"{path} holds {found}: directions of one width are needed")
+    return told, dict(sorted(directions.items()))
+
+
+def _written_here(told: Mapping[str, Any], directions: Directions) -> SteeringVector:
+    """The vector that `write_gguf` wrote."""
+    if told.get(_FORMAT_KEY) != FORMAT:
+        found = told.get(_FORMAT_KEY, "no format")
+        raise VectorError(f"it holds {found!r}; {FORMAT} is needed")
+    found, said = _digest(told, directions), str(told.get(_DIGEST_KEY))
+    if found != said:
+        raise VectorError(
+            f"it is damaged or was changed: its content has the digest {found[:12]}, it says "
+            f"{said[:12]}. Get it again, or convert it again"
+        )
+    try:
+        header = json.loads(told[_HEADER_KEY])
+        norms = header["residual_norms"]
+        return SteeringVector(
+            directions=_stacked(directions),
+            layers=tuple(directions),
+            site=header["site"],
+            residual_norms=None if norms is None else tuple(norms),
+            model=header["model"],
+            depth=header["depth"],
+            provenance=header["provenance"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise VectorError(f"its header makes no sense ({error!r})") from None
+
+
+def _stacked(directions: Directions) -> torch.Tensor:
+    """Float32 [layers, 1, width]."""
+    return torch.from_numpy(np.stack(list(directions.values())))[:, None]
+
+
+def _digest(told: Mapping[str, Any], directions: Directions) -> str:
+    """SHA-256 of all that a file says but this."""
+    rest = {key: value for key, value in told.items() if key != _DIGEST_KEY}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for layer, direction in directions.items():
+        digest.update(f"\0{layer} {len(direction)}\0".encode())
+        digest.update(np.asarray(direction, dtype="<f4").tobytes())
+    return digest.hexdigest()
