@@ -119,7 +119,7 @@ def build_vector(
     bench = ModelProbe(loaded, session, recipe.layer, recipe.site)
     if recipe.shuffle_labels:
         target = replace(target, examples=tuple(shuffled_labels(target.examples, recipe.seed)))
-    module = import_module(f"steering.training.cache.{recipe.method}")
+    module = import_module(f"steering.training.{recipe.method}")
     vector, measured = module.build(bench, recipe, target, progress)
     facts = recipe.facts()
     del facts["model"], facts["layer"], facts["site"]
