@@ -1,0 +1,5 @@
+"""Steering vectors: their file, the arithmetic of an intervention, and the tables of a batch."""
+
+from steering.vectors.steering_vector import LowRankMap, SteeringVector, VectorError
+
+__all__ = ["LowRankMap", "SteeringVector", "VectorError"]
