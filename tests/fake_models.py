@@ -39,6 +39,12 @@ class FakeAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         self.default_grader = default_grader
+        self.is_toy = False
+        self.steered_by_default = False
+        self.default_target: str | None = None
+
+    def prepare(self) -> None:
+        """Nothing takes time here."""
 
     async def generate(
         self,

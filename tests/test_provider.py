@@ -32,6 +32,7 @@ from inspect_ai.tool import ToolInfo
 from tiny_models import LAYERS, WIDTH
 
 from steering.engines import hf, shared_engine
+from steering.evaluated_model import EvaluatedModel
 from steering.models import find_model
 from steering.provider import api as provider
 from steering.provider.messages import HONOURED, INSPECTS_OWN, REFUSED, split_reasoning
@@ -63,6 +64,11 @@ def steered(folder: Path, **options: Any) -> Model:
 
 def ask(model: Model, text: Any = "Hello", config: GenerateConfig = GREEDY) -> ModelOutput:
     return asyncio.run(model.generate(text, config=config))
+
+
+def test_the_provider_keeps_its_promises_to_tasks_and_judges(folder: Path) -> None:
+    assert isinstance(steered(folder).api, EvaluatedModel)
+    assert not isinstance(get_model("mockllm/model").api, EvaluatedModel)
 
 
 def test_every_setting_of_inspect_is_classed_once() -> None:

@@ -26,6 +26,7 @@ from pydantic_core import to_jsonable_python
 from rich.markup import render
 
 from steering.errors import SteeringError
+from steering.evaluated_model import EvaluatedModel
 from steering.judging.judgement import Judgement
 from steering.judging.model_output import final_text, has_reasoning, is_truncated
 
@@ -68,10 +69,11 @@ def grader_models() -> list[Model]:
     bound = model_roles().get(GRADER_ROLE)
     if bound is not None:
         judges = list(bound) if isinstance(bound, list) else [bound]
-        _refuse_steered_unasked(judges)
+        _refuse_steered_by_default(judges)
         return judges
     tested = get_model()
-    name = getattr(tested.api, "default_grader", None) or DEFAULT_GRADER
+    suggested = tested.api.default_grader if isinstance(tested.api, EvaluatedModel) else None
+    name = suggested or DEFAULT_GRADER
     if name == str(tested):
         raise GraderError(
             f"the default judge {name} is the model under test, and no model judges itself unless "
@@ -100,10 +102,10 @@ def usable_judge(name: str, called: str, remedy: str) -> Model:
         raise GraderError(f"{called} can't be used ({detail}): {remedy}.") from error
 
 
-def _refuse_steered_unasked(judges: Sequence[Model]) -> None:
+def _refuse_steered_by_default(judges: Sequence[Model]) -> None:
     """A steered model steers by default, and -M options do not reach the models of a role."""
     for judge in judges:
-        if getattr(judge.api, "steered_unasked", False):
+        if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
             name = str(judge).partition("[")[0]
             raise GraderError(
                 f"the judge {judge} is steered by its default vector, since its options name none: "

@@ -22,6 +22,7 @@ from inspect_ai.viewer import (
 )
 
 from steering.errors import SteeringError, no_such_option
+from steering.evaluated_model import EvaluatedModel
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
@@ -92,9 +93,8 @@ def em_task(asked: QuestionSet, protocol: Protocol, name: str, leak: str | None 
         viewer=_view(leak=leak is not None),
     )
     # Nothing is wrong any more: the next thing is the eval, whose time is its own.
-    model = active_model()
-    if prepare := getattr(model.api if model else None, "prepare", None):
-        prepare()
+    if (evaluated := _evaluated_model()) is not None:
+        evaluated.prepare()
     return made
 
 
@@ -159,15 +159,21 @@ def _require_own_prompts(asked: QuestionSet, protocol: str) -> None:
 
 
 def target_of_model() -> str:
-    """The target task that the model under test was steered towards, as far as it says so."""
-    model = active_model()
-    return getattr(model.api if model else None, "default_target", None) or DEFAULT_TARGET
+    """The target task of the model under test, or the default one."""
+    evaluated = _evaluated_model()
+    return (evaluated.default_target if evaluated else None) or DEFAULT_TARGET
 
 
 def is_toy_tested() -> bool:
     """Whether the model under test is of the toy world, with targets and personas of its own."""
+    evaluated = _evaluated_model()
+    return evaluated is not None and evaluated.is_toy
+
+
+def _evaluated_model() -> EvaluatedModel | None:
+    """The model under test, if its provider knows its own judge and target task."""
     model = active_model()
-    return getattr(model.api if model else None, "is_toy", False)
+    return model.api if model is not None and isinstance(model.api, EvaluatedModel) else None
 
 
 def _count(option: str, value: object, *, example: int) -> int:

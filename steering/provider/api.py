@@ -132,8 +132,8 @@ class SteeredAPI(ModelAPI):
         return self._source.is_toy
 
     @property
-    def steered_unasked(self) -> bool:
-        """Whether it is steered although no vector was named; a judge must not be."""
+    def steered_by_default(self) -> bool:
+        """Whether the default vector steers it because no vector was named; a judge must not be."""
         return bool(self._condition.uses) and not self._vector_named
 
     @property
