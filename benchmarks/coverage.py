@@ -1,11 +1,11 @@
-"""How often the 95% intervals hold the truth, by simulation.
+"""Coverage of the 95% intervals, by simulation.
 
     python -m benchmarks.coverage
 
-Questions' own rates follow a beta law, answers to a question a binomial one: 1,000 runs a row, with
-8 questions of 25 answers, and for what suites have besides, 24 of 20. Differences are between
-two conditions of the same questions; half of a question's effect is in both (a Gaussian copula).
-Writes results/coverage.md. Three minutes on one thread.
+Questions' rates follow a beta distribution and answers to a question a binomial one: 1,000 runs a
+row, with 8 questions of 25 answers and 24 of 20. Differences are between two conditions of the same
+questions; half of a question's effect is in both (a Gaussian copula). Writes results/coverage.md.
+Two minutes on one thread.
 """
 
 import math
@@ -15,13 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from steering.stats import (
-    Interval,
-    bootstrap_interval,
-    cluster_interval,
-    paired_bootstrap,
-    paired_difference,
-)
+from steering.stats import cluster_interval, paired_difference
 
 RESULTS = Path(__file__).parent / "results" / "coverage.md"
 RUNS = 1000
@@ -41,20 +35,20 @@ DIFFERENCES = [
 
 
 class Tally:
-    """How often an interval held the truth, and how wide it was."""
+    """How often an interval covered the truth, and how wide it was."""
 
     def __init__(self) -> None:
-        self.held = 0
+        self.num_covering = 0
         self.widths: list[float] = []
 
     def add(self, low: float, high: float, truth: float) -> None:
-        self.held += low <= truth <= high
+        self.num_covering += low <= truth <= high
         self.widths.append(high - low)
 
     def __str__(self) -> str:
-        held = 100 * self.held / len(self.widths)
-        mark = "" if 93 <= held <= 97 else " **narrow**" if held < 93 else " wide"
-        return f"{held:.1f}%{mark} | {np.mean(self.widths):.2f}"
+        coverage = 100 * self.num_covering / len(self.widths)
+        mark = "" if 93 <= coverage <= 97 else " **narrow**" if coverage < 93 else " wide"
+        return f"{coverage:.1f}%{mark} | {np.mean(self.widths):.2f}"
 
 
 def question_rates(rate: float, icc: float, normals: np.ndarray) -> np.ndarray:
@@ -67,37 +61,29 @@ def question_rates(rate: float, icc: float, normals: np.ndarray) -> np.ndarray:
 
 def rate_row(questions: int, samples: int, icc: float, rate: float) -> str:
     rng = np.random.default_rng(SEED)
-    wilson, bootstrap = Tally(), Tally()
+    wilson = Tally()
     clusters = np.repeat(np.arange(questions), samples).tolist()
     for _ in range(RUNS):
         true = question_rates(rate, icc, rng.standard_normal(questions))
-        found = rng.random((questions, samples)) < true[:, None]
-        outcomes = found.ravel().tolist()
-        for tally, interval in (
-            (wilson, cluster_interval(outcomes, clusters)),
-            (bootstrap, bootstrap_interval(outcomes, clusters)),
-        ):
-            tally.add(interval.low, interval.high, rate)
-    return f"| {questions} x {samples} | {icc} | {rate} | {wilson} | {bootstrap} |"
+        outcomes = rng.random((questions, samples)) < true[:, None]
+        interval = cluster_interval(outcomes.ravel().tolist(), clusters)
+        wilson.add(interval.low, interval.high, rate)
+    return f"| {questions} x {samples} | {icc} | {rate} | {wilson} |"
 
 
 def difference_row(questions: int, samples: int, icc: float, base: float, other: float) -> str:
     rng = np.random.default_rng(SEED)
-    student, bootstrap = Tally(), Tally()
+    student = Tally()
     for _ in range(RUNS):
         shared = rng.standard_normal(questions)
         rates = []
         for rate in (other, base):
-            own = math.sqrt(0.5) * (shared + rng.standard_normal(questions))
-            counts = rng.binomial(samples, question_rates(rate, icc, own))
+            normals = math.sqrt(0.5) * (shared + rng.standard_normal(questions))
+            counts = rng.binomial(samples, question_rates(rate, icc, normals))
             rates.append({str(q): count / samples for q, count in enumerate(counts)})
-        found = paired_difference(*rates)
-        for tally, interval in (
-            (student, Interval(found.low, found.high)),
-            (bootstrap, paired_bootstrap(*rates)),
-        ):
-            tally.add(interval.low, interval.high, other - base)
-    return f"| {questions} x {samples} | {icc} | {base}, {other} | {student} | {bootstrap} |"
+        difference = paired_difference(*rates)
+        student.add(difference.low, difference.high, other - base)
+    return f"| {questions} x {samples} | {icc} | {base}, {other} | {student} |"
 
 
 def lines() -> Iterator[str]:
@@ -105,15 +91,14 @@ def lines() -> Iterator[str]:
     yield "a row, beta-binomial; a figure's own standard error is 0.7 points at 95%. ICC is the"
     yield "correlation of two answers to one question. Wanted: 93 to 97%; what holds less often is"
     yield "marked narrow, what holds more often wide.\n\n## Rates\n"
-    yield "`cluster_interval` (Wilson's with the effective number and Student's t) and"
-    yield "`bootstrap_interval` (BCa over questions).\n"
-    yield "| questions x samples | ICC | rate | Wilson holds | width | bootstrap holds | width |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "`cluster_interval`: Wilson's with the effective number and Student's t.\n"
+    yield "| questions x samples | ICC | rate | Wilson holds | width |"
+    yield "|---|---|---|---|---|"
     yield from (rate_row(*row) for row in RATES)
     yield "\n## Differences of two conditions, paired by question\n"
-    yield "`paired_difference` (Student's t) and `paired_bootstrap` (BCa over questions).\n"
-    yield "| questions x samples | ICC | rates | t holds | width | bootstrap holds | width |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "`paired_difference`: Student's t over the questions' differences.\n"
+    yield "| questions x samples | ICC | rates | t holds | width |"
+    yield "|---|---|---|---|---|"
     yield from (difference_row(*row) for row in DIFFERENCES)
 
 

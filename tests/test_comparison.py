@@ -1,4 +1,4 @@
-"""Bootstrap intervals, design effects and power, pinned by scipy, statsmodels and simulation."""
+"""Intervals of means, design effects and power, pinned by scipy, statsmodels and simulation."""
 
 import math
 
@@ -10,66 +10,13 @@ from statsmodels.stats.power import TTestPower
 
 from steering.stats import (
     between_question_sd,
-    bootstrap_interval,
     cluster_interval,
     design_effect,
     mean_interval,
     minimum_detectable_difference,
-    paired_bootstrap,
     paired_difference,
 )
 from steering.stats.paired import ComparisonError, noncentrality
-
-DIFFERENCES = [
-    [0.4, -0.1, 0.7, 0.1, 0.2, 0.05, 0.3, 0.0],
-    [0.0, 0.0, 0.1, 0.0, 0.9, 0.0, 0.2, 0.05, 0.0, 0.6],
-    [-0.2, 0.1],
-]
-
-
-@pytest.mark.parametrize("differences", DIFFERENCES)
-def test_paired_bootstrap_equals_scipy_s(differences: list[float]) -> None:
-    theirs = stats.bootstrap(
-        (differences,), np.mean, n_resamples=100_000, method="BCa", rng=np.random.default_rng(7)
-    ).confidence_interval
-    rates = {str(n): difference for n, difference in enumerate(differences)}
-    ours = paired_bootstrap(rates, dict.fromkeys(rates, 0.0))
-    spread = max(differences) - min(differences)
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02 * spread)
-    assert ours == paired_bootstrap(rates, dict.fromkeys(rates, 0.0))
-
-
-def test_bootstrap_of_a_rate_redraws_whole_questions() -> None:
-    counts = [(3, 20), (15, 20), (0, 10), (9, 20), (20, 25), (1, 20), (4, 20), (11, 20)]
-    true, sizes = (np.array(part, dtype=float) for part in zip(*counts, strict=True))
-
-    def rate(index, axis):
-        return true[index].sum(axis) / sizes[index].sum(axis)
-
-    theirs = stats.bootstrap(
-        (np.arange(8),),
-        rate,
-        n_resamples=100_000,
-        method="BCa",
-        vectorized=True,
-        rng=np.random.default_rng(7),
-    ).confidence_interval
-    outcomes = [i < x for x, n in counts for i in range(n)]
-    clusters = [c for c, (_, n) in enumerate(counts) for _ in range(n)]
-    ours = bootstrap_interval(outcomes, clusters)
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
-
-
-def test_bootstrap_without_spread_or_with_too_few_questions_says_so() -> None:
-    for values, clusters, bounds, said in (
-        ([], [], (math.nan, math.nan), "nothing to count"),
-        ([True, False], ["a", "a"], (math.nan, math.nan), "one question"),
-        ([False] * 4, list("aabb"), (0.0, 0.0), "alike"),
-        ([0.3] * 7, list("abcdefg"), (0.3, 0.3), "alike"),
-    ):
-        found = bootstrap_interval(values, clusters)
-        assert (found.low, found.high) == pytest.approx(bounds, nan_ok=True)
-        assert said in (found.note or "")
 
 
 def test_mean_interval_equals_a_regression_s_with_student_s_t() -> None:
@@ -204,9 +151,8 @@ def test_impossible_arguments_are_refused(arguments: dict[str, float], said: str
         minimum_detectable_difference(**given)
 
 
-def test_bootstrap_and_t_interval_are_of_the_same_pairs() -> None:
+def test_differences_are_of_the_questions_that_both_conditions_have() -> None:
     rates, reference = {"a": 0.6, "b": 0.2, "x": 0.9}, {"b": 0.1, "a": 0.2, "y": 0.9}
-    t, bootstrap = paired_difference(rates, reference), paired_bootstrap(rates, reference)
-    # Of two pairs, 0.4 and 0.1, only their mean and themselves can be drawn.
-    assert t.value == pytest.approx(0.25)
-    assert 0.1 <= bootstrap.low < bootstrap.high <= 0.4
+    difference = paired_difference(rates, reference)
+    assert difference.value == pytest.approx(0.25)
+    assert difference.left_out == ("x", "y")

@@ -24,10 +24,8 @@ from steering.report.tables import (
 from steering.results.runs import ReportError, Result, differences_in_making
 from steering.stats import (
     Difference,
-    Interval,
     between_question_sd,
     minimum_detectable_difference,
-    paired_bootstrap,
     paired_difference,
 )
 
@@ -41,7 +39,6 @@ class Comparison:
         second: The result that is compared.
         rule: The EM rule.
         difference: Second minus first, paired by question, with its t interval.
-        bootstrap: The same difference's bootstrap interval.
         detectable: The smallest difference that as many questions and samples would find with
             probability 0.8, at the first's rate and with this spread of the questions; NaN where
             none would be.
@@ -51,7 +48,6 @@ class Comparison:
     second: Result
     rule: EMRule
     difference: Difference
-    bootstrap: Interval
     detectable: float
 
 
@@ -63,7 +59,6 @@ def compare(first: Result, second: Result, rule: EMRule) -> Comparison:
         second,
         rule,
         paired_difference(other, one),
-        paired_bootstrap(other, one),
         _detectable(first, second, rule),
     )
 
@@ -155,9 +150,8 @@ def _print_rule(console: Console, found: Comparison) -> None:
     for line in _lines(found):
         console.print(line, highlight=False, markup=False)
     left_out = found.difference.left_out
-    notes = {found.difference.note, found.bootstrap.note} - {None}
-    for note in sorted(map(str, notes)):
-        print_note(console, f"Note: {note}")
+    if found.difference.note:
+        print_note(console, f"Note: {found.difference.note}")
     if left_out:
         print_note(console, f"Left out, without a rate in both: {', '.join(left_out)}.")
     one, other = (result.by_question(found.rule) for result in (found.first, found.second))
@@ -170,14 +164,13 @@ def _print_rule(console: Console, found: Comparison) -> None:
 
 def _lines(found: Comparison) -> list[str]:
     """The difference and what it rests on."""
-    difference, bootstrap = found.difference, found.bootstrap
+    difference = found.difference
     if not difference.num_questions:
         return []
     flips = "all sign flips" if difference.exact else "drawn sign flips"
     lines = [
         f"B - A  {_points(difference.value)} points, "
-        f"t [{percent(difference.low)}, {percent(difference.high)}], "
-        f"bootstrap [{percent(bootstrap.low)}, {percent(bootstrap.high)}]",
+        f"t [{percent(difference.low)}, {percent(difference.high)}]",
         f"       p = {difference.p_value:.2g} ({flips}), {difference.num_questions} questions, "
         "each counted alike",
     ]

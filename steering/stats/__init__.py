@@ -4,7 +4,6 @@ from steering.stats.agreement import alpha, cohen_kappa
 from steering.stats.intervals import (
     CONFIDENCE,
     Interval,
-    bootstrap_interval,
     cluster_interval,
     cluster_standard_error,
     design_effect,
@@ -15,7 +14,6 @@ from steering.stats.paired import (
     Difference,
     between_question_sd,
     minimum_detectable_difference,
-    paired_bootstrap,
     paired_difference,
 )
 
@@ -25,14 +23,12 @@ __all__ = [
     "Interval",
     "alpha",
     "between_question_sd",
-    "bootstrap_interval",
     "cluster_interval",
     "cluster_standard_error",
     "cohen_kappa",
     "design_effect",
     "mean_interval",
     "minimum_detectable_difference",
-    "paired_bootstrap",
     "paired_difference",
     "t_quantile",
 ]

@@ -1,10 +1,10 @@
-"""What tables of per-question EM rates show: effects, their bounds, and trends over an axis.
+"""Effects and trends in tables of per-question EM rates.
 
 Everything is paired by question, since answers to one question resemble each other: a statistic is
-worked out question by question, and the questions' values are what is tested. Where the data choose
-(the best dose, the peak), either the test is of the maximum over all choices, or each question is
-measured at what the other questions chose. Plain tables go in [conditions, questions]; nothing here
-knows of studies, claims or logs. Rates and effects are 0-1.
+computed for each question, and the questions' values are tested. Where the data choose (the best
+dose, the peak), either the test is of the maximum over all choices, or each question is measured at
+the place that the other questions choose. Input is plain tables [conditions, questions]; nothing
+here knows of studies, claims or logs. Rates and effects are 0-1.
 """
 
 import math
@@ -15,12 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steering.stats.intervals import t_quantile
+from steering.stats.intervals import mean_interval
+from steering.stats.paired import TOLERANCE, sign_flipped_means
 
 LEVEL = 0.05
-# As many questions' signs are flipped in every way; of more, so many ways are drawn.
-_MOST_EXACT = 16
-_DRAWS = 2**16
 
 _Array = NDArray[np.float64]
 
@@ -52,12 +50,12 @@ class Effect:
 def question_table(answers: pd.DataFrame, column: str, by: str = "condition") -> pd.DataFrame:
     """Mean of a column for each condition and question, [conditions, questions].
 
-    Questions that one of the conditions has no figure for are left out: all are then asked alike.
+    Questions for which some condition has no figure are left out of all conditions.
 
     Args:
         answers: As `read_answers` gives them.
-        column: What is averaged.
-        by: What tells conditions apart.
+        column: The column to average.
+        by: The column that names the condition.
     """
     means = answers.groupby([by, "question"])[column].mean().unstack()
     return means.dropna(axis="columns")
@@ -70,16 +68,13 @@ def effect(values: "_Array | pd.Series[float]", confidence: float = 1 - LEVEL) -
         values: [questions].
         confidence: Of the interval, two-sided.
     """
-    found = np.asarray(values, dtype=float)
-    count = len(found)
+    array = np.asarray(values, dtype=float)
+    count = len(array)
     if count == 0:
         return Effect(math.nan, math.nan, math.nan, math.nan, 0)
-    value = float(found.mean())
-    half = math.nan
-    if count > 1:
-        error = float(found.std(ddof=1)) / math.sqrt(count)
-        half = t_quantile((1 + confidence) / 2, count - 1) * error
-    return Effect(value, value - half, value + half, float(max_p_values(found[None])[0]), count)
+    interval = mean_interval(array.tolist(), range(count), confidence)
+    [p_value] = max_p_values(array[None])
+    return Effect(float(array.mean()), interval.low, interval.high, float(p_value), count)
 
 
 def max_p_values(values: _Array) -> _Array:
@@ -96,21 +91,12 @@ def max_p_values(values: _Array) -> _Array:
     Returns:
         [rows].
     """
-    count = values.shape[1]
-    if count <= _MOST_EXACT:
-        bits = np.arange(2**count)[:, None] >> np.arange(count)
-        signs = 1.0 - 2.0 * (bits & 1)
-    else:
-        drawn = np.random.default_rng(0).integers(0, 2, size=(_DRAWS, count))
-        # The data themselves are one of the flips.
-        signs = 1.0 - 2.0 * np.vstack([np.zeros((1, count)), drawn])
-    largest = (signs @ values.T / count).max(axis=1)
-    # Sums in another order differ by rounding.
-    return (largest[:, None] >= values.mean(axis=1) - 1e-9).mean(axis=0)
+    means = sign_flipped_means(values)
+    return (means.max(axis=1, keepdims=True) >= means[0] - TOLERANCE).mean(axis=0)
 
 
 def upper_bound(values: _Array) -> float:
-    """A bound that the largest of the rows' true means lies under, 95% for all rows together.
+    """Upper bound of the largest of the rows' true means, at 95% for all rows together.
 
     Args:
         values: [rows, questions].
@@ -122,7 +108,7 @@ def upper_bound(values: _Array) -> float:
 def chosen_by_others(table: _Array, sign: float = 1.0) -> NDArray[np.intp]:
     """For each question, the row that is the largest over all the other questions.
 
-    So a question is never measured at a place that its own chance has chosen.
+    So no question is measured at a place that its own random error has chosen.
 
     Args:
         table: [rows, questions].
@@ -136,7 +122,7 @@ def chosen_by_others(table: _Array, sign: float = 1.0) -> NDArray[np.intp]:
 
 
 def at_rows(table: _Array, rows: NDArray[np.intp]) -> _Array:
-    """Each question's value in the row that is named for it, [questions]."""
+    """Each question's value in its row of `rows`, [questions]."""
     return table[rows, np.arange(table.shape[1])]
 
 
