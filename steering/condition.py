@@ -185,7 +185,7 @@ def resolve_edits(
     """The edits that options make of a vector, one for each of its layers.
 
     Raises:
-        InterventionError: The vector can't be applied in that way.
+        VectorError: The vector can't be applied in that way.
     """
     from steering.vectors.interventions import resolve
 

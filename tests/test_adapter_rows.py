@@ -20,8 +20,7 @@ from test_engine import FAMILIES, GREEDY, Edits, edits, plain
 from steering.engines import Request
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
-from steering.models import find_model
-from steering.models.adapters import AdapterError
+from steering.models import ModelError, find_model
 from steering.training.cache import build_vector
 
 TIMEOUT = 60
@@ -294,7 +293,7 @@ def test_a_bad_adapter_fails_its_own_rows_only(
     failing = [replace(row, adapter=found(llama, bad)) for row in rows[:2]]
     futures = hand_over(engine, [failing[0], *rows, failing[1]])
     for future in (futures[0], futures[-1], engine.submit(failing[0])):
-        with pytest.raises(AdapterError, match=said) as caught:
+        with pytest.raises(ModelError, match=said) as caught:
             future.result(TIMEOUT)
         assert "bad" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -306,5 +305,5 @@ def test_an_adapter_that_reaches_no_layer_is_an_error(llama: Path, tmp_path: Pat
     saved = save_adapter(llama, tmp_path / "lora")
     change_config(saved, target_modules=["no_such_layer"])
     row = Request(prompt(7), GREEDY, 6, adapter=found(llama, saved))
-    with pytest.raises(AdapterError, match="lora can't be put into this model"):
+    with pytest.raises(ModelError, match="lora can't be put into this model"):
         start(llama).submit(row).result(TIMEOUT)

@@ -23,8 +23,8 @@ from tiny_models import LAYERS, WIDTH, save_tiny
 
 from steering.cli import commands
 from steering.engines import hf
-from steering.models import ModelSource, find_model, read_shape, weights_digest
-from steering.models.adapters import AdapterError, find_adapter
+from steering.models import ModelError, ModelSource, find_model, read_shape, weights_digest
+from steering.models.adapters import find_adapter
 from steering.spec import SpecError, parse_options
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "steering.json"
@@ -117,16 +117,12 @@ def test_an_adapter_of_another_model_is_told_by_its_width_or_depth(
 ) -> None:
     deep = save_tiny(tmp_path / "deep", "llama", layers=LAYERS + 2)
     made = save_adapter(deep, tmp_path / "of_deep")
-    with pytest.raises(
-        AdapterError, match=rf"changes block {LAYERS}, .* has blocks 0-{LAYERS - 1}"
-    ):
+    with pytest.raises(ModelError, match=rf"changes block {LAYERS}, .* has blocks 0-{LAYERS - 1}"):
         found(model, made)
     assert found(deep, made).folder == made
     source = find_model(str(model))
     wide = type(read_shape(source))(num_layers=LAYERS, width=2 * WIDTH, context_length=None)
-    with pytest.raises(
-        AdapterError, match=f"of a model of width {WIDTH}, .* has width {2 * WIDTH}"
-    ):
+    with pytest.raises(ModelError, match=f"of a model of width {WIDTH}, .* has width {2 * WIDTH}"):
         find_adapter(str(saved), source, wide, weights_digest(source))
 
 
@@ -135,7 +131,7 @@ def test_an_adapter_of_ours_knows_its_base_weights(
 ) -> None:
     other = save_tiny(tmp_path / "other", "llama", seed=1)
     assert found(model, trained).facts["training_epoch"] == 1
-    with pytest.raises(AdapterError, match=r"was trained on .* with weights \w{12}, but"):
+    with pytest.raises(ModelError, match=r"was trained on .* with weights \w{12}, but"):
         found(other, trained)
 
 
@@ -156,7 +152,7 @@ def test_a_hub_id_in_the_config_must_be_the_models(
         if fits:
             find_adapter(str(folder), source, shape, "0")
         else:
-            with pytest.raises(AdapterError, match=r"is of own/Qwen-4B, not of own/Llama-8B"):
+            with pytest.raises(ModelError, match=r"is of own/Qwen-4B, not of own/Llama-8B"):
                 find_adapter(str(folder), source, shape, "0")
 
 
@@ -167,7 +163,7 @@ def test_weights_that_were_changed_after_training_are_refused(
     content = bytearray((folder / WEIGHTS).read_bytes())
     content[-1] ^= 1
     (folder / WEIGHTS).write_bytes(content)
-    with pytest.raises(AdapterError, match=f"{WEIGHTS} is missing or damaged: train it again"):
+    with pytest.raises(ModelError, match=f"{WEIGHTS} is missing or damaged: train it again"):
         found(model, folder)
 
 
@@ -211,7 +207,7 @@ def test_an_adapter_of_the_hub_is_fetched_once_and_then_had_without_a_network(
         assert offline.stdout == online.stdout, offline.stderr
     shutil.rmtree(tmp_path / "hub")
     gone = asked(HF_HUB_OFFLINE="1")
-    assert "AdapterError: adapter=own/lora is no folder here, and can't be had" in gone.stderr
+    assert "ModelError: adapter=own/lora is no folder here, and can't be had" in gone.stderr
 
 
 def test_the_name_of_an_adapter_tells_content_and_scale(model: Path, saved: Path) -> None:

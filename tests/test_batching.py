@@ -23,8 +23,9 @@ from steering.engines.sampling import Sampling
 from steering.engines.scheduler import Scheduler
 from steering.engines.sequences import Sequence
 from steering.models import ModelSource, find_model
-from steering.vectors import SteeringVector
-from steering.vectors.interventions import Intervention, InterventionError, resolve
+from steering.vectors import SteeringVector, VectorError
+from steering.vectors.batch import InterventionBatch
+from steering.vectors.interventions import Intervention, resolve
 
 TIMEOUT = 60
 END = 0
@@ -568,7 +569,7 @@ def test_a_vector_of_another_width_fails_alone_among_good_rows(
     engine = make_engine()
     wide = resolve(make_vector(width=WIDTH + 1), positions=positions)
     futures = hand_over(engine, [*GOOD[:at], Request(prompt(9), GREEDY, 5, wide), *GOOD[at:]])
-    with pytest.raises(InterventionError, match=rf"{WIDTH + 1}.*{WIDTH}\b"):
+    with pytest.raises(VectorError, match=rf"{WIDTH + 1}.*{WIDTH}\b"):
         futures.pop(at).result(TIMEOUT)
     assert_same(results(futures), good)
 
@@ -876,7 +877,7 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
     asked = list[Future[Any]]()
 
     def work(loaded: Any, session: Any) -> tuple[int, torch.Tensor]:
-        plan = decoder.Plan([CASES["add"]])
+        plan = InterventionBatch([CASES["add"]])
         plan.begin_prefill(torch.ones(1, 4))
         with torch.no_grad():
             ids = torch.tensor([prompt(4)])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import scipy
 import torch
-from shell import Shell
 from torch import Tensor
 
 from steering.cli import main
@@ -76,8 +75,6 @@ def test_the_spectrum_of_planted_vectors_is_printed(planted, run):
     assert ["1", "1.732", "50.0%", "50.0%"] in lines
     assert ["2", "1.414", "33.3%", "83.3%"] in lines
     assert ["3", "1", "16.7%", "100.0%"] in lines
-    assert "effective rank 2.75 of at most 6" in out
-    assert "participation ratio 2.57" in out
     assert "90% of the energy in 3, 99% in 3 directions" in out
 
 
@@ -111,21 +108,16 @@ def test_cosines_of_many_vectors_are_summed_up(tmp_path, run, count, listed):
         return
     units = rows.numpy() / np.linalg.norm(rows, axis=1, keepdims=True)
     pairs = (units @ units.T)[np.triu_indices(count, 1)]
-    marks = np.quantile(pairs, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
-    assert ["cosine", *(f"{mark:.2f}" for mark in marks)] in _lines(out)
-    assert "Cosines of 78 pairs" in out
+    assert f"Cosines of 78 pairs: median {np.median(pairs):.2f}" in out
     assert "least alike: v3, v7 (-1.00)" in out
 
 
-def test_what_each_vector_keeps_is_printed_with_and_without_itself(planted, run):
+def test_what_each_vector_keeps_is_printed(planted, run):
     _, out, _ = run(*planted, "--top", 2)
     assert "within the top 2 (a random direction has 12.5%)" in out
     lines = _lines(out)
-    assert ["epoch1", "100.0%", "100.0%"] in lines
-    assert ["epoch6", "0.0%", "0.0%"] in lines
-    _, out, _ = run(*planted, "--top", 3)
-    # Nothing else is along the third axis, so that the others have only two.
-    assert ["epoch6", "100.0%", "-"] in _lines(out)
+    assert ["epoch1", "100.0%"] in lines
+    assert ["epoch6", "0.0%"] in lines
 
 
 def test_without_top_as_many_directions_are_taken_as_hold_nine_tenths(planted, run):
@@ -169,14 +161,14 @@ def test_a_file_that_is_there_is_kept_and_nothing_is_written_beside_it(planted, 
     before = _folder(folder)
     code, out, err = run(*planted[:5], "--top", 2, "--out", folder)
     assert (code, out) == (1, "")
-    assert f"{name}.safetensors is there already: give another --out" in err
+    assert f"{name}.safetensors exists: give another --out" in err
     assert _folder(folder) == before
 
 
 def test_nothing_is_written_when_one_projection_is_impossible(planted, run, tmp_path):
     code, out, err = run(*planted, "--top", 2, "--out", tmp_path / "made")
     assert (code, out) == (1, "")
-    assert "epoch6: nothing of the vector is left" in err
+    assert "epoch6: the vector has no part in the 2 directions" in err
     assert not (tmp_path / "made").exists()
 
 
@@ -229,7 +221,7 @@ def test_low_rank_maps_are_rows_and_give_a_basis_but_no_projections(tmp_path, ru
     path = _save(tmp_path / "map.safetensors", AXES[1], directions=rows[None], map=reads)
     code, out, _ = run(path, "--top", 1)
     assert code == 0
-    assert "1 of the vectors are low-rank maps: only what they write is looked at" in out
+    assert "1 of the vectors are low-rank maps: only the directions that they write count" in out
     assert ["2", "map", "direction", "1", "0.50", "1.00"] in _lines(out)
     code, _, err = run(path, "--top", 1, "--out", tmp_path / "made")
     assert code == 1
@@ -251,7 +243,7 @@ def test_vectors_of_several_places_are_compared_with_a_word_of_it(tmp_path, run,
     other = _save(tmp_path / "other.safetensors", AXES[2], **changed)
     code, out, _ = run(one, other)
     assert code == 0
-    assert f"Note: the vectors stand at {note}" in out
+    assert f"Note: the vectors are for {note}" in out
 
 
 def test_what_can_not_be_compared_is_refused_in_one_line(tmp_path, run):
@@ -261,10 +253,10 @@ def test_what_can_not_be_compared_is_refused_in_one_line(tmp_path, run):
     (tmp_path / "broken.safetensors").write_bytes(path.read_bytes()[:-4])
     for arguments, words in (
         ([path, narrow], "one has width 16, narrow has width 8"),
-        ([path, tmp_path / "theirs.pt"], "theirs.pt is no .safetensors file: make it one with"),
+        ([path, tmp_path / "theirs.pt"], "theirs.pt is not a .safetensors file: convert it with"),
         ([path, tmp_path / "broken.safetensors"], "broken.safetensors can't be read"),
         ([path, "--top", 2], "no top 2 directions: the vectors' 1 directions span 1 dim"),
-        ([path, "--basis-only"], "nothing is: give --out too"),
+        ([path, "--basis-only"], "no effect without --out"),
         ([path, "--out", narrow], "narrow.safetensors is a file: give a folder"),
         ([path, "--out", narrow / "deeper"], "can't be written"),
     ):
@@ -281,9 +273,3 @@ def test_what_can_not_be_compared_is_refused_in_one_line(tmp_path, run):
         code, _, err = run(*arguments)
         assert code == 1, arguments
         assert words in err
-
-
-def test_the_installed_command_has_it(planted, shell: Shell):
-    done = shell.run("steering", "subspace", *map(str, planted))
-    assert done.returncode == 0, done.stderr
-    assert "effective rank 2.75 of at most 6" in done.stdout

@@ -18,16 +18,15 @@ from steering.engines import (
     EngineError,
     Request,
     RequestOutput,
-    UnsteeredError,
     decoder,
     release_engines,
     shared_engine,
 )
 from steering.engines.sampling import Sampling
 from steering.models import find_model
-from steering.vectors import SteeringVector
+from steering.vectors import SteeringVector, VectorError
 from steering.vectors.batch import InterventionBatch, SiteKey
-from steering.vectors.interventions import InterventionError, resolve
+from steering.vectors.interventions import resolve
 
 FAMILIES = ["qwen3.5", "llama", "gemma3"]
 
@@ -128,7 +127,7 @@ def test_the_vector_is_on_at_exactly_the_named_tokens(
 def test_a_steered_row_that_changes_nothing_is_an_error(
     qwen: Engine, vector: SteeringVector
 ) -> None:
-    with pytest.raises(UnsteeredError, match=r"changed no activation.*magnitude"):
+    with pytest.raises(EngineError, match=r"changed no activation.*magnitude"):
         engine_result(qwen, Request(prompt(1), GREEDY, 5, edits(vector, 1e-30)))
 
 
@@ -141,7 +140,7 @@ def test_an_edit_that_misses_a_pass_is_an_error(
         return honest(plan, key, hidden) if hidden.shape[1] > 1 else hidden
 
     monkeypatch.setattr(decoder.InterventionBatch, "apply", prefill_only)
-    with pytest.raises(UnsteeredError, match="every pass"):
+    with pytest.raises(EngineError, match="every pass"):
         engine_result(qwen, Request(prompt(1), GREEDY, 5, CASES["add"]))
 
 
@@ -158,7 +157,7 @@ def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(qwen: Engine) -> No
 
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(qwen: Engine) -> None:
     wide = resolve(make_vector(width=WIDTH + 1))
-    with pytest.raises(InterventionError, match=f"{WIDTH + 1}.*{WIDTH}"):
+    with pytest.raises(VectorError, match=f"{WIDTH + 1}.*{WIDTH}"):
         engine_result(qwen, Request(prompt(1), GREEDY, 5, wide))
     assert engine_result(qwen, Request(prompt(1), GREEDY, 5)).tokens
 

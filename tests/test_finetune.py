@@ -19,8 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 import steering.training.examples as examples
 import steering.training.lora as training
-from steering.models import find_model, read_shape, weights_digest
-from steering.models.adapters import AdapterError, read_facts
+from steering.models import ModelError, find_model, read_shape, weights_digest
+from steering.models.adapters import read_facts
 from steering.targets import Example
 from steering.training.recipe import RecipeError
 
@@ -289,13 +289,13 @@ def test_a_damaged_adapter_is_told(tiny_folder: Folders, tmp_path: Path) -> None
     whole = bytes(content)
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(AdapterError, match="missing or damaged"):
+    with pytest.raises(ModelError, match="missing or damaged"):
         read_facts(out)
     path.write_bytes(whole)
     # Another alpha in the config makes another adapter of the same weights.
     config = out / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": ', '"lora_alpha": 1'))
-    with pytest.raises(AdapterError, match=r"adapter_config\.json is missing or damaged"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json is missing or damaged"):
         read_facts(out)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from steering import vocabulary
 from steering.vectors import SteeringVector, VectorError, interventions
 from steering.vectors.batch import InterventionBatch
-from steering.vectors.interventions import Intervention, InterventionError, resolve
+from steering.vectors.interventions import Intervention, resolve
 
 
 def _apply(edit: Intervention, hidden: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def test_gradients_reach_all_that_is_trained_and_the_activations(kind, rank):
     ],
 )
 def test_what_is_no_single_direction_is_refused_where_one_is_meant(operation, vector, held):
-    with pytest.raises(InterventionError, match=rf"operation={operation} .* {held}: .*ablate"):
+    with pytest.raises(VectorError, match=rf"operation={operation} .* {held}: .*ablate"):
         resolve(vector, operation=operation)
 
 
@@ -228,7 +228,7 @@ def test_what_is_no_single_direction_is_refused_where_one_is_meant(operation, ve
 def test_a_vector_that_is_zero_at_any_layer_is_refused(operation, layers):
     vector = make_vector(layers=layers)
     vector.directions[-1] = 0
-    with pytest.raises(InterventionError, match=r"zero.*Build it again"):
+    with pytest.raises(VectorError, match=r"zero.*Build it again"):
         resolve(vector, operation=operation)
 
 
@@ -236,7 +236,7 @@ def test_a_vector_that_is_zero_at_any_layer_is_refused(operation, layers):
 def test_a_map_that_writes_nothing_is_refused(operation):
     """Its length was measured on other directions; ablating it would divide by zero."""
     made = make_map(1)
-    with pytest.raises(InterventionError, match=r"zero.*Build it again"):
+    with pytest.raises(VectorError, match=r"zero.*Build it again"):
         resolve(replace(made, directions=0 * made.directions), operation=operation)
 
 
@@ -246,7 +246,7 @@ def test_directions_that_span_less_than_their_number_are_refused_with_both_numbe
     """The rest of the basis would be arbitrary: it would ablate what nobody named."""
     vector = make(2, layers=[1, 2])
     vector.directions[1, 1] = second * vector.directions[1, 0]
-    with pytest.raises(InterventionError, match=r"2 directions.*span .*1"):
+    with pytest.raises(VectorError, match=r"2 directions.*span .*1"):
         resolve(vector, operation="ablate")
     resolve(vector, operation="ablate", layer=1)
 
@@ -300,7 +300,7 @@ def test_a_vector_of_several_layers_moves_to_another_site_at_all_of_them():
 
 @pytest.mark.parametrize("layers", [[1], [1, 2]])
 def test_the_residual_unit_without_a_residual_norm_is_refused_with_the_remedy(layers):
-    with pytest.raises(InterventionError, match=r"unit=residual.*unit=raw or unit=norm"):
+    with pytest.raises(VectorError, match=r"unit=residual.*unit=raw or unit=norm"):
         resolve(make_vector(layers=layers, residual_norms=None), unit="residual")
 
 
@@ -309,7 +309,7 @@ def test_the_residual_unit_without_a_residual_norm_is_refused_with_the_remedy(la
 def test_the_residual_unit_is_refused_where_its_norm_was_not_taken(make, elsewhere):
     vector = make()
     resolve(vector, unit="residual", layer=1, site=vector.site)
-    with pytest.raises(InterventionError, match=r"layer 1 resid_post.*unit=raw or unit=norm"):
+    with pytest.raises(VectorError, match=r"layer 1 resid_post.*unit=raw or unit=norm"):
         resolve(vector, unit="residual", **elsewhere)
 
 

@@ -13,8 +13,9 @@ from replicas import edited, is_steered
 from torch import Tensor
 
 from steering import vocabulary
+from steering.vectors import VectorError
 from steering.vectors.batch import InterventionBatch, SiteKey
-from steering.vectors.interventions import Intervention, InterventionError, resolve
+from steering.vectors.interventions import Intervention, resolve
 
 LENGTHS = (5, 2, 4, 1)
 STEPS = 2
@@ -286,13 +287,13 @@ def test_a_batch_without_steering_has_no_sites():
 def test_a_vector_of_another_width_is_refused_with_both_widths():
     plan = InterventionBatch([[make_edit()]])
     plan.begin_prefill(torch.ones(1, 2))
-    with pytest.raises(InterventionError, match=rf"width {WIDTH} .* width 9"):
+    with pytest.raises(VectorError, match=rf"width {WIDTH} .* width 9"):
         plan.apply(KEY, random_tensor(1, 2, 9))
 
 
 def test_vectors_of_two_widths_in_one_batch_are_refused_with_both_widths():
     other = resolve(make_vector(width=9))
-    with pytest.raises(InterventionError, match=rf"{WIDTH}.*9"):
+    with pytest.raises(VectorError, match=rf"{WIDTH}.*9"):
         InterventionBatch([[make_edit()], other])
 
 

@@ -1,4 +1,4 @@
-"""The command that looks for the low-rank structure of a set of vectors."""
+"""The command that shows the low-rank structure of a set of vectors."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,6 @@ _MOST_ROWS = 12
 """Directions whose cosines, or whose energies, are shown one by one."""
 _DEFAULT_ENERGY = 0.9
 """Share of the energy that the top directions hold if --top does not say how many they are."""
-_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @click.command()
@@ -42,70 +41,74 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 def subspace(
     files: tuple[Path, ...], top: int | None, out: Path | None, basis_only: bool, raw: bool
 ) -> None:
-    """Say how many directions the steering vectors in FILES span, and how alike they are.
+    """Show how many directions the steering vectors in FILES span, and how alike they are.
 
     With --out, writes topK.safetensors, the basis of the top K directions as one vector of rank K
     (operation=ablate takes the whole subspace out), and NAME-topK.safetensors for each vector.
     """
     from steering.files import file_digest
-    from steering.vectors import SteeringVector
-    from steering.vectors.subspace import SubspaceError, principal, spectrum, stack
+    from steering.vectors import SteeringVector, VectorError
+    from steering.vectors.subspace import principal, spectrum, stack
 
     if basis_only and out is None:
-        raise SubspaceError("--basis-only says what is written, and nothing is: give --out too")
+        raise VectorError("--basis-only has no effect without --out: give --out too")
     for path in files:
         if path.suffix.lower() != ".safetensors":
-            raise SubspaceError(
-                f"{path} is no .safetensors file: make it one with `steering convert`"
+            raise VectorError(
+                f"{path} is not a .safetensors file: convert it with `steering convert`"
             )
-    named = name_files(files)
+    paths = name_files(files)
     rows = stack(
-        {name: SteeringVector.load(path) for name, path in named.items()},
-        {name: file_digest(path) for name, path in named.items()},
+        {name: SteeringVector.load(path) for name, path in paths.items()},
+        {name: file_digest(path) for name, path in paths.items()},
     )
-    found = spectrum(rows, not raw)
-    k = found.needed(_DEFAULT_ENERGY) if top is None else top
+    energies = spectrum(rows, not raw)
+    k = energies.needed(_DEFAULT_ENERGY) if top is None else top
     # Before anything is printed, so that an error stands alone.
     basis = principal(rows, k, not raw)
-    made = {} if out is None else _products(basis, out, basis_only=basis_only)
-    _print(found, basis)
-    for path, vector in made.items():
+    vectors = {} if out is None else _output_vectors(basis, out, basis_only=basis_only)
+    _print(energies, basis)
+    for path, vector in vectors.items():
         try:
             vector.save(path)
         except OSError as error:
-            raise SubspaceError(f"{path} can't be written ({error.strerror})") from None
+            raise VectorError(f"{path} can't be written ({error.strerror})") from None
         click.echo(f"written: {path}")
 
 
-def _products(basis: "Basis", out: Path, *, basis_only: bool) -> "dict[Path, SteeringVector]":
-    """What is to be written where.
+def _output_vectors(basis: "Basis", out: Path, *, basis_only: bool) -> "dict[Path, SteeringVector]":
+    """The vectors to write, by path.
 
     Raises:
-        SubspaceError: One of the files is there already, or two have one name.
+        VectorError: One of the files exists, or two have one name.
     """
-    from steering.vectors.subspace import SubspaceError, truncate
+    from steering.vectors import VectorError
+    from steering.vectors.subspace import truncate
 
     k = basis.rank
-    made = [(f"top{k}", basis.vector())]
+    vectors = [(f"top{k}", basis.vector())]
     if not basis_only:
-        # A name with its folder is one file's name all the same.
-        made += [
+        # A name that includes its folder is still the name of one file.
+        vectors += [
             (f"{name.replace('/', '-')}-top{k}", vector)
             for name, vector in truncate(basis.stack, k, basis.normalise).items()
         ]
     if out.exists() and not out.is_dir():
-        raise SubspaceError(f"--out {out} is a file: give a folder")
-    paths = [out / f"{name}.safetensors" for name, _ in made]
+        raise VectorError(f"--out {out} is a file: give a folder")
+    paths = [out / f"{name}.safetensors" for name, _ in vectors]
     for path, count in Counter(paths).items():
         if count > 1:
-            raise SubspaceError(f"{count} vectors would be written to {path}: rename their files")
+            raise VectorError(f"{count} vectors would be written to {path}: rename their files")
         if path.exists():
-            raise SubspaceError(f"{path} is there already: give another --out, or remove it")
-    return {path: vector for path, (_, vector) in zip(paths, made, strict=True)}
+            raise VectorError(f"{path} exists: give another --out, or remove it")
+    return {path: vector for path, (_, vector) in zip(paths, vectors, strict=True)}
 
 
-def _print(found: "Spectrum", basis: "Basis") -> None:
+def _print(energies: "Spectrum", basis: "Basis") -> None:
     from rich.console import Console
+    from rich.text import Text
+
+    from steering.vectors.subspace import kept_energy
 
     console, rows, k = Console(highlight=False, markup=False), basis.stack, basis.rank
     scaled = "each scaled to length 1" if basis.normalise else "as long as they are stored"
@@ -115,35 +118,36 @@ def _print(found: "Spectrum", basis: "Basis") -> None:
     )
     for note in _notes(rows):
         console.print(f"Note: {note}", style="yellow")
-    _print_table(console, "Principal directions", _spectrum_table(found))
+    _print_table(console, "Principal directions", _spectrum_table(energies))
     console.print(
-        f"effective rank {found.effective_rank:.2f} of at most {len(found.values)} (from the "
-        f"entropy of the energies), participation ratio {found.participation_ratio:.2f}\n"
-        f"90% of the energy in {found.needed(0.9)}, 99% in {found.needed(0.99)} directions"
+        f"90% of the energy in {energies.needed(0.9)}, 99% in {energies.needed(0.99)} directions"
     )
     _print_cosines(console, rows)
+    table = _table("vector", f"top {k}")
+    for name, vector in rows.vectors.items():
+        table.add_row(Text(name), f"{kept_energy(vector, basis):.1%}")
     chance = min(k / rows.rows.shape[1], 1)
     _print_table(
         console,
         f"Energy of each vector within the top {k} (a random direction has {chance:.1%})",
-        _kept_table(basis),
+        table,
     )
 
 
 def _notes(rows: "Stack") -> Iterator[str]:
     maps = sum(vector.map is not None for vector in rows.vectors.values())
     if maps:
-        yield f"{maps} of the vectors are low-rank maps: only what they write is looked at"
+        yield f"{maps} of the vectors are low-rank maps: only the directions that they write count"
     sites = sorted({vector.site for vector in rows.vectors.values()})
     if len(sites) > 1:
-        yield f"the vectors stand at several sites: {', '.join(sites)}"
+        yield f"the vectors are for several sites: {', '.join(sites)}"
     layers = sorted({layer for vector in rows.vectors.values() for layer in vector.layers})
     if len(layers) > 1:
-        yield f"the vectors stand at several layers: {', '.join(map(str, layers))}"
+        yield f"the vectors are for several layers: {', '.join(map(str, layers))}"
 
 
 def _print_table(console: "Console", title: str, table: "Table") -> None:
-    """Under its title, which rich would fold to the table's width."""
+    """Print a table under its title, which rich would fold to the table's width."""
     console.print(f"\n{title}")
     console.print(table)
 
@@ -160,19 +164,19 @@ def _table(*columns: str) -> "Table":
     return table
 
 
-def _spectrum_table(found: "Spectrum") -> "Table":
+def _spectrum_table(energies: "Spectrum") -> "Table":
     table = _table("direction", "singular value", "energy", "together")
-    for number, value in enumerate(found.values[:_MOST_ROWS].tolist()):
-        shares = (f"{found.shares[number]:.1%}", f"{found.cumulative[number]:.1%}")
+    for number, value in enumerate(energies.values[:_MOST_ROWS].tolist()):
+        shares = (f"{energies.shares[number]:.1%}", f"{energies.cumulative[number]:.1%}")
         table.add_row(str(number + 1), f"{value:.4g}", *shares)
-    rest = len(found.values) - _MOST_ROWS
+    rest = len(energies.values) - _MOST_ROWS
     if rest > 0:
-        table.add_row(f"{rest} more", "", f"{found.shares[_MOST_ROWS:].sum():.1%}", "100.0%")
+        table.add_row(f"{rest} more", "", f"{energies.shares[_MOST_ROWS:].sum():.1%}", "100.0%")
     return table
 
 
 def _print_cosines(console: "Console", rows: "Stack") -> None:
-    """A table of all pairs of few rows, what is usual among the pairs of many."""
+    """All pairs of a few rows as a table; the extremes and the median of many."""
     import torch
     from rich.text import Text
 
@@ -181,20 +185,16 @@ def _print_cosines(console: "Console", rows: "Stack") -> None:
     count = len(rows.rows)
     if count < 2:
         return
-    found = cosines(rows)
+    matrix = cosines(rows)
     if count <= _MOST_ROWS:
         table = _table("", *(str(number + 1) for number in range(count)))
-        for number, (name, row) in enumerate(zip(rows.names, found.tolist(), strict=True)):
+        for number, (name, row) in enumerate(zip(rows.names, matrix.tolist(), strict=True)):
             table.add_row(Text(f"{number + 1} {name}"), *map(_cosine, row))
         _print_table(console, "Cosines", table)
         return
     first, second = torch.triu_indices(count, count, offset=1)
-    pairs = found[first, second]
-    marks = torch.quantile(pairs, torch.tensor(_QUANTILES, dtype=pairs.dtype)).tolist()
-    heads = ["lowest", *(f"{share:.0%}" for share in _QUANTILES[1:-1]), "highest"]
-    table = _table("quantile", *heads)
-    table.add_row("cosine", *map(_cosine, marks))
-    _print_table(console, f"Cosines of {len(pairs)} pairs", table)
+    pairs = matrix[first, second]
+    console.print(f"\nCosines of {len(pairs)} pairs: median {_cosine(float(pairs.quantile(0.5)))}")
     for word, index in (("least", pairs.argmin()), ("most", pairs.argmax())):
         one, other = rows.names[first[index]], rows.names[second[index]]
         console.print(f"{word} alike: {one}, {other} ({_cosine(float(pairs[index]))})")
@@ -203,18 +203,3 @@ def _print_cosines(console: "Console", rows: "Stack") -> None:
 def _cosine(value: float) -> str:
     # Adding 0 takes the sign from a rounded zero.
     return f"{round(value, 2) + 0:.2f}"
-
-
-def _kept_table(basis: "Basis") -> "Table":
-    from rich.text import Text
-
-    from steering.vectors.subspace import held_out_energies, kept_energy
-
-    k, rows = basis.rank, basis.stack
-    table = _table("vector", f"top {k} of all", f"top {k} of the others")
-    held_out = held_out_energies(rows, k, basis.normalise)
-    for name, vector in rows.vectors.items():
-        without = held_out[name]
-        told = "-" if without is None else f"{without:.1%}"
-        table.add_row(Text(name), f"{kept_energy(vector, basis):.1%}", told)
-    return table

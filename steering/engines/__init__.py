@@ -29,10 +29,6 @@ class EngineError(SteeringError):
     """An engine can't do what a row asks."""
 
 
-class UnsteeredError(EngineError):
-    """A steered row came back as the unsteered model would have answered."""
-
-
 @dataclass(frozen=True)
 class Request:
     """One answer to be generated.
@@ -63,11 +59,11 @@ class Request:
             num_generated: Tokens generated; the last of them was never read back.
 
         Raises:
-            UnsteeredError: It should have, and did not.
+            EngineError: It should have, and did not.
         """
         acted = any(edit.on_prompt or num_generated > 1 for edit in self.edits)
         if acted and change == 0 and any(edit.must_change for edit in self.edits):
-            raise UnsteeredError(
+            raise EngineError(
                 "steering changed no activation of this row: the vector is too small for the "
                 "model's precision, or was not applied. Raise the magnitude or use -M dtype=float32"
             )

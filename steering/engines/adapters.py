@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steering.models.adapters import Adapter, AdapterError
+from steering.models import ModelError
+from steering.models.adapters import Adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,7 +41,7 @@ class Adapters:
         """Bring an adapter into the model, if it is not there yet.
 
         Raises:
-            AdapterError: It does not fit, is damaged, or would change nothing.
+            ModelError: It does not fit, is damaged, or would change nothing.
         """
         if adapter is None or adapter.name in self._held:
             return
@@ -52,8 +53,8 @@ class Adapters:
             told = " ".join(str(error).split())[:300]
             self._failed[adapter.name] = (
                 error
-                if isinstance(error, AdapterError)
-                else AdapterError(
+                if isinstance(error, ModelError)
+                else ModelError(
                     f"the adapter {adapter.folder.name} can't be put into this model "
                     f"({type(error).__name__}: {told}): give one that was trained on it"
                 )
@@ -78,12 +79,12 @@ class Adapters:
         stored = load_file(adapter.folder / "adapter_model.safetensors")
         held = get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
         if missing := held.keys() ^ stored.keys():
-            raise AdapterError(
+            raise ModelError(
                 f"the adapter {adapter.folder.name} and this model do not fit: {len(missing)} "
                 f"weights stand in one of them only ({min(missing)}, ...)"
             )
         if not any(held[key].any() for key in held if "lora_B" in key or "embedding_B" in key):
-            raise AdapterError(
+            raise ModelError(
                 f"the adapter {adapter.folder.name} changes nothing: all its lora_B are zero. "
                 "Train it, or leave adapter= out for the baseline"
             )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils.import_utils import is_flash_linear_attention_available
 
-from steering.engines import Telemetry, TokenLogprob, UnsteeredError
+from steering.engines import EngineError, Telemetry, TokenLogprob
 from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
@@ -352,7 +352,7 @@ class Decoder:
 def _check_reached(plan: InterventionBatch, passes: int) -> None:
     """Make sure that each pass so far met each steered site."""
     if any(visits != passes for visits in plan.visits.values()):
-        raise UnsteeredError(
+        raise EngineError(
             f"the model ran {passes} times but was steered {plan.visits} times: nnsight did not "
             "reach every pass"
         )

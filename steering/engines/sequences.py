@@ -125,7 +125,7 @@ class Sequence:
 
         Raises:
             EngineError: It failed.
-            UnsteeredError: Steering did nothing to it.
+            EngineError: Steering did nothing to it.
         """
         if self.failure is not None:
             raise self.failure

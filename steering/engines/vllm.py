@@ -23,7 +23,6 @@ from steering.engines import (
     Request,
     RequestOutput,
     Telemetry,
-    UnsteeredError,
 )
 from steering.engines.hf import HFEngine
 from steering.engines.sequences import broken
@@ -209,7 +208,7 @@ class VLLMEngine:
         if not math.isfinite(change):
             raise broken()
         if wrong:
-            raise UnsteeredError(f"a row was not steered as it asks: {wrong}")
+            raise EngineError(f"a row was not steered as it asks: {wrong}")
         result = make_result(row, final.outputs[0], self._tokenizer, self._end_tokens)
         result.waited_s, result.took_s = started - arrived, time.monotonic() - started
         if row.edits:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steering.errors import SteeringError
 from steering.files import file_digest
-from steering.models import ModelSource, Shape
+from steering.models import ModelError, ModelSource, Shape
 
 FORMAT = "steering-adapter/1"
 FACTS = "steering.json"
@@ -41,10 +40,6 @@ _WRITERS = re.compile(r"\.(o_proj|down_proj|out_proj)\.lora_B")
 # Images are read at a width of their own.
 _TOWER = re.compile("vision|visual")
 _BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-
-
-class AdapterError(SteeringError):
-    """An adapter is not there, is damaged, can't share a batch, or is of another model."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def find_adapter(
         scale: What the adapter's own scaling is to be multiplied by.
 
     Raises:
-        AdapterError: It says what is wrong and how to mend it.
+        ModelError: It says what is wrong and how to mend it.
     """
     folder = _folder(location)
     config = _read_config(folder / CONFIG, location)
@@ -106,21 +101,21 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """What `steering.json` says, once what lies beside it is what it was written for.
 
     Raises:
-        AdapterError: It is missing, not ours, or the weights or their config are others.
+        ModelError: It is missing, not ours, or the weights or their config are others.
     """
     path = folder / FACTS
     try:
         facts = json.loads(path.read_text())
         form, sums = facts["format"], dict(facts["sha256"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AdapterError(
+        raise ModelError(
             f"{path} can't be read ({error}): give a folder that steering finetune wrote"
         ) from None
     if form != FORMAT:
-        raise AdapterError(f"{path} holds {form}; {FORMAT} is needed")
+        raise ModelError(f"{path} holds {form}; {FORMAT} is needed")
     for name, said in sums.items():
         if not (folder / name).is_file() or file_digest(folder / name) != said:
-            raise AdapterError(f"{folder / name} is missing or damaged: train it again")
+            raise ModelError(f"{folder / name} is missing or damaged: train it again")
     return facts
 
 
@@ -129,7 +124,7 @@ def _folder(location: str) -> Path:
     if folder.is_dir():
         return folder.resolve()
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
-        raise AdapterError(
+        raise ModelError(
             f"adapter={location} is no folder: give one that holds {CONFIG}, or the id of an "
             "adapter on the Hugging Face hub (owner/name)"
         )
@@ -138,7 +133,7 @@ def _folder(location: str) -> Path:
     try:
         return Path(snapshot_download(location, allow_patterns=[CONFIG, WEIGHTS, FACTS]))
     except Exception as error:
-        raise AdapterError(
+        raise ModelError(
             f"adapter={location} is no folder here, and can't be had from the Hugging Face hub "
             f"({type(error).__name__}): check the network, the id and, for gated ones, the login; "
             "or give a folder"
@@ -150,24 +145,24 @@ def _read_config(path: Path, location: str) -> dict[str, Any]:
         config = json.loads(path.read_text())
         kind = config["peft_type"]
     except FileNotFoundError:
-        raise AdapterError(
+        raise ModelError(
             f"adapter={location} holds no {CONFIG}: give a folder that peft or steering finetune "
             "wrote (a whole finetuned model is given as the model itself)"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AdapterError(
+        raise ModelError(
             f"{CONFIG} of adapter={location} can't be read ({type(error).__name__}: {error}): get "
             "the folder again"
         ) from None
     if kind != "LORA":
-        raise AdapterError(f"adapter={location} is a {kind}; only LORA is supported")
+        raise ModelError(f"adapter={location} is a {kind}; only LORA is supported")
     said = [meaning for name, meaning in _UNSUPPORTED.items() if config.get(name)]
     if config.get("bias", "none") != "none":
         said.append("biases of its own")
     if str(config.get("init_lora_weights")).lower().startswith(_BASE_CHANGING):
         said.append(f"an init that changes the base weights ({config['init_lora_weights']})")
     if said:
-        raise AdapterError(
+        raise ModelError(
             f"adapter={location} has {said[0]}, which rows of one batch can't have each for "
             "themselves: merge it into its model (peft's merge_and_unload) and give that model"
         )
@@ -179,7 +174,7 @@ def _read_shapes(path: Path, location: str) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
-        raise AdapterError(
+        raise ModelError(
             f"adapter={location} holds no {WEIGHTS}: only safetensors are read, since loading them "
             "runs no code. Save it again with peft's save_pretrained"
         )
@@ -187,7 +182,7 @@ def _read_shapes(path: Path, location: str) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise AdapterError(
+        raise ModelError(
             f"{WEIGHTS} of adapter={location} is damaged ({error}): get or train it again"
         ) from None
 
@@ -202,7 +197,7 @@ def _check_base(
     """Refuse an adapter that says that it is of another model."""
     if facts:
         if facts.get("weights") != weights:
-            raise AdapterError(
+            raise ModelError(
                 f"adapter={location} was trained on {facts.get('model')} with weights "
                 f"{str(facts.get('weights'))[:12]}, but {source.name} has {weights[:12]}: steer "
                 "that model, or train an adapter of this one with steering finetune"
@@ -212,7 +207,7 @@ def _check_base(
     # Mirrors of a model differ in their owner; of a local folder the name says nothing.
     is_id = named.count("/") == 1 and not Path(named).is_dir()
     if is_id and not source.local and _last(named) != _last(source.location):
-        raise AdapterError(
+        raise ModelError(
             f"adapter={location} is of {named}, not of {source.location}: steer that model, or "
             f"correct base_model_name_or_path in {CONFIG} if the two are the same"
         )
@@ -227,19 +222,19 @@ def _check_shapes(
 ) -> None:
     """Refuse an adapter of a model of another width or depth."""
     if not shapes:
-        raise AdapterError(f"adapter={location} holds no weights: train it again")
+        raise ModelError(f"adapter={location} holds no weights: train it again")
     for name, dims in shapes.items():
         if _TOWER.search(name):
             continue
         width = dims[-1] if _READERS.search(name) else dims[0] if _WRITERS.search(name) else None
         if width not in (None, shape.width):
-            raise AdapterError(
+            raise ModelError(
                 f"adapter={location} is of a model of width {width}, but {source.name} has width "
                 f"{shape.width}: steer the model that it was trained on"
             )
         block = _BLOCK.search(name)
         if block and int(block[1]) >= shape.num_layers:
-            raise AdapterError(
+            raise ModelError(
                 f"adapter={location} changes block {block[1]}, but {source.name} has blocks "
                 f"0-{shape.num_layers - 1}: steer the model that it was trained on"
             )

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from steering import __version__
 from steering.files import write_folder
-from steering.models import ModelSource
-from steering.models.adapters import FACTS, AdapterError, read_facts
+from steering.models import ModelError, ModelSource
+from steering.models.adapters import FACTS, read_facts
 from steering.targets import Target
 from steering.training.finetune_recipe import (
     DEFAULT_METHOD,
@@ -179,7 +179,7 @@ def _holds(path: Path, recipe: FinetuneRecipe) -> bool:
         return False
     try:
         held = read_facts(path).get("recipe")
-    except AdapterError:
+    except ModelError:
         held = None
     if held != recipe.digest:
         raise RecipeError(

@@ -1,11 +1,11 @@
-"""What is done to which rows and tokens of a batch of activations.
+"""The interventions of a batch: what is done to which rows and tokens of its activations.
 
-Hidden states are [rows, tokens, width]; every row has its own interventions. Owns the position
-masks and the tables of a batch. Never knows engines, tokenizers, or how rows are scheduled.
+Hidden states are [rows, tokens, width], a row a sequence, each with interventions of its own. Owns
+the position masks and the tables of a batch. Never knows engines, tokenizers or scheduling.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,17 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from steering.vectors.interventions import (
-    OPERATIONS,
-    InterventionError,
-    Intervention,
-    check_width,
-    low_rank_map,
-)
+from steering.vectors.interventions import Intervention, change, check_width
+from steering.vectors.steering_vector import VectorError
 from steering.vocabulary import SITES, Operation, Positions, Site
 
 SiteKey = tuple[int, Site]
-# Order of the edit within its site, operation, whether it is a low-rank map.
+# Place of the intervention among those of its site, operation, whether it is a low-rank map.
 _Kind = tuple[int, Operation, bool]
 
 
@@ -31,8 +26,8 @@ _Kind = tuple[int, Operation, bool]
 class _Group:
     """The rows of one site that share an operation.
 
-    Plain additions hold every row of the batch, with zeros for those that they leave alone: one
-    addition then serves the batch, where picking rows out and putting them back takes several.
+    Plain additions have a row for every row of the batch, with zeros where nothing is added: one
+    addition then serves the batch, where selecting rows and writing them back takes several.
     """
 
     operation: Operation
@@ -43,61 +38,48 @@ class _Group:
     prompt: Tensor  # [n] bool: every prompt token is steered
     last: Tensor  # [n] bool: the last prompt token is steered
     response: Tensor  # [n] bool: generated tokens are steered
-    reads: Tensor | None  # [n, rank, width] of low-rank maps
-    offsets: Tensor | None  # [n, rank]
+    reads: Tensor | None  # [n, rank, width], what activations are projected on
+    offsets: Tensor | None  # [n, rank] of low-rank maps
     everywhere: bool  # whether `rows` are all rows of the batch, in their order
-    added: Tensor | None = None  # [n, 1, width], what an addition adds to generated tokens
-
-    @property
-    def is_map(self) -> bool:
-        """Whether what is added depends on the activations."""
-        return self.reads is not None
-
-    def act(self, hidden: Tensor) -> Tensor:
-        """Float32 [n, tokens, width], every token edited."""
-        if self.reads is not None and self.offsets is not None:
-            return low_rank_map(hidden, self.basis, self.amount, self.reads, self.offsets)
-        return OPERATIONS[self.operation](hidden, self.basis, self.amount)
+    decode_change: Tensor | None = None  # [n, 1, width], what a plain addition adds in decode steps
 
     def steer(self, hidden: Tensor, prompt_mask: Tensor | None) -> Tensor:
         """The activations of the group's rows, [n, tokens, width], steered at the named tokens."""
-        if prompt_mask is None and self.everywhere and self.operation == "add" and not self.is_map:
-            if self.added is None:
-                delta = self.amount[:, None, None] * self.basis[:, :1]
-                self.added = torch.where(self.response[:, None, None], delta, 0.0)
-            return (hidden + self.added).to(hidden.dtype)
-        mask = self.token_mask(prompt_mask)[:, :, None]
-        return torch.where(mask, self.act(hidden.float()).to(hidden.dtype), hidden)
+        if prompt_mask is not None or self.reads is not None:
+            return (hidden + self._change(hidden, prompt_mask)).to(hidden.dtype)
+        if self.decode_change is None:
+            self.decode_change = self._change(hidden, None)
+        return (hidden + self.decode_change).to(hidden.dtype)
 
-    def on(self, device: torch.device) -> "_Group":
-        """The group with its tables on a device."""
-        tables: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **tables)
-
-    def kept(self, order: Sequence[int]) -> "_Group | None":
-        """The group in a batch whose row i was row order[i], or None when no row is left."""
-        at = {row: position for position, row in enumerate(self.rows)}
-        new_rows = [row for row, was in enumerate(order) if was in at]
-        if not new_rows:
-            return None
-        picked = torch.tensor([at[order[row]] for row in new_rows], device=self.index.device)
-        tables: dict[str, Any] = {
-            name: value[picked] for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        index = torch.tensor(new_rows, device=self.index.device)
-        return replace(self, **tables | {"rows": new_rows, "index": index})
-
-    def token_mask(self, prompt_mask: Tensor | None) -> Tensor:
-        """True where a token is steered: [n, tokens] in the prefill, [n, 1] in a decode step."""
+    def _change(self, hidden: Tensor, prompt_mask: Tensor | None) -> Tensor:
+        """Float32 [n, tokens, width], 0 at tokens that are not steered."""
         if prompt_mask is None:
-            return self.response[:, None]
-        mask = prompt_mask if self.everywhere else prompt_mask[self.index]
-        is_last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
-        return (mask & self.prompt[:, None]) | (is_last & self.last[:, None])
+            mask = self.response[:, None]
+        else:
+            real = prompt_mask if self.everywhere else prompt_mask[self.index]
+            is_last = real & (real.flip(1).cumsum(1).flip(1) == 1)
+            mask = (real & self.prompt[:, None]) | (is_last & self.last[:, None])
+        parts = self.basis, self.amount, self.reads, self.offsets
+        return torch.where(mask[:, :, None], change(self.operation, hidden.float(), *parts), 0.0)
+
+    def mapped(self, function: Callable[[Tensor], Tensor], **changed: Any) -> "_Group":
+        """The group with a function applied to each of its tables."""
+        tables: dict[str, Any] = {
+            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tables | changed)
+
+    def keep(self, order: Sequence[int]) -> "_Group | None":
+        """The group in a batch whose row i was row order[i], or None when no row is left."""
+        places = {row: place for place, row in enumerate(self.rows)}
+        rows = [row for row, previous in enumerate(order) if previous in places]
+        if not rows:
+            return None
+        device = self.index.device
+        picked = torch.tensor([places[order[row]] for row in rows], device=device)
+        return self.mapped(
+            lambda table: table[picked], rows=rows, index=torch.tensor(rows, device=device)
+        )
 
 
 def in_order(keys: Iterable[SiteKey]) -> tuple[SiteKey, ...]:
@@ -107,69 +89,71 @@ def in_order(keys: Iterable[SiteKey]) -> tuple[SiteKey, ...]:
 
 
 class InterventionBatch:
-    """What is done to each row of a batch, site by site.
+    """The interventions of each row of a batch, site by site.
 
     An engine makes one for a batch, says before each forward pass what the pass covers
     (`begin_prefill`, `begin_decode`), calls `apply` at each of `sites` during the pass, and `keep`
     when rows leave.
 
     Attributes:
-        sites: (layer, site) of every edit, in the order in which a forward pass meets them.
+        sites: (layer, site) of every intervention, in the order in which a forward pass meets them.
         change: Float32 [rows]. Largest absolute change that steering made to a row's activations
             in the prefill and in the first decode step: 0 means that steering did nothing.
-        visits: How often each site was met; an engine whose count falls short was silently
-            unsteered.
+        visits: How often each site was met; a count below that of the passes shows an engine that
+            was unsteered without an error.
     """
 
     def __init__(
-        self, rows: Sequence[Sequence[Intervention]], device: torch.device | str = "cpu"
+        self, interventions: Sequence[Sequence[Intervention]], device: torch.device | str = "cpu"
     ) -> None:
         """Lay out the tables.
 
         Args:
-            rows: The interventions of each row; an unsteered row has none. Of several at one site
-                each acts on what the one before it has left.
+            interventions: Those of each row; an unsteered row has none. Of several at one site each
+                acts on what the one before it has left.
             device: Where the tables stand.
 
         Raises:
-            InterventionError: Vectors differ in width.
+            VectorError: Vectors differ in width.
         """
         self._device = torch.device(device)
-        widths = {edit.basis.shape[1] for edits in rows for edit in edits}
+        widths = {item.basis.shape[1] for row in interventions for item in row}
         if len(widths) > 1:
-            raise InterventionError(f"vectors of widths {sorted(widths)} can't steer one model")
-        members: dict[SiteKey, dict[_Kind, list[tuple[int, Intervention]]]] = {}
-        for index, edits in enumerate(rows):
+            raise VectorError(f"vectors of widths {sorted(widths)} can't steer one model")
+        members: dict[SiteKey, dict[_Kind, dict[int, Intervention]]] = {}
+        for index, row in enumerate(interventions):
             met: Counter[SiteKey] = Counter()
-            for edit in edits:
-                key = (edit.layer, edit.site)
-                kind = (met[key], edit.operation, edit.reads is not None)
+            for item in row:
+                key = (item.layer, item.site)
+                kind = (met[key], item.operation, item.reads is not None)
                 met[key] += 1
-                members.setdefault(key, {}).setdefault(kind, []).append((index, edit))
+                members.setdefault(key, {}).setdefault(kind, {})[index] = item
         self.sites = in_order(members)
         self._groups = {
-            key: [self._group(found, len(rows)) for _, found in sorted(members[key].items())]
-            for key in self.sites
+            key: [self._group(by_row, len(interventions)) for _, by_row in sorted(kinds.items())]
+            for key, kinds in ((key, members[key]) for key in self.sites)
         }
-        self.change = torch.zeros(len(rows), device=self._device)
+        self.change = torch.zeros(len(interventions), device=self._device)
         self.visits = dict.fromkeys(self.sites, 0)
         self._prompt_mask: Tensor | None = None
         self._decode_steps = 0
 
-    def _group(self, found: list[tuple[int, Intervention]], num_rows: int) -> _Group:
-        # Conditions share their edits: each is laid out once.
-        distinct = list({id(edit): edit for _, edit in found}.values())
-        at = {id(edit): index for index, edit in enumerate(distinct)}
-        slots = {row: at[id(edit)] for row, edit in found}
+    def _group(self, by_row: dict[int, Intervention], num_rows: int) -> _Group:
+        # Sequences of one condition share their interventions: each is laid out once.
+        distinct = list({id(item): item for item in by_row.values()}.values())
+        slots = {id(item): slot for slot, item in enumerate(distinct)}
         operation, is_map = distinct[0].operation, distinct[0].reads is not None
-        rank = max(edit.basis.shape[0] for edit in distinct)
-        spread = operation == "add" and not is_map
-        rows = list(range(num_rows)) if spread else [row for row, _ in found]
-        # Behind the last slot stands the row that is left alone.
-        picked = torch.tensor([slots.get(row, len(distinct)) for row in rows], device=self._device)
+        rank = max(item.basis.shape[0] for item in distinct)
+        is_plain_addition = operation == "add" and not is_map
+        rows = list(range(num_rows)) if is_plain_addition else list(by_row)
+        # The last slot, of zeros, is for rows without an intervention.
+        picked = torch.tensor(
+            [slots[id(by_row[row])] if row in by_row else len(distinct) for row in rows],
+            device=self._device,
+        )
 
         def table(parts: Sequence[Tensor]) -> Tensor:
-            """Of each row, with zeros in place of the ranks that it does not have."""
+            """Part of each row, with zeros for the ranks that it does not have."""
             stacked = torch.stack(
                 [pad(part, (0, 0) * (part.ndim - 1) + (0, rank - len(part))) for part in parts]
                 + [parts[0].new_zeros((rank, *parts[0].shape[1:]))]
@@ -177,22 +161,23 @@ class InterventionBatch:
             return stacked.to(self._device, torch.float32)[picked]
 
         def flags(*positions: Positions) -> Tensor:
-            values = [*(edit.positions in positions for edit in distinct), False]
+            values = [*(item.positions in positions for item in distinct), False]
             return torch.tensor(values, device=self._device)[picked]
 
-        amounts = torch.tensor([*(edit.amount for edit in distinct), 0.0], device=self._device)
-        reads = [edit.reads for edit in distinct if edit.reads is not None]
-        offsets = [edit.offsets for edit in distinct if edit.offsets is not None]
+        basis = table([item.basis for item in distinct])
+        amounts = torch.tensor([*(item.amount for item in distinct), 0.0], device=self._device)
+        reads = [item.reads for item in distinct if item.reads is not None]
+        offsets = [item.offsets for item in distinct if item.offsets is not None]
         return _Group(
             operation=operation,
             rows=rows,
             index=torch.tensor(rows, device=self._device),
-            basis=table([edit.basis for edit in distinct]),
+            basis=basis,
             amount=amounts[picked],
             prompt=flags("all", "prompt"),
             last=flags("last"),
             response=flags("all", "response"),
-            reads=table(reads) if reads else None,
+            reads=table(reads) if reads else None if is_plain_addition else basis,
             offsets=table(offsets) if offsets else None,
             everywhere=len(rows) == num_rows,
         )
@@ -209,7 +194,7 @@ class InterventionBatch:
     def keep(self, order: Sequence[int]) -> None:
         """Go on with the rows `order` (indices into the present batch), in that order."""
         for key, groups in self._groups.items():
-            self._groups[key] = [kept for group in groups if (kept := group.kept(order))]
+            self._groups[key] = [smaller for group in groups if (smaller := group.keep(order))]
         self.change = self.change[torch.tensor(order, dtype=torch.long, device=self._device)]
 
     def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
@@ -220,16 +205,18 @@ class InterventionBatch:
             hidden: [rows, tokens, width].
 
         Returns:
-            A new tensor of the same shape and dtype. Rows and tokens that no edit names are
+            A new tensor of the same shape and dtype. Rows and tokens that no intervention names are
             bit-equal to the input.
 
         Raises:
-            InterventionError: The vector's width is not that of the model.
+            VectorError: The vector's width is not that of the model.
         """
         self.visits[key] += 1
         if any(group.index.device != hidden.device for group in self._groups[key]):
             # Of a model on several devices each block has its tables on its own.
-            self._groups[key] = [group.on(hidden.device) for group in self._groups[key]]
+            self._groups[key] = [
+                group.mapped(lambda table: table.to(hidden.device)) for group in self._groups[key]
+            ]
         prompt_mask = self._prompt_mask
         if prompt_mask is not None:
             prompt_mask = prompt_mask.to(hidden.device)
@@ -239,10 +226,8 @@ class InterventionBatch:
             after = group.steer(before, prompt_mask)
             if prompt_mask is not None or self._decode_steps == 1:
                 moved = (after.detach() - before.detach()).abs().amax(dim=(1, 2)).float()
-                self._note_change(group.index, moved)
+                index = group.index.to(self._device)
+                moved = torch.maximum(self.change[index], moved.to(self._device))
+                self.change[index] = moved
             hidden = after if group.everywhere else hidden.index_copy(0, group.index, after)
         return hidden
-
-    def _note_change(self, rows: Tensor, moved: Tensor) -> None:
-        index = rows.to(self._device)
-        self.change[index] = torch.maximum(self.change[index], moved.to(self._device))

@@ -1,7 +1,7 @@
-"""The arithmetic of steering: what one edit of one row is, and what each operation computes.
+"""The arithmetic of steering: one intervention on one sequence, and what each operation computes.
 
-Hidden states are [rows, tokens, width]. Owns the operations and the units; which rows and tokens of
-a batch they act on is `steering.vectors.batch`'s. Never knows engines, tokenizers or files.
+Hidden states are [rows, tokens, width]. Owns the operations and the units; `steering.vectors.batch`
+owns which rows and tokens of a batch they act on. Never knows engines, tokenizers or files.
 """
 
 from collections.abc import Callable
@@ -10,21 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steering.errors import SteeringError
-from steering.vectors.steering_vector import SteeringVector
+from steering.vectors.steering_vector import SteeringVector, VectorError
 from steering.vocabulary import Operation, Positions, Site, Unit
 
-# Directions that differ by less, relative to length 1, differ by rounding alone.
+# Directions of length 1 that differ by less than this differ by rounding alone.
 _SAME_DIRECTION = 1e-5
-
-
-class InterventionError(SteeringError):
-    """A vector can't be applied in the way that was asked for."""
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """One edit of one row at one site, with all units resolved.
+    """One operation at one site, with all units resolved.
 
     Attributes:
         basis: Float32 [rank, width]. For `add` the one direction, or what a low-rank map writes;
@@ -36,7 +31,7 @@ class Intervention:
         operation: What is done.
         positions: Which tokens.
         reads: Float32 [rank, width], what a low-rank map reads; None for all else.
-        offsets: Float32 [rank], what it adds to that.
+        offsets: Float32 [rank], what a low-rank map adds to what it reads.
     """
 
     basis: Tensor
@@ -60,7 +55,7 @@ class Intervention:
 
     @property
     def must_change(self) -> bool:
-        """Whether an edit that leaves the activations as they are would be a fault."""
+        """Whether activations that stay as they are show a fault."""
         return self.operation in ("ablate", "clamp") or (
             self.operation == "add" and self.amount != 0
         )
@@ -70,10 +65,10 @@ def check_width(vector: int, model: int) -> None:
     """Refuse a vector that is not as wide as the residual stream.
 
     Raises:
-        InterventionError: It names both widths.
+        VectorError: It names both widths.
     """
     if vector != model:
-        raise InterventionError(
+        raise VectorError(
             f"a vector of width {vector} can't steer a residual stream of width {model}"
         )
 
@@ -88,7 +83,7 @@ def resolve(
     layer: int | None = None,
     site: Site | None = None,
 ) -> tuple[Intervention, ...]:
-    """Turn a vector and the options of one condition into an edit for each of its layers.
+    """Turn a vector and the options of one condition into an intervention for each of its layers.
 
     Args:
         vector: The vector.
@@ -102,23 +97,22 @@ def resolve(
         site: Site to act on, if not the vector's own.
 
     Raises:
-        InterventionError: The vector is zero, has a rank that the operation can't use, has
-            directions that depend on each other, or lacks the norm that the unit needs at the
-            place where it acts.
-        VectorError: A vector of several layers has nothing for that one.
+        VectorError: The vector is zero, has a rank that the operation can't use, has directions
+            that depend on each other, lacks the norm that the unit needs at the place where it
+            acts, or has several layers and not that one.
     """
     if layer is not None and len(vector.layers) > 1:
         vector = vector.at(layer)
     if operation in ("clamp", "cap") and (vector.rank != 1 or vector.map is not None):
-        held = "a low-rank map" if vector.map is not None else f"{vector.rank} directions"
-        raise InterventionError(
-            f"operation={operation} takes one direction, this vector holds {held}: "
+        content = "a low-rank map" if vector.map is not None else f"{vector.rank} directions"
+        raise VectorError(
+            f"operation={operation} takes one direction, this vector holds {content}: "
             "use operation=ablate or add, or a vector of rank 1"
         )
     if not all(vector.lengths) or not vector.directions.flatten(1).any(1).all():
-        raise InterventionError("the vector is zero: it would steer nothing. Build it again")
+        raise VectorError("the vector is zero: it would steer nothing. Build it again")
     if unit == "residual" and vector.residual_norms is None:
-        raise InterventionError(
+        raise VectorError(
             "unit=residual needs the mean residual norm, which this vector's file does not hold: "
             "use unit=raw or unit=norm"
         )
@@ -126,48 +120,37 @@ def resolve(
         site not in (None, vector.site) or layer not in (None, *vector.layers)
     ):
         layers = ", ".join(map(str, vector.layers))
-        raise InterventionError(
+        raise VectorError(
             f"unit=residual is known only where the vector was built, layer {layers} "
             f"{vector.site}: use unit=raw or unit=norm elsewhere"
         )
-    return tuple(
-        _resolve_layer(vector.at(own), magnitude, unit, operation, positions, layer, site)
-        for own in vector.layers
-    )
-
-
-def _resolve_layer(
-    vector: SteeringVector,
-    magnitude: float,
-    unit: Unit,
-    operation: Operation,
-    positions: Positions,
-    layer: int | None,
-    site: Site | None,
-) -> Intervention:
-    """The edit of a vector of one layer."""
-    [length], [directions] = vector.lengths, vector.directions
-    [residual_norm] = vector.residual_norms or (0.0,)
-    # Length, in the residual stream's own units, that a magnitude of 1 stands for.
-    of_unit = {"raw": length, "norm": 1.0, "residual": residual_norm}[unit]
-    amount = magnitude if unit == "raw" else magnitude * of_unit / length
-    reads = offsets = None
-    if operation != "add":
-        basis, amount = _orthonormal(directions), magnitude * of_unit
-    elif vector.map is None:
-        basis = directions.sum(0, keepdim=True)
-    else:
-        basis, [reads], [offsets] = directions, vector.map.reads, vector.map.offsets
-    return Intervention(
-        basis=basis,
-        amount=amount,
-        layer=vector.layers[0] if layer is None else layer,
-        site=vector.site if site is None else site,
-        operation=operation,
-        positions=positions,
-        reads=reads,
-        offsets=offsets,
-    )
+    interventions = []
+    for index, own_layer in enumerate(vector.layers):
+        directions, length = vector.directions[index], vector.lengths[index]
+        norms = vector.residual_norms
+        # Length, in the residual stream's own units, that a magnitude of 1 stands for.
+        of_unit = {"raw": length, "norm": 1.0, "residual": norms[index] if norms else 0.0}[unit]
+        amount = magnitude if unit == "raw" else magnitude * of_unit / length
+        basis, reads, offsets = directions, None, None
+        if operation != "add":
+            basis, amount = _orthonormal(directions), magnitude * of_unit
+        elif vector.map is None:
+            basis = directions.sum(0, keepdim=True)
+        else:
+            reads, offsets = vector.map.reads[index], vector.map.offsets[index]
+        interventions.append(
+            Intervention(
+                basis=basis,
+                amount=amount,
+                layer=own_layer if layer is None else layer,
+                site=vector.site if site is None else site,
+                operation=operation,
+                positions=positions,
+                reads=reads,
+                offsets=offsets,
+            )
+        )
+    return tuple(interventions)
 
 
 def _orthonormal(directions: Tensor) -> Tensor:
@@ -175,50 +158,54 @@ def _orthonormal(directions: Tensor) -> Tensor:
     if directions.shape[0] == 1:
         return (directions.double() / torch.linalg.vector_norm(directions.double())).float()
     units = torch.nn.functional.normalize(directions.double(), dim=1)
-    spanned = int(torch.linalg.matrix_rank(units, rtol=_SAME_DIRECTION))
-    if spanned < len(units):
-        raise InterventionError(
-            f"the vector's {len(units)} directions span only {spanned} dimensions, and the rest of "
-            f"its basis would be arbitrary: build it with rank {spanned}"
+    dimensions = int(torch.linalg.matrix_rank(units, rtol=_SAME_DIRECTION))
+    if dimensions < len(units):
+        raise VectorError(
+            f"the vector's {len(units)} directions span only {dimensions} dimensions, and the rest "
+            f"of its basis would be arbitrary: build it with rank {dimensions}"
         )
     return torch.linalg.qr(units.T)[0].T.float()
 
 
-def _add(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
-    """h + amount * v (Turner et al., arXiv 2308.10248)."""
-    return hidden + amount[:, None, None] * basis[:, :1]
-
-
-def _ablate(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
-    """h - U^T U h, U orthonormal (Arditi et al., arXiv 2406.11717)."""
-    return hidden - _projection(hidden, basis) @ basis
-
-
-def _clamp(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
-    """h + (amount - u.h) u: the projection becomes `amount`."""
-    return hidden + (amount[:, None, None] - _projection(hidden, basis)) @ basis
-
-
-def _cap(hidden: Tensor, basis: Tensor, amount: Tensor) -> Tensor:
-    """h + min(amount - u.h, 0) u: the projection becomes at most `amount` (arXiv 2601.10387)."""
-    return hidden + (amount[:, None, None] - _projection(hidden, basis)).clamp(max=0) @ basis
-
-
-def low_rank_map(
-    hidden: Tensor, basis: Tensor, amount: Tensor, reads: Tensor, offsets: Tensor
-) -> Tensor:
-    """h + amount * B^T (A h + b): `reads` is A, `offsets` b (DiReFT, arXiv 2404.03592)."""
-    return hidden + amount[:, None, None] * (_projection(hidden, reads) + offsets[:, None]) @ basis
-
-
-def _projection(hidden: Tensor, basis: Tensor) -> Tensor:
-    return hidden @ basis.transpose(1, 2)
-
-
-# (hidden [rows, tokens, width], basis [rows, rank, width], amount [rows]) -> hidden, in float32
-OPERATIONS: dict[Operation, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "add": _add,
-    "ablate": _ablate,
-    "clamp": _clamp,
-    "cap": _cap,
+# What is added to activations h is strengths times the basis, s B. The strengths s [rows, tokens,
+# rank] follow from the amount and from p: h B^T, of a low-rank map A h + b, of a plain addition 1.
+OPERATIONS: dict[Operation, Callable[[Tensor, Tensor], Tensor]] = {
+    # h + amount * v (Turner et al., arXiv 2308.10248); of a map h + amount * B^T (A h + b) (DiReFT,
+    # arXiv 2404.03592).
+    "add": lambda p, amount: amount * p,
+    # h - B^T B h, B orthonormal (Arditi et al., arXiv 2406.11717).
+    "ablate": lambda p, amount: -p,
+    # h + (amount - u.h) u: the projection becomes the amount.
+    "clamp": lambda p, amount: amount - p,
+    # h + min(amount - u.h, 0) u: the projection becomes at most the amount (arXiv 2601.10387).
+    "cap": lambda p, amount: (amount - p).clamp(max=0),
 }
+
+
+def change(
+    operation: Operation,
+    hidden: Tensor,
+    basis: Tensor,
+    amount: Tensor,
+    reads: Tensor | None,
+    offsets: Tensor | None,
+) -> Tensor:
+    """What an operation adds to activations.
+
+    Args:
+        operation: What is done.
+        hidden: Float32 [rows, tokens, width].
+        basis: [rows, rank, width].
+        amount: [rows].
+        reads: [rows, rank, width], what the activations are projected on; None for a plain
+            addition, which does not depend on them.
+        offsets: [rows, rank], added to the projections of a low-rank map.
+
+    Returns:
+        Float32 [rows, tokens, width]; of a plain addition [rows, 1, width].
+    """
+    amount = amount[:, None, None]
+    projection = torch.ones_like(amount) if reads is None else hidden @ reads.transpose(1, 2)
+    if offsets is not None:
+        projection = projection + offsets[:, None]
+    return OPERATIONS[operation](projection, amount) @ basis
