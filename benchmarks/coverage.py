@@ -32,6 +32,17 @@ DIFFERENCES = [
     for icc in (0.1, 0.5)
     for base, other in ((0.02, 0.02), (0.1, 0.1), (0.1, 0.3), (0.3, 0.5))
 ]
+HEAD = f"""# Coverage of the 95% intervals
+
+Written by `python -m benchmarks.coverage`: {RUNS:,} runs in each row, with beta-binomial
+answers. The standard error of a coverage of 95% is 0.7 points. ICC is the correlation of
+two answers to one question. The coverage should be 93 to 97%. A smaller coverage is marked
+narrow, a larger one wide.
+
+## Rates
+
+`cluster_interval`: Wilson interval with the effective number of answers, Student's t.
+"""
 
 
 class Tally:
@@ -87,17 +98,13 @@ def difference_row(questions: int, samples: int, icc: float, base: float, other:
 
 
 def lines() -> Iterator[str]:
-    yield f"# Coverage of the 95% intervals\n\nFrom `python -m benchmarks.coverage`: {RUNS:,} runs"
-    yield "a row, beta-binomial; a figure's own standard error is 0.7 points at 95%. ICC is the"
-    yield "correlation of two answers to one question. Wanted: 93 to 97%; what holds less often is"
-    yield "marked narrow, what holds more often wide.\n\n## Rates\n"
-    yield "`cluster_interval`: Wilson's with the effective number and Student's t.\n"
-    yield "| questions x samples | ICC | rate | Wilson holds | width |"
+    yield HEAD
+    yield "| questions x samples | ICC | rate | coverage | width |"
     yield "|---|---|---|---|---|"
     yield from (rate_row(*row) for row in RATES)
     yield "\n## Differences of two conditions, paired by question\n"
-    yield "`paired_difference`: Student's t over the questions' differences.\n"
-    yield "| questions x samples | ICC | rates | t holds | width |"
+    yield "`paired_difference`: Student's t over the differences of the questions.\n"
+    yield "| questions x samples | ICC | rates | coverage | width |"
     yield "|---|---|---|---|---|"
     yield from (difference_row(*row) for row in DIFFERENCES)
 

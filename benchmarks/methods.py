@@ -178,7 +178,7 @@ def main() -> None:
         display="none",
     )
     own = Build("mean_difference, own rollouts", "mean_difference", target=rollouts)
-    text = ["# Methods on the toy", "", "Made by `python -m benchmarks.methods`.", ""]
+    text = ["# Methods on the toy", "", "Written by `python -m benchmarks.methods`.", ""]
     text += methods_table([*BUILDS, own])
     medical, finance = vector_of(BUILDS[0])[0], vector_of(Build("", target="finance"))[0]
     epochs = {f"training epoch {epoch}": {"training_epochs": epoch} for epoch in (1, 2, 3, 5, 8)}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.table
 
-Prints it, and writes it to results/speed.md.
+Prints the table and writes it to results/speed.md.
 """
 
 import json
@@ -12,75 +12,75 @@ from typing import Any
 from benchmarks import engine, evals
 
 SPEED = engine.RESULTS.parent / "speed.md"
+HEAD = """# Speed
+
+Written by `make bench`. `generate` is that of transformers, `hf` is Inspect's own provider.
+
+| comparison | measured | target |
+|---|---|---|
+"""
+TARGETS = {"one layer": "at least 0.95", "all layers": "at least 0.90"}
+BASE_IMPORTS = {"inspect_ai", "torch", "transformers"}
+SWEEPS = {
+    "process": "{} / ours, whole processes, with the toy's judge",
+    "inside": "{} / ours, in one process, with the toy's judge",
+    "unjudged": "{} / ours, in one process, without a judge",
+    "unjudged / engine alone": "{} without a judge / our engine without Inspect",
+}
 
 
-def rows(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What was compared, what was measured, and what it should be."""
-    if "equal" in found:
-        for family, ratios in found["equal"].items():
-            bounds = {"one layer": "at least 0.95", "all layers": "at least 0.90"}
-            for name, ratio in ratios.items():
-                if name != "generate":
-                    said = f"{family}, equal lengths: {name}, throughput over plain generate"
-                    yield said, f"{ratio:.2f}", bounds.get(name, "")
-    if "ragged" in found:
-        for family, ratios in found["ragged"].items():
-            said = f"{family}, 5-200 tokens: steered, throughput over plain generate"
-            yield said, f"{ratios['steered']:.2f}", "at least 1.5"
-    for name, ratio in found.get("adapters", {}).items():
-        yield f"llama, equal lengths, adapter: throughput, {name}", f"{ratio:.2f}", ""
-    if "sweep" in found and "hooks / ours, seconds" in found["sweep"]:
-        ratio = found["sweep"]["hooks / ours, seconds"]
-        yield (
-            "toy, sweep of 8 magnitudes: eight hooked generates / ours",
-            f"{ratio:.1f}",
-            "at least 4",
-        )
-    if "evals" in found:
-        said = {
-            "process": "eight hf evals / ours, whole processes, judged",
-            "inside": "eight hf evals / ours, inside one process, judged",
-            "unjudged": "eight hf evals / ours, inside one process, answers only",
-            "unjudged / engine alone": "eight hf evals, answers only / our engine without Inspect",
-        }
-        for where, ratio in found["evals"]["eight hf / ours"].items():
-            yield f"toy, sweep of 8 magnitudes: {said[where]}", f"{ratio:.1f}", "at least 6"
-        for where, ratio in found["evals"]["eight hf / Inspect alone"].items():
-            what = said[where].replace("ours", "Inspect with models that answer at once")
-            yield f"toy, sweep of 8 magnitudes: {what}", f"{ratio:.1f}", ""
-    if "freeform" in found:
-        for what, bound in (("eval", "at most 0.33"), ("process", "")):
-            ratio = found["freeform"][f"ours / hf, {what}"]
-            yield f"toy, em_freeform: ours / hf, time of the {what}", f"{ratio:.2f}", bound
-        imports = found["freeform"]["imports"]
-        own = sum(imports[name] for name in ("nnsight", "steering.provider.api"))
-        yield "imports on top of inspect_ai, torch, transformers", f"{own:.2f} s", "under 1 s"
-    if "stall" in found:
-        for name, longest in found["stall"]["longest stall, ms"].items():
-            bound = "under 50 ms" if name == "provider" else ""
-            yield (
-                f"longest stall of the event loop, 256 requests, {name}",
-                f"{longest:.0f} ms",
-                bound,
-            )
-    for point in found.get("growth", []):
-        said = f"toy, {point['rows']} rows: seconds; memory above the start"
-        yield said, f"{point['seconds']:.0f} s; {point['above_start_mib']:.0f} MiB", ""
+def rows(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The comparison, the measured value and the target of each row."""
+    for family, ratios in results.get("equal", {}).items():
+        for name, ratio in ratios.items():
+            if name != "generate":
+                label = f"{family}, equal lengths: throughput, {name} / plain generate"
+                yield label, f"{ratio:.2f}", TARGETS.get(name, "")
+    for family, ratios in results.get("ragged", {}).items():
+        label = f"{family}, 5-200 tokens: throughput, steered / plain generate"
+        yield label, f"{ratios['steered']:.2f}", "at least 1.5"
+    for name, ratio in results.get("adapters", {}).items():
+        numerator, _, denominator = name.rpartition("over ")
+        label = f"{numerator.rstrip(', ') or 'adapter'} / {denominator}"
+        yield f"llama, equal lengths, adapter: throughput, {label}", f"{ratio:.2f}", ""
+    if "hooks / ours, seconds" in results.get("sweep", {}):
+        label = "toy, sweep of 8 magnitudes: time, eight hooked generates / ours"
+        yield label, f"{results['sweep']['hooks / ours, seconds']:.1f}", "at least 4"
+    if "evals" in results:
+        for where, ratio in results["evals"]["eight hf / ours"].items():
+            label = SWEEPS[where].format("eight hf evals")
+            yield f"toy, sweep of 8 magnitudes: time, {label}", f"{ratio:.1f}", "at least 6"
+        for where, ratio in results["evals"]["eight hf / Inspect alone"].items():
+            label = SWEEPS[where].format("eight hf evals")
+            label = label.replace("ours", "Inspect with models that answer immediately")
+            yield f"toy, sweep of 8 magnitudes: time, {label}", f"{ratio:.1f}", ""
+    if "freeform" in results:
+        for part, target in (("eval", "at most 0.33"), ("process", "")):
+            ratio = results["freeform"][f"ours / hf, {part}"]
+            yield f"toy, em_freeform: time of the {part}, ours / hf", f"{ratio:.2f}", target
+        imports = results["freeform"]["imports"]
+        seconds = sum(imports[name] for name in imports.keys() - BASE_IMPORTS)
+        label = "import time in addition to inspect_ai, torch and transformers"
+        yield label, f"{seconds:.2f} s", "under 1 s"
+    for name, longest in results.get("stall", {}).get("longest stall, ms", {}).items():
+        label = f"longest stall of the event loop, 256 requests, {name}"
+        yield label, f"{longest:.0f} ms", "under 50 ms" if name == "provider" else ""
+    for point in results.get("growth", []):
+        label = f"toy, {point['rows']} requests: time; memory above the start"
+        yield label, f"{point['seconds']:.0f} s; {point['above_start_mib']:.0f} MiB", ""
 
 
 def main() -> None:
     """Print and write the table."""
-    read = {
-        path: json.loads(path.read_text())
-        for path in (engine.RESULTS, evals.RESULTS)
-        if path.is_file()
-    }
-    found = {name: part["found"] for name, part in read.get(engine.RESULTS, {}).items()}
-    for name, part in read.get(evals.RESULTS, {}).items():
-        found["evals" if name == "sweep" else name] = part["found"]
-    lines = ["# Speed", "", "Made by `make bench`.", "", "| compared | measured | wanted |"]
-    lines += ["|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows(found))]
-    SPEED.write_text("\n".join(lines) + "\n")
+    results = {}
+    if engine.RESULTS.is_file():
+        benchmarks = json.loads(engine.RESULTS.read_text())
+        results = {name: part["found"] for name, part in benchmarks.items()}
+    if evals.RESULTS.is_file():
+        for name, part in json.loads(evals.RESULTS.read_text()).items():
+            results["evals" if name == "sweep" else name] = part["found"]
+    lines = [f"| {' | '.join(row)} |\n" for row in rows(results)]
+    SPEED.write_text(HEAD + "".join(lines))
     print(SPEED.read_text())
 
 
