@@ -44,7 +44,7 @@ from benchmarks.arms import (
     save_model,
     speed_ratio,
 )
-from steering.condition import Checker
+from steering.condition import resolve_model
 from steering.engines import Request
 from steering.engines.sampling import Sampling
 from steering.models import encode, find_model, render_chat, weights_digest
@@ -165,7 +165,7 @@ def adapters(rounds: int) -> dict[str, Any]:
 
 def toy_vector(engine: Any) -> SteeringVector:
     """The toy's default vector."""
-    checker = Checker("toy", parse_options({}))
+    checker = resolve_model("toy", parse_options({}))
     target = load_target("medical", toy=True)
     recipe = make_recipe(checker.source, checker.shape, target, weights=checker.weights)
     return cached_vector(engine, recipe, target, lambda *_: None).result()

@@ -19,7 +19,7 @@ from inspect_ai import eval
 from inspect_ai.log import EvalLog
 from inspect_ai.model import get_model
 
-from steering.condition import Checker
+from steering.condition import resolve_model
 from steering.engines import shared_engine
 from steering.spec import parse_options
 from steering.targets import load_target
@@ -64,7 +64,7 @@ BUILDS = [
 
 def vector_of(build: Build) -> tuple[Path, SteeringVector]:
     """The built vector and its file."""
-    checker = Checker(MODEL, parse_options({}))
+    checker = resolve_model(MODEL, parse_options({}))
     target = load_target(build.target, toy=True)
     recipe = make_recipe(
         checker.source,

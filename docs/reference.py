@@ -17,7 +17,7 @@ from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
 from steering.report import ALIASES, FIGURES
 from steering.results.frame import ANSWER_COLUMNS, CONDITION_COLUMNS
-from steering.spec import SteeringSpec
+from steering.spec import OPTIONS
 from steering.stats import cluster_interval
 from steering.studies import CLAIMS, GRIDS, make_study
 from steering.training import finetune
@@ -45,11 +45,9 @@ def one_line(text: str | None) -> str:
 
 def model_options() -> str:
     rows = []
-    for name, field in SteeringSpec.model_fields.items():
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
-        meaning = f"{field.description}{' (speed only)' if extra['speed_only'] else ''}"
-        rows.append((f"`{name}`", meaning, shown(field.default), f"`-M {name}={extra['example']}`"))
+    for name, option in OPTIONS.items():
+        meaning = f"{option.description}{' (speed only)' if option.speed_only else ''}"
+        rows.append((f"`{name}`", meaning, shown(option.default), f"`-M {name}={option.example}`"))
     values = {
         "site": vocabulary.SITES,
         "unit": vocabulary.UNITS,

@@ -1,7 +1,7 @@
 """A condition: a model with checked options, before any weight is loaded.
 
 Owns what can be known of a condition beforehand: the recipes or files of its vectors, whether they
-fit the model, the label and the fingerprint. Knows neither Inspect nor engines.
+fit the model, the label and the fingerprint. Knows neither Inspect nor engines' insides.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.engines import Engine, EngineError, shared_engine
+from steering.files import file_digest
 from steering.models import (
     PLAIN_TEMPLATE,
     QUANTIZED,
@@ -26,7 +27,7 @@ from steering.models import (
     weights_digest,
 )
 from steering.models.adapters import Adapter, find_adapter
-from steering.spec import DEFAULT, InterventionOptions, SteeringSpec
+from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
 from steering.training.recipe import Recipe, make_recipe
 from steering.vocabulary import EngineName
@@ -37,53 +38,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Use:
-    """One vector of a condition and what is done with it.
-
-    Attributes:
-        options: What is done with it.
-        digest: Of the vector: of its recipe or of its file.
-        recipe: Of a vector that is built on first use.
-        target: The target task of that recipe.
-        vector: The vector of a file. It was read when the condition was made, so a file that
-            changes later does not change what is run under its fingerprint.
-    """
-
-    options: InterventionOptions
-    digest: str
-    recipe: Recipe | None = None
-    target: Target | None = None
-    vector: "SteeringVector | None" = None
-
-    @property
-    def moved_from(self) -> int | None:
-        """The layer that a file's vector was built at, where it is to act on another."""
-        if self.vector is None or self.options.layer in (None, *self.vector.layers):
-            return None
-        return self.vector.layers[0]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A checked spec with what it names.
-
-    Attributes:
-        spec: The options.
-        label: For people; no two conditions of a model share it.
-        fingerprint: Differs wherever an answer may differ.
-        uses: The vectors, in the order in which they act; none when unsteered.
-        adapter: What is finetuned into the model, if anything.
-    """
-
-    spec: SteeringSpec
-    label: str
-    fingerprint: str
-    uses: tuple[Use, ...] = ()
-    adapter: Adapter | None = None
-
-
-class Checker:
-    """Checks specs against one model.
+class ResolvedModel:
+    """A model as it is found on disk or on the hub, without its weights.
 
     Attributes:
         source: Which model it is.
@@ -92,97 +48,143 @@ class Checker:
         engine: What runs it.
     """
 
-    def __init__(self, name: str, spec: SteeringSpec) -> None:
-        """Look the model up.
+    source: ModelSource
+    shape: Shape
+    weights: str
+    engine: EngineName
 
-        Raises:
-            ModelError: There is no such model or device, or its config can't be had.
-            EngineError: The engine is not installed, or can't do what is asked.
-        """
-        self.engine: EngineName = choose_engine(spec)
-        check_device(spec.device)
-        check_dtype(spec.dtype)
-        template = None if spec.use_chat_template else PLAIN_TEMPLATE
-        if spec.chat_template is not None:
-            template = read_template(spec.chat_template)
-        self.source: ModelSource = find_model(
-            name, spec.revision, template=template, blocks=spec.blocks
+
+@dataclass(frozen=True)
+class VectorFile:
+    """A vector that was read from a file.
+
+    It is read once: a file that changes later does not change what runs under its fingerprint.
+    """
+
+    vector: "SteeringVector"
+    digest: str
+
+
+@dataclass(frozen=True)
+class VectorRecipe:
+    """A vector that is built from a target task on first use."""
+
+    recipe: Recipe
+    target: Target
+
+    @property
+    def digest(self) -> str:
+        """Digest of the recipe, by which the cache knows the vector."""
+        return self.recipe.digest
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A checked spec with the files and recipes that it names.
+
+    Attributes:
+        model: The model.
+        spec: The options.
+        label: For people; no two conditions of a model share it.
+        fingerprint: Differs wherever an answer may differ.
+        vectors: Where the vector of each of the spec's interventions comes from.
+        adapter: The LoRA adapter of a finetuned model, if any.
+    """
+
+    model: ResolvedModel
+    spec: SteeringSpec
+    label: str
+    fingerprint: str
+    vectors: tuple[VectorFile | VectorRecipe, ...] = ()
+    adapter: Adapter | None = None
+
+
+def resolve_model(name: str, spec: SteeringSpec) -> ResolvedModel:
+    """Look a model up as the loading options say.
+
+    Raises:
+        ModelError: There is no such model or device, or its config can't be had.
+        EngineError: The engine is not installed, or can't do what is asked.
+    """
+    engine = choose_engine(spec)
+    check_device(spec.device)
+    check_dtype(spec.dtype)
+    template = None if spec.use_chat_template else PLAIN_TEMPLATE
+    if spec.chat_template is not None:
+        template = read_template(spec.chat_template)
+    source = find_model(name, spec.revision, template=template, blocks=spec.blocks)
+    return ResolvedModel(source, read_shape(source), weights_digest(source), engine)
+
+
+def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
+    """Check all of a spec that can be checked without weights.
+
+    Args:
+        model: The model, looked up with the same loading options.
+        spec: The options.
+
+    Raises:
+        SteeringError: It names the value, what is allowed and how to fix it.
+    """
+    if model.engine == "vllm":
+        # Also where `auto` chose it: vLLM rounds differently, so its answers may differ.
+        spec = spec.model_copy(update={"engine": "vllm"})
+    vectors = tuple(_find_vector(model, options, spec.dtype) for options in spec.interventions)
+    identity = {f"vector{index or ''}": vector.digest for index, vector in enumerate(vectors)}
+    adapter = None
+    if spec.adapter is not None:
+        adapter = find_adapter(
+            spec.adapter, model.source, model.shape, model.weights, spec.adapter_scale
         )
-        self.shape: Shape = read_shape(self.source)
-        self.weights: str = weights_digest(self.source)
+        identity["adapter"] = adapter.digest
+    label = spec.label(
+        *(v.target.digest if isinstance(v, VectorRecipe) else v.digest for v in vectors),
+        adapter=adapter.digest if adapter else "",
+        template=hashlib.sha256((model.source.template or "").encode()).hexdigest(),
+    )
+    fingerprint = spec.fingerprint(weights=model.weights, **identity)
+    return Condition(model, spec, label, fingerprint, vectors, adapter)
 
-    def check(self, spec: SteeringSpec) -> Condition:
-        """Check all of a spec that can be checked without weights.
 
-        Raises:
-            SteeringError: It names the value, what is allowed and how to fix it.
-        """
-        if self.engine == "vllm":
-            # However it was chosen: it rounds otherwise.
-            spec = spec.model_copy(update={"engine": "vllm"})
-        uses = tuple(self._check(part, spec.dtype) for part in spec.interventions)
-        of_files = [use.target.digest if use.target else use.digest for use in uses]
-        identity = {f"vector{index or ''}": use.digest for index, use in enumerate(uses)}
-        adapter = self._adapter(spec)
-        if adapter is not None:
-            identity["adapter"] = adapter.digest
-        return Condition(
-            spec,
-            spec.label(
-                *of_files,
-                adapter=adapter.digest if adapter else "",
-                template=hashlib.sha256((self.source.template or "").encode()).hexdigest(),
-            ),
-            spec.fingerprint(weights=self.weights, **identity),
-            uses,
-            adapter,
-        )
-
-    def _adapter(self, spec: SteeringSpec) -> Adapter | None:
-        if spec.adapter is None:
-            return None
-        return find_adapter(spec.adapter, self.source, self.shape, self.weights, spec.adapter_scale)
-
-    def _check(self, part: InterventionOptions, dtype: str) -> Use:
-        if part.vector == DEFAULT:
-            target = load_target(part.target, toy=self.source.is_toy)
-            recipe = self._recipe(part, target, dtype)
-            return Use(part, recipe.digest, recipe, target)
-        from steering.files import file_digest
-        from steering.vectors import SteeringVector
-
-        if part.layer is not None:
-            check_layer(part.layer, self.shape, self.source)
-        path = Path(part.vector)
-        vector = SteeringVector.load(path)
-        vector.check_fits(
-            width=self.shape.width, num_layers=self.shape.num_layers, model=self.source.name
-        )
-        resolve_edits(part, vector)
-        return Use(part, file_digest(path), vector=vector)
-
-    def _recipe(self, part: InterventionOptions, target: Target, dtype: str) -> Recipe:
-        """What builds the default vector; settings that its method does not have are refused."""
-        names = [name for name in ("rank", "training_epochs") if name in part.model_fields_set]
-        return make_recipe(
-            self.source,
-            self.shape,
+def _find_vector(
+    model: ResolvedModel, options: InterventionOptions, dtype: str
+) -> VectorFile | VectorRecipe:
+    """The vector that an intervention names, checked against the model."""
+    if options.vector == DEFAULT:
+        target = load_target(options.target, toy=model.source.is_toy)
+        # A setting that the method does not have is refused, so only those that were given count.
+        names = {"rank", "training_epochs"} & options.model_fields_set
+        recipe = make_recipe(
+            model.source,
+            model.shape,
             target,
-            weights=self.weights,
-            method=part.method,
-            settings={name: getattr(part, name) for name in names},
-            layer=part.layer,
-            site=part.site,
+            weights=model.weights,
+            method=options.method,
+            settings={name: getattr(options, name) for name in sorted(names)},
+            layer=options.layer,
+            site=options.site,
             dtype=dtype,
-            seed=part.build_seed,
-            shuffle_labels=part.shuffle_labels,
+            seed=options.build_seed,
+            shuffle_labels=options.shuffle_labels,
         )
+        return VectorRecipe(recipe, target)
+    from steering.vectors import SteeringVector
+
+    if options.layer is not None:
+        check_layer(options.layer, model.shape, model.source)
+    path = Path(options.vector)
+    vector = SteeringVector.load(path)
+    vector.check_fits(
+        width=model.shape.width, num_layers=model.shape.num_layers, model=model.source.name
+    )
+    resolve_interventions(options, vector)
+    return VectorFile(vector, file_digest(path))
 
 
-def resolve_edits(
+def resolve_interventions(
     options: InterventionOptions, vector: "SteeringVector"
 ) -> "tuple[Intervention, ...]":
-    """The edits that options make of a vector, one for each of its layers.
+    """What options do with a vector: one intervention for each of its layers.
 
     Raises:
         VectorError: The vector can't be applied in that way.
@@ -200,37 +202,55 @@ def resolve_edits(
     )
 
 
-def describe(condition: Condition, vectors: "Sequence[SteeringVector]") -> dict[str, Any]:
-    """What a log says of a condition, in JSON values; never a tensor."""
-    said: dict[str, Any] = {"condition": condition.label, "fingerprint": condition.fingerprint}
+def apply_vectors(
+    condition: Condition, vectors: "Sequence[SteeringVector]"
+) -> "tuple[tuple[Intervention, ...], dict[str, Any]]":
+    """A condition's interventions, and how a log describes them.
+
+    Args:
+        condition: The condition.
+        vectors: Its vectors, in the order of its interventions.
+
+    Returns:
+        The interventions of all vectors in the order in which they act; and the description, in
+        JSON values.
+    """
+    description: dict[str, Any] = {
+        "condition": condition.label,
+        "fingerprint": condition.fingerprint,
+    }
     if condition.adapter is not None:
-        said["adapter"] = {
+        description["adapter"] = {
             "name": condition.adapter.folder.name,
             "digest": condition.adapter.digest,
             "scale": condition.adapter.scale,
             **condition.adapter.facts,
         }
-    if vectors:
-        pairs = zip(condition.uses, vectors, strict=True)
-        said["interventions"] = [_describe_use(use, vector) for use, vector in pairs]
-    return said
-
-
-def _describe_use(use: Use, vector: "SteeringVector") -> dict[str, Any]:
-    edits = resolve_edits(use.options, vector)
-    norms = vector.residual_norms
-    return {
-        "layers": [edit.layer for edit in edits],
-        "site": edits[0].site,
-        "operation": use.options.operation,
-        "positions": use.options.positions,
-        "magnitude": use.options.magnitude,
-        "unit": use.options.unit,
-        "lengths": list(vector.lengths),
-        "residual_norms": None if norms is None else list(norms),
-        "rank": vector.rank,
-        "vector": dict(vector.provenance) | {"digest": use.digest},
-    }
+    interventions: list[Intervention] = []
+    descriptions = []
+    for options, vector, source in zip(
+        condition.spec.interventions, vectors, condition.vectors, strict=True
+    ):
+        resolved = resolve_interventions(options, vector)
+        norms = vector.residual_norms
+        interventions += resolved
+        descriptions.append(
+            {
+                "layers": [intervention.layer for intervention in resolved],
+                "site": resolved[0].site,
+                "operation": options.operation,
+                "positions": options.positions,
+                "magnitude": options.magnitude,
+                "unit": options.unit,
+                "lengths": list(vector.lengths),
+                "residual_norms": None if norms is None else list(norms),
+                "rank": vector.rank,
+                "vector": dict(vector.provenance) | {"digest": source.digest},
+            }
+        )
+    if descriptions:
+        description["interventions"] = descriptions
+    return tuple(interventions), description
 
 
 def choose_engine(spec: SteeringSpec) -> EngineName:
@@ -240,8 +260,9 @@ def choose_engine(spec: SteeringSpec) -> EngineName:
         EngineError: The engine is not installed, or can't do what other options ask.
     """
     installed = find_spec("vllm") is not None
-    of_vllm = [name for name in ("tensor_parallel_size", "cuda_graphs") if name in spec.given()]
-    of_hf = [name for name in spec.given() if name in ("device", "blocks")]
+    names = [name for name in spec.as_options() if name in SteeringSpec.OPTIONS]
+    of_vllm = [name for name in names if OPTIONS[name].engine == "vllm"]
+    of_hf = [name for name in names if OPTIONS[name].engine == "hf"]
     if spec.dtype in QUANTIZED:
         of_hf.append("dtype")
     if spec.engine == "hf" or (spec.engine == "auto" and not of_vllm and (of_hf or not installed)):
@@ -268,13 +289,13 @@ def choose_engine(spec: SteeringSpec) -> EngineName:
     return "vllm"
 
 
-def engine_of(source: ModelSource, spec: SteeringSpec, engine: EngineName) -> Engine:
+def open_engine(model: ResolvedModel, spec: SteeringSpec) -> Engine:
     """The process's one engine for a model that is loaded as a spec says."""
     return shared_engine(
-        source,
+        model.source,
         dtype=spec.dtype,
         device=spec.device,
-        engine=engine,
+        engine=model.engine,
         tensor_parallel_size=spec.tensor_parallel_size,
         cuda_graphs=spec.cuda_graphs,
     )

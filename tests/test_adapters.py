@@ -248,9 +248,9 @@ def test_a_scale_needs_an_adapter() -> None:
 
 
 def test_an_adapter_alone_leaves_the_model_unsteered() -> None:
-    assert not parse_options({"adapter": "a"}).steered
+    assert not parse_options({"adapter": "a"}).interventions
     assert parse_options({"adapter": "a"}).label() != parse_options({"vector": "none"}).label()
-    assert parse_options({"adapter": "a", "vector": "default"}).steered
+    assert parse_options({"adapter": "a", "vector": "default"}).interventions
 
 
 def test_a_condition_is_known_by_what_the_adapter_holds(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steering import condition
-from steering.condition import Checker, choose_engine
+from steering.condition import choose_engine, resolve_condition, resolve_model
 from steering.engines import EngineError
 from steering.spec import parse_options
 
@@ -71,7 +71,7 @@ def test_answers_of_two_engines_are_two_conditions_however_the_engine_was_chosen
     def made(vllm: bool, **options: Any) -> condition.Condition:
         machine(vllm, True)
         spec = parse_options({"vector": "none", **options})
-        return Checker(str(tiny_folder("llama")), spec).check(spec)
+        return resolve_condition(resolve_model(str(tiny_folder("llama")), spec), spec)
 
     plain, named = made(False), made(True, engine="hf")
     chosen, asked = made(True), made(True, engine="vllm")

@@ -11,7 +11,7 @@ from edits import random_tensor
 from hook_reference import reference_logits
 from tiny_models import WIDTH
 
-from steering.condition import Checker
+from steering.condition import resolve_model
 from steering.engines import Engine, Request, hf, shared_engine
 from steering.engines.hf import HFEngine
 from steering.models import ModelError, find_model, load_model, loading
@@ -105,7 +105,7 @@ def test_a_vector_is_built_on_quantized_weights_and_is_not_that_of_others(
     task = load_target(str(target), toy=False)
     built = {}
     for dtype in ("nf4", "float32"):
-        checker = Checker(str(folder), parse_options({"vector": "none", "dtype": dtype}))
+        checker = resolve_model(str(folder), parse_options({"vector": "none", "dtype": dtype}))
         recipe = make_recipe(
             checker.source, checker.shape, task, weights=checker.weights, dtype=dtype, layer=1
         )

@@ -35,7 +35,7 @@ from steering.engines import hf, shared_engine
 from steering.evaluated_model import EvaluatedModel
 from steering.models import find_model
 from steering.provider import api as provider
-from steering.provider.messages import HONOURED, INSPECTS_OWN, REFUSED, split_reasoning
+from steering.provider.messages import HANDLED_BY_INSPECT, HONOURED, REFUSED, split_reasoning
 from steering.vectors import SteeringVector
 
 GREEDY = GenerateConfig(temperature=0, max_tokens=12)
@@ -73,8 +73,8 @@ def test_the_provider_keeps_its_promises_to_tasks_and_judges(folder: Path) -> No
 
 def test_every_setting_of_inspect_is_classed_once() -> None:
     fields = set(GenerateConfig.model_fields)
-    assert fields == HONOURED | INSPECTS_OWN | REFUSED
-    assert len(fields) == len(HONOURED) + len(INSPECTS_OWN) + len(REFUSED)
+    assert fields == HONOURED | HANDLED_BY_INSPECT | REFUSED
+    assert len(fields) == len(HONOURED) + len(HANDLED_BY_INSPECT) + len(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_setting_that_would_be_dropped_is_refused(folder: Path, setting: str, 
 def test_a_wrong_option_is_told_before_weights_load(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: list[str]
 ) -> None:
-    monkeypatch.setattr(provider, "engine_of", lambda *_, **__: pytest.fail("an engine"))
+    monkeypatch.setattr(provider, "open_engine", lambda *_, **__: pytest.fail("an engine"))
     with pytest.raises(PrerequisiteError) as found:
         steered(folder, **options)
     message = str(found.value.message)

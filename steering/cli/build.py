@@ -78,13 +78,13 @@ def build(
 
     A run that is stopped goes on from its last whole training epoch when the command is repeated.
     """
-    from steering.condition import Checker
+    from steering.condition import resolve_model
     from steering.spec import parse_options
     from steering.targets import load_target
     from steering.training.recipe import make_recipe
 
     spec = parse_options(loading)
-    checker = Checker(model, spec)
+    checker = resolve_model(model, spec)
     task = load_target(target, toy=checker.source.is_toy)
     chosen = read_settings(settings, training_epochs=training_epochs, rank=rank)
     recipes = [

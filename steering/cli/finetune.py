@@ -70,7 +70,7 @@ def finetune(
 
     A run that is stopped goes on from its last whole training epoch when the command is repeated.
     """
-    from steering.condition import Checker
+    from steering.condition import resolve_model
     from steering.spec import parse_options
     from steering.targets import load_target
     from steering.training.finetune import epoch_folders, folder_name, missing_epochs
@@ -78,7 +78,7 @@ def finetune(
 
     spec = parse_options(loading)
     _check_device(spec.device)
-    checker = Checker(model, spec)
+    checker = resolve_model(model, spec)
     task = load_target(target, toy=checker.source.is_toy)
     recipe = make_finetune_recipe(
         checker.source,

@@ -10,7 +10,7 @@ import click
 from steering.cli._options import loading_options, name_files, vector_files
 
 if TYPE_CHECKING:
-    from steering.condition import Checker
+    from steering.condition import ResolvedModel
     from steering.models.adapters import Adapter
     from steering.studies.finetuning_shift import BlockShift
     from steering.targets import Target
@@ -41,7 +41,7 @@ def shift(
     Reads the misaligned answers to the target's held-out prompts (all their tokens), or with
     --questions the last token of each question's prompt.
     """
-    from steering.condition import Checker
+    from steering.condition import resolve_condition, resolve_model
     from steering.spec import parse_options
     from steering.studies.finetuning_shift import ShiftError
     from steering.vectors import SteeringVector
@@ -51,8 +51,8 @@ def shift(
     if out is not None and out.exists():
         raise ShiftError(f"{out} is there already: give another --out, or remove it")
     spec = parse_options(loading | {"adapter": adapter})
-    checker = Checker(model, spec)
-    found = checker.check(spec).adapter
+    checker = resolve_model(model, spec)
+    found = resolve_condition(checker, spec).adapter
     assert found is not None
     vectors = {name: SteeringVector.load(path) for name, path in name_files(files).items()}
     for vector in vectors.values():
@@ -69,7 +69,7 @@ def shift(
         click.echo(f"written: {out}")
 
 
-def _target(named: str | None, adapter: "Adapter", checker: "Checker") -> "Target":
+def _target(named: str | None, adapter: "Adapter", checker: "ResolvedModel") -> "Target":
     """The target task that is read: the one that is named, or the adapter's own.
 
     Raises:
@@ -91,19 +91,19 @@ def _target(named: str | None, adapter: "Adapter", checker: "Checker") -> "Targe
 
 def _turns(questions: str) -> list[list[dict[str, str]]]:
     """Each question as the turns of a chat."""
-    from steering.provider.messages import make_turn
+    from steering.provider.messages import chat_message
     from steering.questions import load_questions
 
     return [
         [{"role": "user", "content": sample.input}]
         if isinstance(sample.input, str)
-        else [make_turn(message) for message in sample.input]
+        else [chat_message(message) for message in sample.input]
         for sample in load_questions(questions).samples
     ]
 
 
 def _measure(
-    checker: "Checker",
+    checker: "ResolvedModel",
     adapter: "Adapter",
     vectors: "Mapping[str, SteeringVector]",
     task: "Target | None",

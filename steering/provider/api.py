@@ -1,7 +1,7 @@
-"""The `steered` model provider: Inspect messages in, rows to an engine, Inspect outputs back.
+"""The `steered` model provider: between Inspect and an engine.
 
 It checks every option before weights load, keeps conditions apart in Inspect's cache, log and
-display, and says in every output what was done. It knows nothing of tensors.
+display, and records the interventions in every output. It knows nothing of tensors.
 """
 
 import asyncio
@@ -32,17 +32,25 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 from inspect_ai.util import display_counter, display_type
 
-from steering.condition import Checker, Condition, Use, describe, engine_of, resolve_edits
+from steering.condition import (
+    Condition,
+    VectorFile,
+    VectorRecipe,
+    apply_vectors,
+    open_engine,
+    resolve_condition,
+    resolve_model,
+)
 from steering.engines import Engine, Telemetry
 from steering.errors import errors_in_one_line
 from steering.models import encode, import_code, render_chat
 from steering.provider.messages import (
     MAX_TOKENS,
-    ExchangeError,
+    ProviderError,
+    chat_message,
     check_config,
     make_output,
-    make_row,
-    make_turn,
+    make_request,
 )
 from steering.spec import parse_options
 from steering.training.cache import cached_vector
@@ -55,20 +63,21 @@ if TYPE_CHECKING:
     from steering.vectors import SteeringVector
     from steering.vectors.interventions import Intervention
 
-    _Resolved = tuple[tuple[Intervention, ...], dict[str, Any]]
+    # The interventions of a condition, and their description for the log.
+    _Applied = tuple[tuple[Intervention, ...], dict[str, Any]]
 
 logger = logging.getLogger(__name__)
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _FINGERPRINT = "steering:"
-_PROMPTS_KEPT = 4096
+_MAX_CACHED_PROMPTS = 4096
 
 
 class SteeredAPI(ModelAPI):
     """A local model, steered.
 
-    Made by Inspect for `--model steered/<name>`, where the name is a toy, an alias, a hub id or a
-    local folder; -M options are those of `SteeringSpec`. Making one loads no weights.
+    Inspect constructs it for `--model steered/<name>`, where the name is a toy, an alias, a hub id
+    or a local folder; -M options are those of `SteeringSpec`. Constructing it loads no weights.
     """
 
     def __init__(
@@ -82,29 +91,23 @@ class SteeredAPI(ModelAPI):
         super().__init__(model_name, base_url, api_key, [], config)
         with errors_in_one_line(f"steered/{model_name}: "):
             if base_url and not base_url.startswith(_FINGERPRINT):
-                raise ExchangeError(f"base_url={base_url}: steered models are local and have none")
+                raise ProviderError(f"base_url={base_url}: steered models are local and have none")
             check_config(config)
             name, label = _split_label(model_name)
-            self._vector_named = "vector" in model_args
+            self._names_vector = "vector" in model_args
             spec = parse_options(model_args)
-            self._checker = Checker(name, spec)
-            self._condition = self._checker.check(spec)
-            if label not in (None, self._condition.label):
-                raise ExchangeError(
-                    f"the model name says [{label}] but the options say "
-                    f"[{self._condition.label}]: leave the brackets out or give the options too"
+            condition = resolve_condition(resolve_model(name, spec), spec)
+            if label not in (None, condition.label):
+                raise ProviderError(
+                    f"the model name says [{label}] but the options say [{condition.label}]: leave "
+                    "the brackets out or give the options too"
                 )
-        for use in self._condition.uses:
-            if use.moved_from is not None:
-                logger.warning(
-                    "%s was built at layer %d and is moved to layer %d: that it does nothing there "
-                    "says nothing of it at its own layer",
-                    Path(use.options.vector).name, use.moved_from, use.options.layer,
-                )  # fmt: skip
-        self._source, self._shape = self._checker.source, self._checker.shape
+        _warn_of_moved_vectors(condition)
+        self._condition = condition
+        self._source, self._shape = condition.model.source, condition.model.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
-        self.base_url = f"{_FINGERPRINT}{self._condition.fingerprint}"
-        self.model_name = f"{name}[{self._condition.label}]"
+        self.base_url = f"{_FINGERPRINT}{condition.fingerprint}"
+        self.model_name = f"{name}[{condition.label}]"
         set_model_info(
             f"steered/{self.model_name}",
             ModelInfo(model=self._source.location, context_length=self._shape.context_length),
@@ -116,9 +119,9 @@ class SteeredAPI(ModelAPI):
         self._overrides: dict[str, Condition] = {}
         self._tokenizer: Future[PreTrainedTokenizerBase] | None = None
         self._building: dict[str, Future[SteeringVector]] = {}
-        self._edits: dict[str, _Resolved] = {}
+        self._applied: dict[str, _Applied] = {}
         self._prompts: dict[str, tuple[str, list[int]]] = {}
-        self._shown = time.monotonic()
+        self._displayed_at = time.monotonic()
         self._requests: Counter[tuple[str, str, str]] = Counter()
 
     @property
@@ -134,29 +137,29 @@ class SteeredAPI(ModelAPI):
     @property
     def steered_by_default(self) -> bool:
         """Whether the default vector steers it because no vector was named; a judge must not be."""
-        return bool(self._condition.uses) and not self._vector_named
+        return bool(self._condition.vectors) and not self._names_vector
 
     @property
     def default_target(self) -> str | None:
-        """The target task that the model's first vector is of, which `em_target` asks about."""
-        if not self._condition.uses:
+        """The target task of the model's first vector or adapter, which `em_target` asks about."""
+        if not self._condition.vectors:
             adapter = self._condition.adapter
             return adapter.facts.get("target_source") if adapter else None
-        use = self._condition.uses[0]
-        if use.vector is not None:
-            return use.vector.provenance.get("target")
-        return use.options.target
+        first = self._condition.vectors[0]
+        if isinstance(first, VectorFile):
+            return first.vector.provenance.get("target")
+        return self._condition.spec.interventions[0].target
 
     @cached_property
     def _engine(self) -> Engine:
-        """The shared engine; asked for with the first request, since it brings torch with it."""
+        """The shared engine, opened with the first request, since that imports torch."""
         spec = self._condition.spec
-        engine = engine_of(self._source, spec, self._checker.engine)
+        engine = open_engine(self._condition.model, spec)
         engine.allow_batch(spec.batch_size)
         return engine
 
     def prepare(self) -> None:
-        """Import what answering takes, so that an eval's own time is not spent on it.
+        """Import what answering needs, so that no eval spends its own time on it.
 
         Weights load with the first request.
         """
@@ -172,112 +175,107 @@ class SteeredAPI(ModelAPI):
     ) -> tuple[ModelOutput, ModelCall]:
         """Answer one request; see `ModelAPI.generate`."""
         if tools:
-            raise ExchangeError(
+            raise ProviderError(
                 f"tools were offered ({tools[0].name}, ...) but steered models take none: use a "
                 "task without tools"
             )
         check_config(config)
-        await _own_turn()
-        condition = self._overridden(config)
-        edits, intervention = await self._resolved(condition)
-        tokenizer = await self._own_tokenizer()
+        await _yield_to_loop()
+        condition = self._condition_of(config)
+        interventions, description = await self._apply(condition)
+        tokenizer = await self._load_tokenizer()
         prompt, ids = self._rendered(tokenizer, input, condition.spec.thinking)
-        rows = [
-            make_row(ids, edits, seed, config, self._shape.context_length, condition.adapter)
+        requests = [
+            make_request(
+                ids, interventions, seed, config, self._shape.context_length, condition.adapter
+            )
             for seed in self._seeds(prompt, config)
         ]
         results = await asyncio.gather(
-            *(asyncio.wrap_future(self._engine.submit(row)) for row in rows)
+            *(asyncio.wrap_future(self._engine.submit(request)) for request in requests)
         )
-        await _own_turn()
+        await _yield_to_loop()
         telemetry = self._engine.telemetry()
-        self._show(telemetry)
+        self._display(telemetry)
         return make_output(
             results,
-            rows,
+            requests,
             model=self.model_name,
             prompt=prompt,
             tokenizer=tokenizer,
-            intervention=intervention,
+            description=description,
             telemetry=telemetry,
         )
 
-    async def _resolved(self, condition: Condition) -> "_Resolved":
-        """What a condition does to activations and what is told of it, worked out once.
+    async def _apply(self, condition: Condition) -> "_Applied":
+        """A condition's interventions and their description, resolved once.
 
-        The engine knows rows of one condition by their sharing the very same edits.
+        The engine tells that rows are of one condition by the identity of their interventions.
         """
-        if condition.fingerprint not in self._edits:
-            vectors = [await self._vector(use) for use in condition.uses]
-            edits = tuple(
-                edit
-                for use, vector in zip(condition.uses, vectors, strict=True)
-                for edit in resolve_edits(use.options, vector)
-            )
-            resolved = (edits, describe(condition, vectors))
-            self._edits.setdefault(condition.fingerprint, resolved)
-        return self._edits[condition.fingerprint]
+        if condition.fingerprint not in self._applied:
+            vectors = [
+                source.vector if isinstance(source, VectorFile) else await self._build(source)
+                for source in condition.vectors
+            ]
+            self._applied.setdefault(condition.fingerprint, apply_vectors(condition, vectors))
+        return self._applied[condition.fingerprint]
 
     def _rendered(
         self, tokenizer: "PreTrainedTokenizerBase", input: list[ChatMessage], thinking: bool
     ) -> tuple[str, list[int]]:
         """The prompt and its token ids; samples of one question share them."""
-        turns = [make_turn(message) for message in input]
+        turns = [chat_message(message) for message in input]
         key = json.dumps([turns, thinking])
         if key not in self._prompts:
             prompt = render_chat(tokenizer, turns, thinking=thinking)
-            if len(self._prompts) >= _PROMPTS_KEPT:
+            if len(self._prompts) >= _MAX_CACHED_PROMPTS:
                 self._prompts.clear()
             self._prompts[key] = prompt, encode(tokenizer, prompt)
         return self._prompts[key]
 
-    def _show(self, telemetry: Telemetry) -> None:
-        """Tell people how fast it goes, about once a second."""
+    def _display(self, telemetry: Telemetry) -> None:
+        """Show the speed, about once a second."""
         now = time.monotonic()
-        if now - self._shown >= 1:
-            self._shown = now
+        if now - self._displayed_at >= 1:
+            self._displayed_at = now
             display_counter(
-                f"steered/{self._checker.source.name}",
+                f"steered/{self._source.name}",
                 f"{telemetry.tokens_per_s:,.0f} tokens/s, batch {telemetry.occupancy:.0%} full, "
                 f"{telemetry.waiting} waiting",
             )
 
-    async def _own_tokenizer(self) -> "PreTrainedTokenizerBase":
-        """A tokenizer for the event loop."""
+    async def _load_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """A tokenizer for the event loop's thread."""
         if self._tokenizer is None:
             self._tokenizer = self._engine.tokenizer()
-        # Shielded, since others wait for the same when one request is cancelled; so below.
+        # Shielded, since other requests wait for it when this one is cancelled; so in `_build`.
         return await asyncio.shield(asyncio.wrap_future(self._tokenizer))
 
-    async def _vector(self, use: Use) -> "SteeringVector":
-        """The vector, built once if need be."""
-        if use.vector is not None:
-            return use.vector
-        assert use.recipe is not None
-        assert use.target is not None
-        if use.digest not in self._building:
-            self._building[use.digest] = cached_vector(
-                self._engine, use.recipe, use.target, self._progress(use.recipe)
+    async def _build(self, source: VectorRecipe) -> "SteeringVector":
+        """The recipe's vector, built once, if it is not in the cache."""
+        if source.digest not in self._building:
+            self._building[source.digest] = cached_vector(
+                self._engine, source.recipe, source.target, self._progress(source.recipe)
             )
         try:
-            return await asyncio.shield(asyncio.wrap_future(self._building[use.digest]))
+            return await asyncio.shield(asyncio.wrap_future(self._building[source.digest]))
         except Exception:
-            self._building.pop(use.digest, None)
+            self._building.pop(source.digest, None)
             raise
 
-    def _overridden(self, config: GenerateConfig) -> Condition:
+    def _condition_of(self, config: GenerateConfig) -> Condition:
         """The model's condition, or that which a request brings."""
         override = (config.extra_body or {}).get("steering")
         if not override:
             return self._condition
-        spelled = json.dumps(override, sort_keys=True)
-        if spelled not in self._overrides:
+        key = json.dumps(override, sort_keys=True)
+        if key not in self._overrides:
             spec = parse_options(override, base=self._condition.spec)
-            self._overrides[spelled] = self._checker.check(spec)
-        return self._overrides[spelled]
+            self._overrides[key] = resolve_condition(self._condition.model, spec)
+        return self._overrides[key]
 
     def _progress(self, recipe: Recipe) -> "Progress":
-        """A bar for people, where the display leaves room for one."""
+        """A progress bar, or a counter where Inspect's display fills the terminal."""
         caption = f"building the {recipe.target} vector of {self._source.name}"
         if sys.stdout.isatty() and display_type() in ("full", "conversation", "rich"):
             loop = asyncio.get_running_loop()
@@ -296,10 +294,10 @@ class SteeredAPI(ModelAPI):
     def _seeds(self, prompt: str, config: GenerateConfig) -> list[int]:
         """A seed for each choice.
 
-        A fixed `seed` gives each sample and epoch its own numbers, so that repeated samples differ,
-        a run can be resumed, and no order of arrival matters; and gives every condition the same
-        ones, so that conditions pair up. Only repeated requests of one prompt within a sample are
-        told apart by counting.
+        A fixed `seed` gives each sample and epoch its own seeds, so that repeated samples differ, a
+        run can be resumed, and the order of arrival does not matter. Every condition gets the same
+        seeds, so that conditions can be paired. Repeated requests of one prompt within a sample
+        are distinguished by counting.
         """
         count = config.num_choices or 1
         if config.seed is None:
@@ -316,11 +314,11 @@ class SteeredAPI(ModelAPI):
         return seeds
 
     def max_tokens(self) -> int:
-        """Tokens of an answer when nobody says."""
+        """Longest answer when no setting gives one."""
         return MAX_TOKENS
 
     def max_connections(self) -> int:
-        """Requests under way at once: a batch, and some that wait to take its places."""
+        """Requests at once: a batch, and some that wait to take the places of finished ones."""
         return self._batch_size + max(1, self._batch_size // 4)
 
     def connection_key(self) -> str:
@@ -328,15 +326,15 @@ class SteeredAPI(ModelAPI):
         return f"{self._source.location}@{self._source.revision}"
 
     def should_retry(self, ex: BaseException) -> bool:
-        """Never: a local model fails the same way again."""
+        """Never: a local model would fail in the same way again."""
         return False
 
     def collapse_user_messages(self) -> bool:
-        """Chat templates want roles to take turns."""
+        """Chat templates expect alternating roles."""
         return True
 
     def collapse_assistant_messages(self) -> bool:
-        """Chat templates want roles to take turns."""
+        """Chat templates expect alternating roles."""
         return True
 
     def canonical_name(self) -> str:
@@ -344,18 +342,18 @@ class SteeredAPI(ModelAPI):
         return self._source.location
 
     async def count_text_tokens(self, text: str) -> int:
-        """By the model's own tokenizer."""
-        return len(encode(await self._own_tokenizer(), text))
+        """Count with the model's own tokenizer."""
+        return len(encode(await self._load_tokenizer(), text))
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
-async def _own_turn() -> None:
-    """Go on in a turn of the event loop of one's own.
+async def _yield_to_loop() -> None:
+    """Yield so that each request runs in its own iteration of the event loop.
 
-    Hundreds of requests come, and tens of rows end, at the same moment: all of them in one turn
-    would keep everything else waiting.
+    Hundreds of requests come, and tens of rows end, at the same moment: all of them in one
+    iteration would block everything else.
     """
     lock = _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
     async with lock:
@@ -363,6 +361,17 @@ async def _own_turn() -> None:
 
 
 def _split_label(model_name: str) -> tuple[str, str | None]:
-    """A model name as the provider itself writes it holds the condition's label in brackets."""
+    """The model's name and, where it is in brackets as the provider writes it, the label."""
     match = _LABELLED.fullmatch(model_name)
     return (match["name"], match["label"]) if match else (model_name, None)
+
+
+def _warn_of_moved_vectors(condition: Condition) -> None:
+    """Say when a file's vector steers another layer than that which it was built at."""
+    for options, source in zip(condition.spec.interventions, condition.vectors, strict=True):
+        if isinstance(source, VectorFile) and options.layer not in (None, *source.vector.layers):
+            logger.warning(
+                "%s was built at layer %d and is moved to layer %d: if it has no effect there, it "
+                "may still have one at its own layer",
+                Path(options.vector).name, source.vector.layers[0], options.layer,
+            )  # fmt: skip

@@ -1,7 +1,7 @@
-"""What passes between Inspect and an engine: settings and messages in, outputs out.
+"""Inspect's messages and settings to engine requests, and engine outputs to Inspect's.
 
-Pure translation: which settings are honoured, what a row is made of, how a result is told. It knows
-no options of steering and holds no state.
+A translation without state: which settings are honoured, what a request consists of, how an output
+is recorded. It knows no options of steering.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ HONOURED = {
     "top_p",
 }
 """GenerateConfig fields that the provider acts on."""
-INSPECTS_OWN = {
+HANDLED_BY_INSPECT = {
     "adaptive_connections",
     "attempt_timeout",
     "cache",
@@ -68,7 +68,7 @@ INSPECTS_OWN = {
     "system_message",
     "timeout",
 }
-"""Fields that Inspect acts on before the provider is asked, or that only concern hosted APIs."""
+"""Fields that Inspect acts on before it calls the provider, or that only concern hosted APIs."""
 REFUSED = {
     "batch",
     "best_of",
@@ -83,77 +83,77 @@ REFUSED = {
     "response_schema",
     "verbosity",
 }
-"""Fields that would change the answer and that the provider can't honour."""
+"""Fields that would change the answer and that the provider does not support."""
 
 MAX_TOKENS = 1024
-"""Longest answer when nobody says."""
+"""Longest answer, in tokens, when no setting gives one."""
 
 
-class ExchangeError(SteeringError):
+class ProviderError(SteeringError):
     """A request asks for something that steered models can't do."""
 
 
 def check_config(config: GenerateConfig) -> None:
-    """Refuse settings that would be dropped.
+    """Refuse settings that would be ignored.
 
     Raises:
-        ExchangeError: It names the setting.
+        ProviderError: It names the setting.
     """
     for name in sorted(REFUSED):
         if getattr(config, name):
-            raise ExchangeError(f"{name} is not supported by steered models: leave it out")
+            raise ProviderError(f"{name} is not supported by steered models: leave it out")
     unknown = set(config.extra_body or {}) - {"steering"}
     if unknown:
-        raise ExchangeError(f"extra_body holds {sorted(unknown)}; only `steering` is allowed")
+        raise ProviderError(f"extra_body holds {sorted(unknown)}; only `steering` is allowed")
 
 
-def make_turn(message: ChatMessage) -> dict[str, str]:
-    """A message as chat templates take it.
+def chat_message(message: ChatMessage) -> dict[str, str]:
+    """A message as chat templates take it: its role and its content.
 
     Raises:
-        ExchangeError: It holds more than text.
+        ProviderError: It holds more than text.
     """
     if isinstance(message, ChatMessageTool):
-        raise ExchangeError("a tool message can't be rendered: steered models take no tools")
+        raise ProviderError("a tool message can't be rendered: steered models take no tools")
     if not isinstance(message.content, str):
         other = {part.type for part in message.content} - {"text", "reasoning"}
         if other:
-            raise ExchangeError(f"{sorted(other)[0]} content can't be read: text only is supported")
+            raise ProviderError(f"{sorted(other)[0]} content can't be read: text only is supported")
     return {"role": message.role, "content": message.text}
 
 
-def make_row(
+def make_request(
     ids: Sequence[int],
-    edits: "tuple[Intervention, ...]",
+    interventions: "tuple[Intervention, ...]",
     seed: int,
     config: GenerateConfig,
     context_length: int | None,
     adapter: "Adapter | None" = None,
 ) -> Request:
-    """The row of one answer.
+    """The engine's request for one answer.
 
     Args:
         ids: Token ids of the rendered prompt.
-        edits: What is done to its activations.
+        interventions: What is done to its activations.
         seed: Of its random numbers.
-        config: Inspect's settings. What is not set is the model's plain distribution
+        config: Inspect's settings. Those that are not set leave the model's plain distribution
             (temperature 1, no truncation).
-        context_length: Tokens that the model reads at the most, if known.
-        adapter: What is finetuned into the model for it.
+        context_length: Most tokens that the model reads, if known.
+        adapter: The LoRA adapter of a finetuned model.
 
     Raises:
-        ExchangeError: The prompt fills the context.
+        ProviderError: The prompt fills the context.
     """
     from steering.engines.sampling import Sampling
 
     if context_length and len(ids) >= context_length:
-        raise ExchangeError(
+        raise ProviderError(
             f"the prompt has {len(ids)} tokens, the model reads {context_length}: shorten it"
         )
     wants_logprobs = config.logprobs or config.top_logprobs
     return Request(
         prompt=tuple(ids),
-        edits=edits,
+        edits=interventions,
         adapter=adapter,
         sampling=Sampling(
             temperature=1.0 if config.temperature is None else config.temperature,
@@ -172,23 +172,23 @@ def make_row(
 
 def make_output(
     results: Sequence[RequestOutput],
-    rows: Sequence[Request],
+    requests: Sequence[Request],
     *,
     model: str,
     prompt: str,
     tokenizer: "PreTrainedTokenizerBase",
-    intervention: dict[str, Any],
+    description: dict[str, Any],
     telemetry: Telemetry,
 ) -> tuple[ModelOutput, ModelCall]:
-    """What Inspect is told of the answers to one request.
+    """Inspect's output of one call, and the record of that call for the log.
 
     Args:
-        results: One result a choice.
-        rows: The rows that they came from.
+        results: One output a choice.
+        requests: The request of each.
         model: Name of the model with its condition.
         prompt: The rendered prompt.
         tokenizer: For the spelling of tokens.
-        intervention: What was done to the activations, in JSON values.
+        description: The condition with its interventions, in JSON values.
         telemetry: What the engine has done so far.
     """
     choices = [
@@ -200,13 +200,13 @@ def make_output(
             ),
             stop_reason=result.stop_reason,
             logprobs=Logprobs(content=[_logprob(item, tokenizer) for item in result.logprobs])
-            if rows[0].top_logprobs is not None
+            if requests[0].top_logprobs is not None
             else None,
         )
         for result in results
     ]
     generated = sum(result.num_generated for result in results)
-    told = intervention | {
+    steering = description | {
         "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
         "largest_change": [result.change for result in results],
     }
@@ -214,19 +214,19 @@ def make_output(
         model=f"steered/{model}",
         choices=choices,
         usage=ModelUsage(
-            input_tokens=len(rows[0].prompt),
+            input_tokens=len(requests[0].prompt),
             output_tokens=generated,
-            total_tokens=len(rows[0].prompt) + generated,
+            total_tokens=len(requests[0].prompt) + generated,
         ),
-        metadata={"steering": told, "engine": _told(results, telemetry)},
+        metadata={"steering": steering, "engine": _engine_metadata(results, telemetry)},
     )
-    sampling = rows[0].sampling
+    sampling = requests[0].sampling
     request = {
         "prompt": prompt,
-        "steering": _in_short(intervention),
-        "sampling": {**vars(sampling), "seeds": [row.sampling.seed for row in rows]},
-        "max_tokens": rows[0].max_tokens,
-        "stop": rows[0].stop,
+        "steering": _summarize(description),
+        "sampling": {**vars(sampling), "seeds": [each.sampling.seed for each in requests]},
+        "max_tokens": requests[0].max_tokens,
+        "stop": requests[0].stop,
     }
     response = {
         "choices": [{"text": result.text, "stop_reason": result.stop_reason} for result in results]
@@ -234,20 +234,20 @@ def make_output(
     return output, ModelCall.create(request, response)
 
 
-def _in_short(intervention: dict[str, Any]) -> list[dict[str, Any]]:
-    """What acted on the activations, as the call shows it: where, how and how far."""
-    acts = [
-        {name: value for name, value in act.items() if name != "residual_norms"}
-        | {"vector": act["vector"]["digest"]}
-        for act in intervention.get("interventions", [])
+def _summarize(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """The interventions as the call shows them: where, how and how strong."""
+    summaries = [
+        {name: value for name, value in intervention.items() if name != "residual_norms"}
+        | {"vector": intervention["vector"]["digest"]}
+        for intervention in description.get("interventions", [])
     ]
-    if adapter := intervention.get("adapter"):
-        acts.append({f"adapter_{name}": adapter[name] for name in ("name", "digest", "scale")})
-    return acts
+    if adapter := description.get("adapter"):
+        summaries.append({f"adapter_{name}": adapter[name] for name in ("name", "digest", "scale")})
+    return summaries
 
 
-def _told(results: Sequence[RequestOutput], telemetry: Telemetry) -> dict[str, Any]:
-    """How long an answer took, and what its engine was at by then."""
+def _engine_metadata(results: Sequence[RequestOutput], telemetry: Telemetry) -> dict[str, Any]:
+    """How long an answer took, and the engine's figures at that time."""
     return {
         "waited_s": [round(result.waited_s, 3) for result in results],
         "took_s": [round(result.took_s, 3) for result in results],
@@ -264,29 +264,30 @@ def _told(results: Sequence[RequestOutput], telemetry: Telemetry) -> dict[str, A
 
 
 def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:
-    """Set what a model thought apart from what it said.
+    """Separate a model's reasoning from its answer.
 
     Args:
         text: What the model wrote.
-        prompt: The rendered prompt; some templates open the thought at its end.
+        prompt: The rendered prompt; some templates open the reasoning at its end.
     """
     parts = split_thought(text, prompt)
     if parts is None:
         return text
-    thought, said = parts
-    return [ContentReasoning(reasoning=thought), ContentText(text=said)]
+    reasoning, answer = parts
+    return [ContentReasoning(reasoning=reasoning), ContentText(text=answer)]
 
 
 def _logprob(item: TokenLogprob, tokenizer: "PreTrainedTokenizerBase") -> Logprob:
-    token, text = _spelled(item.token, tokenizer)
+    token, encoded = _spell(item.token, tokenizer)
     top = [
-        TopLogprob(token=spelling, logprob=value, bytes=encoded)
+        TopLogprob(token=spelling, logprob=value, bytes=alternative)
         for other, value in item.top
-        for spelling, encoded in [_spelled(other, tokenizer)]
+        for spelling, alternative in [_spell(other, tokenizer)]
     ]
-    return Logprob(token=token, logprob=item.logprob, bytes=text, top_logprobs=top)
+    return Logprob(token=token, logprob=item.logprob, bytes=encoded, top_logprobs=top)
 
 
-def _spelled(token: int, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, list[int]]:
+def _spell(token: int, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, list[int]]:
+    """A token as text and as UTF-8 bytes."""
     spelling = str(tokenizer.decode([token]))
     return spelling, list(spelling.encode())

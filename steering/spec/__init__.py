@@ -2,11 +2,12 @@
 
 It owns the names, types, defaults and rules across options, the short label that people read and
 the fingerprint that keeps conditions apart. It never knows torch, Inspect, files, or how many
-blocks a model has: those checks belong to `models.py` and `vector.py`.
+blocks a model has: `steering.condition` checks those.
 """
 
 from steering.spec.intervention import BUILDING, DEFAULT, INTERVENTION, NONE, InterventionOptions
-from steering.spec.model import SteeringSpec, answer_options
+from steering.spec.model import OPTIONS, SteeringSpec
+from steering.spec.option import Option
 from steering.spec.parsing import SpecError, parse_options
 
 __all__ = [
@@ -14,9 +15,10 @@ __all__ = [
     "DEFAULT",
     "INTERVENTION",
     "NONE",
+    "OPTIONS",
     "InterventionOptions",
+    "Option",
     "SpecError",
     "SteeringSpec",
-    "answer_options",
     "parse_options",
 ]

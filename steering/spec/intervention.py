@@ -2,103 +2,85 @@
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import field_validator, model_validator
 
+from steering.spec.option import Count, Options, option
 from steering.training.recipe import DEFAULT_METHOD, DEFAULT_SITE, Sft
 from steering.vocabulary import Method, Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
-BASELINE = "baseline"
 
 
-def option(default: Any, description: str, *, example: str, speed_only: bool = False) -> Any:
-    """A field of the spec; `speed_only` says that it can't change an answer."""
-    extra: dict[str, Any] = {"example": example, "speed_only": speed_only}
-    return Field(default=default, description=description, json_schema_extra=extra)
-
-
-def _at_least_one(value: int) -> int:
-    if value < 1:
-        raise ValueError("at least 1 is needed")
-    return value
-
-
-Count = Annotated[int, AfterValidator(_at_least_one)]
-
-
-class InterventionOptions(BaseModel):
+class InterventionOptions(Options):
     """One vector and what is done with it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     vector: str = option(
         DEFAULT,
         "`default` builds the vector of `target` on first use; `none` leaves the model unsteered; "
         "anything else is the path of a .safetensors steering vector",
         example="vectors/medical.safetensors",
+        label=None,
     )
     target: str = option(
         "medical",
         "target task that the default vector is built from: a bundled task, a file, or a data set",
         example="finance",
+        label=None,
     )
     method: Method = option(
-        DEFAULT_METHOD, "how the default vector is built", example="mean_difference"
+        DEFAULT_METHOD,
+        "how the default vector is built",
+        example="mean_difference",
+        label="{value}",
     )
     rank: Count = option(
         Sft.model_fields["rank"].default,
         "dimension of the steering subspace of the default vector (`sft` and `pca`)",
         example="4",
+        label="rank {value}",
     )
     training_epochs: Count = option(
         Sft.model_fields["training_epochs"].default,
         "training epoch after which the default vector is taken (`sft`)",
         example="2",
+        label="epoch {value}",
     )
-    build_seed: int = option(0, "seed of building the default vector", example="1")
+    build_seed: int = option(
+        0, "seed of building the default vector", example="1", label="seed {value}"
+    )
     shuffle_labels: bool = option(
         False,
         "build the default vector from shuffled good and bad answers: a control",
         example="true",
+        label="shuffled",
     )
     layer: int | None = option(
         None,
         "block to steer, counted from 0 (default: the recipe's or the vector's own)",
         example="2",
+        label="L{value}",
+        nullable=True,
     )
     site: Site | None = option(
         None,
         "where in the block to steer (default: the vector's own, `resid_post` for the default one)",
         example="mlp_out",
+        label="{value}",
+        nullable=True,
     )
-    magnitude: float = option(1.0, "multiplier of the vector, in `unit`", example="2.5")
-    unit: Unit = option("raw", "what `magnitude` is a multiple of", example="residual")
-    operation: Operation = option("add", "what is done with the vector", example="ablate")
-    positions: Positions = option("all", "tokens that are steered", example="response")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_yaml_surprises(cls, value: Any, info: Any) -> Any:
-        """YAML turns `x=` into None and `x=on` into True: neither is what was meant."""
-        if value is None and info.field_name not in ("layer", "site", "revision"):
-            raise ValueError("it is empty; leave the option out or give it a value")
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError(
-                f"it is the truth value {str(value).lower()}; quote it if it is a name"
-            )
-        if isinstance(value, float) and info.field_name == "revision":
-            raise ValueError("it was read as a number; quote it")
-        return str(value) if isinstance(value, int) and info.field_name == "revision" else value
+    magnitude: float = option(1.0, "multiplier of the vector, in `unit`", example="2.5", label=None)
+    unit: Unit = option(
+        "raw", "what `magnitude` is a multiple of", example="residual", label="{value}"
+    )
+    operation: Operation = option(
+        "add", "what is done with the vector", example="ablate", label="{value}"
+    )
+    positions: Positions = option(
+        "all", "tokens that are steered", example="response", label="{value}"
+    )
 
     @field_validator("magnitude")
     @classmethod
@@ -126,101 +108,60 @@ class InterventionOptions(BaseModel):
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> "InterventionOptions":
-        """An option that would be dropped without a word is refused instead."""
-        given = self.model_fields_set
-        idle: tuple[str, ...] = ()
+        """Refuse options that would be ignored."""
+        ignored: tuple[str, ...] = ()
         reason = ""
         if self.vector == NONE:
-            idle = tuple(name for name in INTERVENTION if name != "vector")
+            ignored = tuple(name for name in INTERVENTION if name != "vector")
             reason = "vector=none leaves the model unsteered"
         elif self.vector != DEFAULT:
-            idle, reason = BUILDING, "a vector from a file is built already"
-        for name in idle:
-            if name in given:
+            ignored, reason = BUILDING, "a vector from a file is built already"
+        for name in ignored:
+            if name in self.model_fields_set:
                 raise ValueError(f"{name}= has no effect here ({reason}); leave one of the two out")
-        if self.operation == "ablate" and given & set(MULTIPLE):
+        if self.operation == "ablate" and self.model_fields_set & set(MULTIPLE):
             raise ValueError(
                 "operation=ablate removes the whole projection; leave magnitude= and unit= out"
             )
         return self
 
-    def changed(self) -> dict[str, Any]:
-        """Options that were given and differ from their defaults and can change an answer."""
-        unset = {name: type(self).model_fields[name].default for name in self._answer_options()}
-        if self.vector == DEFAULT:
-            unset["site"] = DEFAULT_SITE
-        return {name: value for name, value in self._decisive().items() if value != unset[name]}
-
-    def _decisive(self) -> dict[str, Any]:
-        """Every option that can change an answer; None is for what is left to the vector's file."""
-        options = {name: getattr(self, name) for name in self._answer_options()}
+    def answer_options(self) -> dict[str, Any]:
+        """As of `Options`; a site of None is left to the vector's file."""
+        options = super().answer_options()
         if self.vector == DEFAULT and self.site is None:
             options["site"] = DEFAULT_SITE
-        if options.get("engine") == "hf":
-            options["engine"] = "auto"  # what it is unless it turns out to be the other
         return options
 
-    @classmethod
-    def _answer_options(cls) -> list[str]:
-        return [
-            name
-            for name, field in cls.model_fields.items()
-            if isinstance(field.json_schema_extra, dict)
-            and not field.json_schema_extra["speed_only"]
-        ]
+    def answer_defaults(self) -> dict[str, Any]:
+        """As of `Options`."""
+        own_site = {"site": DEFAULT_SITE} if self.vector == DEFAULT else {}
+        return super().answer_defaults() | own_site
 
     def label(self, digest: str = "") -> str:
         """Short name, for people.
 
         Args:
-            digest: Hex digest of the content of files that options name. Two files of one name give
-                two labels.
+            digest: Hex digest of the file that the vector or its target is read from. Two files of
+                one name have two labels.
         """
-        parts: list[str] = []
-        if self.vector == NONE:
-            name = BASELINE
-        else:
-            name = file_label(self.target if self.vector == DEFAULT else self.vector, digest)
-            parts = ["ablate" if self.operation == "ablate" else f"x{number_label(self.magnitude)}"]
-        for changed, value in self.changed().items():
-            if changed in _SAID_APART or (changed, value) == _ABLATE:
-                continue
-            said = _SAID.get(changed, value)
-            parts.append(f"{_SHORT.get(changed, changed + '=')}{said}")
-        return " ".join([name, *parts])
+        name = file_label(self.target if self.vector == DEFAULT else self.vector, digest)
+        parts = self.label_parts()
+        if self.operation == "ablate":
+            parts.remove("ablate")
+            return " ".join([name, "ablate", *parts])
+        return " ".join([name, f"x{number_label(self.magnitude)}", *parts])
 
 
-INTERVENTION = tuple(InterventionOptions.model_fields)
+INTERVENTION = tuple(InterventionOptions.OPTIONS)
 # Options of a vector that is built on first use; options that `ablate` has no use for.
 BUILDING = ("target", "method", "rank", "training_epochs", "build_seed", "shuffle_labels")
 MULTIPLE = ("magnitude", "unit")
-_ABLATE = ("operation", "ablate")
-_SAID_APART = ("vector", "target", "magnitude", "adapter", "adapter_scale", "chat_template")
-# Stands for an option that is left at its default.
-UNSAID = ""
-_SHORT = {
-    "layer": "L",
-    "unit": "",
-    "operation": "",
-    "positions": "",
-    "site": "",
-    "dtype": "",
-    "method": "",
-    "rank": "rank ",
-    "training_epochs": "epoch ",
-    "build_seed": "seed ",
-    "shuffle_labels": "",
-    "use_chat_template": "",
-    "engine": "",
-}
-# Of options that have one value besides their default.
-_SAID = {"shuffle_labels": "shuffled", "use_chat_template": "no template"}
 
 
-def file_label(named: str, digest: str) -> str:
-    """Last part of a name, and the digest's beginning where that may name two things."""
-    name = re.split(r"[/\\\\]", named.partition("?")[0].rstrip("/"))[-1].rsplit(".", 1)[0]
-    return f"{name}-{digest[:6]}" if digest and name != named else name
+def file_label(name: str, digest: str) -> str:
+    """Last part of a name, and the digest's beginning where several files may have that name."""
+    stem = re.split(r"[/\\\\]", name.partition("?")[0].rstrip("/"))[-1].rsplit(".", 1)[0]
+    return f"{stem}-{digest[:6]}" if digest and stem != name else stem
 
 
 def number_label(value: float) -> str:

@@ -1,168 +1,192 @@
-"""All options of a model: how it is loaded and run, several vectors, labels and fingerprints."""
+"""All options of a model: how it is loaded and run, its interventions, labels and fingerprints."""
 
 import hashlib
 import json
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from steering.spec.intervention import (
-    BASELINE,
     INTERVENTION,
     NONE,
-    UNSAID,
-    Count,
     InterventionOptions,
     file_label,
     number_label,
-    option,
 )
+from steering.spec.option import Count, Option, Options, option
 from steering.vocabulary import Dtype
 
-# Options that older fingerprints do not know; at their defaults they leave them as they were.
-_LATER = ("use_chat_template", "chat_template", "blocks", "engine")
+BASELINE = "baseline"
+# Stands for an option that is left at its default, where several vectors have a list of values.
+UNSET = ""
+# These are in every fingerprint. An option that came later is in those where it is not at its
+# default, so that it left the fingerprints of before as they were.
+_ALWAYS_IN_FINGERPRINT = ("thinking", "dtype", "revision")
 
 
-class SteeringSpec(InterventionOptions):
-    """What a model is asked to do to its own activations, and how it is loaded.
+def _revision(value: Any) -> Any:
+    """YAML reads a tag or an abbreviated commit of digits as a number."""
+    if isinstance(value, float):
+        raise ValueError("it was read as a number; quote it")
+    return str(value) if isinstance(value, int) else value
 
-    Made by `parse_options`; all values are final and checked against one another. The intervention
-    options are those of the first vector.
+
+class SteeringSpec(Options):
+    """A model's interventions and how it is loaded.
+
+    `parse_options` makes it. A loading option is one field here: -M, labels, fingerprints, the
+    command line, the docs page and the errors follow from its declaration.
+
+    Attributes:
+        interventions: The vectors, in the order in which they act; empty when unsteered.
     """
 
+    interventions: tuple[InterventionOptions, ...] = (InterventionOptions(),)
     thinking: bool = option(False, "let a thinking model think before it answers", example="true")
     use_chat_template: bool = option(
         True,
         "`false` is for base models: the prompt is the bare text, with a blank line behind it",
         example="false",
+        label="no template",
+        flag="--no-chat-template",
     )
     chat_template: str | None = option(
-        None, "file of a Jinja chat template instead of the model's own", example="chat.jinja"
+        None,
+        "file of a Jinja chat template instead of the model's own",
+        example="chat.jinja",
+        label=None,
+        flag="--chat-template",
     )
     dtype: Dtype = option(
         "auto",
         "precision of the weights; `auto` is the checkpoint's own, `int8` and `nf4` are quantized "
         "by bitsandbytes as they load",
         example="bfloat16",
+        label="{value}",
+        flag="--dtype",
     )
     blocks: str | None = option(
         None,
         "path of the list of transformer blocks in the model, where it is not found by itself",
         example="model.layers",
+        engine="hf",
+        flag="--blocks",
     )
-    revision: str | None = option(None, "branch, tag or commit of a hub model", example="main")
+    revision: Annotated[str | None, BeforeValidator(_revision)] = option(
+        None,
+        "branch, tag or commit of a hub model",
+        example="main",
+        nullable=True,
+        flag="--revision",
+    )
     engine: Literal["auto", "hf", "vllm"] = option(
         "auto",
         "what runs the model: `hf` (transformers) or `vllm`; `auto` is `vllm` where that is "
         "installed and there is a GPU",
         example="vllm",
+        label="{value}",
     )
     adapter: str | None = option(
         None,
         "LoRA adapter of a finetuned counterpart: a folder or a hub id; alone it leaves the model "
         "unsteered, and beside a `vector` that is named both act",
         example="adapters/medical",
+        label=None,
     )
     adapter_scale: float = option(
-        1.0, "what the adapter's own scaling is multiplied by", example="0.5"
+        1.0, "what the adapter's own scaling is multiplied by", example="0.5", label=None
     )
     device: str = option(
         "auto",
         "device of the weights; `every` spreads them over all accelerators",
         example="cuda:1",
         speed_only=True,
+        engine="hf",
+        flag="--device",
     )
     tensor_parallel_size: Count = option(
-        1, "GPUs that share every weight (`vllm`)", example="4", speed_only=True
+        1, "GPUs that share every weight (`vllm`)", example="4", speed_only=True, engine="vllm"
     )
     cuda_graphs: bool = option(
         False,
         "replay steps from recorded CUDA graphs that are opened behind every block (`vllm`)",
         example="true",
         speed_only=True,
+        engine="vllm",
     )
     batch_size: Count = option(
         512, "rows that are decoded together at the most", example="64", speed_only=True
     )
 
-    _more: tuple[InterventionOptions, ...] = PrivateAttr(())
-
-    @model_validator(mode="before")
+    @field_validator("interventions")
     @classmethod
-    def _finetuned_or_steered(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """An adapter alone is the counterpart of a steered model, which is not steered."""
-        if options.get("adapter") is None:
-            if "adapter_scale" in options:
-                raise ValueError(
-                    "adapter_scale= has no effect without adapter=; leave it out or give both"
-                )
-            return options
-        given = [name for name in INTERVENTION if name in options]
-        if given and "vector" not in given:
-            raise ValueError(
-                f"{given[0]}= beside adapter= steers nothing unless a vector is named: give "
-                "vector=default or a file too, or leave it out"
-            )
-        return {"vector": NONE} | options
-
-    @model_validator(mode="after")
-    def _one_template(self) -> "SteeringSpec":
-        if self.chat_template is not None and not self.use_chat_template:
-            raise ValueError(
-                "chat_template= has no effect with use_chat_template=false; leave one of them out"
-            )
-        return self
+    def _drop_none(
+        cls, interventions: tuple[InterventionOptions, ...]
+    ) -> tuple[InterventionOptions, ...]:
+        return tuple(part for part in interventions if part.vector != NONE)
 
     @field_validator("adapter_scale")
     @classmethod
-    def _acts(cls, value: float) -> float:
+    def _not_zero(cls, value: float) -> float:
         if not math.isfinite(value) or value == 0:
             raise ValueError("a finite number other than 0 is needed")
         return value
 
-    @property
-    def interventions(self) -> tuple[InterventionOptions, ...]:
-        """What is done with each vector, in the order in which they act; empty when unsteered."""
-        return (self, *self._more) if self.steered else ()
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> "SteeringSpec":
+        if self.chat_template is not None and not self.use_chat_template:
+            raise ValueError(
+                "chat_template= has no effect with use_chat_template=false; leave one of them out"
+            )
+        if self.adapter is None and "adapter_scale" in self.model_fields_set:
+            raise ValueError(
+                "adapter_scale= has no effect without adapter=; leave it out or give both"
+            )
+        return self
 
-    @property
-    def steered(self) -> bool:
-        """Whether anything is done to activations at all."""
-        return self.vector != NONE
+    def answer_options(self) -> dict[str, Any]:
+        """As of `Options`, for loading alone."""
+        options = super().answer_options()
+        if self.engine == "hf":
+            options["engine"] = "auto"  # which is hf wherever the engine is not recorded as vllm
+        return options
 
-    def label(self, digest: str = "", *more: str, adapter: str = "", template: str = "") -> str:
-        """Short name of the condition, for people; one digest for each vector's files.
+    def label(self, *digests: str, adapter: str = "", template: str = "") -> str:
+        """Short name of the condition, for people.
 
         Args:
-            digest: Of the first vector's files.
-            *more: Of the other vectors'.
-            adapter: Of the adapter.
-            template: Of the chat template.
+            *digests: Of each vector's file or target, as far as they are known.
+            adapter: Digest of the adapter.
+            template: Digest of the chat template.
         """
-        labels = [super().label(digest)]
-        digests = [*more, *[""] * len(self._more)]
-        labels += [part.label(own) for part, own in zip(self._more, digests, strict=False)]
+        digests += ("",) * (len(self.interventions) - len(digests))
+        pairs = zip(self.interventions, digests, strict=False)
+        labels = [part.label(digest) for part, digest in pairs] or [
+            BASELINE if self.adapter is None else ""
+        ]
+        labels[0] = " ".join(filter(None, [labels[0], *self.label_parts()]))
         if self.adapter is not None:
             scale = "" if self.adapter_scale == 1 else f" x{number_label(self.adapter_scale)}"
             labels[:0] = [f"adapter {file_label(self.adapter, adapter)}{scale}"]
-            if not self.steered:
-                labels[1] = labels[1].removeprefix(BASELINE).strip()
         if self.chat_template is not None:
             labels[0] += f" template {file_label(self.chat_template, template)}"
         return " + ".join(filter(None, labels))
 
-    def given(self) -> dict[str, Any]:
-        """The options that were given, as `parse_options` takes them."""
-        parts = self.interventions or (self,)
-        found: dict[str, Any] = {}
-        for name in sorted({name for part in parts for name in part.model_fields_set}):
+    def as_options(self) -> dict[str, Any]:
+        """The options that were given, as `parse_options` takes them, by name."""
+        parts = self.interventions
+        options: dict[str, Any] = {
+            name: getattr(self, name) for name in self.OPTIONS if name in self.model_fields_set
+        }
+        for name in {name for part in parts for name in part.model_fields_set}:
             values = [
-                getattr(part, name) if name in part.model_fields_set else UNSAID for part in parts
+                getattr(part, name) if name in part.model_fields_set else UNSET for part in parts
             ]
-            several = name in INTERVENTION and len(parts) > 1
-            found[name] = values if several else values[0]
-        return found
+            options[name] = values if len(parts) > 1 else values[0]
+        if not parts:
+            options["vector"] = NONE
+        return dict(sorted(options.items()))
 
     def fingerprint(self, **identity: str) -> str:
         """Digest of everything in the spec that can change an answer.
@@ -173,23 +197,24 @@ class SteeringSpec(InterventionOptions):
         Returns:
             16 hex digits. Specs that mean the same have the same one.
         """
-        options = self._decisive()
-        if not self.steered:
-            options = {k: v for k, v in options.items() if k not in INTERVENTION} | {"vector": NONE}
-        # What an adapter holds tells it from others, not where it lies.
-        del options["adapter"]
-        for name in _LATER:
-            if options[name] == type(self).model_fields[name].default:
-                del options[name]
-        if self.adapter is None:
-            del options["adapter_scale"]
+        defaults = self.answer_defaults()
+        options = {
+            name: value
+            for name, value in self.answer_options().items()
+            if name in _ALWAYS_IN_FINGERPRINT or value != defaults[name]
+        }
+        if self.adapter is not None:
+            # An adapter is known by its content, not by where it lies.
+            del options["adapter"]
+            options["adapter_scale"] = self.adapter_scale
+        first, *others = self.interventions or (None,)
+        options |= {"vector": NONE} if first is None else first.answer_options()
         content: dict[str, Any] = {"options": options, "identity": identity}
-        if self._more:
-            content["more"] = [part._decisive() for part in self._more]
+        if others:
+            content["more"] = [part.answer_options() for part in others if part is not None]
         canonical = json.dumps(content, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def answer_options() -> list[str]:
-    """Names of the options that can change an answer, in the order of the spec."""
-    return SteeringSpec._answer_options()
+OPTIONS: dict[str, Option] = InterventionOptions.OPTIONS | SteeringSpec.OPTIONS
+assert set(INTERVENTION).isdisjoint(SteeringSpec.OPTIONS)

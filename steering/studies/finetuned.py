@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from steering.condition import Checker
+from steering.condition import resolve_condition, resolve_model
 from steering.judging import EMRule
 from steering.models import find_model
 from steering.results.frame import bounds_of, judged_answers
@@ -161,19 +161,19 @@ def prepare(
     options = study.options
     loading = {name: value for name, value in options.items() if name not in INTERVENTION}
     steering = {name: value for name, value in options.items() if name in INTERVENTION}
-    checker = Checker(study.model, parse_options(loading))
+    model = resolve_model(study.model, parse_options(loading))
     recipe = make_finetune_recipe(
-        checker.source,
-        checker.shape,
+        model.source,
+        model.shape,
         study.task,
-        weights=checker.weights,
+        weights=model.weights,
         settings={**study.settings, "training_epochs": study.training_epochs},
         dtype=str(loading.get("dtype", "auto")),
     )
 
     def point(options: dict[str, Any]) -> Point:
         said = loading | options
-        return Point(study.model, said, checker.check(parse_options(said)).label)
+        return Point(study.model, said, resolve_condition(model, parse_options(said)).label)
 
     steered = {"target": study.target} if "vector" not in steering else {}
     points = [point({"vector": "none"})]
@@ -187,7 +187,7 @@ def prepare(
     if wanted and progress is not None:
         bar = progress(f"{folder_name(recipe)} of {study.model}")
         device = str(loading.get("device", "auto"))
-        finetune(checker.source, recipe, study.task, wanted, bar, device=device)
+        finetune(model.source, recipe, study.task, wanted, bar, device=device)
     there = {epoch: path for epoch, path in folders.items() if progress or epoch not in wanted}
     if not study.scales:
         points += [point({"adapter": str(path)}) for path in there.values()]

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from steering.condition import Checker
+from steering.condition import resolve_condition, resolve_model
 from steering.errors import SteeringError, no_such_option
 from steering.files import write_whole
 from steering.models import Shape, find_model, read_shape
@@ -268,7 +268,7 @@ def make_point(model: str, options: Mapping[str, Any]) -> Point:
         SteeringError: It is impossible.
     """
     spec = parse_options(options)
-    return Point(model, options, Checker(model, spec).check(spec).label)
+    return Point(model, options, resolve_condition(resolve_model(model, spec), spec).label)
 
 
 def _options(study: Study) -> list[dict[str, Any]]:

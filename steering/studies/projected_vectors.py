@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.condition import Checker, engine_of
+from steering.condition import VectorRecipe, open_engine, resolve_condition, resolve_model
 from steering.files import write_whole
 from steering.spec import BUILDING, parse_options
 from steering.studies.grid import Point, Study, StudyError, make_point
@@ -68,22 +68,22 @@ def _of_targets(
     made = {}
     for target in study.top_of:
         spec = parse_options(dict(study.options) | {"target": target})
-        checker = Checker(model, spec)
-        [use] = checker.check(spec).uses
-        if use.recipe is None or use.target is None:
+        condition = resolve_condition(resolve_model(model, spec), spec)
+        [source] = condition.vectors
+        if not isinstance(source, VectorRecipe):
             raise StudyError(
                 "top projects default vectors of several target tasks, and -M vector= names a "
                 "file: leave one of them out"
             )
-        path = vector_path(use.recipe)
+        path = vector_path(source.recipe)
         if path.exists():
             made[target] = SteeringVector.load(path)
         elif progress is None:
             return {}
         else:
-            engine = engine_of(checker.source, spec, checker.engine)
-            bar = progress(f"{use.recipe.target} vector of {model}")
-            made[target] = cached_vector(engine, use.recipe, use.target, bar).result()
+            engine = open_engine(condition.model, spec)
+            bar = progress(f"{source.recipe.target} vector of {model}")
+            made[target] = cached_vector(engine, source.recipe, source.target, bar).result()
     return made
 
 
