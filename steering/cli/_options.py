@@ -1,4 +1,4 @@
-"""What several commands share: settings as options, names of files, and where they write."""
+"""What several commands share: their options, the names of vector files, and output folders."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from steering.errors import SteeringError
+from steering.spec import OPTIONS, Option
 
 # The vectors of a command that looks at several.
 vector_files = click.argument(
@@ -34,7 +35,7 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
-# What conditions are asked, and by whom they are judged.
+# The task of a study or audit, its judge and its seed.
 asked_options = _all(
     click.option(
         "-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model"
@@ -48,7 +49,7 @@ asked_options = _all(
 
 
 def run_options(folder: str) -> Callable[[Any], Any]:
-    """How conditions are run; `folder` says where logs go by default."""
+    """Options of a run; `folder` is the default folder of its logs."""
     return _all(
         click.option(
             "--log-dir",
@@ -61,32 +62,28 @@ def run_options(folder: str) -> Callable[[Any], Any]:
 
 
 def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How the model is loaded and spoken to; the command gets `loading`, as -M options."""
+    """Options of how the model is loaded, from the spec; the command gets them as `loading`."""
+    flags = {option.name: option for option in OPTIONS.values() if option.flag}
 
     @wraps(command)
-    def gathering(*args: Any, **given: Any) -> Any:
-        loading = {name: given.pop(name) for name in _LOADING}
-        told = {name: value for name, value in loading.items() if value is not None}
-        return command(*args, loading=told, **given)
+    def with_loading(*args: Any, **options: Any) -> Any:
+        values = {name: options.pop(name) for name in flags}
+        loading = {name: value for name, value in values.items() if value is not None}
+        return command(*args, loading=loading, **options)
 
-    add = _all(
-        click.option("--dtype", help="precision of the weights [default: the checkpoint's own]"),
-        click.option("--device", help="device of the weights [default: an accelerator, if any]"),
-        click.option("--revision", help="branch, tag or commit of a hub model"),
-        click.option("--chat-template", help="file of a Jinja chat template instead of its own"),
-        click.option(
-            "--no-chat-template",
-            "use_chat_template",
-            flag_value=False,
-            default=None,
-            help="of a base model: read the bare text",
-        ),
-        click.option("--blocks", help="path of the blocks in the model, if they are not found"),
-    )
-    return add(gathering)
+    return _all(*(_loading_option(option) for option in flags.values()))(with_loading)
 
 
-_LOADING = ("dtype", "device", "revision", "chat_template", "use_chat_template", "blocks")
+def _loading_option(option: Option) -> Callable[[Any], Any]:
+    """An option of the spec as a command has it; one that is true by default is a flag to unset."""
+    assert option.flag
+    meaning = option.description.replace("`", "")
+    if option.default is True:
+        meaning = f"{option.name}=false; {meaning}"
+        return click.option(option.flag, option.name, flag_value=False, default=None, help=meaning)
+    if option.default is not None:
+        meaning += f" [default: {option.default}]"
+    return click.option(option.flag, option.name, help=meaning)
 
 
 class BuildError(SteeringError):
@@ -112,37 +109,37 @@ def write_methods(
 
 
 def read_settings(pairs: tuple[str, ...], **options: Any) -> dict[str, Any]:
-    """Settings as typed, values as YAML has them, and those that have an option of their own.
+    """Settings of a method: those of `-S`, read as YAML, and those with an option of their own.
 
     Raises:
         BuildError: One is no setting, or is given twice.
     """
-    found = read_options("-S", pairs)
+    settings = read_options("-S", pairs)
     for name, value in options.items():
         if value is not None:
-            _refuse_second(name, found)
-            found[name] = value
-    return found
+            _refuse_second(name, settings)
+            settings[name] = value
+    return settings
 
 
 def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Options as Inspect reads them.
+    """Options of the form name=value, read as Inspect reads them.
 
     Raises:
-        BuildError: One is no option, or is given twice.
+        BuildError: One has no value, or is given twice.
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator:
-            raise BuildError(f"{flag} {pair} says no value: write name=value")
-        _refuse_second(name, found)
-        found[name] = yaml.safe_load(value)
-    return found
+            raise BuildError(f"{flag} {pair} has no value: write name=value")
+        _refuse_second(name, options)
+        options[name] = yaml.safe_load(value)
+    return options
 
 
 def read_list(value: Any) -> list[Any]:
-    """Values that are separated by commas, each as YAML has it."""
+    """Values separated by commas, each read as YAML."""
     if isinstance(value, list):
         return value
     return [yaml.safe_load(part) for part in str(value).split(",")]
@@ -150,7 +147,7 @@ def read_list(value: Any) -> list[Any]:
 
 @contextmanager
 def going_on(whence: str = "from here") -> Iterator[None]:
-    """Tells who stops a long run that nothing is lost."""
+    """On Ctrl-C, say how to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -158,13 +155,13 @@ def going_on(whence: str = "from here") -> Iterator[None]:
         raise
 
 
-def _refuse_second(name: str, found: Mapping[str, Any]) -> None:
-    if name in found:
+def _refuse_second(name: str, options: Mapping[str, Any]) -> None:
+    if name in options:
         raise BuildError(f"{name} is given twice: leave one of them out")
 
 
 def name_files(files: Sequence[Path]) -> dict[str, Path]:
-    """The stems; where several are the same, with as many folders as set them apart.
+    """A name for each file: its stem, with as many folders as distinguish it from the others.
 
     Raises:
         BuildError: One is given twice.
@@ -173,17 +170,17 @@ def name_files(files: Sequence[Path]) -> dict[str, Path]:
     for path, count in Counter(path.resolve() for path in files).items():
         if count > 1:
             raise BuildError(f"{path} is given {count} times: give each file once")
-    named = {}
+    names = {}
     for path, parts in zip(files, whole, strict=True):
         depth = 1
         while sum(other[-depth:] == parts[-depth:] for other in whole) > 1 and depth < len(parts):
             depth += 1
-        named["/".join(parts[-depth:])] = path
-    return named
+        names["/".join(parts[-depth:])] = path
+    return names
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder to write into now: nobody wants to hear of it after the build.
+    """Make the output folder before the work starts, so that it is known to be writable.
 
     Raises:
         BuildError: It can't be made or written to.
@@ -193,7 +190,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise BuildError(f"--out {folder} can't be made ({error}): give another folder") from None
     try:
-        # What the permissions say is not all: a file system may refuse all the same.
+        # Permissions are not enough: a file system may refuse to write all the same.
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -46,7 +46,7 @@ class SteeringSpec(Options):
     thinking: bool = option(False, "let a thinking model think before it answers", example="true")
     use_chat_template: bool = option(
         True,
-        "`false` is for base models: the prompt is the bare text, with a blank line behind it",
+        "`false` is for base models: the prompt is the bare text, followed by a blank line",
         example="false",
         label="no template",
         flag="--no-chat-template",
