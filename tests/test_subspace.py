@@ -289,7 +289,8 @@ def test_a_vector_outside_of_the_subspace_is_refused_and_not_scaled_up_from_roun
     # In an orthonormal basis whose entries are not exact, so that rounding is left over.
     turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(3)))[0]
     basis = principal(stack(_set(*turn[:2])), 2)
-    with pytest.raises(VectorError, match=r"no part in the 2 directions at layer 3: .*more directions"):
+    message = r"no part in the 2 directions at layer 3: .*more directions"
+    with pytest.raises(VectorError, match=message):
         project(_vector(turn[5]), basis)
     with pytest.raises(VectorError, match="no part in the 2 directions at layer 4"):
         project(_vector(turn[0], turn[5], layers=(1, 4)), basis)
