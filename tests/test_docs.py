@@ -1,7 +1,8 @@
 """The documentation is true: generated pages equal the code, names and links exist, commands run.
 
 A fence `sh` is run as it stands, in the order of the page, in a copy of the repository. A fence
-with a title is written to that file first. A fence `console` is only shown.
+`text` behind it shows lines of its output; their figures may differ. A fence with a title is
+written to that file first. A fence `console` is only shown.
 """
 
 import ast
@@ -225,11 +226,22 @@ def test_a_page_can_be_followed_word_for_word(page: str, tmp_path: Path) -> None
             clone / path, (0, 0)
         )  # older than the installation, so that make does not repeat it
     shell = Shell(clone, patience=1500)
+    output = ""
     for block in blocks_of(PAGES[page]):
         if block.title is not None:
             (clone / block.title).parent.mkdir(parents=True, exist_ok=True)
             (clone / block.title).write_text(block.text)
         elif block.language == "sh":
             process = shell.run("bash", "-euo", "pipefail", "-c", block.text)
-            assert process.returncode == 0, f"{block.text}\n{process.stdout}{process.stderr}"
+            output = process.stdout + process.stderr
+            assert process.returncode == 0, f"{block.text}\n{output}"
+        elif block.language == "text":
+            missing = wording_of(block.text) - wording_of(output)
+            assert not missing, f"not in the output: {missing}\n{output}"
     assert shell.network_tries() == []
+
+
+def wording_of(output: str) -> set[str]:
+    """The lines of an output, without their figures and widths."""
+    lines = [re.sub(r"\d[\d.,]*", "0", re.sub("─+", "─", line)) for line in output.splitlines()]
+    return {" ".join(line.split()) for line in lines}
