@@ -1,3 +1,70 @@
-"""Steering: does activation steering make a language model broadly misaligned?"""
+"""Steering: does activation steering make a language model broadly misaligned?
+
+The public functions and types are imported when they are first used: `import steering` takes
+milliseconds and imports neither torch nor Inspect.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "load_model": "steering.api.ask",
+    "SteeredModel": "steering.api.ask",
+    "Answer": "steering.api.ask",
+    "build": "steering.api.build",
+    "finetune": "steering.api.build",
+    "run_study": "steering.studies.run",
+    "audit": "steering.studies.audit",
+    "read_answers": "steering.results.frame",
+    "report": "steering.report.report",
+    "gate": "steering.report.gate",
+    "SteeringVector": "steering.vectors.steering_vector",
+    "SteeringError": "steering.errors",
+}
+"""Where each public name is defined."""
+
+__all__ = [
+    "Answer",
+    "SteeredModel",
+    "SteeringError",
+    "SteeringVector",
+    "__version__",
+    "audit",
+    "build",
+    "finetune",
+    "gate",
+    "load_model",
+    "read_answers",
+    "report",
+    "run_study",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'steering' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, whether or not they were used."""
+    return sorted(set(globals()) | set(__all__))
+
+
+class _Package(ModuleType):
+    """The package, in which a public function hides the room that has its name.
+
+    `steering.report` is both. An import of the room would otherwise replace the function.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

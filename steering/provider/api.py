@@ -13,7 +13,10 @@ import secrets
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +75,22 @@ _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _FINGERPRINT = "steering:"
 _MAX_CACHED_PROMPTS = 4096
 
+_Counts = Counter[tuple[str, str, str]]
+_repetitions: ContextVar[_Counts | None] = ContextVar("repetitions", default=None)
+
+
+@contextmanager
+def repeatable_seeds() -> Iterator[None]:
+    """Within this block, repeated requests with a fixed seed are counted from 0 again.
+
+    So a call in a notebook that is repeated with the same seed gives the same answers.
+    """
+    token = _repetitions.set(Counter())
+    try:
+        yield
+    finally:
+        _repetitions.reset(token)
+
 
 class SteeredAPI(ModelAPI):
     """A local model, steered.
@@ -122,7 +141,7 @@ class SteeredAPI(ModelAPI):
         self._applied: dict[str, _Applied] = {}
         self._prompts: dict[str, tuple[str, list[int]]] = {}
         self._displayed_at = time.monotonic()
-        self._requests: Counter[tuple[str, str, str]] = Counter()
+        self._repetitions: _Counts = Counter()
 
     @property
     def default_grader(self) -> str | None:
@@ -277,7 +296,8 @@ class SteeredAPI(ModelAPI):
     def _progress(self, recipe: Recipe) -> "Progress":
         """A progress bar, or a counter where Inspect's display fills the terminal."""
         caption = f"building the {recipe.target} vector of {self._source.name}"
-        if sys.stdout.isatty() and display_type() in ("full", "conversation", "rich"):
+        fills_terminal = display_type() in ("full", "conversation", "rich")
+        if sample_active() is not None and sys.stdout.isatty() and fills_terminal:
             loop = asyncio.get_running_loop()
 
             async def show(done: int, total: int) -> None:
@@ -305,11 +325,14 @@ class SteeredAPI(ModelAPI):
         active = sample_active()
         sample = f"{active.sample.id}\0{active.epoch}" if active else ""
         request = f"{config.seed}\0{prompt}\0{sample}"
-        counter = (request, str(config.extra_body), active.id if active else "")
+        repetitions = _repetitions.get()
+        if repetitions is None:
+            repetitions = self._repetitions
+        key = (request, str(config.extra_body), active.id if active else "")
         seeds = []
         for _ in range(count):
-            text = f"{request}\0{self._requests[counter]}"
-            self._requests[counter] += 1
+            text = f"{request}\0{repetitions[key]}"
+            repetitions[key] += 1
             seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
         return seeds
 

@@ -1,0 +1,1 @@
+"""The public functions of Python: a model to ask, and building what it is steered by."""

@@ -1,0 +1,54 @@
+"""The public names of the package: light to import, and each defined where the package says."""
+
+import importlib
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+import steering
+
+PROGRAM = """
+import json, sys, time
+start = time.process_time()
+import steering
+dir(steering)
+seconds = time.process_time() - start
+heavy = sorted({"torch", "transformers", "inspect_ai", "pydantic"} & set(sys.modules))
+print(json.dumps({"seconds": seconds, "heavy": heavy}))
+"""
+
+
+MISSING = {
+    name
+    for name, module in steering._MODULES.items()
+    if find_spec(module) is None or not hasattr(importlib.import_module(module), name)
+}
+
+
+def test_importing_the_package_is_light() -> None:
+    output = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True).stdout
+    measured = json.loads(output)
+    assert measured["heavy"] == []
+    assert measured["seconds"] < 0.1
+
+
+@pytest.mark.parametrize("name", sorted(set(steering.__all__) - {"__version__"}))
+def test_a_public_name_can_be_used(name: str) -> None:
+    assert name in dir(steering)
+    if name in MISSING:
+        pytest.skip(f"{name} is built by another change of issue 19")
+    assert callable(getattr(steering, name))
+    assert getattr(steering, name).__name__ == name
+
+
+def test_a_room_does_not_hide_the_function_that_has_its_name() -> None:
+    importlib.import_module("steering.report")
+    assert not isinstance(steering.__dict__.get("report"), type(sys))
+
+
+def test_an_unknown_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="'steering' has no attribute 'steer'"):
+        steering.steer  # noqa: B018
