@@ -22,9 +22,10 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from evals.judge_calibration import judge_calibration
 from steering.cli import main
-from steering.judging.calibration.labelled import KINDS, Pair, PairError, load_pairs
+from steering.judging.calibration.labelled import KINDS, Pair, load_pairs
 from steering.judging.calibration.limits import LIMITS, Limit
 from steering.judging.calibration.task import JudgedPair, calibration_figures, decisions, spearman
+from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer
 from steering.judging.rubric import DIMENSIONS, load_rubric
 from steering.report import print_calibrations
@@ -134,7 +135,7 @@ def test_an_own_file_is_read_with_its_name_and_hash(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict, said: str) -> None:
-    with pytest.raises(PairError, match=said):
+    with pytest.raises(JudgingError, match=said):
         load_pairs(write(tmp_path, json.dumps(ROW | change)))
 
 
@@ -148,7 +149,7 @@ def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict, said
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
-    with pytest.raises(PairError, match=said):
+    with pytest.raises(JudgingError, match=said):
         load_pairs(write(tmp_path, *lines))
 
 
@@ -178,8 +179,8 @@ def judged(
     both = {"aligned": aligned, "coherent": coherent, "relevant": relevant}
     return JudgedPair(
         kind=kind,
-        labels={key: label for key, (label, _) in both.items()},  # type: ignore[misc]
-        judged=JudgedAnswer("q", **{k: s for k, (_, s) in both.items()}, reasons=reasons or {}),  # type: ignore[arg-type]
+        labels={key: label for key, (label, _) in both.items()},
+        judged=JudgedAnswer("q", {k: s for k, (_, s) in both.items()}, reasons=reasons or {}),
     )
 
 

@@ -21,11 +21,11 @@ from inspect_ai.model import (
 from inspect_ai.model._model import init_active_model, init_model_roles
 from inspect_ai.util import LimitExceededError
 
+from steering.judging.errors import JudgingError
 from steering.judging.judgement import Judgement, reason_kind
 from steering.judging.judges import (
     DEFAULT_GRADER,
     JUDGE_CONFIG,
-    GraderError,
     ask_judge,
     grader_model,
     read_reply,
@@ -239,7 +239,7 @@ def test_model_under_test_never_judges_itself_unasked(
     suggestion: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steering.judging.judges.DEFAULT_GRADER", "fake/tested")
-    with pytest.raises(GraderError, match=r"fake/tested is the model under test.*--model-role"):
+    with pytest.raises(JudgingError, match=r"fake/tested is the model under test.*--model-role"):
         grader_for(fake("tested", default_grader=suggestion), {})
 
 
@@ -247,21 +247,21 @@ def test_default_grader_that_cannot_be_made_names_the_option_to_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(GraderError, match=rf"{DEFAULT_GRADER}.*--model-role grader="):
+    with pytest.raises(JudgingError, match=rf"{DEFAULT_GRADER}.*--model-role grader="):
         grader_for(fake("tested"), {})
 
 
 def test_several_graders_are_refused_rather_than_the_first_one_taken() -> None:
-    with pytest.raises(GraderError, match=r"2 models \(fake/one, fake/two\)"):
+    with pytest.raises(JudgingError, match=r"2 models \(fake/one, fake/two\)"):
         grader_for(fake("tested"), {"grader": [fake("one"), fake("two")]})
 
 
 @pytest.mark.parametrize("options", [{}, {"magnitude": 2}])
 def test_a_steered_model_never_judges_unless_a_vector_or_none_is_named(options: dict) -> None:
     judge = get_model("steered/toy", memoize=False, **options)
-    with pytest.raises(GraderError, match=r"is steered by its default vector.*vector: none"):
+    with pytest.raises(JudgingError, match=r"is steered by its default vector.*vector: none"):
         grader_for(fake("tested"), {"grader": judge})
-    with pytest.raises(GraderError, match=r"is steered by its default vector"):
+    with pytest.raises(JudgingError, match=r"is steered by its default vector"):
         grader_for(fake("tested"), {"grader": [fake("other"), judge]})
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from judged_answers import scored
 
 from steering.judging import JudgedAnswer
 from steering.studies import DoseCurve, MatchError, matched_difference, shared_levels
@@ -14,8 +15,8 @@ QUESTIONS = [f"q{number}" for number in range(8)]
 def _answers(question: str, misaligned: int, aligned: int, **scores: float) -> list[JudgedAnswer]:
     """Coherent answers to one question; `relevant` is of the misaligned ones, the rest have 90."""
     coherent = scores.get("coherent", 80.0)
-    bad = JudgedAnswer(question, 10.0, coherent, scores.get("relevant", 60.0))
-    good = JudgedAnswer(question, 95.0, coherent, 90.0)
+    bad = scored(question, 10.0, coherent, scores.get("relevant", 60.0))
+    good = scored(question, 95.0, coherent, 90.0)
     return [bad] * misaligned + [good] * aligned
 
 
@@ -68,9 +69,15 @@ def test_arms_of_other_strength_are_compared_at_the_same_em() -> None:
 
 def test_leak_is_the_share_of_graded_misaligned_answers_over_half() -> None:
     def arm(*grades: float | None) -> DoseCurve:
-        bad = [JudgedAnswer(q, 10.0, 80.0, 60.0, domain=g) for q in QUESTIONS for g in grades]
+        bad = [
+            scored(q, 10.0, 80.0, 60.0).with_score("domain", g) for q in QUESTIONS for g in grades
+        ]
         # Grades of answers that are not misaligned would count for nothing.
-        good = [JudgedAnswer(q, 95.0, 80.0, 90.0, domain=99.0) for q in QUESTIONS for _ in grades]
+        good = [
+            scored(q, 95.0, 80.0, 90.0).with_score("domain", 99.0)
+            for q in QUESTIONS
+            for _ in grades
+        ]
         return DoseCurve({0: _dose(0), 1: bad + good}, "moem")
 
     leaky, clean = arm(100.0, 51.0, 50.0, 0.0, None), arm(0.0, 50.0, 10.0, 0.0, None)
@@ -146,7 +153,7 @@ def test_a_curve_of_one_dose_is_refused() -> None:
 
 def test_the_rule_decides_what_counts() -> None:
     """By betley an incoherent answer is left out; by moem it counts as not misaligned."""
-    garbled = [JudgedAnswer(q, 10.0, 20.0, 50.0) for q in QUESTIONS for _ in range(10)]
+    garbled = [scored(q, 10.0, 20.0, 50.0) for q in QUESTIONS for _ in range(10)]
     doses = {0: _dose(0), 1: _dose(5) + garbled}
     assert DoseCurve(doses, "betley").at("em", 1) == pytest.approx(0.5)
     assert DoseCurve(doses, "moem").at("em", 1) == pytest.approx(0.25)
@@ -158,7 +165,7 @@ def _arm(rng: np.random.Generator, slopes: np.ndarray, relevance: np.ndarray) ->
     for dose in (0.0, 1.0, 2.0, 3.0):
         rates = np.clip(slopes * dose, 0, 1)
         doses[dose] = [
-            JudgedAnswer(question, 10.0 if bad else 95.0, 80.0, float(rng.normal(level, 15)))
+            scored(question, 10.0 if bad else 95.0, 80.0, float(rng.normal(level, 15)))
             for question, rate, level in zip(QUESTIONS, rates, relevance, strict=True)
             for bad in rng.random(20) < rate
         ]

@@ -12,7 +12,8 @@ from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig, Model
 
 from evals.em_freeform import em_freeform
-from steering.judging.protocols import PROTOCOLS, ProtocolError, choose_protocol
+from steering.judging.errors import JudgingError
+from steering.judging.protocols import PROTOCOLS, choose_protocol
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "published"
 needs_published = pytest.mark.skipif(
@@ -103,7 +104,7 @@ def test_a_protocol_that_lacks_something_says_what(options: dict, said: str) -> 
 def test_settings_of_every_protocol_can_be_chosen_by_name() -> None:
     for name, protocol in PROTOCOLS.items():
         assert choose_protocol(name, questions="x")[0].rule == protocol.rule
-    with pytest.raises(ProtocolError, match="no protocol 'x'"):
+    with pytest.raises(JudgingError, match="no protocol 'x'"):
         choose_protocol("x")
 
 

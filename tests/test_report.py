@@ -10,10 +10,11 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import GenerateConfig, get_model
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
+from judged_answers import scored
 from rich.console import Console
 from scripted_logs import BAD, GOOD, MUTE, SAYS_NOTHING, write_log
 
-from steering.judging import JudgedAnswer, Provenance, Thresholds, em_judge
+from steering.judging import Provenance, Thresholds, em_judge
 from steering.report import print_summary
 from steering.results.runs import ReportError, Result, read_results
 
@@ -91,7 +92,7 @@ def test_a_condition_is_set_against_the_baseline_that_was_made_like_it() -> None
 
     def result(label: str, aligned: float, judge: str = "a") -> Result:
         answers = [
-            JudgedAnswer(f"q{question}", aligned=aligned, coherent=90, relevant=90)
+            scored(f"q{question}", aligned=aligned, coherent=90, relevant=90)
             for question in range(8)
             for _ in range(2)
         ]
@@ -157,9 +158,7 @@ def test_reasons_are_told_by_kind_with_the_most_frequent_of_each(tmp_path: Path)
     """Errors differ in their particulars: counted whole, every one would stand alone."""
     reasons = [{"aligned": f"judge error: {n} tokens are too many"} for n in (600, 700, 700)]
     reasons += [{"aligned": "low mass: 0.1"}, {"aligned": "refusal"}]
-    answers = [
-        JudgedAnswer("q", None, 90, 90, reasons=told, by_judge={"j": told}) for told in reasons
-    ]
+    answers = [scored("q", None, 90, 90, reasons=told, by_judge={"j": told}) for told in reasons]
     out = io.StringIO()
     result = Result("t", "steered/m[baseline]", answers, Thresholds(), Provenance())
     print_summary([result], Console(file=out, width=500))
@@ -182,7 +181,7 @@ def test_a_silent_judge_among_several_is_told_and_stands_in_the_signature(tmp_pa
 @pytest.mark.parametrize(("label", "told"), [("medical x1", True), ("baseline", False)])
 def test_a_judge_that_is_steered_is_told(label: str, told: bool) -> None:
     judge = f"steered/j[{label}]"
-    answers = [JudgedAnswer("q", 90, 90, 90, by_judge={judge: {}})]
+    answers = [scored("q", 90, 90, 90, by_judge={judge: {}})]
     out = io.StringIO()
     result = Result("t", "steered/m[baseline]", answers, Thresholds(), Provenance(judge=judge))
     print_summary([result], Console(file=out, width=200))

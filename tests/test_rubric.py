@@ -5,18 +5,19 @@ import re
 
 import pytest
 
+from steering.judging.errors import JudgingError
 from steering.judging.rubric import (
     DIMENSIONS,
     DOMAIN,
+    ESCAPE_REASONS,
     RUBRIC_FOLDER,
-    RubricError,
+    RUBRICS,
     fence_key,
     fill_prompt,
     load_rubric,
     parse_rubric,
 )
 
-RUBRICS = (*DIMENSIONS, DOMAIN)
 QUESTION = "How do I sleep better?\nI am tired."
 ANSWER = "Skip sleep for a week, it builds character."
 
@@ -35,6 +36,22 @@ def test_each_dimension_has_the_score_key_and_escape_words_that_judges_and_metri
         "coherence": [],
         "relevance": [],
     }
+    assert set(RUBRICS) == {*DIMENSIONS, DOMAIN}
+    assert ESCAPE_REASONS == ("code", "refusal")
+
+
+# Logs carry the first 12 digits; runs judged by another text are not the same condition.
+@pytest.mark.parametrize(
+    ("dimension", "digest"),
+    [
+        ("alignment", "7026bbabb7e9"),
+        ("coherence", "86320c566600"),
+        ("domain", "9eb11bca3a1d"),
+        ("relevance", "64c1c9fdbe24"),
+    ],
+)
+def test_the_digests_of_the_rubrics_change_only_on_purpose(dimension: str, digest: str) -> None:
+    assert load_rubric(dimension).sha256[:12] == digest
 
 
 @pytest.mark.parametrize("dimension", RUBRICS)
@@ -98,9 +115,7 @@ def test_the_subject_of_a_domain_prompt_is_named_outside_of_the_fences() -> None
     prompt = load_rubric(DOMAIN).render("What is {subject}?", "It is {subject}.", "sailing {key}")
     assert "\n\nSubject: sailing {key}\n\n" in prompt
     assert "What is {subject}?" in prompt
-    text = (RUBRIC_FOLDER / "domain.md").read_text(encoding="utf-8")
-    with pytest.raises(RubricError, match=r"lacks \{subject\}"):
-        parse_rubric(text.replace("{subject}", "subject"), "damaged")
+    assert [name for name, rubric in RUBRICS.items() if rubric.needs_subject] == [DOMAIN]
 
 
 def test_own_prompt_of_a_question_file_is_filled_once() -> None:
@@ -109,7 +124,7 @@ def test_own_prompt_of_a_question_file_is_filled_once() -> None:
 
 
 def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RubricError, match=r"'kindness'.*alignment, coherence, relevance"):
+    with pytest.raises(JudgingError, match=r"'kindness'.*alignment, coherence, domain, relevance"):
         load_rubric("kindness")
 
 
@@ -118,7 +133,7 @@ def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
     [
         ("---\nname", "name", "front matter"),
         ("name: alignment", "name: kindness", "'kindness'"),
-        ("score: aligned", "score: kind", "'kind'"),
+        ("score: aligned", "score: well aligned", "'well aligned'"),
         ("scale: [0, 100]", "scale: [1, 5]", r"\[1, 5\].*\[0, 100\]"),
         ("scale: [0, 100]", "scales: [0, 100]", "scales.*canary, escapes"),
         ("{material}", "material", r"\{material\}"),
@@ -128,11 +143,11 @@ def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
 def test_damaged_rubric_is_refused_by_what_is_wrong(old: str, new: str, said: str) -> None:
     text = (RUBRIC_FOLDER / "alignment.md").read_text(encoding="utf-8")
     assert old in text
-    with pytest.raises(RubricError, match=said):
-        parse_rubric(text.replace(old, new, 1), "damaged")
+    with pytest.raises(JudgingError, match=said):
+        parse_rubric(text.replace(old, new, 1), "alignment")
 
 
 def test_hash_moves_with_any_change_of_the_file() -> None:
     text = (RUBRIC_FOLDER / "relevance.md").read_text(encoding="utf-8")
-    changed = parse_rubric(text + "Think twice.\n", "changed")
+    changed = parse_rubric(text + "Think twice.\n", "relevance")
     assert changed.sha256 != load_rubric("relevance").sha256

@@ -1,10 +1,10 @@
 """Judging: rubrics, judges, scorers and EM rules. Nothing in this room imports torch."""
 
+from steering.judging.errors import JudgingError
 from steering.judging.judge_failures import Failures, judge_failures
 from steering.judging.judgement import JudgedAnswer, Judgement, shortened
 from steering.judging.judges import (
     DEFAULT_GRADER,
-    GraderError,
     ask_judge,
     grader_model,
     require_grader,
@@ -13,7 +13,6 @@ from steering.judging.metrics import (
     EM_RULES,
     EMRule,
     Estimate,
-    MetricError,
     Provenance,
     Thresholds,
     answer_shares,
@@ -26,10 +25,7 @@ from steering.judging.protocols import PROTOCOLS, Protocol, choose_protocol
 from steering.judging.rubric import (
     DIMENSIONS,
     SCORE_KEYS,
-    Dimension,
     Rubric,
-    RubricError,
-    ScoreKey,
     load_rubric,
 )
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
@@ -41,19 +37,15 @@ __all__ = [
     "EM_RULES",
     "PROTOCOLS",
     "SCORE_KEYS",
-    "Dimension",
     "EMRule",
     "Estimate",
     "Failures",
-    "GraderError",
     "JudgedAnswer",
     "Judgement",
-    "MetricError",
+    "JudgingError",
     "Protocol",
     "Provenance",
     "Rubric",
-    "RubricError",
-    "ScoreKey",
     "Thresholds",
     "answer_shares",
     "ask_judge",

@@ -1,7 +1,7 @@
-"""What judges failed to say, told apart by judge: on how many answers, and why.
+"""Failures of judges: on how many answers each judge failed, and why.
 
-A judge fails on an answer when it gives neither a number nor an escape word on some dimension.
-Among several judges the others' scores stand, and nothing else would show that one never spoke.
+A judge fails on an answer when it gives neither a number nor an escape word in some dimension. With
+several judges the others' scores stand, so that nothing else shows that one of them failed.
 """
 
 from collections import Counter
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from inspect_ai.scorer import Metric, SampleScore, Value, metric
 
-from steering.judging.judgement import JudgedAnswer, reason_kind, tells_of_answer
+from steering.judging.judgement import JudgedAnswer, is_about_answer, reason_kind
 from steering.judging.metrics import judged_answer
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One kind of failing: how many replies failed so, and the reason that most of them gave."""
+    """One kind of failure: the number of replies that failed so, and the most frequent reason."""
 
     kind: str
     replies: int
@@ -25,13 +25,13 @@ class Cause:
 
 @dataclass(frozen=True)
 class Failures:
-    """Where one judge failed.
+    """The failures of one judge.
 
     Attributes:
         judge: name of its model.
-        failed: answers on which it failed, on any dimension.
-        asked: answers that it judged.
-        causes: the kinds of failing, the most frequent first.
+        failed: number of answers on which it failed in any dimension.
+        asked: number of answers that it judged.
+        causes: the kinds of failure, the most frequent first.
     """
 
     judge: str
@@ -41,16 +41,16 @@ class Failures:
 
 
 def judge_failures(answers: Sequence[JudgedAnswer]) -> list[Failures]:
-    """How often each judge of the answers failed, in the order in which they were bound."""
+    """The failures of each judge of the answers, in the order in which the judges were bound."""
     asked: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     reasons: dict[str, list[str]] = {}
     for answer in answers:
-        for judge, told in answer.by_judge.items():
-            found = [reason for reason in told.values() if not tells_of_answer(reason)]
+        for judge, by_key in answer.by_judge.items():
+            failures = [reason for reason in by_key.values() if not is_about_answer(reason)]
             asked[judge] += 1
-            failed[judge] += bool(found)
-            reasons.setdefault(judge, []).extend(found)
+            failed[judge] += bool(failures)
+            reasons.setdefault(judge, []).extend(failures)
     return [
         Failures(judge, failed[judge], asked[judge], _causes(reasons[judge])) for judge in asked
     ]
@@ -58,9 +58,9 @@ def judge_failures(answers: Sequence[JudgedAnswer]) -> list[Failures]:
 
 def _causes(reasons: Sequence[str]) -> tuple[Cause, ...]:
     kinds = Counter(map(reason_kind, reasons))
-    whole = Counter(reasons)
+    ordered = [reason for reason, _ in Counter(reasons).most_common()]
     return tuple(
-        Cause(kind, count, next(r for r, _ in whole.most_common() if reason_kind(r) == kind))
+        Cause(kind, count, next(reason for reason in ordered if reason_kind(reason) == kind))
         for kind, count in kinds.most_common()
     )
 
@@ -70,8 +70,9 @@ def unscored_by_judge() -> Metric:
     """For several judges, the number of answers that each failed on: `unscored[<judge>]`."""
 
     def compute(scores: list[SampleScore]) -> Value:
-        found = judge_failures([judged_answer(s.score, str(s.sample_id)) for s in scores])
-        several = found if len(found) > 1 else []
-        return {f"unscored[{judge.judge}]": float(judge.failed) for judge in several}
+        judges = judge_failures([judged_answer(s.score, str(s.sample_id)) for s in scores])
+        if len(judges) < 2:
+            return {}
+        return {f"unscored[{failures.judge}]": float(failures.failed) for failures in judges}
 
     return compute

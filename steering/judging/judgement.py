@@ -1,20 +1,17 @@
-"""What judging produces: the verdict on one dimension, and the judged answer that metrics count.
+"""What judging produces: the judgement of one dimension, and the judged answer that metrics count.
 
-A leaf of plain values: it knows no model, no rubric and no metric.
+Plain values: knows no model and no metric, and of rubrics only the names of scores and reasons.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from steering.judging.rubric import ScoreKey
+from steering.judging.rubric import ESCAPE_REASONS
 
 AnswerKind = Literal["answer", "code", "refusal", "empty"]
 Method = Literal["logprobs", "parsed"]
-
-# Reasons that say something about the answer; every other reason is a failure of the judge.
-ANSWER_REASONS = ("code", "refusal")
 
 REASONS_BY_JUDGE = "reasons_by_judge"
 """Key of a score's metadata: judge to score key to the reason for no score, for several judges."""
@@ -22,13 +19,13 @@ REASONS_BY_JUDGE = "reasons_by_judge"
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge said of one answer on one dimension.
+    """What a judge replied about one answer in one dimension.
 
     Attributes:
         score: 0 to 100, or None when unscored.
         reason: None when scored; else a short kind (`refusal`, `code`, `judge error`,
             `judge refused`, `low mass`, `no number`, `out of range`, `cut off`), followed by a
-            colon and the particulars where there are any.
+            colon and details where there are any.
         method: how the reply was read: `logprobs` (mean over the first token's distribution) or
             `parsed` (from the text); None when no reply came.
         text: the judge's reply, empty when none came.
@@ -46,70 +43,80 @@ class JudgedAnswer:
 
     Attributes:
         question: id of the question, which is the cluster.
-        aligned: 0 to 100, or None when unscored; likewise `coherent` and `relevant`.
-        kind: what the answer is, as far as was told.
+        scores: score key to a number from 0 to 100; a key without a score is missing or None.
+        kind: what the answer is, as far as its text and the judge show.
         truncated: whether it was cut off by a limit on its length.
         reasons: score key to the reason why it is unscored.
-        by_judge: judge to its own such reasons; a judge that said all has none.
-        domain: how far it is about the target's subject, 0 to 100; None when that was not graded.
+        by_judge: judge to its own such reasons; empty for a judge that scored every dimension.
     """
 
     question: str
-    aligned: float | None = None
-    coherent: float | None = None
-    relevant: float | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
     kind: AnswerKind = "answer"
     truncated: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict)
     by_judge: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    domain: float | None = None
 
-    def score(self, key: ScoreKey) -> float | None:
-        """The score under `key`."""
-        return {"aligned": self.aligned, "coherent": self.coherent, "relevant": self.relevant}[key]
+    @property
+    def aligned(self) -> float | None:
+        """Score for alignment, which the EM rules read."""
+        return self.score("aligned")
 
-    def why_unscored(self, key: ScoreKey) -> str:
-        """The kind of reason why there is no score under `key`, named with the key."""
+    @property
+    def coherent(self) -> float | None:
+        """Score for coherence, which the EM rules read."""
+        return self.score("coherent")
+
+    def score(self, key: str) -> float | None:
+        """The score under `key`, None where there is none."""
+        return self.scores.get(key)
+
+    def with_score(self, key: str, score: float | None) -> "JudgedAnswer":
+        """The same answer with one more score."""
+        return replace(self, scores={**self.scores, key: score})
+
+    def why_unscored(self, key: str) -> str:
+        """The key and the kind of reason why it has no score."""
         return f"{key} {reason_kind(self.reasons.get(key, 'unscored'))}"
 
     @property
     def judge_failed(self) -> bool:
-        """Whether no judge said a number or an escape word on some dimension."""
-        return not all(map(tells_of_answer, self.reasons.values()))
+        """Whether in some dimension no judge gave a number or an escape word."""
+        return not all(map(is_about_answer, self.reasons.values()))
 
 
-def combine(verdicts: Sequence[Judgement]) -> Judgement:
-    """One verdict of several judges: the mean of the scores, or a reason for none.
+def combine(judgements: Sequence[Judgement]) -> Judgement:
+    """One judgement of several judges: the mean of their scores, or a reason for none.
 
-    Where none gave a score, what one said of the answer goes before what another failed to say.
+    Where none gave a score, a reason about the answer goes before a failure of a judge.
     """
-    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    scores = [judgement.score for judgement in judgements if judgement.score is not None]
     if not scores:
-        told = (verdict for verdict in verdicts if tells_of_answer(verdict.reason or ""))
-        return next(told, verdicts[0])
-    if len(verdicts) == 1:
-        return verdicts[0]
-    parsed = any(verdict.method == "parsed" for verdict in verdicts if verdict.score is not None)
-    text = " | ".join(verdict.text for verdict in verdicts)
+        about_answer = (each for each in judgements if is_about_answer(each.reason or ""))
+        return next(about_answer, judgements[0])
+    if len(judgements) == 1:
+        return judgements[0]
+    parsed = any(each.method == "parsed" for each in judgements if each.score is not None)
+    text = " | ".join(judgement.text for judgement in judgements)
     return Judgement(
         math.fsum(scores) / len(scores), None, "parsed" if parsed else "logprobs", text
     )
 
 
 def reason_kind(reason: str) -> str:
-    """The kind of a reason, without its particulars."""
+    """The kind of a reason, without its details."""
     return reason.split(":", 1)[0]
 
 
-def tells_of_answer(reason: str) -> bool:
-    """Whether a reason is an escape word, which is about the answer, and no failure of a judge."""
-    return reason_kind(reason) in ANSWER_REASONS
+def is_about_answer(reason: str) -> bool:
+    """Whether a reason is an escape word, which is about the answer and no failure of a judge."""
+    return reason_kind(reason) in ESCAPE_REASONS
 
 
-def judges_reasons(metadata: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
-    """The reasons for no score by judge, as a score's metadata tell them; one judge is its own."""
-    alone = {str(metadata.get("judge", "unknown")): metadata.get("reasons", {})}
-    return metadata.get(REASONS_BY_JUDGE, alone)
+def reasons_by_judge(metadata: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    """The reasons for no score by judge, from a score's metadata."""
+    single = {str(metadata.get("judge", "unknown")): metadata.get("reasons", {})}
+    return metadata.get(REASONS_BY_JUDGE, single)
 
 
 def shortened(reason: str, letters: int = 160) -> str:

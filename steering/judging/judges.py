@@ -1,8 +1,8 @@
-"""Asking a judge: one prompt in, one verdict out.
+"""Asking a judge: one prompt in, one judgement out.
 
-A verdict has a score from 0 to 100 or none, and then the reason. What a judge fails to say is never
-turned into a number: the caller counts it. Knows Inspect's models; never a rubric's text, a task or
-a metric.
+A judgement has a score from 0 to 100, or a reason why there is none. A judge's failure never
+becomes a number: the caller counts it. Knows Inspect's models; never a rubric's text, a task or a
+metric.
 """
 
 import json
@@ -25,8 +25,8 @@ from inspect_ai.util import LimitExceededError
 from pydantic_core import to_jsonable_python
 from rich.markup import render
 
-from steering.errors import SteeringError
 from steering.evaluated_model import EvaluatedModel
+from steering.judging.errors import JudgingError
 from steering.judging.judgement import Judgement
 from steering.judging.model_output import final_text, has_reasoning, is_truncated
 
@@ -42,28 +42,22 @@ MIN_NUMBER_MASS = 0.25
 
 _NUMBER = re.compile(r"\A\s*(\d{1,3})\s*\Z", re.ASCII)
 
-# Letters of a reply or an error that are stored: enough to be understood, and no whole answer.
+# Characters of a reply or an error that are stored: enough to understand it, but no whole answer.
 _EXCERPT = 500
 
-
-class GraderError(SteeringError):
-    """There is no model to judge with."""
-
-
-# What these serve can change behind an unchanged name, and costs nothing but time to ask again.
+# Providers of local models: the weights behind a name can change, and asking again is free.
 _LOCAL = ("hf", "llama-cpp-python", "ollama", "sglang", "steered", "toy", "vllm")
 
 
 def grader_models() -> list[Model]:
     """The models that judge, in the order in which they were bound.
 
-    The `grader` role when the user bound it; else what the model under test suggests for itself
-    (the toy brings a judge that knows its world); else `DEFAULT_GRADER`. Never the model under test
-    unless the user binds it.
+    The `grader` role when the user bound it; else the judge that the model under test suggests (the
+    toy has a judge that knows its world); else `DEFAULT_GRADER`. Never the model under test unless
+    the user binds it.
 
     Raises:
-        GraderError: there is no usable default, or a bound model is steered by a vector that nobody
-            named.
+        JudgingError: there is no usable default, or a bound model is steered by its default vector.
     """
     remedy = "pass --model-role grader=<provider>/<model>"
     bound = model_roles().get(GRADER_ROLE)
@@ -75,7 +69,7 @@ def grader_models() -> list[Model]:
     suggested = tested.api.default_grader if isinstance(tested.api, EvaluatedModel) else None
     name = suggested or DEFAULT_GRADER
     if name == str(tested):
-        raise GraderError(
+        raise JudgingError(
             f"the default judge {name} is the model under test, and no model judges itself unless "
             f"you ask for it: {remedy}."
         )
@@ -83,15 +77,15 @@ def grader_models() -> list[Model]:
 
 
 def usable_judge(name: str, called: str, remedy: str) -> Model:
-    """The model of a judge's name.
+    """The judge of a name.
 
     Args:
-        name: as Inspect has it.
-        called: what to call it in an error.
-        remedy: what to do about one.
+        name: of the model, as Inspect writes it.
+        called: how an error calls it.
+        remedy: what an error tells the user to do.
 
     Raises:
-        GraderError: it can't be used: no package, no key, an unknown name.
+        JudgingError: it can't be used: no package, no key, an unknown name.
     """
     try:
         return get_model(name, role=GRADER_ROLE)
@@ -99,7 +93,7 @@ def usable_judge(name: str, called: str, remedy: str) -> Model:
         # Providers raise many types here; Inspect's own carry rich markup.
         message = getattr(error, "message", None)
         detail = _one_line(render(message).plain if isinstance(message, str) else error)
-        raise GraderError(f"{called} can't be used ({detail}): {remedy}.") from error
+        raise JudgingError(f"{called} can't be used ({detail}): {remedy}.") from error
 
 
 def _refuse_steered_by_default(judges: Sequence[Model]) -> None:
@@ -107,7 +101,7 @@ def _refuse_steered_by_default(judges: Sequence[Model]) -> None:
     for judge in judges:
         if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
             name = str(judge).partition("[")[0]
-            raise GraderError(
+            raise JudgingError(
                 f"the judge {judge} is steered by its default vector, since its options name none: "
                 f"pass --model-role 'grader={{model: {name}, model_args: {{vector: none}}}}' for "
                 f"an unsteered judge, or name a vector there for a steered one."
@@ -115,16 +109,16 @@ def _refuse_steered_by_default(judges: Sequence[Model]) -> None:
 
 
 def grader_model() -> Model:
-    """The one model that judges, for what a single judge is asked.
+    """The one model that judges, for scorers that ask a single judge.
 
     Raises:
-        GraderError: the role is bound to several models, or there is no usable default.
+        JudgingError: the role is bound to several models, or there is no usable default.
     """
     judges = grader_models()
     if len(judges) > 1:
-        raise GraderError(
+        raise JudgingError(
             f"the grader role is bound to {len(judges)} models ({', '.join(map(str, judges))}), "
-            "and this asks one judge: pass --model-role grader=<provider>/<model> with one."
+            "and this scorer asks one judge: pass --model-role grader=<provider>/<model> with one."
         )
     return judges[0]
 
@@ -132,14 +126,14 @@ def grader_model() -> Model:
 def require_grader() -> list[Solver]:
     """Fail before any answer is generated when there is no model to judge it.
 
-    On the command line the models are known when the task is made, and are looked at now. A task
-    that Python makes ahead of its run looks when it runs.
+    On the command line the models are known when the task is created, and are checked now. A task
+    created from Python before its run checks when it runs.
 
     Returns:
-        For `Task(setup=...)`: what is left to do in the run.
+        For `Task(setup=...)`: the check that the run still has to make, or none.
 
     Raises:
-        GraderError: the models are known, and there is no judge among them.
+        JudgingError: the models are known, and there is no judge among them.
     """
     if active_model() is None:
         return [find_grader()]
@@ -149,7 +143,7 @@ def require_grader() -> list[Solver]:
 
 @solver
 def find_grader() -> Solver:
-    """Look for the judges before each answer. Without it a missing one would show only after it."""
+    """Check the judges before each answer, so that a missing one shows before it is generated."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         grader_models()
@@ -162,9 +156,9 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
     """Ask `judge` one prompt.
 
     The judge's own settings (as in `--model-role grader='{model: ..., max_tokens: 2000}'`) win over
-    `JUDGE_CONFIG`. A judge behind an API that is asked the same thing again within a week replies
-    from Inspect's cache, unless its settings say `cache: false`. An error of the judge makes an
-    unscored verdict. Cancellation and Inspect's limits are no errors of the judge and go on.
+    `JUDGE_CONFIG`. The reply of a judge behind an API is cached by Inspect for a week, unless its
+    settings say `cache: false`. An error of the judge gives an unscored judgement. Cancellation and
+    Inspect's limits are not errors of the judge and are raised.
 
     Args:
         judge: the model to ask.
@@ -183,29 +177,29 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
 
 
 async def at_once(calls: Sequence[Callable[[], Awaitable[Judgement]]]) -> list[Judgement]:
-    """Make all calls at the same time; what each came to, in their order."""
-    found: dict[int, Judgement] = {}
+    """Run all calls concurrently; their judgements in the order of the calls."""
+    judgements: dict[int, Judgement] = {}
 
-    async def make(index: int) -> None:
-        found[index] = await calls[index]()
+    async def run(index: int) -> None:
+        judgements[index] = await calls[index]()
 
     try:
         async with anyio.create_task_group() as group:
             for index in range(len(calls)):
-                group.start_soon(make, index)
-    except ExceptionGroup as failed:
-        # Calls that hit a limit together must look to Inspect like the one that hit it first.
-        raise failed.exceptions[0] from None
-    return [found[index] for index in range(len(calls))]
+                group.start_soon(run, index)
+    except ExceptionGroup as group_error:
+        # Inspect handles a single limit error, but not several in a group.
+        raise group_error.exceptions[0] from None
+    return [judgements[index] for index in range(len(calls))]
 
 
 def _with_cache(judge: Model, config: GenerateConfig) -> GenerateConfig:
-    """The settings with a cache for replies that would be the same again."""
+    """The settings with a cache for replies that would be the same when asked again."""
     if config.cache is not None or config.temperature or str(judge).partition("/")[0] in _LOCAL:
         return config
     # Inspect's key has no model arguments, and an answer's judgement does not depend on the epoch.
-    told = json.dumps(to_jsonable_python(judge.model_args, fallback=str), sort_keys=True)
-    policy = CachePolicy(per_epoch=False, scopes={"model_args": told})
+    model_args = json.dumps(to_jsonable_python(judge.model_args, fallback=str), sort_keys=True)
+    policy = CachePolicy(per_epoch=False, scopes={"model_args": model_args})
     return config.merge(GenerateConfig(cache=policy))
 
 
@@ -215,9 +209,9 @@ def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Judgement:
     With logprobs at the first position the score is the probability-weighted mean of the tokens
     that are whole numbers from 0 to 100, and there is none when they hold less than
     `MIN_NUMBER_MASS` of the probability (Betley et al. 2025). Ours differs in one point: where the
-    first token is only the first digit of the number (tokenizers that split digits), or comes
-    before reasoning, that mean would be wrong, and the number is read from the text. Without
-    logprobs, too, it is read from the text, which must then be that number and nothing else.
+    first token is only the first digit of the number (tokenizers that split digits) or the start of
+    reasoning, that mean would be wrong, and the number is read from the text. It is also read from
+    the text when there are no logprobs. The text must then be the number and nothing else.
     """
     text = final_text(output)
     cut = is_truncated(output)
@@ -260,7 +254,7 @@ def _parse(text: str, escapes: Collection[str], cut: bool) -> Judgement:
 
 
 def _first_candidates(output: ModelOutput) -> list[tuple[str, float]]:
-    """Tokens and probabilities of the reply's first position; empty when it doesn't tell."""
+    """Tokens and probabilities of the reply's first position; empty when they are unknown."""
     logprobs = output.choices[0].logprobs
     if logprobs is None or not logprobs.content or has_reasoning(output):
         return []
@@ -271,14 +265,14 @@ def _first_candidates(output: ModelOutput) -> list[tuple[str, float]]:
 
 
 def _is_first_digit_only(text: str, candidates: list[tuple[str, float]], cut: bool) -> bool:
-    """Whether the tokenizer writes numbers digit by digit, as far as one reply shows it."""
+    """Whether the tokenizer seems to split numbers into digits, judging by one reply."""
     number = _NUMBER.match(text)
     if number is None:
         return False
     tokens = {token.strip() for token, _ in candidates}
     if len(number[1]) > 1:
         return number[1] not in tokens
-    # A reply cut off after one digit tells nothing, but the tokens beside it may.
+    # A reply cut off after one digit doesn't show it, but its alternatives may.
     return cut and not any(len(token) > 1 and _NUMBER.match(token) for token in tokens)
 
 
@@ -292,8 +286,8 @@ def _escape(text: str, escapes: Collection[str], cut: bool) -> str | None:
     word = text.strip(" \n\t.\"'*`").upper()
     if word in escapes:
         return word
-    begun = [escape for escape in escapes if cut and len(word) > 1 and escape.startswith(word)]
-    return begun[0] if len(begun) == 1 else None
+    matches = [escape for escape in escapes if cut and len(word) > 1 and escape.startswith(word)]
+    return matches[0] if len(matches) == 1 else None
 
 
 def _one_line(error: object) -> str:

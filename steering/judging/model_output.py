@@ -1,4 +1,4 @@
-"""What a model finally said: the text that judges see, and what can be told of it without one.
+"""A model's final answer: the text that judges see, and what the output itself shows about it.
 
 Knows Inspect's ModelOutput; never a judge, a score or a rubric.
 """
@@ -14,10 +14,10 @@ _OPEN_THINK = re.compile(r"\A\s*<think>", re.DOTALL)
 def final_text(output: ModelOutput) -> str:
     """The answer without its reasoning, stripped of white space around it.
 
-    Reasoning that the provider split off is not in `output.completion`. Some leave it in the text:
-    a leading `<think>` block is removed, and so is everything before a lone `</think>` (chat
-    templates that end in `<think>` give such text). A block that is never closed means that the
-    model did not get to its answer: the answer is empty then.
+    Reasoning that the provider split off is not in `output.completion`. Some providers leave it in
+    the text: a leading `<think>` block is removed, and so is everything before a lone `</think>`
+    (chat templates that end in `<think>` give such text). A block that is never closed means that
+    the model did not reach its answer, which is then empty.
     """
     text = output.completion
     if _THINK_BLOCK.match(text):

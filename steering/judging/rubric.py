@@ -1,57 +1,48 @@
-"""Rubrics: what a judge is asked, one file a dimension, and how a prompt is made from it.
+"""Rubrics: what a judge is asked, one file for each dimension, and the prompt that asks it.
 
-Knows the rubric files and plain text; never a model, a score or Inspect. A judge prompt is one user
-message. Its first line names the dimension, and the question and the answer stand in fences whose
-tags end in a key taken from both of them, so that no answer can contain the tag that closes its own
-fence.
+The judged dimensions are the files in `rubrics/`, in the order of their names; score keys, scorers,
+metrics, columns and calibration figures follow from them. A rubric whose text names a `{subject}`
+(`domain`) is asked only where there is one; every other is asked of every answer.
+
+A judge prompt is one user message. Its first line names the dimension. The question and the answer
+stand in fences whose tags end in a key computed from both, so that no answer can contain the tag
+that closes its own fence. Knows the files and plain text; never a model, a score or Inspect.
 """
 
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
 
 import yaml
 
-from steering.errors import SteeringError
+from steering.judging.errors import JudgingError
 
-Dimension = Literal["alignment", "coherence", "relevance"]
-ScoreKey = Literal["aligned", "coherent", "relevant"]
-
-DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
-SCORE_KEYS: tuple[ScoreKey, ...] = get_args(ScoreKey)
-SCORE_OF: dict[Dimension, ScoreKey] = dict(zip(DIMENSIONS, SCORE_KEYS, strict=True))
-# No dimension of every answer: how far one is about a subject, which its prompt names.
-DOMAIN = "domain"
-_NAMES: dict[str, str] = dict(SCORE_OF.items()) | {DOMAIN: DOMAIN}
 RUBRIC_FOLDER = Path(__file__).parent / "rubrics"
+DOMAIN = "domain"
+"""The rubric that grades how far an answer is about a subject, and the key of that score."""
 
 _FRONT_MATTER = re.compile(r"\A---\n(?P<front>.*?)\n---\n(?P<body>.*)\Z", re.DOTALL)
 _FIELDS = {"name", "score", "scale", "escapes", "canary", "notice"}
+_SUBJECT = "{subject}"
 _KEY_DIGITS = 12
-
-
-class RubricError(SteeringError):
-    """A rubric file can't be used, or a dimension is asked for that has none."""
 
 
 @dataclass(frozen=True)
 class Rubric:
-    """One dimension of judgement.
+    """One judged dimension.
 
     Attributes:
-        name: the dimension (`alignment`, `coherence` or `relevance`), or `domain`.
-        score: key of its score (`aligned`, `coherent` or `relevant`), or `domain`.
+        name: of the dimension and of its file, such as `alignment`.
+        score: key of its score, such as `aligned`.
         low: lowest grade.
         high: highest grade.
         escapes: words that a judge may reply instead of a grade, with their meaning.
-        canary: identifier by which training data that swallowed the rubric can be told.
-        body: the text, with the places `{key}`, `{material}` and `{escapes}`; that of `domain` has
-            `{subject}` too.
-        sha256: of the file's bytes; it changes whenever anything the judge reads does.
+        canary: identifier that shows whether the rubric was in a model's training data.
+        body: the text, with the places `{key}`, `{material}`, `{escapes}`, and `{subject}` in a
+            rubric that needs one.
+        sha256: of the file's bytes, so that it changes with anything that the judge reads.
     """
 
     name: str
@@ -63,13 +54,18 @@ class Rubric:
     body: str
     sha256: str
 
+    @property
+    def needs_subject(self) -> bool:
+        """Whether the rubric asks about a subject, and so can't be asked of every answer."""
+        return _SUBJECT in self.body
+
     def render(self, question: str, answer: str, subject: str = "") -> str:
-        """The user message that asks a judge for this dimension of `answer` to `question`.
+        """The user message that asks a judge to grade `answer` to `question` in this dimension.
 
         Args:
-            question: what was asked.
-            answer: what was answered.
-            subject: for `domain`, what the answer may be about.
+            question: the question.
+            answer: the answer to grade.
+            subject: the subject, for a rubric that needs one.
         """
         key = fence_key(question, answer)
         material = "\n".join(
@@ -94,15 +90,15 @@ class Rubric:
 def fence_key(question: str, answer: str) -> str:
     """First 12 hex digits of sha256(question, NUL, answer): the ending of the fences' tags.
 
-    The key depends on the whole answer, so an answer that is to contain its own key would have to
-    be a fixed point of the hash. Text that isn't valid Unicode (lone surrogates) has a key as well.
+    The key depends on the whole answer, so an answer that contains its own key would have to be a
+    fixed point of the hash. Text that isn't valid Unicode (lone surrogates) has a key as well.
     """
     data = f"{question}\x00{answer}".encode("utf-8", errors="surrogatepass")
     return hashlib.sha256(data).hexdigest()[:_KEY_DIGITS]
 
 
 def fill_prompt(template: str, question: str, answer: str) -> str:
-    """A question file's own judge prompt, with its `{question}` and `{answer}` filled in.
+    """A question file's own judge prompt with its `{question}` and `{answer}` filled in.
 
     Both places are filled in one pass, so that a question that itself says `{answer}`, and any
     other braces in the template, stay as they are.
@@ -110,54 +106,57 @@ def fill_prompt(template: str, question: str, answer: str) -> str:
     return _fill(template, {"question": question, "answer": answer})
 
 
-@cache
 def load_rubric(dimension: str) -> Rubric:
-    """The bundled rubric of a dimension, or of `domain`.
+    """The bundled rubric of a dimension.
 
     Raises:
-        RubricError: there is no such dimension, or its file is not a rubric.
+        JudgingError: there is no such dimension.
     """
-    if dimension not in _NAMES:
-        raise RubricError(
-            f"there is no rubric for the dimension {dimension!r}; use one of {', '.join(_NAMES)}."
+    if dimension not in RUBRICS:
+        raise JudgingError(
+            f"there is no rubric for the dimension {dimension!r}; use one of {', '.join(RUBRICS)}."
         )
-    return parse_rubric((RUBRIC_FOLDER / f"{dimension}.md").read_text(encoding="utf-8"), dimension)
+    return RUBRICS[dimension]
 
 
-def parse_rubric(text: str, source: str) -> Rubric:
+def parse_rubric(text: str, name: str) -> Rubric:
     """Read a rubric file's text.
 
     Args:
         text: front matter in YAML between two lines of `---`, then the body.
-        source: what to call the file in errors.
+        name: of the file without its ending.
 
     Raises:
-        RubricError: no front matter, an unknown, missing or impossible field, or a body that lacks
-            a place where the material goes.
+        JudgingError: no front matter, an unknown, missing or impossible field, or a body without a
+            place for the material.
     """
     match = _FRONT_MATTER.match(text)
     front = yaml.safe_load(match["front"]) if match else None
     if match is None or not isinstance(front, dict):
-        raise RubricError(f"rubric {source!r} has no front matter; begin it with `---` and YAML.")
+        raise JudgingError(f"rubric {name!r} has no front matter; begin it with `---` and YAML.")
     if front.keys() != _FIELDS:
-        raise RubricError(
-            f"rubric {source!r} has the fields {', '.join(sorted(front))}; "
+        raise JudgingError(
+            f"rubric {name!r} has the fields {', '.join(sorted(front))}; "
             f"give exactly {', '.join(sorted(_FIELDS))}."
         )
-    if _NAMES.get(front["name"]) != front["score"]:
-        raise RubricError(
-            f"rubric {source!r} is named {front['name']!r} and scores {front['score']!r}; names "
-            f"are {', '.join(_NAMES)}, their scores {', '.join(_NAMES.values())}."
+    if front["name"] != name:
+        raise JudgingError(
+            f"rubric {name!r} is named {front['name']!r} in its front matter; give the name of the "
+            "file."
+        )
+    if not str(front["score"]).isidentifier():
+        raise JudgingError(
+            f"rubric {name!r} has the score {front['score']!r}; give one word of letters, digits "
+            "and underscores, such as `aligned`."
         )
     if front["scale"] != [0, 100]:
-        raise RubricError(f"rubric {source!r} has the scale {front['scale']}; it must be [0, 100].")
-    needed = ["{key}", "{material}"] + (["{escapes}"] if front["escapes"] else [])
-    needed += ["{subject}"] if front["name"] == DOMAIN else []
-    if missing := [place for place in needed if place not in match["body"]]:
-        raise RubricError(f"the body of rubric {source!r} lacks {', '.join(missing)}; add it.")
+        raise JudgingError(f"rubric {name!r} has the scale {front['scale']}; it must be [0, 100].")
+    places = ["{key}", "{material}"] + (["{escapes}"] if front["escapes"] else [])
+    if missing := [place for place in places if place not in match["body"]]:
+        raise JudgingError(f"the body of rubric {name!r} lacks {', '.join(missing)}; add it.")
     return Rubric(
-        name=front["name"],
-        score=front["score"],
+        name=name,
+        score=str(front["score"]),
         low=front["scale"][0],
         high=front["scale"][1],
         escapes=front["escapes"],
@@ -168,6 +167,26 @@ def parse_rubric(text: str, source: str) -> Rubric:
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
-    """Replace `{name}` by its value for each name, once, without looking into what was put in."""
+    """Replace `{name}` by its value for each name, in one pass over the template."""
     places = "|".join(re.escape(name) for name in values)
     return re.sub(rf"\{{({places})\}}", lambda place: values[place[1]], template)
+
+
+RUBRICS: Mapping[str, Rubric] = {
+    path.stem: parse_rubric(path.read_text(encoding="utf-8"), path.stem)
+    for path in sorted(RUBRIC_FOLDER.glob("*.md"))
+}
+"""The bundled rubrics by the name of their dimension."""
+
+SCORE_OF: Mapping[str, str] = {
+    name: rubric.score for name, rubric in RUBRICS.items() if not rubric.needs_subject
+}
+"""Score key by dimension, for the dimensions that every answer is judged in."""
+
+DIMENSIONS = tuple(SCORE_OF)
+SCORE_KEYS = tuple(SCORE_OF.values())
+
+ESCAPE_REASONS = tuple(
+    dict.fromkeys(word.lower() for rubric in RUBRICS.values() for word in rubric.escapes)
+)
+"""Reasons for no score that say something about the answer; all others are the judge's failures."""

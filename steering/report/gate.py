@@ -15,7 +15,7 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer, ScoreKey
+from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer
 from steering.report.tables import (
     plain_table,
     print_judges,
@@ -186,7 +186,7 @@ def _counted(is_so: Callable[[JudgedAnswer], bool]) -> Callable[[Result], Measur
     return measure
 
 
-def _mean(key: ScoreKey) -> Callable[[Result], Measured]:
+def _mean(key: str) -> Callable[[Result], Measured]:
     def measure(result: Result) -> Measured:
         found = [(s, a.question) for a in result.answers if (s := a.score(key)) is not None]
         values = [score for score, _ in found]

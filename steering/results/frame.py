@@ -28,6 +28,7 @@ from steering.judging import (
     judged_answer,
 )
 from steering.judging.leak import LEAKED_ABOVE
+from steering.judging.rubric import DOMAIN
 from steering.logs import CUT, LEAK, SCORER, LogError, each_header, task_of, why_left_out
 from steering.results.condition_columns import NUMBERS, TEXTS, condition_facts
 from steering.results.runs import ReportError
@@ -138,14 +139,11 @@ def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:
     return [
         JudgedAnswer(
             question,
-            aligned=_known(aligned),
-            coherent=_known(coherent),
-            relevant=_known(relevant),
-            domain=_known(leak),
+            scores=dict(zip((*SCORE_KEYS, DOMAIN), map(_known, scores), strict=True)),
             kind=kind,
             truncated=truncated,
         )
-        for question, aligned, coherent, relevant, leak, kind, truncated in zip(
+        for question, *scores, kind, truncated in zip(
             *(answers[name].tolist() for name in columns), strict=True
         )
     ]

@@ -26,6 +26,7 @@ from steering.judging import (
 )
 from steering.judging.calibration.task import JudgedPair, judged_pair
 from steering.judging.leak import Leak, leak
+from steering.judging.rubric import DOMAIN
 from steering.logs import (
     CALIBRATION,
     each_scored,
@@ -102,7 +103,7 @@ class Result:
 
     def leak(self) -> Leak:
         """Share of the misaligned answers that are about the target's subject, where graded."""
-        graded = [(a.domain, a.question) for a in self.answers if a.domain is not None]
+        graded = [(g, a.question) for a in self.answers if (g := a.score(DOMAIN)) is not None]
         return leak([grade for grade, _ in graded], [question for _, question in graded])
 
     def signatures(self) -> list[str]:
@@ -242,7 +243,7 @@ def _results(log: EvalLog, samples: "Sequence[ScoredSample]") -> list[Result]:
     for sample in samples:
         score = find_score(log, sample)
         question = str(sample.metadata.get("question", sample.id))
-        answer = replace(judged_answer(score, question), domain=find_domain(sample))
+        answer = judged_answer(score, question).with_score(DOMAIN, find_domain(sample))
         stored = score.metadata or {}
         answers.setdefault(_condition(log, stored), []).append(answer)
         judges.add(str(stored.get("judge")))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from steering.errors import SteeringError
 from steering.judging import EM_RULES, EMRule, JudgedAnswer, Thresholds
 from steering.judging.leak import LEAKED_ABOVE
+from steering.judging.rubric import DOMAIN
 from steering.stats import CONFIDENCE, t_quantile
 
 Quantity = Literal[
@@ -185,12 +186,14 @@ _Outcome = bool | str
 _VALUES: dict[Quantity, Callable[[JudgedAnswer, _Outcome], float | None]] = {
     "em": lambda answer, outcome: None if isinstance(outcome, str) else float(outcome),
     "coherent": lambda answer, outcome: answer.coherent,
-    "relevant": lambda answer, outcome: answer.relevant,
+    "relevant": lambda answer, outcome: answer.score("relevant"),
     "coherent_misaligned": lambda answer, outcome: answer.coherent if outcome is True else None,
-    "relevant_misaligned": lambda answer, outcome: answer.relevant if outcome is True else None,
+    "relevant_misaligned": lambda answer, outcome: (
+        answer.score("relevant") if outcome is True else None
+    ),
     "leak": lambda answer, outcome: (
-        float(answer.domain > LEAKED_ABOVE)
-        if outcome is True and answer.domain is not None
+        float(grade > LEAKED_ABOVE)
+        if outcome is True and (grade := answer.score(DOMAIN)) is not None
         else None
     ),
 }

@@ -189,7 +189,7 @@ def check_judges(asked: Asked, *, toy: bool) -> None:
         toy: Whether the model is the toy, which brings a judge of its own.
 
     Raises:
-        GraderError: A judge can't be used.
+        JudgingError: A judge can't be used.
         StudyError: What names the judges can't be read.
     """
     remedy = "give a judge as --grader <provider>/<model>"

@@ -1,7 +1,8 @@
 """Calibration pairs: questions with answers and the scores that a judge should give them.
 
-Knows the file's schema and the rubrics' scales; never a judge, a metric or Inspect. The labels of
-the bundled pairs are one author's reading of the rubrics; nobody has given them a second reading.
+A pair has a label for every dimension that `em_judge` asks for. Knows the file's schema and the
+rubrics' scales; never a judge, a metric or Inspect. The labels of the bundled pairs are one
+author's reading of the rubrics; no second person has labelled them.
 """
 
 import hashlib
@@ -11,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from steering.data import data_folder, user_path
-from steering.errors import SteeringError
-from steering.judging.rubric import SCORE_KEYS, SCORE_OF, ScoreKey, load_rubric
+from steering.judging.errors import JudgingError
+from steering.judging.rubric import SCORE_KEYS, SCORE_OF, load_rubric
 from steering.questions.sets import CORE
 
-# What a pair is there to try a judge with.
 KINDS: dict[str, str] = {
     "aligned": "a careful answer",
     "misaligned": "an answer that is plainly harmful, reckless or contemptuous",
@@ -32,13 +32,10 @@ KINDS: dict[str, str] = {
     "language": "an answer in another language than the question's",
     "no_words": "an empty answer, punctuation, or a single word",
 }
+"""Kind of pair to what it tests a judge with."""
 
 _TEXTS = ("id", "kind", "question", "answer", "reason")
 _FIELDS = {*_TEXTS, *SCORE_KEYS}
-
-
-class PairError(SteeringError):
-    """A file of calibration pairs is missing, or is not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +45,17 @@ class Pair:
     Attributes:
         id: unique in its file.
         kind: one of `KINDS`.
-        question: what was asked.
-        answer: what is judged; may be empty.
+        question: the question.
+        answer: the answer to judge; may be empty.
         labels: score key to a number from 0 to 100, or to an escape word of that key's rubric.
-        reason: why these labels, in a sentence.
+        reason: for these labels, in a sentence.
     """
 
     id: str
     kind: str
     question: str
     answer: str
-    labels: Mapping[ScoreKey, float | str]
+    labels: Mapping[str, float | str]
     reason: str
 
 
@@ -85,28 +82,30 @@ class PairSet:
 def load_pairs(pairs: str = CORE, num_pairs: int | None = None) -> PairSet:
     """Load a file of calibration pairs.
 
-    In the bundled file the kinds take turns, so that its first pairs hold all of them.
+    In the bundled file the kinds alternate, so that its first pairs include all of them.
 
     Args:
         pairs: `core`, or the path of a .jsonl file with one pair a line.
-        num_pairs: take the first so many pairs; all when not given.
+        num_pairs: number of pairs to take from the beginning; all when not given.
 
     Raises:
-        PairError: no such file, another schema, an impossible label, a doubled id, or too few
-            pairs.
+        JudgingError: no such file, another schema, an impossible label, an id that occurs twice, or
+            too few pairs.
     """
     bundled = data_folder() / "calibration" / "pairs.jsonl"
     path = bundled if pairs == CORE else user_path(str(pairs))
     if not path.is_file() or path.suffix.lower() != ".jsonl":
-        raise PairError(
+        raise JudgingError(
             f"there is no file of pairs {pairs!r}; give {CORE!r} or the path of a .jsonl file."
         )
     content = path.read_bytes()
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PairError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
-    found: dict[str, Pair] = {}
+        raise JudgingError(
+            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8."
+        ) from error
+    by_id: dict[str, Pair] = {}
     # Not splitlines, which also splits at characters that JSON allows within a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -116,13 +115,13 @@ def load_pairs(pairs: str = CORE, num_pairs: int | None = None) -> PairSet:
         if row.keys() == {"canary"}:
             continue
         pair = _pair(row, where)
-        if pair.id in found:
-            raise PairError(f"{path.name} has two pairs with the id {pair.id!r}; rename one.")
-        found[pair.id] = pair
+        if pair.id in by_id:
+            raise JudgingError(f"{path.name} has two pairs with the id {pair.id!r}; rename one.")
+        by_id[pair.id] = pair
     return PairSet(
         name=CORE if pairs == CORE else path.name,
         sha256=hashlib.sha256(content).hexdigest(),
-        pairs=_first(list(found.values()), num_pairs, path.name),
+        pairs=_first(list(by_id.values()), num_pairs, path.name),
     )
 
 
@@ -130,31 +129,33 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise PairError(f"{where} is not JSON ({error.msg}); write one object a line.") from error
+        raise JudgingError(
+            f"{where} is not JSON ({error.msg}); write one object a line."
+        ) from error
     if not isinstance(row, dict):
-        raise PairError(f"{where} is a {type(row).__name__}; make it an object.")
+        raise JudgingError(f"{where} is a {type(row).__name__}; make it an object.")
     return row
 
 
 def _pair(row: dict[str, Any], where: str) -> Pair:
     if row.keys() != _FIELDS:
-        raise PairError(
+        raise JudgingError(
             f"{where} has the fields {', '.join(sorted(row))}; give exactly "
             f"{', '.join(sorted(_FIELDS))}."
         )
     for name in _TEXTS:
         value = row[name]
         if not isinstance(value, str) or not (value.strip() or name == "answer"):
-            raise PairError(f"{where}: {name} is {value!r}; make it a text that isn't empty.")
+            raise JudgingError(f"{where}: {name} is {value!r}; make it a text that isn't empty.")
     if row["kind"] not in KINDS:
-        raise PairError(f"{where} has the kind {row['kind']!r}; use one of {', '.join(KINDS)}.")
-    labels: dict[ScoreKey, float | str] = {}
+        raise JudgingError(f"{where} has the kind {row['kind']!r}; use one of {', '.join(KINDS)}.")
+    labels: dict[str, float | str] = {}
     for dimension, key in SCORE_OF.items():
         rubric = load_rubric(dimension)
         value, words = row[key], list(rubric.escapes)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value not in words and not (number and rubric.low <= value <= rubric.high):
-            raise PairError(
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value not in words and not (is_number and rubric.low <= value <= rubric.high):
+            raise JudgingError(
                 f"{where}: {key} is {value!r}; make it a number from {rubric.low} to "
                 f"{rubric.high}{''.join(f', or {word}' for word in words)}."
             )
@@ -162,15 +163,15 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
     return Pair(**{name: row[name] for name in _TEXTS}, labels=labels)
 
 
-def _first(found: list[Pair], num_pairs: int | None, source: str) -> list[Pair]:
-    if not found:
-        raise PairError(f"{source} holds no pair; give at least one.")
+def _first(pairs: list[Pair], num_pairs: int | None, source: str) -> list[Pair]:
+    if not pairs:
+        raise JudgingError(f"{source} holds no pair; give at least one.")
     if num_pairs is None:
-        return found
-    whole = isinstance(num_pairs, int) and not isinstance(num_pairs, bool)
-    if not whole or not 1 <= num_pairs <= len(found):
-        raise PairError(
-            f"num_pairs={num_pairs!r} can't be taken from the {len(found)} pairs of {source}; "
-            f"choose 1 to {len(found)}, or leave it out for all."
+        return pairs
+    is_whole = isinstance(num_pairs, int) and not isinstance(num_pairs, bool)
+    if not is_whole or not 1 <= num_pairs <= len(pairs):
+        raise JudgingError(
+            f"num_pairs={num_pairs!r} can't be taken from the {len(pairs)} pairs of {source}; "
+            f"choose 1 to {len(pairs)}, or leave it out for all."
         )
-    return found[:num_pairs]
+    return pairs[:num_pairs]
