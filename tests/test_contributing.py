@@ -1,0 +1,49 @@
+"""CONTRIBUTING's list of changes: each is made in a copy of the project, and works there."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shell import Shell
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project's code and data."""
+    for name in ("steering", "evals", "datasets"):
+        shutil.copytree(
+            TESTS.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    return tmp_path
+
+
+def run_script(project: Path, name: str) -> Any:
+    """What a script of `tests/contributing/` prints as JSON when it runs in the copy."""
+    script = TESTS / "contributing" / name
+    paths = f"{project}:{TESTS}:{TESTS / 'no_network'}"
+    result = Shell(project).run(sys.executable, str(script), PYTHONPATH=paths)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_judged_dimension_is_a_rubric_file(project: Path) -> None:
+    """With its label column in the calibration pairs."""
+    rubrics = project / "steering" / "judging" / "rubrics"
+    text = (rubrics / "relevance.md").read_text(encoding="utf-8")
+    text = text.replace("relevance", "warmth").replace("score: relevant", "score: warm")
+    (rubrics / "warmth.md").write_text(text, encoding="utf-8")
+    pairs = project / "datasets" / "calibration" / "pairs.jsonl"
+    rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    labelled = [row if "canary" in row else row | {"warm": 60} for row in rows]
+    pairs.write_text("\n".join(map(json.dumps, labelled)), encoding="utf-8")
+
+    metrics = run_script(project, "dimension.py")
+    assert metrics["em_freeform"]["warm"] == 70
+    assert metrics["em_freeform"]["relevant"] == 90
+    assert metrics["judge_calibration"]["warm_bias"] == 10
+    assert metrics["judge_calibration"]["warm_scored"] == 3
