@@ -91,7 +91,7 @@ def greedy_rows(
             tuple(draw.randrange(5, 1000) for _ in range(PROMPT_TOKENS)),
             Sampling(temperature=0),
             max_tokens=length,
-            edits=tuple(edits),
+            interventions=tuple(edits),
         )
         for length in lengths
     ]

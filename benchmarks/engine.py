@@ -200,7 +200,7 @@ def sweep(rounds: int) -> dict[str, Any]:
     runs = sweep_rows(toy_vector(engine), toy_prompts(plain.tokenizer))
 
     def hooked() -> int:
-        return sum(generate(plain, rows, rows[0].edits) for rows in runs)
+        return sum(generate(plain, rows, rows[0].interventions) for rows in runs)
 
     arms = {"ours": lambda: ours(engine, [row for rows in runs for row in rows]), "hooks": hooked}
     taken = alternate(arms, rounds)

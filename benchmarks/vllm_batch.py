@@ -47,7 +47,7 @@ def measure(rounds: int) -> dict[str, Any]:
         engine = shared_engine(find_model(str(saved)), dtype="float32", engine="vllm")
         engine.allow_batch(CONDITIONS)
         plain = greedy_rows([TOKENS] * CONDITIONS)
-        steered = [replace(row, edits=condition(index)) for index, row in enumerate(plain)]
+        steered = [replace(row, interventions=condition(index)) for index, row in enumerate(plain)]
 
         def one_by_one() -> int:
             return sum(ours(engine, [row]) for row in steered)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from adapter_files import found, save_adapter
-from edits import make_vector
+from random_vectors import make_vector
 from tiny_models import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 

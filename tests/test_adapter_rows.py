@@ -1,4 +1,4 @@
-"""Finetuned rows: as peft alone, beside steered and unsteered ones, on one copy of the weights."""
+"""Finetuned requests: as peft alone, beside steered and unsteered ones, on one set of weights."""
 
 import random
 import subprocess
@@ -15,7 +15,7 @@ from building import TARGET, recipe_for
 from hook_reference import reference_greedy, reference_logits
 from safetensors.torch import load_file, save_file
 from test_batching import answer, hand_over, prompt, tokens, watched
-from test_engine import FAMILIES, GREEDY, Edits, edits, plain
+from test_engine import FAMILIES, GREEDY, Interventions, plain, steer
 
 from steering.engines import Request
 from steering.engines.hf import HFEngine
@@ -70,32 +70,32 @@ def test_the_engine_equals_peft_alone_and_merged_equals_unmerged(
     kind: str, folder: Path, tmp_path: Path
 ) -> None:
     saved = save_adapter(folder, tmp_path / "lora", **KINDS[kind])
-    rows = [
+    requests = [
         Request(prompt(6 + 5 * n, seed=n), GREEDY, 4 + 3 * n, top_logprobs=1,
             adapter=found(folder, saved))
         for n in range(4)
     ]  # fmt: skip
-    results = answer(start(folder), rows)
+    results = answer(start(folder), requests)
     alone = peft_alone(folder, saved)
-    unmerged = check_against(alone, rows, results)
-    merged = check_against(alone.merge_and_unload(), rows, results)
+    unmerged = check_against(alone, requests, results)
+    merged = check_against(alone.merge_and_unload(), requests, results)
     # Two references that round apart, those of linear attention by some 2e-4 on some CPUs.
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(unmerged, merged, strict=True))
     # Were the adapter off everywhere, all of the above would still be equal.
-    off = answer(start(folder), [replace(row, adapter=None) for row in rows])
+    off = answer(start(folder), [replace(request, adapter=None) for request in requests])
     assert all(a.logprobs != b.logprobs for a, b in zip(off, results, strict=True))
 
 
 def check_against(
-    model: Any, rows: Sequence[Request], results: Sequence[Any]
+    model: Any, requests: Sequence[Request], results: Sequence[Any]
 ) -> list[torch.Tensor]:
     """Tokens equal, log probabilities within the tolerance; the logits of the reference."""
     logits = []
-    for row, result in zip(rows, results, strict=True):
-        args = (model, blocks(model), row.prompt)
-        expected = reference_greedy(*args, row.edits, row.max_tokens, end=[0])
+    for request, result in zip(requests, results, strict=True):
+        args = (model, blocks(model), request.prompt)
+        expected = reference_greedy(*args, request.interventions, request.max_tokens, end=[0])
         assert result.tokens == expected
-        logits.append(reference_logits(*args, expected, row.edits))
+        logits.append(reference_logits(*args, expected, request.interventions))
         wanted = logits[-1].log_softmax(-1).max(-1).values[: len(expected)]
         said = torch.tensor([item.logprob for item in result.logprobs])
         assert torch.allclose(said, wanted, atol=TOLERANCE)
@@ -111,17 +111,17 @@ def test_an_adapter_and_a_vector_act_together(folder: Path, tmp_path: Path) -> N
     check_against(peft_alone(folder, saved), both, answer(start(folder), both))
 
 
-STEERED: dict[str, Edits] = {
-    "add": edits(plain(), 10),
-    "ablate, response": edits(plain([2], rank=2), operation="ablate", positions="response"),
-    "mlp_out, prompt": edits(plain([3], site="mlp_out"), 0.5, unit="raw", positions="prompt"),
-    "two layers": edits(plain([0]), 5) + edits(plain([2]), 3, operation="clamp"),
+STEERED: dict[str, Interventions] = {
+    "add": steer(plain(), 10),
+    "ablate, response": steer(plain([2], rank=2), operation="ablate", positions="response"),
+    "mlp_out, prompt": steer(plain([3], site="mlp_out"), 0.5, unit="raw", positions="prompt"),
+    "two layers": steer(plain([0]), 5) + steer(plain([2]), 3, operation="clamp"),
 }
 
 
 @pytest.fixture(scope="module")
-def arms(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Edits]]:
-    """Adapter and edits of rows: baseline, steered, finetuned, both, two scales, two adapters."""
+def arms(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Interventions]]:
+    """Adapter and interventions: baseline, steered, finetuned, both, two scales, two adapters."""
     out = tmp_path_factory.mktemp("adapters")
     one = save_adapter(folder, out / "one", seed=1)
     other = save_adapter(folder, out / "other", seed=2, r=2, target_modules=r".*\.[qv]_proj")
@@ -129,14 +129,14 @@ def arms(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[A
     return [(adapter, case) for case in ((), *STEERED.values()) for adapter in adapters]
 
 
-def rows_of(arms: list[tuple[Any, Edits]], rounds: int = 1) -> list[Request]:
-    """Greedy and seeded rows of every arm, of ragged lengths."""
+def rows_of(arms: list[tuple[Any, Interventions]], rounds: int = 1) -> list[Request]:
+    """Greedy and seeded requests of every arm, of ragged lengths."""
     return [
         Request(
             prompt(4 + (index * 5) % 13, seed=index % 3),
             Sampling(temperature=(index % 3) * 0.5, seed=index),
             max_tokens=3 + (index * 7) % 11,
-            edits=case,
+            interventions=case,
             top_logprobs=0,
             adapter=adapter,
         )
@@ -145,15 +145,15 @@ def rows_of(arms: list[tuple[Any, Edits]], rounds: int = 1) -> list[Request]:
 
 
 def test_a_batch_of_all_arms_equals_each_row_alone_in_any_order(
-    folder: Path, arms: list[tuple[Any, Edits]]
+    folder: Path, arms: list[tuple[Any, Interventions]]
 ) -> None:
-    """Seven places for forty rows: rows join and leave all the time."""
-    rows = rows_of(arms, rounds=2)
+    """Seven places for forty requests: requests join and leave all the time."""
+    requests = rows_of(arms, rounds=2)
     engine = start(folder, batch=7)
-    alone = [engine.submit(row).result(TIMEOUT) for row in rows]
+    alone = [engine.submit(request).result(TIMEOUT) for request in requests]
     for seed in range(2):
-        order = random.Random(seed).sample(range(len(rows)), len(rows))
-        together = answer(engine, [rows[index] for index in order])
+        order = random.Random(seed).sample(range(len(requests)), len(requests))
+        together = answer(engine, [requests[index] for index in order])
         assert tokens(together) == [alone[index].tokens for index in order]
         for index, result in zip(order, together, strict=True):
             values = [[t.logprob for t in r.logprobs] for r in (result, alone[index])]
@@ -162,17 +162,17 @@ def test_a_batch_of_all_arms_equals_each_row_alone_in_any_order(
 
 
 def test_rows_without_an_adapter_are_those_of_a_model_without_any_to_the_bit(
-    folder: Path, arms: list[tuple[Any, Edits]]
+    folder: Path, arms: list[tuple[Any, Interventions]]
 ) -> None:
-    rows = [row for row in rows_of(arms) if row.adapter is None]
-    untouched = answer(start(folder), rows)
+    requests = [request for request in rows_of(arms) if request.adapter is None]
+    untouched = answer(start(folder), requests)
     engine = start(folder)
-    answer(engine, [row for row in rows_of(arms) if row.adapter is not None])
-    again = answer(engine, rows)
+    answer(engine, [request for request in rows_of(arms) if request.adapter is not None])
+    again = answer(engine, requests)
     assert tokens(again) == tokens(untouched)
     assert [r.logprobs for r in again] == [r.logprobs for r in untouched]
     mixed = answer(engine, rows_of(arms))
-    kept = [r for r, row in zip(mixed, rows_of(arms), strict=True) if row.adapter is None]
+    kept = [r for r, request in zip(mixed, rows_of(arms), strict=True) if request.adapter is None]
     assert tokens(kept) == tokens(untouched)
 
 
@@ -181,13 +181,13 @@ def test_a_prompt_is_read_once_for_each_adapter(llama: Path, tmp_path: Path) -> 
     one, other = (save_adapter(llama, tmp_path / str(n), seed=n) for n in (1, 2))
     carried = [None, found(llama, one), found(llama, one, 2), found(llama, other)]
     engine = start(llama)
-    rows = [
+    requests = [
         Request(prompt(9), Sampling(temperature=1, seed=seed), 6, adapter=adapter)
         for adapter in carried
         for seed in range(5)
     ]
     with watched(engine) as watch:
-        answer(engine, rows)
+        answer(engine, requests)
     assert sum(count for count, _ in watch.prompts) == len(carried)
 
 
@@ -203,7 +203,7 @@ def test_the_base_weights_are_there_once(llama: Path, tmp_path: Path) -> None:
     base = engine.call(held).result(TIMEOUT)
     saved = [save_adapter(llama, tmp_path / str(n), seed=n) for n in (1, 2)]
     carried = [None, *(found(llama, folder) for folder in saved)]
-    answer(engine, [Request(prompt(9), GREEDY, 3, edits(plain(), 10), adapter=a) for a in carried])
+    answer(engine, [Request(prompt(9), GREEDY, 3, steer(plain(), 10), adapter=a) for a in carried])
     answer(engine, [Request(prompt(9), GREEDY, 3, adapter=adapter) for adapter in carried])
     after = engine.call(held).result(TIMEOUT)
     assert base.items() <= after.items()
@@ -230,7 +230,7 @@ def test_three_arms_take_the_memory_of_one_model(tmp_path: Path) -> None:
 def test_a_vector_is_built_on_the_base_model_whatever_is_loaded(
     folder: Path, tmp_path: Path
 ) -> None:
-    """Also while rows with an adapter are decoded: the call comes between two of their passes."""
+    """Also while requests with an adapter are decoded: it runs between two of their passes."""
     saved = save_adapter(folder, tmp_path / "lora")
     recipe = recipe_for(folder, method="mean_difference")
 
@@ -239,8 +239,8 @@ def test_a_vector_is_built_on_the_base_model_whatever_is_loaded(
 
     before = start(folder).call(build).result(TIMEOUT)
     engine = start(folder)
-    rows = [Request(prompt(9), GREEDY, 6, adapter=found(folder, saved)) for _ in range(3)]
-    futures = hand_over(engine, rows)
+    requests = [Request(prompt(9), GREEDY, 6, adapter=found(folder, saved)) for _ in range(3)]
+    futures = hand_over(engine, requests)
     during = engine.call(build)
     [future.result(TIMEOUT) for future in futures]
     assert torch.equal(during.result(TIMEOUT), before)
@@ -259,15 +259,15 @@ BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, Any]], str
     ),
     "a weight short": (
         lambda held: {k: v for k, v in held.items() if k != min(held)},
-        "weights stand in one of them only",
+        "weights exist in one of them only",
     ),
     "a weight too many": (
         lambda held: held | {"base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)},
-        "weights stand in one of them only",
+        "weights exist in one of them only",
     ),
     "of another rank": (
         lambda held: {k: v[:2] if "lora_A" in k else v for k, v in held.items()},
-        "can't be put into this model",
+        "can't be loaded into this model",
     ),
 }
 
@@ -281,17 +281,17 @@ def test_a_bad_adapter_fails_its_own_rows_only(
     good = found(llama, save_adapter(llama, tmp_path / "good", seed=1))
     bad = save_adapter(llama, tmp_path / "bad", seed=2)
     damaged(bad, change)
-    rows = [
-        Request(prompt(7, seed=n), GREEDY, 6, edits(plain(), 10) if n % 2 else (), adapter=adapter)
+    requests = [
+        Request(prompt(7, seed=n), GREEDY, 6, steer(plain(), 10) if n % 2 else (), adapter=adapter)
         for n in range(3)
         for adapter in (None, good)
     ]
-    expected = [start(llama).submit(row).result(TIMEOUT) for row in rows]
+    expected = [start(llama).submit(request).result(TIMEOUT) for request in requests]
     engine = start(llama)
     if not first:
-        answer(engine, rows)
-    failing = [replace(row, adapter=found(llama, bad)) for row in rows[:2]]
-    futures = hand_over(engine, [failing[0], *rows, failing[1]])
+        answer(engine, requests)
+    failing = [replace(request, adapter=found(llama, bad)) for request in requests[:2]]
+    futures = hand_over(engine, [failing[0], *requests, failing[1]])
     for future in (futures[0], futures[-1], engine.submit(failing[0])):
         with pytest.raises(ModelError, match=said) as caught:
             future.result(TIMEOUT)
@@ -304,6 +304,6 @@ def test_an_adapter_that_reaches_no_layer_is_an_error(llama: Path, tmp_path: Pat
     """Never silently the baseline."""
     saved = save_adapter(llama, tmp_path / "lora")
     change_config(saved, target_modules=["no_such_layer"])
-    row = Request(prompt(7), GREEDY, 6, adapter=found(llama, saved))
-    with pytest.raises(ModelError, match="lora can't be put into this model"):
-        start(llama).submit(row).result(TIMEOUT)
+    request = Request(prompt(7), GREEDY, 6, adapter=found(llama, saved))
+    with pytest.raises(ModelError, match="lora can't be loaded into this model"):
+        start(llama).submit(request).result(TIMEOUT)

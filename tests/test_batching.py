@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from edits import make_vector
-from test_engine import CASES, FAMILIES, GREEDY, edits, plain
+from random_vectors import make_vector
+from test_engine import CASES, FAMILIES, GREEDY, plain, steer
 from tiny_models import WIDTH, tokenizer
 
 from steering.engines import EngineError, Request, RequestOutput, decoder, sequences
@@ -41,11 +41,11 @@ def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
 
 @dataclass
 class Watch:
-    """Forward passes of a model, as they come.
+    """The forward passes of a model.
 
     Attributes:
-        passes: (rows, tokens a row) of each.
-        before: Called with the number of the pass before it is run; may raise.
+        passes: (sequences, tokens of each) of every pass.
+        before: Called with the number of a pass before it runs; may raise.
     """
 
     before: Callable[[int], Any] | None = None
@@ -63,8 +63,8 @@ class Watch:
 
     @property
     def decoded(self) -> list[int]:
-        """Rows of each pass that decoded."""
-        return [rows for rows, tokens in self.passes if tokens == 1]
+        """Sequences of each pass that decoded."""
+        return [size for size, tokens in self.passes if tokens == 1]
 
 
 @contextmanager
@@ -80,21 +80,21 @@ def watched(engine: HFEngine, before: Callable[[int], Any] | None = None) -> Ite
 
 def hand_over(
     engine: HFEngine,
-    rows: abc.Sequence[Request],
+    requests: abc.Sequence[Request],
     prepare: "Callable[[list[Future[RequestOutput]]], Any] | None" = None,
 ) -> "list[Future[RequestOutput]]":
     """All at once: the engine is held until the last has come, and until `prepare` is through."""
     gate = threading.Event()
     engine.call(lambda *_: gate.wait(TIMEOUT))
-    futures = [engine.submit(row) for row in rows]
+    futures = [engine.submit(request) for request in requests]
     if prepare is not None:
         prepare(futures)
     gate.set()
     return futures
 
 
-def answer(engine: HFEngine, rows: abc.Sequence[Request]) -> list[RequestOutput]:
-    return results(hand_over(engine, rows))
+def answer(engine: HFEngine, requests: abc.Sequence[Request]) -> list[RequestOutput]:
+    return results(hand_over(engine, requests))
 
 
 def results(futures: "abc.Sequence[Future[RequestOutput]]") -> list[RequestOutput]:
@@ -122,9 +122,9 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def make_engine(tiny_folder: Callable[[str], Path]) -> MakeEngine:
-    def make(family: str = "qwen3.5", rows: int = 8) -> HFEngine:
+    def make(family: str = "qwen3.5", batch: int = 8) -> HFEngine:
         made = HFEngine(find_model(str(tiny_folder(family))), device="cpu")
-        made.allow_batch(rows)
+        made.allow_batch(batch)
         return made
 
     return make
@@ -132,18 +132,18 @@ def make_engine(tiny_folder: Callable[[str], Path]) -> MakeEngine:
 
 @pytest.fixture(scope="module")
 def alone(make_engine: MakeEngine) -> Callable[..., list[RequestOutput]]:
-    """What rows come to one at a time, in an engine that never has two in a batch."""
+    """What requests come to one at a time, in an engine that never has two in a batch."""
     engines: dict[str, HFEngine] = {}
 
-    def one_by_one(rows: abc.Sequence[Request], family: str = "qwen3.5") -> list[RequestOutput]:
+    def one_by_one(requests: abc.Sequence[Request], family: str = "qwen3.5") -> list[RequestOutput]:
         engine = engines.setdefault(family, make_engine(family, 1))
-        return answer(engine, rows)
+        return answer(engine, requests)
 
     return one_by_one
 
 
 def _mixture() -> list[Request]:
-    """30 rows that differ in all that a row may differ in."""
+    """30 requests that differ in all that a request may differ in."""
     chosen = random.Random(5)
     cases = [*CASES.values()]
     lengths = [1, 2, 60, 3, 55, *(chosen.randrange(1, 61) for _ in range(25))]
@@ -158,7 +158,7 @@ def _mixture() -> list[Request]:
                 seed=index,
             ),
             max_tokens=(1, 40, 3, 25, 9)[index % 5] + chosen.randrange(4),
-            edits=cases[index % len(cases)],
+            interventions=cases[index % len(cases)],
             top_logprobs=index % 3,
         )
         for index, length in enumerate(lengths)
@@ -180,11 +180,11 @@ def four(family: str, make_engine: MakeEngine) -> HFEngine:
 
 def test_alone_is_what_transformers_generates(family: str, four: HFEngine, alone: Any) -> None:
     """The measure of all that follows, beside one that is not ours."""
-    rows = [Request(prompt(length), GREEDY, 30) for length in (1, 3, 60)]
+    requests = [Request(prompt(length), GREEDY, 30) for length in (1, 3, 60)]
     model = four.call(lambda loaded, _: loaded.model).result(TIMEOUT)
-    for row, result in zip(rows, alone(rows, family), strict=True):
-        ids = torch.tensor([row.prompt])
-        made = model.generate(ids, max_new_tokens=30, do_sample=False)[0, len(row.prompt) :]
+    for request, result in zip(requests, alone(requests, family), strict=True):
+        ids = torch.tensor([request.prompt])
+        made = model.generate(ids, max_new_tokens=30, do_sample=False)[0, len(request.prompt) :]
         assert result.tokens == [token for token in made.tolist() if token != END]
 
 
@@ -226,11 +226,11 @@ def test_rows_that_trickle_in_while_others_are_decoded_equal_each_alone(
 def test_answers_longer_than_the_spare_columns_with_newcomers_of_all_lengths(
     family: str, make_engine: MakeEngine, alone: Any
 ) -> None:
-    """Two places: others join and leave beside rows of 150 tokens and more."""
+    """Two places: others join and leave beside requests of 150 tokens and more."""
     engine = make_engine(family, 2)
     steered = [CASES["add"], (), CASES["map"], CASES["ablate rank 2"], CASES["cap response"]]
     shapes = [(3, 170), (20, 5), (60, 9), (1, 30), (40, 40), (2, 3), (8, 150), (59, 75)]
-    rows = [
+    requests = [
         Request(
             prompt(length, seed), replace(ENDLESS, temperature=seed % 2, seed=seed), count, case
         )
@@ -238,19 +238,19 @@ def test_answers_longer_than_the_spare_columns_with_newcomers_of_all_lengths(
             zip(shapes, [*steered, *steered], strict=False)
         )
     ]
-    found = answer(engine, rows)
+    found = answer(engine, requests)
     assert [result.num_generated for result in found] == [count for _, count in shapes]
-    assert_same(found, alone(rows, family))
+    assert_same(found, alone(requests, family))
 
 
 def test_what_a_row_tells_of_itself_does_not_depend_on_who_joined_it(
     make_engine: MakeEngine, alone: Any
 ) -> None:
     """Logs hold the largest change, and two runs of one condition should agree on it."""
-    engine = make_engine(rows=2)
-    rows = [Request(prompt(6), ENDLESS, 40, CASES["map rank 4 response"])]
-    rows += [Request(prompt(4, seed), ENDLESS, 2) for seed in range(20)]
-    found, [expected] = answer(engine, rows)[0], alone(rows[:1])
+    engine = make_engine(batch=2)
+    requests = [Request(prompt(6), ENDLESS, 40, CASES["map rank 4 response"])]
+    requests += [Request(prompt(4, seed), ENDLESS, 2) for seed in range(20)]
+    found, [expected] = answer(engine, requests)[0], alone(requests[:1])
     assert found.change == pytest.approx(expected.change, rel=1e-3)
 
 
@@ -261,13 +261,13 @@ def test_prompts_that_are_read_in_several_passes_equal_each_alone(
     with watched(four) as watch:
         found = answer(four, MIXTURE)
     assert_same(found, expected)
-    assert all(rows * width <= 64 for rows, width in watch.prompts)
+    assert all(count * width <= 64 for count, width in watch.prompts)
 
 
 @pytest.fixture(scope="module")
 def qwen(make_engine: MakeEngine) -> HFEngine:
     """For tests that leave it as it was: nothing in them fails."""
-    return make_engine(rows=16)
+    return make_engine(batch=16)
 
 
 def _sampled(ids: tuple[int, ...], case: Any, seed: int = 0, count: int = 6) -> Request:
@@ -277,12 +277,12 @@ def _sampled(ids: tuple[int, ...], case: Any, seed: int = 0, count: int = 6) -> 
 def test_rows_of_one_prompt_under_one_condition_read_it_once(
     family: str, four: HFEngine, alone: Any
 ) -> None:
-    rows = [_sampled(prompt(9), CASES["all three sites"], seed) for seed in range(4)]
+    requests = [_sampled(prompt(9), CASES["all three sites"], seed) for seed in range(4)]
     with watched(four) as watch:
-        found = answer(four, rows)
+        found = answer(four, requests)
     assert watch.prompts == [(1, 9)]
-    assert_same(found, alone(rows, family))
-    assert len({tuple(result.tokens) for result in found}) == len(rows)
+    assert_same(found, alone(requests, family))
+    assert len({tuple(result.tokens) for result in found}) == len(requests)
 
 
 BY_RESPONSE = [case for case in CASES.values() if not any(edit.on_prompt for edit in case)]
@@ -294,7 +294,7 @@ BY_RESPONSE = [case for case in CASES.values() if not any(edit.on_prompt for edi
         (BY_RESPONSE, 1),
         ([CASES["add"], (), CASES["add"], CASES["map"], CASES["add last"], ()], 4),
         ([CASES["two edits at one site"], CASES["the same, turned round"]], 2),
-        ([edits(plain(), 10), edits(plain(), 9), edits(plain([2]), 10)], 3),
+        ([steer(plain(), 10), steer(plain(), 9), steer(plain([2]), 10)], 3),
         # The same on the prompt, another on the answer.
         ([CASES["add last"] + CASES["add response"], CASES["add last"]], 1),
     ],
@@ -303,35 +303,35 @@ BY_RESPONSE = [case for case in CASES.values() if not any(edit.on_prompt for edi
 def test_a_prompt_is_read_once_for_all_that_steer_it_alike(
     qwen: HFEngine, alone: Any, cases: abc.Sequence[Any], read: int
 ) -> None:
-    rows = [_sampled(prompt(9), case) for case in cases]
+    requests = [_sampled(prompt(9), case) for case in cases]
     with watched(qwen) as watch:
-        found = answer(qwen, rows)
+        found = answer(qwen, requests)
     assert watch.prompts == [(read, 9)]
-    assert_same(found, alone(rows))
+    assert_same(found, alone(requests))
 
 
 def test_prompts_that_only_begin_alike_are_not_taken_for_one(qwen: HFEngine, alone: Any) -> None:
-    rows = [_sampled(prompt(9)[:length], CASES["add"]) for length in (9, 8, 9, 2)]
+    requests = [_sampled(prompt(9)[:length], CASES["add"]) for length in (9, 8, 9, 2)]
     with watched(qwen) as watch:
-        assert_same(answer(qwen, rows), alone(rows))
+        assert_same(answer(qwen, requests), alone(requests))
     assert watch.prompts == [(3, 9)]
 
 
 def test_a_row_that_ends_leaves_before_the_next_pass(qwen: HFEngine) -> None:
-    rows = [Request(prompt(4, count), ENDLESS, count, CASES["add"]) for count in (3, 1, 7, 5)]
+    requests = [Request(prompt(4, count), ENDLESS, count, CASES["add"]) for count in (3, 1, 7, 5)]
     with watched(qwen) as watch:
-        answer(qwen, rows)
+        answer(qwen, requests)
     # The pass over the prompts gives the first token of each.
     assert watch.passes == [(4, 4), *[(3, 1)] * 2, *[(2, 1)] * 2, *[(1, 1)] * 2]
 
 
 def test_a_row_that_waits_takes_the_place_of_one_that_ended(four: HFEngine) -> None:
     shapes = [(4, 3), (4, 9), (4, 9), (4, 5), (6, 3), (2, 2)]
-    rows = [
+    requests = [
         Request(prompt(length, seed), ENDLESS, count) for seed, (length, count) in enumerate(shapes)
     ]
     with watched(four) as watch:
-        answer(four, rows)
+        answer(four, requests)
     # fmt: off
     assert watch.passes == [
         (4, 4), (4, 1), (4, 1),  # the one of 3 tokens is over
@@ -343,12 +343,12 @@ def test_a_row_that_waits_takes_the_place_of_one_that_ended(four: HFEngine) -> N
 
 
 def test_more_rows_join_when_more_are_allowed(make_engine: MakeEngine, alone: Any) -> None:
-    engine = make_engine(rows=1)
-    rows = [Request(prompt(5, seed), ENDLESS, 12, CASES["add"]) for seed in range(3)]
+    engine = make_engine(batch=1)
+    requests = [Request(prompt(5, seed), ENDLESS, 12, CASES["add"]) for seed in range(3)]
     allowed = {4: 2, 6: 3}
     with watched(engine, lambda at: engine.allow_batch(allowed.get(at, 1))) as watch:
-        found = answer(engine, rows)
-    assert_same(found, alone(rows))
+        found = answer(engine, requests)
+    assert_same(found, alone(requests))
     assert watch.decoded[:4] == [1] * 4
     assert max(watch.decoded) == 3
 
@@ -390,17 +390,17 @@ def test_a_row_cancelled_while_it_is_decoded_leaves_and_disturbs_nobody(
         found = results([future for future in futures if future is not futures[2]])
     assert_same(found, [*good[:2], *good[3:]])
     assert futures[2].cancelled()
-    # A pass over the prompts, and the fourth that decodes after which the row is gone.
+    # A pass over the prompts, and the fourth that decodes after which the request is gone.
     assert watch.decoded[:5] == [6, 6, 6, 6, 5]
 
 
 def test_a_row_cancelled_while_it_waits_is_never_read(make_engine: MakeEngine) -> None:
-    engine, futures = make_engine(rows=2), list[Future[RequestOutput]]()
-    rows = [Request(prompt(5, seed), ENDLESS, 6) for seed in range(5)]
+    engine, futures = make_engine(batch=2), list[Future[RequestOutput]]()
+    requests = [Request(prompt(5, seed), ENDLESS, 6) for seed in range(5)]
     with watched(engine, lambda at: at == 2 and futures[3].cancel()) as watch:
-        futures += hand_over(engine, rows)
+        futures += hand_over(engine, requests)
         results([*futures[:3], futures[4]])
-    assert sum(rows for rows, _ in watch.prompts) == 4
+    assert sum(count for count, _ in watch.prompts) == 4
 
 
 @pytest.mark.parametrize("index", [1, 4], ids=["decoded", "waiting"])
@@ -408,7 +408,7 @@ def test_who_waits_for_all_rows_is_told_of_the_cancelled_ones_too(
     make_engine: MakeEngine, index: int
 ) -> None:
     """concurrent.futures.wait counts a cancelled future once its executor has acknowledged it."""
-    engine, futures = make_engine(rows=4), list[Future[RequestOutput]]()
+    engine, futures = make_engine(batch=4), list[Future[RequestOutput]]()
     with watched(engine, lambda at: at == 4 and futures[index].cancel()):
         futures += hand_over(engine, GOOD)
         assert not wait(futures, 3).not_done
@@ -428,7 +428,7 @@ def test_a_row_cancelled_at_the_moment_when_another_ends_disturbs_nobody(
         futures = hand_over(engine, GOOD[:count], prepare)
         found = results([futures[0], *futures[2:]])
     assert_same(found, [good[0], *good[2:count]])
-    assert len(watch.prompts) == 1, "rows were started again"
+    assert len(watch.prompts) == 1, "requests were started again"
 
 
 def test_a_row_is_not_blamed_for_the_pass_that_failed_beside_one_that_was_cancelled(
@@ -455,7 +455,7 @@ def test_a_pass_that_fails_once_loses_no_row(
     make_engine: MakeEngine, good: list[RequestOutput], at: int, failure: Exception
 ) -> None:
     """Pass 0 reads the prompts; the others decode."""
-    engine, futures = make_engine(rows=4), list[Future[RequestOutput]]()
+    engine, futures = make_engine(batch=4), list[Future[RequestOutput]]()
 
     def fail_once(now: int) -> None:
         if now == at:
@@ -479,30 +479,30 @@ def test_a_pass_that_fails_once_loses_no_row(
 def test_after_running_out_of_memory_batches_are_half_as_large_for_good(
     make_engine: MakeEngine, case: Any, at: int, failure: Exception
 ) -> None:
-    engine = make_engine(rows=8)
-    rows = [Request(prompt(7, seed), ENDLESS, 9, case) for seed in range(24)]
+    engine = make_engine(batch=8)
+    requests = [Request(prompt(7, seed), ENDLESS, 9, case) for seed in range(24)]
 
     def fail_once(now: int) -> None:
         if now == at:
             raise failure
 
     with watched(engine, fail_once) as watch:
-        answer(engine, rows)
+        answer(engine, requests)
     assert max(watch.decoded[:at] or [8]) == 8
-    after = [rows for rows, tokens in watch.passes[at + 1 :] if tokens == 1]
+    after = [size for size, tokens in watch.passes[at + 1 :] if tokens == 1]
     assert max(after) == 4
 
 
 def test_after_another_fault_batches_are_as_large_as_before(make_engine: MakeEngine) -> None:
-    engine = make_engine(rows=8)
-    rows = [Request(prompt(7, seed), ENDLESS, 9, CASES["add"]) for seed in range(32)]
+    engine = make_engine(batch=8)
+    requests = [Request(prompt(7, seed), ENDLESS, 9, CASES["add"]) for seed in range(32)]
 
     def fail_once(now: int) -> None:
         if now == 5:
             raise RuntimeError("injected")
 
     with watched(engine, fail_once) as watch:
-        answer(engine, rows)
+        answer(engine, requests)
     assert watch.decoded[5:13] == [4] * 8
     assert 8 in watch.decoded[21:]
 
@@ -510,7 +510,7 @@ def test_after_another_fault_batches_are_as_large_as_before(make_engine: MakeEng
 def test_newcomers_for_whom_there_is_no_memory_take_nobody_with_them(
     make_engine: MakeEngine, good: list[RequestOutput]
 ) -> None:
-    engine, failed = make_engine(rows=4), list[int]()
+    engine, failed = make_engine(batch=4), list[int]()
     with watched(engine) as watch:
 
         def fail_once(now: int) -> None:
@@ -527,7 +527,7 @@ def test_newcomers_for_whom_there_is_no_memory_take_nobody_with_them(
 def test_a_fault_that_stays_fails_every_row_and_the_engine_lives_on(
     make_engine: MakeEngine, good: list[RequestOutput], passes: str
 ) -> None:
-    engine = make_engine(rows=4)
+    engine = make_engine(batch=4)
     with watched(engine) as watch:
 
         def fail(now: int) -> None:
@@ -548,13 +548,13 @@ def test_a_row_of_nan_fails_alone_and_its_place_is_clean(
     make_engine: MakeEngine, good: list[RequestOutput]
 ) -> None:
     """Those who wait take its place, with columns of its own length and longer."""
-    engine = make_engine(rows=3)
+    engine = make_engine(batch=3)
     huge = SteeringVector(torch.full((1, 1, WIDTH), 1e38), (1,), "resid_post")
-    rows = [
+    requests = [
         Request(prompt(30, seed), ENDLESS, 20, resolve(huge, magnitude=9, positions=positions))
         for seed, positions in enumerate(("response", "all", "last"))
     ]
-    futures = hand_over(engine, [*rows, *GOOD])
+    futures = hand_over(engine, [*requests, *GOOD])
     for broken in futures[:3]:
         with pytest.raises(EngineError, match=r"NaN.*magnitude"):
             broken.result(TIMEOUT)
@@ -590,12 +590,12 @@ def test_rows_of_one_prompt_do_not_share_the_fault_of_one_of_them(
     make_engine: MakeEngine, alone: Any
 ) -> None:
     engine = make_engine()
-    rows = [_sampled(prompt(9), CASES["add"], seed) for seed in range(4)]
-    broken = replace(rows[0], sampling=Sampling(logit_bias={10**6: 1.0}))
-    futures = hand_over(engine, [*rows[:2], broken, *rows[2:]])
+    requests = [_sampled(prompt(9), CASES["add"], seed) for seed in range(4)]
+    broken = replace(requests[0], sampling=Sampling(logit_bias={10**6: 1.0}))
+    futures = hand_over(engine, [*requests[:2], broken, *requests[2:]])
     with pytest.raises(IndexError):
         futures.pop(2).result(TIMEOUT)
-    assert_same(results(futures), alone(rows))
+    assert_same(results(futures), alone(requests))
 
 
 @pytest.mark.parametrize("count", [1, 9])
@@ -603,14 +603,14 @@ def test_a_row_whose_token_can_not_be_taken_in_leaves_no_token_twice_in_others(
     make_engine: MakeEngine, good: list[RequestOutput], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Rows before it have taken in theirs when it fails: with the prompt's pass, or a later one."""
-    honest = Sequence.note
+    honest = Sequence.append
 
-    def note(row: Sequence, *given: Any) -> None:
-        if row.row.stop == ("faulty",) and row.num_generated + 1 == count:
+    def append(sequence: Sequence, *rest: Any) -> None:
+        if sequence.request.stop == ("faulty",) and sequence.num_generated + 1 == count:
             raise ValueError("injected")
-        honest(row, *given)
+        honest(sequence, *rest)
 
-    monkeypatch.setattr(Sequence, "note", note)
+    monkeypatch.setattr(Sequence, "append", append)
     faulty = Request(prompt(14), ENDLESS, 20, CASES["add"], stop=("faulty",))
     futures = hand_over(make_engine(), [*GOOD[:3], faulty, *GOOD[3:]])
     with pytest.raises(ValueError, match="injected"):
@@ -624,9 +624,9 @@ def test_a_row_whose_token_can_not_be_taken_in_leaves_no_token_twice_in_others(
     [
         (decoder, "in_chunks"),
         (decoder.Decoder, "_settle"),
-        (decoder.Decoder, "_go_on_with"),
+        (decoder.Decoder, "_keep"),
         (Scheduler, "window"),
-        (Scheduler, "lets_in"),
+        (Scheduler, "admits"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -641,12 +641,12 @@ def test_a_fault_of_our_own_is_told_and_nobody_waits_for_ever(
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, faulty)
-        futures = [engine.submit(row) for row in GOOD]
+        futures = [engine.submit(request) for request in GOOD]
         assert not wait(futures, 3).not_done, "nobody will ever answer"
     # Those who were through before the fault are told their answer.
     errors = [error for future in futures if (error := future.exception(0))]
     assert {(type(error), str(error)) for error in errors} <= {(ValueError, "of our own")}
-    assert errors or name == "_go_on_with"
+    assert errors or name == "_keep"
     assert engine.submit(GOOD[0]).result(TIMEOUT).tokens
 
 
@@ -662,7 +662,7 @@ def test_newcomers_that_fail_do_not_wait_for_those_who_run(
 
     def come(now: int) -> None:
         if now == 10:
-            came.extend(engine.submit(row) for row in (wide, short))
+            came.extend(engine.submit(request) for request in (wide, short))
             for future in came:
                 future.add_done_callback(lambda _: over.append(len(watch.passes)))
 
@@ -687,9 +687,9 @@ def test_a_vector_of_another_precision_does_what_its_float32_does(
 
     rounded = tuple(given(given(edit, dtype), torch.float32) for edit in CASES[case])
     raw = tuple(given(edit, dtype) for edit in CASES[case])
-    row = Request(prompt(6), ENDLESS, 8, rounded, top_logprobs=1)
-    [expected] = alone([row])
-    assert_same(answer(qwen, [replace(row, edits=raw), row]), [expected, expected])
+    request = Request(prompt(6), ENDLESS, 8, rounded, top_logprobs=1)
+    [expected] = alone([request])
+    assert_same(answer(qwen, [replace(request, interventions=raw), request]), [expected, expected])
 
 
 def test_weights_that_can_not_be_loaded_fail_every_row_and_those_who_come_later(
@@ -698,7 +698,7 @@ def test_weights_that_can_not_be_loaded_fail_every_row_and_those_who_come_later(
     engine = HFEngine(ModelSource("gone", str(tmp_path / "gone"), local=True), device="cpu")
     engine.allow_batch(4)
     for _ in range(2):
-        futures = [engine.submit(row) for row in GOOD]
+        futures = [engine.submit(request) for request in GOOD]
         futures.append(engine.call(lambda *_: None))
         for future in futures:
             with pytest.raises(Exception, match="gone"):
@@ -720,12 +720,12 @@ def _run(
     decode: Callable[[abc.Sequence[int]], str] = _decode,
     max_tokens: int = 10**6,
 ) -> Sequence:
-    """A row that draws these tokens, as far as it goes."""
-    row = Sequence(Request((5,), GREEDY, max_tokens, stop=stop), Future())
+    """A sequence that draws these tokens, as far as it goes."""
+    sequence = Sequence(Request((5,), GREEDY, max_tokens, stop=stop), Future())
     for token in ids:
-        if row.stop_reason is None:
-            row.note(token, [END], None, decode)
-    return row
+        if sequence.stop_reason is None:
+            sequence.append(token, [END], None, decode)
+    return sequence
 
 
 def _encode(text: str) -> list[int]:
@@ -754,15 +754,15 @@ def test_a_stop_string_ends_the_row_with_the_token_that_completes_it(
     stop: tuple[str, ...], before: str | None
 ) -> None:
     """Tokens are bytes here: each character outside of ASCII is two to four of them."""
-    row = _run(_encode(TEXT), stop)
+    sequence = _run(_encode(TEXT), stop)
     if before is None:
-        assert row.stop_reason is None
-        assert row.tokens == _encode(TEXT)
+        assert sequence.stop_reason is None
+        assert sequence.tokens == _encode(TEXT)
         return
     ends = [TEXT.index(string) + len(string) for string in stop if string in TEXT]
-    assert row.stop_reason == "stop"
-    assert row.tokens == _encode(TEXT[: min(ends)])
-    assert row.result(_decode).text == before
+    assert sequence.stop_reason == "stop"
+    assert sequence.tokens == _encode(TEXT[: min(ends)])
+    assert sequence.output(_decode).text == before
 
 
 @pytest.mark.parametrize("seed", range(80))
@@ -787,16 +787,16 @@ def test_stop_strings_are_found_where_a_search_of_the_whole_text_finds_them(seed
         return b"".join(pieces[token - 1] for token in ids).decode(errors="replace")
 
     ids = range(1, len(pieces) + 1)
-    row = _run(ids, stop, decode)
+    sequence = _run(ids, stop, decode)
     ends = [n for n in range(len(ids) + 1) if any(string in decode(ids[:n]) for string in stop)]
     if not ends:
-        assert row.stop_reason is None
+        assert sequence.stop_reason is None
         return
-    assert row.stop_reason == "stop"
-    assert len(row.tokens) == ends[0]
-    said = decode(row.tokens)
+    assert sequence.stop_reason == "stop"
+    assert len(sequence.tokens) == ends[0]
+    said = decode(sequence.tokens)
     cut = min(said.index(string) for string in stop if string in said)
-    assert row.result(decode).text == said[:cut]
+    assert sequence.output(decode).text == said[:cut]
 
 
 @pytest.mark.parametrize("stop", ["é", "é.", "é.\n", ".", "\n"])
@@ -804,9 +804,9 @@ def test_a_stop_string_is_found_behind_bytes_that_are_no_characters(stop: str) -
     """However many there are: some are as long as a character, some as long as two."""
     for count in range(10):
         broken = _encode("é")[1:] * count
-        row = _run([*_encode("a"), *broken, *_encode("é.\nand so on")], (stop,))
-        assert row.stop_reason == "stop", count
-        assert row.result(_decode).text == "a" + "\ufffd" * count + "é.\n".split(stop)[0]
+        sequence = _run([*_encode("a"), *broken, *_encode("é.\nand so on")], (stop,))
+        assert sequence.stop_reason == "stop", count
+        assert sequence.output(_decode).text == "a" + "\ufffd" * count + "é.\n".split(stop)[0]
 
 
 def test_a_stop_string_counts_though_the_last_token_breaks_off_within_a_character() -> None:
@@ -817,8 +817,8 @@ def test_a_stop_string_counts_though_the_last_token_breaks_off_within_a_characte
             errors="replace"
         )
 
-    for row in (_run([1, 2, 3, END], (". ",), decode), _run([1, 2, 3], (". ",), decode, 3)):
-        assert row.result(decode).text == "One two"
+    for sequence in (_run([1, 2, 3, END], (". ",), decode), _run([1, 2, 3], (". ",), decode, 3)):
+        assert sequence.output(decode).text == "One two"
 
 
 @pytest.mark.parametrize(
@@ -841,25 +841,25 @@ def test_looking_for_stop_strings_takes_time_that_grows_with_the_answer_and_not_
         decoded += len(ids)
         return _decode(ids)
 
-    row = _run(ids, ("never", "ever\n"), decode)
-    assert row.tokens == list(ids)
+    sequence = _run(ids, ("never", "ever\n"), decode)
+    assert sequence.tokens == list(ids)
     assert decoded <= 16 * len(ids)
 
 
 def test_stop_strings_end_rows_in_a_batch_as_they_do_alone(
     four: HFEngine, expected: list[RequestOutput]
 ) -> None:
-    rows, cut = list[Request](), list[str]()
-    for row, result in zip(MIXTURE, expected, strict=True):
+    requests, cut = list[Request](), list[str]()
+    for request, result in zip(MIXTURE, expected, strict=True):
         # Of random bytes few are characters: a stop string is one that is, and what follows.
         whole = [at for at, character in enumerate(result.text) if character != "\ufffd"]
         if whole:
             at = whole[len(whole) // 2]
             stop = result.text[at : at + 3].split("\ufffd")[0]
-            rows.append(replace(row, stop=(stop, "never said")))
+            requests.append(replace(request, stop=(stop, "never said")))
             cut.append(result.text[: result.text.find(stop)])
-    found = answer(four, rows)
-    assert len(rows) > 10
+    found = answer(four, requests)
+    assert len(requests) > 10
     assert [result.text for result in found] == cut
     assert all(result.stop_reason == "stop" for result in found)
 
@@ -872,7 +872,7 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
 ) -> None:
     """The call runs the model itself, steered by a plan of its own."""
     engine = make_engine()
-    rows = [Request(prompt(5 + seed, seed), ENDLESS, 60, case) for seed, case in
+    requests = [Request(prompt(5 + seed, seed), ENDLESS, 60, case) for seed, case in
             enumerate([CASES["add"], (), CASES["map"], CASES["all three sites"]])]  # fmt: skip
     asked = list[Future[Any]]()
 
@@ -887,14 +887,14 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
     with watched(engine) as watch:
         futures = list[Future[RequestOutput]]()
         watch.before = lambda now: now in (20, 40) and asked.append(engine.call(work))
-        futures += hand_over(engine, rows)
+        futures += hand_over(engine, requests)
         found = results(futures)
         calls = [call.result(TIMEOUT) for call in asked]
     assert [done for done, _ in calls] == [0, 0]
     assert torch.equal(calls[0][1], calls[1][1])
     # The pass of the call comes right after the one during which it was asked for.
     assert [at for at, shape in enumerate(watch.passes) if shape == (1, 4)] == [21, 41]
-    assert_same(found, alone(rows))
+    assert_same(found, alone(requests))
 
 
 def test_a_call_that_fails_tells_its_own_caller_only(
@@ -914,20 +914,20 @@ def test_a_call_that_fails_tells_its_own_caller_only(
 
 
 def test_telemetry_counts_rows_tokens_and_passes(make_engine: MakeEngine) -> None:
-    engine = make_engine(rows=4)
+    engine = make_engine(batch=4)
     assert engine.telemetry().waiting == 0
     with watched(engine) as watch:
         gate = threading.Event()
         engine.call(lambda *_: gate.wait(TIMEOUT))
-        futures = [engine.submit(row) for row in GOOD]
+        futures = [engine.submit(request) for request in GOOD]
         engine.submit(GOOD[0]).cancel()
         waiting = engine.telemetry()
         gate.set()
         found = results(futures)
     told = engine.telemetry()
     assert waiting.waiting >= len(GOOD)
-    assert (waiting.rows, waiting.tokens, waiting.passes) == (0, 0, 0)
-    assert (told.rows, told.waiting) == (len(GOOD), 0)
+    assert (waiting.requests, waiting.tokens, waiting.passes) == (0, 0, 0)
+    assert (told.requests, told.waiting) == (len(GOOD), 0)
     assert told.tokens == sum(result.num_generated for result in found)
     assert told.passes == len(watch.decoded)
     assert told.occupancy == pytest.approx(sum(watch.decoded) / 4 / len(watch.decoded))
@@ -936,7 +936,7 @@ def test_telemetry_counts_rows_tokens_and_passes(make_engine: MakeEngine) -> Non
 
 def test_a_row_tells_how_long_it_waited_and_took(make_engine: MakeEngine) -> None:
     """One place: each waits while those before it are decoded."""
-    engine = make_engine(rows=1)
+    engine = make_engine(batch=1)
     began = time.monotonic()
     found = answer(engine, [Request(prompt(4), ENDLESS, 20)] * 4)
     whole = time.monotonic() - began

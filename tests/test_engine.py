@@ -1,4 +1,4 @@
-"""The engine against plain hooks, and rows against themselves: alone, together, in any order."""
+"""The engine against plain hooks; requests alone, together, and in any order."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from conformance import CASES, GREEDY, Edits, answer, blocks, edits, loaded, mapped, plain, prompt
-from edits import make_vector, random_tensor
+from conformance import (
+    CASES,
+    GREEDY,
+    Interventions,
+    answer,
+    blocks,
+    loaded,
+    mapped,
+    plain,
+    prompt,
+    steer,
+)
+from random_vectors import make_vector, random_tensor
 from replicas import replica, replica_of_map
 from tiny_models import LAYERS, WIDTH
 
@@ -59,23 +70,23 @@ def test_the_cases_name_all_that_can_be_asked_for() -> None:
 
 
 def test_magnitude_zero_and_no_vector_equal_the_plain_model_exactly(qwen: Engine) -> None:
-    zeros = [edits(plain(), 0), edits(mapped([0, 2]), 0), edits(plain(rank=2), 0, unit="raw")]
-    rows = [Request(prompt(5), GREEDY, 15, case, top_logprobs=3) for case in [(), *zeros]]
-    alone = [engine_result(qwen, row) for row in rows]
+    zeros = [steer(plain(), 0), steer(mapped([0, 2]), 0), steer(plain(rank=2), 0, unit="raw")]
+    requests = [Request(prompt(5), GREEDY, 15, case, top_logprobs=3) for case in [(), *zeros]]
+    alone = [engine_result(qwen, request) for request in requests]
     for steered in alone[1:]:
         assert steered.tokens == alone[0].tokens
         assert steered.logprobs == alone[0].logprobs
     model = loaded(qwen)
     generated = model.model.generate(
-        torch.tensor([rows[0].prompt]), max_new_tokens=15, do_sample=False
-    )[0, len(rows[0].prompt) :]
+        torch.tensor([requests[0].prompt]), max_new_tokens=15, do_sample=False
+    )[0, len(requests[0].prompt) :]
     assert alone[0].tokens == [
         token for token in generated.tolist() if token not in model.end_tokens
     ]
 
 
-def engine_result(engine: Engine, row: Request) -> RequestOutput:
-    return answer(engine, [row])[0]
+def engine_result(engine: Engine, request: Request) -> RequestOutput:
+    return answer(engine, [request])[0]
 
 
 @pytest.mark.parametrize("vector", [plain(), plain(rank=3), mapped()], ids=["1", "3", "map"])
@@ -84,25 +95,27 @@ def test_the_vector_is_on_at_exactly_the_named_tokens(
     qwen: Engine, positions: Any, vector: SteeringVector
 ) -> None:
     """Captured: at the steered block the difference to the plain model is the vector, or 0."""
-    steered = edits(vector, 2, unit="raw", positions=positions)
-    row = Request(prompt(7), GREEDY, 8, steered)
+    steered = steer(vector, 2, unit="raw", positions=positions)
+    request = Request(prompt(7), GREEDY, 8, steered)
     model = loaded(qwen)
     seen: list[torch.Tensor] = []
     block = blocks(model)[1]
-    # The neighbour is longer, so the captured row is padded.
+    # The neighbour is longer, so the captured request is padded.
     neighbour = Request(prompt(7) * 2, GREEDY, 12)
     handle = block.register_forward_hook(lambda _, __, out: seen.append(out[:1].clone()))
     try:
-        result = answer(qwen, [row, neighbour])[0]
+        result = answer(qwen, [request, neighbour])[0]
     finally:
         handle.remove()
-    length = len(row.prompt)
+    length = len(request.prompt)
     steps = len(result.tokens)
     got = torch.cat([seen[0][0, -length:], *(step[0] for step in seen[1:steps])])
     unsteered: list[torch.Tensor] = []
     handle = block.register_forward_hook(lambda _, __, out: unsteered.append(out.clone()))
     with torch.no_grad():
-        model.model(input_ids=torch.tensor([[*row.prompt, *result.tokens[:-1]]]), use_cache=False)
+        model.model(
+            input_ids=torch.tensor([[*request.prompt, *result.tokens[:-1]]]), use_cache=False
+        )
     handle.remove()
     on = {
         "all": range(len(got)),
@@ -128,7 +141,7 @@ def test_a_steered_row_that_changes_nothing_is_an_error(
     qwen: Engine, vector: SteeringVector
 ) -> None:
     with pytest.raises(EngineError, match=r"changed no activation.*magnitude"):
-        engine_result(qwen, Request(prompt(1), GREEDY, 5, edits(vector, 1e-30)))
+        engine_result(qwen, Request(prompt(1), GREEDY, 5, steer(vector, 1e-30)))
 
 
 def test_an_edit_that_misses_a_pass_is_an_error(
@@ -149,7 +162,9 @@ def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(qwen: Engine) -> No
     overflow = resolve(huge, magnitude=9)
     fine = Request(prompt(1), GREEDY, 5, CASES["add"])
     expected = engine_result(qwen, fine).tokens
-    broken, kept = [qwen.submit(row) for row in (Request(prompt(2), GREEDY, 5, overflow), fine)]
+    broken, kept = [
+        qwen.submit(request) for request in (Request(prompt(2), GREEDY, 5, overflow), fine)
+    ]
     with pytest.raises(EngineError, match=r"NaN.*magnitude"):
         broken.result(60)
     assert kept.result(60).tokens == expected
@@ -192,9 +207,9 @@ def test_an_answer_is_handed_over_when_it_ends_and_not_with_its_batch(qwen: Engi
 
 
 def test_a_cancelled_row_leaves_its_neighbours_alone(qwen: Engine) -> None:
-    rows = [Request(prompt(index), GREEDY, 60, CASES["add"]) for index in range(4)]
-    alone = [engine_result(qwen, row).tokens for row in rows]
-    futures = [qwen.submit(row) for row in rows]
+    requests = [Request(prompt(index), GREEDY, 60, CASES["add"]) for index in range(4)]
+    alone = [engine_result(qwen, request).tokens for request in requests]
+    futures = [qwen.submit(request) for request in requests]
     assert futures[1].cancel()
     left = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
     assert left == [tokens for index, tokens in enumerate(alone) if index != 1]
@@ -203,8 +218,8 @@ def test_a_cancelled_row_leaves_its_neighbours_alone(qwen: Engine) -> None:
 def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [Request(prompt(index), GREEDY, 8, CASES["add"]) for index in range(7)]
-    expected = [result.tokens for result in answer(qwen, rows)]
+    requests = [Request(prompt(index), GREEDY, 8, CASES["add"]) for index in range(7)]
+    expected = [result.tokens for result in answer(qwen, requests)]
     honest = decoder.Decoder._forward
     sizes: list[int] = []
 
@@ -215,7 +230,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
         return honest(self, tokens, *rest)
 
     monkeypatch.setattr(decoder.Decoder, "_forward", short_of_memory)
-    assert [result.tokens for result in answer(qwen, rows)] == expected
+    assert [result.tokens for result in answer(qwen, requests)] == expected
     assert max(sizes) > 2
 
 
@@ -223,8 +238,8 @@ def test_only_a_row_that_cannot_run_alone_fails_for_memory(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = decoder.Decoder._forward
-    rows = [Request((5, 6, 7), GREEDY, 8), Request((9,) * 50, GREEDY, 8)]
-    expected = engine_result(qwen, rows[0]).tokens
+    requests = [Request((5, 6, 7), GREEDY, 8), Request((9,) * 50, GREEDY, 8)]
+    expected = engine_result(qwen, requests[0]).tokens
 
     def no_long_rows(self: Any, tokens: torch.Tensor, *rest: Any) -> Any:
         if tokens.shape[1] > 40:
@@ -232,7 +247,7 @@ def test_only_a_row_that_cannot_run_alone_fails_for_memory(
         return honest(self, tokens, *rest)
 
     monkeypatch.setattr(decoder.Decoder, "_forward", no_long_rows)
-    short, long = [qwen.submit(row) for row in rows]
+    short, long = [qwen.submit(request) for request in requests]
     assert short.result(60).tokens == expected
     with pytest.raises(torch.OutOfMemoryError):
         long.result(60)
@@ -252,8 +267,8 @@ TOKENS = torch.tensor([prompt(31)[:4], prompt(32)[:4]])
 class _Watched:
     """A plan for one pass over `TOKENS` that keeps what came to each of its sites."""
 
-    def __init__(self, rows: Sequence[Edits]) -> None:
-        self.plan = InterventionBatch(rows)
+    def __init__(self, requests: Sequence[Interventions]) -> None:
+        self.plan = InterventionBatch(requests)
         self.plan.begin_prefill(torch.ones(TOKENS.shape))
         self.sites = self.plan.sites
         self.came: dict[SiteKey, torch.Tensor] = {}
@@ -264,17 +279,17 @@ class _Watched:
 
 
 @pytest.mark.parametrize(
-    "rows",
+    "requests",
     [
-        [edits(plain([2]), 10), ()],
-        [edits(mapped([2, 3]), 5), edits(plain([2]), operation="ablate")],
-        [edits(plain([3], site="resid_pre"), 10), edits(mapped([3], site="mlp_out"), 5)],
+        [steer(plain([2]), 10), ()],
+        [steer(mapped([2, 3]), 5), steer(plain([2]), operation="ablate")],
+        [steer(plain([3], site="resid_pre"), 10), steer(mapped([3], site="mlp_out"), 5)],
         [(), ()],
     ],
     ids=["resid_post of the last skipped block", "maps", "within the next block", "unsteered"],
 )
 def test_skipping_the_blocks_below_the_edits_changes_no_logit(
-    engine: Engine, rows: Sequence[Edits]
+    engine: Engine, requests: Sequence[Interventions]
 ) -> None:
     num_below = 3
 
@@ -291,7 +306,7 @@ def test_skipping_the_blocks_below_the_edits_changes_no_logit(
             )
         )
 
-        def logits(case: Sequence[Edits], below: Any = None) -> torch.Tensor:
+        def logits(case: Sequence[Interventions], below: Any = None) -> torch.Tensor:
             ran.clear()
             found = session.run(
                 lambda: model.model(input_ids=TOKENS, use_cache=False).logits,
@@ -304,10 +319,10 @@ def test_skipping_the_blocks_below_the_edits_changes_no_logit(
         try:
             unsteered = logits([(), ()])
             below = (num_below, outputs[0].clone())
-            expected = logits(rows)
-            assert torch.equal(logits(rows, below), expected)
+            expected = logits(requests)
+            assert torch.equal(logits(requests, below), expected)
             # Nothing of it is left for the runs that follow.
-            assert torch.equal(logits(rows), expected)
+            assert torch.equal(logits(requests), expected)
             assert torch.equal(logits([(), ()]), unsteered)
             assert torch.equal(logits([(), ()], below), unsteered)
             assert torch.equal(logits([(), ()]), unsteered)
@@ -321,7 +336,7 @@ def test_skipping_the_blocks_below_the_edits_changes_no_logit(
 def test_what_the_skipped_blocks_would_have_given_is_what_is_gone_on_with(qwen: Engine) -> None:
     """Other activations, other logits: they are read, not made again."""
     given = random_tensor(*TOKENS.shape, WIDTH)
-    steered = [edits(plain([1]), 10), ()]
+    steered = [steer(plain([1]), 10), ()]
 
     def runs(model: Any, session: Any) -> None:
         watched, nearby = _Watched(steered), _Watched(steered)
@@ -343,7 +358,7 @@ def test_what_the_skipped_blocks_would_have_given_is_what_is_gone_on_with(qwen: 
 def test_leaving_out_the_blocks_above_the_edits_changes_nothing_that_they_see(
     engine: Engine, case: SteeringVector, num_below: int
 ) -> None:
-    steered = [edits(case, 10), edits(plain(case.layers, site=case.site), operation="ablate")]
+    steered = [steer(case, 10), steer(plain(case.layers, site=case.site), operation="ablate")]
 
     def runs(model: Any, session: Any) -> None:
         whole, part = _Watched(steered), _Watched(steered)
@@ -362,7 +377,7 @@ def test_leaving_out_the_blocks_above_the_edits_changes_nothing_that_they_see(
         expected = session.run(forward, whole, below)
         above = blocks(model)[case.layers[-1] + 1]
         handle = above.mlp.register_forward_hook(lambda *_: ran.append(1))
-        session.run(forward, part, below, only_up_to_edits=True)
+        session.run(forward, part, below, up_to_last_site=True)
         handle.remove()
         assert not ran
         assert list(part.came) == list(whole.came) == list(whole.sites)
@@ -396,10 +411,10 @@ def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
 ) -> None:
     """So that a study of several models needs room for one."""
     engine = shared_engine(find_model(str(tiny_folder("llama"))), dtype="float32", device="cpu")
-    row = Request(prompt(4), GREEDY, 4)
-    before = engine.submit(row).result().tokens
+    request = Request(prompt(4), GREEDY, 4)
+    before = engine.submit(request).result().tokens
     held = engine.call(lambda loaded, _: weakref.ref(loaded.model)).result()
     assert held() is not None
     release_engines()
     assert held() is None
-    assert engine.submit(row).result().tokens == before
+    assert engine.submit(request).result().tokens == before

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from conformance import CASES, GREEDY, Edits, answer, blocks, edits, loaded, plain, prompt
-from edits import make_vector
+from conformance import CASES, GREEDY, Interventions, answer, blocks, loaded, plain, prompt, steer
 from family_table import PASS, read_table
 from hook_reference import reference_greedy, reference_logits
 from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
+from random_vectors import make_vector
 from tiny_models import FAMILIES, LAYERS, WIDTH
 
 from steering.engines import Engine, Request, shared_engine
@@ -37,7 +37,7 @@ MIXTURES = ["qwen3.5-moe", "qwen3-moe", "mixtral", "gpt-oss"]
 
 
 @pytest.fixture(scope="module")
-def cases(engine: Engine, family: str) -> dict[str, Edits]:
+def cases(engine: Engine, family: str) -> dict[str, Interventions]:
     return {name: case for name, case in CASES.items() if family in THOROUGHLY or name in FEWER}
 
 
@@ -56,32 +56,41 @@ def engine(family: str, tiny_folder: Callable[[str], Path]) -> Iterator[Engine]:
 
 @pytest.mark.shows("conformance")
 def test_engine_equals_plain_hooks_in_tokens_and_logits(
-    engine: Engine, cases: dict[str, Edits]
+    engine: Engine, cases: dict[str, Interventions]
 ) -> None:
-    rows = [
-        Request(prompt(index), GREEDY, max_tokens=3 + index % 5, edits=case, top_logprobs=1)
+    requests = [
+        Request(prompt(index), GREEDY, max_tokens=3 + index % 5, interventions=case, top_logprobs=1)
         for index, case in enumerate(cases.values())
     ]
-    results = answer(engine, rows)
+    results = answer(engine, requests)
     model = loaded(engine)
-    for name, row, result in zip(cases, rows, results, strict=True):
+    for name, request, result in zip(cases, requests, results, strict=True):
         expected = reference_greedy(
-            model.model, blocks(model), row.prompt, row.edits, row.max_tokens, model.end_tokens
+            model.model,
+            blocks(model),
+            request.prompt,
+            request.interventions,
+            request.max_tokens,
+            model.end_tokens,
         )
         assert result.tokens == expected, name
-        logits = reference_logits(model.model, blocks(model), row.prompt, expected, row.edits)
+        logits = reference_logits(
+            model.model, blocks(model), request.prompt, expected, request.interventions
+        )
         wanted = logits.log_softmax(-1).max(-1).values[: len(expected)]
         found = torch.tensor([item.logprob for item in result.logprobs])
         assert torch.allclose(found, wanted, atol=2e-4), name
 
 
 @pytest.mark.shows("conformance")
-def test_the_cases_differ_from_the_unsteered_model(engine: Engine, cases: dict[str, Edits]) -> None:
+def test_the_cases_differ_from_the_unsteered_model(
+    engine: Engine, cases: dict[str, Interventions]
+) -> None:
     """Without this, an engine that never steers and a reference that never does would agree."""
-    rows = [Request(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in cases.values()]
+    requests = [Request(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in cases.values()]
     found = {
         name: tuple(item.logprob for item in result.logprobs)
-        for name, result in zip(cases, answer(engine, rows), strict=True)
+        for name, result in zip(cases, answer(engine, requests), strict=True)
     }
     assert found["unsteered"] == found.pop("unsteered too")
     assert len(set(found.values())) == len(found)
@@ -89,23 +98,23 @@ def test_the_cases_differ_from_the_unsteered_model(engine: Engine, cases: dict[s
 
 @pytest.mark.shows("conformance")
 def test_a_batch_of_many_conditions_equals_one_row_at_a_time(
-    engine: Engine, cases: dict[str, Edits]
+    engine: Engine, cases: dict[str, Interventions]
 ) -> None:
-    """Greedy rows, seeded ones of many settings, in the order of their coming and in another."""
-    rows = [
+    """Greedy and seeded requests of many settings, in order of arrival and in another."""
+    requests = [
         Request(
             prompt(index),
             Sampling(temperature=(index % 4) * 0.4, top_p=0.9 + 0.1 * (index % 2),
                      top_k=index % 3 * 20, seed=index),
             max_tokens=3 + 2 * (index * 7 % 4),
-            edits=case,
+            interventions=case,
         )
         for index, case in enumerate(cases.values())
     ]  # fmt: skip
-    alone = [engine.submit(row).result(60).tokens for row in rows]
-    together = [result.tokens for result in answer(engine, rows)]
-    order = random.Random(3).sample(range(len(rows)), len(rows))
-    shuffled = answer(engine, [rows[index] for index in order])
+    alone = [engine.submit(request).result(60).tokens for request in requests]
+    together = [result.tokens for result in answer(engine, requests)]
+    order = random.Random(3).sample(range(len(requests)), len(requests))
+    shuffled = answer(engine, [requests[index] for index in order])
     assert together == alone
     assert [result.tokens for result in shuffled] == [alone[index] for index in order]
 
@@ -129,7 +138,7 @@ def test_sites_are_where_their_names_say(engine: Engine, family: str) -> None:
     """Adding at a block's MLP is adding at its output, unless a norm stands between the two."""
 
     def logits(layer: int, site: Any) -> torch.Tensor:
-        case = edits(make_vector(seed=1, layers=[layer], width=WIDTH, site=site), 3)
+        case = steer(make_vector(seed=1, layers=[layer], width=WIDTH, site=site), 3)
         result = answer(engine, [Request(prompt(4), GREEDY, 1, case, top_logprobs=250)])[0]
         return torch.tensor([value for _, value in sorted(result.logprobs[0].top)])
 
@@ -147,7 +156,7 @@ def test_steering_reaches_the_router_and_no_other_row_s_experts(engine: Engine) 
     routers = [part for name, part in block.named_modules() if name in ("mlp.gate", "mlp.router")]
     assert len(routers) == 1
 
-    def chosen(edits_of_rows: list[Any]) -> list[torch.Tensor]:
+    def chosen(interventions: list[Any]) -> list[torch.Tensor]:
         seen: list[torch.Tensor] = []
 
         def note(_: Any, args: Any, __: Any) -> None:
@@ -157,11 +166,11 @@ def test_steering_reaches_the_router_and_no_other_row_s_experts(engine: Engine) 
             seen.append(torch.nn.functional.linear(hidden, weights, bias).argmax(-1))
 
         handle = routers[0].register_forward_hook(note)
-        answer(engine, [Request((9, 8, 7, 6, 5), GREEDY, 1, case) for case in edits_of_rows])
+        answer(engine, [Request((9, 8, 7, 6, 5), GREEDY, 1, case) for case in interventions])
         handle.remove()
-        return list(seen[0].reshape(len(edits_of_rows), -1))
+        return list(seen[0].reshape(len(interventions), -1))
 
-    steered, other = edits(plain([1]), 30), edits(plain([1]), -30)
+    steered, other = steer(plain([1]), 30), steer(plain([1]), -30)
     alone = [chosen([case])[0] for case in ((), steered, other)]
     assert not torch.equal(alone[0], alone[1]) or not torch.equal(alone[0], alone[2])
     together = chosen([(), steered, other])

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edits import KINDS_AND_RANKS, WIDTH, make_edit, make_map, make_vector, random_tensor
+from random_vectors import (
+    KINDS_AND_RANKS,
+    WIDTH,
+    intervene,
+    make_map,
+    make_vector,
+    random_tensor,
+)
 from replicas import Vector, length, replica, replica_of_map, sum_of
 from torch import Tensor
 
@@ -70,7 +77,7 @@ def test_a_direction_of_the_sum_moves_as_far_whatever_number_it_is_split_into():
 @pytest.mark.parametrize(("kind", "rank"), [("add", 1), ("add", 3), ("map", 1), ("map", 3)])
 def test_adding_nothing_changes_no_bit(kind, rank, unit, dtype):
     hidden = (random_tensor(3, 5, WIDTH) * 100).to(dtype)
-    edit = make_edit(kind, rank, magnitude=0.0, unit=unit)
+    edit = intervene(kind, rank, magnitude=0.0, unit=unit)
     assert torch.equal(_apply(edit, hidden), hidden)
     assert not edit.must_change
 
@@ -101,7 +108,7 @@ def test_a_map_moves_the_tokens_it_was_measured_on_by_the_magnitude_on_average(u
 
 @pytest.mark.parametrize("rank", [1, 3, WIDTH])
 def test_ablating_twice_is_ablating_once(rank):
-    edit = make_edit("ablate", rank, magnitude=1.0)
+    edit = intervene("ablate", rank, magnitude=1.0)
     once = _apply(edit, random_tensor(3, 5, WIDTH))
     torch.testing.assert_close(_apply(edit, once), once, atol=1e-5, rtol=1e-5)
 
@@ -179,7 +186,10 @@ def test_scaling_the_vector_matters_to_the_raw_unit_only(operation):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("kind", "rank"), KINDS_AND_RANKS)
 def test_low_precision_goes_in_and_out_and_is_rounded_once(dtype, kind, rank):
-    hidden, edit = random_tensor(2, 3, WIDTH).to(dtype), make_edit(kind, rank, magnitude=0.7)
+    hidden, edit = (
+        random_tensor(2, 3, WIDTH).to(dtype),
+        intervene(kind, rank, magnitude=0.7),
+    )
     after = _apply(edit, hidden)
     assert after.dtype == dtype
     assert torch.equal(after, _apply(edit, hidden.float()).to(dtype))
@@ -187,13 +197,13 @@ def test_low_precision_goes_in_and_out_and_is_rounded_once(dtype, kind, rank):
 
 def test_the_activations_that_came_in_are_not_written_to():
     hidden = random_tensor(2, 3, WIDTH)
-    _apply(make_edit(), hidden)
+    _apply(intervene(), hidden)
     assert torch.equal(hidden, random_tensor(2, 3, WIDTH))
 
 
 @pytest.mark.parametrize(("kind", "rank"), KINDS_AND_RANKS)
 def test_gradients_reach_all_that_is_trained_and_the_activations(kind, rank):
-    made = replace(make_edit(kind, rank), amount=-9.0)
+    made = replace(intervene(kind, rank), amount=-9.0)
     names = ["basis"] if made.reads is None else ["basis", "reads", "offsets"]
     leaves = {name: getattr(made, name).clone().requires_grad_() for name in names}
     hidden = random_tensor(2, 3, WIDTH).requires_grad_()
@@ -326,7 +336,7 @@ def test_the_residual_unit_is_refused_where_its_norm_was_not_taken(make, elsewhe
     ],
 )
 def test_an_edit_knows_whether_leaving_things_as_they_are_is_a_fault(kind, magnitude, must):
-    assert make_edit(kind, magnitude=magnitude).must_change == must
+    assert intervene(kind, magnitude=magnitude).must_change == must
 
 
 def test_every_operation_of_the_vocabulary_is_implemented_and_no_other():

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edits import KINDS_AND_RANKS, WIDTH, make_edit, make_map, make_vector, random_tensor
+from random_vectors import (
+    KINDS_AND_RANKS,
+    WIDTH,
+    intervene,
+    make_map,
+    make_vector,
+    random_tensor,
+)
 from replicas import edited, is_steered
 from torch import Tensor
 
@@ -81,7 +88,7 @@ def test_an_operation_does_what_its_definition_says_at_the_named_tokens_only(
     kind, rank, positions, side
 ):
     batch = [
-        [make_edit(kind, rank, seed=row, magnitude=row - 1.5, positions=positions)]
+        [intervene(kind, rank, seed=row, magnitude=row - 1.5, positions=positions)]
         for row in range(len(LENGTHS))
     ]
     _check_against_replica(batch, _run(InterventionBatch(batch), LENGTHS, side), LENGTHS, side)
@@ -109,7 +116,7 @@ def _mixed(seed: int, rows: int = 8) -> list[list[Intervention]]:
 
     def edit() -> Intervention:
         (kind, rank), (layer, site) = one_of(KINDS_AND_RANKS), one_of(keys)
-        return make_edit(
+        return intervene(
             kind,
             rank,
             seed=int(generator.integers(1000)),
@@ -136,7 +143,7 @@ def test_rows_that_share_nothing_are_each_steered_by_their_own_edits(seed, side)
 
 
 def test_every_row_of_a_batch_is_steered_and_not_only_the_first():
-    plan = InterventionBatch([[make_edit()]] * 5)
+    plan = InterventionBatch([[intervene()]] * 5)
     for before, after in _run(plan, [3] * 5, padding=0)[KEY]:
         assert (before != after).all()
     assert (plan.change > 0).all()
@@ -215,7 +222,7 @@ def test_keeping_twice_is_keeping_once():
 
 
 def test_change_is_the_largest_move_in_the_prefill_and_the_first_decoded_token():
-    edits = [make_edit(positions=p, magnitude=m) for p, m in (("prompt", 1.0), ("response", -2.0))]
+    edits = [intervene(positions=p, magnitude=m) for p, m in (("prompt", 1.0), ("response", -2.0))]
     plan = InterventionBatch([[edits[0]], [edits[1]], [], [replace(edits[0], amount=0.0)]])
     largest = float(edits[0].basis.abs().max())
     expected = [[largest, 0, 0, 0], [largest, 2 * largest, 0, 0], [largest, 2 * largest, 0, 0]]
@@ -229,7 +236,7 @@ def test_change_is_the_largest_move_in_the_prefill_and_the_first_decoded_token()
 
 def test_change_is_not_measured_at_every_decoded_token():
     """Two passes show whether steering acts; measuring all would slow every token."""
-    plan = InterventionBatch([[make_edit("clamp", positions="response")]])
+    plan = InterventionBatch([[intervene("clamp", positions="response")]])
     plan.begin_decode()
     plan.apply(KEY, random_tensor(1, 1, WIDTH))
     first = plan.change.clone()
@@ -240,7 +247,10 @@ def test_change_is_not_measured_at_every_decoded_token():
 
 
 def test_change_of_a_row_is_the_largest_over_its_sites():
-    small, large = make_edit(layer=0, magnitude=0.1), make_edit(layer=1, magnitude=5.0)
+    small, large = (
+        intervene(layer=0, magnitude=0.1),
+        intervene(layer=1, magnitude=5.0),
+    )
     for first, second in ((small, large), (large, small)):
         plan = InterventionBatch([[replace(first, layer=0), replace(second, layer=1)]])
         plan.begin_prefill(torch.ones(1, 2))
@@ -251,14 +261,14 @@ def test_change_of_a_row_is_the_largest_over_its_sites():
 
 
 def test_a_change_that_the_precision_swallows_is_reported_as_none():
-    plan = InterventionBatch([[make_edit(magnitude=1e-6)]])
+    plan = InterventionBatch([[intervene(magnitude=1e-6)]])
     plan.begin_prefill(torch.ones(1, 3))
     plan.apply(KEY, torch.full((1, 3, WIDTH), 100.0, dtype=torch.bfloat16))
     assert plan.change.tolist() == [0.0]
 
 
 def test_visits_count_each_site_by_itself():
-    plan = InterventionBatch([[make_edit(layer=0), make_edit(layer=1)], []])
+    plan = InterventionBatch([[intervene(layer=0), intervene(layer=1)], []])
     plan.begin_prefill(torch.ones(2, 3))
     plan.apply((0, "resid_post"), random_tensor(2, 3, WIDTH))
     plan.begin_decode()
@@ -268,7 +278,7 @@ def test_visits_count_each_site_by_itself():
 
 def test_sites_come_in_the_order_of_a_forward_pass():
     keys = [(2, "resid_post"), (0, "mlp_out"), (2, "resid_pre"), (0, "resid_post"), (2, "mlp_out")]
-    plan = InterventionBatch([[make_edit(layer=layer, site=site)] for layer, site in keys])
+    plan = InterventionBatch([[intervene(layer=layer, site=site)] for layer, site in keys])
     assert plan.sites == (
         (0, "mlp_out"),
         (0, "resid_post"),
@@ -285,7 +295,7 @@ def test_a_batch_without_steering_has_no_sites():
 
 
 def test_a_vector_of_another_width_is_refused_with_both_widths():
-    plan = InterventionBatch([[make_edit()]])
+    plan = InterventionBatch([[intervene()]])
     plan.begin_prefill(torch.ones(1, 2))
     with pytest.raises(VectorError, match=rf"width {WIDTH} .* width 9"):
         plan.apply(KEY, random_tensor(1, 2, 9))
@@ -294,7 +304,7 @@ def test_a_vector_of_another_width_is_refused_with_both_widths():
 def test_vectors_of_two_widths_in_one_batch_are_refused_with_both_widths():
     other = resolve(make_vector(width=9))
     with pytest.raises(VectorError, match=rf"{WIDTH}.*9"):
-        InterventionBatch([[make_edit()], other])
+        InterventionBatch([[intervene()], other])
 
 
 KINDS = [("add", 1), ("map", 3), ("ablate", 2), ("clamp", 1), ("cap", 1)]
@@ -302,13 +312,13 @@ KINDS = [("add", 1), ("map", 3), ("ablate", 2), ("clamp", 1), ("cap", 1)]
 
 @pytest.mark.parametrize(("first", "second"), [*itertools.permutations(KINDS, 2)])
 def test_edits_of_a_row_at_one_site_act_in_the_order_in_which_they_are_given(first, second):
-    edits = [make_edit(*first, seed=1), make_edit(*second, seed=2)]
+    edits = [intervene(*first, seed=1), intervene(*second, seed=2)]
     batch = [edits, [], edits[:1]]
     _check_against_replica(batch, _run(InterventionBatch(batch), [3, 2, 4]), [3, 2, 4], "left")
 
 
 def test_ablating_after_adding_is_not_adding_after_ablating():
-    added, ablated = make_edit(), make_edit("ablate", 3, seed=1)
+    added, ablated = intervene(), intervene("ablate", 3, seed=1)
     first, last = InterventionBatch([[added, ablated]]), InterventionBatch([[ablated, added]])
     hidden = random_tensor(1, 3, WIDTH)
     results = []
@@ -323,15 +333,22 @@ def test_ablating_after_adding_is_not_adding_after_ablating():
 
 def test_of_edits_at_one_site_each_acts_at_its_own_positions():
     batch = [
-        [make_edit(positions="last"), make_edit("map", 2, positions="prompt")],
-        [make_edit("clamp", positions="response"), make_edit("add", 3, positions="all")],
-        [make_edit(positions="all"), make_edit("ablate", 2, positions="response"), make_edit()],
+        [intervene(positions="last"), intervene("map", 2, positions="prompt")],
+        [
+            intervene("clamp", positions="response"),
+            intervene("add", 3, positions="all"),
+        ],
+        [
+            intervene(positions="all"),
+            intervene("ablate", 2, positions="response"),
+            intervene(),
+        ],
     ]
     _check_against_replica(batch, _run(InterventionBatch(batch), [3, 5, 2]), [3, 5, 2], "left")
 
 
 def test_the_same_edit_twice_acts_twice():
-    edit = make_edit()
+    edit = intervene()
     plan = InterventionBatch([[edit, edit], [edit]])
     plan.begin_decode()
     hidden = random_tensor(2, 1, WIDTH)
@@ -343,7 +360,7 @@ def test_the_same_edit_twice_acts_twice():
 def test_a_row_among_others_is_the_row_alone(seed):
     """With and without maps, of different ranks and numbers of edits, at shared sites."""
     generator = np.random.default_rng(seed)
-    batch = [[make_edit(*kind, seed=10 * row + n) for n, kind in enumerate(kinds)] for row, kinds in
+    batch = [[intervene(*kind, seed=10 * row + n) for n, kind in enumerate(kinds)] for row, kinds in
              enumerate([[("map", 1)], [], [("map", 3), ("add", 3)], [("add", 1), ("map", 2)],
                         [("ablate", 2)], [("ablate", 3), ("ablate", 1)], [("clamp", 1)],
                         [("cap", 1), ("clamp", 1), ("map", 4)]])]  # fmt: skip

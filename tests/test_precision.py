@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conformance import CASES, GREEDY, answer, blocks, edits, loaded, mapped, plain, prompt
-from edits import random_tensor
+from conformance import CASES, GREEDY, answer, blocks, loaded, mapped, plain, prompt, steer
 from hook_reference import reference_logits
+from random_vectors import random_tensor
 from tiny_models import WIDTH
 
 from steering.condition import resolve_model
@@ -33,7 +33,7 @@ def engine_of(folder: Path, dtype: str) -> Engine:
     return engine
 
 
-def rows(length: int = 4) -> list[Request]:
+def requests(length: int = 4) -> list[Request]:
     return [
         Request(prompt(index), GREEDY, length, case, top_logprobs=20)
         for index, case in enumerate(CASES.values())
@@ -44,7 +44,7 @@ def weights(model: Any) -> str:
     return type(blocks(model)[0].mlp.up_proj).__name__
 
 
-# How far products of a batch and of a row alone lie apart, in logits: CPUs differ in how they
+# How far products of a batch and of a request alone lie apart, in logits: CPUs differ in how they
 # multiply numbers of low precision, and some do so by the size of the batch.
 ROUNDING = {"bfloat16": 0.15, "float16": 0.02, "nf4": 0.15}
 
@@ -57,17 +57,17 @@ def test_a_low_precision_is_steered_as_plain_hooks_steer_it(
 ) -> None:
     """Every token has the highest logit of the reference, but for rounding."""
     engine = engine_of(folder, dtype)
-    results = answer(engine, rows())
+    results = answer(engine, requests())
     model = loaded(engine)
     assert weights(model) == kind
-    alone = [engine.submit(row).result(60) for row in rows()]
+    alone = [engine.submit(request).result(60) for request in requests()]
     loaded(engine)
-    names, asked = [*CASES, *CASES], rows() + rows()
-    for name, row, result in zip(names, asked, results + alone, strict=True):
+    names, asked = [*CASES, *CASES], requests() + requests()
+    for name, request, result in zip(names, asked, results + alone, strict=True):
         logits = reference_logits(
-            model.model, blocks(model), row.prompt, result.tokens, row.edits
+            model.model, blocks(model), request.prompt, result.tokens, request.interventions
         ).float()
-        told = [*result.tokens, *model.end_tokens][: row.max_tokens]
+        told = [*result.tokens, *model.end_tokens][: request.max_tokens]
         best = logits[: len(told)].max(-1).values
         behind = best - logits[range(len(told)), told]
         assert behind.max() < ROUNDING[dtype], name
@@ -77,9 +77,9 @@ def test_a_low_precision_is_steered_as_plain_hooks_steer_it(
 
 
 def test_int8_is_close_to_the_weights_that_it_rounds_and_is_steered(folder: Path) -> None:
-    """It rounds activations with those of the batch, so tokens may differ from a row alone."""
+    """It rounds activations with those of the batch, so tokens may differ from a request alone."""
     engine, exact = engine_of(folder, "int8"), engine_of(folder, "float32")
-    results, wanted = answer(engine, rows(1)), answer(exact, rows(1))
+    results, wanted = answer(engine, requests(1)), answer(exact, requests(1))
     assert weights(loaded(engine)) == "Linear8bitLt"
     apart = []
     for result, other in zip(results, wanted, strict=True):
@@ -136,7 +136,7 @@ def test_a_machine_without_accelerators_has_none_to_spread_over() -> None:
 
 def test_each_block_is_steered_on_its_own_device() -> None:
     """Of a model on several: the tables follow the activations, which stay where they are."""
-    plan = InterventionBatch([edits(plain([1]), 3), edits(mapped([2]), 3), ()])
+    plan = InterventionBatch([steer(plain([1]), 3), steer(mapped([2]), 3), ()])
     plan.begin_decode()
     plan.begin_decode()
     here = plan.apply((1, "resid_post"), random_tensor(3, 1, WIDTH))
@@ -156,7 +156,7 @@ def test_a_model_that_is_spread_over_devices_is_steered_as_one_that_is_not(
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
     source = find_model(str(tiny_folder("qwen3.5")))
-    expected = answer(engine_of(Path(source.location), "float32"), rows())
+    expected = answer(engine_of(Path(source.location), "float32"), requests())
     passed: list[int] = []
 
     class Moving(AlignDevicesHook):  # type: ignore[misc]
@@ -173,7 +173,7 @@ def test_a_model_that_is_spread_over_devices_is_steered_as_one_that_is_not(
     monkeypatch.setattr(hf, "load_model", spread)
     engine = HFEngine(source, device="cpu")
     engine.allow_batch(64)
-    results = answer(engine, rows())
+    results = answer(engine, requests())
     engine.release()
     assert passed
     assert [result.tokens for result in results] == [result.tokens for result in expected]

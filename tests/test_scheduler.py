@@ -12,8 +12,8 @@ from steering.engines.scheduler import BURST_S, MAX_TURNS, WINDOW_S, Scheduler
 WIDTH = 10
 
 
-def _filled(max_rows: int, requests: int, tokens: int = WIDTH) -> Scheduler[int]:
-    scheduler: Scheduler[int] = Scheduler(max_rows)
+def _filled(max_sequences: int, requests: int, tokens: int = WIDTH) -> Scheduler[int]:
+    scheduler: Scheduler[int] = Scheduler(max_sequences)
     for request in range(requests):
         scheduler.add(request, tokens)
     return scheduler
@@ -40,7 +40,7 @@ def test_a_batch_is_never_larger_than_allowed_and_never_smaller_than_need_be():
 
 def test_raising_the_limit_counts_for_those_who_wait_already():
     scheduler = _filled(2, 5)
-    scheduler.max_rows = 4
+    scheduler.max_sequences = 4
     assert scheduler.take() == [0, 1, 2, 3]
 
 
@@ -50,7 +50,7 @@ def test_a_small_request_does_not_overtake_a_large_one_that_has_no_room_yet():
     scheduler.add(0, 60)
     scheduler.add(1, 10)
     assert scheduler.take([40]) == []
-    assert not any(scheduler.lets_in([40]) for _ in range(3 * MAX_TURNS))
+    assert not any(scheduler.admits([40]) for _ in range(3 * MAX_TURNS))
     assert scheduler.take() == [0]
 
 
@@ -71,7 +71,7 @@ def test_a_small_request_does_not_overtake_a_large_one_that_has_no_room_yet():
 def test_rows_times_the_widest_stay_within_the_budget(
     budget, row_tokens, running, waiting, expected
 ):
-    scheduler: Scheduler[int] = Scheduler(max_rows=64)
+    scheduler: Scheduler[int] = Scheduler(max_sequences=64)
     scheduler.set_budget(budget, row_tokens)
     for request, tokens in enumerate(waiting):
         scheduler.add(request, tokens)
@@ -79,19 +79,19 @@ def test_rows_times_the_widest_stay_within_the_budget(
 
 
 def test_a_request_that_exceeds_the_budget_by_itself_is_let_in_alone():
-    scheduler: Scheduler[int] = Scheduler(max_rows=8)
+    scheduler: Scheduler[int] = Scheduler(max_sequences=8)
     scheduler.set_budget(100)
     for request, tokens in enumerate([10, 500, 10, 10]):
         scheduler.add(request, tokens)
     assert _taken(scheduler) == [[0], [1], [2, 3]]
 
 
-@pytest.mark.parametrize("max_rows", [8, 16, 64])
-def test_newcomers_are_let_in_at_once_when_a_sixteenth_of_the_batch_is_free(max_rows):
-    sixteenth = max(1, max_rows // 16)
-    scheduler = _filled(max_rows, max_rows)
-    assert scheduler.lets_in([WIDTH] * (max_rows - sixteenth))
-    assert len(scheduler.take([WIDTH] * (max_rows - sixteenth))) == sixteenth
+@pytest.mark.parametrize("max_sequences", [8, 16, 64])
+def test_newcomers_are_let_in_at_once_when_a_sixteenth_of_the_batch_is_free(max_sequences):
+    sixteenth = max(1, max_sequences // 16)
+    scheduler = _filled(max_sequences, max_sequences)
+    assert scheduler.admits([WIDTH] * (max_sequences - sixteenth))
+    assert len(scheduler.take([WIDTH] * (max_sequences - sixteenth))) == sixteenth
 
 
 def test_less_than_a_sixteenth_waits_and_no_longer_than_so_many_turns():
@@ -99,7 +99,7 @@ def test_less_than_a_sixteenth_waits_and_no_longer_than_so_many_turns():
     for free, waiting in [(1, 50), (3, 50), (60, 1), (60, 3)]:
         scheduler = _filled(64, waiting)
         running = [WIDTH] * (64 - free)
-        answers = [scheduler.lets_in(running) for _ in range(MAX_TURNS)]
+        answers = [scheduler.admits(running) for _ in range(MAX_TURNS)]
         assert answers == [False] * (MAX_TURNS - 1) + [True]
         assert len(scheduler.take(running)) == min(free, waiting)
 
@@ -108,10 +108,10 @@ def test_turns_count_from_when_there_is_room_and_again_after_each_time():
     scheduler = _filled(64, 50)
     full, room = [WIDTH] * 64, [WIDTH] * 63
     for running in (room, full):  # what was counted before the batch was full does not count
-        assert not any(scheduler.lets_in(running) for _ in range(MAX_TURNS - 1))
+        assert not any(scheduler.admits(running) for _ in range(MAX_TURNS - 1))
     for _ in range(2):
         turns = 1
-        while not scheduler.lets_in(room):
+        while not scheduler.admits(room):
             turns += 1
         assert turns == MAX_TURNS
         assert len(scheduler.take(room)) == 1
@@ -119,7 +119,7 @@ def test_turns_count_from_when_there_is_room_and_again_after_each_time():
 
 def test_nobody_is_let_in_who_is_not_there():
     scheduler = _filled(64, 0)
-    assert not any(scheduler.lets_in([WIDTH]) for _ in range(3 * MAX_TURNS))
+    assert not any(scheduler.admits([WIDTH]) for _ in range(3 * MAX_TURNS))
     assert scheduler.take([WIDTH]) == []
     assert scheduler.take() == []
 
@@ -142,7 +142,7 @@ def test_nobody_joins_suspects_while_they_run():
     scheduler.put_back([(request, WIDTH) for request in range(6)])
     assert scheduler.take() == [0, 1, 2]
     assert scheduler.take([WIDTH]) == []
-    assert not any(scheduler.lets_in([WIDTH]) for _ in range(3 * MAX_TURNS))
+    assert not any(scheduler.admits([WIDTH]) for _ in range(3 * MAX_TURNS))
     assert scheduler.take() == [3, 4, 5]
 
 
@@ -191,7 +191,7 @@ def test_after_running_out_of_memory_batches_are_half_as_large_for_good(budget):
 
 
 def test_halving_counts_the_widest_and_what_a_row_takes_besides():
-    scheduler: Scheduler[int] = Scheduler(max_rows=64)
+    scheduler: Scheduler[int] = Scheduler(max_sequences=64)
     scheduler.set_budget(10_000, 5)
     scheduler.halve([10, 15, 5, 5])  # 2 rows x (15 + 5)
     for request in range(8):
@@ -226,8 +226,8 @@ def test_the_window_opens_again_for_what_a_batch_leaves_behind():
 def test_whatever_happens_nobody_is_lost_taken_twice_overtaken_or_kept_waiting(seed):
     """A year in the life: arrivals, ends, failures of the whole batch or of its newcomers."""
     chosen = random.Random(seed)
-    max_rows, budget, row_tokens = chosen.choice([1, 4, 9, 32]), chosen.choice([200, 900]), 3
-    scheduler: Scheduler[int] = Scheduler(max_rows)
+    max_sequences, budget, row_tokens = chosen.choice([1, 4, 9, 32]), chosen.choice([200, 900]), 3
+    scheduler: Scheduler[int] = Scheduler(max_sequences)
     scheduler.set_budget(budget, row_tokens)
     tokens = {request: chosen.choice([5, 20, 60, 300]) for request in range(300)}
     coming = deque(tokens)
@@ -242,14 +242,14 @@ def test_whatever_happens_nobody_is_lost_taken_twice_overtaken_or_kept_waiting(s
         assert len(scheduler) == len(expected)
         widths = [tokens[request] for request in running]
         turns += 1
-        if not running or scheduler.lets_in(widths):
+        if not running or scheduler.admits(widths):
             taken = scheduler.take(widths)
             assert taken == [expected.popleft() for _ in taken]
             assert taken or not running or not len(scheduler), "an empty turn"
             running += taken
             turns = 0
             widest = max((tokens[request] for request in running), default=0)
-            assert len(running) <= max_rows
+            assert len(running) <= max_sequences
             assert len(running) * (widest + row_tokens) <= budget or len(running) == 1
             if len(taken) > 1 and chosen.random() < 0.2:
                 lost = chosen.choice([taken, running])

@@ -438,7 +438,7 @@ def test_a_planted_vector_is_found_from_the_answers_that_it_makes(tmp_path: Path
             prompt=tuple(exchange(loaded.tokenizer, prompt, "").prompt),
             sampling=Sampling(temperature=0),
             max_tokens=12,
-            edits=(edit,),
+            interventions=(edit,),
         )
         for prompt in prompts
     ]

@@ -11,8 +11,8 @@ import torch
 from adapter_files import LAYERS, blocks, found, peft_alone, save_adapter
 from building import on_model
 from click.testing import CliRunner
-from edits import make_map, make_vector
 from finetuning import train
+from random_vectors import make_map, make_vector
 from safetensors.torch import load_file, save_file
 from test_batching import prompt
 from tiny_models import LAYERS as BLOCKS

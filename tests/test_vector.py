@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from edits import WIDTH, make_map, make_vector, random_tensor
+from random_vectors import WIDTH, make_map, make_vector, random_tensor
 from replicas import length, sum_of
 from safetensors.torch import load_file, save_file
 

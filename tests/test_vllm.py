@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from adapter_files import found, save_adapter
-from conformance import CASES, GREEDY, answer, edits, mapped, plain, prompt
-from edits import make_vector
+from conformance import CASES, GREEDY, answer, mapped, plain, prompt, steer
+from random_vectors import make_vector
 from tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
 
 from steering.engines import (
@@ -27,7 +27,7 @@ from steering.engines import (
     shared_engine,
 )
 from steering.engines.sampling import Sampling
-from steering.engines.wire import pack_edits, unpack_edits
+from steering.engines.vllm_requests import pack_interventions, unpack_interventions
 from steering.models import find_model
 from steering.vectors import SteeringVector, VectorError
 from steering.vectors.interventions import resolve
@@ -80,8 +80,8 @@ def on(engine: str, folder: Path, dtype: str = "float32") -> Engine:
     return made
 
 
-def answers(engine: Engine, rows: Sequence[Request]) -> list[RequestOutput]:
-    return [future.result(300) for future in [engine.submit(row) for row in rows]]
+def answers(engine: Engine, requests: Sequence[Request]) -> list[RequestOutput]:
+    return [future.result(300) for future in [engine.submit(request) for request in requests]]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_vllm_says_what_the_default_engine_says(
     """Tokens in float32; in bfloat16, where both round, log probabilities to a tolerance."""
     dtype = "bfloat16" if family in _BFLOAT16 else "float32"
     exact = dtype == "float32"
-    rows = [
+    requests = [
         Request(prompt(index), GREEDY, 4 + index % 7 if exact else 1, case, top_logprobs=20)
         for index, case in enumerate(CASES.values())
     ]
@@ -120,11 +120,11 @@ def test_vllm_says_what_the_default_engine_says(
     if family in _NOT_THERE:
         record_property("reason", _NOT_THERE[family])
         with pytest.raises(EngineError, match=r"vLLM can't load.*engine=hf"):
-            answers(engine, rows)
+            answers(engine, requests)
         engine.release()
         return
     try:
-        expected, found = answer(reference, rows), answers(engine, rows)
+        expected, found = answer(reference, requests), answers(engine, requests)
     finally:
         engine.release()
         reference.release()
@@ -137,51 +137,52 @@ def test_vllm_says_what_the_default_engine_says(
             assert len(apart) > 2, name
             assert max(apart) < _LOOSER.get(family, _TOLERANCE[dtype]), name
         if want.change is not None:
-            # Looked at in more steps, since the tokens of a step change with its rows.
+            # Looked at in more steps, since the tokens of a step change with its requests.
             assert got.change is not None
             assert got.change >= 0.8 * want.change, name
 
 
 def test_sixty_four_rows_at_once_with_sixty_four_interventions(hf: Engine, vllm: Engine) -> None:
     kinds: list[Any] = list(CASES.values())
-    rows = [
+    requests = [
         Request(
             prompt(index),
             GREEDY,
             max_tokens=3 + index % 9,
-            edits=edits(
+            interventions=steer(
                 make_vector(seed=index, layers=[index % LAYERS], width=WIDTH), 3 + index / 8
             )
             + kinds[index % len(kinds)],
         )
         for index in range(64)
     ]
-    expected = [result.tokens for result in answer(hf, rows)]
-    assert [result.tokens for result in answers(vllm, rows)] == expected
+    expected = [result.tokens for result in answer(hf, requests)]
+    assert [result.tokens for result in answers(vllm, requests)] == expected
     order = random.Random(1).sample(range(64), 64)
-    shuffled = answers(vllm, [rows[index] for index in order])
+    shuffled = answers(vllm, [requests[index] for index in order])
     assert [result.tokens for result in shuffled] == [expected[index] for index in order]
 
 
 def test_seeded_rows_are_the_same_alone_and_together(vllm: Engine) -> None:
-    rows = [
+    requests = [
         Request(prompt(index), Sampling(temperature=0.7, top_p=0.9, seed=index), 9, case)
         for index, case in enumerate(CASES.values())
     ]
-    together = [result.tokens for result in answers(vllm, rows)]
-    alone = [answers(vllm, [row])[0].tokens for row in rows[:8]]
+    together = [result.tokens for result in answers(vllm, requests)]
+    alone = [answers(vllm, [request])[0].tokens for request in requests[:8]]
     assert together[:8] == alone
     again = [
-        Request(row.prompt, Sampling(temperature=0.7, seed=99), 9, row.edits) for row in rows[:8]
+        Request(request.prompt, Sampling(temperature=0.7, seed=99), 9, request.interventions)
+        for request in requests[:8]
     ]
     assert [result.tokens for result in answers(vllm, again)] != alone
 
 
 def test_magnitude_zero_and_no_vector_are_the_plain_model(vllm: Engine) -> None:
-    rows = [
-        Request(prompt(5), GREEDY, 12, case, top_logprobs=3) for case in [(), edits(plain(), 0)]
+    requests = [
+        Request(prompt(5), GREEDY, 12, case, top_logprobs=3) for case in [(), steer(plain(), 0)]
     ]
-    bare, zero = answers(vllm, rows)
+    bare, zero = answers(vllm, requests)
     assert (zero.tokens, zero.logprobs) == (bare.tokens, bare.logprobs)
     assert (bare.change, zero.change) == (None, 0)
 
@@ -190,7 +191,7 @@ def test_stops_lengths_and_biases_are_those_of_the_default_engine(hf: Engine, vl
     free = answers(vllm, [Request(prompt(9), GREEDY, 30)])[0]
     # One whole character: of parts of characters vLLM makes text later, and a stop with them.
     stop = next(char for char in free.text[3:] if char.isascii())
-    rows = [
+    requests = [
         Request(prompt(9), GREEDY, 30, stop=(stop,)),
         Request(prompt(9), GREEDY, 7),
         Request(prompt(9), Sampling(temperature=0, logit_bias={0: 100}), 7),
@@ -198,15 +199,15 @@ def test_stops_lengths_and_biases_are_those_of_the_default_engine(hf: Engine, vl
         Request(prompt(9), Sampling(temperature=0, presence_penalty=1.5), 12),
         Request((5,) * 509, GREEDY, 100),
     ]
-    for want, got in zip(answer(hf, rows), answers(vllm, rows), strict=True):
+    for want, got in zip(answer(hf, requests), answers(vllm, requests), strict=True):
         assert (got.text, got.stop_reason) == (want.text, want.stop_reason)
         assert got.num_generated == want.num_generated
 
 
 def test_a_cancelled_row_leaves_its_neighbours_alone(vllm: Engine) -> None:
-    rows = [Request(prompt(index), GREEDY, 200, CASES["add"]) for index in range(4)]
-    alone = [result.tokens for result in answers(vllm, rows)]
-    futures = [vllm.submit(row) for row in rows]
+    requests = [Request(prompt(index), GREEDY, 200, CASES["add"]) for index in range(4)]
+    alone = [result.tokens for result in answers(vllm, requests)]
+    futures = [vllm.submit(request) for request in requests]
     assert futures[1].cancel()
     left = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
     assert left == [tokens for index, tokens in enumerate(alone) if index != 1]
@@ -217,7 +218,7 @@ def test_a_steered_row_that_changes_nothing_is_an_error(
     vllm: Engine, vector: SteeringVector
 ) -> None:
     with pytest.raises(EngineError, match=r"changed no activation.*magnitude"):
-        answers(vllm, [Request(prompt(1), GREEDY, 5, edits(vector, 1e-30))])
+        answers(vllm, [Request(prompt(1), GREEDY, 5, steer(vector, 1e-30))])
 
 
 def test_a_row_of_nan_fails_alone_and_says_why(vllm: Engine) -> None:
@@ -225,8 +226,8 @@ def test_a_row_of_nan_fails_alone_and_says_why(vllm: Engine) -> None:
     fine = Request(prompt(1), GREEDY, 5, CASES["add"])
     expected = answers(vllm, [fine])[0].tokens
     broken, kept = [
-        vllm.submit(row)
-        for row in (Request(prompt(2), GREEDY, 5, resolve(huge, magnitude=9)), fine)
+        vllm.submit(request)
+        for request in (Request(prompt(2), GREEDY, 5, resolve(huge, magnitude=9)), fine)
     ]
     with pytest.raises(EngineError, match=r"NaN.*magnitude"):
         broken.result(60)
@@ -241,7 +242,7 @@ def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(vllm: Engin
 
 
 def test_a_prompt_that_fills_the_context_is_refused_and_the_engine_goes_on(vllm: Engine) -> None:
-    with pytest.raises(EngineError, match="vLLM refuses a row"):
+    with pytest.raises(EngineError, match="vLLM refuses a request"):
         answers(vllm, [Request((5,) * 600, GREEDY, 5)])
     assert answers(vllm, [Request(prompt(1), GREEDY, 5)])[0].tokens
 
@@ -256,7 +257,7 @@ def test_telemetry_says_which_engine_it_is(vllm: Engine) -> None:
     answers(vllm, [Request(prompt(1), GREEDY, 5)])
     told = vllm.telemetry()
     assert (told.engine, told.cuda_graphs, told.family) == ("vllm", False, "qwen3")
-    assert told.rows > 0
+    assert told.requests > 0
     assert told.tokens_per_s > 0
 
 
@@ -265,11 +266,11 @@ def test_adapters_act_on_their_own_rows_and_at_their_scale(
 ) -> None:
     """An adapter comes while the model runs without room for any: it is loaded again."""
     trained = save_adapter(model, tmp_path / "lora", size=0.1)
-    rows = [
+    requests = [
         Request(prompt(3), GREEDY, 8, CASES["add"], top_logprobs=1, adapter=adapter)
         for adapter in (found(model, trained), None, found(model, trained, 0.5))
     ]
-    expected, got = answer(hf, rows), answers(vllm, rows)
+    expected, got = answer(hf, requests), answers(vllm, requests)
     assert [result.tokens for result in got] == [result.tokens for result in expected]
     firsts = [result.logprobs[0].logprob for result in got]
     assert len(set(firsts)) == 3
@@ -278,10 +279,10 @@ def test_adapters_act_on_their_own_rows_and_at_their_scale(
 
 
 def test_a_released_engine_loads_its_weights_again(vllm: Engine) -> None:
-    row = Request(prompt(4), GREEDY, 6, CASES["add"])
-    before = answers(vllm, [row])[0].tokens
+    request = Request(prompt(4), GREEDY, 6, CASES["add"])
+    before = answers(vllm, [request])[0].tokens
     release_engines()
-    assert answers(vllm, [row])[0].tokens == before
+    assert answers(vllm, [request])[0].tokens == before
 
 
 def test_a_model_that_breaks_vllm_down_fails_every_row_and_nobody_waits(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_a_model_that_breaks_vllm_down_fails_every_row_and_nobody_waits(tmp_path
 
 def test_edits_are_the_same_after_their_way_to_the_workers() -> None:
     for name, case in CASES.items():
-        back = unpack_edits(*pack_edits(case))
+        back = unpack_interventions(*pack_interventions(case))
         assert len(back) == len(case), name
         for one, other in zip(case, back, strict=True):
             assert other.basis.equal(one.basis)
@@ -315,7 +316,7 @@ def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
     root = nn.Module()
     root.layers = nn.ModuleList([nn.Linear(2, 2) for _ in range(LAYERS)])
     steering = _Steering(root, root, LAYERS, torch.device("cpu"))
-    steering.register("key", *pack_edits(CASES["add"]))
+    steering.register("key", *pack_interventions(CASES["add"]))
     steering.begin([("steered", "key", 0, 3, 3), ("plain", None, 0, 2, 2)])
     steering.end(None)
     [(_, wrong), untouched] = steering.report(["steered", "plain"])

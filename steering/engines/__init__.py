@@ -1,7 +1,8 @@
-"""Engines: rows of token ids in, tokens out, each row with its own interventions and sampling.
+"""Engines: requests in, tokens out, each request with its own interventions and sampling.
 
-The protocol that every engine keeps, and the one place where engines are shared: one copy of a
-model's weights a process, however many conditions, roles and tasks use it.
+The protocol that every engine implements, and the one place where engines are shared: a process
+has one copy of a model's weights, however many conditions, roles and tasks use it. As in vLLM, the
+provider submits a `Request`, and an engine decodes it as a sequence, in a batch with others.
 """
 
 import threading
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 class EngineError(SteeringError):
-    """An engine can't do what a row asks."""
+    """An engine can't do what a request asks for, or did not do it."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,36 @@ class Request:
 
     Attributes:
         prompt: Token ids of the rendered prompt.
-        edits: What is done to its activations; none leaves the row unsteered.
         sampling: How its tokens are drawn.
-        max_tokens: Tokens it may generate.
-        stop: Strings that end it; they are cut off.
-        top_logprobs: How many alternatives to report a token; None reports no logprobs at all.
-        adapter: What was finetuned into the model for it, if anything.
+        max_tokens: Most tokens to generate.
+        interventions: What is done to its activations; none leaves it unsteered.
+        stop: Strings that end it; the text ends before them.
+        top_logprobs: Number of alternatives to report for each token; None reports no logprobs.
+        adapter: The LoRA adapter that is active for it.
     """
 
     prompt: tuple[int, ...]
     sampling: "Sampling"
     max_tokens: int
-    edits: "tuple[Intervention, ...]" = ()
+    interventions: "tuple[Intervention, ...]" = ()
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     adapter: Adapter | None = None
 
     def check_change(self, change: float, num_generated: int) -> None:
-        """Make sure that steering did something to the row.
+        """Make sure that steering changed the activations.
 
         Args:
             change: Largest absolute change of its activations.
-            num_generated: Tokens generated; the last of them was never read back.
+            num_generated: Tokens generated; the last of them is never an input of the model.
 
         Raises:
-            EngineError: It should have, and did not.
+            EngineError: It had to change them, and did not.
         """
-        acted = any(edit.on_prompt or num_generated > 1 for edit in self.edits)
-        if acted and change == 0 and any(edit.must_change for edit in self.edits):
+        acted = any(item.on_prompt or num_generated > 1 for item in self.interventions)
+        if acted and change == 0 and any(item.must_change for item in self.interventions):
             raise EngineError(
-                "steering changed no activation of this row: the vector is too small for the "
+                "steering changed no activation of this request: the vector is too small for the "
                 "model's precision, or was not applied. Raise the magnitude or use -M dtype=float32"
             )
 
@@ -86,18 +87,17 @@ class TokenLogprob:
 
 @dataclass
 class RequestOutput:
-    """What became of a row.
+    """The answer to a request.
 
     Attributes:
         tokens: Ids generated, without the end token.
-        text: The same, decoded, without what follows a stop string.
+        text: The tokens, decoded, up to a stop string.
         stop_reason: Why it ended.
         num_generated: Tokens generated, the end token included.
-        change: Largest absolute change that steering made to the row's activations; None if the
-            row is unsteered.
-        logprobs: One entry a token of `tokens`, if asked for.
-        waited_s: Seconds between its coming and its start.
-        took_s: Seconds between its start and its end.
+        change: Largest absolute change that steering made to its activations; None if unsteered.
+        logprobs: One entry for each of `tokens`, if the request asks for them.
+        waited_s: Seconds between submission and start.
+        took_s: Seconds between start and end.
     """
 
     tokens: list[int]
@@ -112,25 +112,25 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What an engine has done since it was made.
+    """What an engine has done since it was created.
 
     Attributes:
-        rows: Rows that ended.
+        requests: Requests that ended.
         tokens: Tokens generated.
         busy_s: Seconds spent on prompts and decoding.
         passes: Forward passes that decoded.
-        occupancy: Rows decoded in a pass, as a mean share of the most that were allowed.
-        waiting: Rows that wait now.
+        occupancy: Mean number of sequences in such a pass, as a share of the allowed batch.
+        waiting: Requests that wait now.
         attention: Attention implementation of the model.
         kernels: Whether linear attention runs on fused kernels; None for a model without any.
-        family: Architecture of the model, as its config's `model_type` has it, without `_text`.
-        parameters: Number of the model's own parameters.
-        engine: Which engine it is.
-        cuda_graphs: Whether steps are replayed from recorded CUDA graphs; None where there is no
-            such choice.
+        family: Architecture of the model: the `model_type` of its config, without `_text`.
+        parameters: Number of the model's parameters, without adapters.
+        engine: Name of the engine.
+        cuda_graphs: Whether steps are replayed from recorded CUDA graphs; None for an engine
+            without that choice.
     """
 
-    rows: int = 0
+    requests: int = 0
     tokens: int = 0
     busy_s: float = 0.0
     passes: int = 0
@@ -145,35 +145,35 @@ class Telemetry:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens generated in a second of work."""
+        """Tokens generated per second of `busy_s`."""
         return self.tokens / self.busy_s if self.busy_s else 0.0
 
 
 class Engine(Protocol):
-    """What an engine offers. All of it may be called from any thread."""
+    """What every engine offers. All of it may be called from any thread."""
 
-    def submit(self, row: Request) -> "Future[RequestOutput]":
-        """Queue a row. Cancelling the future takes the row out of its batch."""
+    def submit(self, request: Request) -> "Future[RequestOutput]":
+        """Queue a request. Cancelling the future takes it out of its batch."""
         ...
 
     def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
-        """Run `work(loaded, session)` alone on the model's thread, for building vectors."""
+        """Run `work(loaded, session)` between passes on the model's thread, to build vectors."""
         ...
 
     def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
-        """A tokenizer of one's own: an engine's is in use on its own thread."""
+        """A copy of the tokenizer: the engine uses its own on its own thread."""
         ...
 
-    def allow_batch(self, rows: int) -> None:
-        """Let that many rows be decoded together, if fewer were allowed before (at first: 1)."""
+    def allow_batch(self, size: int) -> None:
+        """Raise the number of sequences that are decoded together to `size` (at first 1)."""
         ...
 
     def telemetry(self) -> Telemetry:
-        """What was done so far."""
+        """Counts and times so far."""
         ...
 
     def release(self) -> None:
-        """End what runs and give the model's memory back. The next request loads it again."""
+        """End what runs and free the model's memory. The next request loads it again."""
         ...
 
 
@@ -190,15 +190,15 @@ def shared_engine(
     tensor_parallel_size: int = 1,
     cuda_graphs: bool = False,
 ) -> Engine:
-    """The process's one engine for these weights. Returns at once; weights load on first use.
+    """The process's one engine for these weights. Returns at once; weights load at first use.
 
     Args:
         source: The model.
         dtype: Precision of the weights.
-        device: Of the `hf` engine, where they are.
-        engine: Which engine.
-        tensor_parallel_size: Of `vllm`, GPUs that share each weight.
-        cuda_graphs: Of `vllm`, whether steps are replayed from recorded graphs.
+        device: Where the `hf` engine puts them.
+        engine: Name of the engine.
+        tensor_parallel_size: Number of GPUs that share each weight (`vllm`).
+        cuda_graphs: Whether steps are replayed from recorded graphs (`vllm`).
     """
     # Two names of one model are one model.
     key = (replace(source, name=""), dtype, device, engine, tensor_parallel_size, cuda_graphs)
@@ -221,8 +221,8 @@ def shared_engine(
 
 
 def release_engines() -> None:
-    """Give back the memory of every model that is loaded, before others are."""
+    """Free the memory of every loaded model, before others are loaded."""
     with _lock:
-        held = list(_engines.values())
-    for engine in held:
+        engines = list(_engines.values())
+    for engine in engines:
         engine.release()

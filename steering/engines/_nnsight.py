@@ -1,7 +1,7 @@
-"""Everything that speaks to nnsight: wrap a model once, run it with a plan.
+"""All calls to nnsight for transformers models: wrap a model once, run it with interventions.
 
 Written against nnsight 0.8. A model runs on one thread only (nnsight's workers are greenlets of the
-thread that runs the model), and a run without edits goes past nnsight altogether.
+thread that runs the model), and a run without interventions bypasses nnsight.
 """
 
 import sys
@@ -23,19 +23,19 @@ from nnsight import TransformersModel  # noqa: E402
 from nnsight._c import unmount  # noqa: E402
 
 if _first and unmount is not None and hasattr(object, "save"):
-    # nnsight gives every object of the process a `save` method, on which anyio, and so Inspect,
-    # trips when it defines classes later. We don't use it; whoever imported nnsight before us may.
+    # nnsight gives every object of the process a `save` method, which breaks class definitions in
+    # anyio, and so in Inspect. This suite doesn't use it; code that imported nnsight earlier may.
     unmount("save")
 
-# An open loop over steps always ends on a step that the run did not make. The filter is the
-# process's, since setting one for a while is not safe beside other threads.
+# An open loop over steps always ends on a step that the run did not make. The filter is global,
+# since a temporary one is not safe beside other threads.
 warnings.filterwarnings("ignore", message=".*was never reached.*")
 
 T = TypeVar("T")
 
 
-class Edits(Protocol):
-    """What a session asks in each forward pass: where to act, and what comes of it there."""
+class Interventions(Protocol):
+    """What a session needs in each forward pass: where to act, and the activations there."""
 
     @property
     def sites(self) -> tuple[SiteKey, ...]:
@@ -43,25 +43,25 @@ class Edits(Protocol):
         ...
 
     def apply(self, key: SiteKey, hidden: torch.Tensor) -> torch.Tensor:
-        """The activations that go on, given those that came."""
+        """The activations that replace `hidden` at a site."""
         ...
 
 
 class Session:
-    """One loaded model, and the one edit that steers it by whatever plan is current.
+    """One loaded model with one persistent nnsight edit, which applies the current interventions.
 
     Attributes:
-        adapters: Those that rows of the model may carry.
+        adapters: The adapters of the model.
     """
 
     def __init__(self, loaded: LoadedModel, stopping: threading.Event) -> None:
-        """Wrap the model. Once `stopping` is set, nothing more is run on it."""
+        """Wrap the model. Once `stopping` is set, no further pass runs."""
         self._stopping = stopping
         self.adapters = Adapters(loaded.model)
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
         self._blocks = Blocks(loaded.model, loaded.blocks, self._wrapped)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
-        self._edits: Edits = InterventionBatch([])
+        self._interventions: Interventions = InterventionBatch([])
         self._num_blocks = loaded.shape.num_layers
         self._num_skipped = 0
         self._unused = range(0)
@@ -69,10 +69,10 @@ class Session:
         self._install()
 
     def _install(self) -> None:
-        """The persistent edit: nnsight keeps the block's source and replays it in every run.
+        """Install the persistent edit: nnsight keeps its source and replays it in every run.
 
-        The loop over `iter[:]` makes it act in every forward pass; without it nnsight would act in
-        the first one only, without a word.
+        The loop over `iter[:]` makes it act in every forward pass; without it nnsight acts in the
+        first one only, and gives no warning.
         """
         session = self
         blocks = self._blocks
@@ -81,53 +81,50 @@ class Session:
                 for layer in range(session._num_skipped):
                     blocks[layer].skip(session._skipped_to)
                 hidden = session._skipped_to
-                for key in session._edits.sites:
-                    place, site = session._place(key), key[1]
-                    came = place.input if site == "resid_pre" else place.output
-                    hidden = session._edits.apply(key, _activations(came))
+                for key in session._interventions.sites:
+                    layer, site = key
+                    module = blocks.mlp(layer) if site == "mlp_out" else blocks[layer]
+                    value = module.input if site == "resid_pre" else module.output
+                    hidden = session._interventions.apply(key, _activations(value))
                     if site == "resid_pre":
-                        place.input = hidden
+                        module.input = hidden
                     else:
-                        place.output = _with_activations(came, hidden)
+                        module.output = _with_activations(value, hidden)
                 for layer in session._unused:
                     blocks[layer].skip(hidden)
 
-    def _place(self, key: SiteKey) -> Any:
-        """The module at whose input or output a site is."""
-        layer, site = key
-        return self._blocks.mlp(layer) if site == "mlp_out" else self._blocks[layer]
-
     def check_running(self) -> None:
-        """Raise when the program is ending; a long run asks before each pass."""
+        """Raise once the program is ending; a long run calls this before each pass."""
         if self._stopping.is_set():
             raise EngineError("the program is ending")
 
     def run(
         self,
         work: Callable[[], T],
-        edits: Edits,
+        interventions: Interventions,
         below: tuple[int, torch.Tensor] | None = None,
         *,
-        only_up_to_edits: bool = False,
+        up_to_last_site: bool = False,
     ) -> T:
-        """Run `work`, which calls the model any number of times, steered by `edits`.
+        """Run `work`, which calls the model any number of times, with interventions.
 
-        An edit with nothing to ask for would wait for ever, so without any `work` runs plainly.
+        Without interventions and skipped blocks `work` runs without nnsight, whose edit would wait
+        for ever.
 
         Args:
-            work: What to run.
-            edits: Where to act and how.
+            work: Calls the model.
+            interventions: Where to act and how.
             below: Number of blocks, from the first, that do not run, and the activations
-                [rows, tokens, width] that the last of them would have given.
-            only_up_to_edits: Leave out the blocks above the last edit too. What the model gives is
-                then of no use; what the edits saw is.
+                [rows, tokens, width] that replace the output of the last of them.
+            up_to_last_site: Skip the blocks above the last site too. The logits are then invalid;
+                only the activations that `interventions` receives are meaningful.
         """
         self.check_running()
-        if not edits.sites and below is None:
+        if not interventions.sites and below is None:
             return work()
-        self._edits = edits
+        self._interventions = interventions
         self._num_skipped, self._skipped_to = below or (0, None)
-        first_unused = edits.sites[-1][0] + 1 if only_up_to_edits else self._num_blocks
+        first_unused = interventions.sites[-1][0] + 1 if up_to_last_site else self._num_blocks
         self._unused = range(first_unused, self._num_blocks)
         outcome: list[T] = []
         try:
@@ -139,9 +136,9 @@ class Session:
         return outcome[0]
 
 
-def _activations(came: Any) -> torch.Tensor:
-    """The activations among what a module gives; of several things (GPT-OSS), the first."""
-    hidden = came if isinstance(came, torch.Tensor) else came[0]
+def _activations(value: Any) -> torch.Tensor:
+    """The activations in a module's input or output; the first item of a tuple (GPT-OSS)."""
+    hidden = value if isinstance(value, torch.Tensor) else value[0]
     if hidden.ndim != 3:
         raise EngineError(
             f"activations of {hidden.ndim} dimensions {tuple(hidden.shape)} can't be steered: a "
@@ -150,6 +147,6 @@ def _activations(came: Any) -> torch.Tensor:
     return hidden
 
 
-def _with_activations(came: Any, hidden: torch.Tensor) -> Any:
-    """What a module gives, with other activations."""
-    return hidden if isinstance(came, torch.Tensor) else (hidden, *came[1:])
+def _with_activations(value: Any, hidden: torch.Tensor) -> Any:
+    """A module's output with other activations."""
+    return hidden if isinstance(value, torch.Tensor) else (hidden, *value[1:])

@@ -1,12 +1,13 @@
-"""Everything that speaks to nnsight about vLLM: what runs in its worker processes.
+"""All calls to nnsight for vLLM: the code that runs in its worker processes.
 
 vLLM packs the tokens of all requests of a step into one tensor [tokens, width], whole prompts and
-single tokens side by side. A step has one plan, with a row a token, and one nnsight worker applies
-it, whatever the number of requests. Written against nnsight 0.8 and vLLM's V1 model runner; with
-tensor parallelism every process does the same.
+single tokens side by side. A step has one `InterventionBatch`, with a row a token, and one nnsight
+worker applies it, whatever the number of requests. Written against nnsight 0.8 and vLLM's V1 model
+runner; with tensor parallelism every process does the same.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -19,39 +20,44 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from vllm.platforms import current_platform
 
 from steering.engines.blocks import Blocks
-from steering.engines.wire import at_every_token, unpack_edits
+from steering.engines.vllm_requests import unpack_interventions
 from steering.models import find_blocks
 from steering.vectors.batch import InterventionBatch, SiteKey
 from steering.vectors.interventions import Intervention
 
-_Edits = tuple[Intervention, ...]
+_Interventions = tuple[Intervention, ...]
 
 
 class _Registered:
-    """Edits by the tokens on which they act."""
+    """The interventions of a request, by the tokens on which they act.
 
-    def __init__(self, edits: _Edits) -> None:
-        self.prompt = at_every_token([e for e in edits if e.positions in ("all", "prompt")])
-        self.last = at_every_token([e for e in edits if e.on_prompt])
-        self.response = at_every_token([e for e in edits if e.on_response])
+    Each row of the step's batch is a token that they act on, so they have `positions=all` there.
+    """
 
-    def of(self, first: int, count: int, prompt: int) -> list[_Edits]:
-        """What is done to each of `count` tokens of a row.
+    def __init__(self, interventions: _Interventions) -> None:
+        here = [replace(item, positions="all") for item in interventions]
+        pairs = list(zip(interventions, here, strict=True))
+        self.prompt = tuple(new for item, new in pairs if item.positions in ("all", "prompt"))
+        self.last = tuple(new for item, new in pairs if item.on_prompt)
+        self.response = tuple(new for item, new in pairs if item.on_response)
+
+    def by_token(self, first: int, count: int, prompt: int) -> list[_Interventions]:
+        """The interventions of each of `count` tokens of a request.
 
         Args:
-            first: Place of the first of them in the row.
-            count: How many they are.
-            prompt: Tokens of the row's prompt.
+            first: Index of the first of them in prompt and response.
+            count: Number of tokens.
+            prompt: Number of tokens of the prompt.
         """
         last = prompt - 1
         return [
-            self.prompt if place < last else self.last if place == last else self.response
-            for place in range(first, first + count)
+            self.prompt if index < last else self.last if index == last else self.response
+            for index in range(first, first + count)
         ]
 
 
 class _Step(Mediator):
-    """nnsight's worker of one step, which serves every row of it."""
+    """nnsight's worker of one step, which serves every request of it."""
 
     def __init__(self, steering: "_Steering") -> None:
         super().__init__(None, {}, {})
@@ -59,7 +65,7 @@ class _Step(Mediator):
         self.row = 0
 
     def _run(self) -> None:
-        self._steering.act()
+        self._steering.apply()
         self.flush()
 
 
@@ -67,128 +73,129 @@ class _Steering:
     """The steering of one worker process.
 
     Attributes:
-        plan: Of the present step; None when no token of it is steered.
+        batch: The interventions of the present step, a row a token; None if it has none.
     """
 
     def __init__(self, model: torch.nn.Module, envoy: Any, num_layers: int, device: Any) -> None:
         self._blocks = Blocks(model, find_blocks(model, num_layers), envoy)
         self._device = device
         self._registered: dict[str, _Registered] = {}
-        self._laid_out: list[_Edits] = []
+        self._by_token: list[_Interventions] = []
         self._owners: list[str] = []
-        self._told: dict[str, tuple[float, str]] = {}
-        self._fresh = False
-        self.plan: InterventionBatch | None = None
+        self._reports: dict[str, tuple[float, str]] = {}
+        self._is_new = False
+        self.batch: InterventionBatch | None = None
 
-    def register(self, key: str, said: str, tensors: bytes) -> None:
-        """Keep edits, to be named by requests."""
-        self._registered[key] = _Registered(unpack_edits(said, tensors))
+    def register(self, key: str, values: str, tensors: bytes) -> None:
+        """Store interventions under the key by which requests name them."""
+        self._registered[key] = _Registered(unpack_interventions(values, tensors))
 
-    def begin(self, rows: Sequence[tuple[str, str | None, int, int, int]]) -> None:
-        """Lay out a step.
+    def begin(self, requests: Sequence[tuple[str, str | None, int, int, int]]) -> None:
+        """Make the batch of a step.
 
         Args:
-            rows: Of each row its name, the key of its edits, the place of its first token of this
-                step, how many follow, and the tokens of its prompt.
+            requests: Of each request its name, the key of its interventions, the index of its first
+                token in this step, the number of its tokens, and that of its prompt's tokens.
         """
-        tokens: list[_Edits] = []
+        by_token: list[_Interventions] = []
         self._owners = []
-        for name, key, first, count, prompt in rows:
-            own = self._registered[key].of(first, count, prompt) if key else [()] * count
-            tokens += own
+        for name, key, first, count, prompt in requests:
+            by_token += (
+                self._registered[key].by_token(first, count, prompt) if key else [()] * count
+            )
             self._owners += [name] * count
-        if not any(tokens):
-            self.plan = None
-            self._laid_out = []
+        if not any(by_token):
+            self.batch = None
+            self._by_token = []
             return
-        self._fresh = len(tokens) != len(self._laid_out) or any(
-            new is not old for new, old in zip(tokens, self._laid_out, strict=True)
+        self._is_new = len(by_token) != len(self._by_token) or any(
+            new is not old for new, old in zip(by_token, self._by_token, strict=True)
         )
-        if self._fresh or self.plan is None:
-            self.plan, self._laid_out = InterventionBatch(tokens, self._device), tokens
-        self.plan.visits = dict.fromkeys(self.plan.sites, 0)
-        self.plan.begin_decode()
+        if self._is_new or self.batch is None:
+            self.batch, self._by_token = InterventionBatch(by_token, self._device), by_token
+        self.batch.visits = dict.fromkeys(self.batch.sites, 0)
+        self.batch.begin_decode()
 
-    def act(self) -> None:
-        """Go through the places of a forward pass, on nnsight's worker."""
-        assert self.plan is not None
-        for place, keys in groupby(self.plan.sites, key=_place):
+    def apply(self) -> None:
+        """Steer at each site in the order of a forward pass, on nnsight's worker."""
+        assert self.batch is not None
+        for place, keys in groupby(self.batch.sites, key=_place):
             layer, kind = place
             block = self._blocks[layer]
             if kind == "input":
-                block.inputs = _with_stream(block.inputs, self._added(list(keys)))
+                block.inputs = _with_stream(block.inputs, self._change(list(keys)))
             elif kind == "mlp":
                 mlp = self._blocks.mlp(layer)
-                mlp.output = _with_stream(mlp.output, self._added(list(keys)))
+                mlp.output = _with_stream(mlp.output, self._change(list(keys)))
             else:
-                block.output = _with_stream(block.output, self._added(list(keys)))
+                block.output = _with_stream(block.output, self._change(list(keys)))
 
-    def _added(self, keys: Sequence[SiteKey]) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What steering adds to float32 activations [tokens, width] at one place."""
+    def _change(self, keys: Sequence[SiteKey]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from float32 activations [tokens, width] to what steering adds to them."""
 
-        def added(hidden: torch.Tensor) -> torch.Tensor:
-            assert self.plan is not None
-            # Models that vLLM takes from transformers have rows too, one that holds all tokens.
+        def change(hidden: torch.Tensor) -> torch.Tensor:
+            assert self.batch is not None
+            # Models that vLLM takes from transformers have a row dimension, of size 1.
             tokens = hidden.reshape(-1, hidden.shape[-1])
-            # What stands behind the step's tokens fills up a recorded graph.
-            count = len(self._laid_out)
+            # Further tokens are padding of a recorded graph.
+            count = len(self._by_token)
             steered = tokens[:count, None]
             for key in keys:
-                steered = self.plan.apply(key, steered)
-            more = steered[:, 0] - tokens[:count]
-            return torch.nn.functional.pad(more, (0, 0, 0, len(tokens) - count)).view_as(hidden)
+                steered = self.batch.apply(key, steered)
+            added = steered[:, 0] - tokens[:count]
+            return torch.nn.functional.pad(added, (0, 0, 0, len(tokens) - count)).view_as(hidden)
 
-        return added
+        return change
 
     def end(self, failure: BaseException | None) -> None:
-        """Note what came of a step for each of its steered rows."""
-        if self.plan is None:
+        """Record the change of a step, or its fault, for each of its steered requests."""
+        if self.batch is None:
             return
-        missed = [key for key, visits in self.plan.visits.items() if visits != 1]
-        wrong = ""
+        missed = [key for key, visits in self.batch.visits.items() if visits != 1]
+        fault = ""
         if failure is not None:
-            wrong = " ".join(f"{type(failure).__name__}: {failure}".split())[:500]
+            fault = " ".join(f"{type(failure).__name__}: {failure}".split())[:500]
         elif missed:
-            wrong = f"vLLM did not run nnsight's worker at {missed}"
-        if not (wrong or self._fresh):
+            fault = f"vLLM did not run nnsight's worker at {missed}"
+        if not (fault or self._is_new):
             return
-        changes = self.plan.change.tolist()
-        for name, change, edits in zip(self._owners, changes, self._laid_out, strict=True):
-            if edits:
-                before, told = self._told.get(name, (0.0, ""))
-                self._told[name] = max(before, change), told or wrong
+        changes = self.batch.change.tolist()
+        for name, change, interventions in zip(self._owners, changes, self._by_token, strict=True):
+            if interventions:
+                largest, earlier_fault = self._reports.get(name, (0.0, ""))
+                self._reports[name] = max(largest, change), earlier_fault or fault
 
     def report(self, names: Sequence[str]) -> list[tuple[float, str]]:
-        """Of each row, the largest change of its activations, and what went wrong; told once."""
-        return [self._told.pop(name, (0.0, "")) for name in names]
+        """Largest change and fault of each request, which are then forgotten."""
+        return [self._reports.pop(name, (0.0, "")) for name in names]
 
 
 def _place(key: SiteKey) -> tuple[int, str]:
-    """Where a site is met: what a block takes is what the one before it gives."""
+    """The module at which a site is steered: a block's input is the output of the one before."""
     layer, site = key
     if site == "resid_pre":
         return (layer - 1, "output") if layer else (0, "input")
     return layer, "mlp" if site == "mlp_out" else "output"
 
 
-def _with_stream(given: Any, added: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """What a module takes or gives, with something added to the residual stream in it.
+def _with_stream(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A module's input or output with a change added to the residual stream in it.
 
-    Most of vLLM's blocks hand on the stream in two parts, of which it is the sum: what the last
-    module gave, and the rest. What is added goes to the first part.
+    Most of vLLM's blocks pass the stream as two parts, of which it is the sum: the output of the
+    last module, and the rest. The change is added to the first part.
     """
-    if isinstance(given, torch.Tensor):
-        return (given.float() + added(given.float())).to(given.dtype)
-    flat, spec = tree_flatten(given)
+    if isinstance(value, torch.Tensor):
+        return (value.float() + change(value.float())).to(value.dtype)
+    flat, spec = tree_flatten(value)
     floats = [
         index
-        for index, value in enumerate(flat)
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        for index, item in enumerate(flat)
+        if isinstance(item, torch.Tensor) and item.is_floating_point()
     ]
     first = flat[floats[0]]
     parts = [flat[index] for index in floats[:2] if flat[index].shape == first.shape]
     stream = torch.stack([part.float() for part in parts]).sum(0)
-    flat[floats[0]] = (first.float() + added(stream)).to(first.dtype)
+    flat[floats[0]] = (first.float() + change(stream)).to(first.dtype)
     return tree_unflatten(flat, spec)
 
 
@@ -208,23 +215,23 @@ class _SteeredRunner(NNsightGPUModelRunner):
     def _update_states(self, scheduler_output: Any) -> Any:
         result = super()._update_states(scheduler_output)
         counts = scheduler_output.num_scheduled_tokens
-        rows = []
+        requests = []
         for request in self.input_batch.req_ids:
             if request in counts:
                 state = self.requests[request]
-                said = state.sampling_params.extra_args or {}
-                rows.append(
+                extra = state.sampling_params.extra_args or {}
+                requests.append(
                     (
-                        said.get("steering_row", ""),
-                        said.get("steering_edits"),
+                        extra.get("steering_request", ""),
+                        extra.get("steering_interventions"),
                         state.num_computed_tokens,
                         counts[request],
                         state.num_prompt_tokens,
                     )
                 )
-        self.steering.begin(rows)
+        self.steering.begin(requests)
         self._step = None
-        if self.steering.plan is not None:
+        if self.steering.batch is not None:
             self._step = _Step(self.steering)
             interleaver = self.nnsight_model.interleaver
             self._step.start(interleaver)
@@ -240,13 +247,13 @@ class _SteeredRunner(NNsightGPUModelRunner):
         return output
 
 
-class _Told:
-    """What the engine asks of every worker process, by name."""
+class _Worker:
+    """Methods of a worker process that the engine calls by name."""
 
     model_runner: Any
 
-    def steering_register(self, key: str, said: str, tensors: bytes) -> None:
-        self.model_runner.steering.register(key, said, tensors)
+    def steering_register(self, key: str, values: str, tensors: bytes) -> None:
+        self.model_runner.steering.register(key, values, tensors)
 
     def steering_parameters(self) -> int:
         model = self.model_runner.get_model()
@@ -257,16 +264,16 @@ class _Told:
 
 
 if current_platform.is_cpu():
-    # nnsight knows vLLM on GPUs only; the CPU's runner is a GPU's underneath.
+    # nnsight supports vLLM on GPUs only; the CPU's runner is derived from the GPU's.
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner, _set_torch_accelerator_to_noop
     from vllm.v1.worker.cpu_worker import CPUWorker
 
     _set_torch_accelerator_to_noop()
 
     class _SteeredCPURunner(_SteeredRunner, CPUModelRunner):
-        """The CPU's."""
+        """A model runner that steers, on the CPU."""
 
-    class SteeredWorker(_Told, CPUWorker):
+    class SteeredWorker(_Worker, CPUWorker):
         """A vLLM worker that steers, on the CPU."""
 
         collect_nnsight = NNsightGPUWorker.collect_nnsight
@@ -281,7 +288,7 @@ if current_platform.is_cpu():
 
 else:
 
-    class SteeredWorker(_Told, NNsightGPUWorker):  # type: ignore[no-redef]
+    class SteeredWorker(_Worker, NNsightGPUWorker):  # type: ignore[no-redef]
         """A vLLM worker that steers, on a GPU."""
 
         def init_device(self) -> None:
@@ -300,11 +307,11 @@ class SteeredVLLM(VLLM):
     _WORKER_CLS = f"{SteeredWorker.__module__}.{SteeredWorker.__qualname__}"
 
     def _load_meta(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
-        """What traces are written against, which we write none of; only taps are resolved on it."""
+        """The meta model, which only traces and taps need; no trace is written here."""
         return super()._load_meta(*args, **kwargs) if self.taps else torch.nn.Module()
 
     def _resolve_taps(self, module: torch.nn.Module) -> tuple[str, ...]:
-        """Where recorded graphs are opened: behind every block, and before the first."""
+        """Where recorded graphs are split: behind every block, and before the first."""
         path = f"model.{find_blocks(module, self.num_blocks)}"
         behind = [f"{path}.{layer}.output" for layer in range(self.num_blocks)]
         return (f"{path}.0.input", *behind)

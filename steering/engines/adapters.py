@@ -1,7 +1,7 @@
-"""Adapters inside of a loaded model: each row of a batch with its own, or with none.
+"""Adapters in a loaded model: each sequence of a batch with its own, or with none.
 
-peft puts its layers into the one model, where they do nothing by themselves; a pass says which row
-has which adapter. Runs on the model's thread.
+peft adds its layers to the one model, where none is active by itself; each pass names the adapter
+of each row. Runs on the model's thread.
 """
 
 import warnings
@@ -17,50 +17,50 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-# peft's own word for a row without an adapter.
+# peft's name for a row without an adapter.
 _NONE = "__base__"
 
-# peft asks transformers for it by an old name. The filter is the process's, since setting one for a
-# while is not safe beside other threads.
+# peft uses an old name of transformers. The filter is global, since a temporary one is not safe
+# beside other threads.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
 
 
 class Adapters:
-    """The adapters of one model; the first row that has one brings it in."""
+    """The adapters of one model, each loaded when the first request names it."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
-        """Take note of the model, which is left as it is until an adapter comes."""
+        """Remember the model, which stays unchanged until an adapter is loaded."""
         self._model = model
         self._peft: PeftModel | None = None
-        self._held: set[str] = set()
+        self._loaded: set[str] = set()
         self._failed: dict[str, Exception] = {}
         self._hooked: set[int] = set()
         self._rows: list[str] | None = None
 
     def load(self, adapter: Adapter | None) -> None:
-        """Bring an adapter into the model, if it is not there yet.
+        """Load an adapter into the model, unless it is loaded.
 
         Raises:
-            ModelError: It does not fit, is damaged, or would change nothing.
+            ModelError: It does not fit, is damaged, or changes nothing.
         """
-        if adapter is None or adapter.name in self._held:
+        if adapter is None or adapter.name in self._loaded:
             return
         if adapter.name in self._failed:
             raise self._failed[adapter.name]
         try:
             self._load(adapter)
         except Exception as error:
-            told = " ".join(str(error).split())[:300]
+            message = " ".join(str(error).split())[:300]
             self._failed[adapter.name] = (
                 error
                 if isinstance(error, ModelError)
                 else ModelError(
-                    f"the adapter {adapter.folder.name} can't be put into this model "
-                    f"({type(error).__name__}: {told}): give one that was trained on it"
+                    f"the adapter {adapter.folder.name} can't be loaded into this model "
+                    f"({type(error).__name__}: {message}): give one that was trained on it"
                 )
             )
             raise self._failed[adapter.name] from None
-        self._held.add(adapter.name)
+        self._loaded.add(adapter.name)
 
     def _load(self, adapter: Adapter) -> None:
         from peft import PeftModel, get_peft_model_state_dict
@@ -74,16 +74,18 @@ class Adapters:
             else:
                 self._peft.load_adapter(folder, adapter_name=name)
         finally:
-            # Also after a failure half-way: what peft has made active would act on every row.
-            self._rest()
+            # After a failure too: an adapter that peft has made active would act on every row.
+            self._deactivate()
         stored = load_file(adapter.folder / "adapter_model.safetensors")
-        held = get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
-        if missing := held.keys() ^ stored.keys():
+        loaded = get_peft_model_state_dict(
+            self._peft, adapter_name=name, save_embedding_layers=False
+        )
+        if missing := loaded.keys() ^ stored.keys():
             raise ModelError(
                 f"the adapter {adapter.folder.name} and this model do not fit: {len(missing)} "
-                f"weights stand in one of them only ({min(missing)}, ...)"
+                f"weights exist in one of them only ({min(missing)}, ...)"
             )
-        if not any(held[key].any() for key in held if "lora_B" in key or "embedding_B" in key):
+        if not any(loaded[key].any() for key in loaded if "lora_B" in key or "embedding_B" in key):
             raise ModelError(
                 f"the adapter {adapter.folder.name} changes nothing: all its lora_B are zero. "
                 "Train it, or leave adapter= out for the baseline"
@@ -92,8 +94,8 @@ class Adapters:
             if isinstance(layer, LoraLayer) and name in layer.scaling:
                 layer.scaling[name] *= adapter.scale
 
-    def _rest(self) -> None:
-        """No adapter acts by itself; the layers learn of each pass's rows as they are called."""
+    def _deactivate(self) -> None:
+        """Make no adapter active by itself; layers get those of a pass's rows when called."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         for layer in self._model.modules():
@@ -101,18 +103,18 @@ class Adapters:
                 layer.set_adapter([], inference_mode=True)
                 if id(layer) not in self._hooked:
                     self._hooked.add(id(layer))
-                    layer.register_forward_pre_hook(self._tell, with_kwargs=True)
+                    layer.register_forward_pre_hook(self._name_adapters, with_kwargs=True)
 
-    def _tell(
+    def _name_adapters(
         self, layer: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         return None if self._rows is None else (args, kwargs | {"adapter_names": self._rows})
 
     @contextmanager
-    def acting(self, rows: Sequence[Adapter | None]) -> Iterator[None]:
-        """While a pass runs, each of its rows has its adapter."""
-        if any(rows):
-            self._rows = [_NONE if adapter is None else adapter.name for adapter in rows]
+    def active(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
+        """While a pass runs, row i of its batch has adapter i."""
+        if any(adapters):
+            self._rows = [_NONE if adapter is None else adapter.name for adapter in adapters]
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""The blocks of a model as nnsight wraps them: where both engines look for a site."""
+"""The blocks of a model as nnsight wraps them: where both engines find the sites."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from steering.models import find_mlp
 
 
 class Blocks:
-    """The transformer blocks, each as nnsight's envoy, which has inputs and outputs."""
+    """The transformer blocks, each as an nnsight envoy with `input` and `output`."""
 
     def __init__(self, model: nn.Module, path: str, envoy: Any) -> None:
         """Find them.
 
         Args:
             model: The model itself.
-            path: Of the list of blocks in it.
-            envoy: What nnsight wraps the model as.
+            path: Path of the list of blocks in it.
+            envoy: nnsight's wrapper of the model.
         """
         self._modules = list(model.get_submodule(path).children())
         self._mlps: dict[int, str] = {}
@@ -34,7 +34,7 @@ class Blocks:
         Raises:
             ModelError: It has none.
         """
-        # Asked for in every pass, so looked for once.
+        # Cached, since every pass needs it.
         if layer not in self._mlps:
             self._mlps[layer] = find_mlp(self._modules[layer])
         return getattr(self[layer], self._mlps[layer])

@@ -1,8 +1,8 @@
-"""What a model remembers of the rows of a running batch: rows join it and leave it in place.
+"""The cache of a running batch: rows, one a sequence, join it and leave it in place.
 
-Keys and values stand right-aligned in stores with room to spare, so that a step appends a column
-without copying what is there, a row that leaves is overwritten by the last one, and a row that
-joins is padded on the left. The states of linear attention have no columns: one a row.
+Keys and values are right-aligned in stores with spare room, so that a step appends a column without
+a copy, a row that leaves is overwritten by the last one, and a row that joins is padded on the
+left. The states of linear attention have no columns: one a row.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class _Attention(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the columns behind the window; what is attended to is the window and they."""
+        """Write the columns behind the window; returns the window with them."""
         window = self._window
         end = window.end + key_states.shape[2]
         for store, new in zip(self.stores, (key_states, value_states), strict=True):
@@ -67,7 +67,7 @@ class _Attention(DynamicLayer):
 
 
 class BatchCache(Cache):
-    """The cache that a model's forward pass takes, for rows that come and go."""
+    """The cache that a model's forward pass takes, for rows that join and leave."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -83,7 +83,7 @@ class BatchCache(Cache):
         return self._window.rows
 
     def begin_step(self) -> Tensor:
-        """Open a column for the token that each row reads next.
+        """Open a column for the next input token of each row.
 
         Returns:
             True where a row has a token: [rows, columns], the new one included.
@@ -105,13 +105,13 @@ class BatchCache(Cache):
         """Take rows in.
 
         Args:
-            prefilled: What a forward pass over prompts left, padded on the left.
+            prefilled: The cache after a forward pass over prompts, padded on the left.
             mask: [prompts, tokens], True on real tokens.
             lengths: Real tokens of each prompt.
             rows: For each row that joins, its index in `prefilled`; one prompt may serve several.
 
         Raises:
-            EngineError: The model remembers in a way that is not known here.
+            EngineError: The model has a kind of cache that is not supported.
         """
         if not self.layers:
             self.layers = [self._like(layer) for layer in prefilled.layers]
@@ -127,18 +127,18 @@ class BatchCache(Cache):
         self._real[: window.rows, opened] = False
         self._real[joined, : window.end] = False
         self._real[joined, columns] = mask[picked, -width:]
-        for own, layer in zip(self.layers, prefilled.layers, strict=True):
-            if isinstance(own, _Attention):
+        for attention, layer in zip(self.layers, prefilled.layers, strict=True):
+            if isinstance(attention, _Attention):
                 assert isinstance(layer, DynamicLayer)
-                for store, new in zip(own.stores, (layer.keys, layer.values), strict=True):
+                for store, new in zip(attention.stores, (layer.keys, layer.values), strict=True):
                     assert new is not None
-                    # Padding is masked, but what is masked must be finite all the same.
+                    # Padding is masked, but masked values must be finite too.
                     store[: window.rows, :, opened] = 0
                     store[joined, :, : window.end] = 0
                     # A sliding window may hold fewer columns, and other prompts may be longer.
-                    held = min(width, new.shape[2])
-                    there = slice(window.end - held, window.end)
-                    store[joined, :, there] = new[picked.to(new.device), :, -held:]
+                    count = min(width, new.shape[2])
+                    last = slice(window.end - count, window.end)
+                    store[joined, :, last] = new[picked.to(new.device), :, -count:]
         for (_, _, store), (_, _, state) in zip(self._states, _states_of(prefilled), strict=True):
             store[joined] = state[picked.to(store.device)]
         window.rows, window.start = wanted[0], opened.start
@@ -155,8 +155,8 @@ class BatchCache(Cache):
             self._real[to] = self._real[origin]
             for layer in self.layers:
                 for store in layer.stores if isinstance(layer, _Attention) else ():
-                    there = to.to(store.device), slice(None), columns
-                    store[there] = store[origin.to(store.device), :, columns]
+                    target = to.to(store.device), slice(None), columns
+                    store[target] = store[origin.to(store.device), :, columns]
             for _, _, store in self._states:
                 store[to.to(store.device)] = store[origin.to(store.device)]
         self._lengths = [self._lengths[row] for row in order]
@@ -165,27 +165,25 @@ class BatchCache(Cache):
         self._expose_states()
 
     def _like(self, layer: Any) -> Any:
-        """A layer of ours for one of transformers'."""
+        """An empty layer of the batch for a layer of transformers' cache."""
         if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
             return _Attention(self._window, layer)
         if type(layer) is LinearAttentionLayer:
-            own = copy(layer)
-            own.conv_states, own.recurrent_states = (
-                copy(own.conv_states),
-                copy(own.recurrent_states),
-            )
-            for states, index, tensor in _layer_states(own):
+            linear = copy(layer)
+            linear.conv_states = copy(layer.conv_states)
+            linear.recurrent_states = copy(layer.recurrent_states)
+            for states, index, tensor in _layer_states(linear):
                 self._states.append((states, index, tensor.new_zeros((0, *tensor.shape[1:]))))
-            return own
-        if type(layer).__name__ == "DummyLayer":  # which holds nothing; older transformers lack it
+            return linear
+        if type(layer).__name__ == "DummyLayer":  # which is empty; older transformers lack it
             return layer
         raise EngineError(
-            f"a model whose cache holds {type(layer).__name__} is not supported: rows could not "
-            "join or leave a batch"
+            f"a model whose cache holds {type(layer).__name__} is not supported: sequences "
+            "could not join or leave a batch"
         )
 
     def _resize(self, rows: int, columns: int) -> None:
-        """Move to stores with room for this many rows, and for this many columns and some more."""
+        """Move to stores with room for this many rows, and for this many columns and spare ones."""
         window = self._window
         used = slice(window.start, window.end)
         start, end = columns - (window.end - window.start), columns
@@ -198,8 +196,8 @@ class BatchCache(Cache):
                 shape[at] = self._num_columns
             new = store.new_zeros(shape)
             if at:
-                kept = store[: window.rows].narrow(at, used.start, used.stop - used.start)
-                new[: window.rows].narrow(at, start, end - start).copy_(kept)
+                content = store[: window.rows].narrow(at, used.start, used.stop - used.start)
+                new[: window.rows].narrow(at, start, end - start).copy_(content)
             else:
                 new[: window.rows] = store[: window.rows]
             return new
@@ -209,22 +207,22 @@ class BatchCache(Cache):
             if isinstance(layer, _Attention):
                 layer.stores = [moved(store, 2) for store in layer.stores]
         if self._states and rows != len(self._states[0][2]):
-            self._states = [(held, index, moved(store, 0)) for held, index, store in self._states]
+            self._states = [(table, index, moved(store, 0)) for table, index, store in self._states]
         window.start, window.end = start, end
         self._expose_states()
 
     def _expose_states(self) -> None:
-        """The model updates its states in place: it sees those of the present rows."""
-        for held, index, store in self._states:
-            held[index] = store[: self._window.rows]
+        """Give the model, which updates its states in place, those of the present rows."""
+        for table, index, store in self._states:
+            table[index] = store[: self._window.rows]
 
 
 def bytes_of(cache: Cache) -> tuple[int, int]:
-    """Bytes that one token of one row takes in a model's own cache, and one row besides."""
+    """Bytes of one token of one row in a model's own cache, and of one row besides."""
     attention = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
     tensors = [tensor for layer in attention for tensor in (layer.keys, layer.values)]
-    a_token = sum(tensor[0, :, 0].nbytes for tensor in tensors if tensor is not None)
-    return a_token, sum(tensor[0].nbytes for _, _, tensor in _states_of(cache))
+    per_token = sum(tensor[0, :, 0].nbytes for tensor in tensors if tensor is not None)
+    return per_token, sum(tensor[0].nbytes for _, _, tensor in _states_of(cache))
 
 
 def _states_of(cache: Cache) -> list[tuple[dict[int, Tensor | None], int, Tensor]]:

@@ -1,6 +1,6 @@
-"""The running batch of one loaded model: rows are let in, decoded a token a pass, and let go.
+"""The running batch of one loaded model: sequences join, are decoded one token a pass, and leave.
 
-Runs on the model's thread. Which rows come when is not decided here.
+Runs on the model's thread. The scheduler decides which sequences join when.
 """
 
 import threading
@@ -20,91 +20,93 @@ from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.sampling import BROKEN, Sampler
-from steering.engines.sequences import Sequence, broken, in_chunks
+from steering.engines.sequences import Sequence, in_chunks, nan_error
 from steering.models import LoadedModel, family_of
 from steering.vectors.batch import InterventionBatch
 
-# Share of the free memory that rows may take: the rest is for activations.
+# Share of the free memory for caches: the rest is for activations.
 _SHARE = 0.7
-# Copies of the logits that drawing a token holds at one time, float64 counted twice.
+# Copies of the logits in memory while a token is drawn; a float64 copy counts twice.
 _LOGIT_COPIES = 8
 
 
 @dataclass
-class _Read:
-    """Prompts that were read, and the rows that go on from them, n of them.
+class _Prefill:
+    """The result of reading prompts, and the n sequences that go on from it.
 
     Attributes:
-        rows: The rows.
-        sampler: Theirs.
+        sequences: Those that have not ended with their first token.
+        sampler: Their sampler.
         tokens: [n], the first token of each.
-        served: Index of each row's prompt.
+        prompts: [n], index of each one's prompt.
         lengths: Tokens of each prompt.
         mask: [prompts, tokens], True on real tokens.
-        cache: What the model remembers of the prompts.
+        cache: The model's cache of the prompts.
     """
 
-    rows: list[Sequence]
+    sequences: list[Sequence]
     sampler: Sampler
     tokens: Tensor
-    served: list[int]
+    prompts: list[int]
     lengths: list[int]
     mask: Tensor
     cache: Any
 
 
 class Decoder:
-    """Rows that are decoded together.
+    """Sequences that are decoded together.
 
     Attributes:
-        rows: Those in the batch now.
-        thrown_out: Those that a failed pass has thrown out, to be started again.
-        out_of_memory: Whether the last failed pass was short of memory.
+        loaded: The model.
+        session: Its nnsight session.
+        sequences: The present batch; sequence i is row i of every tensor.
+        preempted: Sequences that a failed pass has removed, to be started again.
+        out_of_memory: Whether the last failed pass ran out of memory.
     """
 
     def __init__(self, loaded: LoadedModel, stopping: threading.Event) -> None:
-        """Wrap a model. Once `stopping` is set, nothing more is run on it."""
+        """Wrap a model. Once `stopping` is set, no further pass runs."""
         self.loaded = loaded
         self.session = Session(loaded, stopping)
-        self.rows: list[Sequence] = []
-        self.thrown_out: list[Sequence] = []
+        self.sequences: list[Sequence] = []
+        self.preempted: list[Sequence] = []
         self.out_of_memory = False
         self._device = loaded.model.device
-        # Counted now: adapters that come later are not the model's own.
+        # Counted before adapters are loaded into the model.
         self._parameters = sum(weights.numel() for weights in loaded.model.parameters())
         self._takes_positions = loaded.accepts("position_ids")
-        # Only the last position's logits are read; all would cost rows x tokens x vocabulary.
+        # Only the last position's logits are needed; all would cost rows x tokens x vocabulary.
         self._last_only = {"logits_to_keep": 1} if loaded.accepts("logits_to_keep") else {}
         pad = loaded.tokenizer.pad_token_id
         self._pad = loaded.end_tokens[0] if pad is None else pad
         self._stopping = stopping
-        self._max_rows = 1
-        self._busy_s = self._row_share = 0.0
-        self._num_rows = self._num_tokens = self._num_passes = 0
+        self._max_sequences = 1
+        self._busy_s = self._occupancy = 0.0
+        self._num_requests = self._num_tokens = self._num_passes = 0
         self._clear()
 
-    def room(self) -> tuple[int, int]:
-        """Tokens that the free memory has room for, and what a row takes besides, in tokens."""
+    def memory_budget(self) -> tuple[int, int]:
+        """Tokens that fit into the free memory, and the fixed cost of a sequence in tokens."""
         prompt = torch.full((1, 2), self._pad, device=self._device)
         with torch.inference_mode():
             output = self._forward(
                 prompt, torch.ones_like(prompt), torch.arange(2, device=self._device)[None], None
             )
-        a_token, a_row = bytes_of(output.past_key_values)
-        a_row += _LOGIT_COPIES * 4 * output.logits.shape[-1]
-        a_token = max(1, a_token)
-        return int(_SHARE * free_memory(self._device)) // a_token, -(-a_row // a_token)
+        per_token, per_sequence = bytes_of(output.past_key_values)
+        per_sequence += _LOGIT_COPIES * 4 * output.logits.shape[-1]
+        per_token = max(1, per_token)
+        return int(_SHARE * free_memory(self._device)) // per_token, -(-per_sequence // per_token)
 
     def telemetry(self, waiting: int) -> Telemetry:
-        """What was done so far, with the number of rows that wait now."""
+        """Counts and times so far, with the number of requests that wait now."""
         config = self.loaded.model.config
         family, linear = family_of(config.get_text_config())
         return Telemetry(
-            rows=self._num_rows,
+            requests=self._num_requests,
             tokens=self._num_tokens,
             busy_s=self._busy_s,
             passes=self._num_passes,
-            occupancy=self._row_share / self._num_passes if self._num_passes else 0.0,
+            occupancy=self._occupancy / self._num_passes if self._num_passes else 0.0,
             waiting=waiting,
             attention=config._attn_implementation,
             kernels=_has_fused_kernels(self._device) if linear else None,
@@ -113,186 +115,190 @@ class Decoder:
         )
 
     def _clear(self) -> None:
-        """An empty batch; the memory of the last one is given back."""
-        self.rows = []
+        """Make the batch empty and free its memory."""
+        self.sequences = []
         self._cache = BatchCache()
         self._sampler = Sampler()
-        self._plan = InterventionBatch([])
-        self._passes = 0
-        # While newcomers join, the batch is not whole.
-        self._joining = False
         self._tokens = torch.zeros(0, dtype=torch.long, device=self._device)
         self._positions = self._tokens
+        # While newcomers join, the tables of the batch differ in length.
+        self._joining = False
+        self._lay_out()
 
     def _lay_out(self) -> None:
-        """Lay out what is done to the rows of the present batch."""
-        self._plan = InterventionBatch(
-            [row.acting("on_response") for row in self.rows], self._device
+        """Make the tables of the interventions of the present batch."""
+        self._interventions = InterventionBatch(
+            [sequence.on_response for sequence in self.sequences], self._device
         )
         self._passes = 0
 
-    def admit(self, rows: abc.Sequence[Sequence], max_rows: int) -> None:
-        """Read the prompts of newcomers and let them into the batch.
+    def admit(self, sequences: abc.Sequence[Sequence], max_sequences: int) -> None:
+        """Read the prompts of newcomers and add them to the batch.
 
         Args:
-            rows: Those that were waiting.
-            max_rows: Rows that may be decoded together, for the record.
+            sequences: The newcomers.
+            max_sequences: Largest allowed batch, for telemetry.
         """
-        began = time.monotonic()
-        for row in rows:
-            row.started = began
-        self._max_rows = max_rows
-        chunks = in_chunks([rows[index] for index in self._settle(rows)])
+        start = time.monotonic()
+        for sequence in sequences:
+            sequence.started = start
+        self._max_sequences = max_sequences
+        chunks = in_chunks([sequences[index] for index in self._settle(sequences)])
         if not chunks:
             return
         while chunks:
-            prompts = chunks.pop(0)
+            chunk = chunks.pop(0)
             try:
                 with torch.inference_mode():
-                    read = self._read(prompts)
-                    if read.rows:
-                        self._join(read)
+                    prefill = self._prefill(chunk)
+                    if prefill.sequences:
+                        self._join(prefill)
             except Exception as error:
-                newcomers = [row for same in prompts for row in same]
+                newcomers = [sequence for sharing in chunk for sequence in sharing]
                 if self._joining or is_out_of_memory(error):
-                    later = [row for served in chunks for same in served for row in same]
-                    self._throw_out(error, newcomers)
-                    self.thrown_out += [row.fresh() for row in later]
+                    later = [item for rest in chunks for sharing in rest for item in sharing]
+                    self._preempt(error, newcomers)
+                    self.preempted += [sequence.restarted() for sequence in later]
                     break
                 if len(newcomers) == 1:
                     newcomers[0].fail(error)
                     continue
-                left = [row.fresh() for row in newcomers if not row.told]
-                half = (len(left) + 1) // 2
-                chunks[:0] = [*in_chunks(left[:half]), *in_chunks(left[half:])]
+                again = [item.restarted() for item in newcomers if not item.settled]
+                half = (len(again) + 1) // 2
+                chunks[:0] = [*in_chunks(again[:half]), *in_chunks(again[half:])]
         self._guarded(self._lay_out)
-        self._busy_s += time.monotonic() - began
+        self._busy_s += time.monotonic() - start
 
     def run(self, interrupted: Callable[[], bool]) -> None:
-        """Decode until nobody is left or, after a pass, `interrupted` says to stop."""
-        if self.rows:
-            began = time.monotonic()
+        """Decode until the batch is empty or, after a pass, `interrupted` is true."""
+        if self.sequences:
+            start = time.monotonic()
             work = partial(self._decode, interrupted)
-            self._guarded(lambda: self.session.run(work, self._plan))
-            self._busy_s += time.monotonic() - began
+            self._guarded(lambda: self.session.run(work, self._interventions))
+            self._busy_s += time.monotonic() - start
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Do work for the batch, which is thrown out if it fails."""
+        """Run work for the batch; if it fails, the batch is preempted."""
         try:
             with torch.inference_mode():
                 work()
         except Exception as error:
-            self._throw_out(error, [])
+            self._preempt(error, [])
 
     def fail(self, error: Exception) -> None:
-        """Empty the batch and tell every row what went wrong."""
-        for row in [*self.rows, *self.thrown_out]:
-            row.fail(error)
-        self.thrown_out = []
+        """Empty the batch and give every sequence the error."""
+        for sequence in [*self.sequences, *self.preempted]:
+            sequence.fail(error)
+        self.preempted = []
         self._clear()
 
-    def _throw_out(self, error: Exception, newcomers: abc.Sequence[Sequence]) -> None:
-        """Empty the batch. A row that was alone is to blame; of several, each is started again."""
-        joined = set(map(id, self.rows))
-        lost = [*self.rows, *(row for row in newcomers if id(row) not in joined)]
+    def _preempt(self, error: Exception, newcomers: abc.Sequence[Sequence]) -> None:
+        """Empty the batch. A sequence that was alone fails; of several, each starts again."""
+        joined = set(map(id, self.sequences))
+        removed = [*self.sequences, *(item for item in newcomers if id(item) not in joined)]
         self.out_of_memory = is_out_of_memory(error)
         self._clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(lost) == 1 or self._stopping.is_set():
-            for row in lost:
-                row.fail(error)
+        if len(removed) == 1 or self._stopping.is_set():
+            for sequence in removed:
+                sequence.fail(error)
         else:
-            self.thrown_out += [row.fresh() for row in lost if not row.told]
+            self.preempted += [item.restarted() for item in removed if not item.settled]
 
-    def _read(self, prompts: abc.Sequence[abc.Sequence[Sequence]]) -> "_Read":
-        """One pass over prompts, each with the rows that it serves, and their first tokens."""
-        newcomers = [row for rows in prompts for row in rows]
-        served = [index for index, rows in enumerate(prompts) for _ in rows]
-        ids = [rows[0].row.prompt for rows in prompts]
-        for rows in prompts:
-            self.session.adapters.load(rows[0].row.adapter)
-        tokens, mask = self._pad_left(ids)
-        plan = InterventionBatch([rows[0].acting("on_prompt") for rows in prompts], self._device)
-        plan.begin_prefill(mask)
+    def _prefill(self, chunk: abc.Sequence[abc.Sequence[Sequence]]) -> _Prefill:
+        """One pass over prompts, each with the sequences that share it, and their first tokens."""
+        newcomers = [sequence for sharing in chunk for sequence in sharing]
+        prompts = [index for index, sharing in enumerate(chunk) for _ in sharing]
+        firsts = [sharing[0] for sharing in chunk]
+        adapters = [first.request.adapter for first in firsts]
+        for adapter in adapters:
+            self.session.adapters.load(adapter)
+        tokens, mask = self._pad_left([first.request.prompt for first in firsts])
+        interventions = InterventionBatch([first.on_prompt for first in firsts], self._device)
+        interventions.begin_prefill(mask)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        with self.session.adapters.acting([rows[0].row.adapter for rows in prompts]):
-            output = self.session.run(lambda: self._forward(tokens, mask, positions, None), plan)
-        _check_reached(plan, 1)
-        if plan.sites:
-            change = plan.change.tolist()
-            for row, prompt in zip(newcomers, served, strict=True):
-                row.change = change[prompt]
-        sampler = Sampler([row.row.sampling for row in newcomers])
-        picked = torch.tensor(served, device=self._device)
-        drawn = self._draw(newcomers, sampler, output.logits[:, -1][picked])
-        left = self._settle(newcomers)
-        sampler.keep(left)
-        return _Read(
-            rows=[newcomers[index] for index in left],
+        with self.session.adapters.active(adapters):
+            output = self.session.run(
+                lambda: self._forward(tokens, mask, positions, None), interventions
+            )
+        _check_visits(interventions, 1)
+        if interventions.sites:
+            changes = interventions.change.tolist()
+            for sequence, prompt in zip(newcomers, prompts, strict=True):
+                sequence.change = changes[prompt]
+        sampler = Sampler([sequence.request.sampling for sequence in newcomers])
+        rows = torch.tensor(prompts, device=self._device)
+        drawn = self._draw(newcomers, sampler, output.logits[:, -1][rows])
+        running = self._settle(newcomers)
+        sampler.keep(running)
+        return _Prefill(
+            sequences=[newcomers[index] for index in running],
             sampler=sampler,
-            tokens=drawn[torch.tensor(left, dtype=torch.long, device=self._device)],
-            served=[served[index] for index in left],
-            lengths=[len(prompt) for prompt in ids],
+            tokens=drawn[torch.tensor(running, dtype=torch.long, device=self._device)],
+            prompts=[prompts[index] for index in running],
+            lengths=[len(first.request.prompt) for first in firsts],
             mask=mask.bool(),
             cache=output.past_key_values,
         )
 
-    def _join(self, read: "_Read") -> None:
-        """Newcomers become part of the batch."""
+    def _join(self, prefill: _Prefill) -> None:
+        """Add the sequences of a prefill to the batch."""
         self._joining = True
-        self.rows += read.rows
-        self._cache.join(read.cache, read.mask, read.lengths, read.served)
-        self._sampler.join(read.sampler)
-        self._tokens = torch.cat([self._tokens, read.tokens])
-        lengths = torch.tensor([read.lengths[prompt] for prompt in read.served])
+        self.sequences += prefill.sequences
+        self._cache.join(prefill.cache, prefill.mask, prefill.lengths, prefill.prompts)
+        self._sampler.join(prefill.sampler)
+        self._tokens = torch.cat([self._tokens, prefill.tokens])
+        lengths = torch.tensor([prefill.lengths[prompt] for prompt in prefill.prompts])
         self._positions = torch.cat([self._positions, lengths.to(self._device)])
         self._joining = False
 
     def _decode(self, interrupted: Callable[[], bool]) -> None:
-        """One token a row a pass."""
-        while self.rows:
+        """Passes of one token a sequence."""
+        while self.sequences:
             self.session.check_running()
-            self._plan.begin_decode()
+            self._interventions.begin_decode()
             mask = self._cache.begin_step()
-            with self.session.adapters.acting([row.row.adapter for row in self.rows]):
+            with self.session.adapters.active([item.request.adapter for item in self.sequences]):
                 output = self._forward(
                     self._tokens[:, None], mask, self._positions[:, None], self._cache
                 )
             self._cache.end_step()
             self._passes += 1
             self._num_passes += 1
-            self._row_share += len(self.rows) / max(self._max_rows, len(self.rows))
-            _check_reached(self._plan, self._passes)
-            if self._passes == 1 and self._plan.sites:
-                for row, change in zip(self.rows, self._plan.change.tolist(), strict=True):
-                    if row.num_generated == 1:
-                        row.change = max(row.change, change)
-            self._tokens = self._draw(self.rows, self._sampler, output.logits[:, -1])
+            batch_size = len(self.sequences)
+            self._occupancy += batch_size / max(self._max_sequences, batch_size)
+            _check_visits(self._interventions, self._passes)
+            if self._passes == 1 and self._interventions.sites:
+                changes = self._interventions.change.tolist()
+                for sequence, change in zip(self.sequences, changes, strict=True):
+                    if sequence.num_generated == 1:
+                        sequence.change = max(sequence.change, change)
+            self._tokens = self._draw(self.sequences, self._sampler, output.logits[:, -1])
             self._positions = self._positions + 1
-            left = self._settle(self.rows)
-            if len(left) < len(self.rows):
-                self._go_on_with(left)
+            running = self._settle(self.sequences)
+            if len(running) < batch_size:
+                self._keep(running)
             if interrupted():
                 return
 
-    def _go_on_with(self, left: abc.Sequence[int]) -> None:
-        """The other rows leave, and the last ones take their places."""
-        if not left:
+    def _keep(self, running: abc.Sequence[int]) -> None:
+        """Remove all other sequences; the last ones move into their rows."""
+        if not running:
             self._clear()
             return
-        order = list(range(len(left)))
-        staying = set(left)
+        order = list(range(len(running)))
+        staying = set(running)
         free = [index for index in order if index not in staying]
-        movers = [index for index in left if index >= len(left)]
+        movers = [index for index in running if index >= len(running)]
         for place, mover in zip(free, movers, strict=True):
             order[place] = mover
-        self.rows = [self.rows[index] for index in order]
+        self.sequences = [self.sequences[index] for index in order]
         self._cache.keep(order)
         self._sampler.keep(order)
-        self._plan.keep(order)
-        kept = torch.tensor(order, device=self._device)
-        self._tokens, self._positions = self._tokens[kept], self._positions[kept]
+        self._interventions.keep(order)
+        rows = torch.tensor(order, device=self._device)
+        self._tokens, self._positions = self._tokens[rows], self._positions[rows]
 
     def _pad_left(self, prompts: abc.Sequence[abc.Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, both [rows, longest prompt]."""
@@ -304,7 +310,7 @@ class Decoder:
     def _forward(
         self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: BatchCache | None
     ) -> Any:
-        """One pass. Positions are a row's own, so padding moves none of them."""
+        """One pass. Positions count a sequence's own tokens, so padding moves none of them."""
         options: dict[str, Any] = dict(self._last_only)
         if self._takes_positions:
             options["position_ids"] = positions
@@ -316,69 +322,72 @@ class Decoder:
             **options,
         )
 
-    def _draw(self, rows: abc.Sequence[Sequence], sampler: Sampler, logits: Tensor) -> Tensor:
-        """Draw the next token of every row and write it into the row; the tokens drawn, [rows]."""
-        tokens = sampler.draw(logits, [row.tokens for row in rows])
-        drawn = tokens.tolist()  # the one time in a pass that the device is waited for
-        alternatives = _logprobs(rows, logits, tokens)
-        for index, (row, token) in enumerate(zip(rows, drawn, strict=True)):
+    def _draw(self, sequences: abc.Sequence[Sequence], sampler: Sampler, logits: Tensor) -> Tensor:
+        """Draw the next token of every sequence and append it; returns the tokens, [rows]."""
+        tokens = sampler.draw(logits, [sequence.tokens for sequence in sequences])
+        ids = tokens.tolist()  # the one synchronisation with the device in a pass
+        logprobs = _logprobs(sequences, logits, tokens)
+        context_length = self.loaded.shape.context_length
+        for index, (sequence, token) in enumerate(zip(sequences, ids, strict=True)):
             if token == BROKEN:
-                row.failure = broken()
+                sequence.failure = nan_error()
                 continue
-            before = len(row.tokens)
-            row.note(token, self.loaded.end_tokens, self.loaded.shape.context_length, self._text)
-            if index in alternatives and len(row.tokens) > before:
-                row.logprobs.append(alternatives[index])
-        self._num_tokens += len(rows)
+            length = len(sequence.tokens)
+            sequence.append(token, self.loaded.end_tokens, context_length, self._text)
+            if index in logprobs and len(sequence.tokens) > length:
+                sequence.logprobs.append(logprobs[index])
+        self._num_tokens += len(sequences)
         return tokens
 
-    def _settle(self, rows: abc.Sequence[Sequence]) -> list[int]:
-        """Hand over what has ended; the indices of those that go on."""
-        # Asked once: a row may be cancelled at any moment.
-        over = [row.over for row in rows]
-        for row, ended in zip(rows, over, strict=True):
+    def _settle(self, sequences: abc.Sequence[Sequence]) -> list[int]:
+        """Give the futures of sequences that have ended their outputs; indices of the others."""
+        # Read once: a request may be cancelled at any moment.
+        finished = [sequence.finished for sequence in sequences]
+        for sequence, ended in zip(sequences, finished, strict=True):
             if ended:
-                self._num_rows += not row.cancelled
-                row.settle(self._text)
-        return [index for index, ended in enumerate(over) if not ended]
+                self._num_requests += not sequence.cancelled
+                sequence.settle(self._text)
+        return [index for index, ended in enumerate(finished) if not ended]
 
     def _text(self, tokens: abc.Sequence[int]) -> str:
-        # Special tokens in the middle of an answer are kept: hiding them would hide incoherence.
+        # Special tokens within an answer are kept: hiding them would hide incoherence.
         text = self.loaded.tokenizer.decode(list(tokens), skip_special_tokens=False)
         assert isinstance(text, str)
         return text
 
 
-def _check_reached(plan: InterventionBatch, passes: int) -> None:
+def _check_visits(interventions: InterventionBatch, passes: int) -> None:
     """Make sure that each pass so far met each steered site."""
-    if any(visits != passes for visits in plan.visits.values()):
+    if any(visits != passes for visits in interventions.visits.values()):
         raise EngineError(
-            f"the model ran {passes} times but was steered {plan.visits} times: nnsight did not "
-            "reach every pass"
+            f"the model ran {passes} times but was steered {interventions.visits} times: nnsight "
+            "did not reach every pass"
         )
 
 
 def _logprobs(
-    rows: abc.Sequence[Sequence], logits: Tensor, drawn: Tensor
+    sequences: abc.Sequence[Sequence], logits: Tensor, drawn: Tensor
 ) -> dict[int, TokenLogprob]:
-    """Log probabilities of the drawn tokens, of the rows that ask for them."""
-    asking = [index for index, row in enumerate(rows) if row.row.top_logprobs is not None]
-    if not asking:
+    """Log probabilities of the drawn tokens, for the sequences whose requests ask for them."""
+    counts = {
+        index: sequence.request.top_logprobs
+        for index, sequence in enumerate(sequences)
+        if sequence.request.top_logprobs is not None
+    }
+    if not counts:
         return {}
-    index = torch.tensor(asking, device=logits.device)
-    logprobs = logits[index].float().log_softmax(-1)
-    own = logprobs.gather(1, drawn[index, None].clamp(min=0))[:, 0].tolist()
-    tokens = drawn[index].tolist()
-    counts = [rows[row].row.top_logprobs or 0 for row in asking]
-    top = logprobs.topk(max(counts))
-    best = [
-        tuple(zip(ids[:count], values[:count], strict=True))
-        for ids, values, count in zip(
-            top.indices.tolist(), top.values.tolist(), counts, strict=True
-        )
-    ]
-    told = zip(asking, tokens, own, best, strict=True)
-    return {row: TokenLogprob(token, logprob, top) for row, token, logprob, top in told}
+    rows = torch.tensor(list(counts), device=logits.device)
+    logprobs = logits[rows].float().log_softmax(-1)
+    own = logprobs.gather(1, drawn[rows, None].clamp(min=0))[:, 0].tolist()
+    top = logprobs.topk(max(counts.values()))
+    table = zip(
+        counts.items(), drawn[rows].tolist(), own, top.indices.tolist(), top.values.tolist(),
+        strict=True,
+    )  # fmt: skip
+    return {
+        index: TokenLogprob(token, value, tuple(zip(ids[:count], values[:count], strict=True)))
+        for (index, count), token, value, ids, values in table
+    }
 
 
 def _has_fused_kernels(device: torch.device) -> bool:

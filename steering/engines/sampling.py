@@ -1,6 +1,6 @@
-"""How a token is drawn: each row by its own settings and from its own random numbers.
+"""How a token is drawn: for each sequence by its own settings and from its own random numbers.
 
-A draw depends on the row's logits, settings, seed and step alone, never on its neighbours in the
+A draw depends on the sequence's logits, settings, seed and step alone, never on the rest of the
 batch. Knows no model and no tokenizer.
 """
 
@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 
 BROKEN = -1
-"""Stands for the token of a row whose logits are not numbers."""
-# Random numbers of a row that are drawn in one go; which numbers they are does not depend on it.
+"""Stands for the token of a row whose logits are NaN."""
+# Random numbers of a sequence that are drawn at a time; the numbers do not depend on it.
 _AHEAD = 64
 _ALL = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one row.
+    """Settings of one request.
 
     Attributes:
         temperature: 0 is greedy.
-        top_p: Draw from the likeliest tokens that together reach this probability.
-        top_k: Draw from this many likeliest tokens; 0 is all.
+        top_p: Draw from the most likely tokens that together reach this probability.
+        top_k: Draw from this many most likely tokens; 0 is all.
         frequency_penalty: Subtracted from a token's logit for each time it was generated.
-        presence_penalty: Subtracted once if it was generated at all.
+        presence_penalty: Subtracted once from the logit of a token that was generated.
         logit_bias: Added to the logits of these token ids.
-        seed: Of the row's own random numbers.
+        seed: Seed of the request's own random numbers.
     """
 
     temperature: float = 1.0
@@ -41,13 +41,13 @@ class Sampling:
 
 
 class Sampler:
-    """Draws the next token of every row of a batch."""
+    """Draws the next token of every sequence of a batch."""
 
-    def __init__(self, rows: Sequence[Sampling] = ()) -> None:
-        self._arrange([_Draws(row) for row in rows])
+    def __init__(self, settings: Sequence[Sampling] = ()) -> None:
+        self._arrange([_Draws(one) for one in settings])
 
     def join(self, other: "Sampler") -> None:
-        """The rows of another batch join behind those that are there."""
+        """Append the rows of another batch."""
         self._arrange([*self._rows, *other._rows])
 
     def keep(self, order: Sequence[int]) -> None:
@@ -55,6 +55,7 @@ class Sampler:
         self._arrange([self._rows[index] for index in order])
 
     def _arrange(self, rows: "list[_Draws]") -> None:
+        """Find the rows that need each step of sampling."""
         self._rows = rows
         settings = [row.settings for row in rows]
         self._greedy = [index for index, row in enumerate(settings) if row.temperature == 0]
@@ -67,14 +68,14 @@ class Sampler:
 
         Args:
             logits: [rows, vocabulary].
-            generated: Ids that each row has generated so far.
+            generated: Ids that each sequence has generated so far.
 
         Returns:
             Token ids [rows], on the device of `logits`; `BROKEN` where logits are NaN.
         """
         logits = logits.float()
         if self._moved:
-            logits = logits.clone()  # the caller still reads log probabilities from its own
+            logits = logits.clone()  # the caller computes log probabilities from its own
             for index in self._moved:
                 row = self._rows[index].settings
                 logits[index] = _penalised(logits[index], row, generated[index])
@@ -89,7 +90,7 @@ class Sampler:
         return torch.where(tables.greedy, _greedy(logits), drawn) if self._greedy else drawn
 
     def _inverse_cdf(self, probabilities: Tensor) -> Tensor:
-        """One uniform number a row decides: cheaper than a noise vector over the vocabulary."""
+        """Draw by one uniform number a row: cheaper than a noise vector over the vocabulary."""
         device = probabilities.device
         if device.type == "mps":  # which has no float64
             probabilities = probabilities.cpu()
@@ -103,7 +104,7 @@ class Sampler:
 
 
 class _Draws:
-    """A row's settings and its own random numbers, drawn some at a time."""
+    """A sequence's settings and its own random numbers, drawn some at a time."""
 
     def __init__(self, settings: Sampling) -> None:
         self.settings = settings
@@ -149,9 +150,9 @@ def _greedy(logits: Tensor) -> Tensor:
 
 
 def to_device(values: Sequence[float], device: torch.device) -> Tensor:
-    """Float64 of these numbers, sent without waiting for the device."""
-    made = torch.tensor(values, dtype=torch.float64, pin_memory=device.type == "cuda")
-    return made.to(device, non_blocking=True)
+    """Float64 tensor of these numbers, copied without waiting for the device."""
+    tensor = torch.tensor(values, dtype=torch.float64, pin_memory=device.type == "cuda")
+    return tensor.to(device, non_blocking=True)
 
 
 def _moves_logits(row: Sampling) -> bool:
@@ -171,9 +172,9 @@ def _penalised(logits: Tensor, row: Sampling, generated: Sequence[int]) -> Tenso
 
 
 def _truncated(probabilities: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Zero outside of the nucleus of the top k, the order in which other engines cut.
+    """Zero outside of the nucleus of the top k, the order in which other engines truncate.
 
-    The likeliest token always stays. All [rows, vocabulary], but the limits [rows, 1].
+    The most likely token always stays. All are [rows, vocabulary], but the limits [rows, 1].
     """
     ordered, tokens = probabilities.sort(descending=True, stable=True)
     rank = torch.arange(ordered.shape[1], device=ordered.device)

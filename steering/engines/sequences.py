@@ -1,4 +1,4 @@
-"""A row on its way through an engine: it owns its tokens, its text and how it ends."""
+"""A request on its way through an engine: a sequence owns its tokens, its text and how it ends."""
 
 import time
 from collections import abc
@@ -21,25 +21,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Decode = Callable[[abc.Sequence[int]], str]
-# Tokens before a stop string that are decoded with it: a character may be several tokens, and what
-# a tokenizer makes of a token may depend on the one before.
+# Tokens before a stop string that are decoded with it: a character may be several tokens, and the
+# text of a token may depend on the one before.
 _CONTEXT = 8
-# Prompts are read this many tokens at a time at the most, so that activations stay small.
+# Most prompt tokens of one pass, so that activations stay small.
 _PREFILL_TOKENS = 8192
 
 
 @dataclass
 class Sequence:
-    """One answer while it is generated.
+    """A request while its answer is generated.
 
     Attributes:
-        row: What was asked for.
-        future: What its result goes to.
-        arrived: Time of its coming, on the clock of `time.monotonic`.
-        told: Whether the future has been told how it ended.
+        request: The request.
+        future: Receives the output.
+        arrived: When the request was submitted, on the clock of `time.monotonic`.
+        started: When its prompt was read, on the same clock.
+        tokens: Ids generated so far, without the end token.
+        logprobs: One entry a token, if the request asks for them.
+        stop_reason: Why it ended; None while it runs.
+        num_generated: Tokens generated so far, the end token included.
+        change: Largest absolute change that steering made to its activations.
+        failure: Why no further token can be drawn.
+        text_before_stop: Its text, where a stop string ended it.
+        cancelled: Whether the future was cancelled.
+        settled: Whether the future has its output or error.
     """
 
-    row: Request
+    request: Request
     future: "Future[RequestOutput]"
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
@@ -49,129 +58,139 @@ class Sequence:
     num_generated: int = 0
     change: float = 0.0
     failure: Exception | None = None
-    cut: str | None = None
+    text_before_stop: str | None = None
     cancelled: bool = False
-    told: bool = False
+    settled: bool = False
 
     def __post_init__(self) -> None:
-        # Asking the future takes its lock, in every pass.
-        self.future.add_done_callback(self._see)
+        # A callback, since to ask the future in every pass would take its lock each time.
+        self.future.add_done_callback(self._note_cancellation)
 
-    def _see(self, future: "Future[RequestOutput]") -> None:
+    def _note_cancellation(self, future: "Future[RequestOutput]") -> None:
         self.cancelled = future.cancelled()
 
     @property
     def num_columns(self) -> int:
-        """Tokens that it takes in the end, its longest answer included."""
-        return len(self.row.prompt) + self.row.max_tokens
-
-    def acting(self, when: str) -> "list[Intervention]":
-        """Its edits that act on the prompt (`on_prompt`) or on the response (`on_response`)."""
-        return [edit for edit in self.row.edits if getattr(edit, when)]
+        """Tokens of the prompt and of the longest answer."""
+        return len(self.request.prompt) + self.request.max_tokens
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more is to be done for it."""
+    def on_prompt(self) -> "list[Intervention]":
+        """Interventions that act on the prompt."""
+        return [item for item in self.request.interventions if item.on_prompt]
+
+    @property
+    def on_response(self) -> "list[Intervention]":
+        """Interventions that act on generated tokens."""
+        return [item for item in self.request.interventions if item.on_response]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it needs no further pass."""
         return self.stop_reason is not None or self.failure is not None or self.cancelled
 
-    def fresh(self) -> "Sequence":
-        """The same row, to be started again; what it draws is the same, since its seed is."""
-        return Sequence(self.row, self.future, self.arrived, self.started)
+    def restarted(self) -> "Sequence":
+        """The same request from its beginning. Its seed is fixed, so its tokens are the same."""
+        return Sequence(self.request, self.future, self.arrived, self.started)
 
     def settle(self, decode: Decode) -> None:
-        """Tell the future what became of the row."""
-        self.told = True
-        settle(self.future, partial(self.result, decode))
+        """Give the future the output."""
+        self.settled = True
+        settle(self.future, partial(self.output, decode))
 
     def fail(self, error: Exception) -> None:
-        """Tell the future what went wrong, if it has not been told how the row ended."""
-        if not self.told:
-            self.told = True
+        """Give the future an error, unless it has its output already."""
+        if not self.settled:
+            self.settled = True
             fail(self.future, error)
 
-    def note(
+    def append(
         self, token: int, end_tokens: abc.Sequence[int], context_length: int | None, decode: Decode
     ) -> None:
-        """Take in the token that was drawn and see whether the row ends with it."""
+        """Append the token that was drawn, and set `stop_reason` if the sequence ends with it."""
         self.num_generated += 1
         if token in end_tokens:
             self.stop_reason = "stop"
             return
         self.tokens.append(token)
-        if self.row.stop and self._stopped(decode):
+        if self.request.stop and self._has_stop_string(decode):
             self.stop_reason = "stop"
-        elif self.num_generated >= self.row.max_tokens:
+        elif self.num_generated >= self.request.max_tokens:
             self.stop_reason = "max_tokens"
-        elif context_length and len(self.row.prompt) + self.num_generated >= context_length:
+        elif context_length and len(self.request.prompt) + self.num_generated >= context_length:
             self.stop_reason = "model_length"
 
-    def _stopped(self, decode: Decode) -> bool:
-        """Whether a stop string has appeared; if so the text ends before it.
+    def _has_stop_string(self, decode: Decode) -> bool:
+        """Whether a stop string has appeared; if so, sets the text before it.
 
-        Only the last tokens are decoded, so that a long answer costs no more a token than a short
-        one: a token is a byte at least, so a stop string has no more tokens than bytes.
+        Only the last tokens are decoded, so that the cost of a token does not grow with the answer.
+        A token is at least a byte, so a stop string has no more tokens than bytes.
         """
-        longest = max(len(string.encode()) for string in self.row.stop)
+        longest = max(len(string.encode()) for string in self.request.stop)
         recent = decode(self.tokens[-longest - _CONTEXT :])
-        if not any(string in recent for string in self.row.stop):
+        if not any(string in recent for string in self.request.stop):
             return False
-        text = decode(self.tokens)
-        found = [at for string in self.row.stop if (at := text.find(string)) >= 0]
-        self.cut = text[: min(found)] if found else None
-        return bool(found)
+        self.text_before_stop = before_stop(decode(self.tokens), self.request.stop)
+        return self.text_before_stop is not None
 
-    def result(self, decode: Decode) -> RequestOutput:
-        """What became of the row.
+    def output(self, decode: Decode) -> RequestOutput:
+        """The output of a sequence that has ended.
 
         Raises:
-            EngineError: It failed.
-            EngineError: Steering did nothing to it.
+            EngineError: It failed, or steering changed nothing in it.
         """
         if self.failure is not None:
             raise self.failure
         assert self.stop_reason is not None
-        self.row.check_change(self.change, self.num_generated)
+        self.request.check_change(self.change, self.num_generated)
+        text = self.text_before_stop
         return RequestOutput(
             tokens=self.tokens,
-            text=decode(self.tokens) if self.cut is None else self.cut,
+            text=decode(self.tokens) if text is None else text,
             stop_reason=self.stop_reason,
             num_generated=self.num_generated,
-            change=self.change if self.row.edits else None,
+            change=self.change if self.request.interventions else None,
             logprobs=self.logprobs,
             waited_s=self.started - self.arrived,
             took_s=time.monotonic() - self.started,
         )
 
 
-def in_chunks(rows: abc.Sequence[Sequence]) -> list[list[list[Sequence]]]:
-    """Rows by prompt, and prompts by passes.
+def in_chunks(sequences: abc.Sequence[Sequence]) -> list[list[list[Sequence]]]:
+    """Sequences by prompt, and prompts by passes.
 
-    Rows that read the same prompt by the same adapter and steered by the same edits, samples of one
-    question say, read it once. Prompts of like length share a pass.
+    Sequences with the same prompt, adapter and interventions on it (samples of one question) share
+    its prefill. Prompts of similar length share a pass.
     """
     prompts: dict[tuple[Any, ...], list[Sequence]] = {}
-    for row in rows:
-        edits = (id(edit) for edit in row.acting("on_prompt"))
-        prompts.setdefault((row.row.prompt, row.row.adapter, *edits), []).append(row)
+    for sequence in sequences:
+        request, steering = sequence.request, map(id, sequence.on_prompt)
+        prompts.setdefault((request.prompt, request.adapter, *steering), []).append(sequence)
     chunks: list[list[list[Sequence]]] = []
-    for served in sorted(prompts.values(), key=lambda same: len(same[0].row.prompt)):
-        width = len(served[0].row.prompt)
+    for sharing in sorted(prompts.values(), key=lambda sharing: len(sharing[0].request.prompt)):
+        width = len(sharing[0].request.prompt)
         if not chunks or (len(chunks[-1]) + 1) * width > _PREFILL_TOKENS:
             chunks.append([])
-        chunks[-1].append(served)
+        chunks[-1].append(sharing)
     return chunks
 
 
-def broken() -> EngineError:
-    """Of a row whose logits are not numbers."""
+def before_stop(text: str, stop: abc.Sequence[str]) -> str | None:
+    """The text before the first stop string; None if it contains none."""
+    starts = [start for string in stop if (start := text.find(string)) >= 0]
+    return text[: min(starts)] if starts else None
+
+
+def nan_error() -> EngineError:
+    """The error of a sequence whose logits are NaN."""
     return EngineError(
-        "the model's logits are NaN: its precision does not hold what steering made of it. Lower "
-        "the magnitude or use -M dtype=float32"
+        "the model's logits are NaN: the steered activations exceed the range of its precision. "
+        "Lower the magnitude or use -M dtype=float32"
     )
 
 
 def settle(future: "Future[T]", work: Callable[[], T]) -> None:
-    """Do the work for a future, unless it was cancelled; who waits for it is told of that too."""
+    """Set the result of `work`, or its exception, unless the future was cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -183,6 +202,6 @@ def settle(future: "Future[T]", work: Callable[[], T]) -> None:
 
 
 def fail(future: "Future[Any]", error: Exception) -> None:
-    """Tell a future that nobody has cancelled what went wrong."""
+    """Set the exception unless the future was cancelled."""
     if future.set_running_or_notify_cancel():
         future.set_exception(error)

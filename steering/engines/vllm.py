@@ -1,8 +1,8 @@
-"""The engine for models that want more than transformers gives: vLLM, steered through nnsight.
+"""The engine for models that need vLLM's throughput or tensor parallelism, steered by nnsight.
 
-vLLM runs in processes of its own, schedules, batches and samples; its workers steer each token as
-its row asks (`_vllm`). Here rows become requests and outputs become results. vLLM pins
-another transformers than the default engine's, so it lives in an environment of its own.
+vLLM runs in processes of its own, schedules, batches and samples; its workers apply the
+interventions of each token's request (`_vllm`). Here requests are submitted to it and its outputs
+converted. vLLM pins another version of transformers, so it needs an environment of its own.
 """
 
 import asyncio
@@ -25,9 +25,14 @@ from steering.engines import (
     Telemetry,
 )
 from steering.engines.hf import HFEngine
-from steering.engines.sequences import broken
-from steering.engines.vllm_requests import lora_rank, lora_request, make_result, sampling_params
-from steering.engines.wire import pack_edits
+from steering.engines.sequences import nan_error
+from steering.engines.vllm_requests import (
+    lora_rank,
+    lora_request,
+    make_output,
+    pack_interventions,
+    sampling_params,
+)
 from steering.models import (
     LoadedModel,
     ModelSource,
@@ -47,12 +52,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LAST_REQUEST_S = 30
 _LOOK_S = 0.1
-# Adapters that act in one step.
+# Most adapters that are active in one step.
 _MOST_ADAPTERS = 4
 
 
 class VLLMEngine:
-    """Rows in, tokens out, on vLLM."""
+    """Requests in, tokens out, on vLLM."""
 
     def __init__(
         self,
@@ -62,12 +67,12 @@ class VLLMEngine:
         tensor_parallel_size: int = 1,
         cuda_graphs: bool = False,
     ) -> None:
-        """Take note of the model. Weights load with the first request."""
+        """Remember the model. Its weights load with the first request."""
         self._source = source
         self._dtype = dtype
         self._tensor_parallel_size = tensor_parallel_size
         self._cuda_graphs = cuda_graphs
-        self._max_rows = 1
+        self._max_sequences = 1
         self._names = count()
         self._start = threading.Lock()
         self._reset()
@@ -85,40 +90,40 @@ class VLLMEngine:
         self._telemetry = Telemetry()
         self._began = 0.0
 
-    def submit(self, row: Request) -> "Future[RequestOutput]":
-        """Queue a row; see `Engine.submit`."""
-        return self._send(self._guarded(row))
+    def submit(self, request: Request) -> "Future[RequestOutput]":
+        """Queue a request; see `Engine.submit`."""
+        return self._send(self._guarded(request))
 
     def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
         """Run work on the model as transformers loads it; see `Engine.call`.
 
-        vLLM has no gradients and shows no activations. One machine rarely has room for the model
-        twice: vLLM gives it back before the work, and takes it again with the next row.
+        vLLM has no gradients and gives no access to activations. One machine rarely has memory for
+        two copies of the model: vLLM frees its copy first, and loads it for the next request.
         """
         return self._send(self._on_transformers(work))
 
     def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
-        """A tokenizer of one's own; see `Engine.tokenizer`."""
+        """A copy of the tokenizer; see `Engine.tokenizer`."""
         return self._send(asyncio.to_thread(load_tokenizer, self._source))
 
-    def allow_batch(self, rows: int) -> None:
-        """Let that many rows be decoded together; what counts is said before weights load."""
-        self._max_rows = max(rows, self._max_rows)
+    def allow_batch(self, size: int) -> None:
+        """Allow larger batches; has an effect only before weights load."""
+        self._max_sequences = max(size, self._max_sequences)
 
     def telemetry(self) -> Telemetry:
-        """What was done so far; see `Engine.telemetry`."""
+        """Counts and times so far; see `Engine.telemetry`."""
         busy = self._telemetry.busy_s
         if self._running:
             busy += time.monotonic() - self._began
         return dataclasses.replace(
             self._telemetry,
             busy_s=busy,
-            occupancy=min(1.0, self._running / self._max_rows),
-            waiting=max(0, self._running - self._max_rows),
+            occupancy=min(1.0, self._running / self._max_sequences),
+            waiting=max(0, self._running - self._max_sequences),
         )
 
     def release(self) -> None:
-        """Give the memory back; see `Engine.release`."""
+        """Free the memory; see `Engine.release`."""
         with self._start:
             if self._transformers is not None:
                 self._transformers.release()
@@ -128,7 +133,7 @@ class VLLMEngine:
             self._reset()
 
     def _end(self) -> None:
-        """Cancel what runs, then let the loop stop."""
+        """Cancel the running tasks, then stop the loop."""
         loop = asyncio.get_running_loop()
         tasks = list(asyncio.all_tasks(loop))
         for task in tasks:
@@ -160,77 +165,77 @@ class VLLMEngine:
                 self._transformers = HFEngine(self._source, dtype=self._dtype)
             return await asyncio.wrap_future(self._transformers.call(work))
 
-    async def _guarded(self, row: Request) -> RequestOutput:
-        """A row of a vLLM that may break down.
+    async def _guarded(self, request: Request) -> RequestOutput:
+        """Answer a request with an engine that may fail as a whole.
 
-        One that has never answered would break down again: it is not loaded for the rows that wait.
+        An engine that failed before its first answer would fail again: it is not loaded again.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            return await self._answer(row)
+            return await self._answer(request)
         except EngineDeadError as error:
             self._llm = None
             self._registered.clear()
-            broken_down = _failed("vLLM broke down", error)
-            if not self._telemetry.rows:
-                self._broken = broken_down
-            raise broken_down from error
+            failure = _failure("vLLM broke down", error)
+            if not self._telemetry.requests:
+                self._broken = failure
+            raise failure from error
 
-    async def _answer(self, row: Request) -> RequestOutput:
-        """One request, from its coming to its result."""
+    async def _answer(self, request: Request) -> RequestOutput:
+        """One request, from submission to output."""
         from vllm.exceptions import VLLMClientError
 
         arrived = time.monotonic()
         async with self._lock:
             if self._broken is not None:
                 raise self._broken
-            await self._ready(row.adapter)
-            edits = await self._key_of(row)
+            await self._ready(request.adapter)
+            key = await self._register(request)
             self._count(1)
-        name = f"row-{next(self._names)}"
-        params = sampling_params(row, self._end_tokens, name, edits)
+        name = f"request-{next(self._names)}"
+        params = sampling_params(request, self._end_tokens, name, key)
         started = time.monotonic()
         try:
             outputs = self._llm.generate(
-                {"prompt_token_ids": list(row.prompt)},
+                {"prompt_token_ids": list(request.prompt)},
                 params,
                 name,
-                lora_request=self._adapters.get(row.adapter.name) if row.adapter else None,
+                lora_request=self._adapters.get(request.adapter.name) if request.adapter else None,
             )
-            async for output in outputs:
-                final = output
-            change, wrong = await self._report(name) if edits else (0.0, "")
+            async for partial_output in outputs:
+                final = partial_output
+            change, fault = await self._report(name) if key else (0.0, "")
         except (ValueError, VLLMClientError) as error:
-            raise EngineError(f"vLLM refuses a row: {_in_one_line(error)}") from None
+            raise EngineError(f"vLLM refuses a request: {_in_one_line(error)}") from None
         finally:
             self._count(-1)
         if not math.isfinite(change):
-            raise broken()
-        if wrong:
-            raise EngineError(f"a row was not steered as it asks: {wrong}")
-        result = make_result(row, final.outputs[0], self._tokenizer, self._end_tokens)
-        result.waited_s, result.took_s = started - arrived, time.monotonic() - started
-        if row.edits:
-            result.change = change
-            row.check_change(change, result.num_generated)
+            raise nan_error()
+        if fault:
+            raise EngineError(f"a request was not steered as it asks: {fault}")
+        output = make_output(request, final.outputs[0], self._tokenizer, self._end_tokens)
+        output.waited_s, output.took_s = started - arrived, time.monotonic() - started
+        if request.interventions:
+            output.change = change
+            request.check_change(change, output.num_generated)
         self._telemetry = dataclasses.replace(
             self._telemetry,
-            rows=self._telemetry.rows + 1,
-            tokens=self._telemetry.tokens + result.num_generated,
+            requests=self._telemetry.requests + 1,
+            tokens=self._telemetry.tokens + output.num_generated,
         )
-        return result
+        return output
 
     async def _report(self, name: str) -> tuple[float, str]:
-        """What the workers tell of a row: its largest change, and what went wrong."""
-        [told, *_] = await self._of_workers("steering_report", [name])
-        change, wrong = told[0]
-        return change, wrong
+        """The largest change that steering made to a request's activations, and any fault."""
+        [[report], *_] = await self._of_workers("steering_report", [name])
+        change, fault = report
+        return change, fault
 
     async def _of_workers(self, name: str, *args: Any) -> list[Any]:
-        """What each worker says to a question of ours.
+        """The reply of each worker to a call of one of its methods.
 
-        One that dies meanwhile leaves vLLM's own call waiting for ever.
+        vLLM's own call waits for ever if a worker dies during it.
         """
         llm = self._llm
         call = asyncio.ensure_future(llm.collective_rpc(name, args=args))
@@ -242,7 +247,7 @@ class VLLMEngine:
         return list(call.result())
 
     def _count(self, more: int) -> None:
-        """One request more or less is under way."""
+        """Change the number of running requests by `more`."""
         now = time.monotonic()
         if self._running:
             busy = self._telemetry.busy_s + now - self._began
@@ -251,17 +256,17 @@ class VLLMEngine:
         self._running += more
 
     async def _ready(self, adapter: Adapter | None) -> None:
-        """Have the model loaded, with room for the adapter."""
+        """Load the model, with support for the adapter's rank."""
         rank = lora_rank(adapter) if adapter else 0
         if self._llm is None or rank > self._max_rank:
-            # vLLM makes room for adapters when it loads.
+            # vLLM fixes the largest rank when it loads.
             await self._unload()
             await self._load(max(rank, self._max_rank))
         if adapter and adapter.name not in self._adapters:
             self._adapters[adapter.name] = lora_request(adapter, len(self._adapters) + 1)
 
     async def _load(self, max_rank: int) -> None:
-        # What vLLM says while it loads would drown what we say.
+        # vLLM's messages while it loads would bury ours.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from steering.engines._vllm import SteeredVLLM
@@ -281,21 +286,21 @@ class VLLMEngine:
                 mode="async",
                 dtype=self._dtype,
                 tensor_parallel_size=self._tensor_parallel_size,
-                max_num_seqs=self._max_rows,
-                # As long as the memory has room for.
+                max_num_seqs=self._max_sequences,
+                # As long as the memory allows.
                 max_model_len=-1,
-                # Edits go by the place of a token, so a prompt may be read in parts.
+                # Interventions go by the index of a token, so a prompt may be read in parts.
                 enable_chunked_prefill=True,
-                # What is cached of one condition's prompt is wrong for another's.
+                # The cache of one condition's prompt is wrong for another's.
                 enable_prefix_caching=False,
-                # A checkpoint that sees too has no use for its eyes here.
+                # Load only the language model of a multimodal checkpoint.
                 language_model_only=True,
-                # Any entry makes nnsight ask for ours, where recorded graphs are opened.
+                # Any entry makes nnsight call `_resolve_taps`: recorded graphs are split there.
                 taps=["blocks"] if self._cuda_graphs else [],
                 **options,
             )
         except Exception as error:
-            self._broken = _failed(f"vLLM can't load {self._source.name}", error)
+            self._broken = _failure(f"vLLM can't load {self._source.name}", error)
             raise self._broken from error
         self._llm = model.vllm_entrypoint
         self._max_rank = max_rank
@@ -307,12 +312,12 @@ class VLLMEngine:
             attention="vllm",
             kernels=True if linear else None,
             family=family,
-            # What processes hold alike, norms and biases, counts for nothing beside the rest.
+            # Norms and biases, which every process has, are negligible beside the rest.
             parameters=sum(await self._of_workers("steering_parameters")),
         )
 
     async def _unload(self) -> None:
-        """Give the weights back, whoever holds them; rows that run end first."""
+        """Free the weights of either engine, once running requests have ended."""
         while self._running:
             await asyncio.sleep(_LOOK_S)
         if self._llm is not None:
@@ -322,28 +327,28 @@ class VLLMEngine:
         self._llm = self._transformers = None
         self._registered.clear()
 
-    async def _key_of(self, row: Request) -> str:
-        """The name under which the workers hold the row's edits; empty when it has none."""
-        if not row.edits:
+    async def _register(self, request: Request) -> str:
+        """Give the workers the request's interventions; returns their key, empty without any."""
+        interventions = request.interventions
+        if not interventions:
             return ""
-        held = self._registered.get(id(row.edits))
-        if held is None:
+        if id(interventions) not in self._registered:
             width = read_shape(self._source).width
-            for edit in row.edits:
-                check_width(edit.basis.shape[-1], width)
-            said, tensors = pack_edits(row.edits)
-            key = hashlib.sha256(said.encode() + tensors).hexdigest()[:16]
-            await self._of_workers("steering_register", key, said, tensors)
-            # The edits are held too: their id is theirs as long as they live.
-            held = self._registered[id(row.edits)] = (row.edits, key)
-        return held[1]
+            for item in interventions:
+                check_width(item.basis.shape[-1], width)
+            values, tensors = pack_interventions(interventions)
+            key = hashlib.sha256(values.encode() + tensors).hexdigest()[:16]
+            await self._of_workers("steering_register", key, values, tensors)
+            # With a reference to them, since an id is unique only among living objects.
+            self._registered[id(interventions)] = (interventions, key)
+        return self._registered[id(interventions)][1]
 
 
-def _failed(what: str, error: Exception) -> EngineError:
-    """That vLLM itself failed, with a way to see more and one around it."""
+def _failure(event: str, error: Exception) -> EngineError:
+    """An error of vLLM itself, with a way to its log and a way around it."""
     return EngineError(
-        f"{what} ({_in_one_line(error)}). VLLM_LOGGING_LEVEL=INFO shows all that it says; "
-        "-M engine=hf goes without it"
+        f"{event} ({_in_one_line(error)}). VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
+        "-M engine=hf runs the model without vLLM"
     )
 
 

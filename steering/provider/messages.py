@@ -153,7 +153,7 @@ def make_request(
     wants_logprobs = config.logprobs or config.top_logprobs
     return Request(
         prompt=tuple(ids),
-        edits=interventions,
+        interventions=interventions,
         adapter=adapter,
         sampling=Sampling(
             temperature=1.0 if config.temperature is None else config.temperature,

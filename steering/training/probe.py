@@ -165,9 +165,9 @@ class ModelProbe:
         blocks = range(self.loaded.shape.num_layers)
         watch = _Watch([(layer, "resid_post") for layer in blocks], plan)
         self.session.adapters.load(adapter)
-        acting = self.session.adapters.acting([adapter] * len(batch.items))
-        with torch.no_grad(), acting:
-            self._forward(batch, watch, only_up_to_edits=True)
+        active = self.session.adapters.active([adapter] * len(batch.items))
+        with torch.no_grad(), active:
+            self._forward(batch, watch, up_to_last_site=True)
         return torch.stack([watch.seen[layer, "resid_post"] for layer in blocks])
 
     def _observed(self, items: Sequence[Tokens], key: SiteKey) -> "Iterator[tuple[Batch, Tensor]]":
@@ -175,11 +175,11 @@ class ModelProbe:
         for chunk in chunks(items):
             batch, watch = self.batch(chunk), _Watch([key])
             with torch.no_grad():
-                self._forward(batch, watch, only_up_to_edits=True)
+                self._forward(batch, watch, up_to_last_site=True)
             yield batch, watch.seen[key]
 
     def _forward(
-        self, batch: Batch, edits: Any, *, only_up_to_edits: bool = False
+        self, batch: Batch, edits: Any, *, up_to_last_site: bool = False
     ) -> tuple[Tensor, int]:
         """Logits [rows, columns, vocabulary] of the last columns, and the first one's index."""
         options: dict[str, Any] = {}
@@ -188,7 +188,7 @@ class ModelProbe:
         longest, first = batch.tokens.shape[1], 0
         if self.loaded.accepts("logits_to_keep"):
             # The logits of prompts are read by nobody; without answers to read, one column is left.
-            first = longest - 1 if only_up_to_edits else batch.first_answer - 1
+            first = longest - 1 if up_to_last_site else batch.first_answer - 1
             options["logits_to_keep"] = longest - first
         below = self._below(batch)
         model = self.loaded.model
@@ -200,7 +200,7 @@ class ModelProbe:
             ),
             edits,
             below,
-            only_up_to_edits=only_up_to_edits,
+            up_to_last_site=up_to_last_site,
         )
         return logits, first
 

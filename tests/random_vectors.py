@@ -62,7 +62,7 @@ def make_map(
     return make_vector(rank, seed, layers=layers, width=width, map=made, **changed)
 
 
-def make_edit(kind: Any = "add", rank: int = 1, seed: int = 0, **options: Any) -> Intervention:
+def intervene(kind: Any = "add", rank: int = 1, seed: int = 0, **options: Any) -> Intervention:
     """A random vector's edit, of magnitude 1.5 unless changed."""
     vector = (make_map if kind == "map" else make_vector)(rank, seed)
     operation = "add" if kind == "map" else kind
