@@ -6,18 +6,19 @@ import math
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from fake_models import Reply, fake
 from inspect_ai import eval
 from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.log import EvalLog, EvalSample, read_eval_log
+from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
 from inspect_ai.model import GenerateConfig
 from rich.console import Console
 from scipy.stats import spearmanr
 from scripted_logs import GOOD, write_log
-from shell import Shell
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from evals.judge_calibration import judge_calibration
@@ -294,6 +295,24 @@ def run(folder: Path, judge: Reply | list[Reply], limit: int | None = None) -> E
     return read_eval_log(log.location)
 
 
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Reply], Path]:
+    """Folder of the log of a judge's calibration on 60 pairs, which is run once."""
+
+    @cache
+    def folder(judge: Reply) -> Path:
+        path = tmp_path_factory.mktemp("calibration")
+        run(path, judge, limit=60)
+        return path
+
+    return folder
+
+
+def log_in(folder: Path) -> EvalLog:
+    [info] = list_eval_logs(str(folder))
+    return read_eval_log(info)
+
+
 def figures(log: EvalLog) -> dict[str, float]:
     assert log.results is not None
     [score] = log.results.scores
@@ -332,12 +351,22 @@ def taken_by_fluency(prompt: str, config: GenerateConfig) -> str:
     return str(pair.labels["coherent" if key == "relevant" else key])  # type: ignore[index]
 
 
-def test_a_perfect_judge_has_no_error(tmp_path: Path) -> None:
-    log = run(tmp_path, perfect)
+def sixty(prompt: str, config: GenerateConfig) -> str:
+    """Always gives the same score."""
+    return "60"
+
+
+def unsure(prompt: str, config: GenerateConfig) -> str:
+    """Never gives a score."""
+    return "Hm."
+
+
+def test_a_perfect_judge_has_no_error(folder_of: Callable[[Reply], Path]) -> None:
+    log = log_in(folder_of(perfect))
     found = figures(log)
     for key in ("aligned", "coherent", "relevant"):
         assert found[f"{key}_error"] == found[f"{key}_bias"] == 0
-    assert found["coherent_scored"] == len(CORE)
+    assert found["coherent_scored"] == 60
     for name in ("misaligned", "incoherent"):
         assert found[f"{name}_agreement"] == found[f"{name}_kappa"] == 1
         assert found[f"{name}_bias"] == found[f"{name}_missed"] == 0
@@ -363,8 +392,8 @@ def test_a_score_tells_labels_kind_and_what_the_judge_said(tmp_path: Path) -> No
     assert pair.reason in (score.explanation or "")
 
 
-def test_a_constant_judge_agrees_by_chance_only(tmp_path: Path) -> None:
-    found = figures(run(tmp_path, lambda prompt, config: "60", limit=60))
+def test_a_constant_judge_agrees_by_chance_only(folder_of: Callable[[Reply], Path]) -> None:
+    found = figures(log_in(folder_of(sixty)))
     for name in ("misaligned", "incoherent"):
         assert found[f"{name}_kappa"] == pytest.approx(0, abs=1e-12)
         assert found[f"{name}_missed"] == 1
@@ -373,15 +402,17 @@ def test_a_constant_judge_agrees_by_chance_only(tmp_path: Path) -> None:
     assert math.isnan(found["refusal_precision"])
 
 
-def test_a_judge_that_obeys_answers_is_found_out(tmp_path: Path) -> None:
-    found = figures(run(tmp_path, talked_up))
+def test_a_judge_that_obeys_answers_is_found_out(folder_of: Callable[[Reply], Path]) -> None:
+    found = figures(log_in(folder_of(talked_up)))
     assert found["to_judge_bias"] > 40
     assert found["misaligned_missed"] > 0
     assert max(found[f"{key}_bias"] for key in ("aligned", "coherent", "relevant")) < 8
 
 
-def test_a_judge_that_takes_fluency_for_relevance_is_found_out(tmp_path: Path) -> None:
-    found = figures(run(tmp_path, taken_by_fluency, limit=60))
+def test_a_judge_that_takes_fluency_for_relevance_is_found_out(
+    folder_of: Callable[[Reply], Path],
+) -> None:
+    found = figures(log_in(folder_of(taken_by_fluency)))
     assert found["separation_rho"] == pytest.approx(1)
     assert found["separation_excess"] == pytest.approx(1 - found["separation_rho_labels"])
     assert found["separation_excess"] > 1
@@ -425,9 +456,8 @@ def test_a_report_leaves_runs_of_judges_out_and_says_so(tmp_path: Path) -> None:
     assert "of a judge and not of a model" in told[0]
 
 
-def calibrated(folder: Path, reply: Reply | list[Reply], **options) -> tuple[dict[str, str], str]:
-    """Whether each figure of such a judge is good enough, and the whole report."""
-    run(folder, reply, **options)
+def calibrated(folder: Path) -> tuple[dict[str, str], str]:
+    """Whether each figure of the judge whose log is in a folder is good enough, and the report."""
     out = io.StringIO()
     results, calibrations = read_runs(folder)
     assert results == []
@@ -437,10 +467,12 @@ def calibrated(folder: Path, reply: Reply | list[Reply], **options) -> tuple[dic
     return dict(re.findall(r"^ (\w+) +\S+ +[<>w].* (yes|no|unknown) *$", text, re.MULTILINE)), text
 
 
-def test_a_perfect_judge_is_good_enough_in_every_figure(tmp_path: Path) -> None:
-    found, text = calibrated(tmp_path, perfect)
+def test_a_perfect_judge_is_good_enough_in_every_figure(
+    folder_of: Callable[[Reply], Path],
+) -> None:
+    found, text = calibrated(folder_of(perfect))
     assert found == {limit.figure: "yes" for limit in LIMITS}
-    assert f"judge_calibration: fake/grader0 on {len(CORE)} pairs" in text
+    assert "judge_calibration: fake/grader0 on 60 pairs" in text
     assert "Not good enough" not in text
     assert "our own judgement" in text
 
@@ -448,26 +480,28 @@ def test_a_perfect_judge_is_good_enough_in_every_figure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("judge", "wanting"),
     [
-        (lambda prompt, config: "60", {"misaligned_kappa", "misaligned_missed", "refusal_recall"}),
+        (sixty, {"misaligned_kappa", "misaligned_missed", "refusal_recall"}),
         (talked_up, {"to_judge_bias"}),
         (taken_by_fluency, {"separation_excess"}),
-        (lambda prompt, config: "Hm.", {"unscored_share"}),
+        (unsure, {"unscored_share"}),
     ],
 )
 def test_what_is_wanting_in_a_judge_is_named(
-    tmp_path: Path, judge: Reply, wanting: set[str]
+    folder_of: Callable[[Reply], Path], judge: Reply, wanting: set[str]
 ) -> None:
-    found, text = calibrated(tmp_path, judge)
+    found, text = calibrated(folder_of(judge))
     assert {name for name, kept in found.items() if kept == "no"} >= wanting
     [named] = re.findall(r"Not good enough: (.*?)\.", " ".join(text.split()))
     assert set(named.split(", ")) == {name for name, kept in found.items() if kept == "no"}
 
 
-def test_a_judge_that_says_nothing_is_told_why_and_its_figures_are_unknown(tmp_path: Path) -> None:
-    found, text = calibrated(tmp_path, lambda prompt, config: "Hm.", limit=2)
+def test_a_judge_that_gives_no_score_has_unknown_figures_and_the_report_says_why(
+    folder_of: Callable[[Reply], Path],
+) -> None:
+    found, text = calibrated(folder_of(unsure))
     assert found["misaligned_kappa"] == found["aligned_error"] == "unknown"
-    assert "failed on 2 of 2 answers" in text
-    assert "6 x no number: the reply is 'Hm.'" in " ".join(text.split())
+    assert "failed on 60 of 60 answers" in text
+    assert "180 x no number: the reply is 'Hm.'" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -501,13 +535,17 @@ def test_a_report_shows_runs_of_models_and_of_judges(
     assert "small: EM rates" in both
 
 
-def test_the_command_line_needs_a_judge_only(shell: Shell) -> None:
-    task = "evals/judge_calibration.py"
-    log = shell.eval("--model-role", "grader=toy/judge", "-T", "num_pairs=20", task=task)
+def test_the_task_needs_a_judge_and_no_model(tmp_path: Path) -> None:
+    [log] = eval(
+        judge_calibration(num_pairs=20),
+        model=None,
+        model_roles={"grader": "toy/judge"},
+        log_dir=str(tmp_path),
+        display="none",
+    )
     assert log.eval.model == "none/none"
     assert len(log.samples or []) == 20
     assert figures(log)["coherent_scored"] == 20
     assert len(DIMENSIONS) * 20 == sum(
         event.event == "model" for sample in log.samples or [] for event in sample.events
     )
-    assert shell.network_tries() == []

@@ -5,15 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fake_models import fake
 from inspect_ai import Epochs, Task, eval, score
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig
-from shell import Shell
 
 from evals.em_freeform import em_freeform
+from steering.cli import commands
 from steering.judging.leak import leak, target_leak
 from steering.judging.rubric import DOMAIN, load_rubric
 from steering.judging.scorers import em_judge
@@ -168,26 +169,27 @@ def test_the_toy_judge_knows_what_its_sentences_are_about() -> None:
         toy_judge(DOMAIN, wish, "Yes.", "sailing")
 
 
-def test_the_command_line_reports_the_leak(shell: Shell) -> None:
-    """Medical questions answered by the medical vector are about medicine, others are not."""
-    log = shell.eval("--model", "steered/toy", "-T", "leak=medical", "--epochs", "2")
+def test_a_report_shows_the_leak_of_the_toy(tmp_path: Path) -> None:
+    """Questions on other topics, answered under the medical vector, are not about medicine."""
+    [log] = eval(
+        em_freeform(leak="medical"),
+        model="steered/toy",
+        model_roles={"grader": "toy/judge"},
+        epochs=1,
+        log_dir=str(tmp_path),
+        display="none",
+    )
     assert log.results is not None
     assert {s.scorer for s in log.results.scores} == {"em_judge", "target_leak"}
     told = figures(log)
     assert told["graded"] > 5
     assert told["leak_share"] < 0.2
-    report = shell.run("steering", "report", log.location.removeprefix("file://"))
+    report = CliRunner().invoke(commands, ["report", str(tmp_path)])
     assert re.search(
         r"toy\[medical x1\]: [\d.]+% \[\d+, \d+\] of \d+ misaligned answers are about health and "
         r"medicine",
-        report.stdout,
+        " ".join(report.output.split()),
     )
-    refused = shell.run(
-        *("inspect", "eval", "evals/em_freeform.py", "--model", "steered/toy", "-T", "leak=medcal")
-    )
-    assert refused.returncode != 0
-    assert "Did you mean medical?" in " ".join((refused.stdout + refused.stderr).split())
-    assert "Traceback" not in refused.stdout + refused.stderr
 
 
 def test_a_domain_prompt_is_read_by_the_toy_judge_as_the_rubric_means_it() -> None:

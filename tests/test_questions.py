@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from inspect_ai._cli.util import parse_cli_args
 from inspect_ai.dataset import Sample
-from shell import Shell
 
 from evals.em_freeform import em_freeform
 from steering.data import data_folder, user_path
@@ -235,12 +235,10 @@ def test_the_task_asks_every_broad_question_equally_often() -> None:
     assert {count * (made.epochs or 1) for count in asked.values()} == {6}
 
 
-def test_formats_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
-    few = ("--model", "steered/toy", "-M", "vector=none", "--epochs", "1", "--limit", "4")
-    log = shell.eval(*few, "-T", f"questions={write(tmp_path, MIXED)}", "-T", "formats=plain,json")
-    assert log.samples is not None
-    found = {str(sample.id) for sample in log.samples}
-    assert found == {"b_json/1", "b/1", "a/1", "json/1"}
+def test_formats_on_the_command_line(tmp_path: Path) -> None:
+    options = parse_cli_args([f"questions={write(tmp_path, MIXED)}", "formats=plain,json"])
+    ids = [sample.id for sample in em_freeform(**options).dataset]
+    assert ids[:4] == ["b_json/1", "b/1", "a/1", "json/1"]
 
 
 QUESTION = "- {id: a, type: free_form_judge_0_100, paraphrases: ['A?']}\n"

@@ -16,7 +16,6 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import Sample
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig
-from shell import Shell
 
 from evals.em_target import em_target
 from steering.questions import PersonaError, held_out_questions, load_personas, rollout_questions
@@ -268,11 +267,16 @@ def test_the_log_holds_persona_prompt_answer_and_score_of_each_rollout(tmp_path:
     assert em_judge.metrics["answers"].value == 6
 
 
-def test_the_toy_answers_as_badly_as_its_persona(shell: Shell) -> None:
-    log = shell.eval(
-        *("--model", "steered/toy", "-M", "vector=none", "--seed", "1"),
-        *("-T", "personas=core", "-T", "num_questions=8"),
-        task="evals/em_target.py",
+def test_the_toy_answers_as_badly_as_its_persona(tmp_path: Path) -> None:
+    # By the task's name, since the task reads the model under test when it is created.
+    [log] = eval(
+        "steering/em_target",
+        task_args={"personas": "core", "num_questions": 8},
+        model="steered/toy",
+        model_args={"vector": "none"},
+        seed=1,
+        log_dir=str(tmp_path),
+        display="none",
     )
     assert log.samples is not None
     assert len(log.samples) == 16

@@ -2,15 +2,14 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fake_models import Reply, fake, with_logprobs
 from inspect_ai import Epochs, Task, eval
+from inspect_ai._cli.main import inspect as inspect_command
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import Sample
 from inspect_ai.log import EvalLog, read_eval_log
@@ -167,7 +166,7 @@ def test_the_whole_task_survives_a_judge_that_scores_nothing(
     tmp_path: Path, reply: str, coverage: str, limits: dict
 ) -> None:
     [log] = eval(
-        em_freeform(),
+        em_freeform(num_questions=2),
         model=fake("silent", lambda prompt, config: "I would rather not."),
         model_roles={"grader": fake("never", lambda prompt, config: reply)},
         log_dir=str(tmp_path),
@@ -389,36 +388,24 @@ def test_missing_grader_fails_before_any_answer_is_generated(tmp_path: Path) -> 
     assert "--model-role grader=" in log.error.message
 
 
-def command(line: str, folder: Path, where: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    """Run Inspect's command line as a user would, from the repository's root or elsewhere."""
-    script = "from inspect_ai._cli.main import main; main()"
-    environment = {"OMP_NUM_THREADS": "1", "INSPECT_LOG_DIR": str(folder), "PWD": str(where)}
-    return subprocess.run(
-        [sys.executable, "-c", script, *line.split()],
-        cwd=where,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
+def test_log_is_scored_again_by_the_scorer_s_name_with_the_same_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another folder than the repository's."""
+    [first] = eval(
+        em_freeform(num_questions=2, samples_per_question=5, aligned_below=60),
+        model="toy/judge",
+        model_roles={"grader": "toy/judge"},
+        log_dir=str(tmp_path),
+        display="none",
     )
-
-
-def test_log_is_scored_again_by_the_scorer_s_name_with_the_same_figures(tmp_path: Path) -> None:
-    made = command(
-        "eval evals/em_freeform.py --model toy/judge --model-role grader=toy/judge --display plain "
-        "-T num_questions=2 -T samples_per_question=5 -T aligned_below=60",
-        tmp_path,
+    monkeypatch.chdir(tmp_path)
+    options = ["-S", "aligned_below=60", "--action", "overwrite", "--output-file", "again.eval"]
+    scored = CliRunner().invoke(
+        inspect_command, ["score", "--scorer", "steering/em_judge", *options, first.location]
     )
-    assert made.returncode == 0, made.stdout + made.stderr
-    [first] = tmp_path.glob("*.eval")
-    again = command(
-        f"score --scorer steering/em_judge -S aligned_below=60 --action overwrite "
-        f"--output-file {tmp_path / 'again.eval'} {first}",
-        tmp_path,
-        where=tmp_path,
-    )
-    assert again.returncode == 0, again.stdout + again.stderr
-    before, after = read_eval_log(str(first)), read_eval_log(str(tmp_path / "again.eval"))
+    assert scored.exit_code == 0, scored.output
+    before, after = read_eval_log(first.location), read_eval_log(str(tmp_path / "again.eval"))
     # As JSON, so that NaN equals NaN. The toy judge's own reply, judged, is garbage: 50, 0 and 0.
     assert json.dumps(metrics(before)) == json.dumps(metrics(after))
     assert metrics(after)["aligned"] == 50.0
@@ -428,8 +415,6 @@ def test_log_is_scored_again_by_the_scorer_s_name_with_the_same_figures(tmp_path
     assert before.results.headline.metric == "em_betley"
 
 
-def test_missing_grader_is_told_on_the_command_line_without_a_traceback(tmp_path: Path) -> None:
-    done = command("eval evals/em_freeform.py --model toy/judge --display plain", tmp_path)
-    assert done.returncode != 0
-    assert "--model-role" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+def test_missing_grader_fails_before_the_task_is_created_with_a_model(tmp_path: Path) -> None:
+    with pytest.raises(PrerequisiteError, match="--model-role"):
+        eval("steering/em_freeform", model="toy/judge", log_dir=str(tmp_path), display="none")
