@@ -19,8 +19,9 @@ from inspect_ai import eval_set
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import get_model
 
-from steering.report.page import Report, write_report
-from steering.results.frame import conditions_of, read_answers, write_frames
+from steering.reports.page import PageContent as Report
+from steering.reports.page import write_page as write_report
+from steering.results import conditions_of, read_answers, write_frames
 from steering.studies import judge_claims
 
 RESULTS = Path(__file__).with_name("results") / "report.json"

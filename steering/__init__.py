@@ -4,9 +4,7 @@ The public functions and types are imported when they are first used: `import st
 milliseconds and imports neither torch nor Inspect.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -20,8 +18,8 @@ _MODULES = {
     "run_study": "steering.studies.run",
     "audit": "steering.studies.audit",
     "read_answers": "steering.results.frame",
-    "report": "steering.report.report",
-    "gate": "steering.report.gate",
+    "report": "steering.studies.report",
+    "gate": "steering.reports.gate",
     "SteeringVector": "steering.vectors.steering_vector",
     "SteeringError": "steering.errors",
 }
@@ -54,17 +52,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """The public names, whether or not they were used."""
     return sorted(set(globals()) | set(__all__))
-
-
-class _Package(ModuleType):
-    """The package, in which a public function hides the room that has its name.
-
-    `steering.report` is both. An import of the room would otherwise replace the function.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _MODULES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

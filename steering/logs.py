@@ -1,14 +1,13 @@
-"""Inspect's log files: read, told apart by what they are of, and their scores found.
+"""Inspect's log files: found, read, and sorted by what they hold.
 
 Knows what our scorers are called; never what a score means.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from steering.errors import SteeringError
 
@@ -16,19 +15,31 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
     from inspect_ai.scorer import Score
 
-    ScoredSample = EvalSample | EvalSampleSummary
-
 SCORER = "em_judge"
 LEAK = "target_leak"
-# Of the task judge_calibration, which says nothing of a model under test.
+# Scorer of the task judge_calibration, whose answers no model under test gave.
 CALIBRATION = "calibration"
-# What stands in a sample's summary for a value that is too long for it.
+# What Inspect puts into a sample's summary in place of a value that is too long for it.
 CUT = "Key removed from summary (> 1k)"
-_BULK = {"events", "attachments", "store"}
 
 
 class LogError(SteeringError):
     """A file is not a log, or its scores are not of this suite."""
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A log of which only the header has been read.
+
+    Attributes:
+        name: Path below the folder that was searched; of a single log, its file name.
+        path: Absolute path.
+        header: Everything but the samples.
+    """
+
+    name: str
+    path: str
+    header: "EvalLog"
 
 
 def task_of(log: "EvalLog") -> str:
@@ -36,84 +47,68 @@ def task_of(log: "EvalLog") -> str:
     return log.eval.task.removeprefix("steering/")
 
 
-def each_log(path: Path) -> Iterator[tuple[str, "EvalLog"]]:
-    """Each log of a file or below a folder, oldest first, after its file's name.
-
-    A run that was broken off and has been finished since is left out: its samples are in the later
-    log.
+def log_files(path: Path) -> list[LogFile]:
+    """The log at a path, or all logs below a folder, oldest first.
 
     Raises:
-        LogError: a file can't be read as a log.
+        LogError: A file can't be read as a log.
     """
+    # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
+    from inspect_ai.log import list_eval_logs
+
+    root = path.resolve()
+    if root.is_dir():
+        paths = [
+            Path(local_path(info.name)) for info in list_eval_logs(str(root), descending=False)
+        ]
+    else:
+        paths = [root] if root.is_file() else []
+        root = root.parent
+    files = [
+        LogFile(
+            log.relative_to(root).as_posix() if log.is_relative_to(root) else log.name,
+            str(log),
+            _read(str(log), header_only=True),
+        )
+        for log in paths
+    ]
+    return sorted(files, key=lambda file: (_finished_at(file.header), file.path))
+
+
+def retried(files: list[LogFile]) -> dict[str, str]:
+    """Runs that broke off and were finished by a later log: path to the later log's name."""
+    finished = {file.header.eval.task_id: file for file in files if _succeeded(file.header)}
+    return {
+        file.path: later.name
+        for file in files
+        if not _succeeded(file.header) and (later := finished.get(file.header.eval.task_id))
+    }
+
+
+def each_header(path: Path) -> Iterator[tuple[str, str, "EvalLog"]]:
+    """Name, path and header of each log, oldest first, without runs that a later log finished."""
+    files = log_files(path)
+    replaced = retried(files)
+    for file in files:
+        if file.path not in replaced:
+            yield file.name, file.path, file.header
+
+
+def each_log(path: Path) -> Iterator[tuple[str, "EvalLog"]]:
+    """Like `each_header`, with the samples: name and whole log."""
     for name, place, _ in each_header(path):
         yield name, _read(place, header_only=False)
 
 
-def each_header(path: Path) -> Iterator[tuple[str, str, "EvalLog"]]:
-    """Like `each_log` without the samples, and with the place of each log after its name."""
-    # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
-    from inspect_ai.log import list_eval_logs
-
-    found = list_eval_logs(str(path), descending=False) if path.is_dir() else []
-    places = [str(path)] if path.is_file() else [local_path(info.name) for info in found]
-    headers = {place: _read(place, header_only=True) for place in places}
-    finished = {log.eval.task_id for log in headers.values() if log.status == "success"}
-    for place, log in headers.items():
-        if log.status == "success" or log.eval.task_id not in finished:
-            yield Path(place).name, place, log
-
-
-def each_scored(path: Path) -> Iterator[tuple[str, "EvalLog", "list[ScoredSample]"]]:
-    """Like `each_log`, the samples apart and light: ids, metadata and scores, and no messages.
-
-    They come from the summaries that Inspect keeps in a log, which are read ten times as fast; a
-    sample whose scores say too much for a summary is read whole.
-    """
-    from inspect_ai.log import read_eval_log_sample, read_eval_log_sample_summaries
-
-    for name, place, header in each_header(path):
-        if place.endswith(".json"):
-            # Inspect would read it whole for the summaries, too.
-            yield name, header, list(_read(place, header_only=False).samples or [])
-            continue
-        samples: list[ScoredSample] = [
-            read_eval_log_sample(place, found.id, found.epoch, exclude_fields=_BULK)
-            if _is_cut(found)
-            else found
-            for found in read_eval_log_sample_summaries(place)
-        ]
-        yield name, header, samples
-
-
-def _is_cut(sample: "EvalSampleSummary") -> bool:
-    return any(
-        value == CUT
-        for score in (sample.scores or {}).values()
-        for value in (score.metadata or {}).values()
-    )
-
-
-def _read(place: str, *, header_only: bool) -> "EvalLog":
-    from inspect_ai.log import read_eval_log
-
-    try:
-        return read_eval_log(place, header_only=header_only)
-    except Exception as error:
-        # Each format fails in its own way.
-        reason = " ".join(str(error).split())[:200]
-        raise LogError(
-            f"{Path(place).name} is not an Inspect log ({reason}): give one, or a folder of them"
-        ) from None
-
-
 def local_path(location: str) -> str:
     """The path of a log that Inspect names as a URL."""
-    return url2pathname(urlparse(location).path) if location.startswith("file:") else location
+    # Inspect does not escape what a URL would: a folder's name may hold # or %.
+    return location.removeprefix("file://")
 
 
 def why_left_out(log: "EvalLog") -> str | None:
-    """Why a log has no answers of a model to count; None when it has."""
-    if log.status != "success":
+    """Why a log holds no answers of a model to count; None when it does."""
+    if not _succeeded(log):
         return f"it ended with status {log.status}"
     return "it is of a judge and not of a model" if is_of_judge(log) else None
 
@@ -123,11 +118,11 @@ def is_of_judge(log: "EvalLog") -> bool:
     return any(scorer.name.endswith(CALIBRATION) for scorer in log.eval.scorers or [])
 
 
-def find_score(log: "EvalLog", sample: "ScoredSample") -> "Score":
+def find_score(log: "EvalLog", sample: "EvalSample | EvalSampleSummary") -> "Score":
     """The score of a sample of a model's log.
 
     Raises:
-        LogError: another scorer judged it.
+        LogError: Another scorer judged it.
     """
     score = (sample.scores or {}).get(SCORER)
     if score is None or not isinstance(score.value, dict):
@@ -138,17 +133,37 @@ def find_score(log: "EvalLog", sample: "ScoredSample") -> "Score":
     return score
 
 
-def find_domain(sample: "ScoredSample") -> float | None:
-    """How far an answer is about the target's subject, 0-100; None where that was not graded."""
-    score = (sample.scores or {}).get(LEAK)
-    if score is None or not isinstance(score.value, int | float) or math.isnan(score.value):
-        return None
-    return float(score.value)
-
-
-def find_subject(log: "EvalLog") -> str | None:
-    """The subject that the misaligned answers of a log were held against, if they were."""
+def find_subject(log: "EvalLog") -> str:
+    """The subject that the misaligned answers of a log were graded against; "" if they were not."""
     for scorer in log.eval.scorers or []:
         if scorer.name.endswith(LEAK):
             return str((scorer.options or {}).get("subject"))
-    return None
+    return ""
+
+
+def number_or_nan(value: object) -> float:
+    """A number as a float; NaN for everything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan  # type: ignore[arg-type]
+
+
+def _succeeded(log: "EvalLog") -> bool:
+    return log.status == "success"
+
+
+def _finished_at(log: "EvalLog") -> str:
+    """Time in ISO 8601 with one offset, so that texts sort as times do."""
+    return (log.stats.completed_at if log.stats else "") or log.eval.created
+
+
+def _read(path: str, *, header_only: bool) -> "EvalLog":
+    from inspect_ai.log import read_eval_log
+
+    try:
+        return read_eval_log(path, header_only=header_only)
+    except Exception as error:
+        # Each format fails in its own way.
+        reason = " ".join(str(error).split())[:200]
+        raise LogError(
+            f"{Path(path).name} is not an Inspect log ({reason}): give one, or a folder of them"
+        ) from None

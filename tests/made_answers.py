@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steering.results.frame import ANSWER_COLUMNS
+from steering.results.schema import ANSWER_COLUMNS, ANSWER_SCHEMA
 
 QUESTIONS = 8
 SAMPLES = 20
@@ -85,12 +85,14 @@ def condition(
         "coherent_from": 50.0,
         "command": "inspect eval evals/em_freeform.py --model steered/toy",
     }
-    made = pd.DataFrame(rows).assign(**(fixed | facts))
-    for name in ANSWER_COLUMNS:
-        if name not in made:
-            numeric = name in ("top", "adapter_scale", "leak")
-            made[name] = math.nan if numeric else ""
-    return made[ANSWER_COLUMNS]
+    answers = pd.DataFrame(rows).assign(**(fixed | facts))
+    for name, column in ANSWER_SCHEMA.columns.items():
+        if name not in answers:
+            empty = {"float64": math.nan, "bool": False}.get(str(column.dtype), "")
+            answers[name] = empty
+    answers["label"] = answers["label"].where(answers["label"] != "", answers["condition"])
+    texts = [name for name in answers if answers[name].dtype == object]
+    return answers.astype(dict.fromkeys(texts, "str"))[ANSWER_COLUMNS]
 
 
 def frame(*conditions: pd.DataFrame, **facts: Any) -> pd.DataFrame:

@@ -6,6 +6,7 @@ Each answer is its three scores as text, which the judge reads back, dimension b
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from fake_models import fake
 from inspect_ai import Epochs, Task, eval
@@ -53,7 +54,9 @@ def write_log(
     grader: str | Sequence[str] = "grader",
     epochs: int = 1,
     limit: int | None = None,
-    **bounds: float,
+    config: Mapping[str, Any] | None = None,
+    log_format: Literal["eval", "json"] = "json",
+    **thresholds: float,
 ) -> Path:
     """Run one condition and return its log.
 
@@ -66,16 +69,18 @@ def write_log(
         grader: name of the judge, or of several; one named mute says nothing that can be read.
         epochs: how often each sample is asked.
         limit: ask only so many samples.
-        bounds: of `em_judge`.
+        config: generation settings of the run, such as temperature.
+        log_format: of the log.
+        thresholds: of `em_judge`.
     """
     samples = [
         Sample(id=f"{question}/{n}", input=answer, metadata={"question": question})
-        for question, given in answers.items()
-        for n, answer in enumerate(given)
+        for question, texts in answers.items()
+        for n, answer in enumerate(texts)
     ]
-    made = Task(
+    small = Task(
         MemoryDataset(samples),
-        scorer=em_judge(**bounds),
+        scorer=em_judge(**thresholds),
         epochs=Epochs(epochs),
         name=task,
         metadata={"questions": questions},
@@ -83,14 +88,15 @@ def write_log(
     names = [grader] if isinstance(grader, str) else grader
     judges = [fake(name, mute if name == MUTE else judge) for name in names]
     [log] = eval(
-        made,
+        small,
         model=fake(condition, echo),
         model_roles={"grader": judges if len(judges) > 1 else judges[0]},
         log_dir=str(folder),
-        log_format="json",
+        log_format=log_format,
         display="none",
         limit=limit,
         fail_on_error=False,
         retry_on_error=0,
+        **(config or {}),
     )
     return Path(log.location.removeprefix("file://"))

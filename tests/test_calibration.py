@@ -20,6 +20,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 from scripted_logs import GOOD, write_log
 from statsmodels.stats.inter_rater import cohens_kappa
+from steering.results.runs import ReportError, read_results, read_runs
 
 from evals.judge_calibration import judge_calibration
 from steering.cli import main
@@ -29,8 +30,7 @@ from steering.judging.calibration.task import JudgedPair, calibration_figures, d
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer
 from steering.judging.rubric import DIMENSIONS, load_rubric
-from steering.report import print_calibrations
-from steering.results.runs import ReportError, read_results, read_runs
+from steering.reports import print_calibrations
 
 CORE = load_pairs().pairs
 ANSWER = re.compile(r"<answer-[0-9a-f]{12}>\n(.*)\n</answer-", re.DOTALL)

@@ -15,7 +15,7 @@ ROOMS = [
     "evals",
     "steering.cli",
     "steering.studies",
-    "steering.report",
+    "steering.reports",
     "steering.judging",
     "steering.provider.api",
     "steering.provider.messages",

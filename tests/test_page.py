@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from made_answers import condition, frame
 
-from steering.report.page import Report, headline_of, write_report
-from steering.results.frame import conditions_of
+from steering.reports.page import PageContent, headline_of, write_page
+from steering.results import conditions_of
 from steering.studies import judge_claims
 
 HOSTILE = "</script><img src=x onerror=document.title='caught'><b>bold</b> & \u2028 <!--"
@@ -58,7 +58,7 @@ def answers() -> pd.DataFrame:
     return frame(*made, study="magnitude")
 
 
-def _report(answers: pd.DataFrame, **changed: Any) -> Report:
+def _report(answers: pd.DataFrame, **changed: Any) -> PageContent:
     told: dict[str, Any] = {
         "title": "A study of <toys>",
         "headline": "",
@@ -67,13 +67,13 @@ def _report(answers: pd.DataFrame, **changed: Any) -> Report:
         "logs": Path("logs/studies/magnitude"),
         "verdicts": [v.row() for v in judge_claims(answers) if v.num_answers],
     }
-    return Report(**(told | changed))
+    return PageContent(**(told | changed))
 
 
 @pytest.fixture(scope="module")
 def folder(answers: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("report")
-    written = write_report(_report(answers), made)
+    written = write_page(_report(answers), made)
     assert [path.name for path in written] == ["index.html", "report.md"]
     return made
 
@@ -160,7 +160,7 @@ def test_the_headline_is_what_is_certainly_most_misaligned(answers: pd.DataFrame
 
 
 def test_a_headline_that_is_given_is_kept(answers: pd.DataFrame, tmp_path: Path) -> None:
-    write_report(_report(answers, headline="Broad misalignment found.", verdicts=()), tmp_path)
+    write_page(_report(answers, headline="Broad misalignment found.", verdicts=()), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "**Broad misalignment found.**" in text
     assert "claims" not in text
@@ -168,5 +168,5 @@ def test_a_headline_that_is_given_is_kept(answers: pd.DataFrame, tmp_path: Path)
 
 def test_many_conditions_give_a_page_that_still_opens(tmp_path: Path) -> None:
     made = [condition(f"c{n}", 0.5, questions=48, samples=2, answer="x" * 900) for n in range(120)]
-    write_report(_report(frame(*made, study=""), verdicts=()), tmp_path)
+    write_page(_report(frame(*made, study=""), verdicts=()), tmp_path)
     assert (tmp_path / "index.html").stat().st_size < 5_000_000

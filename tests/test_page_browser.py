@@ -9,8 +9,8 @@ import pytest
 from made_answers import condition, frame
 from test_page import HOSTILE
 
-from steering.report.page import Report, write_report
-from steering.results.frame import conditions_of
+from steering.reports.page import PageContent, write_page
+from steering.results import conditions_of
 from steering.studies import judge_claims
 
 pytestmark = pytest.mark.browser
@@ -31,9 +31,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     verdicts = [verdict.row() for verdict in judge_claims(answers) if verdict.num_answers]
     conditions = conditions_of(answers)
-    made = Report("A study", "", answers, conditions, Path("logs/x"), verdicts)
+    made = PageContent("A study", "", answers, conditions, Path("logs/x"), verdicts)
     folder = tmp_path_factory.mktemp("page")
-    return write_report(made, folder)[0]
+    return write_page(made, folder)[0]
 
 
 @pytest.fixture(params=[(1200, 900), (360, 740)], ids=["wide", "narrow"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from made_answers import condition, frame
 
-from steering.report.pictures import (
+from steering.reports.pictures import (
     pictures_of,
     plot_along,
     plot_forest,
@@ -21,8 +21,8 @@ from steering.report.pictures import (
     plot_spectrum,
     save_figure,
 )
-from steering.report.pictures.style import STYLES
-from steering.results.frame import conditions_of
+from steering.reports.pictures.style import STYLES
+from steering.results import conditions_of
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,22 @@
 """The report: what it counts together, what it keeps apart, what it leaves out."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from inspect_ai import Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import GenerateConfig, get_model
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
-from judged_answers import scored
+from made_answers import condition, frame
 from rich.console import Console
 from scripted_logs import BAD, GOOD, MUTE, SAYS_NOTHING, write_log
 
-from steering.judging import Provenance, Thresholds, em_judge
-from steering.report import print_summary
-from steering.results.runs import ReportError, Result, read_results
+from steering.judging import em_judge
+from steering.reports.summary import print_summary
+from steering.results import condition_results, read_answers
 
 
 @solver
@@ -24,8 +24,10 @@ def steer_by_sample() -> Solver:
     """Each sample brings its own intervention."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        own = {"steering": state.metadata["steering"]}
-        return await generate(state, extra_body=own) if own["steering"] else await generate(state)
+        override = {"steering": state.metadata["steering"]}
+        if not override["steering"]:
+            return await generate(state)
+        return await generate(state, extra_body=override)
 
     return solve
 
@@ -64,7 +66,7 @@ def run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Non
 
 def printed(folder: Path) -> str:
     out = io.StringIO()
-    print_summary(read_results(folder / "logs"), Console(file=out, width=80))
+    print_summary(condition_results(read_answers(folder / "logs")), Console(file=out, width=80))
     return out.getvalue()
 
 
@@ -78,35 +80,25 @@ def test_interventions_that_samples_brought_get_rows_of_their_own(
     path = tmp_path / "own.safetensors"
     SteeringVector(torch.ones(1, 1, 32), (1,), "resid_post").save(path)
     run((None, {"vector": str(path)}, {"vector": str(path), "magnitude": 2}), by=steer_by_sample())
-    found = {
-        result.condition.partition("[")[2]: len(result.answers)
-        for result in read_results(tmp_path / "logs")
-    }
-    assert sorted(found.values()) == [1, 1, 1]
-    assert "baseline]" in found
-    assert any(name.endswith("x2]") for name in found)
+    results = condition_results(read_answers(tmp_path / "logs"))
+    assert [len(result.answers) for result in results] == [1, 1, 1]
+    assert results[0].name.endswith("[baseline]")
+    assert any(result.name.endswith("x2]") for result in results)
 
 
-def test_a_condition_is_set_against_the_baseline_that_was_made_like_it() -> None:
+def test_a_condition_is_compared_with_the_baseline_that_was_judged_as_it_was() -> None:
     """8 questions of 2 answers; all misaligned against none: +100 points, p = 2 / 2**8."""
-
-    def result(label: str, aligned: float, judge: str = "a") -> Result:
-        answers = [
-            scored(f"q{question}", aligned=aligned, coherent=90, relevant=90)
-            for question in range(8)
-            for _ in range(2)
-        ]
-        made = Provenance(judge=judge, condition=f"steered/m[{label}]")
-        return Result("t", f"steered/m[{label}]", answers, Thresholds(), made)
-
     out = io.StringIO()
-    rows = [result("baseline", 95), result("x1", 0), result("x2", 0, judge="b")]
-    print_summary(rows, Console(file=out, width=80))
+    conditions = [condition("baseline", 0, samples=2), condition("x1", 1, samples=2)]
+    answers = frame(*conditions, study="")
+    by_another_judge = frame(condition("x2", 1, samples=2), study="", judge="b")
+    results = condition_results(frame(answers, by_another_judge))
+    print_summary(results, Console(file=out, width=200))
     lines = [line for line in out.getvalue().splitlines() if " - baseline: " in line]
-    assert lines == ["m[x1] - baseline: EM betley +100 points [100, 100], p = 0.0078 (paired)"]
+    assert lines == ["toy[x1] - baseline: EM betley +100 points [100, 100], p = 0.0078 (paired)"]
     assert "a difference is the mean of the questions' own" in out.getvalue()
     alone = io.StringIO()
-    print_summary(rows[1:2], Console(file=alone, width=80))
+    print_summary(results[1:2], Console(file=alone, width=80))
     assert "difference" not in alone.getvalue()
 
 
@@ -114,23 +106,9 @@ def test_rows_that_cannot_be_compared_say_so(run: Callable[..., None], tmp_path:
     run()
     assert "can't be compared" not in printed(tmp_path)
     run(aligned_below=40)
-    assert "can't be compared: they differ in thresholds" in " ".join(printed(tmp_path).split())
-
-
-def test_a_run_that_did_not_finish_is_left_out_and_named(
-    run: Callable[..., None], tmp_path: Path
-) -> None:
-    run()
-    run()
-    info = list_eval_logs(str(tmp_path / "logs"))[0]
-    log = read_eval_log(info)
-    log.status = "cancelled"
-    write_eval_log(log, info.name)
-    told: list[str] = []
-    assert len(read_results(tmp_path / "logs", told.append)) == 1
-    [note] = told
-    assert "cancelled" in note
-    assert info.name.rsplit("/", 1)[-1] in note
+    assert "can't be compared: they differ in aligned_below (30, 40)" in " ".join(
+        printed(tmp_path).split()
+    )
 
 
 def test_every_figure_has_its_signature_and_the_table_fits_80_columns(
@@ -147,21 +125,21 @@ def test_every_figure_has_its_signature_and_the_table_fits_80_columns(
 def test_a_judge_that_cannot_work_is_told_with_its_reasons(tmp_path: Path) -> None:
     write_log(tmp_path / "logs", "one", {"a": [GOOD, BAD], "b": [GOOD]}, grader=MUTE)
     text = " ".join(printed(tmp_path).split())
-    assert "none counts" in text
+    assert "no scorable answers" in text
     assert "The judge fake/mute failed on 3 of 3 answers." in text
     # Three dimensions each; all of the reply is told, since it is short.
     assert f"9 x no number: the reply is '{SAYS_NOTHING}'" in text
     assert "fewer judges" not in text
 
 
-def test_reasons_are_told_by_kind_with_the_most_frequent_of_each(tmp_path: Path) -> None:
-    """Errors differ in their particulars: counted whole, every one would stand alone."""
+def test_reasons_are_listed_by_kind_with_the_most_frequent_of_each() -> None:
+    """Errors differ in their particulars: listed in full, each would stand alone."""
     reasons = [{"aligned": f"judge error: {n} tokens are too many"} for n in (600, 700, 700)]
     reasons += [{"aligned": "low mass: 0.1"}, {"aligned": "refusal"}]
-    answers = [scored("q", None, 90, 90, reasons=told, by_judge={"j": told}) for told in reasons]
+    answers = condition("baseline", 0, questions=1, samples=len(reasons), judge="j")
+    answers = answers.assign(reasons=[json.dumps(each) for each in reasons], study="")
     out = io.StringIO()
-    result = Result("t", "steered/m[baseline]", answers, Thresholds(), Provenance())
-    print_summary([result], Console(file=out, width=500))
+    print_summary(condition_results(answers), Console(file=out, width=500))
     assert (
         "The judge j failed on 4 of 5 answers. Its replies, by kind and with the most frequent of "
         "each: 3 x judge error: 700 tokens are too many; 1 x low mass: 0.1.\n"
@@ -178,23 +156,15 @@ def test_a_silent_judge_among_several_is_told_and_stands_in_the_signature(tmp_pa
     assert "fake/well failed" not in text
 
 
-@pytest.mark.parametrize(("label", "told"), [("medical x1", True), ("baseline", False)])
-def test_a_judge_that_is_steered_is_told(label: str, told: bool) -> None:
+@pytest.mark.parametrize(("label", "warns"), [("medical x1", True), ("baseline", False)])
+def test_a_judge_that_is_steered_is_named(label: str, warns: bool) -> None:
     judge = f"steered/j[{label}]"
-    answers = [scored("q", 90, 90, 90, by_judge={judge: {}})]
     out = io.StringIO()
-    result = Result("t", "steered/m[baseline]", answers, Thresholds(), Provenance(judge=judge))
-    print_summary([result], Console(file=out, width=200))
-    assert (f"The judge {judge} is steered itself." in out.getvalue()) == told
+    answers = condition("baseline", 0, judge=judge, study="")
+    print_summary(condition_results(answers), Console(file=out, width=200))
+    assert (f"The judge {judge} is steered itself." in out.getvalue()) == warns
 
 
 def test_judges_that_work_are_not_told_of(tmp_path: Path) -> None:
     write_log(tmp_path / "logs", "one", {"a": [GOOD], "b": ["REFUSAL 90 80"]}, grader=("a", "b"))
     assert "fail" not in printed(tmp_path)
-
-
-def test_a_folder_without_finished_runs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"no finished runs.*--log-dir"):
-        read_results(tmp_path)
-    with pytest.raises(ReportError, match=r"no finished runs"):
-        read_results(tmp_path / "nothing")

@@ -319,7 +319,7 @@ def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
     steering.register("key", *pack_interventions(CASES["add"]))
     steering.begin([("steered", "key", 0, 3, 3), ("plain", None, 0, 2, 2)])
     steering.end(None)
-    [(_, wrong), untouched] = steering.report(["steered", "plain"])
+    [(_, wrong), untouched] = steering.reports(["steered", "plain"])
     assert "did not run" in wrong
     assert untouched == (0.0, "")
 

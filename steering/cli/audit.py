@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from steering.cli._options import BuildError, asked_options, going_on, read_options, run_options
-from steering.cli.reports import write_report
 
 if TYPE_CHECKING:
     from steering.studies.audit import AuditArm, Finding, Role
@@ -82,7 +81,7 @@ def audit(
     """
     from steering.files import file_digest
     from steering.models import find_model
-    from steering.results.frame import read_answers
+    from steering.results import conditions_of, read_answers
     from steering.studies import Asked, check_judges, cost_of, run_points, unfinished
     from steering.studies.audit import judge_audit
 
@@ -126,7 +125,12 @@ def audit(
         asked = Asked(grader=grader, seed=seed, task=task, limit=also_limit)
         _print_also(task, run_points("audit", points, asked, beside, display=display))
     title = f"Audit of {vector.name} on {model}"
-    write_report(answers, logs, title=title, headline=finding.line)
+    from steering.studies.report import write_report
+
+    for page in write_report(
+        answers, conditions_of(answers), (), logs, title=title, headline=finding.line
+    ):
+        click.echo(f"written: {page}")
     click.echo(f"\n{finding.line}")
     sys.exit({"not found": 0, "found": 2, "can't say": 1}[finding.outcome])
 
@@ -178,7 +182,7 @@ def _print(finding: "Finding") -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from steering.report.tables import plain_table, print_note, rate_text
+    from steering.reports.tables import plain_table, print_note, rate_text
 
     console = Console()
     table = plain_table(
@@ -209,7 +213,7 @@ def _print_also(task: str, logs: "Sequence[Path]") -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from steering.report.tables import plain_table
+    from steering.reports.tables import plain_table
 
     rows: dict[str, dict[str, float]] = {}
     for log in logs:

@@ -42,7 +42,7 @@ def print_verdicts(verdicts: "Sequence[ClaimVerdict]") -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from steering.report.tables import plain_table
+    from steering.reports.tables import plain_table
 
     console = Console()
     table = plain_table(

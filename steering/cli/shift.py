@@ -142,7 +142,7 @@ def _print(
 ) -> None:
     from rich.console import Console
 
-    from steering.report.tables import plain_table, print_note
+    from steering.reports.tables import plain_table, print_note
 
     console = Console()
     for name, rows in measured.items():

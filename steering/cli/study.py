@@ -15,7 +15,6 @@ from steering.cli._options import (
     run_options,
 )
 from steering.cli.claims import print_verdicts
-from steering.cli.reports import print_finding
 from steering.vocabulary import FACTORS, Factor
 
 if TYPE_CHECKING:
@@ -156,7 +155,9 @@ def _run_grid(
             points += projected_points(study, logs / "vectors", progress_bar)[0]
         found = run_points(study.factor, points, asked, logs, display=display)
     if shard.whole:
-        print_finding(found, logs, keep=not left)
+        from steering.studies.report import report
+
+        report(found, logs / "report")
     else:
         _say_how_to_merge(shard, logs)
 
@@ -290,7 +291,9 @@ def _run_finetuned(
     if not shard.whole:
         _say_how_to_merge(shard, logs)
         return
-    answers = print_finding(found, logs, keep=not left)
+    from steering.studies.report import report
+
+    answers = report(found, logs / "report").answers
     print_matched(*compare_arms(answers, rule), rule)
 
 

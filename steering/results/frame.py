@@ -1,317 +1,411 @@
-"""Tidy frames of finished runs: a row an answer, and a row a condition.
+"""Logs in, one frame of answers out: the only reader of finished runs.
 
-`read_answers` goes through Inspect's own dataframes with explicit columns; everything downstream
-(claims, pictures, the page, other people's notebooks) starts from its columns and knows no logs.
-Shares are 0-1 in `conditions_of`, scores 0-100; what there is no figure for is NaN.
+Terminal, page, files, gate, compare, rescore, claims and audit all start from this frame. A run
+counts whole or not at all. Of several finished runs of one condition the last counts; `left_out`
+names every log that does not count, with the reason.
 """
 
-import io
+import hashlib
 import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from steering import __version__
-from steering.files import write_whole
-from steering.judging import (
-    EM_RULES,
-    SCORE_KEYS,
-    JudgedAnswer,
-    Thresholds,
-    answer_shares,
-    em_rate,
-    judged_answer,
+from steering.judging import EM_RULES, SCORE_KEYS, Thresholds, judged_answer
+from steering.judging.judgement import REASONS_BY_JUDGE
+from steering.logs import (
+    CUT,
+    LEAK,
+    LogError,
+    LogFile,
+    find_score,
+    find_subject,
+    log_files,
+    number_or_nan,
+    retried,
+    task_of,
+    why_left_out,
 )
-from steering.judging.leak import LEAKED_ABOVE
-from steering.judging.rubric import DOMAIN
-from steering.logs import CUT, LEAK, SCORER, LogError, each_header, task_of, why_left_out
-from steering.results.condition_columns import NUMBERS, TEXTS, condition_facts
-from steering.results.runs import ReportError
-from steering.stats import cluster_interval, mean_interval
+from steering.results.condition_columns import condition_columns
+from steering.results.schema import (
+    ANSWER_COLUMNS,
+    IDENTITY,
+    KEYS,
+    TELLS_APART,
+    check_answers,
+)
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog
+    from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
+    from inspect_ai.model import ChatMessage
+    from inspect_ai.scorer import Score
 
-# What tells one condition of a frame from another.
-KEYS = ["study", "task", "model", "questions", "judge", "condition"]
-CONDITION_COLUMNS = [*KEYS, *TEXTS, *NUMBERS, "protocol", "version", "command"]
-ANSWER_COLUMNS = [
-    *(name for name in CONDITION_COLUMNS if name != "command"),
-    *("log", "question", "sample", "epoch", "prompt", "answer", "tokens", "kind", "truncated"),
-    *SCORE_KEYS,
-    *("leak", "aligned_below", "coherent_from"),
-    *(f"em_{rule}" for rule in EM_RULES),
-    *(f"left_out_{rule}" for rule in EM_RULES),
-    "command",
-]
+_NOTES = "left_out"
+_UNFINISHED = "it ended with status"
+# Generation settings that change how an answer is fetched and not what it says.
+_TRANSPORT = {
+    *("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections"),
+    *("adaptive_connections", "cache", "batch", "extra_headers", "max_tool_output"),
+}
+_BULK = {"events", "attachments", "store"}
+_COLUMNS_OF_THEIR_OWN = {"system_message", "temperature", "top_p", "max_tokens", "seed"}
 
-_DOSES = [
-    *("target", "method", "layer", "rank", "top"),
-    *("training_epochs", "adapter_scale", "magnitude", "build_seed"),
-]
+
+class ResultError(LogError):
+    """There are no runs to count, or one that can't be counted."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A log, or samples of one, that no figure counts.
+
+    Attributes:
+        log: Name of the log below the folder that was searched.
+        reason: Why it does not count.
+    """
+
+    log: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.log}: left out, since {self.reason}"
 
 
 def read_answers(
-    logs: Path | Sequence[Path], warn: Callable[[str], None] = lambda _: None
+    logs: str | Path | Sequence[str | Path],
+    warn: Callable[[str], None] = lambda _: None,
+    *,
+    complete: bool = False,
 ) -> pd.DataFrame:
-    """Every answer of the finished runs of a log or below a folder, with `ANSWER_COLUMNS`.
-
-    Texts are those of the logs' summaries, which Inspect cuts at about a thousand letters. A run
-    of a study bears its factor as `study`, any other "".
+    """Every answer of the runs that count, of a log or below a folder.
 
     Args:
         logs: A log, a folder, or several.
-        warn: Told of each run that is left out, since it did not finish, is of a judge, or was run
-            again later.
-
-    Raises:
-        ReportError: There is no finished run of this suite.
-        LogError: A log can't be read, or was not judged by this suite.
-    """
-    from inspect_ai.analysis import SampleColumn, samples_df
-
-    headers: dict[str, EvalLog] = {}
-    places = [logs] if isinstance(logs, Path) else logs
-    for name, place, header in (found for path in places for found in each_header(path)):
-        if reason := why_left_out(header):
-            warn(f"left out, since {reason}: {name}")
-        else:
-            headers[place] = header
-    if not headers:
-        named = ", ".join(map(str, places))
-        raise ReportError(
-            f"{named} holds no finished runs: give a log, or the folder that a run named as "
-            "--log-dir"
-        )
-    rows = samples_df(
-        list(headers),
-        columns=[
-            SampleColumn("sample", path="id"),
-            SampleColumn("epoch", path="epoch"),
-            SampleColumn("question", path="metadata.question"),
-            SampleColumn("prompt", path="input"),
-            SampleColumn("usage", path="model_usage"),
-            SampleColumn("score", path=f"scores.{SCORER}"),
-            SampleColumn("leak", path=f"scores.{LEAK}.value"),
-        ],
-        quiet=True,
-    )
-    if unjudged := sorted(rows.loc[rows["score"].isna(), "log"].unique()):
-        raise LogError(
-            f"{Path(unjudged[0]).name} has answers without {SCORER} score: run `inspect score LOG "
-            f"--scorer steering/{SCORER} --action overwrite`, or move it out of {logs}"
-        )
-    told = [_of_log(place, header, rows) for place, header in headers.items()]
-    found = pd.concat([made for made in told if len(made)], ignore_index=True)
-    return _last_runs(found, warn)[ANSWER_COLUMNS]
-
-
-def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
-    """A row a condition: its columns, and its figures with 95% intervals clustered by question.
-
-    Args:
-        answers: As `read_answers` gives them.
+        warn: Called with a line for each log that is left out.
+        complete: Refuse runs that broke off or have failed samples, instead of leaving them out.
 
     Returns:
-        `CONDITION_COLUMNS`; `n`, `num_questions`; the figure and its bounds `_low` and `_high` of
-        `em_betley`, `em_moem`, `leak` (0-1), `aligned`, `coherent`, `relevant`, and the latter two
-        of misaligned answers, `coherent_misaligned`, `relevant_misaligned` (0-100, by the rule
-        `betley`); shares of answers and `mean_tokens`. A baseline comes first, and doses grow.
+        A row an answer with the columns of `ANSWER_SCHEMA`. `left_out` gives the logs that do not
+        count. Texts are those of Inspect's summaries, cut at about 1,000 characters.
+
+    Raises:
+        ResultError: There is no finished run of this suite, or one is incomplete.
+        LogError: A log can't be read, or was not judged by this suite.
     """
-    rows = []
-    for _, of_condition in answers.groupby(KEYS, sort=False):
-        facts = {name: of_condition[name].iloc[0] for name in CONDITION_COLUMNS}
-        rows.append(facts | _figures(of_condition))
-    found = pd.DataFrame(rows)
-    found["_not_baseline"] = found["arm"].ne("baseline")
-    order = [*KEYS[:-1], "_not_baseline", "arm", *_DOSES, "condition"]
-    return found.sort_values(order, ignore_index=True).drop(columns="_not_baseline")
-
-
-def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:
-    """The rows as judged answers, which is what rates and comparisons are counted from."""
-    columns = ["question", *SCORE_KEYS, "leak", "kind", "truncated"]
-    return [
-        JudgedAnswer(
-            question,
-            scores=dict(zip((*SCORE_KEYS, DOMAIN), map(_known, scores), strict=True)),
-            kind=kind,
-            truncated=truncated,
+    folders = [logs] if isinstance(logs, str | Path) else list(logs)
+    files = {file.path: file for folder in folders for file in log_files(Path(folder))}
+    candidates, notes = _split(list(files.values()))
+    if complete:
+        _refuse_unfinished(notes, folders)
+    frames = []
+    for file in candidates:
+        rows, failed = _rows_of(file)
+        if complete:
+            _refuse_incomplete(file, len(rows), failed)
+        if failed:
+            samples = "sample" if failed == 1 else "samples"
+            notes.append(LeftOut(file.name, f"{failed} {samples} of it ended in an error"))
+        if len(rows):
+            frames.append(rows)
+    if not frames:
+        for note in notes:
+            warn(str(note))
+        places = ", ".join(map(str, folders))
+        raise ResultError(
+            f"{places} holds no finished runs: give a log, or the folder that a run named as "
+            "--log-dir"
         )
-        for question, *scores, kind, truncated in zip(
-            *(answers[name].tolist() for name in columns), strict=True
-        )
-    ]
+    names = {file.path: file.name for file in candidates}
+    answers, replaced = _last_runs(pd.concat(frames, ignore_index=True), names)
+    answers = _with_conditions(answers)[ANSWER_COLUMNS].reset_index(drop=True)
+    notes = sorted(notes + replaced, key=lambda note: note.log)
+    for note in notes:
+        warn(str(note))
+    answers.attrs[_NOTES] = [asdict(note) for note in notes]
+    return check_answers(answers)
 
 
-def bounds_of(answers: pd.DataFrame) -> Thresholds:
-    """The thresholds of answers that have the same ones, as plain numbers."""
-    return Thresholds(
-        *(float(answers[name].iloc[0]) for name in ("aligned_below", "coherent_from"))
+def left_out(answers: pd.DataFrame) -> list[LeftOut]:
+    """The logs that the reader of a frame left out, with their reasons."""
+    return [LeftOut(**note) for note in answers.attrs.get(_NOTES, ())]
+
+
+def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
+    """The logs with answers to count, oldest first, and why the others have none."""
+    later = retried(list(files))
+    candidates, notes = [], []
+    for file in files:
+        if file.path in later:
+            notes.append(LeftOut(file.name, f"{later[file.path]} finished its run"))
+        elif reason := why_left_out(file.header):
+            notes.append(LeftOut(file.name, reason))
+        else:
+            candidates.append(file)
+    return candidates, notes
+
+
+def _refuse_unfinished(notes: Sequence[LeftOut], folders: Sequence[str | Path]) -> None:
+    for note in notes:
+        if note.reason.startswith(_UNFINISHED):
+            raise ResultError(
+                f"{note.log} {note.reason.removeprefix('it ')}: finish it with `inspect "
+                f"eval-retry`, or move it out of {', '.join(map(str, folders))}"
+            )
+
+
+def _refuse_incomplete(file: LogFile, completed: int, failed: int) -> None:
+    # Inspect writes here what was to be asked, after --limit and --sample-id.
+    dataset, config = file.header.eval.dataset, file.header.eval.config
+    expected = (len(dataset.sample_ids or []) or dataset.samples or 0) * (config.epochs or 1)
+    if failed:
+        missing = f"{failed} samples that ended in an error"
+    elif completed < expected or not completed:
+        missing = f"{completed} of {expected} samples"
+    else:
+        return
+    raise ResultError(
+        f"{file.name} has {missing}: finish it with `inspect eval-retry`, or move it out of "
+        f"{Path(file.path).parent}"
     )
 
 
-def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `answers.parquet`, `answers.csv` and `conditions.csv`, each whole or not at all."""
-    buffer = io.BytesIO()
-    answers.to_parquet(buffer, index=False)
-    files = {
-        "answers.parquet": buffer.getvalue(),
-        "answers.csv": answers.to_csv(index=False).encode(),
-        "conditions.csv": conditions_of(answers).to_csv(index=False).encode(),
-    }
-    for name, content in files.items():
-        write_whole(folder / name, content)
-    return [folder / name for name in files]
+def _last_runs(
+    answers: pd.DataFrame, names: Mapping[str, str]
+) -> tuple[pd.DataFrame, list[LeftOut]]:
+    """The answers of the last run of each condition; logs come oldest first."""
+    notes: dict[str, list[str]] = {}
+    counted = []
+    for _, rows in answers.groupby(IDENTITY, dropna=False, sort=False):
+        runs = rows[["log", "eval_id"]].drop_duplicates()
+        last = runs.iloc[-1]
+        for log, eval_id in runs.iloc[:-1].itertuples(index=False):
+            is_copy = eval_id == last["eval_id"]
+            reason = "is a copy of the run in" if is_copy else "was run again later in"
+            name = f"{rows['model'].iloc[0]}[{rows['label'].iloc[0]}]"
+            notes.setdefault(log, []).append(f"{name} {reason} {names[last['log']]}")
+        counted.append(rows[rows["log"] == last["log"]])
+    kept = pd.concat(counted).sort_index()
+    replaced = [LeftOut(names[log], "; ".join(reasons)) for log, reasons in notes.items()]
+    return kept, replaced
 
 
-def _last_runs(answers: pd.DataFrame, warn: Callable[[str], None]) -> pd.DataFrame:
-    """The answers without those of conditions that were run again later; logs come oldest first."""
-    again = answers.duplicated([*KEYS, "sample", "epoch"], keep="last")
-    for log in sorted(answers.loc[again, "log"].unique()):
-        told = answers.loc[answers["log"] == log, "condition"].iloc[0]
-        warn(f"left out, since [{told}] was run again later: {Path(log).name}")
-    return answers[~again].reset_index(drop=True)
+def _with_conditions(answers: pd.DataFrame) -> pd.DataFrame:
+    """The column `condition`: the label, and behind it what tells conditions of one label apart."""
+    settings = answers[[*KEYS[:-1], "label", *TELLS_APART]].drop_duplicates()
+    texts = pd.Series(settings["label"], index=settings.index, dtype=object)
+    for _, rows in settings.groupby([*KEYS[:-1], "label"], sort=False):
+        if len(rows) > 1:
+            varying = [name for name in TELLS_APART if rows[name].nunique(dropna=False) > 1]
+            for index, row in rows.iterrows():
+                parts = ", ".join(_setting(name, row[name]) for name in varying[:3])
+                texts[index] = f"{row['label']} ({parts})".strip()
+    settings["condition"] = texts.astype("str")
+    columns = [name for name in settings.columns if name != "condition"]
+    # A merge would not match NaN with NaN in every version: the position in the table does.
+    codes = settings.groupby(columns, dropna=False, sort=False).ngroup()
+    order = dict(zip(codes, settings["condition"], strict=True))
+    position = answers.groupby(columns, dropna=False, sort=False).ngroup()
+    return answers.assign(condition=position.map(order).astype("str"))
 
 
-def _of_log(place: str, header: "EvalLog", rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one log with all their columns."""
-    mine = rows[rows["log"] == place].reset_index(drop=True)
-    if mine.empty:
-        return mine
-    model, _, label = header.eval.model.partition("[")
-    questions = mine["question"].fillna(mine["sample"])
-    scores = [
-        _read_score(text, str(question), label.removesuffix("]"))
-        for text, question in zip(mine["score"], questions, strict=True)
-    ]
-    made = mine.drop(columns=["score", "usage"]).assign(
-        log=place,
-        study=str((header.eval.metadata or {}).get("study", "")),
-        task=task_of(header),
-        model=model.removeprefix("steered/"),
-        questions=str((header.eval.metadata or {}).get("questions", "unknown")),
-        protocol=str((header.eval.metadata or {}).get("protocol", "")),
-        version=(header.eval.packages or {}).get("steering", __version__),
-        question=[str(question) for question in questions],
-        **{name: mine[name].astype("str") for name in ("sample", "prompt")},
-        epoch=mine["epoch"].astype("int64"),
-        tokens=[_tokens(usage, header.eval.model) for usage in mine["usage"]],
-        leak=pd.to_numeric(mine["leak"], errors="coerce").astype(float),
-        command=_command(header),
-    )
-    made = pd.concat([made, pd.DataFrame(scores)], axis=1)
-    facts = {
-        condition: condition_facts(_told(place, of_condition.iloc[0]))
-        for condition, of_condition in made.groupby("condition", sort=False)
-    }
-    for name in (*TEXTS, *NUMBERS):
-        made[name] = made["condition"].map({label: fact[name] for label, fact in facts.items()})
-    return made
+def _setting(name: str, value: object) -> str:
+    words = name.removesuffix("_sha256").replace("_", " ")
+    if value == "" or (isinstance(value, float) and math.isnan(value)):
+        return f"no {words}"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
-def _read_score(text: str, question: str, label: str) -> dict[str, Any]:
-    from inspect_ai.scorer import Score
+def _rows_of(file: LogFile) -> tuple[pd.DataFrame, int]:
+    """The rows of one log with all columns but `condition`, and how many of its samples failed."""
+    samples = _samples(file)
+    completed = [sample for sample in samples if sample.error is None]
+    rows = pd.DataFrame([_sample_columns(file, summary) for summary in completed])
+    if completed:
+        model, _, label = file.header.eval.model.partition("[")
+        rows = rows.assign(
+            log=file.path,
+            eval_id=file.header.eval.eval_id,
+            model=model.removeprefix("steered/"),
+            label=rows["label"].where(rows["label"] != "", label.removesuffix("]")),
+            **_run_columns(file.header),
+        )
+        rows = _with_intervention(file, rows)
+    return rows, len(samples) - len(completed)
 
-    stored = json.loads(text)
-    told = (stored.get("metadata") or {}).items()
-    metadata = {name: value for name, value in told if value != CUT}
-    score = Score.model_construct(value=stored["value"], metadata=metadata)
-    judged = judged_answer(score, question)
-    bounds = Thresholds(*(metadata.get("bounds") or {}).values())
-    outcomes = {rule: decide(judged, bounds) for rule, decide in EM_RULES.items()}
+
+def _samples(file: LogFile) -> "Sequence[EvalSample | EvalSampleSummary]":
+    """Summaries, which are read ten times as fast as whole samples; of a .json log the samples."""
+    from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries
+
+    if file.path.endswith(".json"):
+        # Inspect reads it whole for summaries too, and again only in another process.
+        return read_eval_log(file.path).samples or []
+    return read_eval_log_sample_summaries(file.path)
+
+
+def _sample_columns(file: LogFile, sample: "EvalSample | EvalSampleSummary") -> dict[str, Any]:
+    score = find_score(file.header, sample)
+    if CUT in (score.metadata or {}).values():
+        score = find_score(file.header, _whole_sample(file, sample.id, sample.epoch))
+    leak = (sample.scores or {}).get(LEAK)
+    usage = (sample.model_usage or {}).get(file.header.eval.model)
+    question = str(sample.metadata.get("question", sample.id))
     return {
-        "condition": metadata.get("condition") or label,
-        "judge": str(metadata.get("judge", "unknown")),
-        "answer": stored.get("answer") or "",
-        "kind": judged.kind,
-        "truncated": judged.truncated,
-        **{key: math.nan if (s := judged.score(key)) is None else s for key in SCORE_KEYS},
-        "aligned_below": bounds.aligned_below,
-        "coherent_from": bounds.coherent_from,
-        **{f"em_{r}": math.nan if isinstance(o, str) else float(o) for r, o in outcomes.items()},
-        **{f"left_out_{r}": o if isinstance(o, str) else "" for r, o in outcomes.items()},
+        "question": question,
+        "sample": str(sample.id),
+        "epoch": sample.epoch,
+        "prompt": _text(sample.input),
+        "tokens": float(usage.output_tokens) if usage else math.nan,
+        "leak": number_or_nan(leak.value) if leak else math.nan,
+        **_score_columns(score, question),
     }
 
 
-def _told(place: str, row: "pd.Series[Any]") -> Mapping[str, Any]:
-    """The metadata of one answer's output, from its whole sample."""
+def _text(prompt: "str | list[ChatMessage]") -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
+
+
+def _with_intervention(file: LogFile, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what was done to the model, from one whole sample of each condition."""
+    header = file.header
+    labels = rows["label"].unique()
+    columns = {}
+    for label in labels:
+        # Samples stand in the order in which they ended: the first by id is the same in each run.
+        first = rows[rows["label"] == label].sort_values(["sample", "epoch"]).iloc[0]
+        sample = _whole_sample(file, first["sample"], int(first["epoch"]))
+        metadata = sample.output.metadata or {}
+        steering = metadata.get("steering", {})
+        columns[label] = condition_columns(metadata, header.eval.model_args) | {
+            "fingerprint": str(steering.get("fingerprint", "")),
+            # The first prompts of two conditions of one log ask two things.
+            "prompt_sha256": str(steering.get("prompt_sha256", "")) if len(labels) == 1 else "",
+        }
+    for name in next(iter(columns.values())):
+        rows[name] = rows["label"].map({label: values[name] for label, values in columns.items()})
+    return rows
+
+
+def _whole_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
     from inspect_ai.log import read_eval_log_sample
 
-    sample = read_eval_log_sample(
-        place, row["sample"], int(row["epoch"]), exclude_fields={"events", "attachments", "store"}
-    )
-    return sample.output.metadata or {}
+    return read_eval_log_sample(file.path, sample, epoch, exclude_fields=_BULK)
 
 
-def _tokens(usage: object, model: str) -> float:
-    """Tokens that the model under test answered with."""
-    found = json.loads(usage) if isinstance(usage, str) else {}
-    return float(found.get(model, {}).get("output_tokens", math.nan))
+def _score_columns(score: "Score", question: str) -> dict[str, Any]:
+    metadata = score.metadata or {}
+    answer = judged_answer(score, question)
+    thresholds = Thresholds(*(metadata.get("bounds") or {}).values())
+    outcomes = {rule: decide(answer, thresholds) for rule, decide in EM_RULES.items()}
+    return {
+        "label": str(metadata.get("condition") or ""),
+        "judge": str(metadata.get("judge", "unknown")),
+        "rubrics": _json(metadata.get("prompts")),
+        "answer": score.answer or "",
+        "kind": answer.kind,
+        "truncated": answer.truncated,
+        **{key: math.nan if (s := answer.score(key)) is None else s for key in SCORE_KEYS},
+        "aligned_below": float(thresholds.aligned_below),
+        "coherent_from": float(thresholds.coherent_from),
+        **{f"em_{r}": math.nan if isinstance(o, str) else float(o) for r, o in outcomes.items()},
+        **{f"left_out_{r}": o if isinstance(o, str) else "" for r, o in outcomes.items()},
+        "reasons": _json(answer.reasons),
+        "judge_reasons": _json(metadata.get(REASONS_BY_JUDGE)),
+    }
+
+
+def _run_columns(header: "EvalLog") -> dict[str, Any]:
+    """What the header says of what was asked, and how it was sampled and judged."""
+    evaluation, config = header.eval, header.plan.config
+    metadata = evaluation.metadata or {}
+    settings = config.model_dump(exclude_none=True, exclude=_TRANSPORT | _COLUMNS_OF_THEIR_OWN)
+    steps = [
+        {"solver": step.solver, "params": step.params}
+        for step in header.plan.steps
+        if step.solver != "generate"
+    ]
+    return {
+        "study": str(metadata.get("study", "")),
+        "task": task_of(header),
+        "questions": _questions(header),
+        "protocol": _protocol(str(metadata.get("protocol", ""))),
+        "version": (evaluation.packages or {}).get("steering", __version__),
+        "asked": _digest(sorted(map(str, evaluation.dataset.sample_ids or []))),
+        "solver": _json(steps),
+        "system_message": config.system_message or "",
+        "sampling": _json(settings),
+        "judge_settings": _json(_judge_settings(header)),
+        "subject": find_subject(header),
+        "command": _command(header),
+        **{
+            name: number_or_nan(getattr(config, name))
+            for name in ("temperature", "top_p", "max_tokens", "seed")
+        },
+    }
+
+
+def _questions(header: "EvalLog") -> str:
+    """Name and digest of the question set, and in brackets which part of it was asked."""
+    evaluation = header.eval
+    name = str((evaluation.metadata or {}).get("questions", "unknown"))
+    arguments = {**evaluation.task_args_passed, "limit": evaluation.config.limit}
+    arguments["sample_id"] = evaluation.config.sample_id
+    part = [
+        f"{option}={_plain(arguments[option])}"
+        for option in ("num_questions", "formats", "limit", "sample_id")
+        if arguments.get(option) is not None
+    ]
+    return f"{name}[{', '.join(part)}]" if part else name
+
+
+def _protocol(name: str) -> str:
+    """The protocol without the number of samples: more of them make a figure no other figure."""
+    head, _, settings = name.rstrip("]").partition("[")
+    others = [each for each in settings.split(", ") if not each.startswith("samples_per_question=")]
+    return f"{head}[{', '.join(others)}]" if any(others) else head
+
+
+def _judge_settings(header: "EvalLog") -> list[dict[str, Any]]:
+    role = (header.eval.model_roles or {}).get("grader")
+    configs = role if isinstance(role, list) else [role] if role else []
+    settings = [
+        config.config.model_dump(exclude_none=True, exclude=_TRANSPORT) | (config.args or {})
+        for config in configs
+    ]
+    return settings if any(settings) else []
 
 
 def _command(header: "EvalLog") -> str:
-    """The line that runs the condition again."""
-    told = header.eval
-    words = ["inspect", "eval", told.task_file or told.task]
-    words += ["--model", told.model.partition("[")[0]]
-    for flag, options in (("-M", told.model_args), ("-T", told.task_args_passed)):
+    """The command that runs the condition again."""
+    evaluation = header.eval
+    words = ["inspect", "eval", evaluation.task_file or evaluation.task]
+    words += ["--model", evaluation.model.partition("[")[0]]
+    for flag, options in (("-M", evaluation.model_args), ("-T", evaluation.task_args_passed)):
         words += [
-            part for name, value in options.items() for part in (flag, f"{name}={_yaml(value)}")
+            part for name, value in options.items() for part in (flag, f"{name}={_plain(value)}")
         ]
-    for role, config in (told.model_roles or {}).items():
-        chosen = config[0] if isinstance(config, list) else config
-        words += ["--model-role", f"{role}={chosen.model}"]
+    for role, config in (evaluation.model_roles or {}).items():
+        first = config[0] if isinstance(config, list) else config
+        words += ["--model-role", f"{role}={first.model}"]
     if (seed := header.plan.config.seed) is not None:
         words += ["--seed", str(seed)]
     return shlex.join(words)
 
 
-def _yaml(value: object) -> str:
+def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _figures(rows: pd.DataFrame) -> dict[str, float]:
-    """What the answers of one condition add up to."""
-    judged = judged_answers(rows)
-    bounds = bounds_of(rows)
-    figures: dict[str, float] = {"n": len(rows), "num_questions": rows["question"].nunique()}
-    for rule in EM_RULES:
-        estimate = em_rate(judged, rule, bounds)
-        values = (estimate.value, estimate.low, estimate.high)
-        figures |= dict(zip(_bounded(f"em_{rule}"), values, strict=True))
-    misaligned = rows[rows["em_betley"] == 1]
-    for key in SCORE_KEYS:
-        figures |= _mean(key, rows[key], rows["question"])
-    for key in ("coherent", "relevant"):
-        figures |= _mean(f"{key}_misaligned", misaligned[key], misaligned["question"])
-    graded = rows[rows["leak"].notna()]
-    leaked = (graded["leak"] > LEAKED_ABOVE).tolist()
-    interval = cluster_interval(leaked, graded["question"].tolist())
-    share = sum(leaked) / len(leaked) if leaked else math.nan
-    figures |= dict(zip(_bounded("leak"), (share, interval.low, interval.high), strict=True))
-    shares = answer_shares(judged, bounds)
-    kept = ("coherent", "refusal", "code", "unscored", "truncated")
-    figures |= {f"{name}_share": shares[f"{name}_share"] for name in kept}
-    return figures | {"mean_tokens": float(rows["tokens"].mean())}
+def _json(value: object) -> str:
+    """Canonical JSON; "" for nothing."""
+    return json.dumps(value, sort_keys=True, default=str) if value else ""
 
 
-def _mean(name: str, values: "pd.Series[float]", questions: "pd.Series[str]") -> dict[str, float]:
-    scored = values.notna()
-    interval = mean_interval(values[scored].tolist(), questions[scored].tolist())
-    # A mean score lies where scores do; a bound that is NaN stays so.
-    low, high = np.clip([interval.low, interval.high], 0, 100)
-    return dict(zip(_bounded(name), (float(values.mean()), low, high), strict=True))
-
-
-def _known(score: float) -> float | None:
-    return None if math.isnan(score) else score
-
-
-def _bounded(name: str) -> tuple[str, str, str]:
-    return name, f"{name}_low", f"{name}_high"
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

@@ -7,7 +7,7 @@ paper's claims against frames, by the rules of `rulings.py` and the statistics o
 `audit.py` is the audit of one vector, `tables.py` prints.
 """
 
-from steering.results.frame import conditions_of, judged_answers, read_answers, write_frames
+from steering.results import conditions_of, judged_answers, read_answers, write_frames
 from steering.studies.claims import CLAIMS, Claim, ClaimError, ClaimVerdict, judge_claims
 from steering.studies.dose_matching import (
     DoseCurve,

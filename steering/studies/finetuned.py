@@ -14,9 +14,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from steering.condition import resolve_condition, resolve_model
-from steering.judging import EMRule
+from steering.judging import EMRule, Thresholds
 from steering.models import find_model
-from steering.results.frame import bounds_of, judged_answers
+from steering.results import judged_answers
 from steering.spec import INTERVENTION, parse_options
 from steering.studies.dose_matching import (
     DoseCurve,
@@ -244,7 +244,9 @@ def compare_arms(
         DoseCurve(
             {dose: judged_answers(rows) for dose, rows in doses_of(answers, arm).items()},
             rule,
-            bounds_of(answers),
+            Thresholds(
+                float(answers["aligned_below"].iloc[0]), float(answers["coherent_from"].iloc[0])
+            ),
         )
         for arm in ARMS
     ]

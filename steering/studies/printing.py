@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from steering.judging import EMRule
-from steering.report.tables import percent, plain_table, print_note, rate_text
+from steering.reports.tables import percent, plain_table, print_note, rate_text
 from steering.studies.dose_matching import RATES, MatchedDifference, Quantity
 from steering.studies.finetuned import ArmComparison
 

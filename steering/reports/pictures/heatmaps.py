@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from steering.report.pictures.style import INK, STYLES, empty, error_bars
+from steering.reports.pictures.style import INK, STYLES, empty, error_bars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

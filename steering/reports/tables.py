@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from steering.judging import Failures, judge_failures, shortened
-from steering.results.runs import Calibration, Result
+from steering.judging import Estimate, Failures, judge_failures, shortened
+from steering.results.calibrations import Calibration
+from steering.results.conditions import ConditionResult
+from steering.results.frame import LeftOut
 
-# Kinds of failing that are told for each judge.
+# Kinds of failure that are shown for each judge.
 _CAUSES = 3
 
 
@@ -34,9 +36,14 @@ def plain_table(title: str, text: Iterable[str], figures: Iterable[str]) -> Tabl
 def rate_text(value: float, low: float, high: float) -> str:
     """A share with its interval, in percent, ready for a table's cell."""
     if math.isnan(value):
-        return "none counts"
+        return "no scorable answers"
     digits = 1 if value < 0.1 else 0
     return escape(f"{100 * value:.{digits}f}% [{percent(low)}, {percent(high)}]")
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """A rate with its interval, ready for a table's cell."""
+    return rate_text(estimate.value, estimate.low, estimate.high)
 
 
 def percent(share: float) -> str:
@@ -49,8 +56,8 @@ def print_note(console: Console, note: str) -> None:
     console.print(note, style="yellow", highlight=False, markup=False)
 
 
-def print_judges(console: Console, results: Sequence[Result | Calibration]) -> None:
-    """What the reader must know of the judges: which failed and why, and which are steered."""
+def print_judges(console: Console, results: Sequence[ConditionResult | Calibration]) -> None:
+    """Which judges failed and why, and which are steered themselves."""
     judges = judge_failures([answer for result in results for answer in result.answers])
     for judge in judges:
         if judge.failed:
@@ -64,15 +71,21 @@ def _failed_text(judge: Failures, *, others: bool) -> str:
         f"{cause.replies} x {shortened(cause.reason)}" for cause in judge.causes[:_CAUSES]
     )
     rest = sum(cause.replies for cause in judge.causes[_CAUSES:])
-    told = f"{causes}; {rest} x other reasons" if rest else causes
+    summary = f"{causes}; {rest} x other reasons" if rest else causes
     fewer = " These answers' scores rest on fewer judges." if others else ""
     return (
         f"The judge {judge.judge} failed on {judge.failed} of {judge.asked} answers. Its replies, "
-        f"by kind and with the most frequent of each: {told}.{fewer}"
+        f"by kind and with the most frequent of each: {summary}.{fewer}"
     )
 
 
-def print_signatures(console: Console, results: Iterable[Result]) -> None:
+def print_left_out(console: Console, notes: Iterable[LeftOut]) -> None:
+    """The logs that no figure above counts, and why."""
+    for note in notes:
+        print_note(console, str(note))
+
+
+def print_signatures(console: Console, results: Iterable[ConditionResult]) -> None:
     """The signatures of the results' figures, each on a line of its own."""
     for result in results:
         for line in result.signatures():

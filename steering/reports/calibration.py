@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.calibration.task import calibration_figures
-from steering.report.tables import plain_table, print_judges, print_note
-from steering.results.runs import Calibration
+from steering.reports.tables import plain_table, print_judges, print_note
+from steering.results.calibrations import Calibration
 
 
 def print_calibrations(runs: Sequence[Calibration], console: Console | None = None) -> None:
@@ -41,7 +41,7 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
         print_judges(console, [run])
     if runs:
         console.print(
-            "What is good enough is our own judgement; docs/reference/judge-limits.md says why. "
-            "toy/judge knows the toy's world only and fails here, as it should.",
+            "The limits are our own judgement; docs/reference/judge-limits.md gives the reasons. "
+            "toy/judge is made for the toy's answers and is expected to fail here.",
             style="dim",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from steering.report.pictures.style import (
+from steering.reports.pictures.style import (
     INK,
     PALE,
     STYLES,

@@ -1,7 +1,7 @@
-"""The report of some runs: one HTML page that needs no network, the same in Markdown, pictures.
+"""The page of a report: one HTML file that needs no network, the same in Markdown, and pictures.
 
-Frames and verdicts go in; nothing here reads logs, counts or draws. Answers are a model's words, so
-they reach the page as data that a script puts in as text, never as markup.
+Takes frames and verdicts; reads no logs, counts nothing and draws nothing. Answers are a model's
+words, so they reach the page as data that a script inserts as text, never as markup.
 """
 
 import json
@@ -15,7 +15,10 @@ from typing import Any
 import pandas as pd
 
 from steering.files import write_whole
-from steering.report.pictures import Picture, pictures_of, render, signature_of
+from steering.reports.pictures import Picture, pictures_of, render, signature_of
+from steering.results.conditions import differing_columns, display_names
+from steering.results.frame import left_out
+from steering.results.schema import KEYS
 
 _TEMPLATES = Path(__file__).with_name("template")
 # Examples of each question in each condition, and of a whole page: a page is to open at once.
@@ -26,16 +29,16 @@ _SCORES = ("aligned", "coherent", "relevant")
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a report tells.
+class PageContent:
+    """What a page shows.
 
     Attributes:
         title: Of the page.
-        headline: The finding in a sentence; what stands out of the rates if empty.
+        headline: The finding in a sentence; if empty, a sentence on the highest rate.
         answers: A row an answer, as `read_answers` gives them.
         conditions: A row a condition, as `conditions_of` gives them.
         logs: Folder that the log viewer opens.
-        verdicts: Of the paper's claims, as `Judgement.row` gives them.
+        verdicts: Of the paper's claims, as `ClaimVerdict.row` gives them.
         spectrum: Singular values of a set of vectors.
     """
 
@@ -48,12 +51,12 @@ class Report:
     spectrum: Sequence[float] = ()
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write `index.html`, `report.md` and `pictures/`, each file whole or not at all.
+def write_page(report: PageContent, folder: Path) -> list[Path]:
+    """Write `index.html`, `report.md` and `pictures/`, each file atomically.
 
     Args:
-        report: What to tell.
-        folder: Where; what an earlier report left there is replaced.
+        report: Content of the page.
+        folder: Where to write; the files of an earlier report are replaced.
 
     Returns:
         The page and the Markdown.
@@ -65,11 +68,11 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         for kind, content in files.items():
             write_whole(folder / "pictures" / f"{picture.name}.{kind}", content)
         shown.append((picture, files["svg"]))
-    told = _told(report)
+    texts = _content(report)
     page = folder / "index.html"
-    write_whole(page, _page(told, shown, report).encode())
+    write_whole(page, _page(texts, shown, report).encode())
     text = folder / "report.md"
-    write_whole(text, _template("report.md").render(told, pictures=pictures).encode())
+    write_whole(text, _template("report.md").render(texts, pictures=pictures).encode())
     return [page, text]
 
 
@@ -90,10 +93,9 @@ def headline_of(conditions: pd.DataFrame) -> str:
     return f"{line}; unsteered {_rate(base.iloc[0], 'em_betley')}." if len(base) else f"{line}."
 
 
-def _told(report: Report) -> dict[str, Any]:
+def _content(report: PageContent) -> dict[str, Any]:
     """What both templates are filled with; no markup."""
     conditions = report.conditions
-    several = conditions["questions"].nunique() > 1
     return {
         "title": report.title,
         "headline": report.headline or headline_of(conditions),
@@ -105,34 +107,44 @@ def _told(report: Report) -> dict[str, Any]:
         "num_answers": len(report.answers),
         "num_questions": report.answers.groupby("questions")["question"].nunique().sum(),
         "num_logs": report.answers["log"].nunique(),
-        "rows": [_row(row, several) for row in conditions.to_dict("records")],
+        "rows": [
+            _row(row, name)
+            for row, name in zip(
+                conditions.to_dict("records"), display_names(conditions), strict=True
+            )
+        ],
         "verdicts": list(report.verdicts),
         "view": f"inspect view --log-dir {report.logs}",
         "signature": signature_of(conditions),
         "bounds": report.answers[["aligned_below", "coherent_from"]]
         .drop_duplicates()
         .to_dict("records"),
+        "differences": differing_columns(conditions),
+        "left_out": [str(note) for note in left_out(report.answers)],
         "logs_of": {
             name: sorted({Path(log).name for log in logs})
-            for name, logs in report.answers.groupby(_names(report.answers))["log"]
+            for name, logs in report.answers.groupby(_answer_names(report))["log"]
         },
     }
 
 
-def _page(told: Mapping[str, Any], shown: Sequence[tuple[Picture, bytes]], report: Report) -> str:
+def _page(
+    content: Mapping[str, Any], shown: Sequence[tuple[Picture, bytes]], report: PageContent
+) -> str:
     inline = [{"picture": picture, "svg": b64encode(svg).decode()} for picture, svg in shown]
-    examples, a_cell = _examples(report.answers, _names(report.conditions))
+    names = display_names(report.conditions)
+    examples, a_cell = _examples(report.answers.assign(_name=_answer_names(report)), names)
     # An answer that says </script> ends nothing: no < is left in the data.
     data = json.dumps(examples, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return _template("page.html").render(
-        told,
+        content,
         inline=inline,
         style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(_TEMPLATES / "page.js").read_text(encoding="utf-8"),
         data=data,
         a_cell=a_cell,
-        asked=sorted(report.answers["question"].unique()),
-        names=list(dict.fromkeys(_names(report.conditions))),
+        questions_asked=sorted(report.answers["question"].unique()),
+        names=names,
     )
 
 
@@ -148,22 +160,24 @@ def _template(name: str) -> Any:
     ).get_template(name)
 
 
-def _names(rows: pd.DataFrame) -> "pd.Series[str]":
-    """What conditions are called on the page."""
-    studies = rows["study"].nunique() > 1
-    names = rows["model"] + "[" + rows["condition"] + "]"
-    return (
-        rows["study"].where(rows["study"].eq(""), rows["study"] + ": ") + names
-        if studies
-        else names
+def _answer_names(report: PageContent) -> "pd.Series[str]":
+    """The name of the condition of each answer."""
+    conditions = report.conditions
+    names = dict(
+        zip(
+            conditions[KEYS].itertuples(index=False, name=None),
+            display_names(conditions),
+            strict=True,
+        )
     )
+    keys = report.answers[KEYS].itertuples(index=False, name=None)
+    return pd.Series([names[key] for key in keys], index=report.answers.index)
 
 
-def _row(row: Mapping[Any, Any], several: bool) -> dict[str, Any]:
-    asked = f" ({row['questions'].partition('@')[0]})" if several else ""
+def _row(row: Mapping[Any, Any], name: str) -> dict[str, Any]:
     return {
         "study": row["study"],
-        "name": f"{row['model'].rpartition('/')[2]}[{row['condition']}]{asked}",
+        "name": name,
         "baseline": row["arm"] == "baseline",
         "cells": [
             {"sort": _sort(row[name]), "text": text}
@@ -183,7 +197,7 @@ def _row(row: Mapping[Any, Any], several: bool) -> dict[str, Any]:
 
 def _rate(row: Mapping[Any, Any], name: str) -> str:
     if math.isnan(row[name]):
-        return "none counts"
+        return "no scorable answers"
     low, high = (f"{100 * row[f'{name}_{end}']:.0f}" for end in ("low", "high"))
     digits = 1 if row[name] < 0.1 else 0
     return f"{100 * row[name]:.{digits}f}% [{low}, {high}]".replace("nan", "-")
@@ -199,7 +213,7 @@ def _sort(value: float) -> float:
 
 def _examples(answers: pd.DataFrame, order: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
     """The first answers of each question in each condition, as many as a page can hold."""
-    names = pd.Categorical(_names(answers), list(dict.fromkeys(order)))
+    names = pd.Categorical(answers["_name"], list(dict.fromkeys(order)))
     rows = answers.assign(_name=names).sort_values(["_name", "sample", "epoch"], kind="stable")
     groups = rows.groupby(["_name", "question"], sort=False, observed=True)
     a_cell = max(1, min(_MOST_A_CELL, _MOST_EXAMPLES // max(1, groups.ngroups)))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from steering.report.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
-from steering.report.pictures.heatmaps import plot_forest, plot_questions, plot_scores
-from steering.report.pictures.style import render, save_figure
+from steering.reports.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
+from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
+from steering.reports.pictures.style import render, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,1 @@
+"""Reports: frames become tables, pictures, a page, a gate and a comparison."""

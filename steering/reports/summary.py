@@ -1,0 +1,99 @@
+"""The table of a terminal: conditions beside each other, with intervals and signatures."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from steering.judging import EM_RULES, mean_scores
+from steering.reports.tables import (
+    estimate_text,
+    plain_table,
+    print_judges,
+    print_note,
+    print_signatures,
+    rate_text,
+)
+from steering.results.conditions import ConditionResult, baselines_of, differing_settings
+from steering.stats import paired_difference
+
+
+def print_summary(results: Sequence[ConditionResult], console: Console | None = None) -> None:
+    """Print a table a task, a row a condition, and the signatures that its figures carry."""
+    console = console or Console()
+    for task in sorted({result.task for result in results}):
+        of_task = [result for result in results if result.task == task]
+        console.print(_table(task, of_task))
+        differences = _differences(of_task)
+        for line in differences:
+            console.print(line, highlight=False, markup=False)
+        if differences:
+            console.print(
+                "Rates pool all answers; a difference is the mean of the questions' own.",
+                style="dim",
+                highlight=False,
+            )
+        for line in _leaks(of_task):
+            console.print(line, highlight=False)
+        for note in _notes(of_task):
+            print_note(console, note)
+        print_judges(console, of_task)
+        print_signatures(console, of_task)
+
+
+def _differences(results: Sequence[ConditionResult]) -> list[str]:
+    """Each condition against the baseline that was asked and judged as it was, by question."""
+    baselines = baselines_of(results)
+    lines = []
+    for result in results:
+        if result.name not in baselines:
+            continue
+        baseline = baselines[result.name]
+        difference = paired_difference(result.by_question("betley"), baseline.by_question("betley"))
+        if not math.isnan(difference.value):
+            bounds = (difference.value, difference.low, difference.high)
+            value, low, high = (100 * bound for bound in bounds)
+            lines.append(
+                f"{result.name} - baseline: EM betley {value:+.0f} points "
+                f"[{low:.0f}, {high:.0f}], p = {difference.p_value:.2g} (paired)"
+            )
+    return lines
+
+
+def _leaks(results: Sequence[ConditionResult]) -> list[str]:
+    """How much of each condition's misalignment is about its target's subject, where judged."""
+    return [
+        f"{escape(result.name)}: {rate_text(leak.share, leak.low, leak.high)} of {leak.answers} "
+        f"misaligned answers are about {result.columns['subject']}"
+        for result in results
+        if (leak := result.leak).answers
+    ]
+
+
+def _notes(results: Sequence[ConditionResult]) -> list[str]:
+    """What keeps the rows of one table from being compared, or an interval from being trusted."""
+    notes = [
+        f"These rows can't be compared: they differ in {setting}."
+        for setting in differing_settings(results)
+    ]
+    limits = {result.em_rates["betley"].note for result in results} - {None}
+    return notes + [f"Note: {limit}" for limit in sorted(map(str, limits))]
+
+
+def _table(task: str, results: Sequence[ConditionResult]) -> Table:
+    table = plain_table(
+        f"{task}: EM rates with 95% intervals by question; mean scores, 0-100",
+        ["condition"],
+        ["EM betley", "EM moem", "aligned", "coherent", "relevant", "n"],
+    )
+    for result in results:
+        means = mean_scores(result.answers)
+        table.add_row(
+            escape(result.name),
+            *(estimate_text(result.em_rates[rule]) for rule in EM_RULES),
+            *("-" if math.isnan(mean) else f"{mean:.1f}" for mean in means.values()),
+            str(len(result.answers)),
+        )
+    return table

@@ -1,0 +1,60 @@
+"""Runs of judge_calibration, read back from their logs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steering.judging import JudgedAnswer
+from steering.judging.calibration.task import JudgedPair, judged_pair
+from steering.logs import CALIBRATION, LogFile, is_of_judge, log_files
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One finished run of judge_calibration.
+
+    Attributes:
+        judge: Name of the judge's model, or of the several that make one judge.
+        pairs: Name and digest of the set of pairs.
+        judged: The pairs with the judge's scores.
+    """
+
+    judge: str
+    pairs: str
+    judged: Sequence[JudgedPair]
+
+    @property
+    def answers(self) -> list[JudgedAnswer]:
+        """The judge's scores, without the labels."""
+        return [pair.judged for pair in self.judged]
+
+
+def read_calibrations(logs: Path) -> list[Calibration]:
+    """All finished runs of judges, of a log or below a folder, oldest first.
+
+    Raises:
+        LogError: A log can't be read.
+    """
+    return [
+        _calibration(file)
+        for file in log_files(logs)
+        if is_of_judge(file.header) and file.header.status == "success"
+    ]
+
+
+def _calibration(file: LogFile) -> Calibration:
+    from inspect_ai.log import read_eval_log
+
+    log = read_eval_log(file.path)
+    scores = [
+        (str(sample.id), score)
+        for sample in log.samples or []
+        for name, score in (sample.scores or {}).items()
+        if name.endswith(CALIBRATION)
+    ]
+    judges = {str((score.metadata or {}).get("judge")) for _, score in scores}
+    return Calibration(
+        judge=" or ".join(sorted(judges)),
+        pairs=str((log.eval.metadata or {}).get("pairs", "unknown")),
+        judged=[judged_pair(score, name) for name, score in scores],
+    )

@@ -1,0 +1,328 @@
+"""The figures of conditions, counted once from the frame of answers.
+
+A `ConditionResult` holds the answers of one condition and counts what every surface shows of it.
+`conditions_of` puts the same figures into a frame with a row a condition.
+"""
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steering.files import write_whole
+from steering.judging import (
+    EM_RULES,
+    SCORE_KEYS,
+    EMRule,
+    Estimate,
+    JudgedAnswer,
+    Provenance,
+    Thresholds,
+    answer_shares,
+    em_rate,
+    judge_failures,
+    question_rates,
+)
+from steering.judging.leak import Leak, leak
+from steering.judging.rubric import DOMAIN
+from steering.results.frame import left_out
+from steering.results.schema import (
+    COMPARED,
+    CONDITION_COLUMNS,
+    CONDITION_SCHEMA,
+    DOSES,
+    KEYS,
+    check_answers,
+    check_conditions,
+)
+from steering.stats import mean_interval
+
+# Said only where nothing else differs: they follow from most other differences.
+_CONSEQUENCES = ("asked", "prompt_sha256")
+_SHARES = ("coherent", "refusal", "code", "unscored", "truncated")
+
+
+@dataclass(frozen=True)
+class ConditionResult:
+    """The answers of one condition and what they add up to.
+
+    Attributes:
+        columns: Value of each condition column.
+        rows: Rows of the frame of answers.
+        thresholds: Of the EM rules.
+        name: What the condition is called on screen; unique among those read together.
+    """
+
+    columns: Mapping[str, Any]
+    rows: pd.DataFrame
+    thresholds: Thresholds
+    name: str
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.columns["task"])
+
+    @property
+    def model(self) -> str:
+        """Name of the model without its condition."""
+        return str(self.columns["model"])
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model was unsteered and not finetuned."""
+        return bool(self.columns["arm"] == "baseline" and self.columns["label"])
+
+    @cached_property
+    def answers(self) -> list[JudgedAnswer]:
+        """The rows as judged answers."""
+        return judged_answers(self.rows)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """For the signature of the figures."""
+        columns = self.columns
+        model = columns["model"]
+        return Provenance(
+            judge=columns["judge"],
+            questions=columns["questions"],
+            condition=f"steered/{model}[{columns['condition']}]" if columns["label"] else model,
+            version=columns["version"],
+        )
+
+    @cached_property
+    def em_rates(self) -> dict[EMRule, Estimate]:
+        """EM rate by each rule, with its interval."""
+        return {
+            rule: em_rate(self.answers, rule, self.thresholds, self.provenance) for rule in EM_RULES
+        }
+
+    def by_question(self, rule: EMRule) -> dict[str, float]:
+        """EM rate of each question by a rule, for pairing."""
+        return question_rates(self.answers, rule, self.thresholds)
+
+    def with_thresholds(
+        self, aligned_below: float | None, coherent_from: float | None
+    ) -> "ConditionResult":
+        """The same answers under other thresholds; None leaves one as it is."""
+        options = {"aligned_below": aligned_below, "coherent_from": coherent_from}
+        changes = {name: value for name, value in options.items() if value is not None}
+        thresholds = replace(self.thresholds, **changes)
+        result = replace(self, thresholds=thresholds, columns={**self.columns, **changes})
+        # The answers are the same: a grid of thresholds reads them once.
+        result.__dict__["answers"] = self.answers
+        return result
+
+    @cached_property
+    def leak(self) -> Leak:
+        """Share of the misaligned answers that are about the target's subject, where graded."""
+        graded = self.rows[self.rows["leak"].notna()]
+        return leak(graded["leak"].tolist(), graded["question"].tolist())
+
+    def signatures(self) -> list[str]:
+        """How the figures were made, and what they leave out: a line a rule."""
+        judges = judge_failures(self.answers)
+        # Of a single judge it stands in what is left out.
+        failures = ", ".join(
+            f"{judge.judge} {judge.failed}" for judge in judges if len(judges) > 1 and judge.failed
+        )
+        lines = []
+        for estimate in self.em_rates.values():
+            reasons = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
+            line = f"{estimate.signature}|left out:{reasons or 'none'}"
+            lines.append(f"{line}|judges failed:{failures}" if failures else line)
+        return lines
+
+    def figures(self) -> dict[str, float]:
+        """The figures of the frame of conditions."""
+        rows = self.rows
+        figures: dict[str, float] = {"n": len(rows), "num_questions": rows["question"].nunique()}
+        for rule, estimate in self.em_rates.items():
+            figures |= _bounded(f"em_{rule}", estimate.value, estimate.low, estimate.high)
+        for key in SCORE_KEYS:
+            figures |= _mean(key, rows, key)
+        misaligned = rows[rows["em_betley"] == 1]
+        for key in ("coherent", "relevant"):
+            figures |= _mean(f"{key}_misaligned", misaligned, key)
+        figures |= _bounded("leak", self.leak.share, self.leak.low, self.leak.high)
+        shares = answer_shares(self.answers, self.thresholds)
+        figures |= {f"{name}_share": shares[f"{name}_share"] for name in _SHARES}
+        return figures | {"mean_tokens": float(rows["tokens"].mean())}
+
+
+def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:
+    """The conditions of a frame: by task, the baseline first, doses growing.
+
+    Args:
+        answers: As `read_answers` gives them.
+
+    Raises:
+        FrameError: It is no such frame.
+    """
+    check_answers(answers)
+    groups = [rows for _, rows in answers.groupby(KEYS, sort=False)]
+    table = pd.DataFrame([rows.iloc[0][CONDITION_COLUMNS] for rows in groups])
+    table["_position"] = range(len(groups))
+    table["_name"] = display_names(table)
+    table["_steered"] = table["arm"].ne("baseline")
+    order = [*KEYS[:-1], "_steered", "arm", *DOSES, "condition"]
+    return [
+        ConditionResult(
+            columns={name: row[name] for name in CONDITION_COLUMNS},
+            rows=groups[row["_position"]],
+            thresholds=Thresholds(float(row["aligned_below"]), float(row["coherent_from"])),
+            name=row["_name"],
+        )
+        for row in table.sort_values(order).to_dict("records")
+    ]
+
+
+def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
+    """A row a condition: its columns and its figures, with 95% intervals clustered by question.
+
+    Args:
+        answers: As `read_answers` gives them.
+
+    Returns:
+        The columns of `CONDITION_SCHEMA`, in the order of `condition_results`.
+
+    Raises:
+        FrameError: It is no such frame.
+    """
+    results = condition_results(answers)
+    rows = [{**result.columns, **result.figures()} for result in results]
+    conditions = pd.DataFrame(rows)[list(CONDITION_SCHEMA.columns)]
+    conditions.attrs = dict(answers.attrs)
+    return check_conditions(conditions)
+
+
+def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write `answers.parquet`, `answers.csv`, `conditions.csv` and `left_out.csv` atomically."""
+    buffer = io.BytesIO()
+    answers.to_parquet(buffer, index=False)
+    notes = pd.DataFrame([asdict(note) for note in left_out(answers)], columns=["log", "reason"])
+    files = {
+        "answers.parquet": buffer.getvalue(),
+        "answers.csv": answers.to_csv(index=False).encode(),
+        "conditions.csv": conditions_of(answers).to_csv(index=False).encode(),
+        "left_out.csv": notes.to_csv(index=False).encode(),
+    }
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in files]
+
+
+def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:
+    """The rows as judged answers, which rates and comparisons are counted from."""
+    columns = ["question", *SCORE_KEYS, "leak", "kind", "truncated", "judge"]
+    columns += ["reasons", "judge_reasons"]
+    judged = []
+    for row in answers[columns].itertuples(index=False):
+        scores = {key: _known(getattr(row, key)) for key in SCORE_KEYS}
+        reasons = json.loads(row.reasons) if row.reasons else {}
+        by_judge = json.loads(row.judge_reasons) if row.judge_reasons else {row.judge: reasons}
+        judged.append(
+            JudgedAnswer(
+                row.question,
+                scores={**scores, DOMAIN: _known(row.leak)},
+                kind=row.kind,
+                truncated=row.truncated,
+                reasons=reasons,
+                by_judge=by_judge,
+            )
+        )
+    return judged
+
+
+def display_names(table: pd.DataFrame) -> list[str]:
+    """A name for each row of conditions; what tells rows of one name apart is appended to it."""
+    short = []
+    for row in table[["model", "label", "condition"]].itertuples(index=False):
+        condition = f"[{row.condition}]" if row.label else f" {row.condition}".rstrip()
+        short.append(f"{row.model.rpartition('/')[2]}{condition}")
+    names = []
+    for position, name in enumerate(short):
+        alike = [
+            index
+            for index, other in enumerate(short)
+            if other == name and table["task"].iloc[index] == table["task"].iloc[position]
+        ]
+        varying = [
+            column
+            for column in ("model", "study", "questions", "judge")
+            if table[column].iloc[alike].nunique() > 1
+        ]
+        parts = [f"{column} {_shown(table[column].iloc[position])}" for column in varying]
+        names.append(f"{name} ({', '.join(parts)})" if parts else name)
+    return names
+
+
+def differing_columns(table: pd.DataFrame) -> list[str]:
+    """What keeps rows of conditions from being compared: each setting that differs, with values."""
+    names = [name for name in COMPARED if table[name].nunique(dropna=False) > 1]
+    if table["model"].nunique() > 1:
+        # Every model has a chat template of its own.
+        names = [name for name in names if name != "prompt_sha256"]
+    causes = [name for name in names if name not in _CONSEQUENCES]
+    return [
+        f"{name} ({', '.join(sorted({_shown(value) for value in table[name]}))})"
+        for name in causes or names[:1]
+    ]
+
+
+def differing_settings(results: Iterable[ConditionResult]) -> list[str]:
+    """As `differing_columns`, of results."""
+    return differing_columns(pd.DataFrame([result.columns for result in results]))
+
+
+def baselines_of(results: Sequence[ConditionResult]) -> dict[str, ConditionResult]:
+    """For each condition that has one, the baseline that was asked and judged as it was, by name.
+
+    Of several, that of the same sampling seed.
+    """
+    baselines = {}
+    for result in results:
+        if result.is_baseline:
+            continue
+        same = [
+            other
+            for other in results
+            if other.is_baseline
+            and (other.task, other.model) == (result.task, result.model)
+            and other.columns["study"] == result.columns["study"]
+            and not differing_settings((result, other))
+        ]
+        seed = str(result.columns["seed"])
+        same = [other for other in same if str(other.columns["seed"]) == seed] or same
+        if len(same) == 1:
+            baselines[result.name] = same[0]
+    return baselines
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return "none" if math.isnan(value) else f"{value:g}"
+    return str(value) or "none"
+
+
+def _mean(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:
+    scored = rows[rows[column].notna()]
+    interval = mean_interval(scored[column].tolist(), scored["question"].tolist())
+    # A mean score lies where scores do; a bound that is NaN stays so.
+    low, high = np.clip([interval.low, interval.high], 0, 100)
+    return _bounded(name, float(rows[column].mean()), low, high)
+
+
+def _bounded(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _known(score: float) -> float | None:
+    return None if math.isnan(score) else score

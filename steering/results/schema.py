@@ -1,0 +1,235 @@
+"""The columns of the two frames, declared once: name, type, unit and meaning.
+
+`answers` has a row an answer, `conditions` a row a condition. pandera checks both where they are
+made and where somebody else's frame comes in, so that a missing column or an impossible value is
+named there and not three rooms later. docs/reference/files.md lists the columns from here.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+
+from steering.errors import SteeringError
+from steering.judging import EM_RULES, SCORE_KEYS
+
+POINTS = "0-100"
+SHARE = "0-1"
+
+
+class FrameError(SteeringError):
+    """A frame lacks a column, or holds a value that its column can't have."""
+
+
+def _text(meaning: str) -> pa.Column:
+    return pa.Column(str, description=meaning, metadata={"unit": ""})
+
+
+def _flag(meaning: str) -> pa.Column:
+    return pa.Column(bool, description=meaning, metadata={"unit": ""})
+
+
+def _count(meaning: str) -> pa.Column:
+    return pa.Column(int, pa.Check.ge(0), description=meaning, metadata={"unit": "count"})
+
+
+def _number(meaning: str, unit: str = "", most: float = math.inf, least: float = -math.inf) -> Any:
+    """A float column; NaN where there is no figure."""
+    checks = [pa.Check.in_range(least, most)] if math.isfinite(least) else []
+    return pa.Column(float, checks, nullable=True, description=meaning, metadata={"unit": unit})
+
+
+def _share(meaning: str) -> pa.Column:
+    return _number(meaning, SHARE, 1, 0)
+
+
+def _points(meaning: str) -> pa.Column:
+    return _number(meaning, POINTS, 100, 0)
+
+
+# Together they name one condition; frames are grouped by them.
+_KEYS = {
+    "study": _text("factor of the study that the run belongs to; empty for any other run"),
+    "task": _text("name of the task"),
+    "model": _text("the model's name without `steered/` and without the condition"),
+    "questions": _text("name and digest of the question set; in brackets what was asked of it"),
+    "judge": _text("the judges' models, joined by ` + `"),
+    "condition": _text(
+        "label of the condition; where two conditions of a task, model, question set and judge "
+        "have one label, the settings that tell them apart follow in parentheses"
+    ),
+}
+KEYS = list(_KEYS)
+
+# What was done to the model.
+_INTERVENTION = {
+    "arm": _text("`baseline`, `steered`, `control`, `finetuned` or `both`"),
+    "target": _text("target task of the vector or adapter"),
+    "method": _text("construction method of the vector"),
+    "site": _text("where in the block the vector acts"),
+    "operation": _text("`add`, `ablate`, `clamp` or `cap`"),
+    "positions": _text("tokens that the vector acts on"),
+    "unit": _text("what the magnitude is a multiple of"),
+    "family": _text("architecture of the model"),
+    "layer": _number("block that is steered; NaN for several", "block index"),
+    "magnitude": _number("multiplier of the vector; 0 for the baseline"),
+    "relative_magnitude": _number("length of what is added", "residual norms"),
+    "rank": _number("dimension of the steering subspace", "directions"),
+    "top": _number("principal directions that a projected vector keeps", "directions"),
+    "training_epochs": _number("passes over the target data while building", "epochs"),
+    "build_seed": _number("seed of the building of the vector"),
+    "adapter_scale": _number("multiplier of the adapter's own scaling"),
+    "num_parameters": _number("parameters of the model", "count"),
+}
+_VECTOR = {
+    "label": _text("label of the condition as the log has it"),
+    "vector": _text("name and digest of each vector file or recipe"),
+    "adapter": _text("name and digest of the adapter"),
+    "shuffled_labels": _flag("whether the vector was built from shuffled labels (a control)"),
+    "dtype": _text("precision of the weights, as the option `dtype` has it"),
+    "fingerprint": _text("digest of every model option that can change an answer"),
+}
+# What was asked, how it was sampled and how it was judged.
+_ASKED = {
+    "protocol": _text("protocol of the task"),
+    "version": _text("version of this package"),
+    "asked": _text("digest of the ids of the samples that were asked"),
+    "solver": _text("solver steps other than plain generation, as JSON; empty for none"),
+    "prompt_sha256": _text("digest of the first rendered prompt: template and system message"),
+    "system_message": _text("system message given to the run"),
+    "temperature": _number("sampling temperature"),
+    "top_p": _number("nucleus sampling", SHARE),
+    "max_tokens": _number("longest answer", "tokens"),
+    "sampling": _text("other generation settings that were given, as JSON; empty for none"),
+    "rubrics": _text("digest of each rubric or judge prompt, by score"),
+    "judge_settings": _text("options and generation settings of the judges, as JSON"),
+    "aligned_below": _points("an answer is misaligned below this score"),
+    "coherent_from": _points("an answer is coherent from this score on"),
+    "subject": _text("subject that misaligned answers were graded against"),
+}
+_SEED = {"seed": _number("sampling seed of the run; NaN where none was given")}
+
+_RUN = {
+    "log": _text("path of the log"),
+    "command": _text("command that runs the condition again"),
+}
+
+_SCORES: Mapping[str, pa.Column] = {
+    **{key: _points(f"the judge's score `{key}`; NaN where unscored") for key in SCORE_KEYS},
+    "leak": _points("how far the answer is about `subject`; NaN where that was not graded"),
+}
+_OUTCOMES = {
+    **{
+        f"em_{rule}": _share(f"1 misaligned, 0 not, NaN left out, by `{rule}`") for rule in EM_RULES
+    },
+    **{f"left_out_{rule}": _text(f"why `{rule}` leaves the answer out") for rule in EM_RULES},
+}
+_ANSWER = {
+    "question": _text("id of the question"),
+    "sample": _text("id of the sample: one wording of the question"),
+    "epoch": _count("repetition of the sample, from 1"),
+    "prompt": _text("what was asked; Inspect's summary cuts it at about 1,000 characters"),
+    "answer": _text("what the model finally said; cut likewise"),
+    "tokens": _number("output tokens of the answer", "tokens", math.inf, 0),
+    "kind": _text("`answer`, `code`, `refusal` or `empty`"),
+    "truncated": _flag("whether the answer was cut off by the limit on its length"),
+    **_SCORES,
+    **_OUTCOMES,
+    "reasons": _text("why the answer has no score, as JSON by score; empty when it has all"),
+    "judge_reasons": _text("the same by judge, where there are several"),
+}
+
+
+def _interval(name: str, column: Any, meaning: str) -> dict[str, pa.Column]:
+    return {
+        name: column(meaning),
+        f"{name}_low": column(f"lower bound of `{name}`, 95%, clustered by question"),
+        f"{name}_high": column(f"upper bound of `{name}`, 95%, clustered by question"),
+    }
+
+
+_FIGURES = {
+    "n": _count("answers"),
+    "num_questions": _count("questions"),
+    **{
+        name: column
+        for rule in EM_RULES
+        for name, column in _interval(f"em_{rule}", _share, f"EM rate by `{rule}`").items()
+    },
+    **{
+        name: column
+        for key in SCORE_KEYS
+        for name, column in _interval(key, _points, f"mean of `{key}`").items()
+    },
+    **_interval("coherent_misaligned", _points, "mean of `coherent` over misaligned answers"),
+    **_interval("relevant_misaligned", _points, "mean of `relevant` over misaligned answers"),
+    **_interval("leak", _share, "share of the graded answers that are about `subject`"),
+    "coherent_share": _share("coherent answers among those with that score"),
+    "refusal_share": _share("refusals among all answers"),
+    "code_share": _share("answers that are code among all answers"),
+    "unscored_share": _share("answers that the judge failed on among all answers"),
+    "truncated_share": _share("answers that were cut off among all answers"),
+    "mean_tokens": _number("mean output tokens", "tokens", math.inf, 0),
+}
+
+_CONDITION = {**_KEYS, **_INTERVENTION, **_VECTOR, **_ASKED, **_SEED, **_RUN}
+# The baseline first, then growing doses.
+DOSES = [
+    *("target", "method", "vector", "layer", "rank", "top"),
+    *("training_epochs", "adapter_scale", "magnitude", "build_seed"),
+]
+# Names for the columns that tell conditions of one label apart; the first that differ are shown.
+TELLS_APART = [
+    *(name for name in (*_INTERVENTION, *_VECTOR) if name not in ("label", "fingerprint")),
+    *_ASKED,
+    *_SEED,
+    "fingerprint",
+]
+# What two conditions must share to be compared: everything but what was done, and the seed.
+COMPARED = ["questions", "judge", *_ASKED]
+IDENTITY = [*KEYS[:-1], *_INTERVENTION, *_VECTOR, *_ASKED, *_SEED]
+
+ANSWER_SCHEMA = pa.DataFrameSchema({**_CONDITION, **_ANSWER}, strict=True, name="answers")
+CONDITION_SCHEMA = pa.DataFrameSchema({**_CONDITION, **_FIGURES}, strict=True, name="conditions")
+CONDITION_COLUMNS = list(_CONDITION)
+ANSWER_COLUMNS = list(ANSWER_SCHEMA.columns)
+
+
+def check_answers(answers: pd.DataFrame) -> pd.DataFrame:
+    """The frame, if it is one of answers.
+
+    Raises:
+        FrameError: It names the column and what is wrong with it.
+    """
+    return _checked(answers, ANSWER_SCHEMA)
+
+
+def check_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
+    """The frame, if it is one of conditions.
+
+    Raises:
+        FrameError: It names the column and what is wrong with it.
+    """
+    return _checked(conditions, CONDITION_SCHEMA)
+
+
+def describe_columns(schema: pa.DataFrameSchema) -> Iterable[tuple[str, str, str, str]]:
+    """Name, type, unit and meaning of each column, for the docs."""
+    kinds = {"str": "text", "bool": "true or false", "int64": "whole number", "float64": "number"}
+    for name, column in schema.columns.items():
+        yield name, kinds[str(column.dtype)], column.metadata["unit"], column.description
+
+
+def _checked(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    try:
+        schema.validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        first = error.failure_cases.iloc[0]
+        column = first["column"] if first["column"] in schema.columns else first["failure_case"]
+        raise FrameError(
+            f"this is no frame of {schema.name}: column {column!r} fails {first['check']} with "
+            f"{first['failure_case']!r}. Use a frame that read_answers or conditions_of gives"
+        ) from None
+    return frame

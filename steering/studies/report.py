@@ -1,0 +1,162 @@
+"""The report of finished runs: tables for a terminal, a page, pictures and frames.
+
+Stands with the studies, since the report of a study holds the claims and the spectrum besides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from steering.errors import SteeringError
+from steering.reports.calibration import print_calibrations
+from steering.reports.page import PageContent, write_page
+from steering.reports.summary import print_summary
+from steering.reports.tables import print_left_out
+from steering.results.calibrations import Calibration, read_calibrations
+from steering.results.conditions import condition_results, conditions_of, write_frames
+from steering.results.frame import LeftOut, left_out, read_answers
+from steering.studies.claims import ClaimVerdict, judge_claims
+from steering.studies.printing import print_conditions
+from steering.studies.projected_vectors import read_spectrum
+
+_OF_A_JUDGE = "it is of a judge"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows.
+
+    Attributes:
+        answers: A row an answer.
+        conditions: A row a condition, with its figures.
+        verdicts: On the claims that the runs have data for.
+        calibrations: Runs of judges.
+        files: What was written.
+    """
+
+    answers: pd.DataFrame
+    conditions: pd.DataFrame
+    verdicts: Sequence[ClaimVerdict]
+    calibrations: Sequence[Calibration]
+    files: Sequence[Path]
+
+
+def report(
+    logs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    console: Console | None = None,
+    title: str = "",
+    headline: str = "",
+) -> Report:
+    """Print the conditions of logs beside each other, and write a page with pictures.
+
+    Args:
+        logs: A log, a folder of logs, or several of them.
+        out: Folder of the page, the pictures and the frames; `report` in that of the first of
+            `logs` when not given.
+        console: Where to print.
+        title: Of the page; the models and studies when not given.
+        headline: The finding in a sentence; the highest rate when not given.
+
+    Raises:
+        ResultError: There are no finished runs.
+        LogError: A log can't be read, or was not judged by this suite.
+        SteeringError: The files can't be written.
+    """
+    console = console or Console()
+    places = [Path(logs)] if isinstance(logs, str | Path) else [Path(place) for place in logs]
+    calibrations = [run for place in places for run in read_calibrations(place)]
+    if calibrations and not _has_answers(places):
+        print_calibrations(calibrations, console)
+        return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations, ())
+    answers = read_answers(places)
+    conditions = conditions_of(answers)
+    verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
+    print_finding(answers, conditions, verdicts, console)
+    print_calibrations(calibrations, console)
+    print_left_out(console, _of_models(left_out(answers)))
+    folder = places[0] if places[0].is_dir() else places[0].with_suffix("")
+    written = write_report(
+        answers, conditions, verdicts, folder, out, title=title, headline=headline
+    )
+    for path in written:
+        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+    return Report(answers, conditions, verdicts, calibrations, written)
+
+
+def print_finding(
+    answers: pd.DataFrame,
+    conditions: pd.DataFrame,
+    verdicts: Sequence[ClaimVerdict],
+    console: Console,
+) -> None:
+    """Print the conditions, of studies by dose and of other runs by task, and the verdicts."""
+    of_studies = conditions[conditions["study"] != ""]
+    for study, rows in of_studies.groupby("study"):
+        print_conditions(rows, f"study {study}", console)
+    others = answers[answers["study"] == ""]
+    if len(others):
+        print_summary(condition_results(others), console)
+    several = conditions["model"].nunique() > 1
+    for verdict in verdicts:
+        model = f" ({verdict.model})" if several else ""
+        line = f"{verdict.name}{model}: {verdict.verdict}, {verdict.why}."
+        console.print(f"Claim {verdict.number}, {line}", highlight=False, markup=False)
+
+
+def write_report(
+    answers: pd.DataFrame,
+    conditions: pd.DataFrame,
+    verdicts: Sequence[ClaimVerdict],
+    logs: Path,
+    out: str | Path | None = None,
+    *,
+    title: str = "",
+    headline: str = "",
+) -> list[Path]:
+    """Write the page and the frames; returns the page and its Markdown.
+
+    Args:
+        answers: A row an answer.
+        conditions: A row a condition.
+        verdicts: On claims.
+        logs: Folder of the logs.
+        out: Folder of the report; `report` in that of the logs when not given.
+        title: Of the page.
+        headline: The finding in a sentence.
+
+    Raises:
+        SteeringError: The files can't be written.
+    """
+    studies = [study for study in conditions["study"].unique() if study]
+    models = ", ".join(conditions["model"].unique())
+    content = PageContent(
+        title=title or (f"{', '.join(studies)}: {models}" if studies else models),
+        headline=headline,
+        answers=answers,
+        conditions=conditions,
+        logs=logs,
+        verdicts=[verdict.row() for verdict in verdicts],
+        spectrum=read_spectrum(logs) if "rank" in studies else (),
+    )
+    folder = Path(out) if out is not None else logs / "report"
+    try:
+        write_frames(answers, folder)
+        return write_page(content, folder)
+    except OSError as error:
+        raise SteeringError(f"{folder} can't be written ({error}): give another folder") from None
+
+
+def _has_answers(places: Sequence[Path]) -> bool:
+    from steering.logs import is_of_judge, log_files
+
+    return any(not is_of_judge(file.header) for place in places for file in log_files(place))
+
+
+def _of_models(notes: Sequence[LeftOut]) -> list[LeftOut]:
+    """Without the runs of judges, which have a table of their own."""
+    return [note for note in notes if not note.reason.startswith(_OF_A_JUDGE)]
