@@ -15,7 +15,7 @@ from steering import vocabulary
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
-from steering.reports import ALIASES, FIGURES
+from steering.reports.gate import ALIASES, FIGURES
 from steering.results.frame import ANSWER_COLUMNS, CONDITION_COLUMNS
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval

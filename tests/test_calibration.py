@@ -20,7 +20,6 @@ from rich.console import Console
 from scipy.stats import spearmanr
 from scripted_logs import GOOD, write_log
 from statsmodels.stats.inter_rater import cohens_kappa
-from steering.results.runs import ReportError, read_results, read_runs
 
 from evals.judge_calibration import judge_calibration
 from steering.cli import main
@@ -30,7 +29,9 @@ from steering.judging.calibration.task import JudgedPair, calibration_figures, d
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer
 from steering.judging.rubric import DIMENSIONS, load_rubric
-from steering.reports import print_calibrations
+from steering.reports.calibration import print_calibrations
+from steering.results import ResultError, read_answers
+from steering.results.calibrations import read_calibrations
 
 CORE = load_pairs().pairs
 ANSWER = re.compile(r"<answer-[0-9a-f]{12}>\n(.*)\n</answer-", re.DOTALL)
@@ -451,17 +452,15 @@ def test_one_pair_is_enough_to_run(tmp_path: Path) -> None:
 def test_a_report_leaves_runs_of_judges_out_and_says_so(tmp_path: Path) -> None:
     run(tmp_path, perfect, limit=1)
     told: list[str] = []
-    with pytest.raises(ReportError, match="no finished runs"):
-        read_results(tmp_path, told.append)
+    with pytest.raises(ResultError, match="no finished runs"):
+        read_answers(tmp_path, told.append)
     assert "of a judge and not of a model" in told[0]
 
 
 def calibrated(folder: Path) -> tuple[dict[str, str], str]:
     """Whether each figure of the judge whose log is in a folder is good enough, and the report."""
     out = io.StringIO()
-    results, calibrations = read_runs(folder)
-    assert results == []
-    print_calibrations(calibrations, Console(file=out, width=80))
+    print_calibrations(read_calibrations(folder), Console(file=out, width=80))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     return dict(re.findall(r"^ (\w+) +\S+ +[<>w].* (yes|no|unknown) *$", text, re.MULTILINE)), text

@@ -18,7 +18,7 @@ from steering.cli import commands
 from steering.judging.leak import leak, target_leak
 from steering.judging.rubric import DOMAIN, load_rubric
 from steering.judging.scorers import em_judge
-from steering.results.runs import read_results
+from steering.results import condition_results, read_answers
 from steering.targets import SUBJECTS, TargetError, bundled_targets, subject_of
 from steering.toy import grammar
 from steering.toy.judge import SUBJECTS as TOY_SUBJECTS
@@ -90,9 +90,9 @@ def test_only_misaligned_answers_are_graded_and_over_half_is_leaked(tmp_path: Pa
     for sample in log.samples or []:
         found = (sample.scores or {})["target_leak"]
         assert math.isnan(found.as_float()) == (str(sample.input) not in ASKED)
-    [result] = read_results(tmp_path)
-    assert result.subject == "sailing knots"
-    assert (result.leak().share, result.leak().answers) == (0.5, 6)
+    [result] = condition_results(read_answers(tmp_path))
+    assert result.columns["subject"] == "sailing knots"
+    assert (result.leak.share, result.leak.answers) == (0.5, 6)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_model_that_is_not_misaligned_has_no_leak(
     assert not ASKED
     assert math.isnan(told["leak_share"])
     assert told["graded"] == 0
-    assert math.isnan(read_results(tmp_path)[0].leak().share)
+    assert math.isnan(condition_results(read_answers(tmp_path))[0].leak.share)
 
 
 def test_a_judge_that_fails_leaves_out_and_never_counts_as_0(tmp_path: Path) -> None:
