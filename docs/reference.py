@@ -7,6 +7,7 @@ in the folder is not what its function gives.
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from docstring_parser import parse
 
@@ -16,7 +17,7 @@ from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
 from steering.reports.gate import ALIASES, FIGURES
-from steering.results.frame import ANSWER_COLUMNS, CONDITION_COLUMNS
+from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_columns
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval
 from steering.studies import CLAIMS, GRIDS, make_study
@@ -257,15 +258,23 @@ questions of m answers, and n' = C m / (1 + 0.08 (m - 1)) answers that count as 
 
 ## Columns of the frames
 
-`read_answers`, and `answers.parquet` of a report, have a row an answer: {_names(ANSWER_COLUMNS)}.
+`read_answers`, and the files `answers.parquet` and `answers.csv` of a report, have a row for each
+answer:
 
-`conditions_of`, and `conditions.csv`, have a row a condition: {_names(CONDITION_COLUMNS)}, then
-each figure with its `_low` and `_high`. Rates are 0 to 1, scores 0 to 100.
+{table("column | type | unit | meaning", _columns(ANSWER_SCHEMA))}
+`conditions_of`, and `conditions.csv`, have a row for each condition. They share the columns that
+describe a condition, and add its figures:
+
+{table("column | type | unit | meaning", _columns(CONDITION_SCHEMA, ANSWER_SCHEMA))}
+`left_out.csv` names each log that no figure counts, with the reason.
 """
 
 
-def _names(columns: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in columns)
+def _columns(schema: Any, without: Any = None) -> Iterable[Iterable[object]]:
+    names = without.columns if without is not None else ()
+    for name, kind, unit, meaning in describe_columns(schema):
+        if name not in names:
+            yield f"`{name}`", kind, unit, meaning
 
 
 PAGES: dict[str, Callable[[], str]] = {
