@@ -216,10 +216,11 @@ def check_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_columns(schema: pa.DataFrameSchema) -> Iterable[tuple[str, str, str, str]]:
-    """Name, type, unit and meaning of each column, for the docs. Texts have no type of one name."""
+    """Name, type, unit and meaning of each column, for the docs."""
     kinds = {"bool": "true or false", "int64": "whole number", "float64": "number"}
     for name, column in schema.columns.items():
-        yield name, kinds.get(str(column.dtype), "text"), column.metadata["unit"], column.description
+        kind = kinds.get(str(column.dtype), "text")
+        yield name, kind, column.metadata["unit"], column.description
 
 
 def _checked(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> pd.DataFrame:
