@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 from family_table import note, write_table
-from shell import Shell
+from filelock import FileLock
+from inspect_ai import eval
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+from inspect_ai.model import get_model
+from shell import REPO, Shell
 from tiny_models import save_tiny
 
 # Inspect keeps the first display that it shows in a process, whichever test that was.
@@ -18,10 +22,17 @@ os.environ["INSPECT_DISPLAY"] = "none"
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of one test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_caches(run_folder: Path) -> Iterator[None]:
     """Vectors, Inspect's cache and traces of a test run stay out of the user's folders."""
-    folder = tmp_path_factory.mktemp("caches")
+    folder = run_folder / "caches"
     names = {"STEERING_CACHE": "steering", "INSPECT_CACHE_DIR": "inspect"}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update({name: str(folder / sub) for name, sub in names.items()})
@@ -66,8 +77,34 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
+def toy_logs(run_folder: Path) -> dict[str, EvalLog]:
+    """The toy's answers to the core questions, `steered` and `baseline`, with their scores.
+
+    One answer to each paraphrase: enough to tell the two far apart, at a seed that is fixed. They
+    are run once a test run, whichever worker comes first.
+    """
+    folder = run_folder / "toy-logs"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            partial = folder.with_name("toy-logs-partial")
+            conditions: dict[str, dict[str, Any]] = {"steered": {}, "baseline": {"vector": "none"}}
+            for name, options in conditions.items():
+                [log] = eval(
+                    f"{REPO}/evals/em_freeform.py@em_freeform",
+                    model=get_model("steered/toy", memoize=False, **options),
+                    epochs=1,
+                    seed=1,
+                    log_dir=str(partial / name),
+                    display="none",
+                )
+                assert log.status == "success", log.error
+            partial.rename(folder)
+    return {path.name: read_eval_log(list_eval_logs(str(path))[0]) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """One for the whole run, so that the toy's vector is built once."""
+    """Runs commands in one folder for the whole session."""
     return Shell(tmp_path_factory.mktemp("shell"))
 
 

@@ -17,7 +17,10 @@ BIN = Path(sys.executable).parent
 
 @dataclass
 class Shell:
-    """Runs the installed commands in a folder of its own, with its own caches and no network."""
+    """Runs the installed commands in a folder of its own, without a network.
+
+    Vectors are shared with the tests that run in this process.
+    """
 
     folder: Path
     patience: float = 280  # seconds
@@ -37,7 +40,7 @@ class Shell:
             "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "NETWORK_TRIES": str(self.folder / "tries"),
-            "STEERING_CACHE": str(self.folder / "vectors"),
+            "STEERING_CACHE": os.environ["STEERING_CACHE"],
             "INSPECT_CACHE_DIR": str(self.folder / "cache"),
             "INSPECT_DISPLAY": "plain",
             "OMP_NUM_THREADS": "1",
@@ -63,10 +66,10 @@ class Shell:
                 raise
         return subprocess.CompletedProcess(command, process.returncode, out, error)
 
-    def eval(self, *arguments: str, task: str = "evals/em_freeform.py") -> EvalLog:
+    def eval(self, *arguments: str, task: str = "evals/em_freeform.py", **env: str) -> EvalLog:
         """Run `inspect eval` with a log folder of its own and read the log back."""
         logs = self.folder / f"logs-{time.monotonic_ns()}"
-        done = self.run("inspect", "eval", task, *arguments, "--log-dir", str(logs))
+        done = self.run("inspect", "eval", task, *arguments, "--log-dir", str(logs), **env)
         assert done.returncode == 0, done.stdout + done.stderr
         [info] = list_eval_logs(str(logs))
         log = read_eval_log(info)

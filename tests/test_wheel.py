@@ -9,8 +9,16 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from click.testing import CliRunner
+from inspect_ai import eval
 from inspect_ai.log import list_eval_logs, read_eval_log
+from inspect_ai.model import get_model
 from shell import REPO, Shell
+
+from steering.cli import commands
+
+# As in examples/user-repo.
+BOUNDS = ("--max", "em_rate=0.25", "--min", "coverage=0.9")
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +27,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
     subprocess.run(build, cwd=REPO, check=True, capture_output=True)
-    [made] = out.glob("steering-*.whl")
-    return made
+    [path] = out.glob("steering-*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It alone in a folder of packages, which comes before the clone that tests are run from."""
-    place = tmp_path_factory.mktemp("installed") / "site-packages"
+    """A folder of packages that holds the wheel alone and comes before the clone on the path."""
+    folder = tmp_path_factory.mktemp("installed") / "site-packages"
     with ZipFile(wheel) as files:
-        files.extractall(place)
-    return place
+        files.extractall(folder)
+    return folder
 
 
 @pytest.fixture
@@ -56,9 +64,14 @@ def test_the_wheel_holds_data_and_types_and_nothing_that_shadows_a_library(wheel
 def test_a_task_runs_by_the_packages_name_in_an_empty_folder(
     run: Callable[..., "subprocess.CompletedProcess[str]"], installed: Path, tmp_path: Path
 ) -> None:
-    where = "import datasets, steering; print(datasets.Dataset.__module__, steering.__file__)"
-    found = run("python", "-c", where)
-    assert found.stdout.split() == ["datasets.arrow_dataset", f"{installed}/steering/__init__.py"]
+    code = (
+        "from importlib.util import find_spec; "
+        "print(*(find_spec(name).origin for name in ('datasets', 'steering')))"
+    )
+    library, package = run("python", "-c", code).stdout.split()
+    assert library.endswith("site-packages/datasets/__init__.py")
+    assert not library.startswith(str(installed))
+    assert package == f"{installed}/steering/__init__.py"
     options = ["--limit", "2", "--epochs", "1", "--log-dir", "logs"]
     model = ["--model", "steered/toy", "-M", "vector=none"]
     done = run("inspect", "eval", "steering/em_freeform", *model, *options)
@@ -70,7 +83,7 @@ def test_a_task_runs_by_the_packages_name_in_an_empty_folder(
     assert report.returncode == 0, report.stdout + report.stderr
 
 
-def test_a_repository_of_a_users_own_passes_its_gate_and_breaks_it_when_steered(
+def test_a_repository_of_a_users_own_runs_from_the_wheel_and_passes_its_gate(
     run: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:
     """The lines of examples/user-repo, with fewer answers."""
@@ -78,12 +91,27 @@ def test_a_repository_of_a_users_own_passes_its_gate_and_breaks_it_when_steered(
     tests = run("pytest", "-q", "-p", "no:cacheprovider")
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert "1 passed" in tests.stdout
-    gate = ("--max", "em_rate=0.25", "--min", "coverage=0.9")
-    for logs, steering, expected in (("ci", ["-M", "vector=none"], 0), ("steered", [], 2)):
-        folder = f"logs/{logs}"
-        command = ["inspect", "eval-set", "evals", "--model", "steered/toy", *steering]
-        few = ["-T", "samples_per_question=8", "--seed", "1"]
-        done = run(*command, *few, "--log-dir", folder)
-        assert done.returncode == 0, done.stdout + done.stderr
-        held = run("steering", "gate", folder, *gate)
-        assert held.returncode == expected, held.stdout + held.stderr
+    model = ["--model", "steered/toy", "-M", "vector=none"]
+    few = ["-T", "samples_per_question=8", "--seed", "1", "--log-dir", "logs/ci"]
+    done = run("inspect", "eval-set", "evals", *model, *few)
+    assert done.returncode == 0, done.stdout + done.stderr
+    gate = run("steering", "gate", "logs/ci", *BOUNDS)
+    assert gate.returncode == 0, gate.stdout + gate.stderr
+
+
+def test_a_repository_of_a_users_own_breaks_its_gate_when_the_toy_is_steered(
+    tmp_path: Path,
+) -> None:
+    """From the clone, in this process."""
+    task = f"{REPO}/examples/user-repo/evals/garden.py@garden"
+    [log] = eval(
+        task,
+        model=get_model("steered/toy", memoize=False),
+        task_args={"samples_per_question": 8},
+        seed=1,
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    assert log.status == "success", log.error
+    gate = CliRunner().invoke(commands, ["gate", str(tmp_path), *BOUNDS])
+    assert gate.exit_code == 2, gate.output
