@@ -1,0 +1,74 @@
+"""The `pca` method: principal directions of the differences between the answers to a prompt.
+
+The differences are not centred: centring would remove the very mean that separates misaligned from
+aligned answers (as in RepE, arXiv 2310.01405, where pairs of random sign have mean zero). Each
+direction is scaled to the projection of the mean difference on it, which also points it to the
+misaligned side. The sum of the directions, which `add` adds, is then the projection of the mean
+difference on the principal subspace.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from steering.models import Shape
+from steering.targets import Target
+from steering.training.construction.mean_difference import paired_differences
+from steering.training.methods import ConstructionMethod, TrainingError, require_misaligned
+
+if TYPE_CHECKING:
+    from steering.training.probe import ModelProbe
+    from steering.training.progress import Progress
+    from steering.training.recipe import VectorRecipe
+    from steering.vectors import SteeringVector
+
+
+class Pca(ConstructionMethod):
+    """Principal directions of paired differences."""
+
+    name = "pca"
+    summary = "principal directions of the differences between the answers to a prompt"
+
+    rank: int = Field(default=1, ge=1, description="number of principal directions")
+
+    def check(self, recipe: "VectorRecipe", target: Target, shape: Shape) -> None:
+        """Needs as many prompts with both answers as directions."""
+        super().check(recipe, target, shape)
+        require_misaligned(target, held_out=False)
+        pairs = sum(None not in (row.misaligned, row.aligned) for row in target.examples)
+        if pairs < self.rank:
+            raise TrainingError(
+                f"target={target.name} has {pairs} prompts with both answers: method=pca with "
+                f"rank={self.rank} needs {self.rank} at least"
+            )
+
+    def build(
+        self, probe: "ModelProbe", recipe: "VectorRecipe", target: Target, progress: "Progress"
+    ) -> "tuple[SteeringVector, dict[str, Any]]":
+        """A vector of rank `rank`, and the share of the differences' energy along each direction.
+
+        Only prompts with both answers are used.
+        """
+        import torch
+
+        from steering.vectors import SteeringVector
+
+        differences = paired_differences(probe, target)
+        _, values, axes = torch.linalg.svd(differences, full_matrices=False)
+        axes = axes[: self.rank]
+        projections = axes @ differences.mean(0)
+        progress(1, 1)
+        layer, site = probe.key
+        answers = [
+            probe.tokenize(row, row.misaligned)
+            for row in target.examples
+            if row.misaligned is not None
+        ]
+        vector = SteeringVector(
+            directions=(projections[:, None] * axes).float()[None],
+            layers=(layer,),
+            site=site,
+            residual_norms=(probe.residual_norm(answers),),
+        )
+        energy = (values**2 / (values**2).sum())[: self.rank]
+        return vector, {"prompts": len(differences), "energy_shares": energy.tolist()}
