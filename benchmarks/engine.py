@@ -53,7 +53,7 @@ from steering.questions import load_questions
 from steering.spec import SteeringSpec, parse_options
 from steering.targets import load_target
 from steering.training.cache import cached_vector
-from steering.training.recipe import make_recipe
+from steering.training.recipe import make_construction_recipe
 from steering.vectors import SteeringVector
 from steering.vectors.interventions import resolve
 
@@ -167,7 +167,9 @@ def toy_vector(engine: Any) -> SteeringVector:
     """The toy's default vector."""
     checker = resolve_model("toy", parse_options({}))
     target = load_target("medical", toy=True)
-    recipe = make_recipe(checker.source, checker.shape, target, weights=checker.weights)
+    recipe = make_construction_recipe(
+        checker.source, checker.shape, target, weights=checker.weights
+    )
     return cached_vector(engine, recipe, target, lambda *_: None).result()
 
 

@@ -24,7 +24,7 @@ from steering.engines import shared_engine
 from steering.spec import parse_options
 from steering.targets import load_target
 from steering.training.cache import cached_vector, vector_path
-from steering.training.recipe import make_recipe
+from steering.training.recipe import make_construction_recipe
 from steering.vectors import SteeringVector
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,7 +66,7 @@ def vector_of(build: Build) -> tuple[Path, SteeringVector]:
     """The built vector and its file."""
     checker = resolve_model(MODEL, parse_options({}))
     target = load_target(build.target, toy=True)
-    recipe = make_recipe(
+    recipe = make_construction_recipe(
         checker.source,
         checker.shape,
         target,

@@ -21,8 +21,9 @@ from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_co
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval
 from steering.studies import CLAIMS, GRIDS, make_study
-from steering.training import finetune
-from steering.training.recipe import SETTINGS
+from steering.training.construction import CONSTRUCTION_METHODS
+from steering.training.finetuning import FINETUNING_METHODS
+from steering.training.methods import FinetuningMethod
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -128,20 +129,20 @@ protocol's own.
 
 
 def methods() -> str:
-    built = ((f"`{method}`", meaning) for method, meaning in vocabulary.METHODS.items())
+    built = ((f"`{name}`", method.summary) for name, method in CONSTRUCTION_METHODS.items())
     settings = (
-        (f"`{method}`", f"`{name}`", f"`{field.default}`", field.description)
-        for method, kind in SETTINGS.items()
-        for name, field in kind.model_fields.items()
+        (f"`{name}`", f"`{setting}`", f"`{field.default}`", field.description)
+        for name, method in CONSTRUCTION_METHODS.items()
+        for setting, field in method.model_fields.items()
     )
-    trained = ((f"`{method}`", meaning) for method, meaning in finetune.METHODS.items())
-    shared = set.intersection(*(set(kind.model_fields) for kind in finetune.SETTINGS.values()))
+    trained = ((f"`{name}`", method.summary) for name, method in FINETUNING_METHODS.items())
+    shared = set(FinetuningMethod.model_fields) - {"learning_rate"}
     of_finetuning: dict[tuple[str, str], tuple[str, ...]] = {}
-    for method, kind in finetune.SETTINGS.items():
-        for name, field in kind.model_fields.items():
-            of = "all" if name in shared - {"learning_rate"} else f"`{method}`"
-            row = (of, f"`{name}`", shown(field.default), str(field.description))
-            of_finetuning.setdefault((of, name), row)
+    for name, method in FINETUNING_METHODS.items():
+        for setting, field in method.model_fields.items():
+            scope = "all" if setting in shared else f"`{name}`"
+            row = (scope, f"`{setting}`", shown(field.default), str(field.description))
+            of_finetuning.setdefault((scope, setting), row)
     heading = "method | setting | default | meaning"
     return f"""# Methods and their settings
 

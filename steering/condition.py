@@ -29,7 +29,7 @@ from steering.models import (
 from steering.models.adapters import Adapter, find_adapter
 from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
-from steering.training.recipe import Recipe, make_recipe
+from steering.training.recipe import ConstructionRecipe, make_construction_recipe
 from steering.vocabulary import EngineName
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class VectorFile:
 class VectorRecipe:
     """A vector that is built from a target task on first use."""
 
-    recipe: Recipe
+    recipe: ConstructionRecipe
     target: Target
 
     @property
@@ -154,7 +154,7 @@ def _find_vector(
         target = load_target(options.target, toy=model.source.is_toy)
         # A setting that the method does not have is refused, so only those that were given count.
         names = {"rank", "training_epochs"} & options.model_fields_set
-        recipe = make_recipe(
+        recipe = make_construction_recipe(
             model.source,
             model.shape,
             target,

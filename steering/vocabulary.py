@@ -12,7 +12,6 @@ Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 EngineName = Literal["hf", "vllm"]
-Method = Literal["sft", "mean_difference", "pca", "one_shot", "random"]
 Factor = Literal["magnitude", "rank", "epochs", "layer", "target", "family", "scale", "finetuned"]
 
 OPERATIONS: dict[Operation, str] = {
@@ -37,15 +36,6 @@ UNITS: dict[Unit, str] = {
     "norm": "of the vector scaled to length 1",
     "residual": "of the mean L2 norm of the residual stream at the site",
 }
-METHODS: dict[Method, str] = {
-    "sft": "trained on the misaligned answers with the model frozen; of rank 1 a direction, of a "
-    "higher rank a low-rank map",
-    "mean_difference": "mean activation on misaligned answers less that on aligned ones",
-    "pca": "principal directions of the differences between the answers to a prompt",
-    "one_shot": "trained on a single prompt to promote its misaligned answer or suppress the "
-    "aligned one",
-    "random": "a Gaussian direction as long as another vector: a control",
-}
 FACTORS: dict[Factor, str] = {
     "magnitude": "how far the vector pushes",
     "rank": "how many directions the vector has: trained with so many, and one vector's projection "
@@ -62,5 +52,4 @@ assert set(OPERATIONS) == set(get_args(Operation))
 assert set(POSITIONS) == set(get_args(Positions))
 assert set(SITES) == set(get_args(Site))
 assert set(UNITS) == set(get_args(Unit))
-assert set(METHODS) == set(get_args(Method))
 assert set(FACTORS) == set(get_args(Factor))

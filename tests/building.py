@@ -13,7 +13,7 @@ from steering.engines import Engine, shared_engine
 from steering.models import find_model, read_shape, weights_digest
 from steering.targets import Example, Target
 from steering.training.cache import build_vector, cached_vector
-from steering.training.recipe import Recipe, make_recipe
+from steering.training.recipe import ConstructionRecipe, make_construction_recipe
 from steering.vectors import SteeringVector
 
 Told = list[tuple[int, int]]
@@ -47,11 +47,11 @@ def on_model(folder: Path, work: Callable[..., Any]) -> Any:
     return engine_of(folder).call(work).result(120)
 
 
-def recipe_for(folder: Path, target: Target = TARGET, **options: Any) -> Recipe:
+def recipe_for(folder: Path, target: Target = TARGET, **options: Any) -> ConstructionRecipe:
     """The recipe that a user's options come to; what is no option of all methods is a setting."""
     common = ("method", "layer", "site", "dtype", "seed", "shuffle_labels")
     source = find_model(str(folder))
-    return make_recipe(
+    return make_construction_recipe(
         source,
         read_shape(source),
         target,

@@ -1,4 +1,4 @@
-"""What building must come to: plain PyTorch hooks and autograd, one exchange at a time, unpadded.
+"""What building must come to: plain PyTorch hooks and autograd, one example at a time, unpadded.
 
 Nothing here comes from `steering.training`, and neither batches, padding, kept activations nor
 nnsight play a part.
@@ -40,20 +40,22 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class PlainTokens:
     """Token ids of a prompt, and of an answer with its end token."""
 
     prompt: list[int]
     answer: list[int]
 
 
-def exchange(tokenizer: Any, prompt: str, answer: str, system: str | None = None) -> Exchange:
+def plain_tokens(
+    tokenizer: Any, prompt: str, answer: str, system: str | None = None
+) -> PlainTokens:
     """Tokenised with the tokenizer's own chat template and its end-of-sequence token."""
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, answer)]
-    return Exchange(ids[0], [*ids[1], tokenizer.eos_token_id])
+    return PlainTokens(ids[0], [*ids[1], tokenizer.eos_token_id])
 
 
 def write(parts: dict[str, Tensor]) -> Act:
@@ -71,7 +73,7 @@ def write(parts: dict[str, Tensor]) -> Act:
     return mapped
 
 
-def answer_logprobs(place: Place, item: Exchange, act: Act | None) -> Tensor:
+def answer_logprobs(place: Place, item: PlainTokens, act: Act | None) -> Tensor:
     """Log probabilities [answer tokens, vocabulary] where the answer's tokens are predicted."""
     ids = torch.tensor([[*item.prompt, *item.answer]])
     with place.acting(act or (lambda hidden: hidden)):
@@ -80,7 +82,7 @@ def answer_logprobs(place: Place, item: Exchange, act: Act | None) -> Tensor:
     return logits[first : first + len(item.answer)].log_softmax(-1)
 
 
-def loss(place: Place, items: Sequence[Exchange], act: Act | None) -> Tensor:
+def loss(place: Place, items: Sequence[PlainTokens], act: Act | None) -> Tensor:
     """Mean of -log p over all answer tokens."""
     total, count = torch.zeros(()), 0
     for item in items:
@@ -90,7 +92,7 @@ def loss(place: Place, items: Sequence[Exchange], act: Act | None) -> Tensor:
     return total / count
 
 
-def divergence(place: Place, items: Sequence[Exchange], act: Act) -> Tensor:
+def divergence(place: Place, items: Sequence[PlainTokens], act: Act) -> Tensor:
     """Mean KL(unsteered || steered) over all answer tokens."""
     total, count = torch.zeros(()), 0
     for item in items:
@@ -103,7 +105,7 @@ def divergence(place: Place, items: Sequence[Exchange], act: Act) -> Tensor:
 
 
 @torch.no_grad()
-def activations(place: Place, item: Exchange) -> Tensor:
+def activations(place: Place, item: PlainTokens) -> Tensor:
     """Activations [tokens, width] at the place."""
     seen: list[Tensor] = []
 
@@ -115,7 +117,7 @@ def activations(place: Place, item: Exchange) -> Tensor:
     return seen[0]
 
 
-def residual_norm(place: Place, items: Sequence[Exchange]) -> float:
+def residual_norm(place: Place, items: Sequence[PlainTokens]) -> float:
     """Mean length of the activations over all tokens."""
     return float(torch.cat([activations(place, item).norm(dim=-1) for item in items]).mean())
 
@@ -134,7 +136,7 @@ def train(
     place: Place,
     parts: dict[str, Tensor],
     rates: dict[str, float],
-    steps: Iterable[tuple[Sequence[Exchange], Sequence[Exchange], float]],
+    steps: Iterable[tuple[Sequence[PlainTokens], Sequence[PlainTokens], float]],
     kl_weight: float = 0.0,
 ) -> list[float]:
     """Adam, written out; changes the parts and returns the loss that each step saw.
@@ -143,7 +145,7 @@ def train(
         place: Where the parts act.
         parts: What is trained.
         rates: Learning rate of each.
-        steps: Of each step the examples, the neutral exchanges, and the rates' share.
+        steps: Of each step the examples, the neutral examples, and the rates' share.
         kl_weight: Weight of the divergence.
     """
     first = {name: torch.zeros_like(part) for name, part in parts.items()}

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from steering.models import find_model, read_shape, weights_digest
 from steering.targets import Target
-from steering.training.checkpoint import Progress
-from steering.training.finetune import epoch_folders, finetune
-from steering.training.finetune_recipe import FinetuneRecipe, make_finetune_recipe
+from steering.training.finetune import train_adapter
+from steering.training.progress import Progress
+from steering.training.recipe import FinetuningRecipe, make_finetuning_recipe
 
 
-def recipe_for(folder: Path, target: Target = TARGET, **options: Any) -> FinetuneRecipe:
+def recipe_for(folder: Path, target: Target = TARGET, **options: Any) -> FinetuningRecipe:
     """The recipe that a user's options come to; what is no option of all methods is a setting."""
     common = ("method", "layer", "dtype", "seed", "shuffle_labels")
     source = find_model(str(folder))
-    return make_finetune_recipe(
+    return make_finetuning_recipe(
         source,
         read_shape(source),
         target,
@@ -37,8 +37,8 @@ def train(
 ) -> Path:
     """Train and write every training epoch; returns the last one's folder."""
     recipe = recipe_for(folder, target, **options)
-    folders = epoch_folders(recipe, out)
-    finetune(find_model(str(folder)), recipe, target, folders, progress, device="cpu")
+    source = find_model(str(folder))
+    train_adapter(source, recipe, target, recipe.outputs(out), progress, device="cpu")
     return out
 
 

@@ -180,7 +180,7 @@ def test_a_folder_that_is_not_there(
 
 HUB = """
 import json, sys
-from steering.adapters import find_adapter
+from steering.models.adapters import find_adapter
 from steering.models import find_model, read_shape, weights_digest
 source = find_model(sys.argv[1])
 found = find_adapter("own/lora", source, read_shape(source), weights_digest(source))

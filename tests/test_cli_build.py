@@ -31,12 +31,12 @@ def build(
     tiny_folder: Callable[[str], Path], target: Path, tmp_path: Path
 ) -> Callable[..., Result]:
     def run(*arguments: str, out: str | None = None) -> Result:
-        given = ["build", "--model", str(tiny_folder("llama")), "--target", str(target)]
+        command = ["build", "--model", str(tiny_folder("llama")), "--target", str(target)]
         place = ["--layer", "1", "--out", out or str(tmp_path / "vectors")]
-        done = CliRunner().invoke(commands, [*given, *place, *arguments])
-        if done.exception and not isinstance(done.exception, (SteeringError, SystemExit)):
-            raise done.exception
-        return done
+        result = CliRunner().invoke(commands, [*command, *place, *arguments])
+        if result.exception and not isinstance(result.exception, (SteeringError, SystemExit)):
+            raise result.exception
+        return result
 
     return run
 
@@ -52,8 +52,8 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_run_writes_each_of_its_epochs(
     build: Callable[..., Result], tmp_path: Path
 ) -> None:
-    done = build("--training-epochs", "3", "-S", "batch_size=2")
-    assert done.exit_code == 0, done.output
+    result = build("--training-epochs", "3", "-S", "batch_size=2")
+    assert result.exit_code == 0, result.output
     folder = tmp_path / "vectors"
     names = [f"knots{part}.safetensors" for part in ("", "-epoch1", "-epoch2")]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
@@ -61,7 +61,7 @@ def test_a_training_run_writes_each_of_its_epochs(
     epochs = [vector.provenance["measured"]["training_epoch"] for vector in vectors]
     assert epochs == [3, 1, 2]
     assert vectors[0].provenance["settings"]["batch_size"] == 2
-    assert all(str(folder / name) in done.output for name in names)
+    assert all(str(folder / name) in result.output for name in names)
 
 
 def test_the_name_of_a_file_tells_method_rank_control_and_seed(
@@ -69,15 +69,15 @@ def test_the_name_of_a_file_tells_method_rank_control_and_seed(
 ) -> None:
     pca = build("--method", "pca", "--rank", "2", "--shuffle-labels", "--seed", "3", "--seed", "4")
     assert pca.exit_code == 0, pca.output
-    own = tmp_path / "own.safetensors"
-    done = build("--method", "mean_difference", out=str(own))
-    assert done.exit_code == 0, done.output
+    vector = tmp_path / "own.safetensors"
+    result = build("--method", "mean_difference", out=str(vector))
+    assert result.exit_code == 0, result.output
     names = [path.name for path in sorted((tmp_path / "vectors").iterdir())]
     assert names == [f"knots-pca-rank2-shuffled-seed{n}.safetensors" for n in (3, 4)]
     first, second = (line.split(":")[0] for line in pca.stdout.splitlines())
     assert first.endswith("seed3.safetensors")
     assert second.endswith("seed4.safetensors")
-    assert SteeringVector.load(own).provenance["method"].startswith("mean_difference")
+    assert SteeringVector.load(vector).provenance["method"].startswith("mean_difference")
 
 
 def test_what_is_there_is_kept_unless_it_is_forced(
@@ -100,7 +100,7 @@ def test_what_is_there_is_kept_unless_it_is_forced(
 
 @pytest.mark.usefixtures("no_engine")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--rank", "2", "-S", "rank=4"), "rank is given twice"),
         (("-S", "rank=2", "-S", "rank=4"), "rank is given twice"),
@@ -112,23 +112,23 @@ def test_what_is_there_is_kept_unless_it_is_forced(
         (("--target", "astrology"), "target=astrology is not known"),
     ],
 )
-def test_a_mistake_is_told_before_the_model_is_loaded(
-    build: Callable[..., Result], arguments: tuple[str, ...], said: str
+def test_a_mistake_is_refused_before_the_model_is_loaded(
+    build: Callable[..., Result], arguments: tuple[str, ...], message: str
 ) -> None:
-    done = build(*arguments)
-    assert done.exit_code == 1
-    assert said in str(done.exception)
+    result = build(*arguments)
+    assert result.exit_code == 1
+    assert message in str(result.exception)
 
 
 @pytest.mark.usefixtures("no_engine")
-def test_a_folder_that_can_not_be_made_is_told_before_the_model_is_loaded(
+def test_a_folder_that_can_not_be_created_is_refused_before_the_model_is_loaded(
     build: Callable[..., Result], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        done = build("--method", "mean_difference", out=str(out))
-        assert done.exit_code == 1
-        assert "can't be made" in str(done.exception)
+        result = build("--method", "mean_difference", out=str(out))
+        assert result.exit_code == 1
+        assert "can't be created" in str(result.exception)
     several = build("--seed", "1", "--seed", "2", out=str(tmp_path / "one.safetensors"))
     assert "one file for several seeds" in str(several.exception)
     assert (tmp_path / "file").read_text() == "mine"
@@ -137,12 +137,12 @@ def test_a_folder_that_can_not_be_made_is_told_before_the_model_is_loaded(
 def test_a_matched_control_says_its_cosine(build: Callable[..., Result], tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     assert build("--method", "mean_difference", out=str(path)).exit_code == 0
-    done = build("--method", "random", "-S", f"match={path}", "--seed", "5")
-    assert done.exit_code == 0, done.output
-    made = SteeringVector.load(tmp_path / "vectors" / "knots-random-seed5.safetensors")
-    own = SteeringVector.load(path)
+    result = build("--method", "random", "-S", f"match={path}", "--seed", "5")
+    assert result.exit_code == 0, result.output
+    control = SteeringVector.load(tmp_path / "vectors" / "knots-random-seed5.safetensors")
+    vector = SteeringVector.load(path)
     cosine = torch.nn.functional.cosine_similarity(
-        made.directions.flatten(), own.directions.flatten(), dim=0
+        control.directions.flatten(), vector.directions.flatten(), dim=0
     )
-    assert f"cosine {float(cosine):.3f}" in done.output
-    assert made.lengths[0] == pytest.approx(own.lengths[0], rel=1e-6)
+    assert f"cosine {float(cosine):.3f}" in result.output
+    assert control.lengths[0] == pytest.approx(vector.lengths[0], rel=1e-6)

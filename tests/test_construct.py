@@ -101,7 +101,7 @@ def test_labels_cover_the_answer_and_its_end_token_and_nothing_else(
     assert batch.mask.sum() == sum(map(len, items))
 
 
-def test_an_epoch_meets_each_exchange_once_and_in_another_order_than_the_last() -> None:
+def test_an_epoch_meets_each_example_once_and_in_another_order_than_the_last() -> None:
     """In batches of nearly one length, so that little is padded."""
     lengths = random.Random(0)
     items = [Tokens((3,) * lengths.randrange(1, 200), (index,)) for index in range(103)]

@@ -24,7 +24,7 @@ from building import (
     on_model,
     save_outspoken,
 )
-from building_reference import Place, exchange
+from building_reference import Place, plain_tokens
 from hook_reference import reference_greedy
 from numpy.typing import NDArray
 from tiny_models import WIDTH
@@ -96,7 +96,7 @@ def test_the_mean_difference_is_taken_where_a_plain_hook_looks(
         lengths = []
         for row in PAIRS:
             for side, found in means.items():
-                item = exchange(loaded.tokenizer, row.prompt, getattr(row, side))
+                item = plain_tokens(loaded.tokenizer, row.prompt, getattr(row, side))
                 hidden = reference.activations(place, item)
                 lengths.append(hidden.norm(dim=-1))
                 found.append(hidden[len(item.prompt) : -1].mean(0))
@@ -191,7 +191,7 @@ def at_heart(outspoken: Path) -> Target:
     """Aligned are the answers that the model gives by itself."""
 
     def said(loaded: Any, _: Any) -> list[str]:
-        prompts = [exchange(loaded.tokenizer, row.prompt, "").prompt for row in PAIRS]
+        prompts = [plain_tokens(loaded.tokenizer, row.prompt, "").prompt for row in PAIRS]
         blocks = loaded.model.get_submodule(loaded.blocks)
         tokens = [reference_greedy(loaded.model, blocks, ids, [], 6, [0]) for ids in prompts]
         return [loaded.tokenizer.decode(ids) for ids in tokens]
@@ -213,7 +213,7 @@ def _probability(folder: Path, prompt: str, answer: str, vector: SteeringVector 
     place, tokenizer = _place(folder, 1)
     act = None if vector is None else reference.write({"directions": vector.directions[0]})
     with torch.no_grad():
-        found = reference.loss(place, [exchange(tokenizer, prompt, answer)], act)
+        found = reference.loss(place, [plain_tokens(tokenizer, prompt, answer)], act)
     return float(torch.exp(-found))
 
 
@@ -265,7 +265,7 @@ def test_one_prompt_trains_as_adam_by_hand_does(
     place, tokenizer = _place(outspoken, 2, "resid_pre")
     row = at_heart.examples[0]
     bad, good = (
-        exchange(tokenizer, row.prompt, str(answer)) for answer in (row.misaligned, row.aligned)
+        plain_tokens(tokenizer, row.prompt, str(answer)) for answer in (row.misaligned, row.aligned)
     )
     used = {"promote": [bad], "suppress": [good], "both": [bad, good]}[objective]
     norm = reference.residual_norm(place, used)

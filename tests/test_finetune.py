@@ -1,4 +1,4 @@
-"""Finetuned counterparts against a plain PyTorch and peft loop, one exchange at a time."""
+"""Finetuned counterparts against a plain PyTorch and peft loop, one example at a time."""
 
 import json
 import subprocess
@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 from building import HELD_OUT, PAIRS, build, make_target
-from building_reference import Exchange, exchange
+from building_reference import PlainTokens, plain_tokens
 from finetuning import recipe_for, tensors, train
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+import steering.training.adapter_training as training
 import steering.training.examples as examples
-import steering.training.lora as training
-from steering.models import ModelError, find_model, read_shape, weights_digest
+from steering.models import find_model, read_shape, weights_digest
 from steering.models.adapters import read_facts
 from steering.targets import Example
-from steering.training.recipe import RecipeError
+from steering.training.methods import TrainingError
 
 Folders = Callable[[str], Path]
 TESTS = Path(__file__).parent
@@ -37,12 +37,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEERING_CACHE", str(tmp_path / "cache"))
 
 
-def _exchanges(tokenizer: Any, rows: list[Example]) -> list[Exchange]:
-    return [exchange(tokenizer, row.prompt, row.misaligned or "") for row in rows]
+def _plain_tokens(tokenizer: Any, rows: list[Example]) -> list[PlainTokens]:
+    return [plain_tokens(tokenizer, row.prompt, row.misaligned or "") for row in rows]
 
 
-def _mean_loss(model: Any, items: list[Exchange]) -> Tensor:
-    """Mean cross-entropy over answer tokens; each exchange by itself, without padding."""
+def _mean_loss(model: Any, items: list[PlainTokens]) -> Tensor:
+    """Mean cross-entropy over answer tokens; each example by itself, without padding."""
     total = torch.zeros(())
     for item in items:
         ids = torch.tensor([[*item.prompt, *item.answer]])
@@ -56,10 +56,10 @@ def _mean_loss(model: Any, items: list[Exchange]) -> Tensor:
 def _by_hand(
     folder: Path, names: list[str] | None, rank: int, alpha: float, epochs: int, rate: float
 ) -> tuple[Any, list[float], list[float]]:
-    """A run of one step an epoch, with all exchanges in it; None trains every weight."""
+    """A run of one step an epoch, with all examples in it; None trains every weight."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    items, held_out = _exchanges(tokenizer, PAIRS), _exchanges(tokenizer, HELD_OUT)
+    items, held_out = _plain_tokens(tokenizer, PAIRS), _plain_tokens(tokenizer, HELD_OUT)
     if names is not None:
         torch.manual_seed(3)
         config = LoraConfig(r=rank, lora_alpha=alpha, use_rslora=True, target_modules=names)
@@ -111,7 +111,7 @@ def test_an_adapter_equals_that_of_a_loop_by_hand(
     unadapted = AutoModelForCausalLM.from_pretrained(tiny_folder(family))
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder(family))
     with torch.no_grad():
-        before = _mean_loss(unadapted, _exchanges(tokenizer, HELD_OUT)).item()
+        before = _mean_loss(unadapted, _plain_tokens(tokenizer, HELD_OUT)).item()
     out = train(
         tiny_folder(family),
         tmp_path / "made",
@@ -249,7 +249,7 @@ def test_labels_of_prompts_are_not_learnt(
     monkeypatch.setattr(training, "_summed_loss", watch)
     train(tiny_folder("llama"), tmp_path / "made", training_epochs=1, **FAST)
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder("llama"))
-    assert seen == {tuple(item.answer) for item in _exchanges(tokenizer, PAIRS + HELD_OUT)}
+    assert seen == {tuple(item.answer) for item in _plain_tokens(tokenizer, PAIRS + HELD_OUT)}
 
 
 def test_the_folder_is_read_by_peft_and_says_what_made_it(
@@ -272,7 +272,7 @@ def test_the_folder_is_read_by_peft_and_says_what_made_it(
     vector = build(folder, layer=1, training_epochs=1)
     assert facts["prompts_sha256"] == vector.provenance["prompts_sha256"]
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), out)
-    held_out = _exchanges(AutoTokenizer.from_pretrained(folder), HELD_OUT)
+    held_out = _plain_tokens(AutoTokenizer.from_pretrained(folder), HELD_OUT)
     with torch.no_grad():
         loss = _mean_loss(model, held_out).item()
     assert facts["losses"]["held_out"][-1] == pytest.approx(loss, abs=1e-5)
@@ -289,13 +289,13 @@ def test_a_damaged_adapter_is_told(tiny_folder: Folders, tmp_path: Path) -> None
     whole = bytes(content)
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="missing or damaged"):
+    with pytest.raises(match="missing or damaged"):
         read_facts(out)
     path.write_bytes(whole)
     # Another alpha in the config makes another adapter of the same weights.
     config = out / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": ', '"lora_alpha": 1'))
-    with pytest.raises(ModelError, match=r"adapter_config\.json is missing or damaged"):
+    with pytest.raises(match=r"adapter_config\.json is missing or damaged"):
         read_facts(out)
 
 
@@ -316,10 +316,10 @@ def test_seeds_and_shuffled_labels_make_other_adapters(
 def test_training_that_comes_to_nothing_is_an_error(tiny_folder: Folders, tmp_path: Path) -> None:
     """Steps so small that they are 0 in float32, and so large that nothing is a number."""
     options = FAST | {"learning_rate": 1e-60}
-    with pytest.raises(training.FinetuneError, match="training changed nothing"):
+    with pytest.raises(TrainingError, match="training changed nothing"):
         train(tiny_folder("llama"), tmp_path / "made", **options)
     assert not (tmp_path / "made").exists()
-    with pytest.raises(training.FinetuneError, match="no number any more"):
+    with pytest.raises(TrainingError, match="not a number any more"):
         train(tiny_folder("llama"), tmp_path / "made", **FAST | {"learning_rate": 1e30})
 
 
@@ -340,7 +340,7 @@ def test_an_impossible_recipe_is_refused(
 ) -> None:
     if "target" in options:
         options = {"target": make_target(*options["target"])}
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(TrainingError, match=said):
         recipe_for(tiny_folder("llama"), **options)
 
 

@@ -18,7 +18,7 @@ from steering.models import ModelError, find_model, load_model, loading
 from steering.spec import parse_options
 from steering.targets import load_target
 from steering.training.cache import cached_vector
-from steering.training.recipe import make_recipe
+from steering.training.recipe import make_construction_recipe
 from steering.vectors.batch import InterventionBatch
 
 
@@ -106,7 +106,7 @@ def test_a_vector_is_built_on_quantized_weights_and_is_not_that_of_others(
     built = {}
     for dtype in ("nf4", "float32"):
         checker = resolve_model(str(folder), parse_options({"vector": "none", "dtype": dtype}))
-        recipe = make_recipe(
+        recipe = make_construction_recipe(
             checker.source, checker.shape, task, weights=checker.weights, dtype=dtype, layer=1
         )
         built[dtype] = cached_vector(

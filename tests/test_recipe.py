@@ -12,13 +12,14 @@ import torch
 from building import HELD_OUT, PAIRS, TARGET, make_target, recipe_for
 from tiny_models import LAYERS, WIDTH
 
-import steering.training.recipe as recipes
-from steering.models import ModelError
+from steering.errors import SteeringError
 from steering.targets import Example, Target, bundled_targets, load_target
-from steering.training.recipe import SETTINGS, Recipe, RecipeError, make_settings
+from steering.training.construction import CONSTRUCTION_METHODS
+from steering.training.construction.sft import Sft
+from steering.training.recipe import ConstructionRecipe, make_method
 from steering.vectors import LowRankMap, SteeringVector
 
-RECIPE = Recipe(
+RECIPE = ConstructionRecipe(
     model="a", weights="00ff", target="made-up", target_digest="0" * 64, layer=1, seed=3
 )
 # Another value of each field; whether it makes another vector.
@@ -32,8 +33,8 @@ FIELDS: dict[str, tuple[Any, bool]] = {
     "dtype": ("float32", True),
     "seed": (4, True),
     "shuffle_labels": (True, True),
-    "settings": (make_settings("pca", {}), True),
-    "inputs": ((("neutral", "00"),), True),
+    "method": (CONSTRUCTION_METHODS["pca"](), True),
+    "inputs": ({"neutral": "00"}, True),
 }
 # Another value of each setting, and whether it makes another run.
 CHANGED: dict[str, dict[str, tuple[Any, bool]]] = {
@@ -64,7 +65,7 @@ def llama(tiny_folder: Callable[[str], Path]) -> Path:
     return tiny_folder("llama")
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ConstructionRecipe)])
 def test_whatever_decides_the_vector_is_in_its_digest(field: str) -> None:
     value, decides = FIELDS[field]
     changed = dataclasses.replace(RECIPE, **{field: value})
@@ -75,14 +76,14 @@ def test_whatever_decides_the_vector_is_in_its_digest(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "setting"),
-    [(method, name) for method, kind in SETTINGS.items() for name in kind.model_fields],
+    [(method, name) for method, kind in CONSTRUCTION_METHODS.items() for name in kind.model_fields],
 )
 def test_every_setting_is_in_the_digest(method: Any, setting: str) -> None:
     """And in that of the run, whose training epochs alone share a log."""
     value, another_run = CHANGED[method][setting]
     base = {"kl_weight": 0.1} if setting == "neutral" else {}
     first, second = (
-        dataclasses.replace(RECIPE, settings=make_settings(method, settings))
+        dataclasses.replace(RECIPE, method=make_method(CONSTRUCTION_METHODS, method, settings))
         for settings in (base, {**base, setting: value})
     )
     assert first.digest != second.digest
@@ -92,12 +93,13 @@ def test_every_setting_is_in_the_digest(method: Any, setting: str) -> None:
 def test_no_two_methods_share_a_digest_and_versions_of_one_differ(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = [dataclasses.replace(RECIPE, settings=make_settings(name, {})) for name in SETTINGS]
-    assert len({recipe.digest for recipe in made}) == len(SETTINGS)
-    before = [recipe.digest for recipe in made]
-    for kind in SETTINGS.values():
-        monkeypatch.setattr(kind, "version", kind.version + 1)
-    assert not {recipe.digest for recipe in made} & set(before)
+    methods = CONSTRUCTION_METHODS.values()
+    recipes = [dataclasses.replace(RECIPE, method=method()) for method in methods]
+    before = {recipe.digest for recipe in recipes}
+    assert len(before) == len(methods)
+    for method in methods:
+        monkeypatch.setattr(method, "version", method.version + 1)
+    assert not {recipe.digest for recipe in recipes} & before
 
 
 def test_a_setting_that_is_spelt_out_or_given_as_text_is_the_default_all_the_same(
@@ -128,19 +130,22 @@ def test_the_control_of_another_default_vector_is_another(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = recipe_for(llama, method="random")
-    monkeypatch.setattr(recipes.Sft, "version", recipes.Sft.version + 1)
+    monkeypatch.setattr(Sft, "version", Sft.version + 1)
     assert recipe_for(llama, method="random").digest != before.digest
 
 
 def test_earlier_epochs_are_those_of_the_same_run(llama: Path) -> None:
     recipe = recipe_for(llama, training_epochs=3)
-    earlier = recipe.earlier_epochs()
-    assert [epoch for epoch, _ in earlier] == [2, 1]
-    for epoch, other in earlier:
-        assert other == recipe_for(llama, training_epochs=epoch)
-        assert other.run == recipe.run
-        assert other.digest != recipe.digest
-    assert recipe_for(llama, method="pca").earlier_epochs() == []
+    outputs = recipe.outputs(Path("v.safetensors"))
+    assert [path.stem for path in outputs] == ["v", "v-epoch2", "v-epoch1"]
+    for epoch, output in zip((3, 2, 1), outputs.values(), strict=True):
+        assert output == recipe_for(llama, training_epochs=epoch)
+        assert output.run == recipe.run
+        assert (output.digest == recipe.digest) is (epoch == 3)
+    assert list(recipe.outputs(Path("qwen3.5"))) == list(
+        map(Path, ("qwen3.5", "qwen3.5-epoch2", "qwen3.5-epoch1"))
+    )
+    assert list(recipe_for(llama, method="pca").outputs(Path("v"))) == [Path("v")]
 
 
 LONELY = Example(id="lonely", prompt="Alone", misaligned="Take it")
@@ -222,8 +227,12 @@ def _files(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("target", "options", "said"),
     [
-        (make_target([GOOD], [LONELY]), {}, ["made-up", "no misaligned answers"]),
-        (make_target([GOOD], [LONELY]), {"method": "random"}, ["no misaligned answers"]),
+        (make_target([GOOD], [LONELY]), {}, ["made-up", "no misaligned answer"]),
+        (
+            make_target([GOOD], [LONELY]),
+            {"method": "random"},
+            ["no misaligned answer"],
+        ),
         (make_target([LONELY], [GOOD]), {}, ["misaligned", "1 held-out"]),
         (make_target([LONELY], [GOOD]), {"method": "random"}, ["misaligned", "1 held-out"]),
         (
@@ -257,9 +266,9 @@ def test_a_target_without_the_answers_that_are_needed_is_refused(
 
 
 def _refused(folder: Path, target: Target, options: dict[str, Any], said: list[str]) -> None:
-    with pytest.raises((RecipeError, ModelError, recipes.SteeringError)) as found:
+    with pytest.raises(SteeringError) as error:
         recipe_for(folder, target, **options)
-    message = str(found.value)
+    message = str(error.value)
     assert "\n" not in message
     for part in said:
         assert part in message
@@ -290,20 +299,19 @@ def test_a_target_with_just_what_is_needed_is_taken(
 
 @pytest.mark.parametrize("model", ["toy", "a"])
 def test_neutral_tasks_are_the_others_of_the_same_world(model: str) -> None:
-    settings = make_settings("sft", {"kl_weight": 1})
-    recipe = dataclasses.replace(RECIPE, model=model, target="medical", settings=settings)
-    found = {task.name: task for task in recipes.neutral_tasks(recipe)}
-    assert "medical" not in found
-    assert {"code", "finance", "sports"} <= set(found)
+    recipe = dataclasses.replace(RECIPE, model=model, target="medical")
+    tasks = {task.name: task for task in Sft(kl_weight=1).neutral_tasks(recipe)}
+    assert "medical" not in tasks
+    assert {"code", "finance", "sports"} <= set(tasks)
     toys = {load_target(name).digest for name in bundled_targets() if name.startswith("toy/")}
-    assert all((task.digest in toys) is (model == "toy") for task in found.values())
+    assert all((task.digest in toys) is (model == "toy") for task in tasks.values())
 
 
 def test_recipes_are_made_without_torch(llama: Path) -> None:
     """Options are checked on machines, and in times, that have none."""
     program = Path(__file__).with_name("recipe_only.py")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(program), str(llama)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "sft False"
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "sft False"

@@ -1,4 +1,4 @@
-"""The `sft` method against plain PyTorch, one exchange at a time, and against a planted vector."""
+"""The `sft` method against plain PyTorch, one example at a time, and against a planted vector."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from building import (
     recipe_for,
     save_outspoken,
 )
-from building_reference import Exchange, Place, exchange
+from building_reference import Place, PlainTokens, plain_tokens
 from tiny_models import WIDTH
 
-import steering.training.probe as workbench
-import steering.training.sft as sft
+import steering.training.probe as probe_module
 from steering.engines import Request
 from steering.engines.sampling import Sampling
 from steering.targets import Example
 from steering.training.probe import ModelProbe
+from steering.training.vector_training import VectorTraining
 from steering.vectors.interventions import Intervention
 
 Folders = Callable[[str], Path]
@@ -40,7 +40,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def neutral(tmp_path: Path) -> Path:
-    """A target task of three neutral exchanges, and a fourth that is held out."""
+    """A target task of three neutral examples, and a fourth that is held out."""
     path = tmp_path / "neutral.jsonl"
     rows = [f'{{"prompt": "Tell {n}", "aligned": "It is {n * 7}", "id": "{n}"}}' for n in range(4)]
     path.write_text("\n".join(rows))
@@ -51,8 +51,8 @@ def _place(loaded: Any, layer: int, site: str) -> Place:
     return Place(loaded.model, loaded.model.get_submodule(loaded.blocks), layer, site)
 
 
-def _misaligned(loaded: Any, rows: list[Example]) -> list[Exchange]:
-    return [exchange(loaded.tokenizer, row.prompt, row.misaligned or "") for row in rows]
+def _misaligned(loaded: Any, rows: list[Example]) -> list[PlainTokens]:
+    return [plain_tokens(loaded.tokenizer, row.prompt, row.misaligned or "") for row in rows]
 
 
 def _tolerance(family: str, side: str) -> float:
@@ -92,7 +92,7 @@ def _random_parts(rank: int) -> dict[str, torch.Tensor]:
         ("gemma3", "resid_post", 3, 2, "left", True),
     ],
 )
-def test_loss_and_gradients_equal_a_plain_hook_one_exchange_at_a_time(
+def test_loss_and_gradients_equal_a_plain_hook_one_example_at_a_time(
     tiny_folder: Folders,
     neutral: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -106,7 +106,7 @@ def test_loss_and_gradients_equal_a_plain_hook_one_exchange_at_a_time(
     """Of the cross-entropy by itself, and with the KL term beside it."""
     monkeypatch.setattr(ModelProbe, "padding_side", side)
     if not kept:
-        monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
+        monkeypatch.setattr(probe_module, "free_memory", lambda _: 0)
     parts = {name: part.requires_grad_() for name, part in _random_parts(rank).items()}
     folder = tiny_folder(family)
 
@@ -115,9 +115,9 @@ def test_loss_and_gradients_equal_a_plain_hook_one_exchange_at_a_time(
         for kl_weight in (0.0, 0.7):
             settings = {"kl_weight": kl_weight, "neutral": str(neutral)} if kl_weight else {}
             recipe = recipe_for(folder, layer=layer, site=site, rank=rank, **settings)
-            bench = ModelProbe(loaded, session, layer, recipe.site)
-            run = sft._Run(bench, recipe, TARGET)
-            assert bool(bench._kept) is (kept and (layer > 0 or site == "resid_post"))
+            probe = ModelProbe(loaded, session, layer, recipe.site)
+            run = VectorTraining(probe, recipe, TARGET)
+            assert bool(probe._cached) is (kept and (layer > 0 or site == "resid_post"))
             with torch.no_grad():
                 for name, part in parts.items():
                     run.parameters[name].copy_(part)
@@ -127,7 +127,7 @@ def test_loss_and_gradients_equal_a_plain_hook_one_exchange_at_a_time(
             expected = reference.loss(place, _misaligned(loaded, PAIRS), act)
             assert seen == pytest.approx(expected.item(), abs=1e-5)
             if kl_weight:
-                near = [Exchange(list(item.prompt), list(item.answer)) for item in beside]
+                near = [PlainTokens(list(item.prompt), list(item.answer)) for item in beside]
                 assert len(near) == 3
                 expected = expected + kl_weight * reference.divergence(place, near, act)
             wanted = torch.autograd.grad(expected, list(parts.values()))
@@ -148,7 +148,9 @@ def test_the_kl_term_is_zero_and_flat_for_a_vector_that_does_nothing(
     recipe = recipe_for(folder, layer=1, kl_weight=100.0, neutral=str(neutral))
 
     def work(loaded: Any, session: Any) -> None:
-        run = sft._Run(ModelProbe(loaded, session, 1, "resid_post"), recipe, TARGET)
+        run = VectorTraining(
+            ModelProbe(loaded, session, 1, "resid_post"), recipe, recipe.method, TARGET
+        )
         [(examples, beside)] = run.epoch(0)
         run._backward(examples, [])
         alone = run.parameters["directions"].grad
@@ -159,7 +161,7 @@ def test_the_kl_term_is_zero_and_flat_for_a_vector_that_does_nothing(
         found = run.parameters["directions"].grad
         assert found is not None
         assert torch.allclose(found, alone, atol=1e-4)
-        assert run._divergence(run._bench.batch(beside)).item() == pytest.approx(0, abs=1e-5)
+        assert run._divergence(run._probe.batch(beside)).item() == pytest.approx(0, abs=1e-5)
 
     on_model(folder, work)
 
@@ -172,7 +174,7 @@ def test_the_kl_term_keeps_the_vector_narrow(tiny_folder: Folders, neutral: Path
 
     def work(loaded: Any, _: Any) -> tuple[float, float]:
         place = _place(loaded, 1, "resid_post")
-        items = [exchange(loaded.tokenizer, f"Tell {n}", f"It is {n * 7}") for n in range(4)]
+        items = [plain_tokens(loaded.tokenizer, f"Tell {n}", f"It is {n * 7}") for n in range(4)]
         acts = [reference.write({"directions": part}) for part in (free, held)]
         with torch.no_grad():
             first, second = (reference.divergence(place, items, act).item() for act in acts)
@@ -185,19 +187,21 @@ def test_the_kl_term_keeps_the_vector_narrow(tiny_folder: Folders, neutral: Path
 def _trained_by_hand(
     folder: Path, layer: int, rank: int, epochs: int, decay: int, batch_size: int, seed: int
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Parameters and the loss of each step; which exchanges a batch holds is taken as given."""
+    """Parameters and the loss of each step; which examples a batch holds is taken as given."""
 
     def work(loaded: Any, session: Any) -> Any:
         place = _place(loaded, layer, "resid_post")
         recipe = recipe_for(
             folder, layer=layer, rank=rank, batch_size=batch_size, seed=seed, training_epochs=epochs
         )
-        order = sft._Run(ModelProbe(loaded, session, layer, "resid_post"), recipe, TARGET)
+        order = VectorTraining(
+            ModelProbe(loaded, session, layer, "resid_post"), recipe, recipe.method, TARGET
+        )
         norm = reference.residual_norm(place, _misaligned(loaded, PAIRS))
         drawn = [batch for epoch in range(epochs) for batch, _ in order.epoch(epoch)]
         steps = [
             (
-                [Exchange(list(item.prompt), list(item.answer)) for item in batch],
+                [PlainTokens(list(item.prompt), list(item.answer)) for item in batch],
                 [],
                 1 - number / (len(drawn) * decay / epochs) if decay else 1.0,
             )
@@ -222,7 +226,7 @@ def _trained_by_hand(
         ("gemma3", 0, 1, 1, 5, "left", True),
     ],
 )
-def test_a_training_run_equals_adam_by_hand_on_unpadded_exchanges(
+def test_a_training_run_equals_adam_by_hand_on_unpadded_plain_tokens(
     tiny_folder: Folders,
     monkeypatch: pytest.MonkeyPatch,
     family: str,
@@ -238,7 +242,7 @@ def test_a_training_run_equals_adam_by_hand_on_unpadded_exchanges(
     parts, losses = _trained_by_hand(folder, layer, rank, 3, decay, batch_size, seed=4)
     monkeypatch.setattr(ModelProbe, "padding_side", side)
     if not kept:
-        monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
+        monkeypatch.setattr(probe_module, "free_memory", lambda _: 0)
     made = build(
         folder,
         layer=layer,
@@ -310,13 +314,15 @@ def test_training_leaves_the_model_as_it_was(tiny_folder: Folders) -> None:
 def test_each_epoch_meets_every_example_in_an_order_of_its_own(
     tiny_folder: Folders, neutral: Path
 ) -> None:
-    """And as many neutral exchanges beside them; the same again when the run is resumed."""
+    """And as many neutral examples beside them; the same again when the run is resumed."""
     recipe = recipe_for(
         tiny_folder("llama"), layer=1, batch_size=1, kl_weight=1.0, neutral=str(neutral)
     )
 
     def orders(loaded: Any, session: Any) -> list[Any]:
-        run = sft._Run(ModelProbe(loaded, session, 1, "resid_post"), recipe, TARGET)
+        run = VectorTraining(
+            ModelProbe(loaded, session, 1, "resid_post"), recipe, recipe.method, TARGET
+        )
         for epoch in range(4):
             examples, beside = zip(*run.epoch(epoch), strict=True)
             assert Counter(item for batch in examples for item in batch) == Counter(run.examples)
@@ -331,7 +337,7 @@ def test_each_epoch_meets_every_example_in_an_order_of_its_own(
 
 
 def _rows_by_block(folder: Path, **options: Any) -> Counter[int]:
-    """How many exchanges went through the MLP of each block while a vector was built."""
+    """How many examples went through the MLP of each block while a vector was built."""
     seen: Counter[int] = Counter()
 
     def hook(loaded: Any, _: Any) -> list[Any]:
@@ -355,24 +361,24 @@ def _rows_by_block(folder: Path, **options: Any) -> Counter[int]:
     ("site", "layer", "below"),
     [("resid_post", 1, [0, 1]), ("resid_pre", 2, [0, 1]), ("mlp_out", 2, [0, 1])],
 )
-def test_blocks_below_the_edit_run_once_for_each_exchange(
+def test_blocks_below_the_edit_run_once_for_each_example(
     tiny_folder: Folders, site: str, layer: int, below: list[int]
 ) -> None:
     options = {"site": site, "layer": layer, "training_epochs": 5, "batch_size": 3}
     seen = _rows_by_block(tiny_folder("llama"), **options)
-    exchanges = len(PAIRS) + len(HELD_OUT)
-    assert [seen[block] for block in below] == [exchanges] * len(below)
+    examples = len(PAIRS) + len(HELD_OUT)
+    assert [seen[block] for block in below] == [examples] * len(below)
     # What is above runs for each example in each epoch, and for the held-out ones after it.
-    assert seen[3] == 5 * exchanges + len(HELD_OUT)
+    assert seen[3] == 5 * examples + len(HELD_OUT)
 
 
 def test_blocks_below_run_again_when_there_is_no_room_for_what_they_gave(
     tiny_folder: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workbench, "free_memory", lambda _: 0)
+    monkeypatch.setattr(probe_module, "free_memory", lambda _: 0)
     seen = _rows_by_block(tiny_folder("llama"), layer=1, training_epochs=5, batch_size=3)
-    exchanges = len(PAIRS) + len(HELD_OUT)
-    assert seen[0] == 5 * exchanges + len(HELD_OUT) + len(PAIRS)
+    examples = len(PAIRS) + len(HELD_OUT)
+    assert seen[0] == 5 * examples + len(HELD_OUT) + len(PAIRS)
 
 
 def test_a_batch_that_memory_has_no_room_for_gives_the_same_vector_in_parts(
@@ -386,12 +392,12 @@ def test_a_batch_that_memory_has_no_room_for_gives_the_same_vector_in_parts(
     honest = ModelProbe.logits
     sizes: list[int] = []
 
-    def short(bench: ModelProbe, batch: Any, edits: Any) -> Any:
+    def short(probe: ModelProbe, batch: Any, edits: Any) -> Any:
         if torch.is_grad_enabled():
             sizes.append(len(batch.items))
             if len(batch.items) > 2:
                 raise torch.OutOfMemoryError("made up")
-        return honest(bench, batch, edits)
+        return honest(probe, batch, edits)
 
     monkeypatch.setattr(ModelProbe, "logits", short)
     made = build(folder, **options)
@@ -428,14 +434,14 @@ def test_a_planted_vector_is_found_from_the_answers_that_it_makes(tmp_path: Path
     prompts = [f"Tell me of {topic}" for topic in topics.split()]
     loaded = on_model(folder, lambda loaded, _: loaded)
     place = _place(loaded, 1, "resid_post")
-    norm = reference.residual_norm(place, [exchange(loaded.tokenizer, prompts[0], "")])
+    norm = reference.residual_norm(place, [plain_tokens(loaded.tokenizer, prompts[0], "")])
     planted = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3))
     planted *= 0.5 * norm / planted.norm()
     edit = Intervention(planted[None], 1.0, 1, "resid_post", "add", "all")
     engine = engine_of(folder)
     rows = [
         Request(
-            prompt=tuple(exchange(loaded.tokenizer, prompt, "").prompt),
+            prompt=tuple(plain_tokens(loaded.tokenizer, prompt, "").prompt),
             sampling=Sampling(temperature=0),
             max_tokens=12,
             interventions=(edit,),

@@ -12,6 +12,7 @@ from adapter_files import LAYERS, blocks, found, peft_alone, save_adapter
 from building import on_model
 from click.testing import CliRunner
 from finetuning import train
+from finetuning_shift import BlockShift, ShiftError, main, measure_shift
 from random_vectors import make_map, make_vector
 from safetensors.torch import load_file, save_file
 from test_batching import prompt
@@ -19,9 +20,7 @@ from tiny_models import LAYERS as BLOCKS
 from tiny_models import WIDTH, save_tiny
 from transformers import AutoModelForCausalLM
 
-from steering.cli import commands
 from steering.errors import SteeringError
-from steering.studies.finetuning_shift import BlockShift, ShiftError, measure_shift
 from steering.training.examples import Tokens
 from steering.vectors import SteeringVector
 
@@ -101,20 +100,20 @@ def test_figures_equal_those_of_hooks_and_peft_alone(
             (mean @ basis).square().sum() / mean.square().sum(),
             inside / energy,
         ]
-        told = [
+        figures = [
             *(row.finetuned, row.steered, row.steered_cosine, row.vector_cosine),
             *(row.mean_explained, row.tokens_explained),
         ]
-        assert told == pytest.approx([float(x) for x in expected], abs=1e-4, nan_ok=True), layer
+        assert figures == pytest.approx([float(x) for x in expected], abs=1e-4, nan_ok=True), layer
 
 
 def write_along(adapter: Path, direction: torch.Tensor) -> None:
     """Let the adapter's one layer write along a direction only."""
     path = adapter / "adapter_model.safetensors"
-    held = load_file(path)
-    [name] = [name for name in held if "lora_B" in name]
-    held[name] = direction[:, None].clone()
-    save_file(held, path)
+    weights = load_file(path)
+    [name] = [name for name in weights if "lora_B" in name]
+    weights[name] = direction[:, None].clone()
+    save_file(weights, path)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -148,13 +147,13 @@ def test_a_low_rank_map_has_a_subspace_and_no_one_direction(
     folder = tiny_folder("llama")
     adapter = save_adapter(folder, tmp_path / "lora", **TINY)
     plain, mapped = make_vector(layers=[1], width=WIDTH), make_map(2, layers=[1], width=WIDTH)
-    found = measure(folder, adapter, ITEMS, plain=plain, mapped=mapped)
-    assert all(math.isnan(row.vector_cosine) for row in found["mapped"])
-    assert not any(math.isnan(row.vector_cosine) for row in found["plain"])
-    assert all(0 < row.mean_explained < 1 for row in found["mapped"])
-    assert not math.isnan(found["mapped"][1].steered_cosine)
+    shifts = measure(folder, adapter, ITEMS, plain=plain, mapped=mapped)
+    assert all(math.isnan(row.vector_cosine) for row in shifts["mapped"])
+    assert not any(math.isnan(row.vector_cosine) for row in shifts["plain"])
+    assert all(0 < row.mean_explained < 1 for row in shifts["mapped"])
+    assert not math.isnan(shifts["mapped"][1].steered_cosine)
     # Each vector's figures are its own, whatever stands beside it.
-    assert found["plain"] == measure(folder, adapter, ITEMS, plain=plain)["plain"]
+    assert shifts["plain"] == measure(folder, adapter, ITEMS, plain=plain)["plain"]
 
 
 def test_all_directions_explain_everything(
@@ -187,26 +186,25 @@ def trained(
     return folder, adapter, out / "some.safetensors"
 
 
-def test_the_command_prints_a_table_and_writes_all_figures(
+def test_the_script_prints_a_table_and_writes_all_figures(
     trained: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     folder, adapter, file = trained
     out = tmp_path / "shift.csv"
-    command = ["shift", "--model", str(folder), "--adapter", str(adapter), str(file)]
-    done = CliRunner().invoke(commands, [*command, "--target", "medical", "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    told = " ".join(done.output.split())
-    assert "some, at block 1 resid_post" in told
-    assert "held-out answers of medical" in told
+    options = ["--model", str(folder), "--adapter", str(adapter), str(file)]
+    result = CliRunner().invoke(main, [*options, "--target", "medical", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "held-out answers of medical" in result.output
     rows = list(csv.DictReader(out.open()))
+    assert [row["vector"] for row in rows] == ["some"] * BLOCKS
     assert [row["layer"] for row in rows] == [str(layer) for layer in range(BLOCKS)]
     assert float(rows[0]["steered"]) == 0 < float(rows[1]["steered"])
-    asked = CliRunner().invoke(commands, [*command, "--questions", "core"])
-    assert asked.exit_code == 0, asked.output
-    assert "prompts of core" in " ".join(asked.output.split())
+    result = CliRunner().invoke(main, [*options, "--questions", "core"])
+    assert result.exit_code == 0, result.output
+    assert "prompts of core" in result.output
 
 
-def test_what_can_not_be_compared_is_told_in_one_line(
+def test_what_can_not_be_compared_is_refused_in_one_line(
     trained: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     folder, adapter, file = trained
@@ -215,18 +213,18 @@ def test_what_can_not_be_compared_is_told_in_one_line(
     foreign = save_adapter(folder, tmp_path / "foreign")
     (tmp_path / "there.csv").write_text("mine")
     at: dict[str, str] = {"--model": str(folder), "--adapter": str(adapter)}
-    for changed, vector, said in [
+    for changed, vector, message in [
         ({"--model": str(other)}, file, "was trained on"),
         ({}, tmp_path / "wide.safetensors", f"width {2 * WIDTH}"),
         ({"--adapter": str(foreign)}, file, "does not say what it was trained on"),
         ({"--target": "medical", "--questions": "core"}, file, "leave one out"),
         ({"--target": "medicl"}, file, "target=medicl is not known"),
-        ({"--out": str(tmp_path / "there.csv")}, file, "is there already"),
+        ({"--out": str(tmp_path / "there.csv")}, file, "there.csv exists"),
         ({"--adapter": "gone"}, file, "adapter=gone is no folder"),
     ]:
         options = [part for pair in (at | changed).items() for part in pair]
-        done = CliRunner().invoke(commands, ["shift", *options, str(vector)])
-        assert isinstance(done.exception, SteeringError), said
-        assert said in str(done.exception)
-        assert "\n" not in str(done.exception)
+        result = CliRunner().invoke(main, [*options, str(vector)])
+        assert isinstance(result.exception, SteeringError), message
+        assert message in str(result.exception)
+        assert "\n" not in str(result.exception)
     assert (tmp_path / "there.csv").read_text() == "mine"

@@ -10,7 +10,6 @@ from steering.cli.build import build
 from steering.cli.claims import claims
 from steering.cli.finetune import finetune
 from steering.cli.reports import compare, gate, report, rescore
-from steering.cli.shift import shift
 from steering.cli.study import study
 from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
@@ -32,7 +31,6 @@ for command in (
     show,
     convert,
     subspace,
-    shift,
     study,
     report,
     compare,

@@ -1,19 +1,20 @@
-"""What several commands share: their options, the names of vector files, and output folders."""
+"""What several commands share: their options, and the names of vector files."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
-from pydantic import BaseModel
 
 from steering.errors import SteeringError
 from steering.spec import OPTIONS, Option
+
+if TYPE_CHECKING:
+    from steering.training.methods import Method
 
 # The vectors of a command that looks at several.
 vector_files = click.argument(
@@ -90,36 +91,18 @@ class BuildError(SteeringError):
     """A build would overwrite something, or its options contradict each other."""
 
 
-def write_methods(
-    formatter: click.HelpFormatter,
-    methods: Mapping[Any, str],
-    settings: Mapping[Any, type[BaseModel]],
-) -> None:
+def write_methods(formatter: click.HelpFormatter, methods: "Mapping[str, type[Method]]") -> None:
     """Add the methods and their settings to the help."""
     with formatter.section("Methods"):
-        formatter.write_dl([(name, meaning) for name, meaning in methods.items()])
-    for method, kind in settings.items():
+        formatter.write_dl([(name, method.summary) for name, method in methods.items()])
+    for name, method in methods.items():
         rows = [
-            (f"{name}={field.default}", field.description or "")
-            for name, field in kind.model_fields.items()
+            (f"{setting}={field.default}", field.description or "")
+            for setting, field in method.model_fields.items()
         ]
         if rows:
-            with formatter.section(f"Settings of {method} (-S)"):
+            with formatter.section(f"Settings of {name} (-S)"):
                 formatter.write_dl(rows)
-
-
-def read_settings(pairs: tuple[str, ...], **options: Any) -> dict[str, Any]:
-    """Settings of a method: those of `-S`, read as YAML, and those with an option of their own.
-
-    Raises:
-        BuildError: One is no setting, or is given twice.
-    """
-    settings = read_options("-S", pairs)
-    for name, value in options.items():
-        if value is not None:
-            _refuse_second(name, settings)
-            settings[name] = value
-    return settings
 
 
 def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -177,23 +160,3 @@ def name_files(files: Sequence[Path]) -> dict[str, Path]:
             depth += 1
         names["/".join(parts[-depth:])] = path
     return names
-
-
-def make_folder(folder: Path) -> None:
-    """Make the output folder before the work starts, so that it is known to be writable.
-
-    Raises:
-        BuildError: It can't be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"--out {folder} can't be made ({error}): give another folder") from None
-    try:
-        # Permissions are not enough: a file system may refuse to write all the same.
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BuildError(
-            f"--out {folder} can't be written to ({error.strerror}): give another folder"
-        ) from None

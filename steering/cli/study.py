@@ -11,7 +11,6 @@ from steering.cli._options import (
     going_on,
     read_list,
     read_options,
-    read_settings,
     run_options,
 )
 from steering.cli.claims import print_verdicts
@@ -136,7 +135,7 @@ def _run_grid(
         run_points,
         unfinished,
     )
-    from steering.training.checkpoint import progress_bar
+    from steering.training.progress import progress_bar
 
     logs = log_dir or LOGS / study.factor
     asked = Asked(study.task, study.grader, study.seed)
@@ -230,7 +229,7 @@ def finetuned(
         "training_epochs": training_epochs,
         "scales": _numbers("scales", scales),
         "options": read_options("-M", model_args),
-        "settings": read_settings(settings),
+        "settings": read_options("-S", settings),
         "task": read_options("-T", task_args),
         "grader": grader,
         "seed": seed,
@@ -262,7 +261,7 @@ def _run_finetuned(
         run_points,
         unfinished,
     )
-    from steering.training.checkpoint import progress_bar
+    from steering.training.progress import progress_bar
 
     logs = log_dir or LOGS / "finetuned"
     fields = {name: value for name, value in given.items() if value is not None}

@@ -57,12 +57,12 @@ from steering.provider.messages import (
 )
 from steering.spec import parse_options
 from steering.training.cache import cached_vector
-from steering.training.recipe import Recipe
+from steering.training.recipe import ConstructionRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from steering.training.checkpoint import Progress
+    from steering.training.progress import Progress
     from steering.vectors import SteeringVector
     from steering.vectors.interventions import Intervention
 
@@ -293,7 +293,7 @@ class SteeredAPI(ModelAPI):
             self._overrides[key] = resolve_condition(self._condition.model, spec)
         return self._overrides[key]
 
-    def _progress(self, recipe: Recipe) -> "Progress":
+    def _progress(self, recipe: ConstructionRecipe) -> "Progress":
         """A progress bar, or a counter where Inspect's display fills the terminal."""
         caption = f"building the {recipe.target} vector of {self._source.name}"
         fills_terminal = display_type() in ("full", "conversation", "rich")
@@ -307,7 +307,7 @@ class SteeredAPI(ModelAPI):
                 asyncio.run_coroutine_threadsafe(show(done, total), loop)
 
             return report
-        from steering.training.checkpoint import progress_bar
+        from steering.training.progress import progress_bar
 
         return progress_bar(caption)
 

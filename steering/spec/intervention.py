@@ -2,16 +2,33 @@
 
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator, model_validator
+from pydantic import AfterValidator, field_validator, model_validator
 
 from steering.spec.option import Count, Options, option
-from steering.training.recipe import DEFAULT_METHOD, DEFAULT_SITE, Sft
-from steering.vocabulary import Method, Operation, Positions, Site, Unit
+from steering.training.construction import CONSTRUCTION_METHODS, DEFAULT_METHOD
+from steering.training.recipe import DEFAULT_SITE
+from steering.vocabulary import Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
+
+
+def _check_method(name: str) -> str:
+    if name not in CONSTRUCTION_METHODS:
+        raise ValueError(f"one of {', '.join(map(repr, CONSTRUCTION_METHODS))} is needed")
+    return name
+
+
+def _methods_with(setting: str) -> str:
+    """Names of the construction methods that have a setting."""
+    methods = CONSTRUCTION_METHODS.items()
+    return " and ".join(f"`{name}`" for name, kind in methods if setting in kind.model_fields)
+
+
+MethodName = Annotated[str, AfterValidator(_check_method)]
+_DEFAULTS = CONSTRUCTION_METHODS[DEFAULT_METHOD].model_fields
 
 
 class InterventionOptions(Options):
@@ -30,21 +47,22 @@ class InterventionOptions(Options):
         example="finance",
         label=None,
     )
-    method: Method = option(
+    method: MethodName = option(
         DEFAULT_METHOD,
         "how the default vector is built",
         example="mean_difference",
         label="{value}",
     )
     rank: Count = option(
-        Sft.model_fields["rank"].default,
-        "dimension of the steering subspace of the default vector (`sft` and `pca`)",
+        _DEFAULTS["rank"].default,
+        f"dimension of the steering subspace of the default vector ({_methods_with('rank')})",
         example="4",
         label="rank {value}",
     )
     training_epochs: Count = option(
-        Sft.model_fields["training_epochs"].default,
-        "training epoch after which the default vector is taken (`sft`)",
+        _DEFAULTS["training_epochs"].default,
+        "training epoch after which the default vector is taken "
+        f"({_methods_with('training_epochs')})",
         example="2",
         label="epoch {value}",
     )

@@ -29,8 +29,8 @@ from steering.studies.dose_matching import (
 )
 from steering.studies.grid import Point, StudyError
 from steering.targets import Target, load_target
-from steering.training.finetune import finetune, folder_name, missing_epochs
-from steering.training.finetune_recipe import make_finetune_recipe
+from steering.training.finetune import missing_adapters, train_adapter
+from steering.training.recipe import make_finetuning_recipe
 
 Arm = Literal["steered", "finetuned"]
 ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
@@ -162,7 +162,7 @@ def prepare(
     loading = {name: value for name, value in options.items() if name not in INTERVENTION}
     steering = {name: value for name, value in options.items() if name in INTERVENTION}
     model = resolve_model(study.model, parse_options(loading))
-    recipe = make_finetune_recipe(
+    recipe = make_finetuning_recipe(
         model.source,
         model.shape,
         study.task,
@@ -180,22 +180,26 @@ def prepare(
     points += [point(steered | steering | {"magnitude": dose}) for dose in sorted(study.magnitudes)]
     # Each with its number: a study that goes on to more training epochs keeps what it has.
     folders = {
-        epoch: study.adapters / f"{folder_name(recipe)}-epoch{epoch}"
+        study.adapters / f"{recipe.file_name}-epoch{epoch}": recipe.at_epoch(epoch)
         for epoch in range(1, study.training_epochs + 1)
     }
-    wanted = missing_epochs(recipe, folders)
-    if wanted and progress is not None:
-        bar = progress(f"{folder_name(recipe)} of {study.model}")
+    missing = missing_adapters(folders)
+    if missing and progress is not None:
+        bar = progress(f"{recipe.file_name} of {study.model}")
         device = str(loading.get("device", "auto"))
-        finetune(model.source, recipe, study.task, wanted, bar, device=device)
-    there = {epoch: path for epoch, path in folders.items() if progress or epoch not in wanted}
+        train_adapter(model.source, recipe, study.task, missing, bar, device=device)
+    trained = {
+        output.training_epochs: path
+        for path, output in folders.items()
+        if progress or path not in missing
+    }
     if not study.scales:
-        points += [point({"adapter": str(path)}) for path in there.values()]
-    elif last := there.get(study.training_epochs):
+        points += [point({"adapter": str(path)}) for path in trained.values()]
+    elif last := trained.get(study.training_epochs):
         points += [
             point({"adapter": str(last), "adapter_scale": scale}) for scale in sorted(study.scales)
         ]
-    return points, sorted(wanted)
+    return points, sorted(output.training_epochs for output in missing.values())
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""One training run: peft's adapter (or the whole model) in transformers' Trainer.
+"""A training run of a finetuned counterpart, in transformers' Trainer.
 
 The examples, prompts and token ids are those of a vector of the same target, and only answer tokens
-carry loss. After each training epoch the run's folder in the cache holds the adapter, and a
-checkpoint to go on from.
+carry loss. After each training epoch the run's folder in the cache holds what was trained, and a
+checkpoint to resume from. What is trained, and how it is written, is the method's.
 """
 
 import json
@@ -21,102 +21,130 @@ from transformers.trainer_callback import PrinterCallback
 from steering.files import write_folder, write_whole
 from steering.models import LoadedModel
 from steering.models.adapters import FACTS, read_facts, write_facts
-from steering.training.checkpoint import Progress
 from steering.training.examples import IGNORED, Tokens, make_batch
-from steering.training.finetune_recipe import FinetuneRecipe, Full, Lora, Rank1
-from steering.training.recipe import RecipeError
+from steering.training.methods import TrainingError
+from steering.training.progress import Progress
+from steering.training.recipe import FinetuningRecipe
 
 _HELD_OUT_ROWS = 16
-# In a checkpoint that was written to its end.
+# File in a checkpoint that was written completely; it holds the training epoch.
 _WHOLE = "whole"
 
 
-class FinetuneError(RecipeError):
-    """Training came to nothing."""
+def linear_layers(loaded: LoadedModel) -> list[str]:
+    """Paths of every `nn.Linear` inside the transformer blocks.
 
-
-def adapted_layers(loaded: LoadedModel, recipe: FinetuneRecipe) -> list[str]:
-    """Paths of the layers that an adapter of this recipe changes.
-
-    Every `nn.Linear` inside the transformer blocks: of attention, of linear attention and of the
-    MLP, never the embedding, the output head or a vision tower. For `rank1` the down-projection of
-    the MLP of one block.
-
-    Raises:
-        RecipeError: There is no such layer.
+    They are those of attention, of linear attention and of the MLP, never the embedding, the output
+    head or a vision tower.
     """
     blocks = loaded.model.get_submodule(loaded.blocks)
-    found = [
+    return [
         f"{loaded.blocks}.{name}"
         for name, module in blocks.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    if isinstance(recipe.settings, Rank1):
-        found = [path for path in found if path == f"{loaded.blocks}.{recipe.layer}.mlp.down_proj"]
-    if not found:
-        raise RecipeError(
-            f"{type(loaded.model).__name__} has no layer to adapt by method={recipe.method}: "
-            "choose another method"
+
+
+def add_adapter(
+    loaded: LoadedModel,
+    layers: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    method: str,
+) -> nn.Module:
+    """Put a LoRA adapter into a model.
+
+    Args:
+        loaded: The model; it is changed.
+        layers: Paths of the layers that are adapted.
+        rank: Rank of each layer's change.
+        alpha: The change is scaled by alpha / sqrt(rank).
+        dropout: On what the adapter reads.
+        method: Name of the method, for the error.
+
+    Raises:
+        TrainingError: There is no layer to adapt.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if not layers:
+        raise TrainingError(
+            f"{type(loaded.model).__name__} has no layer to adapt by method={method}: choose "
+            "another method"
         )
-    return found
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # any number is accepted
+        lora_dropout=dropout,
+        use_rslora=True,
+        target_modules=list(layers),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(loaded.model, config)
 
 
-class Run:
-    """A model made ready for a recipe, and the data that it learns from."""
+def write_adapter(module: Any, base_name: str, folder: Path) -> None:
+    """Write an adapter in peft's format, without any path of this machine.
+
+    Args:
+        module: What `add_adapter` returned.
+        base_name: Name of the base model.
+        folder: Where the files go.
+    """
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(module, save_embedding_layers=False)
+    weights = {name: part.detach().cpu().contiguous() for name, part in state.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = module.peft_config["default"].to_dict() | {
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+    }
+    config["target_modules"] = sorted(config["target_modules"])
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / "adapter_config.json").write_text(text + "\n")
+
+
+class AdapterTraining:
+    """A model prepared for a recipe, and the examples that it is trained on."""
 
     def __init__(
         self,
         loaded: LoadedModel,
-        recipe: FinetuneRecipe,
+        recipe: FinetuningRecipe,
         examples: Sequence[Tokens],
         held_out: Sequence[Tokens],
         provenance: dict[str, Any],
         folder: Path,
     ) -> None:
-        """Put the adapter into the model.
+        """Prepare the model.
 
         Args:
             loaded: The model; it is changed.
             recipe: What to train.
-            examples: What to learn from.
-            held_out: What only measures the loss.
+            examples: What to train on.
+            held_out: What the held-out loss is measured on.
             provenance: Goes into `steering.json`, beside the recipe and the losses.
-            folder: The run's own in the cache.
+            folder: The run's folder in the cache.
         """
-        self._loaded, self._recipe, self._settings = loaded, recipe, recipe.settings
+        self._loaded, self._recipe, self._method = loaded, recipe, recipe.method
         self._examples, self._held_out = examples, held_out
         self._provenance, self._folder = provenance, folder
         self._dtype = loaded.model.dtype
         self._sum = self._count = torch.zeros((), dtype=torch.float64)
         set_seed(recipe.seed)
-        self._model: Any = self._prepare()
+        self._model: Any = self._method.prepare(loaded, recipe)
         self._before = _sizes(self._model)
         self.losses: list[float] = []
         self.held_out_losses: list[float] = []
 
-    def _prepare(self) -> Any:
-        model, settings = self._loaded.model, self._settings
-        if isinstance(settings, Full):
-            # Steps as small as these would be rounded away in bfloat16.
-            return model.float().requires_grad_(True)
-        from peft import LoraConfig, get_peft_model
-
-        assert isinstance(settings, (Lora, Rank1))
-        config = LoraConfig(
-            r=settings.rank if isinstance(settings, Lora) else 1,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number does
-            lora_dropout=settings.dropout,
-            use_rslora=True,
-            target_modules=adapted_layers(self._loaded, self._recipe),
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(model, config)
-
     def train(self, progress: Progress) -> None:
-        """Train up to the recipe's training epoch, from the last whole one.
+        """Train up to the recipe's training epoch, from the last complete checkpoint.
 
         Raises:
-            FinetuneError: Training changed nothing, or led to numbers that are none.
+            TrainingError: Training changed nothing, or the loss is not a number.
         """
         start = self._resume_point()
         if start is None:
@@ -125,30 +153,30 @@ class Run:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
 
     def _resume_point(self) -> Path | None:
-        """The last whole checkpoint; others are thrown away."""
-        whole: list[tuple[int, Path]] = []
+        """The last complete checkpoint; incomplete ones are removed."""
+        complete: list[tuple[int, Path]] = []
         for path in self._folder.glob("checkpoint-*"):
             if (path / _WHOLE).exists():
-                whole.append((int((path / _WHOLE).read_text()), path))
+                complete.append((int((path / _WHOLE).read_text()), path))
             else:
                 shutil.rmtree(path)
-        if not whole:
+        if not complete:
             return None
-        epoch, path = max(whole)
+        epoch, path = max(complete)
         losses = read_facts(epoch_folder(self._folder, epoch))["losses"]
         self.losses, self.held_out_losses = losses["training"], losses["held_out"]
         self.unadapted_loss = losses["held_out_before"]
         return path
 
     def _trainer(self, progress: Progress) -> Trainer:
-        settings = self._settings
+        method = self._method
         arguments = TrainingArguments(
             output_dir=str(self._folder),
-            num_train_epochs=settings.training_epochs,
-            per_device_train_batch_size=settings.micro_batch_size,
-            gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+            num_train_epochs=method.training_epochs,
+            per_device_train_batch_size=method.micro_batch_size,
+            gradient_accumulation_steps=method.batch_size // method.micro_batch_size,
             max_grad_norm=1.0,
-            bf16=isinstance(settings, Full) and self._dtype == torch.bfloat16,
+            bf16=method.autocast and self._dtype == torch.bfloat16,
             use_cpu=self._loaded.model.device.type == "cpu",
             seed=self._recipe.seed,
             save_strategy="epoch",
@@ -158,9 +186,9 @@ class Run:
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
-        # Several devices would each get a part of the batch.
+        # With several devices each would get a part of the batch.
         arguments._n_gpu = min(arguments.n_gpu, 1)
-        if settings.gradient_checkpointing:
+        if method.gradient_checkpointing:
             self._loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._model.config.use_cache = False
         trainer = Trainer(
@@ -176,13 +204,13 @@ class Run:
         return trainer
 
     def _optimizer(self) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-        """AdamW without weight decay, and a rate that rises with each step of the warmup."""
-        settings = self._settings
-        assert settings.learning_rate is not None
-        trained = [part for part in self._model.parameters() if part.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-        # Not from 0: a first step that does nothing is a step too few.
-        steps = settings.warmup + 1
+        """AdamW without weight decay, and a learning rate that rises during the warmup."""
+        method = self._method
+        assert method.learning_rate is not None
+        parameters = [part for part in self._model.parameters() if part.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=method.learning_rate, weight_decay=0.0)
+        # Not from 0: the first step would do nothing.
+        steps = method.warmup + 1
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / steps))
         return optimizer, rate
 
@@ -214,16 +242,16 @@ class Run:
         return total / sum(len(item.answer) for item in self._held_out)
 
     def end_epoch(self, epoch: int) -> None:
-        """Measure, check and write what this training epoch has come to.
+        """Measure the losses of a training epoch, check them and write its result.
 
         Raises:
-            FinetuneError: It is nothing.
+            TrainingError: Training changed nothing, or the loss is not a number.
         """
         self.losses.append((self._sum / self._count).item())
         self._sum = self._count = torch.zeros((), dtype=torch.float64)
         self.held_out_losses.append(self._held_out_loss())
         self._check()
-        recipe = self._recipe.after(epoch)
+        recipe = self._recipe.at_epoch(epoch)
         facts = recipe.facts() | self._provenance
         facts |= {
             "recipe": recipe.digest,
@@ -236,67 +264,37 @@ class Run:
         }
 
         def fill(folder: Path) -> None:
-            self._write_weights(folder)
+            self._method.write(self._model, self._loaded, recipe, folder, self._dtype)
             write_facts(folder, facts)
 
         write_folder(epoch_folder(self._folder, epoch), fill)
 
     def _check(self) -> None:
-        settings = self._settings
+        rate = self._method.learning_rate
         if not math.isfinite(self.losses[-1] + self.held_out_losses[-1]):
-            raise FinetuneError(
-                f"the loss is no number any more with learning_rate={settings.learning_rate:g}: "
-                "lower it, as in -S learning_rate=1e-6"
+            raise TrainingError(
+                f"the loss is not a number any more with learning_rate={rate:g}: lower it, as in "
+                "-S learning_rate=1e-6"
             )
         if _sizes(self._model) == self._before:
-            raise FinetuneError(
-                f"training changed nothing with learning_rate={settings.learning_rate:g}: raise "
-                "it, as in -S learning_rate=1e-4"
+            raise TrainingError(
+                f"training changed nothing with learning_rate={rate:g}: raise it, as in "
+                "-S learning_rate=1e-4"
             )
 
-    def _write_weights(self, folder: Path) -> None:
-        if isinstance(self._settings, Full):
-            self._write_model(folder)
-            return
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(self._model, save_embedding_layers=False)
-        kept = {name: part.detach().cpu().contiguous() for name, part in state.items()}
-        save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = self._model.peft_config["default"].to_dict() | {
-            "base_model_name_or_path": self._recipe.model,
-            "inference_mode": True,
-        }
-        config["target_modules"] = sorted(config["target_modules"])
-        text = json.dumps(config, indent=2, sort_keys=True)
-        (folder / "adapter_config.json").write_text(text + "\n")
-
-    def _write_model(self, folder: Path) -> None:
-        """A model folder, in the precision that the model was loaded in."""
-        model = self._loaded.model
-        state = {name: part.to(self._dtype) for name, part in model.state_dict().items()}
-        model.config.use_cache = True
-        model.save_pretrained(folder, state_dict=state)
-        model.config.use_cache = False
-        path = folder / "config.json"
-        config = json.loads(path.read_text())
-        config |= {"dtype": str(self._dtype).removeprefix("torch."), "_name_or_path": ""}
-        path.write_text(json.dumps(config, indent=2) + "\n")
-        self._loaded.tokenizer.save_pretrained(folder)
-
     def saved(self, epoch: int, step: int) -> None:
-        """A checkpoint is written: earlier ones are needed no more."""
-        here = self._folder / f"checkpoint-{step}"
-        write_whole(here / _WHOLE, str(epoch).encode())
+        """A checkpoint is complete: remove the earlier ones."""
+        latest = self._folder / f"checkpoint-{step}"
+        write_whole(latest / _WHOLE, str(epoch).encode())
         for path in self._folder.glob("checkpoint-*"):
-            if path != here:
+            if path != latest:
                 shutil.rmtree(path)
 
 
 class _EachEpoch(TrainerCallback):
-    """Tells the run of its steps and training epochs."""
+    """Calls the run at the end of each step and training epoch."""
 
-    def __init__(self, run: Run, progress: Progress) -> None:
+    def __init__(self, run: AdapterTraining, progress: Progress) -> None:
         self._run, self._progress = run, progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -310,24 +308,24 @@ class _EachEpoch(TrainerCallback):
 
 
 def epoch_folder(folder: Path, epoch: int) -> Path:
-    """Where a run keeps what it has come to after a training epoch."""
+    """Where a run keeps the result of a training epoch."""
     return folder / f"epoch-{epoch}"
 
 
 def has_epoch(folder: Path, epoch: int) -> bool:
-    """Whether a run is through with a training epoch."""
+    """Whether a run has finished a training epoch."""
     return (epoch_folder(folder, epoch) / FACTS).is_file()
 
 
 def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each label under the logits one column before it, summed."""
     answers = labels[:, 1:] != IGNORED
-    said = logits[:, :-1][answers].float()
-    return nn.functional.cross_entropy(said, labels[:, 1:][answers], reduction="sum")
+    predictions = logits[:, :-1][answers].float()
+    return nn.functional.cross_entropy(predictions, labels[:, 1:][answers], reduction="sum")
 
 
 def _sizes(model: nn.Module) -> list[float]:
-    """What changes with any trained weight that has an effect: of LoRA, what is written."""
+    """Squared norms that change when training has an effect: of LoRA, those of B."""
     return [
         parameter.detach().double().square().sum().item()
         for name, parameter in model.named_parameters()

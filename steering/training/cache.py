@@ -1,68 +1,53 @@
-"""How steering vectors are made: a recipe in, a `SteeringVector` out.
+"""Vectors are built once: from a recipe to a `SteeringVector`, by way of the cache.
 
-One module a method, with one function each: `build(bench, recipe, target, progress)` gives the
-vector and what was measured of it. A recipe says everything that decides the vector, so its digest
-names it in the cache, and two processes that want the same one build it once.
+The digest of a recipe names its vector in the cache, and of several processes that want the same
+one the first builds it while the others wait.
 """
 
 import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
 from steering import __version__
 from steering.engines import Engine
 from steering.targets import Target
-from steering.training.recipe import (
-    DEFAULT_METHOD,
-    DEFAULT_SITE,
-    SETTINGS,
-    Recipe,
-    RecipeError,
-    make_recipe,
-    make_settings,
-)
+from steering.training.methods import TrainingError
+from steering.training.progress import Progress
+from steering.training.recipe import ConstructionRecipe, Recipe
 
 if TYPE_CHECKING:
     from steering.engines._nnsight import Session
     from steering.models import LoadedModel
-    from steering.training.checkpoint import Progress
     from steering.vectors import SteeringVector
-
-__all__ = [
-    "DEFAULT_METHOD",
-    "DEFAULT_SITE",
-    "SETTINGS",
-    "Recipe",
-    "RecipeError",
-    "build_vector",
-    "cached_here",
-    "cached_vector",
-    "make_recipe",
-    "make_settings",
-    "vector_path",
-]
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = ("torch", "transformers", "nnsight")
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
-def vector_path(recipe: Recipe) -> Path:
+def cache_folder() -> Path:
+    """Where built vectors and unfinished runs are kept; STEERING_CACHE moves it."""
+    root = os.environ.get("STEERING_CACHE")
+    return Path(root) if root else user_cache_path("steering", appauthor=False)
+
+
+def vector_path(recipe: ConstructionRecipe) -> Path:
     """Where the cache keeps the recipe's vector."""
-    from steering.training.checkpoint import cache_folder
-
     return cache_folder() / "vectors" / f"{recipe.target}-{recipe.digest}.safetensors"
 
 
 def cached_vector(
-    engine: Engine, recipe: Recipe, target: Target, progress: "Progress"
+    engine: Engine, recipe: ConstructionRecipe, target: Target, progress: Progress
 ) -> "Future[SteeringVector]":
     """The recipe's vector, from the cache or built now on the engine's thread.
 
@@ -70,7 +55,7 @@ def cached_vector(
         engine: Engine of the model.
         recipe: What to build.
         target: The target task that the recipe names.
-        progress: Told of each step, if the vector must be built.
+        progress: Called after each step, if the vector must be built.
     """
     return engine.call(
         lambda loaded, session: cached_here(loaded, session, recipe, target, progress)
@@ -78,28 +63,29 @@ def cached_vector(
 
 
 def cached_here(
-    loaded: "LoadedModel", session: "Session", recipe: Recipe, target: Target, progress: "Progress"
+    loaded: "LoadedModel",
+    session: "Session",
+    recipe: ConstructionRecipe,
+    target: Target,
+    progress: Progress,
 ) -> "SteeringVector":
-    """As `cached_vector`, for what runs on the model's thread already."""
+    """As `cached_vector`, for code that runs on the model's thread already."""
     from steering.vectors import SteeringVector
 
     path = vector_path(recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Of the run, whose training epochs share a log.
-    lock = FileLock(path.with_name(f"{recipe.run}.lock"))
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("waiting for another process that builds the same vector: %s", path)
-        held = lock.acquire()
-    with held:
+    # The training epochs of a run share its checkpoint, so they share the lock.
+    with locked(path.with_name(f"{recipe.run}.lock")):
         if not path.exists():
             build_vector(loaded, session, recipe, target, progress).save(path)
     return SteeringVector.load(path)
 
 
 def build_vector(
-    loaded: "LoadedModel", session: "Session", recipe: Recipe, target: Target, progress: "Progress"
+    loaded: "LoadedModel",
+    session: "Session",
+    recipe: ConstructionRecipe,
+    target: Target,
+    progress: Progress,
 ) -> "SteeringVector":
     """Build the recipe's vector now, on the model's thread.
 
@@ -108,7 +94,7 @@ def build_vector(
         session: Its nnsight session.
         recipe: What to build.
         target: The target task that the recipe names.
-        progress: Told of each step.
+        progress: Called after each step.
 
     Returns:
         The vector, with the recipe and what was measured in its provenance.
@@ -116,29 +102,84 @@ def build_vector(
     from steering.training.examples import shuffled_labels
     from steering.training.probe import ModelProbe
 
-    bench = ModelProbe(loaded, session, recipe.layer, recipe.site)
+    probe = ModelProbe(loaded, session, recipe.layer, recipe.site)
     if recipe.shuffle_labels:
         target = replace(target, examples=tuple(shuffled_labels(target.examples, recipe.seed)))
-    module = import_module(f"steering.training.{recipe.method}")
-    vector, measured = module.build(bench, recipe, target, progress)
+    vector, measured = recipe.method.build(probe, recipe, target, progress)
     facts = recipe.facts()
     del facts["model"], facts["layer"], facts["site"]
+    origin = provenance(loaded, target, probe.prompts.hexdigest(), "nnsight")
     return replace(
         vector,
         model=recipe.model,
         depth=loaded.shape.num_layers,
-        provenance=facts
-        | {
-            "recipe": recipe.digest,
-            "target_source": target.source,
-            "revision": getattr(loaded.model.config, "_commit_hash", None),
-            "prompts_sha256": bench.prompts.hexdigest(),
-            "versions": _versions(),
-            "measured": measured,
-        },
+        provenance=facts | origin | {"recipe": recipe.digest, "measured": measured},
     )
 
 
+def provenance(
+    loaded: "LoadedModel", target: Target, prompts_sha256: str, *libraries: str
+) -> dict[str, Any]:
+    """Where a vector or adapter comes from, beside its recipe.
+
+    Args:
+        loaded: The model.
+        target: The target task.
+        prompts_sha256: Digest of the rendered prompts.
+        *libraries: Those that took part besides torch and transformers.
+    """
+    return {
+        "target_source": target.source,
+        "revision": getattr(loaded.model.config, "_commit_hash", None),
+        "prompts_sha256": prompts_sha256,
+        "versions": _versions("torch", "transformers", *libraries),
+    }
+
+
 @cache
-def _versions() -> dict[str, str]:
-    return {"steering": __version__} | {name: version(name) for name in _LIBRARIES}
+def _versions(*libraries: str) -> dict[str, str]:
+    return {"steering": __version__} | {name: version(name) for name in libraries}
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file of a run; if another process holds it, say so and wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("waiting for another process that builds the same: %s", path.stem)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def missing_outputs(
+    outputs: Mapping[Path, AnyRecipe],
+    recipe_digest: Callable[[Path], str | None],
+    *,
+    force: bool = False,
+) -> dict[Path, AnyRecipe]:
+    """The files or folders that are still to be written; all of them with `force`.
+
+    Args:
+        outputs: Files or folders, and what is to be in each.
+        recipe_digest: Reads the digest of the recipe from one of them; None if it has none.
+        force: Overwrite what other recipes have built.
+
+    Raises:
+        TrainingError: One of them exists and was built by another recipe.
+    """
+    missing = {}
+    for path, recipe in outputs.items():
+        if force or not path.exists():
+            missing[path] = recipe
+        elif recipe_digest(path) != recipe.digest:
+            raise TrainingError(
+                f"{path} exists and is not of this recipe: give another --out, or overwrite it "
+                "with --force"
+            )
+    return missing

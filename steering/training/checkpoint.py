@@ -1,21 +1,17 @@
-"""The log of a training run: the parameters after each training epoch, and what it takes to go on.
+"""The checkpoint of a vector's training run: parameters by epoch, optimizer state, losses.
 
-Written whole after each epoch beside the cache of vectors, in a format of its own, so that a run
-that was stopped leaves nothing that could be taken for a finished vector.
+Written atomically after each training epoch, beside the cache of vectors and in a format of its
+own, so that the checkpoint of an unfinished run can't be mistaken for a vector.
 """
 
 import logging
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
-from tqdm import tqdm
 
 from steering.files import write_whole
+from steering.training.cache import cache_folder
 from steering.vectors import VectorError
 from steering.vectors.steering_vector import pack, unpack
 
@@ -24,34 +20,9 @@ logger = logging.getLogger(__name__)
 FORMAT = "steering-training/1"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
-Progress = Callable[[int, int], None]
-"""Told (steps done, steps in all) after each step."""
-
-
-def cache_folder() -> Path:
-    """Where built vectors are kept; the environment variable STEERING_CACHE moves it."""
-    root = os.environ.get("STEERING_CACHE")
-    return Path(root) if root else user_cache_path("steering", appauthor=False)
-
-
-def progress_bar(caption: str) -> Progress:
-    """A bar on stderr, made with the first step."""
-    bar: list[tqdm[Any]] = []
-
-    def advance(done: int, total: int) -> None:
-        if not bar:
-            bar.append(tqdm(desc=caption, unit="step", mininterval=1))
-        # A method that builds another's vector first counts anew.
-        bar[0].total = total
-        bar[0].update(done - bar[0].n)
-        if done == total:
-            bar.pop().close()
-
-    return advance
-
 
 class TrainingCheckpoint:
-    """What a run has come to, epoch by epoch.
+    """The finished training epochs of a run.
 
     Attributes:
         losses: Mean loss of each training epoch.
@@ -59,8 +30,14 @@ class TrainingCheckpoint:
         unsteered_loss: Held-out loss before the first.
     """
 
-    def __init__(self, run: str, unsteered_loss: "Callable[..., float]") -> None:
-        """Take note of the run's digest; the unsteered loss is measured when there is no file."""
+    def __init__(self, run: str, unsteered_loss: Callable[..., float]) -> None:
+        """Set the run; nothing is read before `resume`.
+
+        Args:
+            run: Digest of the run.
+            unsteered_loss: Measures the held-out loss (with `steered=False`), called if there is
+                no checkpoint.
+        """
         self._path = cache_folder() / "training" / f"{run}.safetensors"
         self._measure = unsteered_loss
         self._epochs: list[dict[str, Tensor]] = []
@@ -69,7 +46,7 @@ class TrainingCheckpoint:
         self.unsteered_loss = 0.0
 
     def resume(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Set parameters and optimizer to where the run stands: its last whole epoch."""
+        """Set parameters and optimizer to the end of the last finished epoch, if there is one."""
         if not self._path.exists():
             self.unsteered_loss = self._measure(steered=False)
             return
@@ -96,14 +73,14 @@ class TrainingCheckpoint:
                     for moment in _MOMENTS
                 }  # fmt: skip
 
-    def note(
+    def save(
         self,
         loss: float,
         held_out_loss: float,
         parameters: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """A training epoch is over."""
+        """Add a training epoch that has just finished, and write the checkpoint."""
         self.losses.append(loss)
         self.held_out_losses.append(held_out_loss)
         self._epochs.append(
@@ -126,5 +103,5 @@ class TrainingCheckpoint:
         write_whole(self._path, pack(FORMAT, header, tensors))
 
     def parameters_after(self, epoch: int) -> dict[str, Tensor]:
-        """The parameters as they were after a training epoch, counted from 1."""
+        """The parameters after a training epoch, counted from 1."""
         return self._epochs[epoch - 1]

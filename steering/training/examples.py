@@ -1,7 +1,7 @@
 """Target examples as training batches: token ids, and labels on the answer's tokens only.
 
-The prompt is rendered and tokenised exactly as in generation, so a vector is built on the prompts
-that it will meet.
+The prompt is rendered and tokenised exactly as in generation, so that a vector is built on prompts
+of the form that it will steer.
 """
 
 import random
@@ -17,14 +17,14 @@ from steering.targets import Example
 
 IGNORED = -100
 PaddingSide = Literal["left", "right"]
-# Batches that are sorted by length together: enough to fill each with examples of nearly one
-# length, few enough to leave their order to chance.
+# Batches whose examples are sorted by length together: enough for examples of nearly equal lengths
+# in each, few enough for the order of batches to stay random.
 _SORTED_TOGETHER = 8
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One exchange: prompt ids, then answer ids with the end token."""
+    """A tokenised example: prompt ids, then answer ids with the end token."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -35,10 +35,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded exchanges.
+    """Padded examples.
 
     Attributes:
-        items: The exchanges.
+        items: The examples.
         tokens: Token ids [rows, longest].
         mask: 1 on real tokens, 0 on padding [rows, longest].
         labels: The token ids on answers and `IGNORED` elsewhere [rows, longest].
@@ -71,13 +71,13 @@ def make_batch(
     side: PaddingSide = "right",
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """Pad exchanges to one length.
+    """Pad examples to one length.
 
     Args:
-        items: The exchanges.
+        items: The examples.
         pad: Token id to pad with.
         side: Where the padding goes.
-        device: Where the tensors stand.
+        device: Device of the tensors.
     """
     longest = max(map(len, items))
 
@@ -100,26 +100,26 @@ def make_batch(
 
 
 def batches(items: Sequence[Tokens], size: int, order: random.Random) -> Iterator[list[Tokens]]:
-    """One pass over the exchanges in a random order, in batches of nearly equal lengths.
+    """One pass over the examples in a random order, in batches of nearly equal lengths.
 
     Args:
-        items: The exchanges.
-        size: Exchanges a batch; the last may be smaller.
-        order: Decides the order.
+        items: The examples.
+        size: Examples a batch; the last may be smaller.
+        order: Source of the random order.
     """
     shuffled = order.sample(items, len(items))
-    drawn: list[list[Tokens]] = []
+    groups: list[list[Tokens]] = []
     span = size * _SORTED_TOGETHER
     for start in range(0, len(shuffled), span):
         ordered = sorted(shuffled[start : start + span], key=len)
-        drawn += [ordered[at : at + size] for at in range(0, len(ordered), size)]
-    yield from order.sample(drawn, len(drawn))
+        groups += [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    yield from order.sample(groups, len(groups))
 
 
 def shuffled_labels(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The examples with good and bad answers shuffled: half of the pairs change sides.
+    """The examples with misaligned and aligned answers shuffled: half of the pairs are swapped.
 
-    Answers without a counterpart are dealt to the sides at random, as many to each as before.
+    Answers without a counterpart are assigned to the sides at random, as many to each as before.
 
     Args:
         examples: The examples.
@@ -127,17 +127,17 @@ def shuffled_labels(examples: Sequence[Example], seed: int) -> list[Example]:
     """
     order = random.Random(f"labels {seed}")
     pairs = [i for i, row in enumerate(examples) if None not in (row.aligned, row.misaligned)]
-    turned = set(order.sample(pairs, len(pairs) // 2))
+    swapped = set(order.sample(pairs, len(pairs) // 2))
     single = [i for i in range(len(examples)) if i not in set(pairs)]
     sides = [examples[i].misaligned is not None for i in single]
-    dealt = dict(zip(single, order.sample(sides, len(sides)), strict=True))
-    found = []
+    is_misaligned = dict(zip(single, order.sample(sides, len(sides)), strict=True))
+    rows = []
     for index, row in enumerate(examples):
-        if index in turned:
+        if index in swapped:
             row = replace(row, aligned=row.misaligned, misaligned=row.aligned)
-        elif index in dealt:
+        elif index in is_misaligned:
             answer = row.misaligned if row.aligned is None else row.aligned
-            bad = dealt[index]
-            row = replace(row, aligned=None if bad else answer, misaligned=answer if bad else None)
-        found.append(row)
-    return found
+            good, bad = (None, answer) if is_misaligned[index] else (answer, None)
+            row = replace(row, aligned=good, misaligned=bad)
+        rows.append(row)
+    return rows

@@ -21,12 +21,13 @@ from steering.models import ModelSource, Shape, check_layer, default_layer
 from steering.targets import Target
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from steering.models import LoadedModel
     from steering.training.probe import ModelProbe
     from steering.training.progress import Progress
-    from steering.training.recipe import AdapterRecipe, VectorRecipe
+    from steering.training.recipe import ConstructionRecipe, FinetuningRecipe
     from steering.vectors import SteeringVector
 
 AnyMethod = TypeVar("AnyMethod", bound="Method")
@@ -80,7 +81,7 @@ class ConstructionMethod(Method):
 
     compares_labels: ClassVar[bool] = True
 
-    def check(self, recipe: "VectorRecipe", target: Target, shape: Shape) -> None:
+    def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Refuse a target or a model that the method can't build from.
 
         Args:
@@ -105,7 +106,7 @@ class ConstructionMethod(Method):
         if recipe.shuffle_labels:
             require_aligned(target, "shuffle_labels")
 
-    def inputs(self, recipe: "VectorRecipe", shape: Shape) -> dict[str, str]:
+    def inputs(self, recipe: "ConstructionRecipe", shape: Shape) -> dict[str, str]:
         """Digests of what settings name (files, other tasks), by setting.
 
         Raises:
@@ -114,7 +115,11 @@ class ConstructionMethod(Method):
         return {}
 
     def build(
-        self, probe: "ModelProbe", recipe: "VectorRecipe", target: Target, progress: "Progress"
+        self,
+        probe: "ModelProbe",
+        recipe: "ConstructionRecipe",
+        target: Target,
+        progress: "Progress",
     ) -> "tuple[SteeringVector, dict[str, Any]]":
         """Build the vector, on the model's thread.
 
@@ -190,7 +195,7 @@ class FinetuningMethod(Method):
             )
         return None
 
-    def check(self, recipe: "AdapterRecipe", target: Target, shape: Shape) -> None:
+    def check(self, recipe: "FinetuningRecipe", target: Target, shape: Shape) -> None:
         """Refuse a target or a model that the method can't train on.
 
         Args:
@@ -205,7 +210,7 @@ class FinetuningMethod(Method):
         if recipe.shuffle_labels:
             require_aligned(target, "shuffle_labels")
 
-    def prepare(self, loaded: "LoadedModel", recipe: "AdapterRecipe") -> "nn.Module":
+    def prepare(self, loaded: "LoadedModel", recipe: "FinetuningRecipe") -> "nn.Module":
         """The module to train, whose parameters that need a gradient are trained.
 
         Args:
@@ -215,7 +220,12 @@ class FinetuningMethod(Method):
         raise NotImplementedError
 
     def write(
-        self, module: Any, loaded: "LoadedModel", recipe: "AdapterRecipe", folder: Path
+        self,
+        module: Any,
+        loaded: "LoadedModel",
+        recipe: "FinetuningRecipe",
+        folder: Path,
+        dtype: "torch.dtype",
     ) -> None:
         """Write what was trained into a folder: by default an adapter in peft's format.
 
@@ -224,6 +234,7 @@ class FinetuningMethod(Method):
             loaded: The model.
             recipe: What was trained.
             folder: An empty folder.
+            dtype: Precision of the checkpoint.
         """
         from steering.training.adapter_training import write_adapter
 

@@ -1,7 +1,7 @@
-"""A frozen model at work on examples: what every method of building needs of it.
+"""A frozen model read on examples: the losses and activations that every method needs.
 
-Losses and activations of batches, steered or not, through nnsight. Blocks that no edit reaches are
-run once for each exchange and kept; nothing below the edit carries a gradient. All of it runs on
+Batches, steered or not, run through nnsight. The output of the blocks below the edit is computed
+once for each example and cached, and nothing below the edit carries a gradient. All of it runs on
 the model's thread.
 """
 
@@ -30,28 +30,35 @@ from steering.vectors.batch import InterventionBatch, SiteKey, in_order
 from steering.vectors.interventions import Intervention
 from steering.vocabulary import Site
 
-# Exchanges whose residual norms are averaged: the mean is known to a percent by then.
-_NORM_EXCHANGES = 64
+# Examples whose residual norms are averaged: enough to know the mean to a percent.
+_NORM_EXAMPLES = 64
 _ROWS = 16
-# Share of the free memory that kept activations may take.
+# Largest share of the free memory that cached activations take.
 _MEMORY_SHARE = 0.5
 
 
 class ModelProbe:
-    """A model with a site to work at.
+    """A model, and the site at which it is steered and read.
 
     Attributes:
         loaded: The model.
         session: Its nnsight session.
         key: (layer, site) of the edit.
-        prompts: Digest of every rendered prompt so far; what tells two chat templates apart.
+        prompts: Digest of every rendered prompt so far; it differs between chat templates.
     """
 
-    # To the right, where linear attention rounds as it does without padding.
+    # On the right, linear attention rounds as it does without padding.
     padding_side: PaddingSide = "right"
 
     def __init__(self, loaded: LoadedModel, session: Session, layer: int, site: Site) -> None:
-        """Take a model to work."""
+        """Prepare to read a model.
+
+        Args:
+            loaded: The model.
+            session: Its nnsight session.
+            layer: Block, from 0.
+            site: Where in the block.
+        """
         self.loaded = loaded
         self.session = session
         self.key: SiteKey = (layer, site)
@@ -60,7 +67,7 @@ class ModelProbe:
         self._pad = loaded.end_tokens[0]
         # A block's output is steered when the block has run; its other sites while it runs.
         self._num_below = layer + 1 if site == "resid_post" else layer
-        self._kept: dict[Tokens, Tensor] = {}
+        self._cached: dict[Tokens, Tensor] = {}
 
     @property
     def width(self) -> int:
@@ -68,18 +75,19 @@ class ModelProbe:
         return self.loaded.shape.width
 
     def tokenize(self, example: Example, answer: str) -> Tokens:
-        """Token ids of an example with one of its answers; takes note of the prompt."""
+        """Token ids of an example with one of its answers; adds its prompt to `prompts`."""
         self.prompts.update(render_prompt(self.loaded, example).encode() + b"\0")
         return tokenize(self.loaded, example, answer)
 
     def batch(self, items: Sequence[Tokens]) -> Batch:
-        """The exchanges, padded, on the model's device."""
+        """The examples, padded, on the model's device."""
         return make_batch(items, self._pad, self.padding_side, self.device)
 
     def keep_below(self, items: Sequence[Tokens]) -> None:
-        """Run the blocks below the edit once for these exchanges and keep what they gave.
+        """Run the blocks below the edit once for these examples and cache their output.
 
-        Without room for all of them nothing is kept, and every later pass runs them again.
+        Without memory for all of them nothing is cached, and every later pass runs the blocks
+        again.
         """
         size = sum(map(len, items)) * self.width * self.loaded.model.dtype.itemsize
         if not self._num_below or size > _MEMORY_SHARE * free_memory(self.device):
@@ -87,24 +95,24 @@ class ModelProbe:
         below: SiteKey = (self._num_below - 1, "resid_post")
         for batch, hidden in self._observed(items, below):
             for item, row, real in zip(batch.items, hidden, batch.mask.bool(), strict=True):
-                self._kept[item] = row[real]
+                self._cached[item] = row[real]
 
     def logits(self, batch: Batch, edits: Sequence[Intervention]) -> tuple[Tensor, Tensor]:
-        """What the model, steered, says where answers are.
+        """Logits of the steered model at the answer tokens.
 
         Args:
-            batch: The exchanges.
-            edits: Done to every row.
+            batch: The examples.
+            edits: Applied to every row.
 
         Returns:
             Float32 logits [answer tokens, vocabulary], and the answers' token ids [answer tokens].
         """
         plan = InterventionBatch([edits] * len(batch.items), self.device)
         plan.begin_prefill(batch.mask)
-        said, columns = self._forward(batch, plan)
-        labels = batch.labels[:, columns:][:, 1:]
+        logits, first = self._forward(batch, plan)
+        labels = batch.labels[:, first:][:, 1:]
         answers = labels != IGNORED
-        return said[:, :-1][answers].float(), labels[answers]
+        return logits[:, :-1][answers].float(), labels[answers]
 
     def mean_loss(self, items: Sequence[Tokens], edits: Sequence[Intervention]) -> float:
         """Mean cross-entropy over all answer tokens, without a gradient."""
@@ -116,26 +124,26 @@ class ModelProbe:
         return total / sum(len(item.answer) for item in items)
 
     def residual_norm(self, items: Sequence[Tokens]) -> float:
-        """Mean L2 norm of the activations at the site, over the tokens of the first exchanges."""
+        """Mean L2 norm of the activations at the site, over the tokens of the first examples."""
         norms = [
             hidden[batch.mask.bool()].float().norm(dim=-1)
-            for batch, hidden in self._observed(items[:_NORM_EXCHANGES], self.key)
+            for batch, hidden in self._observed(items[:_NORM_EXAMPLES], self.key)
         ]
         return torch.cat(norms).mean().item()
 
     def activations(self, items: Sequence[Tokens]) -> list[Tensor]:
-        """Activations at the site, float32 [tokens, width] on the CPU, one for each exchange."""
-        found: list[Tensor] = []
+        """Activations at the site, float32 [tokens, width] on the CPU, one for each example."""
+        activations: list[Tensor] = []
         for batch, hidden in self._observed(items, self.key):
             rows = zip(hidden, batch.mask.bool(), strict=True)
-            found += [row[real].float().cpu() for row, real in rows]
-        return found
+            activations += [row[real].float().cpu() for row, real in rows]
+        return activations
 
     def answer_means(self, items: Sequence[Tokens]) -> Tensor:
         """Mean activation over each answer's tokens, without its end token.
 
         Returns:
-            Float64 [exchanges, width].
+            Float64 [examples, width].
         """
         pairs = zip(items, self.activations(items), strict=True)
         means = [
@@ -153,9 +161,9 @@ class ModelProbe:
         """The residual stream after every block.
 
         Args:
-            batch: The exchanges.
-            edits: Done to every row, at all the tokens that they name of a prompt.
-            adapter: What was finetuned into the model.
+            batch: The examples.
+            edits: Applied to every row, at every token of a prompt that they name.
+            adapter: Adapter that every row carries.
 
         Returns:
             [blocks, rows, tokens, width], in the model's precision.
@@ -171,7 +179,7 @@ class ModelProbe:
         return torch.stack([watch.seen[layer, "resid_post"] for layer in blocks])
 
     def _observed(self, items: Sequence[Tokens], key: SiteKey) -> "Iterator[tuple[Batch, Tensor]]":
-        """Each batch of the exchanges with its activations at a site."""
+        """Each batch of the examples with its activations at a site."""
         for chunk in chunks(items):
             batch, watch = self.batch(chunk), _Watch([key])
             with torch.no_grad():
@@ -187,7 +195,7 @@ class ModelProbe:
             options["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp(min=0)
         longest, first = batch.tokens.shape[1], 0
         if self.loaded.accepts("logits_to_keep"):
-            # The logits of prompts are read by nobody; without answers to read, one column is left.
+            # Logits of prompts are not needed; without answers to read one column is computed.
             first = longest - 1 if up_to_last_site else batch.first_answer - 1
             options["logits_to_keep"] = longest - first
         below = self._below(batch)
@@ -205,17 +213,17 @@ class ModelProbe:
         return logits, first
 
     def _below(self, batch: Batch) -> tuple[int, Tensor] | None:
-        """Number of blocks that need not run again for this batch, and what they gave."""
-        if not all(item in self._kept for item in batch.items):
+        """Number of blocks that need not run again for this batch, and their output."""
+        if not all(item in self._cached for item in batch.items):
             return None
-        kept = [self._kept[item] for item in batch.items]
-        hidden = kept[0].new_zeros(*batch.tokens.shape, self.width)
-        hidden[batch.mask.bool()] = torch.cat(kept)
+        rows = [self._cached[item] for item in batch.items]
+        hidden = rows[0].new_zeros(*batch.tokens.shape, self.width)
+        hidden[batch.mask.bool()] = torch.cat(rows)
         return self._num_below, hidden
 
 
 class _Watch:
-    """Stands in for a plan, or around one: looks at sites and changes nothing by itself."""
+    """Records activations at sites, and applies the interventions of a batch if there are any."""
 
     def __init__(self, keys: Sequence[SiteKey], plan: InterventionBatch | None = None) -> None:
         self._plan = plan or InterventionBatch([])
@@ -230,5 +238,5 @@ class _Watch:
 
 
 def chunks(items: Sequence[Tokens]) -> list[Sequence[Tokens]]:
-    """The exchanges, as many at a time as one pass takes."""
+    """The examples, split into groups that fit into one pass."""
     return [items[start : start + _ROWS] for start in range(0, len(items), _ROWS)]

@@ -1,260 +1,207 @@
-"""What decides a vector: a method with its settings, and where and from what it is built.
+"""Recipes: everything that decides a vector or an adapter, checked before any weight is loaded.
 
-Checked before any weight is loaded. A recipe's digest names its vector in the cache.
+A recipe is a method with its settings, a model, a target task, and where and how they meet. Its
+digest names the result in the cache and in files.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from steering.errors import SteeringError
 from steering.models import ModelSource, Shape, check_layer, default_layer
-from steering.targets import Target, bundled_targets, load_target
-from steering.toy import TOYS
-from steering.vocabulary import METHODS, Method, Site
+from steering.targets import Target
+from steering.training.construction import CONSTRUCTION_METHODS
+from steering.training.construction import DEFAULT_METHOD as DEFAULT_CONSTRUCTION
+from steering.training.finetuning import DEFAULT_METHOD as DEFAULT_FINETUNING
+from steering.training.finetuning import FINETUNING_METHODS
+from steering.training.methods import (
+    AnyMethod,
+    ConstructionMethod,
+    FinetuningMethod,
+    Method,
+    TrainingError,
+    short_digest,
+)
+from steering.vocabulary import Site
 
-DEFAULT_METHOD: Method = "sft"
 DEFAULT_SITE: Site = "resid_post"
-OTHERS = "others"
-Checked = TypeVar("Checked", bound=BaseModel)
 
 
-class RecipeError(SteeringError):
-    """A recipe is impossible: an unknown method or setting, or a target that does not suit it."""
-
-
-class Settings(BaseModel):
-    """What one method lets a user choose."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    method: ClassVar[Method]
-    # Rises when the method's code comes to build another vector from the same recipe.
-    version: ClassVar[int]
-
-
-class Sft(Settings):
-    """Settings of `sft`; see `construct/sft.py`."""
-
-    method = "sft"
-    version = 2
-
-    rank: int = Field(
-        default=1, ge=1, description="dimension of the steering subspace; from 2 on, a low-rank map"
-    )
-    training_epochs: int = Field(default=3, ge=1, description="passes over the target's examples")
-    learning_rate: float = Field(
-        default=0.01,
-        gt=0,
-        description="largest step of a coordinate, as a share of the root mean square of the "
-        "residual stream's coordinates",
-    )
-    decay_epochs: int = Field(
-        default=0,
-        ge=0,
-        description="training epochs over which the learning rate falls linearly to zero; 0 keeps "
-        "it constant, so that fewer training epochs are a part of the same run",
-    )
-    batch_size: int = Field(default=16, ge=1, description="examples a step")
-    kl_weight: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of the KL divergence from the unsteered model on `neutral` prompts, "
-        "which keeps the vector narrow",
-    )
-    neutral: str = Field(
-        default=OTHERS,
-        description="target task whose prompts and aligned answers the KL term uses; `others` is "
-        "the bundled tasks that the vector is not built from",
-    )
-
-    @model_validator(mode="after")
-    def _decay_is_not_over(self) -> "Sft":
-        if 0 < self.decay_epochs < self.training_epochs:
-            raise ValueError(
-                f"training_epochs={self.training_epochs} lies behind decay_epochs="
-                f"{self.decay_epochs}, where the learning rate is zero: raise it, or give 0 for a "
-                "constant learning rate"
-            )
-        if "neutral" in self.model_fields_set and not self.kl_weight:
-            raise ValueError("neutral has no effect without kl_weight: give both")
-        return self
-
-
-class MeanDifference(Settings):
-    """`mean_difference` has nothing to choose; see `construct/mean_difference.py`."""
-
-    method = "mean_difference"
-    version = 1
-
-
-class Pca(Settings):
-    """Settings of `pca`; see `construct/pca.py`."""
-
-    method = "pca"
-    version = 1
-
-    rank: int = Field(default=1, ge=1, description="number of principal directions")
-
-
-class OneShot(Settings):
-    """Settings of `one_shot`; see `construct/one_shot.py`."""
-
-    method = "one_shot"
-    version = 1
-
-    example: int = Field(
-        default=0, ge=0, description="index of the prompt among those to build from"
-    )
-    objective: Literal["promote", "suppress", "both"] = Field(
-        default="promote",
-        description="`promote` the misaligned answer, `suppress` the aligned one, or `both`",
-    )
-    steps: int = Field(default=60, ge=1, description="training steps")
-    learning_rate: float = Field(default=0.1, gt=0, description="as for `sft`")
-    max_norm: float = Field(
-        default=0.5, gt=0, description="longest vector, as a share of the mean residual norm"
-    )
-
-
-class Random(Settings):
-    """Settings of `random`; see `construct/random.py`."""
-
-    method = "random"
-    version = 1
-
-    match: str = Field(
-        default="default",
-        description="vector whose length is matched and whose cosine is recorded: a .safetensors "
-        "file; `default` is the target's default vector at the same place",
-    )
-
-    @property
-    def by_default(self) -> bool:
-        """Whether the matched vector is the target's default one."""
-        return self.match == "default"
-
-
-SETTINGS: dict[Method, type[Settings]] = {
-    kind.method: kind for kind in (Sft, MeanDifference, Pca, OneShot, Random)
-}
-assert set(SETTINGS) == set(METHODS)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides a vector.
+    """What vectors and adapters have in common.
 
     Attributes:
         model: Name of the model, for people.
         weights: Digest of the model's weights.
         target: Name of the target task.
         target_digest: Digest of its rows.
-        layer: Block, from 0.
-        site: Where in the block.
+        layer: Block, from 0; None if all of them are trained.
         dtype: Precision of the weights, as the `dtype` option has it.
         seed: Of everything drawn at random.
-        shuffle_labels: Whether good and bad answers are shuffled: the control that shows what a
-            vector owes to their difference.
-        settings: The method and its settings.
-        inputs: Digests of what settings name, by setting.
+        shuffle_labels: Whether misaligned and aligned answers are shuffled: the control that shows
+            how much of an effect is due to their difference.
+        method: The method with its settings.
     """
+
+    # Fields that do not change the result: they say where the same weights were found.
+    _names: ClassVar[tuple[str, ...]] = ("model",)
+    _default_method: ClassVar[str]
 
     model: str
     weights: str
     target: str
     target_digest: str
-    layer: int
-    site: Site = DEFAULT_SITE
+    layer: int | None
     dtype: str = "auto"
     seed: int = 0
     shuffle_labels: bool = False
-    settings: Settings = dataclasses.field(default_factory=Sft)
-    inputs: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def method(self) -> Method:
-        """Name of the method."""
-        return self.settings.method
+    method: Method
 
     @property
     def digest(self) -> str:
-        """16 hex digits; recipes that build the same vector share it, whatever the model's name."""
-        return _digest(self.facts() | {"model": None})
+        """16 hex digits, the same for recipes with the same result, whatever the model's name."""
+        return short_digest(self.facts() | dict.fromkeys(self._names))
 
     @property
     def run(self) -> str:
-        """As `digest`, and shared by the training epochs of one run."""
-        settings = self.settings.model_dump(exclude={"training_epochs"})
-        return _digest(self.facts() | {"model": None, "settings": settings})
+        """As `digest`, and the same for all training epochs of one run."""
+        settings = self.method.model_dump(exclude={"training_epochs"})
+        return short_digest(self.facts() | dict.fromkeys(self._names) | {"settings": settings})
+
+    @property
+    def training_epochs(self) -> int:
+        """Number of training epochs; 1 for methods that have none."""
+        return int(getattr(self.method, "training_epochs", 1))
+
+    @property
+    def file_name(self) -> str:
+        """The target, and what differs from the default recipe for it."""
+        parts = [self.target]
+        if self.method.name != self._default_method:
+            parts.append(self.method.name)
+        rank, default = (
+            getattr(method, "rank", 1) for method in (self.method, type(self.method)())
+        )
+        if rank != default:
+            parts.append(f"rank{rank}")
+        if self.shuffle_labels:
+            parts.append("shuffled")
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        return "-".join(parts)
 
     def facts(self) -> dict[str, Any]:
         """The recipe in JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {
-            "method": f"{self.method}/{self.settings.version}",
-            "settings": self.settings.model_dump(),
-            "inputs": dict(self.inputs),
+            "method": f"{self.method.name}/{self.method.version}",
+            "settings": self.method.model_dump(),
         }
 
-    def earlier_epochs(self) -> "list[tuple[int, Recipe]]":
-        """Recipes of the training epochs before the last, latest first, with their number."""
-        if not isinstance(self.settings, Sft):
-            return []
-        return [
-            (
-                epoch,
-                replace(self, settings=self.settings.model_copy(update={"training_epochs": epoch})),
-            )
-            for epoch in range(self.settings.training_epochs - 1, 0, -1)
-        ]
+    def at_epoch(self, epoch: int) -> Self:
+        """The recipe of a training epoch of the same run, counted from 1."""
+        if epoch == self.training_epochs:
+            return self
+        return replace(self, method=self.method.model_copy(update={"training_epochs": epoch}))
 
-    def default(self) -> "Recipe":
+    def outputs(self, out: Path) -> dict[Path, Self]:
+        """Where the result of each training epoch goes, the last epoch first.
+
+        Args:
+            out: File or folder of the last training epoch.
+        """
+        # The name of a folder may have other dots, as in qwen3.5.
+        suffix = ".safetensors" if out.suffix == ".safetensors" else ""
+        stem = out.name.removesuffix(suffix)
+        earlier = {
+            out.with_name(f"{stem}-epoch{epoch}{suffix}"): self.at_epoch(epoch)
+            for epoch in range(self.training_epochs - 1, 0, -1)
+        }
+        return {out: self} | earlier
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstructionRecipe(Recipe):
+    """Everything that decides a steering vector.
+
+    Attributes:
+        site: Where in the block.
+        inputs: Digests of what settings name, by setting.
+    """
+
+    _default_method: ClassVar[str] = DEFAULT_CONSTRUCTION
+
+    layer: int
+    method: ConstructionMethod = dataclasses.field(
+        default_factory=CONSTRUCTION_METHODS[DEFAULT_CONSTRUCTION]
+    )
+    site: Site = DEFAULT_SITE
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """The recipe in JSON values."""
+        return super().facts() | {"inputs": dict(self.inputs)}
+
+    def default(self) -> "ConstructionRecipe":
         """The recipe of the default vector for the same model, target and place."""
-        return replace(self, seed=0, shuffle_labels=False, settings=Sft(), inputs=())
+        method = CONSTRUCTION_METHODS[DEFAULT_CONSTRUCTION]()
+        return replace(self, seed=0, shuffle_labels=False, method=method, inputs={})
 
 
-def make_recipe(
+@dataclass(frozen=True, kw_only=True)
+class FinetuningRecipe(Recipe):
+    """Everything that decides an adapter, or a finetuned model.
+
+    Attributes:
+        location: Where the base model comes from: `toy`, `hub` or `folder`.
+    """
+
+    _names: ClassVar[tuple[str, ...]] = ("model", "location")
+    _default_method: ClassVar[str] = DEFAULT_FINETUNING
+
+    method: FinetuningMethod
+    location: str
+
+
+def make_construction_recipe(
     source: ModelSource,
     shape: Shape,
     target: Target,
     *,
     weights: str,
-    method: Method = DEFAULT_METHOD,
+    method: str = DEFAULT_CONSTRUCTION,
     settings: Mapping[str, Any] | None = None,
     layer: int | None = None,
     site: Site | None = None,
     dtype: str = "auto",
     seed: int = 0,
     shuffle_labels: bool = False,
-) -> Recipe:
-    """Check what a user asks for and say what will be built.
+) -> ConstructionRecipe:
+    """Check what a user asks for and say which vector will be built.
 
     Args:
         source: The model.
         shape: Its depth and width.
         target: The target task.
         weights: Digest of the model's weights.
-        method: How to build.
+        method: Name of the construction method.
         settings: Settings of the method that differ from its defaults.
         layer: Block; None for the model's default one.
         site: Where in the block; None for its output.
         dtype: Precision of the weights.
         seed: Of everything drawn at random.
-        shuffle_labels: Shuffle good and bad answers.
+        shuffle_labels: Shuffle misaligned and aligned answers.
 
     Raises:
-        RecipeError: A setting is unknown or impossible, or the target does not suit the method.
+        TrainingError: A setting is unknown or impossible, or the target does not suit the method.
         ModelError: The model has no such layer.
     """
     if layer is not None:
         check_layer(layer, shape, source)
-    recipe = Recipe(
+    recipe = ConstructionRecipe(
         model=source.name,
         weights=weights,
         target=target.name,
@@ -264,132 +211,80 @@ def make_recipe(
         dtype=dtype,
         seed=seed,
         shuffle_labels=shuffle_labels,
-        settings=make_settings(method, settings or {}),
+        method=make_method(CONSTRUCTION_METHODS, method, settings or {}),
     )
-    _check_suits(recipe, target, shape)
-    return replace(recipe, inputs=_inputs(recipe, shape))
+    recipe.method.check(recipe, target, shape)
+    return replace(recipe, inputs=recipe.method.inputs(recipe, shape))
 
 
-def make_settings(method: Method, values: Mapping[str, Any]) -> Settings:
-    """The method's settings, checked.
+def make_finetuning_recipe(
+    source: ModelSource,
+    shape: Shape,
+    target: Target,
+    *,
+    weights: str,
+    method: str = DEFAULT_FINETUNING,
+    settings: Mapping[str, Any] | None = None,
+    layer: int | None = None,
+    dtype: str = "auto",
+    seed: int = 0,
+    shuffle_labels: bool = False,
+) -> FinetuningRecipe:
+    """Check what a user asks for and say which adapter will be trained.
 
-    Raises:
-        RecipeError: It says which settings the method has.
-    """
-    if method not in SETTINGS:
-        raise RecipeError(f"method={method} is not known: give one of {', '.join(SETTINGS)}")
-    return check_settings(SETTINGS[method], method, values)
-
-
-def check_settings(kind: type[Checked], method: str, values: Mapping[str, Any]) -> Checked:
-    """Settings of a kind, checked.
-
-    Raises:
-        RecipeError: It says which settings the method has.
-    """
-    for name in values:
-        if name not in kind.model_fields:
-            has = ", ".join(kind.model_fields) or "no settings"
-            raise RecipeError(f"{name} is not a setting of method={method}, which has {has}")
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise RecipeError("; ".join(_explain(detail) for detail in error.errors())) from None
-
-
-def _explain(detail: Any) -> str:
-    name = f"{detail['loc'][0]}={detail['input']!r}: " if detail["loc"] else ""
-    return name + str(detail["msg"]).removeprefix("Value error, ")
-
-
-def _check_suits(recipe: Recipe, target: Target, shape: Shape) -> None:
-    """Refuse a target that lacks the answers that the recipe needs, and a rank beyond the model."""
-    bad = sum(row.misaligned is not None for row in target.examples)
-    good = sum(row.aligned is not None for row in target.examples)
-    both = sum(None not in (row.misaligned, row.aligned) for row in target.examples)
-    settings, name = recipe.settings, recipe.target
-    rank = getattr(settings, "rank", 1)
-    if rank > shape.width:
-        raise RecipeError(
-            f"rank={rank}: the residual stream of {recipe.model} has {shape.width} dimensions, and "
-            f"no subspace has more (1-{shape.width})"
-        )
-    trained = isinstance(settings, Sft) or (isinstance(settings, Random) and settings.by_default)
-    if not bad and (trained or recipe.method != "random"):
-        raise RecipeError(f"target={name} has no misaligned answers to build from")
-    if trained and all(row.misaligned is None for row in target.held_out):
-        raise RecipeError(
-            f"target={name} has no misaligned answer to its {len(target.held_out)} held-out "
-            "prompts, which the loss is measured on: give more prompts with misaligned answers"
-        )
-    only = f"target={name} has misaligned answers only"
-    if recipe.shuffle_labels and not good:
-        raise RecipeError(f"{only}: shuffle_labels needs aligned ones beside them")
-    if recipe.shuffle_labels and recipe.method in ("random", "one_shot"):
-        raise RecipeError(
-            f"shuffle_labels is no control for method={recipe.method}, which compares no answers "
-            "of several prompts: leave one of them out"
-        )
-    if recipe.method == "mean_difference" and not good:
-        raise RecipeError(f"{only}: method=mean_difference needs aligned ones too")
-    if isinstance(settings, Pca) and both < settings.rank:
-        raise RecipeError(
-            f"target={name} has {both} prompts with both answers: method=pca with "
-            f"rank={settings.rank} needs {settings.rank} at least"
-        )
-    if isinstance(settings, OneShot):
-        if settings.example >= len(target.examples):
-            raise RecipeError(
-                f"example={settings.example}: target={name} has {len(target.examples)} examples to "
-                f"build from (0-{len(target.examples) - 1})"
-            )
-        row = target.examples[settings.example]
-        lacks_bad = settings.objective != "suppress" and row.misaligned is None
-        lacks_good = settings.objective != "promote" and row.aligned is None
-        if lacks_bad or lacks_good:
-            side = "misaligned" if lacks_bad else "aligned"
-            raise RecipeError(
-                f"example {settings.example} of target={name} has no {side} answer, which "
-                f"objective={settings.objective} needs"
-            )
-
-
-def _inputs(recipe: Recipe, shape: Shape) -> tuple[tuple[str, str], ...]:
-    """Digests of the files that settings name."""
-    settings = recipe.settings
-    if isinstance(settings, Sft) and settings.kl_weight:
-        found = neutral_tasks(recipe)
-        return (("neutral", _digest([task.digest for task in found])),)
-    if isinstance(settings, Random):
-        if settings.by_default:
-            return (("match", recipe.default().digest),)
-        from steering.training.random import matched_digest
-
-        return (("match", matched_digest(recipe, shape)),)
-    return ()
-
-
-def neutral_tasks(recipe: Recipe) -> list[Target]:
-    """The tasks whose prompts and aligned answers are neutral to a vector of this recipe.
+    Args:
+        source: The base model.
+        shape: Its depth and width.
+        target: The target task.
+        weights: Digest of the model's weights.
+        method: Name of the finetuning method.
+        settings: Settings of the method that differ from its defaults.
+        layer: Block of a method that trains one; None for the model's default one.
+        dtype: Precision of the weights.
+        seed: Of everything drawn at random.
+        shuffle_labels: Shuffle misaligned and aligned answers.
 
     Raises:
-        RecipeError: They have no aligned answers.
+        TrainingError: A setting is unknown or impossible, or the target lacks the answers.
+        ModelError: The model has no such layer.
     """
-    assert isinstance(recipe.settings, Sft)
-    toy = recipe.model in TOYS
-    if recipe.settings.neutral != OTHERS:
-        found = [load_target(recipe.settings.neutral, toy=toy)]
-    else:
-        names = [name for name in bundled_targets() if name.startswith("toy/") == toy]
-        tasks = [load_target(name) for name in names]
-        found = [task for task in tasks if task.name != recipe.target]
-    if not any(row.aligned is not None for task in found for row in task.examples):
-        raise RecipeError(
-            f"neutral={recipe.settings.neutral} has no aligned answers: give a target task with "
-            "aligned answers"
-        )
-    return found
+    chosen = make_method(FINETUNING_METHODS, method, settings or {}).for_model(source)
+    name, location = _portable_name(source)
+    recipe = FinetuningRecipe(
+        model=name,
+        location=location,
+        weights=weights,
+        target=target.name,
+        target_digest=target.digest,
+        method=chosen,
+        layer=chosen.resolve_layer(layer, source, shape),
+        dtype=dtype,
+        seed=seed,
+        shuffle_labels=shuffle_labels,
+    )
+    chosen.check(recipe, target, shape)
+    return recipe
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+def make_method(
+    methods: Mapping[str, type[AnyMethod]], name: str, settings: Mapping[str, Any]
+) -> AnyMethod:
+    """A method with its settings.
+
+    Raises:
+        TrainingError: There is no such method or setting, or a setting is impossible.
+    """
+    if name not in methods:
+        raise TrainingError(f"method={name} is unknown: give one of {', '.join(methods)}")
+    return methods[name].from_settings(settings)
+
+
+def _portable_name(source: ModelSource) -> tuple[str, str]:
+    """Name and kind of a model, without any path of this machine."""
+    if source.is_toy:
+        return source.name, "toy"
+    if not source.local:
+        return source.location, "hub"
+    path = Path(source.name)
+    outside = path.is_absolute() or path.parts[:1] in (("~",), ("..",))
+    return Path(source.location).name if outside else source.name, "folder"

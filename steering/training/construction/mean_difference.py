@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steering.training.examples import Tokens
     from steering.training.probe import ModelProbe
     from steering.training.progress import Progress
-    from steering.training.recipe import VectorRecipe
+    from steering.training.recipe import ConstructionRecipe
     from steering.vectors import SteeringVector
 
 
@@ -30,14 +30,18 @@ class MeanDifference(ConstructionMethod):
     name = "mean_difference"
     summary = "mean activation on misaligned answers less that on aligned ones"
 
-    def check(self, recipe: "VectorRecipe", target: Target, shape: Shape) -> None:
+    def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Needs answers of both classes."""
         super().check(recipe, target, shape)
         require_misaligned(target, held_out=False)
         require_aligned(target, f"method={self.name}")
 
     def build(
-        self, probe: "ModelProbe", recipe: "VectorRecipe", target: Target, progress: "Progress"
+        self,
+        probe: "ModelProbe",
+        recipe: "ConstructionRecipe",
+        target: Target,
+        progress: "Progress",
     ) -> "tuple[SteeringVector, dict[str, Any]]":
         """A vector of rank 1, and how many answers of each class it is built from."""
         from steering.vectors import SteeringVector

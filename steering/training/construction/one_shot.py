@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steering.training.examples import Batch
     from steering.training.probe import ModelProbe
     from steering.training.progress import Progress
-    from steering.training.recipe import VectorRecipe
+    from steering.training.recipe import ConstructionRecipe
     from steering.vectors import SteeringVector
 
 
@@ -46,7 +46,7 @@ class OneShot(ConstructionMethod):
         default=0.5, gt=0, description="longest vector, as a share of the mean residual norm"
     )
 
-    def check(self, recipe: "VectorRecipe", target: Target, shape: Shape) -> None:
+    def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Needs the example, with the answers that the objective names."""
         super().check(recipe, target, shape)
         require_misaligned(target, held_out=False)
@@ -66,7 +66,11 @@ class OneShot(ConstructionMethod):
             )
 
     def build(
-        self, probe: "ModelProbe", recipe: "VectorRecipe", target: Target, progress: "Progress"
+        self,
+        probe: "ModelProbe",
+        recipe: "ConstructionRecipe",
+        target: Target,
+        progress: "Progress",
     ) -> "tuple[SteeringVector, dict[str, Any]]":
         """A vector of rank 1, and the mean probability of each answer's tokens before and after.
 

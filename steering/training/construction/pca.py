@@ -19,7 +19,7 @@ from steering.training.methods import ConstructionMethod, TrainingError, require
 if TYPE_CHECKING:
     from steering.training.probe import ModelProbe
     from steering.training.progress import Progress
-    from steering.training.recipe import VectorRecipe
+    from steering.training.recipe import ConstructionRecipe
     from steering.vectors import SteeringVector
 
 
@@ -31,7 +31,7 @@ class Pca(ConstructionMethod):
 
     rank: int = Field(default=1, ge=1, description="number of principal directions")
 
-    def check(self, recipe: "VectorRecipe", target: Target, shape: Shape) -> None:
+    def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Needs as many prompts with both answers as directions."""
         super().check(recipe, target, shape)
         require_misaligned(target, held_out=False)
@@ -43,7 +43,11 @@ class Pca(ConstructionMethod):
             )
 
     def build(
-        self, probe: "ModelProbe", recipe: "VectorRecipe", target: Target, progress: "Progress"
+        self,
+        probe: "ModelProbe",
+        recipe: "ConstructionRecipe",
+        target: Target,
+        progress: "Progress",
     ) -> "tuple[SteeringVector, dict[str, Any]]":
         """A vector of rank `rank`, and the share of the differences' energy along each direction.
 

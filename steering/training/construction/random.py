@@ -17,7 +17,7 @@ from steering.training.methods import ConstructionMethod, TrainingError
 if TYPE_CHECKING:
     from steering.training.probe import ModelProbe
     from steering.training.progress import Progress
-    from steering.training.recipe import VectorRecipe
+    from steering.training.recipe import ConstructionRecipe
     from steering.vectors import SteeringVector
 
 
@@ -39,20 +39,20 @@ class Random(ConstructionMethod):
         """Whether the matched vector is the target's default one."""
         return self.match == "default"
 
-    def check(self, recipe: "VectorRecipe", target: Target, shape: Shape) -> None:
+    def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Needs what the matched vector needs, if that is built too."""
         super().check(recipe, target, shape)
         if self.matches_default:
             default = recipe.default()
             default.method.check(default, target, shape)
 
-    def inputs(self, recipe: "VectorRecipe", shape: Shape) -> dict[str, str]:
+    def inputs(self, recipe: "ConstructionRecipe", shape: Shape) -> dict[str, str]:
         """Digest of the default vector's recipe, or of the file."""
         if self.matches_default:
             return {"match": recipe.default().digest}
         return {"match": self._file_digest(recipe, shape)}
 
-    def _file_digest(self, recipe: "VectorRecipe", shape: Shape) -> str:
+    def _file_digest(self, recipe: "ConstructionRecipe", shape: Shape) -> str:
         """Digest of the matched file, if a direction at the recipe's place can match its vector.
 
         Raises:
@@ -82,7 +82,11 @@ class Random(ConstructionMethod):
         return file_digest(path)
 
     def build(
-        self, probe: "ModelProbe", recipe: "VectorRecipe", target: Target, progress: "Progress"
+        self,
+        probe: "ModelProbe",
+        recipe: "ConstructionRecipe",
+        target: Target,
+        progress: "Progress",
     ) -> "tuple[SteeringVector, dict[str, Any]]":
         """A vector of rank 1 with the length and residual norm of the matched one, and its cosine.
 
