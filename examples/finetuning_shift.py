@@ -23,7 +23,7 @@ from steering.engines import shared_engine
 from steering.errors import SteeringError
 from steering.models import LoadedModel, encode, render_chat
 from steering.models.adapters import Adapter
-from steering.provider.messages import make_turn
+from steering.provider.messages import chat_message
 from steering.questions import load_questions
 from steering.spec import parse_options
 from steering.targets import Target, load_target
@@ -301,7 +301,7 @@ def _prompts(loaded: LoadedModel, questions: str) -> list[Tokens]:
     prompts = [
         [{"role": "user", "content": sample.input}]
         if isinstance(sample.input, str)
-        else [make_turn(message) for message in sample.input]
+        else [chat_message(message) for message in sample.input]
         for sample in load_questions(questions).samples
     ]
     texts = [render_chat(loaded.tokenizer, prompt) for prompt in prompts]
