@@ -47,3 +47,25 @@ def test_a_judged_dimension_is_a_rubric_file(project: Path) -> None:
     assert metrics["em_freeform"]["relevant"] == 90
     assert metrics["judge_calibration"]["warm_bias"] == 10
     assert metrics["judge_calibration"]["warm_scored"] == 3
+
+
+def test_a_construction_method_is_one_file(project: Path) -> None:
+    """Options, labels, the command, its help and the built file know it."""
+    file = TESTS / "contributing" / "added" / "constant.py"
+    shutil.copy(file, project / "steering" / "training" / "construction")
+    facts = run_script(project, "construction_method.py")
+    assert "constant" in facts["label"]
+    assert facts["help"]
+    assert facts["directions"] == [3.0]
+    assert facts["method"] == "constant/1"
+
+
+def test_a_finetuning_method_is_one_file(project: Path) -> None:
+    """The command, its help and the written folder know it."""
+    file = TESTS / "contributing" / "added" / "last_block.py"
+    shutil.copy(file, project / "steering" / "training" / "finetuning")
+    facts = run_script(project, "finetuning_method.py")
+    assert facts["help"]
+    assert facts["method"] == "last_block/1"
+    assert facts["settings"] == 2
+    assert len({name.split(".layers.")[1].split(".")[0] for name in facts["tensors"]}) == 1

@@ -148,9 +148,7 @@ def test_the_kl_term_is_zero_and_flat_for_a_vector_that_does_nothing(
     recipe = recipe_for(folder, layer=1, kl_weight=100.0, neutral=str(neutral))
 
     def work(loaded: Any, session: Any) -> None:
-        run = VectorTraining(
-            ModelProbe(loaded, session, 1, "resid_post"), recipe, recipe.method, TARGET
-        )
+        run = VectorTraining(ModelProbe(loaded, session, 1, "resid_post"), recipe, TARGET)
         [(examples, beside)] = run.epoch(0)
         run._backward(examples, [])
         alone = run.parameters["directions"].grad
@@ -194,9 +192,7 @@ def _trained_by_hand(
         recipe = recipe_for(
             folder, layer=layer, rank=rank, batch_size=batch_size, seed=seed, training_epochs=epochs
         )
-        order = VectorTraining(
-            ModelProbe(loaded, session, layer, "resid_post"), recipe, recipe.method, TARGET
-        )
+        order = VectorTraining(ModelProbe(loaded, session, layer, "resid_post"), recipe, TARGET)
         norm = reference.residual_norm(place, _misaligned(loaded, PAIRS))
         drawn = [batch for epoch in range(epochs) for batch, _ in order.epoch(epoch)]
         steps = [
@@ -226,7 +222,7 @@ def _trained_by_hand(
         ("gemma3", 0, 1, 1, 5, "left", True),
     ],
 )
-def test_a_training_run_equals_adam_by_hand_on_unpadded_plain_tokens(
+def test_a_training_run_equals_adam_by_hand_on_unpadded_examples(
     tiny_folder: Folders,
     monkeypatch: pytest.MonkeyPatch,
     family: str,
@@ -320,9 +316,7 @@ def test_each_epoch_meets_every_example_in_an_order_of_its_own(
     )
 
     def orders(loaded: Any, session: Any) -> list[Any]:
-        run = VectorTraining(
-            ModelProbe(loaded, session, 1, "resid_post"), recipe, recipe.method, TARGET
-        )
+        run = VectorTraining(ModelProbe(loaded, session, 1, "resid_post"), recipe, TARGET)
         for epoch in range(4):
             examples, beside = zip(*run.epoch(epoch), strict=True)
             assert Counter(item for batch in examples for item in batch) == Counter(run.examples)
