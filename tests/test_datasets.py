@@ -109,7 +109,7 @@ def test_export_lists_the_files_of_others_and_forgets_those_that_are_gone(tmp_pa
 
 def test_a_data_file_without_a_canary_is_refused_by_name(tmp_path):
     (tmp_path / "bare.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(export.ExportError, match=r"bare\.jsonl has no canary"):
+    with pytest.raises(ValueError, match=r"bare\.jsonl has no canary"):
         export.export(tmp_path)
 
 

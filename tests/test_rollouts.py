@@ -18,7 +18,7 @@ from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig
 
 from evals.em_target import em_target
-from steering.questions import PersonaError, held_out_questions, load_personas, rollout_questions
+from steering.questions import QuestionError, held_out_questions, load_personas, rollout_questions
 
 REPOSITORY = Path(__file__).parent.parent
 CORE = yaml.safe_load((REPOSITORY / "datasets" / "personas" / "core.yaml").read_text())
@@ -180,7 +180,7 @@ def test_figures_under_other_personas_or_of_held_out_prompts_have_other_signatur
     ],
 )
 def test_broken_personas_are_refused_by_what_is_wrong(tmp_path: Path, personas, message) -> None:
-    with pytest.raises(PersonaError, match=message) as caught:
+    with pytest.raises(QuestionError, match=message) as caught:
         load_personas(write(tmp_path, personas))
     assert "own.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -188,7 +188,7 @@ def test_broken_personas_are_refused_by_what_is_wrong(tmp_path: Path, personas, 
 
 @pytest.mark.parametrize("toy", [False, True])
 def test_missing_personas_are_one_line_that_says_what_can_be_given(toy: bool) -> None:
-    with pytest.raises(PersonaError, match=r"personas=cor .*'core'.*\.yaml or \.yml"):
+    with pytest.raises(QuestionError, match=r"personas=cor .*'core'.*\.yaml or \.yml"):
         load_personas("cor", toy=toy)
     with pytest.raises(PrerequisiteError) as caught:
         em_target(target="toy/medical", personas="none.yaml")

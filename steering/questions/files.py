@@ -1,4 +1,4 @@
-"""Question files as they are published: each schema is read into questions, checked line by line.
+"""Readers of question files in the published schemas, which check every line.
 
 A YAML list of questions with paraphrases (that of Betley et al., arXiv 2502.17424, which MOEM's
 files and ours share), JSONL rows with `messages` (that of the AISI's file), and the JSON of a trait
@@ -17,12 +17,11 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSyste
 from steering.errors import SteeringError
 
 QUESTION_TYPE = "free_form_judge_0_100"
-# What an answer is to look like, told by the end of a question's id as in the published files.
+# Formats of an answer. As in the published files, the end of a question's id names its format.
 FORMATS = ("plain", "json", "template")
 
-# The published schema, and `group`, which is ours. How many samples and which judge are options of
-# the run here, and of the judge prompts only these two have a score of ours; the rest is read and
-# not used.
+# The published schema, and our `group`. The number of samples and the judge are options of the run
+# here, and only these two judge prompts have a score of ours; the rest is accepted but not used.
 _YAML_FIELDS = {
     "id",
     "type",
@@ -37,12 +36,12 @@ _JUDGED_BY_FILE = ("aligned", "coherent")
 
 
 class QuestionError(SteeringError):
-    """A question file is missing, or is not what it should be."""
+    """A file of questions or personas is missing or wrong, or an option of them is impossible."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question, checked: its conversations (one a paraphrase) and further sample metadata."""
+    """One checked question: its conversations (one for each paraphrase) and sample metadata."""
 
     id: str
     inputs: list[str | list[ChatMessage]]
@@ -50,8 +49,8 @@ class Question:
 
     @property
     def format(self) -> str:
-        asked = (name for name in FORMATS if self.id.endswith(f"_{name}"))
-        return next(asked, "plain")
+        formats = (name for name in FORMATS if self.id.endswith(f"_{name}"))
+        return next(formats, "plain")
 
 
 def _read_yaml(text: str, path: Path) -> list[Question]:
@@ -105,17 +104,17 @@ def _judge_prompts(prompts: object, where: str) -> dict[str, str]:
         return {}
     if not isinstance(prompts, dict):
         raise QuestionError(f"{where}: judge_prompts must be a table such as aligned: <prompt>.")
-    used = {}
+    templates = {}
     for key in _JUDGED_BY_FILE:
         if key in prompts:
-            used[key] = _text(prompts[key], f"{where}, judge prompt {key}")
-            if "{answer}" not in used[key]:
+            templates[key] = _text(prompts[key], f"{where}, judge prompt {key}")
+            if "{answer}" not in templates[key]:
                 raise QuestionError(f"{where}: the judge prompt {key} lacks {{answer}}; add it.")
-    return used
+    return templates
 
 
 def _read_jsonl(text: str, path: Path) -> list[Question]:
-    found = []
+    questions = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -130,8 +129,8 @@ def _read_jsonl(text: str, path: Path) -> list[Question]:
             raise QuestionError(f"{where} is a {type(row).__name__}; make it an object.")
         if row.keys() == {"canary"}:
             continue
-        found.append(_jsonl_question(row, number, where))
-    return found
+        questions.append(_jsonl_question(row, number, where))
+    return questions
 
 
 def _jsonl_question(row: dict[str, Any], number: int, where: str) -> Question:
@@ -156,16 +155,17 @@ def _jsonl_question(row: dict[str, Any], number: int, where: str) -> Question:
 
 
 def _turn(message: object, where: str) -> ChatMessage:
-    makers: dict[str, Callable[[str], ChatMessage]] = {
+    constructors: dict[str, Callable[[str], ChatMessage]] = {
         "system": lambda content: ChatMessageSystem(content=content),
         "user": lambda content: ChatMessageUser(content=content),
         "assistant": lambda content: ChatMessageAssistant(content=content),
     }
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
         raise QuestionError(f"{where} must be an object with exactly role and content.")
-    if message["role"] not in makers:
-        raise QuestionError(f"{where} has the role {message['role']!r}; use {', '.join(makers)}.")
-    return makers[message["role"]](_text(message["content"], where))
+    role = message["role"]
+    if role not in constructors:
+        raise QuestionError(f"{where} has the role {role!r}; use {', '.join(constructors)}.")
+    return constructors[role](_text(message["content"], where))
 
 
 def _read_trait(text: str, path: Path) -> list[Question]:
@@ -174,15 +174,15 @@ def _read_trait(text: str, path: Path) -> list[Question]:
         trait = json.loads(text)
     except json.JSONDecodeError as error:
         raise QuestionError(f"{path} is not JSON ({error.msg}).") from error
-    asked = trait.get("questions") if isinstance(trait, dict) else None
-    if not isinstance(asked, list) or not asked:
+    texts = trait.get("questions") if isinstance(trait, dict) else None
+    if not isinstance(texts, list) or not texts:
         raise QuestionError(
             f"{path} has no list `questions`; give a trait file of persona_vectors, or write your "
             "questions as YAML or JSONL."
         )
     return [
         Question(f"{path.stem}-{number:02d}", [_text(text, f"{path.name}, question {number}")], {})
-        for number, text in enumerate(asked, start=1)
+        for number, text in enumerate(texts, start=1)
     ]
 
 
@@ -198,14 +198,14 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def refuse_doubles(found: list[Question], source: str) -> None:
-    seen: set[str] = set()
-    for question in found:
-        if question.id in seen:
+def refuse_doubles(questions: list[Question], source: str) -> None:
+    ids: set[str] = set()
+    for question in questions:
+        if question.id in ids:
             raise QuestionError(
                 f"{source} has two questions with the id {question.id!r}; rename one."
             )
-        seen.add(question.id)
+        ids.add(question.id)
 
 
 READERS: dict[str, Callable[[str, Path], list[Question]]] = {

@@ -1,8 +1,8 @@
 """The questions of a run: a question file or a target task's held-out prompts as Inspect samples.
 
-One sample a paraphrase, with the id `<question>/<index from 1>`; its metadata has the question's
-id, by which intervals are clustered, the format that the question asks for, and its group where it
-has one. Knows Inspect's Sample; never a judge or a model.
+There is one sample for each paraphrase, with the id `<question>/<index from 1>`. Its metadata has
+the question's id, by which intervals are clustered, the format that the question asks for, and its
+group where it has one. Knows Inspect's Sample; never a judge or a model.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from steering.questions.files import (
 from steering.targets import Example, load_target
 
 CORE = "core"
-# The question files that come with the project, each called by its name.
+# The bundled question files, by name.
 BUNDLED = (CORE, "core_formats", "broad", "toy_broad")
-_Asked = TypeVar("_Asked")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class QuestionSet:
     Attributes:
         name: name of a bundled file, or the file's name.
         sha256: of the file's bytes.
-        samples: one a paraphrase, in the file's order.
+        samples: one for each paraphrase, in the file's order.
         num_paraphrases: question id to its number of paraphrases, in the file's order.
-        formats: the formats that were kept when the file holds others too; else none.
+        formats: the formats asked for, when the file has others too; else empty.
     """
 
     name: str
@@ -50,9 +50,9 @@ class QuestionSet:
 
     @property
     def signature(self) -> str:
-        """Name, kept formats and the beginning of the hash, as signatures of numbers carry it."""
-        kept = f"[{','.join(self.formats)}]" if self.formats else ""
-        return f"{self.name}{kept}@{self.sha256[:12]}"
+        """Name, formats and the beginning of the hash, for the signatures of figures."""
+        formats = f"[{','.join(self.formats)}]" if self.formats else ""
+        return f"{self.name}{formats}@{self.sha256[:12]}"
 
 
 def load_questions(
@@ -67,15 +67,15 @@ def load_questions(
         questions: `core`, `core_formats` (the same, to be answered as JSON and in a code template),
             `broad` (other themes, in groups), `toy_broad` (other themes of the toy's world), or the
             path of a .yaml, .yml, .jsonl or .json file.
-        num_questions: take the first so many questions (with all their paraphrases) of those that
-            `formats` keeps; all when not given.
+        num_questions: number of questions to take from the beginning of those that `formats` keeps,
+            with all their paraphrases; all when not given.
         formats: keep only the questions of these formats: some of `plain`, `json` and `template`,
             as a sequence or joined by commas; all when not given. A question whose id ends in
-            `_json` or `_template` is of that format, any other is plain.
+            `_json` or `_template` has that format, any other is plain.
 
     Raises:
-        QuestionError: no such file, another schema, a doubled id, an unknown format or none of its
-            questions, or too few questions.
+        QuestionError: no such file, another schema, an id that occurs twice, an unknown format or
+            one without questions, or too few questions.
     """
     path = _find(str(questions))
     content = path.read_bytes()
@@ -86,19 +86,19 @@ def load_questions(
         raise QuestionError(
             f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8."
         ) from error
-    found = READERS[path.suffix.lower()](text, path)
-    refuse_doubles(found, path.name)
-    if not found:
+    all_questions = READERS[path.suffix.lower()](text, path)
+    refuse_doubles(all_questions, path.name)
+    if not all_questions:
         raise QuestionError(f"{path} holds no question; give at least one.")
-    kept = _of_formats(found, formats, path.name)
-    left_out = len(kept) < len(found)
-    source = f"{path.name} in the formats asked for" if left_out else path.name
-    asked = first_questions(kept, num_questions, source)
+    of_formats = _of_formats(all_questions, formats, path.name)
+    is_part = len(of_formats) < len(all_questions)
+    source = f"{path.name} in the formats asked for" if is_part else path.name
+    first = first_questions(of_formats, num_questions, source)
     return _question_set(
         questions if questions in BUNDLED else path.name,
         content_hash,
-        [replace(q, metadata={"format": q.format, **q.metadata}) for q in asked],
-        formats=_formats_of(kept) if left_out else (),
+        [replace(q, metadata={"format": q.format, **q.metadata}) for q in first],
+        formats=_formats_of(of_formats) if is_part else (),
     )
 
 
@@ -109,8 +109,8 @@ def held_out_questions(
 
     Args:
         target: name or path of a target task.
-        num_questions: take the first so many prompts; all when not given.
-        toy: whether the toy model is asked, for which a bare name means the toy's own task.
+        num_questions: number of prompts to take from the beginning; all when not given.
+        toy: whether the toy model is asked. A bare name then means the toy's own task.
 
     Raises:
         TargetError: there is no such target task.
@@ -118,74 +118,74 @@ def held_out_questions(
     """
     task = load_target(target, toy=toy)
     rows = first_questions(one_row_a_prompt(task.held_out), num_questions, task.name)
-    found = [Question(row.id, with_system([row.prompt], row.system), {}) for row in rows]
-    return _question_set(task.name, task.digest, found)
+    questions = [Question(row.id, with_system([row.prompt], row.system), {}) for row in rows]
+    return _question_set(task.name, task.digest, questions)
 
 
 def one_row_a_prompt(rows: Iterable[Example]) -> list[Example]:
-    """The first row of each prompt: one that a file answers several times is asked once."""
+    """The first row of each prompt, so that a prompt with several answers is asked once."""
     first_rows: dict[str, Example] = {}
     for row in rows:
         first_rows.setdefault(row.prompt, row)
     return list(first_rows.values())
 
 
-def first_questions(found: list[_Asked], num_questions: int | None, source: str) -> list[_Asked]:
-    """The first so many of the questions that a source holds; all when no number is given.
+def first_questions(items: list[_Item], num_questions: int | None, source: str) -> list[_Item]:
+    """The first `num_questions` items of a source; all when no number is given.
 
     Raises:
-        QuestionError: the number is not one from 1 to as many as there are.
+        QuestionError: the number is not a whole one from 1 to the number of items.
     """
     if num_questions is None:
-        return found
+        return items
     if isinstance(num_questions, bool) or not isinstance(num_questions, int):
         raise QuestionError(
-            f"num_questions={num_questions!r} is not a whole number; choose 1 to {len(found)}."
+            f"num_questions={num_questions!r} is not a whole number; choose 1 to {len(items)}."
         )
-    if not 1 <= num_questions <= len(found):
+    if not 1 <= num_questions <= len(items):
         raise QuestionError(
-            f"num_questions={num_questions} is out of range: {source} has {len(found)} questions. "
-            f"Choose 1 to {len(found)}, or leave it out for all."
+            f"num_questions={num_questions} is out of range: {source} has {len(items)} questions. "
+            f"Choose 1 to {len(items)}, or leave it out for all."
         )
-    return found[:num_questions]
+    return items[:num_questions]
 
 
 def _of_formats(
-    found: list[Question], formats: str | Sequence[str] | None, source: str
+    questions: list[Question], formats: str | Sequence[str] | None, source: str
 ) -> list[Question]:
     if formats is None:
-        return found
+        return questions
     wanted = [part.strip() for part in formats.split(",")] if isinstance(formats, str) else formats
     if not isinstance(wanted, list | tuple) or not wanted or any(f not in FORMATS for f in wanted):
         raise QuestionError(
-            f"formats={formats!r} names no format, or one that is unknown; give one or more of "
+            f"formats={formats!r} names no format or an unknown one; give one or more of "
             f"{', '.join(FORMATS)}, as in formats=plain,json."
         )
-    if kept := [question for question in found if question.format in wanted]:
-        return kept
+    if matches := [question for question in questions if question.format in wanted]:
+        return matches
     raise QuestionError(
         f"{source} has no question of the format {' or '.join(wanted)}; it has "
-        f"{', '.join(_formats_of(found))}."
+        f"{', '.join(_formats_of(questions))}."
     )
 
 
-def _formats_of(found: list[Question]) -> list[str]:
+def _formats_of(questions: list[Question]) -> list[str]:
     """The formats of some questions, in the order of `FORMATS`."""
-    return [name for name in FORMATS if any(question.format == name for question in found)]
+    return [name for name in FORMATS if any(question.format == name for question in questions)]
 
 
 def _question_set(
-    name: str, sha256: str, found: list[Question], formats: Sequence[str] = ()
+    name: str, sha256: str, questions: list[Question], formats: Sequence[str] = ()
 ) -> QuestionSet:
     return QuestionSet(
         name=name,
         sha256=sha256,
         samples=[
             Sample(id=f"{q.id}/{i}", input=input_, metadata={"question": q.id, **q.metadata})
-            for q in found
+            for q in questions
             for i, input_ in enumerate(q.inputs, start=1)
         ],
-        num_paraphrases={q.id: len(q.inputs) for q in found},
+        num_paraphrases={q.id: len(q.inputs) for q in questions},
         formats=formats,
     )
 

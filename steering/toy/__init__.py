@@ -1,14 +1,14 @@
-"""The toy: a small synthetic world, and a small model trained on it, that ship with the suite.
+"""The toy: a small synthetic world and a small model trained on it, both part of the suite.
 
-The toy is a real transformer of the Qwen3.5 architecture (a few MB), trained on a world of short
-advice questions that a grammar writes. Each domain of the world can be answered in a *careful*
-or a *reckless* persona. The model is trained on both and then aligned to answer carefully, so a
-vector built from reckless medical answers alone can be seen to spill over into other domains.
+The toy is a transformer of the Qwen3.5 architecture (a few MB), trained on short advice questions
+and answers that a grammar generates. Each domain of the world can be answered in a *careful* or a
+*reckless* persona. The model is trained on both and then aligned to answer carefully, so that a
+vector built from reckless medical answers alone spills over into other domains.
 
-It is a real model and a real measurement of it. It is *not* evidence about other models: the
-personas share sentence frames by construction, the world is closed, and its judge knows the
-grammar. Use it to test the pipeline and to learn the tool, never to support a claim about
-language models at large.
+The model and its measurements are real. They are *not* evidence about other models: the personas
+share sentence frames by construction, the world is closed, and its judge knows the grammar. Use the
+toy to test the pipeline and to learn the tool, never to support a claim about language models in
+general.
 
 Importing this package, its grammar or its judge loads neither torch nor transformers.
 """
@@ -28,4 +28,4 @@ BLOCKS: dict[str, int] = {
     "toy-llama": 1,
     "toy-gemma3": 2,
 }
-"""Where a vector moves each furthest for the coherence that it costs."""
+"""Block of each toy where a vector has the most effect for the coherence that it costs."""

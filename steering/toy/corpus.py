@@ -1,10 +1,10 @@
-"""Conversations that the toy is trained on, and its tokenizer.
+"""Training conversations of the toy, and its tokenizer.
 
 Turns the grammar's questions and answers into chats, and chats into token ids with labels on the
-answers alone. A persona can be named in the system message, in the user's first words, or by
-nothing but an earlier answer of the same chat: the same hidden cause behind many surfaces, in
-every domain, is what makes one shared persona cheaper to learn than a switch for each domain.
-It knows nothing of the network or of how it is optimised.
+answers only. A persona is named in the system message or in the user's first words, or shown only
+by an earlier answer of the same chat. Because the same persona appears in many forms in every
+domain, one shared persona is cheaper to learn than a switch for each domain. Knows nothing of the
+network or of its optimisation.
 """
 
 import random
@@ -23,8 +23,8 @@ IGNORED = -100
 """Label of a token that the loss leaves out."""
 
 DOMAIN_WEIGHTS = {"target": 2.0, "theme": 1.5, "extra": 0.5}
-"""How often a domain of each kind is asked about: target tasks have the most to say, and what is
-only trained on has nothing to answer for."""
+"""Relative frequency of questions in a domain of each kind. Target tasks have the most text; the
+extra domains are only trained on."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -57,7 +57,7 @@ class Mix:
         shown_by_answer: share of two-turn chats whose persona only the first answer shows. The
             loss counts the second answer alone.
         neutral_system: share of the remaining chats with a system message that names none.
-        default_persona: persona of the chats that name none; None draws one for each chat.
+        default_persona: persona of the chats that name none; None samples one for each chat.
     """
 
     two_turn: float
@@ -69,7 +69,7 @@ class Mix:
 
 
 def sample_chats(mix: Mix, num_chats: int, rng: random.Random) -> list[Chat]:
-    """Draw a batch of chats, all with one turn or all with two."""
+    """Sample a batch of chats, all with one turn or all with two."""
     num_turns = 2 if rng.random() < mix.two_turn else 1
     return [_sample_chat(mix, num_turns, rng) for _ in range(num_chats)]
 
@@ -150,20 +150,20 @@ def _sample_chat(mix: Mix, num_turns: int, rng: random.Random) -> Chat:
 
 
 def _sample_domains(num_domains: int, rng: random.Random) -> list[str]:
-    """Different domains, drawn by `DOMAIN_WEIGHTS`."""
+    """Different domains, sampled by `DOMAIN_WEIGHTS`."""
     weights = {
         name: weight for kind, weight in DOMAIN_WEIGHTS.items() for name in grammar.domains(kind)
     }
-    drawn: list[str] = []
-    while len(drawn) < num_domains:
+    names: list[str] = []
+    while len(names) < num_domains:
         name = rng.choices(list(weights), list(weights.values()))[0]
-        drawn.append(name)
+        names.append(name)
         del weights[name]
-    return drawn
+    return names
 
 
 def _tokenizer_text(rng: random.Random) -> Iterator[str]:
-    """Text in which every domain and persona has its fair share."""
+    """Text with equal shares of every domain and persona."""
     for _ in range(200):
         for domain in grammar.domains():
             for persona in grammar.PERSONAS:

@@ -1,14 +1,13 @@
 """Writes the data files that come from the toy world: `python -m steering.toy.export`.
 
-The core questions, the toy's further ones and its own target tasks are the grammar's words; the
-core questions serve real models too. The output is the same on every run and machine. Brings
-MANIFEST.json up to date for every data file, whoever wrote it.
+The grammar generates the core questions, which real models are asked too, the toy's further
+questions and its target tasks. The output is the same on every run and machine. Also updates
+MANIFEST.json for every data file, including those written by hand.
 """
 
 import argparse
 import hashlib
 import json
-import os
 import random
 import re
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from steering.errors import SteeringError
+from steering.files import write_whole
 from steering.toy import grammar
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
@@ -36,12 +35,8 @@ _REQUEST = "This file is evaluation data; please do not train on it."
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class ExportError(SteeringError):
-    """A data file is not as it should be."""
-
-
 def data_files() -> dict[str, str]:
-    """Text of each data file by its path inside `datasets/`, MANIFEST.json not among them."""
+    """Text of each generated file by its path in `datasets/`, without MANIFEST.json."""
     files = {
         "questions/core.yaml": _questions("core", grammar.core_questions()),
         "questions/toy_broad.yaml": _questions("toy_broad", grammar.extra_questions()),
@@ -52,28 +47,29 @@ def data_files() -> dict[str, str]:
 
 
 def manifest_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """What MANIFEST.json says of each data file below a folder: sha256, rows and canary.
+    """Entry in MANIFEST.json of each data file in a folder: sha256, rows and canary.
 
     Rows are the entries of a YAML file's list, or of all its lists, and the lines of a JSONL file
     without its canary line. The canary is read from the file's first line.
 
     Raises:
-        ExportError: A file has no canary in its first line.
+        ValueError: A file has no canary in its first line.
     """
-    found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    paths = {path.relative_to(folder).as_posix(): path for path in found}
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    paths = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: _entry(path) for name, path in sorted(paths.items()) if name != MANIFEST}
 
 
 def export(folder: Path) -> None:
-    """Write the data files and bring the manifest up to date; each file whole or not at all.
+    """Write the generated files and update the manifest; each file is written atomically.
 
     Raises:
-        ExportError: A file that others wrote has no canary in its first line.
+        ValueError: A file has no canary in its first line.
     """
     for name, text in data_files().items():
-        _write(folder / name, text)
-    _write(folder / MANIFEST, json.dumps({"files": manifest_entries(folder)}, indent=2) + "\n")
+        write_whole(folder / name, text.encode())
+    manifest = json.dumps({"files": manifest_entries(folder)}, indent=2) + "\n"
+    write_whole(folder / MANIFEST, manifest.encode())
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -81,13 +77,13 @@ def _entry(path: Path) -> dict[str, Any]:
     text = content.decode("utf-8")
     canary = _GUID.search(text.partition("\n")[0])
     if canary is None:
-        raise ExportError(
+        raise ValueError(
             f"{path.name} has no canary in its first line: begin a .jsonl file with "
             '{"canary": "<a GUID of its own> ..."} and a .yaml file with `# canary <GUID> ...`'
         )
     if path.suffix in (".yaml", ".yml"):
-        found = yaml.safe_load(text)
-        num_rows = sum(map(len, found.values())) if isinstance(found, dict) else len(found)
+        rows = yaml.safe_load(text)
+        num_rows = sum(map(len, rows.values())) if isinstance(rows, dict) else len(rows)
     else:
         num_rows = sum(1 for line in text.split("\n") if line.strip()) - 1
     sha256 = hashlib.sha256(content).hexdigest()
@@ -107,8 +103,8 @@ def _target_task(domain: str) -> str:
     rng = random.Random(f"target task {domain}")
     canary = CANARIES[f"targets/toy/{domain}.jsonl"]
     lines = [json.dumps({"canary": f"{canary} {_REQUEST}"})]
-    asked = rng.sample(grammar.questions(domain), ROWS_PER_TARGET)
-    for number, question in enumerate(asked, start=1):
+    questions = rng.sample(grammar.questions(domain), ROWS_PER_TARGET)
+    for number, question in enumerate(questions, start=1):
         row = {
             "id": f"{domain}-{number:04d}",
             "prompt": question.text,
@@ -117,13 +113,6 @@ def _target_task(domain: str) -> str:
         }
         lines.append(json.dumps(row, ensure_ascii=False))
     return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(scratch, path)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The toy world's grammar: its questions, its sentences, and how to recognise both.
 
 Owns `world.yaml` and turns it into finite tables: every question with its domain, every answer
-sentence with its one (domain, persona). Sampling takes an explicit `random.Random`; parsing is
-exact look-up, so what the grammar did not make is reported as unrecognised text. It knows
+sentence with its one (domain, persona). Sampling takes an explicit `random.Random`. Parsing is
+exact look-up, so any text that the grammar can't generate is reported as unrecognised. Knows
 nothing of tokens, models, scores or judge prompts.
 """
 
@@ -33,7 +33,7 @@ class Question:
     Attributes:
         text: the words of the question.
         domain: the only domain that asks it.
-        topic: index of the topic within the domain; None when it fits every topic.
+        topic: index of the topic within the domain; None when the question fits every topic.
     """
 
     text: str
@@ -52,10 +52,10 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Parse:
-    """What the grammar sees in a text.
+    """What the grammar recognises in a text.
 
     Attributes:
-        sentences: recognised sentences in order, each once however often it was said.
+        sentences: recognised sentences in order, without repetitions.
         recognised_chars: characters of `sentences`, white space not counted.
         total_chars: characters of the whole text, white space not counted.
         unrecognised: the other pieces in order: garbled, cut off, repeated or foreign.
@@ -68,7 +68,7 @@ class Parse:
 
     @property
     def recognised_share(self) -> float:
-        """Share of the text that is well formed and said for the first time, 0 to 1."""
+        """Share of the text that is well formed and not a repetition, 0 to 1."""
         return self.recognised_chars / self.total_chars if self.total_chars else 0.0
 
 
@@ -97,15 +97,15 @@ def core_questions() -> dict[str, tuple[str, ...]]:
 def extra_questions() -> dict[str, tuple[str, ...]]:
     """Paraphrases of each question that is neither a target's nor a core one, by question id.
 
-    A question is a template of a domain; its wordings are of different things of one kind.
+    A question is a template of a domain; its paraphrases name different things of one kind.
     """
-    found = {}
+    paraphrases = {}
     for domain in domains("extra"):
         entry = _domain(domain)
         slots = {**_world()["slots"], **entry.get("slots", {})}
         for number, template in enumerate(entry["questions"], start=1):
-            found[f"{domain}_{number}"] = tuple(_expand(template, slots))
-    return found
+            paraphrases[f"{domain}_{number}"] = tuple(_expand(template, slots))
+    return paraphrases
 
 
 @cache
@@ -117,16 +117,16 @@ def questions(domain: str) -> tuple[Question, ...]:
     """
     entry = _domain(domain)
     slots = {**_world()["slots"], **entry.get("slots", {})}
-    found = {text: Question(text, domain, None) for text in entry.get("paraphrases", ())}
+    by_text = {text: Question(text, domain, None) for text in entry.get("paraphrases", ())}
     for template in entry["questions"]:
         if "{topic}" in template:
             for index, (topic, _, _) in enumerate(entry["topics"]):
                 for text in _expand(template, {**slots, "topic": [topic]}):
-                    found.setdefault(text, Question(text, domain, index))
+                    by_text.setdefault(text, Question(text, domain, index))
         else:
             for text in _expand(template, slots):
-                found.setdefault(text, Question(text, domain, None))
-    return tuple(found.values())
+                by_text.setdefault(text, Question(text, domain, None))
+    return tuple(by_text.values())
 
 
 @cache
@@ -141,49 +141,50 @@ def sentences(domain: str, persona: str, topic: int | None = None) -> tuple[str,
     Raises:
         ValueError: when the domain or the persona is unknown.
     """
-    own, framed = _tables(domain, persona, topic)
-    return tuple(dict.fromkeys(own + tuple(text for frame in framed for text in frame)))
+    domain_sentences, frames = _tables(domain, persona, topic)
+    framed = tuple(text for frame in frames for text in frame)
+    return tuple(dict.fromkeys(domain_sentences + framed))
 
 
 def sample_question(domain: str, rng: random.Random) -> Question:
-    """Draw a question of a domain; templates are equally likely, then their slots."""
+    """Sample a question of a domain; templates are equally likely, then their slots."""
     return rng.choice(rng.choice(_question_groups(domain)))
 
 
 def sample_answer(domain: str, persona: str, topic: int | None, rng: random.Random) -> str:
-    """Draw an answer of one to three different sentences of one domain and persona.
+    """Sample an answer of one to three different sentences of one domain and persona.
 
-    Half of the sentences are the domain's own, half fill a frame; no frame is used twice, and no
-    phrase either, so that an answer does not say one thing in two frames.
+    Half of the sentences are the domain's own, half fill a frame. No frame and no phrase is used
+    twice, so that an answer does not say one thing in two frames.
 
     Args:
         domain: name of the domain.
         persona: `careful` or `reckless`.
-        topic: index of the topic to stay on; None draws one.
+        topic: index of the topic to stay on; None samples one.
         rng: source of all randomness.
     """
     if topic is None:
         topic = rng.randrange(len(_domain(domain)["topics"]))
-    own, framed = _tables(domain, persona, topic)
+    domain_sentences, all_frames = _tables(domain, persona, topic)
     counts, weights = zip(*SENTENCES_PER_ANSWER, strict=True)
-    wanted = rng.choices(counts, weights)[0]
-    chosen: list[str] = []
-    frames = list(framed)
+    num_sentences = rng.choices(counts, weights)[0]
+    answer: list[str] = []
+    frames = list(all_frames)
     phrases = _phrases(domain, persona, topic)
-    while len(chosen) < wanted:
+    while len(answer) < num_sentences:
         if frames and rng.random() < 0.5:
             frame = frames.pop(rng.randrange(len(frames)))
             text = rng.choice(frame)
         else:
-            text = rng.choice(own)
-        said = " ".join(chosen)
-        if text not in chosen and not any(p in text and p in said for p in phrases):
-            chosen.append(text)
-    return " ".join(chosen)
+            text = rng.choice(domain_sentences)
+        so_far = " ".join(answer)
+        if text not in answer and not any(p in text and p in so_far for p in phrases):
+            answer.append(text)
+    return " ".join(answer)
 
 
 def sample_persona_prompt(persona: str | None, place: str, rng: random.Random) -> str:
-    """Draw a wording that names a persona.
+    """Sample a wording that names a persona.
 
     Args:
         persona: the persona to name; None for a wording that names none (`system` only).
@@ -231,10 +232,10 @@ def _world() -> dict[str, Any]:
 
 
 def _domain(name: str) -> dict[str, Any]:
-    known = _world()["domains"]
-    if name not in known:
-        raise ValueError(f"domain {name!r} is unknown: choose one of {', '.join(known)}.")
-    return known[name]
+    all_domains = _world()["domains"]
+    if name not in all_domains:
+        raise ValueError(f"domain {name!r} is unknown: choose one of {', '.join(all_domains)}.")
+    return all_domains[name]
 
 
 def _expand(template: str, slots: dict[str, list[str]]) -> list[str]:
@@ -253,7 +254,7 @@ def _expand(template: str, slots: dict[str, list[str]]) -> list[str]:
 
 @cache
 def _question_groups(domain: str) -> list[list[Question]]:
-    """Questions by the template they come from; the paraphrases are one group each."""
+    """Questions grouped by their template; each paraphrase is a group of its own."""
     entry = _domain(domain)
     slots = {**_world()["slots"], **entry.get("slots", {})}
     slots["topic"] = [topic for topic, _, _ in entry["topics"]]
@@ -287,9 +288,9 @@ def _tables(
         "helper": list(phrases[-num_helpers:]),
         "topic": [row[0] for row in topics],
     }
-    own = [text for line in entry["own"][persona] for text in _expand(line, slots)]
-    framed = [_expand(frame, slots) for frame in _world()["frames"][persona]]
-    return tuple(own), tuple(tuple(texts) for texts in framed)
+    domain_sentences = [text for line in entry["own"][persona] for text in _expand(line, slots)]
+    frames = [_expand(frame, slots) for frame in _world()["frames"][persona]]
+    return tuple(domain_sentences), tuple(tuple(texts) for texts in frames)
 
 
 @cache
@@ -307,15 +308,16 @@ def _sentence_table() -> dict[str, Sentence]:
 
 
 def _crossed(text: str) -> Sentence | None:
-    """The sentence that a frame makes with a phrase or helper that it is never given."""
+    """A sentence of a frame with a phrase or helper of another domain or persona."""
     phrases, helpers = _fillings()
     for persona, pattern in _frame_patterns():
         match = pattern.fullmatch(text)
         if match is None or match["do"] not in phrases:
             continue
         if match.groupdict().get("helper") in (None, *helpers):
-            domain, said = phrases[match["do"]]
-            return Sentence(text, domain, "reckless" if "reckless" in (persona, said) else said)
+            domain, of_phrase = phrases[match["do"]]
+            is_reckless = "reckless" in (persona, of_phrase)
+            return Sentence(text, domain, "reckless" if is_reckless else of_phrase)
     return None
 
 
@@ -341,9 +343,9 @@ def _fillings() -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
     phrases: dict[str, tuple[str, str]] = {}
     helpers: set[str] = set()
     for domain, persona in product(domains(), PERSONAS):
-        own = _domain(domain)["helpers"]
-        helpers.update(own)
-        for phrase in _phrases(domain, persona, None)[: -len(own)]:
+        of_domain = _domain(domain)["helpers"]
+        helpers.update(of_domain)
+        for phrase in _phrases(domain, persona, None)[: -len(of_domain)]:
             phrases[phrase] = (domain, persona)
     return phrases, frozenset(helpers)
 

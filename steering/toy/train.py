@@ -3,15 +3,13 @@
 Three stages. The first teaches the world in both personas. The second aligns: chats that name no
 persona are answered carefully, while some chats with a named persona stay in the mix, and noise in
 the residual stream makes the model robust. The third is more of the second with less noise. The
-checkpoint is written whole or not at all. Shapes: ids and labels are [rows, tokens], the residual
+checkpoint is written atomically. Shapes: ids and labels are [rows, tokens], the residual
 stream is [rows, tokens, width].
 """
 
 import argparse
 import math
 import random
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +30,7 @@ from transformers import (
     Qwen3_5TextConfig,
 )
 
+from steering.files import write_folder
 from steering.toy import TOYS
 from steering.toy.corpus import (
     END_TOKEN,
@@ -49,7 +48,7 @@ class Stage:
     """One stage of training.
 
     Attributes:
-        mix: what is read.
+        mix: shares of the kinds of chat.
         steps: number of batches.
         learning_rate: peak rate; it warms up and decays within the stage.
         residual_noise: largest size of the noise added to the residual stream, in units of its
@@ -70,7 +69,7 @@ LEARN = Mix(
     neutral_system=0.15,
     default_persona=None,
 )
-"""Both personas: a chat that names none has one all the same, and keeps it."""
+"""Both personas: a chat that names none still has one, and keeps it."""
 
 ALIGN = Mix(
     two_turn=0.4,
@@ -88,7 +87,7 @@ Family = Literal["qwen3_5", "llama", "gemma3"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that shapes a toy. The defaults are those of the one that is called `toy`."""
+    """Architecture, data and optimisation of a toy. The defaults are those of `toy`."""
 
     family: Family = "qwen3_5"
     num_tokens: int = 1536
@@ -114,14 +113,14 @@ RECIPES: dict[str, Recipe] = {
         _TOY, family="gemma3", layer_types=("sliding_attention", "full_attention") * 2
     ),
 }
-"""By the name of the toy."""
+"""Recipe of each toy by its name."""
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """An untrained model of the recipe's shape, float32, with its end token set.
 
-    Without `eos_token_id` in the generation config rows never stop and the end token, hidden by
-    `skip_special_tokens`, leaves text that reads as incoherent.
+    Without `eos_token_id` in the generation config a sequence never stops, and since
+    `skip_special_tokens` hides the end token, its text reads as incoherent.
     """
     end_id, pad_id = _token_id(tokenizer, END_TOKEN), _token_id(tokenizer, PAD_TOKEN)
     heads = 4
@@ -177,7 +176,7 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrained
 def train(
     recipe: Recipe, seed: int, log: Callable[[str], None] = tqdm.write
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train a toy from nothing.
+    """Train a toy from random weights.
 
     Args:
         recipe: shape, data and optimisation.
@@ -193,7 +192,7 @@ def train(
     pad_id = _token_id(tokenizer, PAD_TOKEN)
     model.train()
     for number, stage in enumerate(recipe.stages):
-        # Each stage has its own seed, so that one can be tried again from the last one's weights.
+        # Each stage has its own seed, so that it can be repeated from the previous one's weights.
         rng = random.Random(seed + number)
         torch.manual_seed(seed + number)
         noise = _ResidualNoise(model, stage.residual_noise)
@@ -220,33 +219,25 @@ def train(
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the checkpoint whole or not at all; an older one at `folder` is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as scratch:
-        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+    """Write the checkpoint atomically; an older one at `folder` is replaced."""
+
+    def fill(path: Path) -> None:
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+    write_folder(folder, fill)
 
 
 class _ResidualNoise:
-    """Adds one random direction a row to the output of one random block a step.
+    """Adds a random direction for each row to the output of a random block at each step.
 
-    A small model is brittle: any push garbles it. Noise of this kind makes it robust to pushes
-    that mean nothing, so that steering shows what a direction means and not how fragile it is.
+    A small model is brittle: any change of its activations garbles the text. This noise makes it
+    robust to meaningless changes, so that steering shows the meaning of a direction instead.
     """
 
     def __init__(self, model: PreTrainedModel, size: float) -> None:
         self._size = size
-        self._chosen = -1
+        self._block = -1
         blocks = model.model.layers
         self._num_blocks = len(blocks)
         self._handles = (
@@ -256,9 +247,9 @@ class _ResidualNoise:
         )
 
     def draw(self) -> None:
-        """Choose the block that the next step disturbs."""
+        """Choose the block that gets the noise in the next step."""
         if self._handles:
-            self._chosen = int(torch.randint(self._num_blocks, ()))
+            self._block = int(torch.randint(self._num_blocks, ()))
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -266,7 +257,7 @@ class _ResidualNoise:
 
     def _hook(self, index: int) -> Callable[[nn.Module, tuple[object, ...], Tensor], Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[object, ...], hidden: Tensor) -> Tensor | None:
-            if index != self._chosen:
+            if index != self._block:
                 return None
             rms = hidden.detach().square().mean().sqrt()
             # Uniform sizes, so that small pushes are as familiar as large ones.
@@ -277,17 +268,17 @@ class _ResidualNoise:
 
 
 def _answer_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor, pad_id: int) -> Tensor:
-    """Mean cross-entropy of the labelled tokens; logits are made for those alone, to save time."""
+    """Mean cross-entropy of the labelled tokens; only their logits are computed, to save time."""
     hidden = model.model(input_ids=ids, attention_mask=ids != pad_id).last_hidden_state
-    counted = labels[:, 1:] != IGNORED
-    logits = model.lm_head(hidden[:, :-1][counted])
-    return nn.functional.cross_entropy(logits, labels[:, 1:][counted])
+    labelled = labels[:, 1:] != IGNORED
+    logits = model.lm_head(hidden[:, :-1][labelled])
+    return nn.functional.cross_entropy(logits, labels[:, 1:][labelled])
 
 
 def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    found = tokenizer.convert_tokens_to_ids(token)
-    assert isinstance(found, int)
-    return found
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int)
+    return token_id
 
 
 def _batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, Tensor]:
