@@ -20,7 +20,7 @@ from steering.reports.gate import ALIASES, FIGURES
 from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_columns
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval
-from steering.studies import CLAIMS, GRIDS, make_study
+from steering.studies import CLAIMS, FACTORS, make_study
 from steering.training.construction import CONSTRUCTION_METHODS
 from steering.training.finetuning import FINETUNING_METHODS
 from steering.training.methods import FinetuningMethod
@@ -164,14 +164,13 @@ A setting is given as `-S name=value`.
 
 def studies() -> str:
     rows = []
-    for factor, meaning in vocabulary.FACTORS.items():
-        if factor == "finetuned":
-            told = "magnitudes and training epochs"
-        elif GRIDS[factor].option == "model":
-            told = ", ".join(f"`{name}`" for name in make_study(factor).models)
-        else:
-            told = ", ".join(map(str, make_study(factor).axes[GRIDS[factor].option]))
-        rows.append((f"`{factor}`", meaning, told))
+    for factor, entry in FACTORS.items():
+        values = "magnitudes and training epochs"
+        if entry.compares_models:
+            values = ", ".join(f"`{name}`" for name in entry.models)
+        elif entry.option:
+            values = ", ".join(map(str, make_study(factor).fields()["axes"][entry.option]))
+        rows.append((f"`{factor}`", entry.varies, values))
     rules = (
         f"### {claim.number}. {claim.name}\n\n{claim.statement} Study: `{claim.study}`.\n\n"
         f"{(inspect.getdoc(claim.judge) or '').strip()}\n"

@@ -12,7 +12,6 @@ Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 EngineName = Literal["hf", "vllm"]
-Factor = Literal["magnitude", "rank", "epochs", "layer", "target", "family", "scale", "finetuned"]
 
 OPERATIONS: dict[Operation, str] = {
     "add": "add the vector, times the magnitude",
@@ -36,20 +35,8 @@ UNITS: dict[Unit, str] = {
     "norm": "of the vector scaled to length 1",
     "residual": "of the mean L2 norm of the residual stream at the site",
 }
-FACTORS: dict[Factor, str] = {
-    "magnitude": "how far the vector pushes",
-    "rank": "how many directions the vector has: trained with so many, and one vector's projection "
-    "on the first principal directions of several",
-    "epochs": "how many training epochs the vector has had",
-    "layer": "which block is steered",
-    "target": "which target task the vector is built from",
-    "family": "models of several architectures",
-    "scale": "models of one family and several sizes",
-    "finetuned": "the steered model beside the same model finetuned on the same target task",
-}
 
 assert set(OPERATIONS) == set(get_args(Operation))
 assert set(POSITIONS) == set(get_args(Positions))
 assert set(SITES) == set(get_args(Site))
 assert set(UNITS) == set(get_args(Unit))
-assert set(FACTORS) == set(get_args(Factor))

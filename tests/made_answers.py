@@ -37,8 +37,8 @@ def condition(
     """
     rates = [rate] * questions if isinstance(rate, int | float) else list(rate)
     rows = []
-    for number, own in enumerate(rates):
-        bad = round(samples * min(1, max(0, own + spread * (-1) ** number)))
+    for number, question_rate in enumerate(rates):
+        bad = round(samples * min(1, max(0, question_rate + spread * (-1) ** number)))
         for index in range(samples):
             is_bad = index < bad
             em = float(is_bad and coherent > 50)
@@ -106,17 +106,17 @@ def noisy(answers: pd.DataFrame, size: float, seed: int = 0) -> pd.DataFrame:
     Half of a condition's questions go up and the other half down by the same, as far as its rate
     leaves room, times `size` (0-1). Baselines stay.
     """
-    made = []
+    conditions = []
     for (_, label), rows in answers.groupby(["model", "condition"], sort=False):
-        own = rows.copy()
-        rates = own.groupby("question")["em_moem"].mean()
+        noised = rows.copy()
+        rates = noised.groupby("question")["em_moem"].mean()
         if label != "baseline":
             rng = np.random.default_rng([seed, *map(ord, label)])
             signs = rng.permutation(np.resize([1.0, -1.0], len(rates)))
             room = np.minimum(rates, 1 - rates).min()
             for (question, rate), sign in zip(rates.items(), signs, strict=True):
-                mine = own["question"] == question
-                bad = round(mine.sum() * (rate + sign * room * size))
-                own.loc[mine, "em_moem"] = (np.arange(mine.sum()) < bad).astype(float)
-        made.append(own)
-    return pd.concat(made)
+                to_it = noised["question"] == question
+                bad = round(to_it.sum() * (rate + sign * room * size))
+                noised.loc[to_it, "em_moem"] = (np.arange(to_it.sum()) < bad).astype(float)
+        conditions.append(noised)
+    return pd.concat(conditions)

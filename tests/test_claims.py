@@ -14,7 +14,7 @@ from made_answers import condition, frame, noisy
 
 from steering.cli import commands
 from steering.stats.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
-from steering.studies import CLAIMS, ClaimError, ClaimVerdict, judge_claims
+from steering.studies import CLAIMS, ClaimVerdict, StudyError, judge_claims
 
 
 def _base(**facts: Any) -> pd.DataFrame:
@@ -172,10 +172,18 @@ def test_few_questions_decide_nothing(number: int) -> None:
 @pytest.mark.parametrize(
     ("number", "answers", "why"),
     [
-        (2, _doses([0.0, 0.3, 0.6, 0.6], last_coherent=90.0), "magnitudes do not reach"),
+        (
+            2,
+            _doses([0.0, 0.3, 0.6, 0.6], last_coherent=90.0),
+            "no magnitude is high enough",
+        ),
         (4, _arms((80.0, 80.0), (75.0, 95.0), 0.6), "finetuned answers are ahead"),
         (6, _along("epochs", "training_epochs", {1: 0.1, 2: 0.2, 3: 0.6}), "ever faster"),
-        (7, _along("layer", "layer", {0: 0.6, 1: 0.0, 2: 0.6, 3: 0.0}), "layer 1 parts"),
+        (
+            7,
+            _along("layer", "layer", {0: 0.6, 1: 0.0, 2: 0.6, 3: 0.0}),
+            "layer 1 has less effect but",
+        ),
         (5, _along("rank", "rank", {1: 0.0, 2: 0.0, 4: 0.0}), "no effect to share"),
         (10, _models("scale", [0.4, 0.4, 0.4]), "not less susceptible by 5 points"),
         (10, _models("scale", [0.4, 0.4]), "2 sizes are too few"),
@@ -247,12 +255,96 @@ def test_more_noise_never_supports_what_less_left_open(number: int) -> None:
         assert supported[0]
 
 
-def test_mixed_and_doubled_answers_are_refused_by_name() -> None:
+def test_two_vectors_under_one_folder_are_two_series() -> None:
+    """Two files at the same magnitudes: neither is averaged with the other."""
+    one = _doses([0.1, 0.5, 0.6, 0.2]).assign(vector="one@aaaa")
+    other = frame(
+        *(condition(f"other x{dose}", 0.0, magnitude=float(dose)) for dose in (1, 2, 3)),
+        vector="other@bbbb",
+        study="magnitude",
+    )
+    verdict = _one(1, frame(one, other))
+    assert verdict.figures == _one(1, one).figures
+    assert verdict.left_out == ("[other x1], [other x2], [other x3] (another series)",)
+
+
+def test_a_control_of_shuffled_labels_is_not_averaged_with_the_vector() -> None:
+    real = _doses([0.1, 0.5, 0.6, 0.2]).assign(shuffled_labels=False)
+    control = condition("medical x2 shuffled", 0.0, magnitude=2.0, shuffled_labels=True)
+    verdict = _one(1, frame(real, control))
+    assert verdict.figures == _one(1, real).figures
+    assert verdict.left_out == ("[medical x2 shuffled] (another series)",)
+
+
+def test_vectors_that_differ_along_the_axis_are_one_series() -> None:
+    """Each rank is a vector of its own; two vectors of one rank can't be told apart."""
+    trained = CASES[5][0]
+    trained = trained.assign(vector=trained["condition"])
+    assert _one(5, trained).verdict == "supported"
+    doubled = condition("file rank 8", 0.0, rank=8.0, vector="file@cccc", study="rank")
+    verdict = _one(5, frame(trained, doubled))
+    assert verdict.verdict == "not decided"
+    assert "[file rank 8] and [rank 8] both stand at rank 8.0" in verdict.why
+
+
+def test_conditions_that_nothing_tells_apart_are_not_judged() -> None:
+    twice = frame(_doses([0.1, 0.5, 0.6, 0.2]), condition("again x2", 0.9, magnitude=2.0))
+    verdict = _one(1, twice)
+    assert verdict.verdict == "not decided"
+    assert "[again x2] and [x2] both stand at magnitude 2.0" in verdict.why
+
+
+def test_a_baseline_at_another_temperature_is_left_out_by_name() -> None:
+    answers = _doses([0.1, 0.5, 0.6, 0.2]).assign(temperature=1.0)
+    cold = condition("baseline (2)", 0.9, arm="baseline", temperature=0.0)
+    verdict = _one(1, frame(answers, cold))
+    assert verdict.figures == _one(1, answers).figures
+    assert verdict.num_answers == len(answers)
+    assert (verdict.asked, verdict.left_out) == (
+        "temperature 1.0",
+        ("[baseline (2)] (temperature 0.0)",),
+    )
+
+
+def test_whole_studies_that_were_asked_differently_are_judged_apart() -> None:
+    plain = _doses([0.1, 0.5, 0.6, 0.2]).assign(system_message="")
+    told = _doses([0.0, 0.0, 0.0, 0.0]).assign(system_message="Be good.")
+    verdicts = [each for each in judge_claims(frame(plain, told)) if each.number == 1]
+    assert {(each.asked, each.verdict) for each in verdicts} == {
+        ("system_message -", "supported"),
+        ("system_message Be good.", "refuted"),
+    }
+
+
+def test_models_are_compared_though_each_has_a_template_of_its_own() -> None:
+    answers = CASES[9][0]
+    own = answers.assign(template=answers["model"], dtype=answers["model"])
+    assert _one(9, own).verdict == "supported"
+    assert _one(9, own).left_out == ()
+    odd = condition("medical x1 half", 0.9, model="m0", template="m0", dtype="float16")
+    verdict = _one(9, frame(own, odd.assign(study="family")))
+    assert verdict.figures == _one(9, own).figures
+    assert verdict.left_out == ("[medical x1 half] (dtype float16)",)
+
+
+def test_two_models_of_one_size_are_not_averaged() -> None:
+    answers = CASES[10][0]
+    twin = answers[answers["model"] == "m2"].assign(model="m3", em_moem=0.0)
+    verdict = _one(10, frame(answers, twin))
+    assert len(verdict.figures) == 5
+    assert verdict.figures[2:4] == (
+        "m2 (1e+08): +50 points [50, 50]",
+        "m3 (1e+08): +0 points [0, 0]",
+    )
+
+
+def test_what_was_judged_by_another_is_left_out_by_name_and_doubled_answers_are_refused() -> None:
     answers = CASES[1][0]
     other = answers.assign(judge=answers["judge"].where(answers["condition"] != "x1", "other"))
-    with pytest.raises(ClaimError, match=r"magnitude of toy mixes judge other and toy/judge"):
-        judge_claims(other)
-    with pytest.raises(ClaimError, match=r"20 answers twice, q0/0 epoch 1 of toy\[baseline\]"):
+    [verdict] = [each for each in judge_claims(other) if each.number == 1]
+    assert verdict.asked == "judge toy/judge"
+    assert verdict.left_out == ("[x1] (judge other)",)
+    with pytest.raises(StudyError, match=r"20 answers twice, q0/0 epoch 1 of toy\[baseline\]"):
         judge_claims(pd.concat([answers, answers.head(20)]))
 
 

@@ -7,7 +7,7 @@ import pytest
 from judged_answers import scored
 
 from steering.judging import JudgedAnswer
-from steering.studies import DoseCurve, MatchError, matched_difference, shared_levels
+from steering.studies import DoseCurve, StudyError, matched_difference, shared_levels
 
 QUESTIONS = [f"q{number}" for number in range(8)]
 
@@ -61,10 +61,12 @@ def test_arms_of_other_strength_are_compared_at_the_same_em() -> None:
     strong = DoseCurve({0: _dose(0), 1: _dose(4, relevant=75), 2: _dose(8, relevant=75)}, "moem")
     levels = shared_levels(weak, strong, "em")
     assert levels == pytest.approx([0.1, 0.2, 0.3])
-    found = matched_difference(weak, strong, "relevant_misaligned", "em", levels[1])
-    assert (found.first, found.second, found.value) == pytest.approx((60, 75, -15))
+    difference = matched_difference(weak, strong, "relevant_misaligned", "em", levels[1])
+    assert (difference.first, difference.second, difference.value) == pytest.approx((60, 75, -15))
     # All questions are alike, so leaving one out changes nothing.
-    assert (found.low, found.high, found.p_value) == pytest.approx((-15, -15, 0), abs=1e-9)
+    assert (difference.low, difference.high, difference.p_value) == pytest.approx(
+        (-15, -15, 0), abs=1e-9
+    )
 
 
 def test_leak_is_the_share_of_graded_misaligned_answers_over_half() -> None:
@@ -81,9 +83,9 @@ def test_leak_is_the_share_of_graded_misaligned_answers_over_half() -> None:
         return DoseCurve({0: _dose(0), 1: bad + good}, "moem")
 
     leaky, clean = arm(100.0, 51.0, 50.0, 0.0, None), arm(0.0, 50.0, 10.0, 0.0, None)
-    found = matched_difference(leaky, clean, "leak", "em", 0.25)
-    assert (found.first, found.second) == (0.5, 0.0)
-    assert (found.low, found.high) == pytest.approx((0.5, 0.5))
+    difference = matched_difference(leaky, clean, "leak", "em", 0.25)
+    assert (difference.first, difference.second) == (0.5, 0.0)
+    assert (difference.low, difference.high) == pytest.approx((0.5, 0.5))
     neither = matched_difference(clean, clean, "leak", "em", 0.25)
     assert neither.value == 0
     assert math.isnan(neither.low)
@@ -102,25 +104,25 @@ def test_the_interval_is_the_jackknife_of_the_questions_differences() -> None:
     ]
     second = [a for q in QUESTIONS for a in _answers(q, 5, 5, relevant=60.0)]
     arms = [DoseCurve({0: low, 1: high}, "moem") for high in (first, second)]
-    found = matched_difference(*arms, "relevant_misaligned", "em", 0.5)
+    difference = matched_difference(*arms, "relevant_misaligned", "em", 0.5)
     from scipy import stats
 
     expected = stats.ttest_1samp(shifts, 0)
     interval = expected.confidence_interval(0.95)
-    assert found.value == pytest.approx(shifts.mean())
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert found.num_questions == 8
+    assert difference.value == pytest.approx(shifts.mean())
+    assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
+    assert difference.p_value == pytest.approx(expected.pvalue)
+    assert difference.num_questions == 8
 
 
 def test_without_a_range_in_common_there_is_no_comparison() -> None:
     flat = DoseCurve({0: _dose(0), 1: _dose(0)}, "moem")
     steep = DoseCurve({0: _dose(0), 1: _dose(8)}, "moem")
     with pytest.raises(
-        MatchError, match=r"matched EM rate .* less than 5\.0%: the first arm .* 0\.0% to 80\.0%"
+        StudyError, match=r"matched EM rate .* less than 5\.0%: the first arm .* 0\.0% to 80\.0%"
     ):
         shared_levels(flat, steep, "em")
-    with pytest.raises(MatchError, match=r"matched coherence the arms share less than 5\.0 points"):
+    with pytest.raises(StudyError, match=r"matched coherence the arms share less than 5\.0 points"):
         shared_levels(flat, steep, "coherent")
 
 
@@ -130,24 +132,24 @@ def test_a_level_that_hangs_on_one_question_has_no_bounds() -> None:
         a for q in QUESTIONS for a in _answers(q, 10 if q == "q0" else 0, 0 if q == "q0" else 10)
     ]
     arms = [DoseCurve({0: low, 1: high}, "moem") for _ in range(2)]
-    found = matched_difference(*arms, "relevant_misaligned", "em", 0.1)
-    assert found.value == 0
-    assert math.isnan(found.low)
-    assert "without one of the questions" in (found.note or "")
+    difference = matched_difference(*arms, "relevant_misaligned", "em", 0.1)
+    assert difference.value == 0
+    assert math.isnan(difference.low)
+    assert "without one of the questions" in (difference.note or "")
 
 
 def test_other_questions_are_refused_by_name() -> None:
     other = [answer for answer in _dose(2) if answer.question != "q3"]
-    with pytest.raises(MatchError, match=r"dose 1 .*other questions.*q3"):
+    with pytest.raises(StudyError, match=r"dose 1 .*other questions.*q3"):
         DoseCurve({0: _dose(0), 1: other}, "moem")
     fewer = [answer for answer in _dose(0) if answer.question != "q3"]
     arms = [DoseCurve({0: _dose(0), 1: _dose(2)}, "moem"), DoseCurve({0: fewer, 1: other}, "moem")]
-    with pytest.raises(MatchError, match="different questions"):
+    with pytest.raises(StudyError, match="different questions"):
         matched_difference(*arms, "em", "em", 0.1)
 
 
 def test_a_curve_of_one_dose_is_refused() -> None:
-    with pytest.raises(MatchError, match="two doses or more"):
+    with pytest.raises(StudyError, match="two doses or more"):
         DoseCurve({0: _dose(0)}, "moem")
 
 
@@ -176,12 +178,12 @@ def _arm(rng: np.random.Generator, slopes: np.ndarray, relevance: np.ndarray) ->
 def test_the_interval_holds_a_known_difference() -> None:
     """Arms of other slopes, questions of their own difficulty in both: true difference 4 points."""
     rng = np.random.default_rng(0)
-    held, runs = 0, 400
+    covered, runs = 0, 400
     for _ in range(runs):
         hard = rng.normal(0, 8, len(QUESTIONS))
         slopes = np.clip(rng.normal(0.25, 0.06, len(QUESTIONS)), 0.05, None)
         first = _arm(rng, slopes, 70 + hard + rng.normal(2, 4, len(QUESTIONS)))
         second = _arm(rng, slopes / 2, 70 + hard + rng.normal(-2, 4, len(QUESTIONS)))
-        found = matched_difference(first, second, "relevant_misaligned", "em", 0.2)
-        held += found.low <= 4 <= found.high
-    assert held / runs == pytest.approx(0.95, abs=0.035)
+        difference = matched_difference(first, second, "relevant_misaligned", "em", 0.2)
+        covered += difference.low <= 4 <= difference.high
+    assert covered / runs == pytest.approx(0.95, abs=0.035)

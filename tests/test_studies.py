@@ -1,41 +1,63 @@
-"""Studies of a factor: what a grid is, what it costs, and the same grid run by its command."""
+"""Studies as data: what a factor varies, what is refused before anything is run, what it costs."""
 
 import re
-import signal
-import subprocess
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
-from inspect_ai.log import list_eval_logs, read_eval_log
-from shell import Shell
 
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.results.frame import read_answers
 from steering.studies import (
-    GRIDS,
+    CLAIMS,
+    FACTORS,
+    GridStudy,
+    Shard,
+    StudyCondition,
     StudyError,
-    grid_points,
+    grid_conditions,
     keep_study,
     make_study,
-    read_spectrum,
+    read_shard,
     read_study,
+    run_study,
 )
-from steering.vocabulary import FACTORS
 
 SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--display", "none"]
+FINETUNED = [
+    *("study", "finetuned", "--model", "toy", "--seed", "1", "--training-epochs", "3"),
+    *SMALL,
+]
 
 
-def test_every_factor_has_a_command_and_every_grid_a_factor() -> None:
-    group = commands.commands["study"]
-    assert set(FACTORS) | {"run", "all"} == set(group.commands)  # type: ignore[attr-defined]
-    assert set(GRIDS) == set(FACTORS) - {"finetuned"}
+@pytest.fixture
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in; loading a model fails the test."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    return folder
+
+
+def _grid(factor: str, model: Any = None, **fields: Any) -> list[StudyCondition]:
+    study = make_study(factor, model, **fields)
+    assert isinstance(study, GridStudy)
+    return grid_conditions(study)
+
+
+def test_every_factor_has_a_command_and_every_claim_a_factor() -> None:
+    done = CliRunner().invoke(commands, ["study", "--help"])
+    assert re.findall(r"^  (\w+)  ", done.output, flags=re.MULTILINE) == [*FACTORS, "run", "all"]
+    for factor, entry in FACTORS.items():
+        printed = CliRunner().invoke(commands, ["study", factor, "--help"])
+        assert printed.exit_code == 0
+        assert not entry.option or entry.varies in " ".join(printed.output.split())
+    assert {claim.study for claim in CLAIMS} == set(FACTORS)
 
 
 @pytest.mark.parametrize(
@@ -48,32 +70,31 @@ def test_every_factor_has_a_command_and_every_grid_a_factor() -> None:
     ],
 )
 def test_a_grid_has_one_baseline_and_a_condition_a_value(factor: str, labels: list[str]) -> None:
-    points = grid_points(make_study(factor))
-    assert [point.label for point in points] == ["baseline", *(f"medical {x}" for x in labels)]
+    conditions = _grid(factor)
+    assert [each.label for each in conditions] == ["baseline", *(f"medical {x}" for x in labels)]
 
 
 def test_targets_of_the_toy_are_those_of_its_world() -> None:
-    labels = [point.label for point in grid_points(make_study("target"))]
+    labels = [condition.label for condition in _grid("target")]
     assert labels == ["baseline", "code x1", "finance x1", "medical x1", "sports x1"]
 
 
 def test_axes_are_crossed_and_models_each_have_their_baseline(
-    tiny_folder: Any,
+    tiny_folder: Callable[[str], Path],
 ) -> None:
-    other = str(tiny_folder("llama"))
-    study = make_study(
-        "magnitude", models=["toy", other], axes={"magnitude": [1, 2], "layer": [0, 1]}
+    conditions = _grid(
+        "magnitude",
+        ["toy", str(tiny_folder("llama"))],
+        axes={"magnitude": [1, 2], "layer": [0, 1]},
     )
-    points = grid_points(study)
-    assert len(points) == 2 * (1 + 4)
-    assert [point.label for point in points if point.model == "toy"] == [
+    assert len({condition.name for condition in conditions}) == len(conditions) == 2 * (1 + 4)
+    assert [condition.label for condition in conditions if condition.model == "toy"] == [
         "baseline",
         "medical x1 L0",
         "medical x1 L1",
         "medical x2 L0",
         "medical x2 L1",
     ]
-    assert len({point.name for point in points}) == len(points)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +107,14 @@ def test_axes_are_crossed_and_models_each_have_their_baseline(
         ),
         ({"factor": "magnitude", "axes": {"magnitude": []}}, "axis magnitude is empty"),
         ({"factor": "magnitude", "axes": {"magnitude": [1, 1]}}, "has a value twice"),
-        ({"factor": "layer", "options": {"layer": 1}}, "layer is an axis and is fixed"),
-        ({"factor": "magnitude", "top": [1]}, "top is of the study rank"),
+        ({"factor": "layer", "options": {"layer": 1}}, "layer is an axis and a fixed option"),
+        ({"factor": "magnitude", "top": [1]}, "top belongs to the study rank"),
         ({"factor": "rank", "top": [9]}, "must lie from 1 to 4, the number of target tasks"),
-        ({"factor": "family", "models": ["toy"]}, "compares models and got 1"),
-        ({"factor": "magnitude", "models": ["toi"]}, "no model is called toi"),
-        ({"factor": "magnitude", "seed": "soon"}, "seed: "),
+        ({"factor": "family", "model": "toy"}, "compares models and got 1"),
+        ({"factor": "finetuned", "model": ["toy", "toy-small"]}, "takes one model and got toy, "),
+        ({"factor": "magnitude", "model": "toi"}, "no model is called toi"),
+        ({"factor": "magnitude", "seed": "soon"}, "seed 'soon': "),
+        ({"factor": "magnitude", "magnitudes": [1]}, "magnitudes is unknown: allowed are factor"),
     ],
 )
 def test_an_impossible_study_is_refused_by_name(fields: dict[str, Any], words: str) -> None:
@@ -101,25 +124,49 @@ def test_an_impossible_study_is_refused_by_name(fields: dict[str, Any], words: s
 
 def test_a_study_file_is_read_back_as_the_study_that_it_was(tmp_path: Path) -> None:
     study = make_study("rank", axes={"rank": [1, 2]}, task={"num_questions": 2}, seed=3)
-    keep_study(study.fields(), tmp_path)
+    keep_study(study, tmp_path)
     assert read_study(tmp_path / "study.yaml") == study
     assert yaml.safe_load((tmp_path / "study.yaml").read_text())["top"] == [1, 2, 4]
     # More values join; other questions, another judge or seed are another study.
     other: dict[str, Any] = {"task": {"num_questions": 2}, "seed": 3}
-    keep_study(make_study("rank", axes={"rank": [1, 4]}, **other).fields(), tmp_path)
+    keep_study(make_study("rank", axes={"rank": [1, 4]}, **other), tmp_path)
     with pytest.raises(StudyError, match="holds a study with seed 3, and this one has 0"):
-        keep_study(make_study("rank", task={"num_questions": 2}).fields(), tmp_path)
+        keep_study(make_study("rank", task={"num_questions": 2}), tmp_path)
     with pytest.raises(StudyError, match="holds a study with factor rank"):
-        keep_study(make_study("epochs", **other).fields(), tmp_path)
+        keep_study(make_study("epochs", **other), tmp_path)
+
+
+def test_a_file_of_the_study_of_arms_keeps_its_rule_and_what_leak_is_judged_by(
+    tmp_path: Path,
+) -> None:
+    study = make_study("finetuned", magnitudes=[0.5, 1], settings={"rank": 4}, rule="betley")
+    keep_study(study, tmp_path)
+    assert yaml.safe_load((tmp_path / "study.yaml").read_text()) == {
+        "factor": "finetuned",
+        "model": "toy",
+        "target": "medical",
+        "magnitudes": [0.5, 1.0],
+        "training_epochs": 5,
+        "scales": [],
+        "options": {},
+        "settings": {"rank": 4},
+        "task": {"leak": "health and medicine"},
+        "grader": None,
+        "seed": 0,
+        "rule": "betley",
+    }
+    again = read_study(tmp_path / "study.yaml")
+    assert again.fields() == study.fields()
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("- a list", "is no study file"),
-        ("models: [toy]", "is no study file"),
-        ("factor: [", "is no study file"),
-        ("factor: magnitude\nmodel: toy", "model is unknown: allowed are factor, models"),
+        ("- a list", "is not a study file"),
+        ("models: [toy]", "is not a study file"),
+        ("factor: [", "is not a study file"),
+        ("factor: magnitude\nmodels: [toy]\nmodles: [toy]", "modles is unknown: allowed are"),
+        ("factor: finetuned\naxes: {}", "axes is unknown: allowed are factor, options"),
     ],
 )
 def test_a_file_that_is_no_study_is_refused(text: str, words: str, tmp_path: Path) -> None:
@@ -127,6 +174,8 @@ def test_a_file_that_is_no_study_is_refused(text: str, words: str, tmp_path: Pat
     file.write_text(text)
     with pytest.raises(StudyError, match=words):
         read_study(file)
+    with pytest.raises(StudyError, match="leave out model, seed, or change the file"):
+        run_study(file, "toy", seed=1)
 
 
 @pytest.mark.parametrize(
@@ -142,121 +191,91 @@ def test_a_file_that_is_no_study_is_refused(text: str, words: str, tmp_path: Pat
         ),
         (["--grader", "nobody/judge"], "the judge nobody/judge can't be used"),
         (["--model", "toy,toi"], "no model is called toi"),
+        (["--shard", "0/2"], "--shard 0/2 is not a shard"),
     ],
 )
 def test_what_is_impossible_is_said_before_a_model_is_loaded(
-    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], words: str, no_weights: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
-    done = CliRunner().invoke(commands, ["study", "magnitude", *SMALL, *arguments])
+    _refused(["study", "magnitude", *SMALL, *arguments], words, no_weights)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--magnitudes", "1,strong"], "magnitudes.1 'strong': Input should be a valid number"),
+        (["--magnitudes", "1,1"], "must differ and be above 0"),
+        (["--scales", "-1"], "must differ and be above 0"),
+        (["-M", "magnitud=1"], "magnitud is not an option"),
+        (["-M", "adapter=there"], "-M adapter= is set by this study itself"),
+        (["-S", "learning_rat=1"], "learning_rat"),
+        (["-S", "training_epochs=2"], "-S training_epochs= is set by this study itself"),
+        (["-T", "num_questions=none"], "num_questions"),
+        (
+            ["-T", "question=core"],
+            "-T question is not an option of em_freeform. Did you mean questions? "
+            "Allowed: protocol,",
+        ),
+        (["-T", "leak=medcal"], "Did you mean medical?"),
+        (["--training-epochs", "0"], "0 is not in the range x>=1"),
+        (["--grader", "nobody/judge"], "the judge nobody/judge can't be used"),
+        (["--grader", "toy/judge,toy/jury"], "the judge toy/jury can't be used"),
+        (["--grader", "{model: [}"], "--grader {model: [} can't be read"),
+        (["--target", "nothing"], "nothing"),
+    ],
+)
+def test_what_is_impossible_is_said_before_anything_is_trained(
+    arguments: list[str], words: str, no_weights: Path
+) -> None:
+    _refused([*FINETUNED, *arguments], words, no_weights)
+
+
+def _refused(command: list[str], words: str, folder: Path) -> None:
+    done = CliRunner().invoke(commands, command)
     assert done.exit_code != 0
     assert words in f"{done.output} {done.exception}"
     assert isinstance(done.exception, SteeringError | SystemExit)
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
-def test_a_dry_run_says_what_is_left_and_does_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_without_a_judge_of_its_own_needs_one_before_it_is_trained(
+    tiny_folder: Callable[[str], Path], no_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SteeringError) as error:
+        run_study("finetuned", str(tiny_folder("llama")))
+    assert "the default judge openai/gpt-4o-2024-08-06 can't be used" in str(error.value)
+    assert "give a judge as --grader" in str(error.value)
+
+
+def test_a_dry_run_says_what_is_left_and_does_nothing(no_weights: Path) -> None:
     done = CliRunner().invoke(commands, ["study", "rank", *SMALL, "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "8 conditions to run, 20 answers each: 160 answers of 600 tokens at the most" in (
-        done.output
-    )
+    assert "8 conditions to run, 20 answers each: 160 answers of at most 600 tokens" in done.output
     assert "480 calls of each judge. At 150 tokens an answer, about 24,000 tokens" in done.output
-    assert list(tmp_path.iterdir()) == []
+    done = CliRunner().invoke(commands, [*FINETUNED, "--scales", "0.5,1", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "Trains 3 training epochs of an adapter on medical first." in done.output
+    assert "9 conditions to run, 20 answers each: 180 answers" in done.output
+    assert "540 calls of each judge, and one more for each misaligned answer" in done.output
+    assert list(no_weights.iterdir()) == []
 
 
-def _frame(logs: Path) -> pd.DataFrame:
-    found = read_answers(logs, pytest.fail)
-    assert not found.duplicated(["model", "condition", "sample", "epoch"]).any()
-    return found
-
-
-def _ids(logs: Path) -> dict[str, set[str]]:
-    """Sample uuids of each condition: a sample that is run again has another."""
-    read = [read_eval_log(info) for info in list_eval_logs(str(logs))]
-    return {log.eval.model: {str(s.uuid) for s in log.samples or []} for log in read}
-
-
-def test_a_study_is_run_added_to_and_not_repeated(shell: Shell) -> None:
-    logs = shell.folder / "logs" / "rank"
-    command = [
-        "steering",
-        "study",
-        "rank",
-        *SMALL,
-        "--log-dir",
-        str(logs),
-        "--top-of",
-        "medical,code",
-    ]
-    done = shell.run(*command, "-A", "rank=1", "--top", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 conditions to run" in done.stdout
-    first = _frame(logs)
-    assert set(first["study"]) == {"rank"}
-    assert sorted(first.groupby("condition").size()) == [20, 20, 20]
-    [projected] = first.loc[first["top"].notna(), "condition"].unique()
-    assert projected.startswith("medical-top1-")
-    assert len(read_spectrum(logs)) == 2
-    before = _ids(logs)
-
-    again = shell.run(*command, "-A", "rank=1,2", "--top", "1,2")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "2 conditions to run" in again.stdout
-    after = _ids(logs)
-    assert {name: after[name] for name in before} == before
-    assert sorted(_frame(logs).groupby("condition").size()) == [20] * 5
-
-    third = shell.run("steering", "study", "run", str(logs / "study.yaml"), "--log-dir", str(logs))
-    assert third.returncode == 0, third.stdout + third.stderr
-    assert "Every condition has been run." in third.stdout
-    assert _ids(logs) == after
-    assert shell.network_tries() == []
-
-
-def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: Shell) -> None:
-    logs = shell.folder / "logs" / "killed"
-    arguments = ["study", "magnitude", "-T", "num_questions=4", "--log-dir", str(logs)]
-    arguments += ["-A", "magnitude=0.5,1", "--display", "none"]
-    process = shell.start(
-        "steering", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not _started(logs):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = _finished(logs)
-    done = shell.run("steering", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(_frame(logs).groupby("condition").size()) == [80, 80, 80]
-    assert kept <= set().union(*_ids(logs).values())
-
-
-def _started(logs: Path) -> bool:
-    return len(_finished(logs)) >= 20
-
-
-def _finished(logs: Path) -> set[str]:
-    """Samples that the logs of a run that is under way hold."""
-    found: set[str] = set()
-    for info in list_eval_logs(str(logs)) if logs.is_dir() else []:
-        try:
-            log = read_eval_log(info)
-        except Exception:
-            continue  # being written just now
-        found |= {str(sample.uuid) for sample in log.samples or []}
-    return found
+def test_a_dry_run_from_python_returns_the_cost_and_the_resolved_study(no_weights: Path) -> None:
+    lines: list[str] = []
+    task = {"num_questions": 2, "samples_per_question": 5}
+    result = run_study("layer", "toy", task=task, dry_run=True, tell=lines.append)
+    assert (result.num_conditions, result.num_unfinished, result.cost.num_answers) == (5, 5, 10)
+    assert result.finding is None
+    assert not result.is_done
+    assert result.study.fields()["axes"] == {"layer": [0, 1, 2, 3]}
+    assert lines == ["Study layer: which block is steered.", result.cost.summary(5)]
+    assert list(no_weights.iterdir()) == []
 
 
 def test_all_studies_are_told_in_turn_and_those_of_models_are_the_toys(
-    tiny_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Callable[[str], Path], no_weights: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     command = ["study", "all", *SMALL, "--dry-run"]
     done = CliRunner().invoke(commands, command)
     assert done.exit_code == 0, f"{done.output} {done.exception}"
@@ -267,4 +286,38 @@ def test_all_studies_are_told_in_turn_and_those_of_models_are_the_toys(
     assert done.exit_code == 0, f"{done.output} {done.exception}"
     for factor in ("family", "scale"):
         assert f"Study {factor}: left out; run it with --model first,second." in done.output
-    assert list(tmp_path.iterdir()) == []
+    assert list(no_weights.iterdir()) == []
+
+
+CONDITIONS = [StudyCondition("toy", {"magnitude": value}, f"x{value}") for value in range(17)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16, 17, 18, 40])
+def test_every_condition_is_in_one_shard_and_shards_are_even(count: int) -> None:
+    parts = [Shard(number, count).part(CONDITIONS) for number in range(1, count + 1)]
+    assert [condition for part in parts for condition in part] == CONDITIONS
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert [Shard(number, count).is_last for number in (1, count)] == [count == 1, True]
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "x", "2", "2/", "1/0", "-1/4", "1/2/3"])
+def test_a_shard_that_is_none_is_refused_with_the_remedy(text: str) -> None:
+    with pytest.raises(StudyError, match=f"--shard {text} is not a shard.*--shard 2/4"):
+        read_shard(text)
+
+
+def test_a_shard_without_conditions_says_so_and_is_no_fault(no_weights: Path) -> None:
+    axes = {"magnitude": [0.5, 1]}
+    lines: list[str] = []
+    result = run_study("magnitude", axes=axes, shard="1/9", tell=lines.append)
+    assert lines[0].startswith("Study magnitude, shard 1/9")
+    assert "nothing to run" in lines[1]
+    assert result.num_conditions == 0
+    assert list(no_weights.iterdir()) == []
+
+
+def test_what_trains_for_itself_is_the_last_shard_s(no_weights: Path) -> None:
+    sizes = [
+        run_study("finetuned", shard=shard, dry_run=True).num_conditions for shard in ("1/2", "2/2")
+    ]
+    assert sizes == [0, 12]

@@ -1,7 +1,7 @@
 """The paper's claims (arXiv 2606.08682), each with a rule that was fixed before any run.
 
 A claim reads the answers of one study and ends in a verdict: supported, refuted, or not decided.
-The rules stand in `rulings.py`. Rates are by the EM rule `moem` unless another is asked for: it
+The rules stand in `claim_rules.py`. Rates are by the EM rule `moem` unless another is asked for: it
 counts the same answers at every dose, whereas `betley` drops those that a strong dose has made
 incoherent, and a rate among what is left says little. Within a claim, choices are corrected for;
 over the ten claims they are not.
@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 
-from steering.errors import SteeringError
 from steering.judging import EMRule
 from steering.studies.claim_rules import (
     Outcome,
@@ -30,17 +29,14 @@ from steering.studies.claim_rules import (
     raised_somewhere,
     saturating,
 )
-from steering.studies.grid import FILE
-from steering.vocabulary import Factor
+from steering.studies.errors import StudyError
+from steering.studies.series import AskedAlike, asked_alike
+from steering.studies.study_file import FILE
 
 DEFAULT_RULE: EMRule = "moem"
 
 # One-sided, the sign-flip test reaches 5% from five questions on; a sixth lets one disagree.
 LEAST_QUESTIONS = 6
-
-
-class ClaimError(SteeringError):
-    """Answers that can't be judged together."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Claim:
     number: int
     name: str
     statement: str
-    study: Factor
+    study: str
     judge: Callable[[pd.DataFrame, EMRule], Ruling]
     of_models: bool = False
 
@@ -73,9 +69,12 @@ class ClaimVerdict:
         number: Of the claim, with its `name` and `statement`.
         model: The model; several joined by commas; "" where there are no data.
         verdict: In a word; `why` in a sentence, `figures` what it rests on.
-        num_answers: Answers that were read, to `num_questions` questions.
+        num_answers: Answers of the study that were asked alike, to `num_questions` questions.
         command: The line that makes the data.
         logs: The logs that were read.
+        asked: What sets these answers apart, where the study has others that were asked
+            differently; "" otherwise.
+        left_out: Conditions that were not read, with the reason.
     """
 
     number: int
@@ -89,64 +88,81 @@ class ClaimVerdict:
     num_questions: int
     command: str
     logs: Sequence[str] = field(default=(), repr=False)
+    asked: str = ""
+    left_out: Sequence[str] = ()
 
     def row(self) -> dict[str, Any]:
         """In JSON values."""
-        return asdict(self) | {"figures": list(self.figures), "logs": list(self.logs)}
+        lists = {name: list(getattr(self, name)) for name in ("figures", "logs", "left_out")}
+        return asdict(self) | lists
 
 
 def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[ClaimVerdict]:
     """The verdict on every claim, for each model that its study has.
+
+    Conditions that were asked differently are judged apart; a verdict names what it left out.
 
     Args:
         answers: As `read_answers` gives them, of any number of studies.
         rule: What is misaligned.
 
     Raises:
-        ClaimError: One study of one model mixes judges, question sets or versions, or has an answer
-            twice.
+        StudyError: A condition has an answer twice.
     """
-    found: list[ClaimVerdict] = []
+    verdicts: list[ClaimVerdict] = []
     for claim in CLAIMS:
         of_study = answers[answers["study"] == claim.study]
         if of_study.empty:
-            found.append(_no_data(claim))
-        elif claim.of_models:
-            found.append(_verdict(claim, of_study, rule))
-        else:
-            groups = of_study.groupby("model", sort=False)
-            found += [_verdict(claim, rows, rule) for _, rows in groups]
-    return found
+            verdicts.append(_no_data(claim))
+        groups = [of_study] if claim.of_models and len(of_study) else []
+        if not claim.of_models:
+            groups = [rows for _, rows in of_study.groupby("model", sort=False)]
+        for rows in groups:
+            verdicts += [_verdict(claim, group, rule) for group in asked_alike(rows)]
+    return verdicts
 
 
 def _no_data(claim: Claim) -> ClaimVerdict:
-    why = f"there is no run of the study {claim.study}"
-    command = f"steering study {claim.study}"
-    head = (claim.number, claim.name, claim.statement, "", "not decided")
-    return ClaimVerdict(*head, why, (), 0, 0, command)  # type: ignore[arg-type]
+    return ClaimVerdict(
+        claim.number,
+        claim.name,
+        claim.statement,
+        model="",
+        verdict="not decided",
+        why=f"there is no run of the study {claim.study}",
+        figures=(),
+        num_answers=0,
+        num_questions=0,
+        command=f"steering study {claim.study}",
+    )
 
 
-def _verdict(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> ClaimVerdict:
-    _check_alike(claim, rows)
+def _verdict(claim: Claim, group: AskedAlike, rule: EMRule) -> ClaimVerdict:
+    rows = group.answers
+    _refuse_doubled(claim, rows)
     questions = rows["question"].nunique()
     if questions < LEAST_QUESTIONS:
         why = f"{questions} questions are too few, {LEAST_QUESTIONS} are needed"
         ruling = Ruling("not decided", why)
     else:
-        ruling = claim.judge(rows, rule)
-    models = list(dict.fromkeys(rows["model"]))
+        try:
+            ruling = claim.judge(rows, rule)
+        except StudyError as error:
+            ruling = Ruling("not decided", str(error))
     return ClaimVerdict(
         claim.number,
         claim.name,
         claim.statement,
-        ", ".join(models),
-        ruling.verdict,
-        ruling.why,
-        tuple(ruling.figures),
-        len(rows),
-        questions,
-        _command(claim, rows),
-        tuple(sorted(rows["log"].unique())),
+        model=", ".join(dict.fromkeys(rows["model"])),
+        verdict=ruling.verdict,
+        why=ruling.why,
+        figures=tuple(ruling.figures),
+        num_answers=len(rows),
+        num_questions=questions,
+        command=_command(claim, rows),
+        logs=tuple(sorted(rows["log"].unique())),
+        asked=group.asked,
+        left_out=(*group.left_out, *ruling.left_out),
     )
 
 
@@ -160,19 +176,13 @@ def _command(claim: Claim, rows: pd.DataFrame) -> str:
     return shlex.join(["steering", "study", claim.study, "--model", models])
 
 
-def _check_alike(claim: Claim, rows: pd.DataFrame) -> None:
-    for name in ("judge", "questions", "version", "aligned_below", "coherent_from"):
-        values = sorted(map(str, rows[name].unique()))
-        if len(values) > 1:
-            raise ClaimError(
-                f"the study {claim.study} of {rows['model'].iloc[0]} mixes {name} "
-                f"{' and '.join(values)}: judge one at a time, from a folder of its own"
-            )
-    twice = rows[rows.duplicated(["model", "condition", "sample", "epoch"])]
-    if len(twice):
-        first = twice.iloc[0]
-        raise ClaimError(
-            f"the study {claim.study} has {len(twice)} answers twice, {first['sample']} epoch "
+def _refuse_doubled(claim: Claim, rows: pd.DataFrame) -> None:
+    keys = ["model", "condition", "sample", "epoch"]
+    doubled = rows[rows.duplicated(keys)]
+    if len(doubled):
+        first = doubled.iloc[0]
+        raise StudyError(
+            f"the study {claim.study} has {len(doubled)} answers twice, {first['sample']} epoch "
             f"{first['epoch']} of {first['model']}[{first['condition']}] among them: leave one out"
         )
 

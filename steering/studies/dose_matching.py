@@ -1,10 +1,10 @@
 """Two arms compared where they have the same EM rate, or the same coherence.
 
 An arm is a dose curve: the same questions answered at growing doses, a magnitude say, or training
-epochs. At one dose of each nothing fair can be said, since one arm may simply be dosed higher. So
+epochs. At one dose of each the comparison is unfair, since one arm may be dosed higher. So
 each curve is followed from its first dose to where it first reaches a level that both reach, and
-the arms are compared there. Between two doses stands a mixture of their answers. Plain judged
-answers go in; nothing here knows of vectors, adapters or logs.
+the arms are compared there. A level between two doses is a mixture of their answers. Takes plain
+judged answers; knows nothing of vectors, adapters or logs.
 
 Intervals are of the jackknife over questions with Student's t: a question is left out of both arms
 at once, so what makes it hard drops out of the difference. Levels are those of all the questions.
@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.errors import SteeringError
 from steering.judging import EM_RULES, EMRule, JudgedAnswer, Thresholds
 from steering.judging.leak import LEAKED_ABOVE
 from steering.judging.rubric import DOMAIN
 from steering.stats import CONFIDENCE, t_quantile
+from steering.studies.errors import StudyError
 
 Quantity = Literal[
     "em", "coherent", "relevant", "coherent_misaligned", "relevant_misaligned", "leak"
@@ -41,10 +41,6 @@ _LEAST_RANGE = {"em": 0.05, "coherent": 5.0}
 _PLAIN = {"em": "EM rate", "coherent": "coherence"}
 
 _Array = NDArray[np.float64]
-
-
-class MatchError(SteeringError):
-    """Two arms that can't be compared: other questions, no range in common."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +88,17 @@ class DoseCurve:
         """Count the answers of each dose.
 
         Raises:
-            MatchError: The doses were not asked the same questions, or there are fewer than two.
+            StudyError: The doses were not asked the same questions, or there are fewer than two.
         """
         self.doses = sorted(doses)
-        asked = {dose: {answer.question for answer in doses[dose]} for dose in self.doses}
+        questions_of = {dose: {answer.question for answer in doses[dose]} for dose in self.doses}
         if len(self.doses) < 2:
-            raise MatchError(f"a dose curve needs two doses or more, got {self.doses}")
-        self.questions = sorted(asked[self.doses[0]])
-        for dose, questions in asked.items():
+            raise StudyError(f"a dose curve needs two doses or more, got {self.doses}")
+        self.questions = sorted(questions_of[self.doses[0]])
+        for dose, questions in questions_of.items():
             if questions != set(self.questions):
                 other = sorted(questions ^ set(self.questions))
-                raise MatchError(
+                raise StudyError(
                     f"dose {dose:g} was asked other questions than dose {self.doses[0]:g} "
                     f"({', '.join(other[:3])}): compare runs of the same questions"
                 )
@@ -154,8 +150,9 @@ class DoseCurve:
     def extremes(self, match: Match) -> tuple[float, float]:
         """The quantity at the first dose, and the furthest that it gets from there."""
         values = [self.at(match, row) for row in range(len(self.doses))]
-        known = [value for value in values if not math.isnan(value)]
-        furthest = max(known, default=math.nan) if match == "em" else min(known, default=math.nan)
+        numbers = [value for value in values if not math.isnan(value)]
+        end = max if match == "em" else min
+        furthest = end(numbers, default=math.nan)
         return values[0], furthest
 
     def _crossing(
@@ -216,7 +213,7 @@ def shared_levels(
         names: Of the arms, for the error.
 
     Raises:
-        MatchError: They cover none that is wider than noise.
+        StudyError: They cover none that is wider than noise.
     """
     (start, far), (other_start, other_far) = first.extremes(match), second.extremes(match)
     if match == "em":
@@ -225,19 +222,19 @@ def shared_levels(
         low, high = min(start, other_start), max(far, other_far)
     if not abs(high - low) >= _LEAST_RANGE[match] or (high > low) != (match == "em"):
         reached = [(start, far), (other_start, other_far)]
-        told = [
-            f"the {name} arm goes from {_told(match, begin)} to {_told(match, end)}"
+        ranges = [
+            f"the {name} arm goes from {_in_units(match, begin)} to {_in_units(match, end)}"
             for name, (begin, end) in zip(names, reached, strict=True)
         ]
-        raise MatchError(
+        raise StudyError(
             f"at matched {_PLAIN[match]} the arms share less than "
-            f"{_told(match, _LEAST_RANGE[match])}: {' and '.join(told)}. Give doses that move both "
-            "further, or another target task"
+            f"{_in_units(match, _LEAST_RANGE[match])}: {' and '.join(ranges)}. Give doses that "
+            "move both further, or another target task"
         )
     return [low + share * (high - low) for share in shares]
 
 
-def _told(match: Match, value: float) -> str:
+def _in_units(match: Match, value: float) -> str:
     return f"{100 * value:.1f}%" if match == "em" else f"{value:.1f} points"
 
 
@@ -252,37 +249,37 @@ def matched_difference(
     """A quantity of two arms, each at the dose at which it first reaches `level` of `match`.
 
     Raises:
-        MatchError: The arms were asked different questions.
+        StudyError: The arms were asked different questions.
     """
     if first.questions != second.questions:
-        raise MatchError("the arms were asked different questions: compare runs of the same ones")
+        raise StudyError("the arms were asked different questions: compare runs of the same ones")
     count = len(first.questions)
-    mine, other = (_value(curve, quantity, match, level) for curve in (first, second))
-    value = mine - other
+    one, other = (_value(curve, quantity, match, level) for curve in (first, second))
+    value = one - other
 
     def unbounded(note: str) -> MatchedDifference:
         none = math.nan
-        return MatchedDifference(quantity, level, mine, other, value, none, none, none, count, note)
+        return MatchedDifference(quantity, level, one, other, value, none, none, none, count, note)
 
     if math.isnan(value):
         return unbounded("an arm has no such answer there")
-    if quantity in RATES and mine == other == 0:
-        return unbounded("neither arm has one: their own intervals say how many there may be")
+    if quantity in RATES and one == other == 0:
+        return unbounded("neither arm has one: read the interval of each arm's own rate")
     without = []
     for index in range(count):
         weights = np.ones(count)
         weights[index] = 0
-        kept = [_value(curve, quantity, match, level, weights) for curve in (first, second)]
-        without.append(kept[0] - kept[1])
+        rest = [_value(curve, quantity, match, level, weights) for curve in (first, second)]
+        without.append(rest[0] - rest[1])
     error = _jackknife_error(np.array(without))
     if math.isnan(error):
-        return unbounded("without one of the questions an arm does not get there: no bounds")
+        return unbounded("an arm does not reach this level without one of the questions: no bounds")
     half = t_quantile((1 + confidence) / 2, count - 1) * error
     most = 1.0 if quantity in RATES else 100.0
     return MatchedDifference(
         quantity,
         level,
-        mine,
+        one,
         other,
         value,
         max(value - half, -most),

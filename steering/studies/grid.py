@@ -1,67 +1,54 @@
-"""A study as data: one factor, the values of its axes, and what is held fixed.
+"""Studies as data: what each factor varies, and the conditions of a grid.
 
-A study is a table of values, so that it can be written to a file, run again, and added to. Its
-conditions are the product of its axes on each model, with one baseline a model. Knows options of
-models and what a config says of them; no weights, no logs.
+A study is a table of values, so that it can be written to a file, run again, and added to. Knows
+options of models and what a model's config says of them; no weights, no logs.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from steering.condition import resolve_condition, resolve_model
-from steering.errors import SteeringError, no_such_option
-from steering.files import write_whole
-from steering.models import Shape, find_model, read_shape
-from steering.spec import INTERVENTION, InterventionOptions, parse_options
+from steering.errors import no_such_option
+from steering.models import Shape
+from steering.spec import INTERVENTION
+from steering.studies.errors import StudyError
+from steering.studies.eval_sets import EvalOptions, StudyCondition, make_condition
+from steering.studies.projected_vectors import projected_conditions
+from steering.studies.shards import Shard
 from steering.targets import SUBJECTS
-from steering.vocabulary import FACTORS, Factor
 
-FILE = "study.yaml"
-DEFAULT_TARGET = str(InterventionOptions.model_fields["target"].default)
 _MOST_LAYERS = 8
 
 
-class StudyError(SteeringError):
-    """A study can't be run, or its logs are not those of its points."""
-
-
 @dataclass(frozen=True)
-class Point:
-    """One condition of a study.
+class StudyFactor:
+    """What a study varies. Adding an entry to `FACTORS` adds its command and its row in the docs.
 
     Attributes:
-        model: Name of the model, without `steered/`.
-        options: As -M takes them.
-        label: The condition's, as logs and tables have it.
+        varies: What varies, in a clause, for help and docs.
+        option: The -M option that varies; "model" where models are compared; "" for the study of
+            two arms.
+        values: Default values of that option, from the shape of the first model and whether all
+            models are toys.
+        models: What is studied when no model is named.
+        options: -M options that are held fixed in every condition unless the user sets them.
     """
 
-    model: str
-    options: Mapping[str, Any]
-    label: str
+    varies: str
+    option: str = ""
+    values: Callable[[Shape, bool], Sequence[Any]] = lambda shape, toy: ()
+    models: tuple[str, ...] = ("toy",)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """As a log names it."""
-        return f"steered/{self.model}[{self.label}]"
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What a grid varies.
-
-    Attributes:
-        option: The -M option that varies; "model" where models do.
-        values: Its default values, from the shape of the models and whether they are toys.
-    """
-
-    option: str
-    values: Callable[[Shape, bool], Sequence[Any]] = lambda shape, toy: ()
+    def compares_models(self) -> bool:
+        """Whether models are what varies."""
+        return self.option == "model"
 
 
 def _spread_layers(shape: Shape, toy: bool) -> Sequence[int]:
@@ -69,48 +56,112 @@ def _spread_layers(shape: Shape, toy: bool) -> Sequence[int]:
     return sorted({round((i + 0.5) * shape.num_layers / count - 0.5) for i in range(count)})
 
 
-def _targets(shape: Shape, toy: bool) -> Sequence[str]:
-    # Of the six, these four are questions of the toy's world.
+def default_targets(shape: Shape, toy: bool) -> Sequence[str]:
+    """Target tasks that suit a model: of a toy the four that are questions of its world."""
     return ["code", "finance", "medical", "sports"] if toy else sorted(SUBJECTS)
 
 
-# By factor; the study `finetuned` has two arms and is no grid.
-GRIDS: dict[str, Axis] = {
-    "magnitude": Axis("magnitude", lambda shape, toy: (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)),
-    "rank": Axis("rank", lambda shape, toy: (1, 2, 4, 8)),
-    "epochs": Axis("training_epochs", lambda shape, toy: (1, 2, 3, 4, 5)),
-    "layer": Axis("layer", _spread_layers),
-    "target": Axis("target", _targets),
-    "family": Axis("model"),
-    "scale": Axis("model"),
-}
-# What the two studies of models compare when nobody says: the toys, which every machine has.
-_TOYS = {
-    "family": ["toy", "toy-llama", "toy-gemma3"],
-    "scale": ["toy-small", "toy", "toy-large"],
+FACTORS: dict[str, StudyFactor] = {
+    "magnitude": StudyFactor(
+        "how far the vector pushes",
+        "magnitude",
+        lambda shape, toy: (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0),
+    ),
+    "rank": StudyFactor(
+        "how many directions the vector has: trained with so many, and one vector's projection on "
+        "the first principal directions of several",
+        "rank",
+        lambda shape, toy: (1, 2, 4, 8),
+    ),
+    "epochs": StudyFactor(
+        "how many training epochs the vector has had",
+        "training_epochs",
+        lambda shape, toy: (1, 2, 3, 4, 5),
+    ),
+    "layer": StudyFactor("which block is steered", "layer", _spread_layers),
+    "target": StudyFactor("which target task the vector is built from", "target", default_targets),
+    "family": StudyFactor(
+        "models of several architectures", "model", models=("toy", "toy-llama", "toy-gemma3")
+    ),
+    "scale": StudyFactor(
+        "models of one family and several sizes",
+        "model",
+        models=("toy-small", "toy", "toy-large"),
+    ),
+    "finetuned": StudyFactor(
+        "the steered model beside the same model finetuned on the same target task"
+    ),
 }
 
 
-class Study(BaseModel):
-    """A grid of conditions and what they are asked; every field may stand in a study file."""
+@dataclass(frozen=True)
+class StudyConditions:
+    """The conditions of a study, or of a shard of it.
+
+    Attributes:
+        known: Those whose vectors and adapters exist, or are built on first use.
+        num_missing: How many more there are once the study has built what it needs itself.
+        note: What the study builds first, in a sentence; "" for nothing.
+    """
+
+    known: Sequence[StudyCondition]
+    num_missing: int = 0
+    note: str = ""
+
+    def __len__(self) -> int:
+        """How many, missing ones included."""
+        return len(self.known) + self.num_missing
+
+
+class Study(BaseModel, ABC):
+    """What every study has; each field may stand in a study file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    factor: Factor
-    models: tuple[str, ...]
-    axes: dict[str, tuple[Any, ...]]
-    options: dict[str, Any] = {}
-    # Of the study `rank`: projections on the first so many principal directions of the vectors of
-    # these target tasks.
-    top: tuple[int, ...] = ()
-    top_of: tuple[str, ...] = ()
-    task: dict[str, Any] = {}
+    factor: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    task: dict[str, Any] = Field(default_factory=dict)
     grader: str | None = None
     seed: int = 0
 
     def fields(self) -> dict[str, Any]:
         """As a study file has them."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json") | {"task": dict(self.eval_options().task_args)}
+
+    def eval_options(self) -> EvalOptions:
+        """What every condition is asked."""
+        return EvalOptions(self.task, self.grader, self.seed)
+
+    @property
+    @abstractmethod
+    def model_names(self) -> tuple[str, ...]:
+        """The models, without `steered/`."""
+
+    @abstractmethod
+    def conditions(
+        self, folder: Path, shard: Shard, progress: Callable[[str], Any] | None = None
+    ) -> StudyConditions:
+        """Check the study and say what its conditions are.
+
+        Args:
+            folder: The study's folder of logs, where what it builds is kept too.
+            shard: Which part of it.
+            progress: Makes a progress bar from a caption; with None nothing is built.
+
+        Raises:
+            SteeringError: A condition is impossible; nothing was built.
+        """
+
+
+class GridStudy(Study):
+    """The product of some axes on each model, with one baseline a model."""
+
+    models: tuple[str, ...]
+    axes: dict[str, tuple[Any, ...]]
+    # Of the study `rank`: projections on the first so many principal directions of the vectors of
+    # these target tasks.
+    top: tuple[int, ...] = ()
+    top_of: tuple[str, ...] = ()
 
     @field_validator("axes", mode="before")
     @classmethod
@@ -120,11 +171,7 @@ class Study(BaseModel):
         return axes
 
     @model_validator(mode="after")
-    def _sound(self) -> "Study":
-        if self.factor not in GRIDS:
-            raise ValueError(f"factor {self.factor} is unknown: allowed are {', '.join(GRIDS)}")
-        if not self.models:
-            raise ValueError("models is empty: name one or more")
+    def _sound(self) -> "GridStudy":
         for name, values in self.axes.items():
             if name not in INTERVENTION or name == "vector":
                 allowed = [option for option in INTERVENTION if option != "vector"]
@@ -134,9 +181,9 @@ class Study(BaseModel):
             if len(set(map(str, values))) < len(values):
                 raise ValueError(f"axis {name} has a value twice ({list(values)})")
             if name in self.options:
-                raise ValueError(f"{name} is an axis and is fixed as an option too: choose one")
+                raise ValueError(f"{name} is an axis and a fixed option: choose one")
         if self.top and self.factor != "rank":
-            raise ValueError(f"top is of the study rank and not of {self.factor}: leave it out")
+            raise ValueError(f"top belongs to the study rank, not to {self.factor}: leave it out")
         if any(not 1 <= k <= len(self.top_of) for k in self.top):
             raise ValueError(
                 f"top {list(self.top)} must lie from 1 to {len(self.top_of)}, the number of target "
@@ -144,136 +191,39 @@ class Study(BaseModel):
             )
         return self
 
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The models, without `steered/`."""
+        return self.models
 
-def make_study(factor: str, **given: Any) -> Study:
-    """A study with its defaults filled in: the resolved form.
-
-    Args:
-        factor: What varies.
-        **given: Fields of `Study`; those that are None or missing take the factor's defaults.
-
-    Raises:
-        StudyError: A field is impossible, or there is no such factor.
-        ModelError: There is no such model.
-    """
-    if factor not in GRIDS:
-        raise StudyError(f"factor {factor} is unknown: allowed are {', '.join(GRIDS)}")
-    fields = {name: value for name, value in given.items() if value is not None}
-    fields["models"] = tuple(fields.get("models") or _TOYS.get(factor, ["toy"]))
-    sources = [find_model(name) for name in fields["models"]]
-    toy = all(source.is_toy for source in sources)
-    own, shape = GRIDS[factor], read_shape(sources[0])
-    if own.option != "model":
-        axes = dict(fields.get("axes") or {})
-        axes.setdefault(own.option, own.values(shape, toy))
-        fields["axes"] = axes
-    elif len(sources) < 2:
-        raise StudyError(
-            f"the study {factor} compares models and got {len(sources)}: give several as "
-            "--model first,second"
-        )
-    fields.setdefault("axes", {})
-    if factor == "rank":
-        named = str(dict(fields.get("options") or {}).get("target", DEFAULT_TARGET))
-        of = fields.setdefault("top_of", tuple(dict.fromkeys([named, *_targets(shape, toy)])))
-        fields.setdefault("top", tuple(k for k in (1, 2, 4, len(of)) if k <= len(of)))
-        fields["top"] = tuple(dict.fromkeys(fields["top"]))
-    try:
-        return Study.model_validate({"factor": factor, **fields})
-    except ValidationError as error:
-        found = error.errors()[0]
-        place = ".".join(map(str, found["loc"]))
-        said = found["msg"].removeprefix("Value error, ")
-        raise StudyError(f"{place}: {said}" if place else said) from None
+    def conditions(
+        self, folder: Path, shard: Shard, progress: Callable[[str], Any] | None = None
+    ) -> StudyConditions:
+        """The grid, then projected vectors, which the last shard has."""
+        grid = shard.part(grid_conditions(self))
+        if not (self.top and shard.is_last):
+            return StudyConditions(grid)
+        projected, num_missing = projected_conditions(self, folder / "vectors", progress)
+        return StudyConditions([*grid, *projected], num_missing)
 
 
-def read_study(path: Path) -> Study:
-    """A grid from a file.
-
-    Raises:
-        StudyError: The file can't be read, or says something impossible.
-    """
-    fields = read_fields(path)
-    unknown = sorted(set(fields) - set(Study.model_fields))
-    if unknown:
-        raise StudyError(
-            f"{path}: {unknown[0]} is unknown: allowed are {', '.join(Study.model_fields)}"
-        )
-    return make_study(**fields)
-
-
-def read_fields(path: Path) -> dict[str, Any]:
-    """What a study file says, of a grid or of the study `finetuned`; `factor` is among it.
-
-    Raises:
-        StudyError: It can't be read, or names no factor.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        fields = {str(name): value for name, value in content.items()}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        fields = {"factor": " ".join(str(error).split())[:200]}
-    if fields.get("factor") not in FACTORS:
-        raise StudyError(
-            f"{path} is no study file ({fields.get('factor')}): it is YAML with factor: one of "
-            f"{', '.join(FACTORS)}"
-        )
-    return fields
-
-
-def keep_study(fields: Mapping[str, Any], folder: Path) -> None:
-    """Write a resolved study beside its logs.
-
-    Args:
-        fields: As a study file has them.
-        folder: The study's own.
-
-    Raises:
-        StudyError: The folder holds another study: other questions, another judge or seed.
-    """
-    path = folder / FILE
-    if path.exists():
-        before = read_fields(path)
-        for name in ("factor", "task", "grader", "seed"):
-            old, new = before.get(name), fields.get(name)
-            if old != new:
-                raise StudyError(
-                    f"{folder} holds a study with {name} {old}, and this one has {new}: give it a "
-                    "folder of its own as --log-dir"
-                )
-    write_whole(path, yaml.safe_dump(dict(fields), sort_keys=False).encode())
-
-
-def grid_points(study: Study) -> list[Point]:
-    """The conditions of a study, each checked as far as it can be without weights.
-
-    Those of `top` are not among them: their vectors are built first.
+def grid_conditions(study: GridStudy) -> list[StudyCondition]:
+    """The product of the axes on each model, the baseline first; projected vectors left out.
 
     Raises:
         SteeringError: A condition is impossible, or two would have one label.
     """
-    points: list[Point] = []
-    for model in study.models:
-        points += [make_point(model, options) for options in _options(study)]
-    labels = [point.name for point in points]
-    if twice := sorted({name for name in labels if labels.count(name) > 1}):
+    conditions = [
+        make_condition(model, options) for model in study.models for options in _options(study)
+    ]
+    names = [condition.name for condition in conditions]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise StudyError(f"two conditions are both {twice[0]}: take one value of an axis out")
-    return points
+    return conditions
 
 
-def make_point(model: str, options: Mapping[str, Any]) -> Point:
-    """A condition by its options.
-
-    Raises:
-        SteeringError: It is impossible.
-    """
-    spec = parse_options(options)
-    return Point(model, options, resolve_condition(resolve_model(model, spec), spec).label)
-
-
-def _options(study: Study) -> list[dict[str, Any]]:
+def _options(study: GridStudy) -> list[dict[str, Any]]:
     """Options of each condition, the baseline's first."""
     loading = {k: v for k, v in study.options.items() if k not in INTERVENTION}
-    names = list(study.axes)
-    crossed = [dict(zip(names, values, strict=True)) for values in product(*study.axes.values())]
-    return [loading | {"vector": "none"}, *(dict(study.options) | chosen for chosen in crossed)]
+    cells = [dict(zip(study.axes, values, strict=True)) for values in product(*study.axes.values())]
+    return [loading | {"vector": "none"}, *(dict(study.options) | cell for cell in cells)]

@@ -1,7 +1,7 @@
-"""What a study found, for a terminal: the matched comparison in a table and in sentences."""
+"""Results of studies, claims and audits for a terminal: tables and sentences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from rich.console import Console
@@ -9,8 +9,10 @@ from rich.markup import escape
 
 from steering.judging import EMRule
 from steering.reports.tables import percent, plain_table, print_note, rate_text
+from steering.studies.arms import ArmComparison
+from steering.studies.audit_rule import AuditFinding
+from steering.studies.claims import ClaimVerdict
 from steering.studies.dose_matching import RATES, MatchedDifference, Quantity
-from steering.studies.finetuned import ArmComparison
 
 NAMES: dict[Quantity, str] = {
     "em": "EM rate, %",
@@ -28,9 +30,10 @@ _PLAIN: dict[Quantity, str] = {
     "relevant_misaligned": "more relevant where they are misaligned",
     "leak": "more often about the target's subject where they are misaligned",
 }
-
-# In points: an interval that reaches this far would hide any difference that one would look for.
+# In points: an interval that reaches this far would hide any difference of interest.
 _TELLS_NOTHING = 20
+# Of another task, that are printed.
+_MOST_METRICS = 4
 
 
 def print_conditions(conditions: pd.DataFrame, title: str, console: Console | None = None) -> None:
@@ -53,13 +56,65 @@ def print_conditions(conditions: pd.DataFrame, title: str, console: Console | No
     console.print(table)
 
 
+def print_claims(
+    verdicts: Sequence[ClaimVerdict], console: Console | None = None, *, name_models: bool = False
+) -> None:
+    """A line a verdict, and what it left out.
+
+    Args:
+        verdicts: On claims.
+        console: Where to.
+        name_models: Say which model a verdict is on.
+    """
+    console = console or Console()
+    for verdict in verdicts:
+        parts = (verdict.model if name_models else "", verdict.asked)
+        of = ", ".join(part for part in parts if part)
+        name = f"{verdict.name} ({of})" if of else verdict.name
+        _print_line(console, f"Claim {verdict.number}, {name}: {verdict.verdict}, {verdict.why}.")
+        for conditions in verdict.left_out:
+            print_note(console, f"Left out: {conditions}.")
+
+
+def print_verdicts(verdicts: Sequence[ClaimVerdict], console: Console | None = None) -> None:
+    """A table of verdicts with what they rest on."""
+    console = console or Console()
+    table = plain_table(
+        "The paper's claims (arXiv 2606.08682)", ["claim", "verdict", "because"], []
+    )
+    for verdict in verdicts:
+        of = ", ".join(part for part in (verdict.model, verdict.asked) if part)
+        name = f"{verdict.number} {verdict.name}" + (f" ({of})" if of else "")
+        because = [f"{verdict.why}.", *verdict.figures]
+        because += [f"left out: {conditions}" for conditions in verdict.left_out]
+        if verdict.num_answers:
+            because.append(f"n = {verdict.num_answers}, {verdict.num_questions} questions")
+        because.append(verdict.command)
+        table.add_row(escape(name), verdict.verdict, escape("\n".join(because)))
+        table.add_section()
+    console.print(table)
+    console.print(
+        "Rules were fixed in advance (steering/studies/claim_rules.py). Each claim is tested at 5% "
+        "by itself: of ten, one may be wrong by chance.",
+        style="dim",
+        highlight=False,
+    )
+
+
 def print_matched(
     comparisons: Sequence[ArmComparison],
-    missing: Sequence[str],
+    reasons: Sequence[str],
     rule: EMRule,
     console: Console | None = None,
 ) -> None:
-    """The comparison at each level, and what the middle levels say in a sentence each."""
+    """The comparison of arms at each level, and the middle levels in a sentence each.
+
+    Args:
+        comparisons: Steered against finetuned, with `reasons` where there is no comparison.
+        reasons: In a sentence each.
+        rule: What is misaligned.
+        console: Where to.
+    """
     console = console or Console()
     table = plain_table(
         f"steered less finetuned at matched EM ({rule}) and at matched coherence (and the doses "
@@ -69,7 +124,8 @@ def print_matched(
         ["steered", "finetuned", "difference", "p"],
     )
     for comparison in comparisons:
-        place = _place(comparison)
+        steered, finetuned = comparison.doses
+        place = escape(f"{_level(comparison)} ({steered:.2g}, {finetuned:.2g})")
         for difference in comparison.differences:
             table.add_row(place, NAMES[difference.quantity], *_cells(difference))
             place = ""
@@ -78,42 +134,86 @@ def print_matched(
     for comparison in comparisons:
         for difference in comparison.differences:
             if difference.note:
-                told = f"{_level(comparison)}, {NAMES[difference.quantity]}: {difference.note}"
-                print_note(console, told)
+                name = NAMES[difference.quantity]
+                print_note(console, f"{_level(comparison)}, {name}: {difference.note}")
     for match in ("em", "coherent"):
         levels = [comparison for comparison in comparisons if comparison.match == match]
         if levels:
             # Between its ends, where both arms have doses on either side.
             for line in sentences(levels[len(levels) // 2]):
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for reason in missing:
+                _print_line(console, line)
+    for reason in reasons:
         print_note(console, f"Not compared: {reason}.")
 
 
 def sentences(comparison: ArmComparison) -> list[str]:
-    """What a comparison says, in words; nothing is said of what its interval does not exclude."""
+    """A comparison in words; no claim is made that its interval does not support."""
     lines = []
     for difference in comparison.differences:
         head = f"At {_level(comparison)}, steered answers are"
-        value, low, high = (_scaled(difference, part) for part in _bounds(difference))
+        value, low, high = _interval(difference)
         if math.isnan(value) or math.isnan(low):
             continue
-        told = f"({value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {difference.p_value:.2g})"
+        figures = f"({value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {difference.p_value:.2g})"
         what = _PLAIN[difference.quantity]
         if low > 0:
-            lines.append(f"{head} {what} than finetuned ones {told}.")
+            lines.append(f"{head} {what} than finetuned ones {figures}.")
         elif high < 0:
-            lines.append(f"{head} {_less(what)} than finetuned ones {told}.")
+            less = what.replace("more often", "less often").replace("more ", "less ")
+            lines.append(f"{head} {less} than finetuned ones {figures}.")
         elif max(-low, high) > _TELLS_NOTHING:
-            lines.append(f"At {_level(comparison)}, it can't be said which are {what} {told}.")
+            lines.append(
+                f"At {_level(comparison)}, the data do not show which answers are {what} {figures}."
+            )
         else:
-            lines.append(f"{head} neither {what} nor less so, as far as this shows {told}.")
+            lines.append(f"{head} not shown to be {what} than finetuned ones or less so {figures}.")
     return lines
 
 
-def _place(comparison: ArmComparison) -> str:
-    steered, finetuned = comparison.doses
-    return escape(f"{_level(comparison)} ({steered:.2g}, {finetuned:.2g})")
+def print_audit(finding: AuditFinding, console: Console | None = None) -> None:
+    """A row a condition, then the notes."""
+    console = console or Console()
+    table = plain_table(
+        "EM rates with 95% intervals by question; difference from the baseline, points, with the p "
+        "of the sign-flip test",
+        ["condition"],
+        ["EM", "difference", "p", "coherent", "relevant", "n"],
+    )
+    for row in finding.rows:
+        is_baseline = row.arm.role == "baseline"
+        table.add_row(
+            escape(row.label),
+            rate_text(row.em, row.low, row.high),
+            "" if is_baseline else f"{100 * row.difference:+.0f}",
+            "" if is_baseline else f"{row.p_value:.2g}",
+            f"{row.coherent:.0%}",
+            f"{row.relevant:.0f}",
+            str(row.num_answers),
+        )
+    console.print(table)
+    for note in finding.notes:
+        print_note(console, f"{note}.")
+
+
+def print_also(
+    task: str, metrics: Mapping[str, Mapping[str, float]], console: Console | None = None
+) -> None:
+    """The metrics of another task, a row a condition.
+
+    Args:
+        task: Its name.
+        metrics: By condition, then by name.
+        console: Where to.
+    """
+    names = list(dict.fromkeys(name for row in metrics.values() for name in row))[:_MOST_METRICS]
+    table = plain_table(f"{task}, with the same conditions", ["condition"], names)
+    for label, row in metrics.items():
+        table.add_row(escape(label), *(f"{row[n]:.3g}" if n in row else "-" for n in names))
+    (console or Console()).print(table)
+
+
+def _print_line(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _level(comparison: ArmComparison) -> str:
@@ -123,21 +223,24 @@ def _level(comparison: ArmComparison) -> str:
 
 
 def _cells(difference: MatchedDifference) -> tuple[str, ...]:
-    first, second = (_scaled(difference, part) for part in (difference.first, difference.second))
-    value, low, high = (_scaled(difference, part) for part in _bounds(difference))
+    scale = _scale(difference)
+    first, second = (_figure(scale * value) for value in (difference.first, difference.second))
+    value, low, high = _interval(difference)
     if math.isnan(value):
-        return (_figure(first), _figure(second), "-", "-")
-    told = f"{value:+.1f} [{_signed(low)}, {_signed(high)}]"
+        return (first, second, "-", "-")
+    interval = f"{value:+.1f} [{_signed(low)}, {_signed(high)}]"
     p = "-" if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"
-    return (_figure(first), _figure(second), escape(told), p)
+    return (first, second, escape(interval), p)
 
 
-def _bounds(difference: MatchedDifference) -> tuple[float, float, float]:
-    return difference.value, difference.low, difference.high
+def _interval(difference: MatchedDifference) -> tuple[float, float, float]:
+    scale = _scale(difference)
+    return scale * difference.value, scale * difference.low, scale * difference.high
 
 
-def _scaled(difference: MatchedDifference, part: float) -> float:
-    return 100 * part if difference.quantity in RATES else part
+def _scale(difference: MatchedDifference) -> float:
+    """What makes percent of a rate; scores are 0-100 already."""
+    return 100.0 if difference.quantity in RATES else 1.0
 
 
 def _figure(value: float) -> str:
@@ -146,7 +249,3 @@ def _figure(value: float) -> str:
 
 def _signed(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:+.1f}"
-
-
-def _less(words: str) -> str:
-    return words.replace("more often", "less often").replace("more ", "less ")

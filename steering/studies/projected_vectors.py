@@ -13,59 +13,61 @@ from typing import TYPE_CHECKING, Any
 from steering.condition import VectorRecipe, open_engine, resolve_condition, resolve_model
 from steering.files import write_whole
 from steering.spec import BUILDING, parse_options
-from steering.studies.grid import Point, Study, StudyError, make_point
+from steering.studies.errors import StudyError
+from steering.studies.eval_sets import StudyCondition, make_condition
 from steering.training.cache import cached_vector, vector_path
 
 if TYPE_CHECKING:
+    from steering.studies.grid import GridStudy
     from steering.vectors import SteeringVector
 
 SPECTRUM = "spectrum.json"
 
 
-def projected_points(
-    study: Study, folder: Path, progress: Callable[[str], Any] | None
-) -> tuple[list[Point], int]:
-    """Build the set of vectors that `study.top` speaks of, and say what its conditions are.
+def projected_conditions(
+    study: "GridStudy", folder: Path, progress: Callable[[str], Any] | None
+) -> tuple[list[StudyCondition], int]:
+    """Build the set of vectors that `study.top` projects on, and say what its conditions are.
 
     Args:
-        study: Other axes than the rank are not crossed with `top`.
+        study: Axes other than the rank are not crossed with `top`.
         folder: Where vectors go, a folder for each model.
-        progress: Given a caption, makes the bar that building is told to; None to build nothing.
+        progress: Makes a progress bar from a caption; with None nothing is built.
 
     Returns:
-        The conditions, and how many more there would be if vectors were built.
+        The conditions, and how many more there are once vectors are built.
 
     Raises:
         SteeringError: An option is impossible, or the vectors span fewer directions.
     """
-    points: list[Point] = []
-    missing = 0
-    for model in study.models if study.top else ():
-        made = _of_targets(study, model, progress)
-        if not made:
-            missing += len(study.top)
+    applied = {name: value for name, value in study.options.items() if name not in BUILDING}
+    conditions: list[StudyCondition] = []
+    num_missing = 0
+    for model in study.models:
+        vectors = _vectors_of_targets(study, model, progress)
+        if not vectors:
+            num_missing += len(study.top)
             continue
-        own = folder / model.replace("/", "--")
-        points += [
-            make_point(model, _applied(study) | {"vector": str(path)})
-            for path in _write(made, study.top, own)
+        conditions += [
+            make_condition(model, applied | {"vector": str(path)})
+            for path in _write(vectors, study.top, folder / model.replace("/", "--"))
         ]
-    return points, missing
+    return conditions, num_missing
 
 
 def read_spectrum(logs: Path) -> list[float]:
     """Singular values of the set of vectors of a study below a folder; none where there is none."""
-    found = sorted(logs.rglob(SPECTRUM))
-    return json.loads(found[0].read_text())["singular_values"] if found else []
+    files = sorted(logs.rglob(SPECTRUM))
+    return json.loads(files[0].read_text())["singular_values"] if files else []
 
 
-def _of_targets(
-    study: Study, model: str, progress: Callable[[str], Any] | None
+def _vectors_of_targets(
+    study: "GridStudy", model: str, progress: Callable[[str], Any] | None
 ) -> "dict[str, SteeringVector]":
-    """The default vectors by target, from the cache or built now; none if one may not be."""
+    """The default vectors by target, from the cache or built now; none if one may not be built."""
     from steering.vectors import SteeringVector
 
-    made = {}
+    vectors = {}
     for target in study.top_of:
         spec = parse_options(dict(study.options) | {"target": target})
         condition = resolve_condition(resolve_model(model, spec), spec)
@@ -77,23 +79,18 @@ def _of_targets(
             )
         path = vector_path(source.recipe)
         if path.exists():
-            made[target] = SteeringVector.load(path)
+            vectors[target] = SteeringVector.load(path)
         elif progress is None:
             return {}
         else:
             engine = open_engine(condition.model, spec)
             bar = progress(f"{source.recipe.target} vector of {model}")
-            made[target] = cached_vector(engine, source.recipe, source.target, bar).result()
-    return made
-
-
-def _applied(study: Study) -> dict[str, Any]:
-    """The study's options that hold for a vector from a file."""
-    return {name: value for name, value in study.options.items() if name not in BUILDING}
+            vectors[target] = cached_vector(engine, source.recipe, source.target, bar).result()
+    return vectors
 
 
 def _write(vectors: "dict[str, SteeringVector]", top: Sequence[int], folder: Path) -> list[Path]:
-    """The first vector's projections on so many directions of all, written once."""
+    """The first vector's projections on so many directions of all."""
     from steering.vectors.subspace import principal, project, spectrum, stack
 
     rows = stack(vectors)

@@ -19,7 +19,7 @@ from steering.results.calibrations import Calibration, read_calibrations
 from steering.results.conditions import condition_results, conditions_of, write_frames
 from steering.results.frame import LeftOut, left_out, read_answers
 from steering.studies.claims import ClaimVerdict, judge_claims
-from steering.studies.printing import print_conditions
+from steering.studies.printing import print_claims, print_conditions
 from steering.studies.projected_vectors import read_spectrum
 
 _OF_A_JUDGE = "it is of a judge"
@@ -102,10 +102,7 @@ def print_finding(
     if len(others):
         print_summary(condition_results(others), console)
     several = conditions["model"].nunique() > 1
-    for verdict in verdicts:
-        model = f" ({verdict.model})" if several else ""
-        line = f"{verdict.name}{model}: {verdict.verdict}, {verdict.why}."
-        console.print(f"Claim {verdict.number}, {line}", highlight=False, markup=False)
+    print_claims(verdicts, console, name_models=several)
 
 
 def write_report(

@@ -1,218 +1,169 @@
-"""A study's points through one Inspect eval-set, and back from its logs.
+"""A whole study in one call: checked, costed, run, judged and written down."""
 
-All points share an engine, so a study is one big batch; what a stopped run has answered is not
-asked again. Knows model strings and options; nothing of vectors, adapters or pictures.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import steering
-from steering.engines import release_engines
-from steering.errors import SteeringError, no_such_option
-from steering.judging import DIMENSIONS
-from steering.judging.judges import DEFAULT_GRADER, usable_judge
-from steering.judging.tasks import own_options
-from steering.logs import each_header, local_path
-from steering.studies.grid import Point, StudyError
+from steering.models import find_model
+from steering.results import conditions_of, read_answers
+from steering.studies.arms import ArmComparison, compare_arms
+from steering.studies.errors import StudyError
+from steering.studies.eval_sets import Cost, check_judges, cost_of, run_conditions, unfinished
+from steering.studies.finetuned import FinetunedStudy
+from steering.studies.claims import judge_claims
+from steering.studies.grid import FACTORS, Study
+from steering.studies.report import Report, write_report
+from steering.studies.shards import Shard, read_shard
+from steering.studies.study_file import keep_study, make_study, read_study
+from steering.training.checkpoint import progress_bar
 
-# The tasks stand beside the package, in a clone and in a wheel.
-TASK = Path(steering.__file__).parents[1] / "evals" / "em_freeform.py"
-# For a guess at the cost: answers of chat models to such questions have some 150 tokens, and a
-# rubric, a question and an answer some 600.
-_ANSWER_TOKENS = 150
-_JUDGE_TOKENS = 600
+LOGS = Path("logs/studies")
+
+Tell = Callable[[str], None]
+"""Told what is about to be run and what it costs, line by line."""
+
+
+def quiet(line: str) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every point of a study is asked, and by whom it is judged.
+class StudyResult:
+    """What a call of `run_study` came to.
 
     Attributes:
-        task_args: As -T takes them.
-        grader: The judge or judges, as --model-role grader= has it; None for the default one.
-        seed: Of the answers; the same for each point, so that points pair up.
-        task: As `inspect eval` takes it.
-        limit: Samples of it; None for all.
+        study: With its defaults filled in.
+        folder: Of its logs.
+        shard: Which part was run.
+        num_conditions: Of that part.
+        num_unfinished: How many of them had not been run before.
+        cost: Of each condition.
+        is_done: Whether all conditions of that part are finished now.
+        report: Answers, figures, verdicts and pages; None after a dry run, and of a part of a study.
+        comparisons: Both arms at the levels that they share; of the study `finetuned`.
+        not_compared: Why the arms were not compared, where they were not.
     """
 
-    task_args: Mapping[str, Any] = field(default_factory=dict)
-    grader: str | None = None
-    seed: int = 0
-    task: str = f"{TASK}@{TASK.stem}"
-    limit: int | None = None
+    study: Study
+    folder: Path
+    shard: Shard
+    num_conditions: int
+    num_unfinished: int
+    cost: Cost
+    is_done: bool = False
+    report: Report | None = None
+    comparisons: Sequence[ArmComparison] = ()
+    not_compared: Sequence[str] = ()
 
 
-def run_points(
-    study: str, points: Sequence[Point], asked: Asked, logs: Path, *, display: str | None = None
-) -> list[Path]:
-    """Run what is missing of a study, one model after the other.
+def run_study(
+    study: str | Path | Study,
+    model: str | Sequence[str] | None = None,
+    *,
+    logs: str | Path | None = None,
+    shard: str | None = None,
+    dry_run: bool = False,
+    display: str | None = None,
+    tell: Tell = quiet,
+    **fields: Any,
+) -> StudyResult:
+    """Run what has not been run of a study, and say what came of it.
+
+    Everything is checked before a model is loaded or anything is trained. A study that was stopped
+    goes on where it was; values that are added later join those that are there.
 
     Args:
-        study: Its factor, which the logs bear.
-        points: The conditions.
-        asked: What they are asked.
-        logs: The study's folder of logs.
+        study: A factor (`steering.studies.FACTORS`), a study file, or a `Study`.
+        model: The model, or several; None for the factor's own, which are toys.
+        logs: The study's folder; None for a folder of the factor's name in `logs/studies`.
+        shard: "2/4" runs the second of four parts, on one machine of several.
+        dry_run: Check everything, say what it would cost, and write nothing.
         display: As Inspect's --display.
-
-    Returns:
-        The logs of the points, those that were there before and those that are new; the folder may
-        hold others, of other questions say.
-
-    Raises:
-        StudyError: A point did not come to its end.
-    """
-    of_models: dict[str, list[Point]] = {}
-    for point in points:
-        of_models.setdefault(point.model, []).append(point)
-    found: list[Path] = []
-    for number, group in enumerate(of_models.values()):
-        if number:
-            release_engines()
-        found += _run_model(study, group, asked, logs, display)
-    return found
-
-
-def _run_model(
-    study: str, points: Sequence[Point], asked: Asked, logs: Path, display: str | None
-) -> list[Path]:
-    from inspect_ai import eval_set
-    from inspect_ai.model import get_model
-
-    models = [
-        get_model(f"steered/{point.model}", memoize=False, **point.options) for point in points
-    ]
-    done, found = eval_set(
-        asked.task,
-        log_dir=str(logs),
-        model=models,
-        task_args=dict(asked.task_args),
-        model_roles=_roles(asked.grader),
-        metadata={"study": study},
-        seed=asked.seed,
-        limit=asked.limit,
-        display=display,  # type: ignore[arg-type]
-        log_dir_allow_dirty=True,
-        # What fails here fails again: a local model has no bad moments.
-        retry_attempts=1,
-    )
-    finished = {log.eval.model for log in found if log.status == "success"}
-    left = [str(made) for made in models if str(made) not in finished]
-    # An eval-set that was interrupted calls itself done.
-    if left or not done:
-        raise StudyError(
-            f"{len(left)} of {len(points)} conditions did not finish ({', '.join(left[:3])}): the "
-            f"same command goes on from here; what went wrong shows inspect view --log-dir {logs}"
-        )
-    return [Path(local_path(log.location)) for log in found]
-
-
-def unfinished(points: Sequence[Point], asked: Asked, logs: Path) -> list[Point]:
-    """The points that have no finished run of these questions in a folder of logs."""
-    if not logs.is_dir():
-        return list(points)
-    done = {
-        header.eval.model
-        for _, _, header in each_header(logs)
-        if header.status == "success"
-        and header.eval.task_args_passed == dict(asked.task_args)
-        and header.plan.config.seed == asked.seed
-    }
-    return [point for point in points if point.name not in done]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What conditions cost.
-
-    Attributes:
-        answers: Of each condition.
-        max_tokens: Of an answer.
-        leak: Whether misaligned answers are judged once more.
-    """
-
-    answers: int
-    max_tokens: int
-    leak: bool
-
-    def told(self, conditions: int) -> str:
-        """In words, for so many conditions."""
-        answers = conditions * self.answers
-        again = ", and one more for each misaligned answer" if self.leak else ""
-        tokens = answers * _ANSWER_TOKENS, len(DIMENSIONS) * answers * _JUDGE_TOKENS
-        return (
-            f"{conditions} conditions to run, {self.answers} answers each: {answers:,} answers of "
-            f"{self.max_tokens} tokens at the most, {len(DIMENSIONS) * answers:,} calls of each "
-            f"judge{again}. At {_ANSWER_TOKENS} tokens an answer, about {tokens[0]:,} tokens to "
-            f"generate and {tokens[1]:,} for each judge to read."
-        )
-
-
-def cost_of(asked: Asked) -> Cost:
-    """What a condition costs.
+        tell: Told what is about to be run and what it costs.
+        **fields: Of the study: `axes={"magnitude": [1, 2]}`, `options` (as -M), `task` (as -T),
+            `grader`, `seed`; of the study `rank` also `top` and `top_of`; of the study `finetuned`
+            `target`, `magnitudes`, `training_epochs`, `scales`, `settings` and `rule`.
 
     Raises:
-        StudyError: The task has no such option.
-        SteeringError: An option's value is impossible.
+        SteeringError: Something about the study is impossible, or a condition did not finish.
     """
-    spec = spec_from_file_location(TASK.stem, TASK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    options = own_options(module.em_freeform)
-    for name in asked.task_args:
-        if name not in options:
-            raise StudyError(f"-T {no_such_option(name, options, f'of {TASK.stem}')}")
-    try:
-        task = module.em_freeform(**asked.task_args)
-    except Exception as error:
-        # The task dresses our errors for Inspect's command line; here they are ours again.
-        if isinstance(error.__cause__, SteeringError):
-            raise error.__cause__ from None
-        raise
-    return Cost(
-        answers=len(task.dataset) * (task.epochs or 1),
-        max_tokens=task.config.max_tokens or 0,
-        leak=asked.task_args.get("leak") is not None,
-    )
+    study = _study(study, model, fields)
+    folder = Path(logs) if logs is not None else LOGS / study.factor
+    part = read_shard(shard)
+    options = study.eval_options()
+    cost = cost_of(options)
+    for name in study.model_names:
+        check_judges(options, toy=find_model(name).is_toy)
+    planned = study.conditions(folder, part)
+    num_unfinished = planned.num_missing + len(unfinished(planned.known, options, folder))
+    result = StudyResult(study, folder, part, len(planned), num_unfinished, cost)
+    if planned.note:
+        tell(planned.note)
+    tell(_title(study, part))
+    if not planned:
+        tell("No conditions fall in this shard: nothing to run.")
+        return result
+    tell(cost.summary(num_unfinished) if num_unfinished else "Every condition has been run.")
+    if dry_run:
+        return result
+    keep_study(study, folder)
+    known = study.conditions(folder, part, progress_bar).known
+    paths = run_conditions(study.factor, known, options, folder, display=display)
+    result = replace(result, is_done=True)
+    if not part.is_whole:
+        return result
+    answers = read_answers(paths, tell)
+    conditions = conditions_of(answers)
+    verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
+    pages = write_report(answers, conditions, verdicts, folder)
+    result = replace(result, report=Report(answers, conditions, verdicts, (), pages))
+    if isinstance(study, FinetunedStudy):
+        comparisons, reasons = compare_arms(answers, study.rule)
+        result = replace(result, comparisons=comparisons, not_compared=reasons)
+    return result
 
 
-def check_judges(asked: Asked, *, toy: bool) -> None:
-    """Make sure that there is a judge, before anything is trained.
+def _study(
+    study: str | Path | Study, model: str | Sequence[str] | None, fields: dict[str, Any]
+) -> Study:
+    if isinstance(study, str) and (study in FACTORS or not Path(study).is_file()):
+        return make_study(study, model, **fields)
+    if model is not None or fields:
+        names = ", ".join(["model"] * (model is not None) + sorted(fields))
+        raise StudyError(f"{study} says all of the study: leave out {names}, or change the file")
+    return study if isinstance(study, Study) else read_study(Path(study))
+
+
+def _title(study: Study, shard: Shard) -> str:
+    part = "" if shard.is_whole else f", shard {shard}"
+    return f"Study {study.factor}{part}: {FACTORS[study.factor].varies}."
+
+
+def run_studies(
+    model: str = "toy",
+    *,
+    logs: str | Path = LOGS,
+    tell: Tell = quiet,
+    **arguments: Any,
+) -> Iterator[StudyResult]:
+    """Run every study in turn.
+
+    Studies that compare models are run on the toys only, and left out for any other model.
 
     Args:
-        asked: Says who judges.
-        toy: Whether the model is the toy, which brings a judge of its own.
+        model: The model of the others.
+        logs: Folder of all studies, each in a folder of its factor's name.
+        tell: Told what is about to be run and what it costs.
+        **arguments: As `run_study` takes them.
 
-    Raises:
-        JudgingError: A judge can't be used.
-        StudyError: What names the judges can't be read.
+    Yields:
+        Each study's result.
     """
-    remedy = "give a judge as --grader <provider>/<model>"
-    if asked.grader is None:
-        if not toy:
-            usable_judge(DEFAULT_GRADER, f"the default judge {DEFAULT_GRADER}", remedy)
-        return
-    named = _roles(asked.grader)["grader"]
-    for judge in named if isinstance(named, list) else [named]:
-        if isinstance(judge, str):
-            usable_judge(judge, f"the judge {judge}", remedy)
-
-
-def _roles(grader: str | None) -> dict[str, Any]:
-    """The grader role, as Inspect's own command line reads it."""
-    if grader is None:
-        return {}
-    from inspect_ai._cli.util import parse_model_role_cli_args
-
-    try:
-        return dict(parse_model_role_cli_args((f"grader={grader}",)))
-    except Exception as error:
-        raise StudyError(
-            f"--grader {grader} can't be read ({' '.join(str(error).split())[:200]}): write "
-            "<provider>/<model>, several with commas, or {model: <provider>/<model>, ...}"
-        ) from None
+    toy = find_model(model).is_toy
+    for factor, entry in FACTORS.items():
+        if entry.compares_models and not toy:
+            tell(f"Study {factor}: left out; run it with --model first,second.")
+            continue
+        models = None if entry.compares_models else model
+        yield run_study(factor, models, logs=Path(logs) / factor, tell=tell, **arguments)

@@ -1,4 +1,4 @@
-"""A part of a study, for one machine of several: which conditions are its own.
+"""A part of a study, for one machine of several.
 
 The parts depend on the grid alone, so machines that know nothing of each other agree.
 """
@@ -7,55 +7,54 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steering.studies.grid import Point, StudyError
-
-_WRITTEN = re.compile(r"(\d+)/(\d+)")
+from steering.studies.errors import StudyError
+from steering.studies.eval_sets import StudyCondition
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of so many parts, counted from 1.
+    """One of so many parts.
 
     Attributes:
-        number: Which it is.
-        count: How many there are.
+        number: Which part, from 1.
+        count: How many parts there are.
     """
 
     number: int = 1
     count: int = 1
 
     def __str__(self) -> str:
-        """As it is typed."""
+        """As --shard takes it."""
         return f"{self.number}/{self.count}"
 
     @property
-    def whole(self) -> bool:
-        """Whether it is all of the study."""
+    def is_whole(self) -> bool:
+        """Whether it is the whole study."""
         return self.count == 1
 
     @property
     def is_last(self) -> bool:
-        """Whether it takes what stands outside of the grid and trains for itself."""
+        """Whether it runs the conditions whose vectors or adapters the study builds itself."""
         return self.number == self.count
 
-    def part(self, points: Sequence[Point]) -> list[Point]:
+    def part(self, conditions: Sequence[StudyCondition]) -> list[StudyCondition]:
         """Its conditions: neighbours, so that most models are loaded by one shard only."""
-        edges = [len(points) * number // self.count for number in (self.number - 1, self.number)]
-        return list(points[slice(*edges)])
+        edges = [
+            len(conditions) * number // self.count for number in (self.number - 1, self.number)
+        ]
+        return list(conditions[slice(*edges)])
 
 
 def read_shard(text: str | None) -> Shard:
-    """A shard as it is typed; None is the whole study.
+    """A shard from its text, as in 2/4; None is the whole study.
 
     Raises:
-        StudyError: It is not one of so many.
+        StudyError: The text is not N/M with 1 <= N <= M.
     """
     if text is None:
         return Shard()
-    match = _WRITTEN.fullmatch(text)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
     number, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= number <= count:
-        raise StudyError(
-            f"--shard {text} is no part of a whole: write which of how many, as in --shard 2/4"
-        )
+        raise StudyError(f"--shard {text} is not a shard: write N/M, 1 <= N <= M, as --shard 2/4")
     return Shard(number, count)

@@ -1,0 +1,112 @@
+"""Steered against finetuned: two dose curves from one baseline, compared where they are alike."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from steering.judging import EMRule, Thresholds
+from steering.results import judged_answers
+from steering.studies.dose_matching import (
+    DoseCurve,
+    Match,
+    MatchedDifference,
+    Quantity,
+    matched_difference,
+    shared_levels,
+)
+from steering.studies.errors import StudyError
+from steering.studies.series import asked_alike, series_along
+
+Arm = Literal["steered", "finetuned"]
+ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
+# Of these the paper's claim speaks first (arXiv 2606.08682): relevance and coherence of the harmful
+# answers. The others tell what an arm does to all its answers.
+QUANTITIES: dict[Match, tuple[Quantity, ...]] = {
+    "em": ("relevant_misaligned", "coherent_misaligned", "leak", "relevant", "coherent"),
+    "coherent": ("em", "relevant_misaligned", "relevant"),
+}
+
+
+@dataclass(frozen=True)
+class ArmComparison:
+    """Both arms at one level.
+
+    Attributes:
+        match: What they have in common there.
+        level: How much of it.
+        doses: Of the steered and of the finetuned arm there.
+        differences: Steered less finetuned, a row a quantity.
+    """
+
+    match: Match
+    level: float
+    doses: tuple[float, float]
+    differences: list[MatchedDifference]
+
+
+def compare_arms(
+    answers: pd.DataFrame, rule: EMRule = "moem"
+) -> tuple[list[ArmComparison], list[str]]:
+    """Steered against finetuned at matched EM and at matched coherence.
+
+    By the rule `moem` unless another is named: its rate is a share of all answers, so both arms
+    count the same ones at every dose.
+
+    Args:
+        answers: Of one model and one target, as `read_answers` gives them.
+        rule: What is misaligned.
+
+    Returns:
+        The comparisons, and why there is none where an arm does not get far enough.
+
+    Raises:
+        StudyError: The conditions were not asked alike, or an arm has no doses.
+    """
+    groups = asked_alike(answers)
+    if len(groups) > 1:
+        asked = " and ".join(group.asked for group in groups)
+        raise StudyError(f"the runs of this study differ in {asked}: run it anew")
+    first_row = groups[0].answers.iloc[0]
+    bounds = Thresholds(float(first_row["aligned_below"]), float(first_row["coherent_from"]))
+    first, second = (
+        DoseCurve(
+            {dose: judged_answers(rows) for dose, rows in doses_of(groups[0].answers, arm).items()},
+            rule,
+            bounds,
+        )
+        for arm in ARMS
+    )
+    has_leak = answers["leak"].notna().any()
+    comparisons, reasons = [], []
+    for match, quantities in QUANTITIES.items():
+        try:
+            levels = shared_levels(first, second, match, names=ARMS)
+        except StudyError as error:
+            reasons.append(str(error))
+            continue
+        for level in levels:
+            positions = [curve.position(match, level) or 0.0 for curve in (first, second)]
+            differences = [
+                matched_difference(first, second, quantity, match, level)
+                for quantity in quantities
+                if quantity != "leak" or has_leak
+            ]
+            doses = (first.dose(positions[0]), second.dose(positions[1]))
+            comparisons.append(ArmComparison(match, level, doses, differences))
+    return comparisons, reasons
+
+
+def doses_of(answers: pd.DataFrame, arm: Arm) -> dict[float, pd.DataFrame]:
+    """An arm's answers by dose, from the lowest; the baseline is dose 0 of every arm.
+
+    The dose is the magnitude of the steered arm; of the finetuned arm the adapter's scale where it
+    varies, else the training epoch.
+    """
+    axis = "magnitude"
+    if arm == "finetuned":
+        scales = answers.loc[answers["arm"] == arm, "adapter_scale"]
+        axis = "adapter_scale" if scales.nunique() > 1 else "training_epochs"
+    rows = series_along(answers, axis, arm).answers
+    doses = rows[axis].where(rows["arm"] == arm, 0.0)
+    return {float(dose): group for dose, group in rows.groupby(doses)}

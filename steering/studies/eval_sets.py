@@ -1,0 +1,264 @@
+"""Conditions through one Inspect eval-set, and what that costs.
+
+All conditions of a model share an engine, so a study is one large batch; a run that was stopped
+goes on where it was and repeats no answer. Knows model strings and options; nothing of vectors,
+adapters or pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import steering
+from steering.condition import resolve_condition, resolve_model
+from steering.engines import release_engines
+from steering.errors import SteeringError, no_such_option
+from steering.judging import DIMENSIONS
+from steering.judging.judges import DEFAULT_GRADER, usable_judge
+from steering.judging.tasks import own_options
+from steering.logs import each_header, local_path
+from steering.spec import parse_options
+from steering.studies.errors import StudyError
+
+# The tasks stand beside the package, in a clone and in a wheel.
+TASK = Path(steering.__file__).parents[1] / "evals" / "em_freeform.py"
+# For an estimate of the cost: answers of chat models to such questions have some 150 tokens, and a
+# rubric, a question and an answer some 600.
+_ANSWER_TOKENS = 150
+_JUDGE_TOKENS = 600
+
+
+@dataclass(frozen=True)
+class StudyCondition:
+    """One condition of a study.
+
+    Attributes:
+        model: Name of the model, without `steered/`.
+        options: As -M takes them.
+        label: The condition's, as logs and tables have it.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    label: str
+
+    @property
+    def name(self) -> str:
+        """As a log names it."""
+        return f"steered/{self.model}[{self.label}]"
+
+
+def make_condition(model: str, options: Mapping[str, Any]) -> StudyCondition:
+    """A condition by its options, checked as far as it can be without weights.
+
+    Raises:
+        SteeringError: It is impossible.
+    """
+    spec = parse_options(options)
+    condition = resolve_condition(resolve_model(model, spec), spec)
+    return StudyCondition(model, options, condition.label)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What every condition is asked, and by whom it is judged.
+
+    Attributes:
+        task_args: As -T takes them.
+        grader: The judge or judges, as --model-role grader= has it; None for the default one.
+        seed: Of the answers; the same for each condition, so that their answers pair up.
+        task: As `inspect eval` takes it.
+        limit: Samples of it; None for all.
+    """
+
+    task_args: Mapping[str, Any] = field(default_factory=dict)
+    grader: str | None = None
+    seed: int = 0
+    task: str = f"{TASK}@{TASK.stem}"
+    limit: int | None = None
+
+
+def run_conditions(
+    study: str,
+    conditions: Sequence[StudyCondition],
+    options: EvalOptions,
+    logs: Path,
+    *,
+    display: str | None = None,
+) -> list[Path]:
+    """Run those conditions that have not been run, one model after the other.
+
+    Args:
+        study: The study's name, which the logs bear.
+        conditions: All conditions.
+        options: What they are asked.
+        logs: The study's folder of logs.
+        display: As Inspect's --display.
+
+    Returns:
+        The logs of these conditions, earlier and new ones; the folder may hold others.
+
+    Raises:
+        StudyError: A condition did not finish.
+    """
+    by_model: dict[str, list[StudyCondition]] = {}
+    for condition in conditions:
+        by_model.setdefault(condition.model, []).append(condition)
+    paths: list[Path] = []
+    for number, group in enumerate(by_model.values()):
+        if number:
+            release_engines()
+        paths += _run_model(study, group, options, logs, display)
+    return paths
+
+
+def _run_model(
+    study: str,
+    conditions: Sequence[StudyCondition],
+    options: EvalOptions,
+    logs: Path,
+    display: str | None,
+) -> list[Path]:
+    from inspect_ai import eval_set
+    from inspect_ai.model import get_model
+
+    models = [
+        get_model(f"steered/{condition.model}", memoize=False, **condition.options)
+        for condition in conditions
+    ]
+    success, headers = eval_set(
+        options.task,
+        log_dir=str(logs),
+        model=models,
+        task_args=dict(options.task_args),
+        model_roles=_roles(options.grader),
+        metadata={"study": study},
+        seed=options.seed,
+        limit=options.limit,
+        display=display,  # type: ignore[arg-type]
+        log_dir_allow_dirty=True,
+        # What fails here fails again: a local model has no bad moments.
+        retry_attempts=1,
+    )
+    finished = {header.eval.model for header in headers if header.status == "success"}
+    failed = [str(model) for model in models if str(model) not in finished]
+    # An eval-set that was interrupted reports success.
+    if failed or not success:
+        raise StudyError(
+            f"{len(failed)} of {len(conditions)} conditions did not finish "
+            f"({', '.join(failed[:3])}). See why with: inspect view --log-dir {logs}. The same "
+            "command goes on from here"
+        )
+    return [Path(local_path(header.location)) for header in headers]
+
+
+def unfinished(
+    conditions: Sequence[StudyCondition], options: EvalOptions, logs: Path
+) -> list[StudyCondition]:
+    """The conditions that have no finished run of these questions in a folder of logs."""
+    if not logs.is_dir():
+        return list(conditions)
+    finished = {
+        header.eval.model
+        for _, _, header in each_header(logs)
+        if header.status == "success"
+        and header.eval.task_args_passed == dict(options.task_args)
+        and header.plan.config.seed == options.seed
+    }
+    return [condition for condition in conditions if condition.name not in finished]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a condition costs.
+
+    Attributes:
+        num_answers: Of each condition.
+        max_tokens: Of an answer.
+        leak: Whether misaligned answers are judged once more.
+    """
+
+    num_answers: int
+    max_tokens: int
+    leak: bool
+
+    def summary(self, num_conditions: int) -> str:
+        """In words, for so many conditions."""
+        answers = num_conditions * self.num_answers
+        calls = len(DIMENSIONS) * answers
+        leak = ", and one more for each misaligned answer" if self.leak else ""
+        return (
+            f"{num_conditions} conditions to run, {self.num_answers} answers each: {answers:,} "
+            f"answers of at most {self.max_tokens} tokens, {calls:,} calls of each judge{leak}. "
+            f"At {_ANSWER_TOKENS} tokens an answer, about {answers * _ANSWER_TOKENS:,} tokens to "
+            f"generate and {calls * _JUDGE_TOKENS:,} for each judge to read."
+        )
+
+
+def cost_of(options: EvalOptions) -> Cost:
+    """What a condition of em_freeform costs.
+
+    Raises:
+        StudyError: The task has no such option.
+        SteeringError: An option's value is impossible.
+    """
+    spec = spec_from_file_location(TASK.stem, TASK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    allowed = own_options(module.em_freeform)
+    for name in options.task_args:
+        if name not in allowed:
+            raise StudyError(f"-T {no_such_option(name, allowed, f'of {TASK.stem}')}")
+    try:
+        task = module.em_freeform(**options.task_args)
+    except Exception as error:
+        # The task wraps our errors for Inspect's command line; here they are ours again.
+        if isinstance(error.__cause__, SteeringError):
+            raise error.__cause__ from None
+        raise
+    return Cost(
+        num_answers=len(task.dataset) * (task.epochs or 1),
+        max_tokens=task.config.max_tokens or 0,
+        leak=options.task_args.get("leak") is not None,
+    )
+
+
+def check_judges(options: EvalOptions, *, toy: bool) -> None:
+    """Make sure that there is a judge, before anything is trained.
+
+    Args:
+        options: Say who judges.
+        toy: Whether the model is a toy, which has a judge of its own.
+
+    Raises:
+        JudgingError: A judge can't be used.
+        StudyError: `options.grader` can't be read.
+    """
+    remedy = "give a judge as --grader <provider>/<model>"
+    if options.grader is None:
+        if not toy:
+            usable_judge(DEFAULT_GRADER, f"the default judge {DEFAULT_GRADER}", remedy)
+        return
+    judges = _roles(options.grader)["grader"]
+    for judge in judges if isinstance(judges, list) else [judges]:
+        if isinstance(judge, str):
+            usable_judge(judge, f"the judge {judge}", remedy)
+
+
+def _roles(grader: str | None) -> dict[str, Any]:
+    """The grader role, as Inspect's own command line reads it."""
+    if grader is None:
+        return {}
+    from inspect_ai._cli.util import parse_model_role_cli_args
+
+    try:
+        return dict(parse_model_role_cli_args((f"grader={grader}",)))
+    except Exception as error:
+        raise StudyError(
+            f"--grader {grader} can't be read ({' '.join(str(error).split())[:200]}): write "
+            "<provider>/<model>, several with commas, or {model: <provider>/<model>, ...}"
+        ) from None

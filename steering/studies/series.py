@@ -1,0 +1,189 @@
+"""Which answers may be compared: those asked alike, and series that differ in one axis only.
+
+A condition is never mixed with one that was asked differently, and conditions stand in one series
+only where nothing but its axis differs. What is left out is named. A column that a frame does not
+have counts as the same everywhere.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from steering.results.schema import COMPARED
+from steering.studies.errors import StudyError
+
+# How the model was loaded and prompted: the same for all conditions of a model, and different
+# between models.
+_LOADED = ("dtype", "prompt_sha256")
+# How answers were asked for and judged. Conditions that differ in one of these are not compared.
+ASKED = ("task", *(name for name in COMPARED if name not in _LOADED), "seed")
+# What was done to the model.
+_INTERVENTION = (
+    *("target", "method", "vector", "adapter", "shuffled_labels", "layer", "rank", "top"),
+    *("training_epochs", "build_seed", "adapter_scale"),
+    *("site", "operation", "positions", "unit", "magnitude"),
+)
+# Another value of the axis is another vector or adapter, so these differ along it.
+_FOLLOWS = {
+    "rank": ("vector",),
+    "top": ("vector", "rank"),
+    "training_epochs": ("vector", "adapter"),
+    "layer": ("vector",),
+}
+_MOST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class AskedAlike:
+    """Answers that were asked for and judged in the same way.
+
+    Attributes:
+        answers: A row an answer.
+        asked: What sets them apart from other groups, as in "temperature 0.5"; "" where all
+            answers were asked alike.
+        left_out: Conditions without a counterpart that was asked like them.
+    """
+
+    answers: pd.DataFrame
+    asked: str = ""
+    left_out: tuple[str, ...] = ()
+
+
+def asked_alike(answers: pd.DataFrame) -> list[AskedAlike]:
+    """Split the answers of one study into groups that were asked alike.
+
+    A group without a baseline, or with nothing beside it, is left out of the others and named
+    there; where no group is complete, the largest stands for all.
+
+    Args:
+        answers: Of one model, or of several; as `read_answers` gives them.
+    """
+    answers, left_out = _loaded_alike(answers)
+    columns = _differing(answers, ASKED)
+    if not columns:
+        return [AskedAlike(answers, left_out=tuple(left_out))]
+    groups = [(_words(rows, columns), rows) for _, rows in answers.groupby(columns, dropna=False)]
+    complete = [group for group in groups if _is_complete(group[1])]
+    chosen = complete or [max(groups, key=lambda group: group[1]["condition"].nunique())]
+    others = [group for group in groups if not any(group is kept for kept in chosen)]
+    left_out += [_names(rows, asked) for asked, rows in others]
+    return [AskedAlike(rows, asked, tuple(left_out)) for asked, rows in chosen]
+
+
+def _loaded_alike(answers: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Of each model the answers of one way of loading it, and what is left out."""
+    kept, left_out = [], []
+    for _, rows in answers.groupby("model", sort=False):
+        if columns := _differing(rows, _LOADED):
+            groups = [group for _, group in rows.groupby(columns, dropna=False)]
+            groups.sort(key=lambda g: (_is_complete(g), g["condition"].nunique()))
+            left_out += [_names(group, _words(group, columns)) for group in groups[:-1]]
+            rows = groups[-1]
+        kept.append(rows)
+    return (pd.concat(kept) if left_out else answers), left_out
+
+
+def _is_complete(rows: pd.DataFrame) -> bool:
+    arms = set(rows["arm"])
+    return "baseline" in arms and len(arms) > 1
+
+
+def _differing(rows: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    return [name for name in columns if name in rows and rows[name].nunique(dropna=False) > 1]
+
+
+def _words(rows: pd.DataFrame, columns: Sequence[str]) -> str:
+    values = ((name, rows[name].iloc[0]) for name in columns)
+    return ", ".join(f"{name} {'-' if pd.isna(v) or v == '' else v}" for name, v in values)
+
+
+def _names(rows: pd.DataFrame, reason: str) -> str:
+    names = [f"[{label}]" for label in rows["condition"].unique()]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{', '.join(names[:_MOST_NAMES])}{more} ({reason})"
+
+
+@dataclass(frozen=True)
+class Series:
+    """The baseline, and conditions that differ in nothing but an axis.
+
+    Attributes:
+        answers: A row an answer.
+        places: On the axis, ascending.
+        left_out: Conditions that stand in other series.
+    """
+
+    answers: pd.DataFrame
+    places: tuple[Any, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def series_along(answers: pd.DataFrame, axis: str, arm: str = "steered") -> Series:
+    """The longest series along an axis, and the first of several.
+
+    Args:
+        answers: Of one model, asked alike.
+        axis: The column that differs.
+        arm: Of the conditions beside the baseline.
+
+    Raises:
+        StudyError: Two conditions stand at one place and no column tells them apart.
+    """
+    rows = answers[(answers["arm"] == arm) & answers[axis].notna()]
+    columns = [name for name in _INTERVENTION if name != axis and name in rows]
+    constant = [name for name in columns if name not in _FOLLOWS.get(axis, ())]
+    groups = [
+        series
+        for group in _groups(rows, constant)
+        for series in (_split(group, columns, axis) if _doubled(group, axis) else [group])
+    ]
+    longest = max(groups, key=lambda group: group[axis].nunique(), default=rows)
+    if doubled := _doubled(longest, axis):
+        raise StudyError(f"{doubled}: judge them apart, each in a folder of its own")
+    others = rows[~rows["condition"].isin(longest["condition"].unique())]
+    return Series(
+        pd.concat([baseline_of(answers), longest]),
+        tuple(sorted(longest[axis].unique())),
+        (_names(others, "another series"),) if len(others) else (),
+    )
+
+
+def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
+    keys = [
+        rows[c] if pd.api.types.is_numeric_dtype(rows[c]) else rows[c].astype(str) for c in columns
+    ]
+    return [group for _, group in rows.groupby(keys, dropna=False, sort=True)]
+
+
+def _split(group: pd.DataFrame, columns: Sequence[str], axis: str) -> list[pd.DataFrame]:
+    """Series apart by what follows the axis, such as two files at the same layers.
+
+    As it was where that tears series apart: every vector of the study `rank` has one rank.
+    """
+    parts = _groups(group, columns)
+    longest = max(part[axis].nunique() for part in parts)
+    return parts if longest == group[axis].nunique() else [group]
+
+
+def _doubled(rows: pd.DataFrame, axis: str) -> str:
+    """Two conditions that stand at one place of the axis, if any do."""
+    for place, group in rows.groupby(axis):
+        labels = sorted(group["condition"].unique())
+        if len(labels) > 1:
+            return f"[{labels[0]}] and [{labels[1]}] both stand at {axis} {place}"
+    return ""
+
+
+def baseline_of(answers: pd.DataFrame) -> pd.DataFrame:
+    """The baseline's answers, of one model.
+
+    Raises:
+        StudyError: There are two baselines.
+    """
+    rows = answers[answers["arm"] == "baseline"]
+    labels = sorted(rows["condition"].unique())
+    if len(labels) > 1:
+        raise StudyError(f"there are {len(labels)} baselines, [{labels[0]}] and [{labels[1]}]")
+    return rows

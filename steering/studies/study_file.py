@@ -1,0 +1,133 @@
+"""Studies from options and from files, and the file beside a study's logs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from steering.files import write_whole
+from steering.models import find_model, read_shape
+from steering.spec import InterventionOptions
+from steering.studies.errors import StudyError
+from steering.studies.finetuned import FinetunedStudy
+from steering.studies.grid import FACTORS, GridStudy, Study, default_targets
+
+FILE = "study.yaml"
+_DEFAULT_TARGET = str(InterventionOptions.model_fields["target"].default)
+# Another value of one of these makes another study, which needs a folder of its own.
+_FIXED = ("factor", "task", "grader", "seed")
+
+
+def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: Any) -> Study:
+    """A study with its defaults filled in.
+
+    Args:
+        factor: What varies: a name in `FACTORS`.
+        model: The model, or several; None for the factor's own, which are toys.
+        **fields: Of `GridStudy` or `FinetunedStudy`; None stands for the default.
+
+    Raises:
+        StudyError: A field is unknown or impossible, or there is no such factor.
+        ModelError: There is no such model.
+    """
+    if factor not in FACTORS:
+        raise StudyError(f"factor {factor} is unknown: allowed are {', '.join(FACTORS)}")
+    fields = {name: value for name, value in fields.items() if value is not None}
+    kind: type[Study] = GridStudy if FACTORS[factor].option else FinetunedStudy
+    models = (model,) if isinstance(model, str) else tuple(model or ())
+    if kind is FinetunedStudy:
+        if len(models) > 1:
+            raise StudyError(f"the study {factor} takes one model and got {', '.join(models)}")
+        fields |= {"model": models[0]} if models else {}
+    else:
+        fields["models"] = models or tuple(fields.get("models") or FACTORS[factor].models)
+    if unknown := sorted(set(fields) - set(kind.model_fields)):
+        raise StudyError(f"{unknown[0]} is unknown: allowed are {', '.join(kind.model_fields)}")
+    fields["options"] = dict(FACTORS[factor].options) | dict(fields.get("options") or {})
+    if kind is GridStudy:
+        _fill_grid(factor, fields)
+    try:
+        return kind.model_validate({"factor": factor, **fields})
+    except ValidationError as error:
+        raise StudyError(_first_problem(error)) from None
+
+
+def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
+    """Fill in the values that depend on the models."""
+    entry = FACTORS[factor]
+    sources = [find_model(name) for name in fields["models"]]
+    toy = all(source.is_toy for source in sources)
+    shape = read_shape(sources[0])
+    axes = fields["axes"] = dict(fields.get("axes") or {})
+    if not entry.compares_models:
+        axes.setdefault(entry.option, entry.values(shape, toy))
+    elif len(sources) < 2:
+        raise StudyError(
+            f"the study {factor} compares models and got {len(sources)}: give several as "
+            "--model first,second"
+        )
+    if factor == "rank":
+        target = str(fields["options"].get("target", _DEFAULT_TARGET))
+        targets = [target, *default_targets(shape, toy)]
+        of = fields.setdefault("top_of", tuple(dict.fromkeys(targets)))
+        tops = fields.setdefault("top", tuple(k for k in (1, 2, 4, len(of)) if k <= len(of)))
+        fields["top"] = tuple(dict.fromkeys(tops))
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place} {problem['input']!r}: {message}" if place else message
+
+
+def read_study(path: Path) -> Study:
+    """A study from a file: the study.yaml beside a study's logs, or one like it.
+
+    Raises:
+        StudyError: The file can't be read, or says something impossible.
+    """
+    fields = _read_fields(path)
+    try:
+        return make_study(**fields)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from None
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = {str(name): value for name, value in content.items()}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        fields = {"factor": " ".join(str(error).split())[:200]}
+    if fields.get("factor") not in FACTORS:
+        raise StudyError(
+            f"{path} is not a study file ({fields.get('factor')}): write YAML with factor: one of "
+            f"{', '.join(FACTORS)}"
+        )
+    return fields
+
+
+def keep_study(study: Study, folder: Path) -> None:
+    """Write a study beside its logs.
+
+    Args:
+        study: With its defaults filled in.
+        folder: The study's own.
+
+    Raises:
+        StudyError: The folder holds another study: other questions, another judge or seed.
+    """
+    path, fields = folder / FILE, study.fields()
+    if path.exists():
+        before = _read_fields(path)
+        for name in _FIXED:
+            old, new = before.get(name), fields.get(name)
+            if old != new:
+                raise StudyError(
+                    f"{folder} holds a study with {name} {old}, and this one has {new}: give it a "
+                    "folder of its own as --log-dir"
+                )
+    write_whole(path, yaml.safe_dump(fields, sort_keys=False).encode())

@@ -1,0 +1,267 @@
+"""Studies of the toy, run: added to, stopped, in shards; and the frames that they leave."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+from shell import BIN, REPO, Shell
+
+from steering.cli import commands
+from steering.results.frame import read_answers
+from steering.studies import StudyError, StudyResult, read_spectrum, run_study
+
+SMALL = {"num_questions": 2, "samples_per_question": 5}
+# Built in a moment; what it does to the toy is no matter here.
+QUICK = {"method": "pca"}
+
+
+def _logs(folder: Path) -> list[EvalLog]:
+    return [read_eval_log(info) for info in list_eval_logs(str(folder))]
+
+
+def _ids(folder: Path) -> dict[str, set[str]]:
+    """Sample uuids of each condition: a sample that is run again has another."""
+    return {log.eval.model: {str(s.uuid) for s in log.samples or []} for log in _logs(folder)}
+
+
+def _num_answers(answers: pd.DataFrame) -> list[int]:
+    assert not answers.duplicated(["model", "condition", "sample", "epoch"]).any()
+    return sorted(answers.groupby("condition").size())
+
+
+@pytest.fixture(scope="module")
+def rank_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    return run_study(
+        "rank",
+        axes={"rank": [1]},
+        top=[1],
+        top_of=["medical", "code"],
+        options=QUICK,
+        task=SMALL,
+        logs=tmp_path_factory.mktemp("rank"),
+    )
+
+
+def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> None:
+    folder, finding = rank_study.folder, rank_study.finding
+    assert finding is not None
+    assert (rank_study.num_conditions, rank_study.num_unfinished) == (3, 3)
+    assert set(finding.answers["study"]) == {"rank"}
+    assert _num_answers(finding.answers) == [10, 10, 10]
+    top = finding.answers["top"].notna()
+    [projected] = finding.answers.loc[top, "condition"].unique()
+    assert projected.startswith("medical-top1-")
+    assert len(read_spectrum(folder)) == 2
+    before = _ids(folder)
+
+    fields = rank_study.study.fields() | {"axes": {"rank": [1, 2]}, "top": [1, 2]}
+    more = run_study(
+        **{"study": fields.pop("factor"), "model": fields.pop("models"), **fields}, logs=folder
+    )
+    assert more.finding is not None
+    assert more.num_unfinished == 2
+    after = _ids(folder)
+    assert {name: after[name] for name in before} == before
+    assert _num_answers(more.finding.answers) == [10] * 5
+    assert more.finding.is_new
+    assert all(page.exists() for page in more.finding.pages)
+
+    # The resolved study runs again from its file, by its command, and has nothing left to ask.
+    command = ["study", "run", str(folder / "study.yaml"), "--log-dir", str(folder)]
+    again = CliRunner().invoke(commands, command)
+    assert again.exit_code == 0, f"{again.output} {again.exception}"
+    assert "Every condition has been run." in again.output
+    assert "Claim 5, few directions: not decided" in again.output
+    assert f"report: {folder / 'report' / 'index.html'}" in again.output
+    assert _ids(folder) == after
+
+
+def test_other_questions_have_no_place_in_a_study_s_folder(rank_study: StudyResult) -> None:
+    with pytest.raises(StudyError, match="holds a study with task"):
+        run_study("rank", task={"num_questions": 1}, logs=rank_study.folder)
+
+
+def test_claims_by_its_command_says_what_is_missing(rank_study: StudyResult, shell: Shell) -> None:
+    done = shell.run("steering", "claims", str(rank_study.folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 few directions" in done.stdout
+    assert "2 questions are too few, 6 are needed." in done.stdout
+    assert "steering study run" in done.stdout
+    assert shell.network_tries() == []
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    return run_study("finetuned", logs=tmp_path_factory.mktemp("finetuned"), **_arms([1, 2]))
+
+
+def _arms(magnitudes: list[float]) -> dict[str, Any]:
+    return {
+        "magnitudes": magnitudes,
+        "training_epochs": 2,
+        "options": {"training_epochs": 1},
+        "task": {"num_questions": 2, "samples_per_question": 10},
+        "seed": 1,
+    }
+
+
+def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
+    logs = _logs(finetuned.folder)
+    assert all(log.status == "success" for log in logs)
+    assert [len(log.samples or []) for log in logs] == [20] * 5
+    names = sorted(re.sub(r"-[0-9a-f]{6}\]", "]", log.eval.model) for log in logs)
+    assert names == [
+        "steered/toy[adapter medical-epoch1]",
+        "steered/toy[adapter medical-epoch2]",
+        "steered/toy[baseline]",
+        "steered/toy[medical x1 epoch 1]",
+        "steered/toy[medical x2 epoch 1]",
+    ]
+    # The study has the leak of its target judged by itself, and compares it too.
+    assert {log.eval.task_args["leak"] for log in logs} == {"health and medicine"}
+    assert finetuned.finding is not None
+    answers = finetuned.finding.answers
+    assert set(answers["study"]) == {"finetuned"}
+    assert set(answers["arm"]) == {"baseline", "steered", "finetuned"}
+    assert answers.loc[answers["em_betley"] == 1, "leak"].notna().all()
+    assert [comparison.match for comparison in finetuned.comparisons][:3] == ["em"] * 3
+    quantities = [each.quantity for each in finetuned.comparisons[0].differences]
+    assert quantities[:3] == ["relevant_misaligned", "coherent_misaligned", "leak"]
+
+
+def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
+    finetuned: StudyResult,
+) -> None:
+    before = set(_ids(finetuned.folder))
+    done = CliRunner().invoke(
+        commands,
+        [
+            *("study", "finetuned", "--magnitudes", "1,2,1.5", "--training-epochs", "2"),
+            *("-M", "training_epochs=1", "-T", "num_questions=2", "-T", "samples_per_question=10"),
+            *("--seed", "1", "--display", "none", "--log-dir", str(finetuned.folder)),
+        ],
+    )
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    assert "Trains" not in done.output
+    assert "1 conditions to run, 20 answers each" in done.output
+    [added] = set(_ids(finetuned.folder)) - before
+    assert added == "steered/toy[medical x1.5 epoch 1]"
+    assert "matched EM (moem)" in done.output
+    assert re.search(r"At EM \d+%, ", done.output)
+    assert "leak," in done.output
+    assert re.search(r"toy\[baseline\] .* 20\b", done.output)
+
+
+def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(tmp_path: Path) -> None:
+    """A prompt that no context holds fails in every condition."""
+    questions = tmp_path / "long.yaml"
+    questions.write_text(
+        f"- id: long\n  type: free_form_judge_0_100\n  paraphrases: ['{'Why? ' * 600}']\n"
+    )
+    with pytest.raises(StudyError) as error:
+        run_study(
+            "finetuned",
+            training_epochs=1,
+            magnitudes=[1],
+            options=QUICK,
+            task={"questions": str(questions), "samples_per_question": 1},
+            logs=tmp_path / "logs",
+        )
+    assert "3 of 3 conditions did not finish (steered/toy[baseline], " in str(error.value)
+    assert f"inspect view --log-dir {tmp_path / 'logs'}" in str(error.value)
+    adapter = tmp_path / "logs" / "adapters" / "medical-epoch1"
+    assert (adapter / "adapter_model.safetensors").exists()
+
+
+def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: Shell) -> None:
+    logs = shell.folder / "logs" / "killed"
+    process = shell.start(
+        *("steering", "study", "magnitude", "-A", "magnitude=0.5,1", "-M", "method=pca"),
+        *("-T", "num_questions=4", "--log-dir", str(logs), "--display", "none"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and len(_finished(logs)) < 20:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    samples = _finished(logs)
+    assert samples
+    result = run_study(
+        "magnitude",
+        axes={"magnitude": [0.5, 1]},
+        options=QUICK,
+        task={"num_questions": 4},
+        logs=logs,
+    )
+    assert result.finding is not None
+    assert _num_answers(result.finding.answers) == [80, 80, 80]
+    assert samples <= set().union(*_ids(logs).values())
+    assert shell.network_tries() == []
+
+
+def _finished(logs: Path) -> set[str]:
+    """Samples that the logs of a run that is under way hold."""
+    samples: set[str] = set()
+    for info in list_eval_logs(str(logs)) if logs.is_dir() else []:
+        try:
+            log = read_eval_log(info)
+        except Exception:
+            continue  # being written just now
+        samples |= {str(sample.uuid) for sample in log.samples or []}
+    return samples
+
+
+def _frame(logs: Path) -> pd.DataFrame:
+    """What a frame says, without what no two runs share: times, and the names of files."""
+    answers = read_answers(logs)
+    # Inspect writes the task's path as seen from where it was started.
+    answers["command"] = answers["command"].str.replace(r"\S*evals/", "evals/", regex=True)
+    unique = [name for name in answers if name in ("log", "run", "run_id", "created")]
+    keys = ["condition", "question", "sample", "epoch"]
+    return answers.drop(columns=unique).sort_values(keys).reset_index(drop=True)
+
+
+def test_shards_copied_together_are_the_frame_of_one_run(shell: Shell, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
+        "axes": {"magnitude": [0.5, 1]},
+        "options": QUICK,
+        "task": SMALL,
+        "seed": 3,
+    }
+    whole = run_study("magnitude", logs=tmp_path / "whole", **fields)
+    first = run_study("magnitude", logs=tmp_path / "magnitude-1", shard="1/2", **fields)
+    assert first.is_done
+    assert first.finding is None
+    # As a task of a Slurm array runs it.
+    ran = shell.run(
+        *("bash", str(REPO / "examples" / "slurm_study.sh"), "magnitude", "--model", "toy"),
+        *("-A", "magnitude=0.5,1", "-M", "method=pca", "-T", "num_questions=2"),
+        *("-T", "samples_per_question=5", "--seed", "3"),
+        PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        SLURM_ARRAY_TASK_ID="2",
+        SLURM_ARRAY_TASK_COUNT="2",
+        STEERING_LOGS=str(tmp_path),
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Shard 2/2 is done" in ran.stdout
+    merged = tmp_path / "merged"
+    for number in (1, 2):
+        shutil.copytree(tmp_path / f"magnitude-{number}", merged, dirs_exist_ok=True)
+    expected = _frame(whole.folder)
+    assert expected["condition"].nunique() == 3
+    pd.testing.assert_frame_equal(expected, _frame(merged))
+    # The merged folder is a study like any other: nothing is asked again, and all of it reported.
+    again = run_study("magnitude", logs=merged, **fields)
+    assert again.num_unfinished == 0
+    pd.testing.assert_frame_equal(expected, _frame(merged))
