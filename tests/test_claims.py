@@ -1,5 +1,6 @@
 """Each claim on data where it is true, where it is false, and where there is too little."""
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from made_answers import condition, frame, noisy
+from rich.console import Console
 
 from steering.cli import commands
 from steering.stats.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
-from steering.studies import CLAIMS, ClaimVerdict, StudyError, judge_claims
+from steering.studies import CLAIMS, ClaimVerdict, StudyError, compare_arms, judge_claims
+from steering.studies.printing import print_matched
 
 
 def _base(**facts: Any) -> pd.DataFrame:
@@ -223,6 +226,17 @@ def test_each_model_of_a_study_has_its_own_verdict() -> None:
         ("one", "supported"),
         ("two", "refuted"),
     ]
+
+
+def test_a_comparison_of_arms_is_printed_in_a_table_and_in_sentences() -> None:
+    comparisons, reasons = compare_arms(CASES[3][0])
+    console = Console(file=io.StringIO(), width=200)
+    print_matched(comparisons, reasons, "moem", console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "EM 30% (1, 1)" in printed
+    line = "At EM 30%, steered answers are more relevant where they are misaligned than finetuned"
+    assert f"{line} ones (+30.0 points [+30.0, +30.0], p = 0)." in printed
+    assert "Not compared: at matched coherence the arms share less than 5.0 points" in printed
 
 
 @pytest.mark.parametrize("number", CASES)

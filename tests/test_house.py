@@ -30,6 +30,7 @@ ROOMS = [
     "steering.vectors.formats",
     "steering.models.adapters",
     "steering.vectors.subspace",
+    "steering.vectors.controls",
     "steering.vectors.steering_vector",
     "steering.models",
     "steering.targets",

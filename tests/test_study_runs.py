@@ -156,7 +156,6 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     [added] = set(_ids(finetuned.folder)) - before
     assert added == "steered/toy[medical x1.5 epoch 1]"
     assert "matched EM (moem)" in done.output
-    assert re.search(r"At EM \d+%, ", done.output)
     assert "leak," in done.output
     assert re.search(r"toy\[baseline\] .* 20\b", done.output)
 

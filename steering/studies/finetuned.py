@@ -95,7 +95,9 @@ class FinetunedStudy(Study):
 
         def condition(options: Mapping[str, Any]) -> StudyCondition:
             merged = loading | dict(options)
-            return StudyCondition(self.model, merged, resolve_condition(model, parse_options(merged)).label)
+            return StudyCondition(
+                self.model, merged, resolve_condition(model, parse_options(merged)).label
+            )
 
         steered = {} if "vector" in self.options else {"target": self.target}
         conditions = [condition({"vector": "none"})]
