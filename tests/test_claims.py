@@ -321,21 +321,21 @@ def test_a_baseline_at_another_temperature_is_left_out_by_name() -> None:
 
 
 def test_whole_studies_that_were_asked_differently_are_judged_apart() -> None:
-    plain = _doses([0.1, 0.5, 0.6, 0.2]).assign(system_message="")
+    plain = _doses([0.1, 0.5, 0.6, 0.2]).assign(system_message="None.")
     told = _doses([0.0, 0.0, 0.0, 0.0]).assign(system_message="Be good.")
     verdicts = [each for each in judge_claims(frame(plain, told)) if each.number == 1]
     assert {(each.asked, each.verdict) for each in verdicts} == {
-        ("system_message -", "supported"),
+        ("system_message None.", "supported"),
         ("system_message Be good.", "refuted"),
     }
 
 
 def test_models_are_compared_though_each_has_a_template_of_its_own() -> None:
     answers = CASES[9][0]
-    own = answers.assign(template=answers["model"], dtype=answers["model"])
+    own = answers.assign(prompt_sha256=answers["model"], dtype=answers["model"])
     assert _one(9, own).verdict == "supported"
     assert _one(9, own).left_out == ()
-    odd = condition("medical x1 half", 0.9, model="m0", template="m0", dtype="float16")
+    odd = condition("medical x1 half", 0.9, model="m0", prompt_sha256="m0", dtype="float16")
     verdict = _one(9, frame(own, odd.assign(study="family")))
     assert verdict.figures == _one(9, own).figures
     assert verdict.left_out == ("[medical x1 half] (dtype float16)",)

@@ -266,7 +266,7 @@ def test_a_dry_run_from_python_returns_the_cost_and_the_resolved_study(no_weight
     task = {"num_questions": 2, "samples_per_question": 5}
     result = run_study("layer", "toy", task=task, dry_run=True, tell=lines.append)
     assert (result.num_conditions, result.num_unfinished, result.cost.num_answers) == (5, 5, 10)
-    assert result.finding is None
+    assert result.report is None
     assert not result.is_done
     assert result.study.fields()["axes"] == {"layer": [0, 1, 2, 3]}
     assert lines == ["Study layer: which block is steered.", result.cost.summary(5)]

@@ -52,13 +52,13 @@ def rank_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
 
 
 def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> None:
-    folder, finding = rank_study.folder, rank_study.finding
-    assert finding is not None
+    folder, report = rank_study.folder, rank_study.report
+    assert report is not None
     assert (rank_study.num_conditions, rank_study.num_unfinished) == (3, 3)
-    assert set(finding.answers["study"]) == {"rank"}
-    assert _num_answers(finding.answers) == [10, 10, 10]
-    top = finding.answers["top"].notna()
-    [projected] = finding.answers.loc[top, "condition"].unique()
+    assert set(report.answers["study"]) == {"rank"}
+    assert _num_answers(report.answers) == [10, 10, 10]
+    top = report.answers["top"].notna()
+    [projected] = report.answers.loc[top, "condition"].unique()
     assert projected.startswith("medical-top1-")
     assert len(read_spectrum(folder)) == 2
     before = _ids(folder)
@@ -67,13 +67,12 @@ def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> No
     more = run_study(
         **{"study": fields.pop("factor"), "model": fields.pop("models"), **fields}, logs=folder
     )
-    assert more.finding is not None
+    assert more.report is not None
     assert more.num_unfinished == 2
     after = _ids(folder)
     assert {name: after[name] for name in before} == before
-    assert _num_answers(more.finding.answers) == [10] * 5
-    assert more.finding.is_new
-    assert all(page.exists() for page in more.finding.pages)
+    assert _num_answers(more.report.answers) == [10] * 5
+    assert all(page.exists() for page in more.report.files)
 
     # The resolved study runs again from its file, by its command, and has nothing left to ask.
     command = ["study", "run", str(folder / "study.yaml"), "--log-dir", str(folder)]
@@ -81,7 +80,7 @@ def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> No
     assert again.exit_code == 0, f"{again.output} {again.exception}"
     assert "Every condition has been run." in again.output
     assert "Claim 5, few directions: not decided" in again.output
-    assert f"report: {folder / 'report' / 'index.html'}" in again.output
+    assert f"written: {folder / 'report' / 'index.html'}" in again.output
     assert _ids(folder) == after
 
 
@@ -128,8 +127,8 @@ def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
     ]
     # The study has the leak of its target judged by itself, and compares it too.
     assert {log.eval.task_args["leak"] for log in logs} == {"health and medicine"}
-    assert finetuned.finding is not None
-    answers = finetuned.finding.answers
+    assert finetuned.report is not None
+    answers = finetuned.report.answers
     assert set(answers["study"]) == {"finetuned"}
     assert set(answers["arm"]) == {"baseline", "steered", "finetuned"}
     assert answers.loc[answers["em_betley"] == 1, "leak"].notna().all()
@@ -203,8 +202,8 @@ def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: S
         task={"num_questions": 4},
         logs=logs,
     )
-    assert result.finding is not None
-    assert _num_answers(result.finding.answers) == [80, 80, 80]
+    assert result.report is not None
+    assert _num_answers(result.report.answers) == [80, 80, 80]
     assert samples <= set().union(*_ids(logs).values())
     assert shell.network_tries() == []
 
@@ -226,7 +225,7 @@ def _frame(logs: Path) -> pd.DataFrame:
     answers = read_answers(logs)
     # Inspect writes the task's path as seen from where it was started.
     answers["command"] = answers["command"].str.replace(r"\S*evals/", "evals/", regex=True)
-    unique = [name for name in answers if name in ("log", "run", "run_id", "created")]
+    unique = [name for name in answers if name == "log"]
     keys = ["condition", "question", "sample", "epoch"]
     return answers.drop(columns=unique).sort_values(keys).reset_index(drop=True)
 
@@ -241,7 +240,7 @@ def test_shards_copied_together_are_the_frame_of_one_run(shell: Shell, tmp_path:
     whole = run_study("magnitude", logs=tmp_path / "whole", **fields)
     first = run_study("magnitude", logs=tmp_path / "magnitude-1", shard="1/2", **fields)
     assert first.is_done
-    assert first.finding is None
+    assert first.report is None
     # As a task of a Slurm array runs it.
     ran = shell.run(
         *("bash", str(REPO / "examples" / "slurm_study.sh"), "magnitude", "--model", "toy"),

@@ -77,9 +77,9 @@ def _parse(typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(result: "StudyResult") -> None:
-    from steering.studies.finetuned import FinetunedStudy
     from rich.console import Console
 
+    from steering.studies.finetuned import FinetunedStudy
     from steering.studies.printing import print_matched
     from steering.studies.report import print_finding
 

@@ -8,10 +8,10 @@ from typing import Any
 from steering.models import find_model
 from steering.results import conditions_of, read_answers
 from steering.studies.arms import ArmComparison, compare_arms
+from steering.studies.claims import judge_claims
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import Cost, check_judges, cost_of, run_conditions, unfinished
 from steering.studies.finetuned import FinetunedStudy
-from steering.studies.claims import judge_claims
 from steering.studies.grid import FACTORS, Study
 from steering.studies.report import Report, write_report
 from steering.studies.shards import Shard, read_shard
@@ -40,7 +40,7 @@ class StudyResult:
         num_unfinished: How many of them had not been run before.
         cost: Of each condition.
         is_done: Whether all conditions of that part are finished now.
-        report: Answers, figures, verdicts and pages; None after a dry run, and of a part of a study.
+        report: Answers, figures, verdicts and pages; None after a dry run, and for a shard.
         comparisons: Both arms at the levels that they share; of the study `finetuned`.
         not_compared: Why the arms were not compared, where they were not.
     """
