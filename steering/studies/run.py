@@ -16,7 +16,7 @@ from steering.studies.grid import FACTORS, Study
 from steering.studies.report import Report, write_report
 from steering.studies.shards import Shard, read_shard
 from steering.studies.study_file import keep_study, make_study, read_study
-from steering.training.checkpoint import progress_bar
+from steering.training.progress import progress_bar
 
 LOGS = Path("logs/studies")
 
