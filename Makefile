@@ -35,7 +35,7 @@ coverage: .venv/installed
 
 # Runs every command of the documentation word for word.
 test-docs: .venv/installed
-	$(BIN)/pytest -q -n 2 -m docs tests/test_docs.py
+	$(BIN)/pytest -q -n 2 -m docs tests/test_docs.py tests/test_notebook.py
 
 # Needs Chromium and chromedriver, which pip cannot install.
 test-browser: .venv/installed
