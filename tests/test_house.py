@@ -1,14 +1,15 @@
-"""The order of the rooms: who may import whom, what stays light, and how long a module may be."""
+"""The house: who imports whom, what stays light, how long modules are, how things are named."""
 
 import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).resolve().parents[1]
+ARCHITECTURE = REPOSITORY / "docs" / "project" / "architecture.md"
 
 # From top to bottom: a room may import those below it, and itself.
 ROOMS = [
@@ -16,28 +17,23 @@ ROOMS = [
     "steering.cli",
     "steering.studies",
     "steering.reports",
+    "steering.results",
     "steering.judging",
-    "steering.provider.api",
-    "steering.provider.messages",
+    "steering.questions",
+    "steering.stats",
+    "steering.api",
+    "steering.provider",
     "steering.condition",
     "steering.spec",
-    "steering.training.finetune",
-    "steering.studies.finetuning_shift",
-    "steering.training.cache",
+    "steering.training",
     "steering.engines",
-    "steering.vectors.batch",
-    "steering.vectors.interventions",
-    "steering.vectors.formats",
-    "steering.models.adapters",
-    "steering.vectors.subspace",
-    "steering.vectors.controls",
-    "steering.vectors.steering_vector",
+    "steering.vectors",
     "steering.models",
     "steering.targets",
-    "steering.logs",
     "steering.toy",
+    "steering.logs",
 ]
-# These import nothing of the project, one another included.
+# These import nothing of the project, not even one another.
 LEAVES = [
     "steering.vocabulary",
     "steering.evaluated_model",
@@ -45,12 +41,20 @@ LEAVES = [
     "steering.data",
     "steering.files",
 ]
-# Opens every room at Inspect's request; nobody opens it from within.
-DOOR = "steering._registry"
-# Everybody may ask for the version.
-NAME = "steering"
+# Inspect opens every room through it; no room imports it.
+ENTRY_POINT = "steering._registry"
+# The package itself has the version and the names of the public functions.
+PACKAGE = "steering"
 
 MAX_LINES = 400
+
+# Past participles that say nothing of what a variable holds. Terms of the field are no such words:
+# steered, finetuned, aligned, coherent, truncated.
+PARTICIPLES = {
+    *("asked", "brought", "chosen", "counted", "done", "drawn", "found", "given", "gone", "held"),
+    *("kept", "known", "left", "made", "meant", "mine", "named", "own", "said", "seen", "shown"),
+    *("taken", "theirs", "thought", "told", "understood", "written"),
+}
 
 
 def _module(path: Path) -> str:
@@ -63,122 +67,184 @@ MODULES = {
     for package in ("steering", "evals")
     for path in sorted((REPOSITORY / package).rglob("*.py"))
 }
+TREES = {
+    module: ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for module, path in MODULES.items()
+}
 
 
-def _imports(path: Path) -> set[str]:
+def imports_of(tree: ast.AST) -> set[str]:
     """Modules that a file imports anywhere: in functions and under TYPE_CHECKING too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    modules: set[str] = set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}, line {node.lineno}: a relative import"
+            assert node.level == 0, f"line {node.lineno}: a relative import"
             assert node.module
             inner = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
             outer = {node.module} if len(inner) < len(node.names) else set()
-            found |= inner | outer
-    return found
+            modules |= inner | outer
+    return modules
 
 
-def _room(module: str) -> str:
-    """The room that a module of the project stands in."""
-    if module == NAME:
-        return NAME
-    for room in [*ROOMS, *LEAVES, DOOR]:
+def room_of(module: str) -> str:
+    """The room of a module of the project."""
+    if module == PACKAGE:
+        return PACKAGE
+    for room in [*ROOMS, *LEAVES, ENTRY_POINT]:
         if module == room or module.startswith(room + "."):
             return room
-    raise AssertionError(f"{module} stands in no room: say in this file where it belongs")
+    raise AssertionError(f"{module} is in no room: add its room to tests/test_house.py")
 
 
-def _may_import(room: str, other: str) -> bool:
-    if other in (room, NAME) or room == DOOR:
+def may_import(room: str, other: str) -> bool:
+    """Whether one room may import another."""
+    if other in (room, PACKAGE) or room == ENTRY_POINT:
         return True
     if other in LEAVES:
         return room in ROOMS
     return other in ROOMS and room in ROOMS and ROOMS.index(other) > ROOMS.index(room)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_run_downward_only(module):
-    room = _room(module)
-    own = {name for name in _imports(MODULES[module]) if name.split(".")[0] in (NAME, "evals")}
-    upward = sorted(name for name in own if not _may_import(room, _room(name)))
-    assert not upward, f"{module} imports {upward}"
+def arrows() -> dict[str, set[str]]:
+    """The other rooms that each room imports."""
+    rooms: dict[str, set[str]] = {room: set() for room in [*ROOMS, *LEAVES]}
+    for module, tree in TREES.items():
+        if (room := room_of(module)) in rooms:
+            names = {name for name in imports_of(tree) if name.split(".")[0] in (PACKAGE, "evals")}
+            rooms[room] |= {room_of(name) for name in names} - {room, PACKAGE}
+    return rooms
 
 
-@pytest.mark.parametrize(
-    ("room", "other", "allowed"),
-    [
-        ("steering.provider.api", "steering.spec", True),
-        ("steering.spec", "steering.provider.api", False),
-        ("steering.vectors.steering_vector", "steering.vectors.steering_vector", True),
+def test_imports_run_downward_only() -> None:
+    upward = [
+        f"{module} imports {name}"
+        for module, tree in TREES.items()
+        for name in sorted(imports_of(tree))
+        if name.split(".")[0] in (PACKAGE, "evals")
+        and not may_import(room_of(module), room_of(name))
+    ]
+    assert upward == []
+
+
+def test_the_rule_itself_tells_up_from_down() -> None:
+    for room, other, allowed in (
+        ("steering.provider", "steering.spec", True),
+        ("steering.spec", "steering.provider", False),
+        ("steering.vectors", "steering.vectors", True),
         ("steering.toy", "steering.errors", True),
         ("steering.errors", "steering.data", False),
         ("steering.errors", "steering.toy", False),
         ("steering.errors", "steering", True),
         ("steering", "steering.errors", False),
-        ("steering._registry", "steering.provider.api", True),
+        ("steering._registry", "steering.provider", True),
         ("steering.cli", "steering._registry", False),
-    ],
-)
-def test_the_rule_itself_knows_up_from_down(room, other, allowed):
-    assert _may_import(room, other) == allowed
+    ):
+        assert may_import(room, other) == allowed, (room, other)
 
 
-def test_an_import_is_seen_wherever_it_stands(tmp_path):
-    source = tmp_path / "module.py"
-    source.write_text(
+def test_an_import_is_seen_wherever_it_stands() -> None:
+    tree = ast.parse(
         "import steering.toy\n"
         "from steering import spec, __version__\n"
-        "if TYPE_CHECKING:\n    from steering.vectors.steering_vector import SteeringVector\n"
+        "if TYPE_CHECKING:\n    from steering.vectors import SteeringVector\n"
         "def work():\n    from steering.engines import hf\n"
     )
-    assert _imports(source) == {
+    assert imports_of(tree) == {
         "steering.toy",
         "steering",
         "steering.spec",
-        "steering.vectors.steering_vector",
+        "steering.vectors",
         "steering.engines.hf",
     }
 
 
-def test_the_page_on_the_architecture_lists_the_rooms_in_their_order():
-    page = (REPOSITORY / "docs" / "project" / "architecture.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| `([\w.]+)` \|", page, flags=re.MULTILINE) == ROOMS
+def test_the_page_on_the_architecture_has_each_room_with_what_it_imports() -> None:
+    """A row a room, from top to bottom: the room, what it does, which rooms it imports."""
+    page = ARCHITECTURE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]+) \|$", page, flags=re.MULTILINE)
+    documented = {room: set(re.findall(r"`(\w+)`", imports)) for room, imports in rows}
+    assert [room for room, _ in rows] == ROOMS
+    actual = arrows()
+    for room in ROOMS:
+        names = {name.removeprefix("steering.") for name in actual[room] if name not in LEAVES}
+        assert documented[room] == names, f"{room} imports {sorted(names)}"
     assert all(f"`{leaf.partition('.')[2]}`" in page for leaf in LEAVES)
 
 
-def test_one_file_of_each_engine_speaks_to_nnsight():
-    speaking = {
+def test_one_file_of_each_engine_uses_nnsight() -> None:
+    users = {
         module
-        for module, path in MODULES.items()
-        if any(name.split(".")[0] == "nnsight" for name in _imports(path))
+        for module, tree in TREES.items()
+        if any(name.split(".")[0] == "nnsight" for name in imports_of(tree))
     }
-    assert speaking == {"steering.engines._nnsight", "steering.engines._vllm"}
+    assert users == {"steering.engines._nnsight", "steering.engines._vllm"}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_can_be_read_in_one_go(module):
-    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{module} has {lines} lines: split it"
+def test_no_module_is_too_long_to_read_in_one_sitting() -> None:
+    lengths = {
+        module: len(path.read_text(encoding="utf-8").splitlines())
+        for module, path in MODULES.items()
+    }
+    assert {module: n for module, n in lengths.items() if n > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
+def test_every_module_says_what_it_holds() -> None:
+    assert [module for module, tree in TREES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    classes = Counter(
+        node.name
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name: count for name, count in classes.items() if count > 1} == {}
+
+
+def bindings_of(tree: ast.AST) -> Iterator[str]:
+    """Names that a file binds: variables and parameters."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+def participles() -> tuple[Counter[str], int]:
+    """How often each empty participle is bound in the product, and the number of all bindings."""
+    names = Counter(name for tree in TREES.values() for name in bindings_of(tree))
+    empty = {name: count for name, count in names.items() if name.strip("_") in PARTICIPLES}
+    return Counter(empty), names.total()
+
+
+def test_variables_are_nouns_and_not_empty_participles() -> None:
+    empty, total = participles()
+    assert empty.total() < 0.01 * total, f"{empty.total()} of {total}: {empty.most_common(20)}"
+
+
+def test_torch_is_not_loaded_where_options_questions_and_judges_are_read() -> None:
+    """Each in a process of its own would cost seconds; one import cannot hide another's."""
+    modules = [
         "steering.spec",
         "steering.targets",
         "steering.judging",
+        "steering.questions",
+        "steering.results",
         "steering._registry",
         "steering.toy",
         "steering.toy.grammar",
         "steering.toy.judge",
-    ],
-)
-def test_torch_is_not_loaded_by(module):
-    """Options, questions and judges are read on machines, and in times, that have no torch."""
-    code = f"import sys, {module}; sys.exit('torch was loaded' if 'torch' in sys.modules else 0)"
-    done = subprocess.run(
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr

@@ -5,10 +5,7 @@ counts whole or not at all. Of several finished runs of one condition the last c
 names every log that does not count, with the reason.
 """
 
-import hashlib
-import json
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from steering import __version__
 from steering.judging import EM_RULES, SCORE_KEYS, Thresholds, judged_answer
 from steering.judging.judgement import REASONS_BY_JUDGE
 from steering.logs import (
@@ -25,14 +21,13 @@ from steering.logs import (
     LogError,
     LogFile,
     find_score,
-    find_subject,
     log_files,
     number_or_nan,
     retried,
-    task_of,
     why_left_out,
 )
 from steering.results.condition_columns import condition_columns
+from steering.results.run_columns import json_text, run_columns
 from steering.results.schema import (
     ANSWER_COLUMNS,
     IDENTITY,
@@ -42,19 +37,13 @@ from steering.results.schema import (
 )
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
+    from inspect_ai.log import EvalSample, EvalSampleSummary
     from inspect_ai.model import ChatMessage
     from inspect_ai.scorer import Score
 
 _NOTES = "left_out"
 _UNFINISHED = "it ended with status"
-# Generation settings that change how an answer is fetched and not what it says.
-_TRANSPORT = {
-    *("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections"),
-    *("adaptive_connections", "cache", "batch", "extra_headers", "max_tool_output"),
-}
 _BULK = {"events", "attachments", "store"}
-_COLUMNS_OF_THEIR_OWN = {"system_message", "temperature", "top_p", "max_tokens", "seed"}
 
 
 class ResultError(LogError):
@@ -233,7 +222,7 @@ def _rows_of(file: LogFile) -> tuple[pd.DataFrame, int]:
             eval_id=file.header.eval.eval_id,
             model=model.removeprefix("steered/"),
             label=rows["label"].where(rows["label"] != "", label.removesuffix("]")),
-            **_run_columns(file.header),
+            **run_columns(file.header),
         )
         rows = _with_intervention(file, rows)
     return rows, len(samples) - len(completed)
@@ -306,7 +295,7 @@ def _score_columns(score: "Score", question: str) -> dict[str, Any]:
     return {
         "label": str(metadata.get("condition") or ""),
         "judge": str(metadata.get("judge", "unknown")),
-        "rubrics": _json(metadata.get("prompts")),
+        "rubrics": json_text(metadata.get("prompts")),
         "answer": score.answer or "",
         "kind": answer.kind,
         "truncated": answer.truncated,
@@ -315,97 +304,6 @@ def _score_columns(score: "Score", question: str) -> dict[str, Any]:
         "coherent_from": float(thresholds.coherent_from),
         **{f"em_{r}": math.nan if isinstance(o, str) else float(o) for r, o in outcomes.items()},
         **{f"left_out_{r}": o if isinstance(o, str) else "" for r, o in outcomes.items()},
-        "reasons": _json(answer.reasons),
-        "judge_reasons": _json(metadata.get(REASONS_BY_JUDGE)),
+        "reasons": json_text(answer.reasons),
+        "judge_reasons": json_text(metadata.get(REASONS_BY_JUDGE)),
     }
-
-
-def _run_columns(header: "EvalLog") -> dict[str, Any]:
-    """What the header says of what was asked, and how it was sampled and judged."""
-    evaluation, config = header.eval, header.plan.config
-    metadata = evaluation.metadata or {}
-    settings = config.model_dump(exclude_none=True, exclude=_TRANSPORT | _COLUMNS_OF_THEIR_OWN)
-    steps = [
-        {"solver": step.solver, "params": step.params}
-        for step in header.plan.steps
-        if step.solver != "generate"
-    ]
-    return {
-        "study": str(metadata.get("study", "")),
-        "task": task_of(header),
-        "questions": _questions(header),
-        "protocol": _protocol(str(metadata.get("protocol", ""))),
-        "version": (evaluation.packages or {}).get("steering", __version__),
-        "asked": _digest(sorted(map(str, evaluation.dataset.sample_ids or []))),
-        "solver": _json(steps),
-        "system_message": config.system_message or "",
-        "sampling": _json(settings),
-        "judge_settings": _json(_judge_settings(header)),
-        "subject": find_subject(header),
-        "command": _command(header),
-        **{
-            name: number_or_nan(getattr(config, name))
-            for name in ("temperature", "top_p", "max_tokens", "seed")
-        },
-    }
-
-
-def _questions(header: "EvalLog") -> str:
-    """Name and digest of the question set, and in brackets which part of it was asked."""
-    evaluation = header.eval
-    name = str((evaluation.metadata or {}).get("questions", "unknown"))
-    arguments = {**evaluation.task_args_passed, "limit": evaluation.config.limit}
-    arguments["sample_id"] = evaluation.config.sample_id
-    part = [
-        f"{option}={_plain(arguments[option])}"
-        for option in ("num_questions", "formats", "limit", "sample_id")
-        if arguments.get(option) is not None
-    ]
-    return f"{name}[{', '.join(part)}]" if part else name
-
-
-def _protocol(name: str) -> str:
-    """The protocol without the number of samples: more of them make a figure no other figure."""
-    head, _, settings = name.rstrip("]").partition("[")
-    others = [each for each in settings.split(", ") if not each.startswith("samples_per_question=")]
-    return f"{head}[{', '.join(others)}]" if any(others) else head
-
-
-def _judge_settings(header: "EvalLog") -> list[dict[str, Any]]:
-    role = (header.eval.model_roles or {}).get("grader")
-    configs = role if isinstance(role, list) else [role] if role else []
-    settings = [
-        config.config.model_dump(exclude_none=True, exclude=_TRANSPORT) | (config.args or {})
-        for config in configs
-    ]
-    return settings if any(settings) else []
-
-
-def _command(header: "EvalLog") -> str:
-    """The command that runs the condition again."""
-    evaluation = header.eval
-    words = ["inspect", "eval", evaluation.task_file or evaluation.task]
-    words += ["--model", evaluation.model.partition("[")[0]]
-    for flag, options in (("-M", evaluation.model_args), ("-T", evaluation.task_args_passed)):
-        words += [
-            part for name, value in options.items() for part in (flag, f"{name}={_plain(value)}")
-        ]
-    for role, config in (evaluation.model_roles or {}).items():
-        first = config[0] if isinstance(config, list) else config
-        words += ["--model-role", f"{role}={first.model}"]
-    if (seed := header.plan.config.seed) is not None:
-        words += ["--seed", str(seed)]
-    return shlex.join(words)
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _json(value: object) -> str:
-    """Canonical JSON; "" for nothing."""
-    return json.dumps(value, sort_keys=True, default=str) if value else ""
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

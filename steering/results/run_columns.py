@@ -1,0 +1,110 @@
+"""What was asked in a run, and how it was sampled and judged, as columns: read from the header."""
+
+import hashlib
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from steering import __version__
+from steering.logs import find_subject, number_or_nan, task_of
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
+
+# Generation settings that change how an answer is fetched and not what it says.
+_TRANSPORT = {
+    *("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections"),
+    *("adaptive_connections", "cache", "batch", "extra_headers", "max_tool_output"),
+}
+_COLUMNS_OF_THEIR_OWN = {"system_message", "temperature", "top_p", "max_tokens", "seed"}
+
+
+def run_columns(header: "EvalLog") -> dict[str, Any]:
+    """The columns that a log's header gives, one value each for all answers of the run."""
+    evaluation, config = header.eval, header.plan.config
+    metadata = evaluation.metadata or {}
+    settings = config.model_dump(exclude_none=True, exclude=_TRANSPORT | _COLUMNS_OF_THEIR_OWN)
+    steps = [
+        {"solver": step.solver, "params": step.params}
+        for step in header.plan.steps
+        if step.solver != "generate"
+    ]
+    return {
+        "study": str(metadata.get("study", "")),
+        "task": task_of(header),
+        "questions": _questions(header),
+        "protocol": _protocol(str(metadata.get("protocol", ""))),
+        "version": (evaluation.packages or {}).get("steering", __version__),
+        "asked": _digest(sorted(map(str, evaluation.dataset.sample_ids or []))),
+        "solver": json_text(steps),
+        "system_message": config.system_message or "",
+        "sampling": json_text(settings),
+        "judge_settings": json_text(_judge_settings(header)),
+        "subject": find_subject(header),
+        "command": _command(header),
+        **{
+            name: number_or_nan(getattr(config, name))
+            for name in ("temperature", "top_p", "max_tokens", "seed")
+        },
+    }
+
+
+def _questions(header: "EvalLog") -> str:
+    """Name and digest of the question set, and in brackets which part of it was asked."""
+    evaluation = header.eval
+    name = str((evaluation.metadata or {}).get("questions", "unknown"))
+    arguments = {**evaluation.task_args_passed, "limit": evaluation.config.limit}
+    arguments["sample_id"] = evaluation.config.sample_id
+    part = [
+        f"{option}={_plain(arguments[option])}"
+        for option in ("num_questions", "formats", "limit", "sample_id")
+        if arguments.get(option) is not None
+    ]
+    return f"{name}[{', '.join(part)}]" if part else name
+
+
+def _protocol(name: str) -> str:
+    """The protocol without the number of samples: more of them make a figure no other figure."""
+    head, _, settings = name.rstrip("]").partition("[")
+    others = [each for each in settings.split(", ") if not each.startswith("samples_per_question=")]
+    return f"{head}[{', '.join(others)}]" if any(others) else head
+
+
+def _judge_settings(header: "EvalLog") -> list[dict[str, Any]]:
+    role = (header.eval.model_roles or {}).get("grader")
+    configs = role if isinstance(role, list) else [role] if role else []
+    settings = [
+        config.config.model_dump(exclude_none=True, exclude=_TRANSPORT) | (config.args or {})
+        for config in configs
+    ]
+    return settings if any(settings) else []
+
+
+def _command(header: "EvalLog") -> str:
+    """The command that runs the condition again."""
+    evaluation = header.eval
+    words = ["inspect", "eval", evaluation.task_file or evaluation.task]
+    words += ["--model", evaluation.model.partition("[")[0]]
+    for flag, options in (("-M", evaluation.model_args), ("-T", evaluation.task_args_passed)):
+        words += [
+            part for name, value in options.items() for part in (flag, f"{name}={_plain(value)}")
+        ]
+    for role, config in (evaluation.model_roles or {}).items():
+        first = config[0] if isinstance(config, list) else config
+        words += ["--model-role", f"{role}={first.model}"]
+    if (seed := header.plan.config.seed) is not None:
+        words += ["--seed", str(seed)]
+    return shlex.join(words)
+
+
+def json_text(value: object) -> str:
+    """Canonical JSON; "" for nothing."""
+    return json.dumps(value, sort_keys=True, default=str) if value else ""
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
