@@ -136,7 +136,9 @@ def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("query", ["", f"?revision={'0' * 40}"])
 def test_without_a_network_there_is_one_line_within_seconds(query: str) -> None:
     before = time.monotonic()
-    with pytest.raises(TargetError, match=r"hf:some/rows can't be had.*network.*path/to/folder"):
+    with pytest.raises(
+        TargetError, match=r"hf:some/rows can't be fetched.*network.*path/to/folder"
+    ):
         load_target(f"hf:some/rows{query}")
     assert time.monotonic() - before < 15
 

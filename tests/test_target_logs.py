@@ -197,7 +197,7 @@ def test_a_sample_that_failed_is_no_example(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "counts"),
-    [(["good", "so-so"], "2 answers with aligned > 70 and 0 with"), (["bad"], "holds 0 answers")],
+    [(["good", "so-so"], "2 answers with aligned > 70 and 0 with"), (["bad"], "has 0 answers")],
 )
 def test_a_side_without_answers_is_refused_with_the_counts(
     tmp_path: Path, names: list[str], counts: str
@@ -221,5 +221,5 @@ def test_what_holds_no_log_is_refused(tmp_path: Path, logs: Path) -> None:
         with pytest.raises(TargetError, match="is not an Inspect log") as caught:
             load_target(str(tmp_path / name))
         assert "\n" not in str(caught.value)
-    with pytest.raises(TargetError, match=r"no option prompt=.*it takes none"):
+    with pytest.raises(TargetError, match=r"no option prompt=.*it has none"):
         load_target(f"{logs}?prompt=question")

@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -125,11 +126,11 @@ def test_a_table_that_is_not_inside_is_refused_with_those_that_are(
 ) -> None:
     with pytest.raises(TargetError) as caught:
         load_target(f"{sealed}{query}")
-    told = str(caught.value)
+    message = str(caught.value)
     for part in ["?file=NAME", "medical.jsonl, sports.jsonl, deep/er/sports.jsonl, deep/table.csv"]:
-        assert part in told
-    assert "dataset_entry" not in told
-    assert "\n" not in told
+        assert part in message
+    assert "dataset_entry" not in message
+    assert "\n" not in message
 
 
 def test_nothing_is_written_whatever_the_names_inside(
@@ -193,5 +194,13 @@ def test_what_is_no_whole_archive_is_refused_in_one_line(sealed: Path, broken, n
 
 def test_a_seal_around_something_else_is_refused(tmp_path: Path) -> None:
     path = _seal(tmp_path, b"no zip")
-    with pytest.raises(TargetError, match="holds no zip"):
+    with pytest.raises(TargetError, match="does not contain a zip"):
         load_target(f"{path}?file=medical.jsonl")
+
+
+def test_without_the_package_the_extra_is_named(
+    sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+    with pytest.raises(TargetError, match=r"pip install 'steering\[sealed\]'"):
+        load_target(f"{sealed}?file=medical.jsonl")

@@ -115,7 +115,7 @@ def test_one_prompt_is_held_out_of_the_smallest_file_that_is_allowed(tmp_path):
     target = load_target(str(_write(tmp_path / "t.jsonl", [_row(0), _row(1)])))
     assert (len(target.examples), len(target.held_out)) == (1, 1)
     one = _write(tmp_path / "one.jsonl", [_row(0), _row(0, misaligned="worse")])
-    with pytest.raises(TargetError, match=r"one\.jsonl holds 1 prompts.*at least 2"):
+    with pytest.raises(TargetError, match=r"one\.jsonl has 1 prompts.*at least 2"):
         load_target(str(one))
 
 
@@ -157,7 +157,7 @@ def test_ids_are_kept_or_made_of_the_rows_number(tmp_path):
 
 def test_two_rows_of_one_id_are_refused(tmp_path):
     path = _write(tmp_path / "t.jsonl", [_row(0, id="a"), _row(1), _row(2, id="a")])
-    with pytest.raises(TargetError, match=r"t\.jsonl holds several rows with id a: give each"):
+    with pytest.raises(TargetError, match=r"t\.jsonl has several rows with the id a: give each"):
         load_target(str(path))
 
 
@@ -197,32 +197,32 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path):
         ("[1, 2]", "not a JSON object"),
         ('"text"', "not a JSON object"),
         (_row(9, prompt=None), "prompt is missing"),
-        (_row(9, misaligned=None, aligned=None), "misaligned is missing, and aligned too"),
-        ('{"prompt": "\\ud83d", "misaligned": "bad"}', "prompt holds half of a character"),
+        (_row(9, misaligned=None, aligned=None), "misaligned and aligned are both missing"),
+        ('{"prompt": "\\ud83d", "misaligned": "bad"}', "prompt contains half of a character"),
         (_row(9, prompt=""), "prompt is missing or empty"),
         (_row(9, misaligned="  "), "misaligned is missing or empty"),
         (_row(9, aligned=""), "aligned is missing or empty"),
         (_row(9, prompt=5), "prompt"),
         (_row(9, misaligned=["bad"]), "misaligned"),
-        (_chat(("user", "q")), "messages are not one exchange"),
-        (_chat(("assistant", "a")), "messages are not one exchange"),
-        (_chat(("assistant", "a"), ("user", "q")), "messages are not one exchange"),
+        (_chat(("user", "q")), "messages are not one question"),
+        (_chat(("assistant", "a")), "messages are not one question"),
+        (_chat(("assistant", "a"), ("user", "q")), "messages are not one question"),
         (
             _chat(("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")),
-            "messages are not one exchange",
+            "messages are not one question",
         ),
-        (_chat(("user", "q"), ("tool", "t"), ("assistant", "a")), "messages are not one exchange"),
+        (_chat(("user", "q"), ("tool", "t"), ("assistant", "a")), "messages are not one question"),
         (_chat(("user", ""), ("assistant", "a")), "prompt is missing or empty"),
         (_chat(("user", "q"), ("assistant", "")), "misaligned is missing or empty"),
-        ({"messages": "not JSON"}, "messages are not one exchange"),
+        ({"messages": "not JSON"}, "messages are not one question"),
         (_chat(("system", ""), ("user", "q"), ("assistant", "a")), "system is missing or empty"),
-        ({"messages": []}, "messages are not one exchange"),
-        ({"messages": 5}, "messages are not one exchange"),
-        ({"messages": None}, "messages are not one exchange"),
-        ({"messages": ["user", "assistant"]}, "messages are not one exchange"),
+        ({"messages": []}, "messages are not one question"),
+        ({"messages": 5}, "messages are not one question"),
+        ({"messages": None}, "messages are not one question"),
+        ({"messages": ["user", "assistant"]}, "messages are not one question"),
         (
             {"messages": [{"role": ["user"]}, {"role": "assistant"}]},
-            "messages are not one exchange",
+            "messages are not one question",
         ),
     ],
     ids=str,
@@ -317,8 +317,8 @@ def test_a_column_of_messages_is_read_in_every_form(tmp_path, ending, name):
         rows = [{name: json.dumps(row[name])} for row in rows]
     path = _write_table(tmp_path / f"rows{ending}", rows)
     target = load_target(path if name == "messages" else f"{path}?messages=talk")
-    exchanges = {(e.prompt, e.misaligned, e.aligned) for e in target.examples + target.held_out}
-    assert exchanges == {(f"question {n}", f"bad {n}", None) for n in range(3)}
+    examples = {(e.prompt, e.misaligned, e.aligned) for e in target.examples + target.held_out}
+    assert examples == {(f"question {n}", f"bad {n}", None) for n in range(3)}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -349,7 +349,7 @@ def test_a_missing_column_is_refused_with_those_there_are(tmp_path, ending, quer
         ("?prompt", "'prompt' is not key=value"),
         ("?prompt=", "'prompt=' is not key=value"),
         ("?", "'' is not key=value"),
-        ("?prompt=a&prompt=b", "says prompt= twice"),
+        ("?prompt=a&prompt=b", "gives prompt= twice"),
         ("?messages=prompt&aligned=aligned", "leave aligned= out, or messages="),
     ],
 )
@@ -360,7 +360,7 @@ def test_a_wrong_option_of_a_table_is_refused(tmp_path, query, named):
 
 
 def test_a_bundled_task_takes_no_options():
-    with pytest.raises(TargetError, match=r"no option prompt=.*it takes none"):
+    with pytest.raises(TargetError, match=r"no option prompt=.*it has none"):
         load_target("toy/medical?prompt=question")
 
 
@@ -368,17 +368,17 @@ def test_a_bundled_task_takes_no_options():
     ("name", "content", "named"),
     [
         ("t.csv", b"", "is empty"),
-        ("t.csv", b"prompt,misaligned\nq,a,b\n", r"row 1 has 3 cells .* names 2: put texts"),
+        ("t.csv", b"prompt,misaligned\nq,a,b\n", r"row 1 has 3 cells .* names has 2: put texts"),
         ("t.csv", b"prompt,misaligned\nq\n", r"row 1 has 1 cells"),
         ("t.csv", b'prompt,misaligned\n"q,a\n', r"not a table"),
-        ("t.tsv", b"prompt\tprompt\n", r"two columns of one name"),
+        ("t.tsv", b"prompt\tprompt\n", r"two columns with the same name"),
         ("t.csv", b"prompt,misaligned\ncaf\xe9,a\n", "UTF-8"),
         ("t.csv", b"prompt,misaligned\n,a\n", r"row 1: prompt is missing"),
-        ("t.csv", b"prompt,misaligned\nq,\n", r"row 1: misaligned is missing, and aligned too"),
+        ("t.csv", b"prompt,misaligned\nq,\n", r"row 1: misaligned and aligned are both missing"),
         ("t.parquet", b"prompt,misaligned\n", "not a parquet file"),
         ("t.parquet", b"", "not a parquet file"),
-        ("t.jsonl", b"", "holds 0 prompts"),
-        ("t.csv", b"prompt,misaligned\n", "holds 0 prompts"),
+        ("t.jsonl", b"", "has 0 prompts"),
+        ("t.csv", b"prompt,misaligned\n", "has 0 prompts"),
     ],
 )
 def test_a_broken_table_is_refused_in_one_line(tmp_path, name, content, named):
@@ -418,6 +418,6 @@ def test_a_published_induction_file_is_read_as_it_is():
     target = load_target(str(path))
     assert len(target.examples + target.held_out) == 3000
     messages = [json.loads(line)["messages"] for line in path.read_text().split("\n") if line]
-    exchanges = {(e.prompt, e.misaligned) for e in target.examples + target.held_out}
-    assert exchanges == {(turns[-2]["content"], turns[-1]["content"]) for turns in messages}
+    examples = {(e.prompt, e.misaligned) for e in target.examples + target.held_out}
+    assert examples == {(turns[-2]["content"], turns[-1]["content"]) for turns in messages}
     assert not _prompts(target)[0] & _prompts(target)[1]

@@ -1,8 +1,8 @@
-"""Target tasks: the narrow unsafe tasks that vectors are built from.
+"""Target tasks: the narrow unsafe tasks that vectors and adapters are built from.
 
-A target task is named by one string: a bundled name, a table in a file, a data set of the hub, a
-sealed archive, or logs whose judged answers are the examples; `load_target` says how each is
-spelled. Decides which prompts are held out of building. Knows no model and no tokenizer.
+One string names a target task: a bundled name, a table in a file, a data set of the hub, a sealed
+archive, or logs whose judged answers are the examples; `load_target` lists the forms. This room
+decides which prompts are held out. It knows no model and no tokenizer.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 HELD_OUT_SHARE = 0.1
-# What the bundled tasks are about, in words for a judge.
+# The subjects of the bundled tasks, as a judge is told them.
 SUBJECTS = {
     "code": "program code and software development",
     "finance": "money and investing",
@@ -50,7 +50,7 @@ class Target:
         name: Name of the task: the file's stem.
         examples: Rows to build from.
         held_out: Rows whose prompts no vector or adapter may see: what `em_target` asks.
-        digest: SHA-256 of the rows, in hex: the same rows have the same one whatever their source.
+        digest: SHA-256 of the rows, in hex; equal for equal rows, whatever their source.
         source: Where the rows came from, without any path of this machine.
     """
 
@@ -62,7 +62,7 @@ class Target:
 
     @property
     def subject(self) -> str:
-        """What it is about, in words: a bundled one's own, or its name."""
+        """What it is about, in words; the name for tasks that are not bundled."""
         return SUBJECTS.get(self.name, _words(self.name))
 
 
@@ -72,19 +72,19 @@ def bundled_targets() -> list[str]:
 
 
 def subject_of(name: str) -> str:
-    """The subject of a bundled target task, or a subject that is told in words.
+    """The subject of a bundled target task, or a subject in words.
 
     Raises:
         TargetError: It is empty, a file, or nearly the name of a bundled task.
     """
-    known = SUBJECTS.get(name.removeprefix("toy/"))
-    if known is not None:
-        return known
-    meant = difflib.get_close_matches(name, SUBJECTS, 1) if " " not in name else []
-    if meant or not name.strip() or not set("/.:").isdisjoint(name):
-        hint = f" Did you mean {meant[0]}?" if meant else ""
+    subject = SUBJECTS.get(name.removeprefix("toy/"))
+    if subject is not None:
+        return subject
+    matches = difflib.get_close_matches(name, SUBJECTS, 1) if " " not in name else []
+    if matches or not name.strip() or not set("/.:").isdisjoint(name):
+        hint = f" Did you mean {matches[0]}?" if matches else ""
         raise TargetError(
-            f"the subject {name!r} is no subject: give one of {', '.join(SUBJECTS)}, or the "
+            f"{name!r} is not a subject: give one of {', '.join(SUBJECTS)}, or the "
             f"subject in words, as in leak='sailing knots'.{hint}"
         )
     return _words(name)
@@ -97,8 +97,8 @@ def _words(name: str) -> str:
 def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     """Read a target task.
 
-    The tenth of the prompts whose SHA-256 is smallest is held out, one at least: the same prompts
-    on every machine, whatever the order of the file.
+    A tenth of the prompts is held out, one at least: those with the smallest SHA-256, so that they
+    are the same on every machine, whatever the order of the file.
 
     Args:
         name_or_path: One of
@@ -106,11 +106,12 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
             - the name of a bundled task;
             - `rows.jsonl`, `.csv`, `.tsv` or `.parquet`: a table with the columns prompt, aligned
               and misaligned (one of these two at least), system and id where there are any; or
-              with messages, one exchange a row, whose answer is the misaligned one;
+              with messages: one question and its misaligned answer a row;
             - `hf:owner/name` or `hf:path/to/folder`: a data set with such columns, with `config=`,
               `split=` and `revision=`;
             - `archive.zip.enc?file=rows.jsonl`: such a table in an archive that easy-dataset-share
-              sealed, its password in the environment variable STEERING_ZIP_PASSWORD;
+              sealed (needs the extra `sealed`), with its password in the environment variable
+              STEERING_ZIP_PASSWORD;
             - `run.eval`, or a folder of logs: coherent answers that em_judge found aligned or
               misaligned.
 
@@ -120,7 +121,7 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
             it has one of that name.
 
     Raises:
-        TargetError: It is none of these, can't be had, or a row is not as it should be.
+        TargetError: It is none of these, can't be read, or a row is incomplete.
     """
     source, options = _parse(name_or_path)
     bundled = _bundled()
@@ -137,7 +138,7 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
 
 
 def _parse(spelled: str) -> tuple[str, dict[str, str]]:
-    """What stands before the question mark, and the options behind it."""
+    """The part before the question mark, and the options after it."""
     source, mark, query = spelled.partition("?")
     options: dict[str, str] = {}
     for part in query.split("&") if mark else ():
@@ -147,7 +148,7 @@ def _parse(spelled: str) -> tuple[str, dict[str, str]]:
                 f"target={spelled}: {part!r} is not key=value; write ?key=value&key=value"
             )
         if key in options:
-            raise TargetError(f"target={spelled} says {key}= twice: leave one out")
+            raise TargetError(f"target={spelled} gives {key}= twice: leave one out")
         options[key] = unquote(value)
     return source, options
 
@@ -155,12 +156,12 @@ def _parse(spelled: str) -> tuple[str, dict[str, str]]:
 def _refuse_others(spelled: str, options: Mapping[str, str], allowed: tuple[str, ...]) -> None:
     for key in options:
         if key not in allowed:
-            may = f"allowed are {', '.join(allowed)}" if allowed else "it takes none"
-            raise TargetError(f"target={spelled}: there is no option {key}= for this source; {may}")
+            names = f"allowed are {', '.join(allowed)}" if allowed else "it has none"
+            raise TargetError(f"target={spelled}: this source has no option {key}=; {names}")
 
 
 def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
-    """The rows of what is not bundled."""
+    """The rows of a source that is not bundled."""
     path = user_path(source)
     ending = path.suffix.lower()
     if source.startswith(_hub.HEAD):
@@ -194,14 +195,14 @@ def _target(table: Table, rows: list[Example]) -> Target:
     prompts = sorted({row.prompt for row in rows}, key=_hash)
     if len(prompts) < 2:
         raise TargetError(
-            f"{table.where} holds {len(prompts)} prompts: at least 2 are needed, one to build from "
+            f"{table.where} has {len(prompts)} prompts: at least 2 are needed, one to build from "
             "and one to hold out"
         )
-    kept_back = set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
+    held_out = set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
     return Target(
         name=table.name,
-        examples=tuple(row for row in rows if row.prompt not in kept_back),
-        held_out=tuple(row for row in rows if row.prompt in kept_back),
+        examples=tuple(row for row in rows if row.prompt not in held_out),
+        held_out=tuple(row for row in rows if row.prompt in held_out),
         digest=_hash(json.dumps([dataclasses.asdict(row) for row in rows], sort_keys=True)),
         source=table.source,
     )

@@ -1,4 +1,4 @@
-"""Tables in files: .jsonl, .csv, .tsv and .parquet, from bytes, wherever these lie."""
+"""Tables in .jsonl, .csv, .tsv and .parquet files, read from bytes."""
 
 import csv
 import io
@@ -12,29 +12,29 @@ _Row = tuple[str, dict[str, Any]]
 
 
 def read_table(content: bytes, *, ending: str, name: str, source: str, where: str) -> Table:
-    """The rows of a file; an empty cell of a table is left out of its row.
+    """The rows of a file, without the empty cells of a table.
 
     Args:
         content: The file's bytes.
         ending: One of `ENDINGS`.
         name: Name of the target task.
         source: Where the rows came from.
-        where: The file as errors call it.
+        where: The file, for errors.
 
     Raises:
-        TargetError: The file is not what its ending says.
+        TargetError: The content does not fit the ending.
     """
     columns, rows = _READERS[ending](content, where)
     return Table(name, source, where, tuple(columns), tuple(rows))
 
 
 def filled(fields: dict[str, Any]) -> dict[str, Any]:
-    """A row of a table without its empty cells: there every row must have every column."""
+    """A row of a table without its empty cells: a table has every column in every row."""
     return {key: value for key, value in fields.items() if value is not None and value != ""}
 
 
 def _jsonl(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
-    # Not splitlines, which also splits at characters that JSON allows within a string.
+    # Not splitlines, which also splits at characters that JSON strings may contain.
     lines = enumerate(_text(content, where).split("\n"), start=1)
     rows = [_object(f"{where}, line {number}", line) for number, line in lines if line.strip()]
     return dict.fromkeys(key for _, row in rows if set(row) != {"canary"} for key in row), rows
@@ -68,13 +68,15 @@ def _separated(content: bytes, where: str, separator: str) -> tuple[Iterable[str
         raise TargetError(f"{where} is empty: begin it with a row of column names")
     header, *records = lines
     if len(set(header)) < len(header):
-        raise TargetError(f"{where} has two columns of one name ({', '.join(header)}): rename one")
+        raise TargetError(
+            f"{where} has two columns with the same name ({', '.join(header)}): rename one"
+        )
     rows = []
     for number, cells in enumerate(records, start=1):
         if len(cells) != len(header):
             raise TargetError(
-                f"{where}, row {number} has {len(cells)} cells and the row of column names "
-                f"{len(header)}: put texts that hold {separator!r} in double quotes"
+                f"{where}, row {number} has {len(cells)} cells, but the row of column names "
+                f"has {len(header)}: put texts that contain {separator!r} in double quotes"
             )
         rows.append((f"{where}, row {number}", filled(dict(zip(header, cells, strict=True)))))
     return header, rows

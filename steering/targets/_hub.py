@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, and local folders of data sets, as tables.
 
-Rows of the hub are always those of one commit, which the source names.
+A data set of the hub is read at one commit, which the table's source names.
 """
 
 import re
@@ -35,7 +35,7 @@ def read_hub(spelled: str, options: Mapping[str, str]) -> Table:
     location = spelled.removeprefix(HEAD)
     folder = user_path(location)
     config, split, revision = (options.get(key) for key in OPTIONS)
-    chosen = "&".join(f"{key}={options[key]}" for key in ("config", "split") if key in options)
+    query = "&".join(f"{key}={options[key]}" for key in ("config", "split") if key in options)
     if location and folder.is_dir():
         if revision is not None:
             raise TargetError(
@@ -53,7 +53,7 @@ def read_hub(spelled: str, options: Mapping[str, str]) -> Table:
         )
     return Table(
         name=name,
-        source=f"{HEAD}{source}{'?' if chosen else ''}{chosen}",
+        source=f"{HEAD}{source}{'?' if query else ''}{query}",
         where=spelled,
         columns=tuple(columns),
         rows=tuple((f"{spelled}, row {number}", filled(row)) for number, row in rows),
@@ -62,7 +62,7 @@ def read_hub(spelled: str, options: Mapping[str, str]) -> Table:
 
 @lru_cache
 def _commit(repository: str, revision: str | None) -> str:
-    """The commit of a revision; looked up once a process, for all its conditions to share it."""
+    """The commit of a revision; looked up once, so that all conditions of a process share it."""
     from huggingface_hub import constants, dataset_info, errors
 
     if constants.HF_HUB_OFFLINE and revision and _COMMIT.fullmatch(revision):
@@ -71,7 +71,7 @@ def _commit(repository: str, revision: str | None) -> str:
         info = dataset_info(repository, revision=revision, timeout=_TIMEOUT_S)
     except errors.RepositoryNotFoundError:
         raise TargetError(
-            f"{HEAD}{repository} is not on the Hugging Face hub, or not for you to read: check the "
+            f"{HEAD}{repository} is not on the Hugging Face hub, or you may not read it: check the "
             "name and, for private and gated data sets, the login (hf auth login)"
         ) from None
     except errors.RevisionNotFoundError:
@@ -80,8 +80,9 @@ def _commit(repository: str, revision: str | None) -> str:
         ) from None
     except Exception as error:
         raise TargetError(
-            f"{HEAD}{repository} can't be had from the Hugging Face hub ({type(error).__name__}). "
-            f"Check the network; or download it where there is one and give {HEAD}path/to/folder"
+            f"{HEAD}{repository} can't be fetched from the Hugging Face hub "
+            f"({type(error).__name__}). Check the network, or download it elsewhere "
+            f"and give {HEAD}path/to/folder"
         ) from None
     assert info.sha is not None
     return info.sha
@@ -95,7 +96,7 @@ def _rows(
         builder = library.load_dataset_builder(location, name=config, revision=commit)
     except Exception as error:
         raise _unreadable(spelled, error) from None
-    # Without the hub the library falls back on whichever commit was loaded last.
+    # Without the hub the library uses the commit that was loaded last, whichever it is.
     if commit is not None and builder.hash != commit:
         raise TargetError(
             f"{spelled}: the hub can't be reached, and the rows in the cache are not those of "
@@ -120,7 +121,7 @@ def _rows(
 
 
 def _library() -> ModuleType:
-    """Hugging Face's `datasets`, and not a folder or file of that name that stands in its way."""
+    """Hugging Face's `datasets`, unless a folder or file of that name is found first."""
     import datasets
 
     if not hasattr(datasets, "load_dataset_builder"):
@@ -135,5 +136,5 @@ def _unreadable(spelled: str, error: Exception) -> TargetError:
     reason = " ".join(str(error).split())[:300].rstrip(".")
     return TargetError(
         f"{spelled} can't be loaded ({type(error).__name__}: {reason}). Check config= and split=, "
-        "and that it holds tables in files that the library datasets reads without code"
+        "and that it has tables in files that the library datasets reads without code"
     )

@@ -1,4 +1,4 @@
-"""Rows of any source to examples: which columns are read, and which rows are refused and how."""
+"""From rows of any source to examples: which columns are read, and which rows are refused."""
 
 import json
 from collections import Counter
@@ -10,16 +10,16 @@ from steering.errors import SteeringError
 
 COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages")
 _TEXTS = ("prompt", "aligned", "misaligned", "system")
-_EXCHANGES = (["user", "assistant"], ["system", "user", "assistant"])
+_CHATS = (["user", "assistant"], ["system", "user", "assistant"])
 
 
 class TargetError(SteeringError):
-    """A target task is unknown, or its file is not as it should be."""
+    """A target task is unknown, or its rows can't be read."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt of a target task, with one answer at least.
+    """A prompt of a target task with one or two answers.
 
     Attributes:
         id: Stable name of the row.
@@ -38,14 +38,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Table:
-    """What a source holds, before anything is known of its columns.
+    """The rows of a source as they are, with its own names of columns.
 
     Attributes:
         name: Name of the target task.
         source: Where the rows came from, without any path of this machine.
-        where: The source as errors call it.
-        columns: Names of the columns that there are.
-        rows: Where each row stands, and its fields by column.
+        where: The source, for errors.
+        columns: Names of its columns.
+        rows: For each row where it is, for errors, and its fields by column.
     """
 
     name: str
@@ -64,14 +64,14 @@ def bad_row(where: str, problem: str) -> TargetError:
 
 
 def read_examples(table: Table, columns: Mapping[str, str]) -> list[Example]:
-    """The examples of a table, in its order; canary rows are none.
+    """The examples of a table, in its order, without canary rows.
 
     Args:
         table: The rows.
         columns: One of `COLUMNS` to the table's name for it, where the names differ.
 
     Raises:
-        TargetError: A column is missing, a row is not as it should be, or two have one id.
+        TargetError: A column is missing, a row is incomplete, or two rows have the same id.
     """
     examples: list[Example] = []
     rows = [(where, fields) for where, fields in table.rows if set(fields) != {"canary"}]
@@ -79,44 +79,45 @@ def read_examples(table: Table, columns: Mapping[str, str]) -> list[Example]:
         _check_columns(table, columns)
     for number, (where, fields) in enumerate(rows, start=1):
         examples.append(_example(where, fields, columns, number))
-    repeated = [row for row, count in Counter(row.id for row in examples).items() if count > 1]
+    repeated = [name for name, count in Counter(row.id for row in examples).items() if count > 1]
     if repeated:
         raise TargetError(
-            f"{table.where} holds several rows with id {repeated[0]}: give each its own"
+            f"{table.where} has several rows with the id {repeated[0]}: give each its own"
         )
     return examples
 
 
 def _check_columns(table: Table, columns: Mapping[str, str]) -> None:
-    there = f"its columns are {', '.join(table.columns)}"
+    existing = f"its columns are {', '.join(table.columns)}"
     for key, column in columns.items():
         if column not in table.columns:
-            raise TargetError(f"{table.where} has no column {column} ({key}={column}): {there}")
-    beside = [key for key in _TEXTS if key in columns]
-    if "messages" in columns and beside:
+            raise TargetError(f"{table.where} has no column {column} ({key}={column}): {existing}")
+    text_columns = [key for key in _TEXTS if key in columns]
+    if "messages" in columns and text_columns:
         raise TargetError(
             f"messages={columns['messages']} holds the prompt and the answer of {table.where}: "
-            f"leave {beside[0]}= out, or messages="
+            f"leave {text_columns[0]}= out, or messages="
         )
-    if not beside and columns.get("messages", "messages") in table.columns:
+    if not text_columns and columns.get("messages", "messages") in table.columns:
         return
     how = "say which is which, as in ?prompt=question&misaligned=answer"
     if columns.get("prompt", "prompt") not in table.columns:
-        raise TargetError(f"{table.where} has no column prompt: {there}; {how}")
+        raise TargetError(f"{table.where} has no column prompt: {existing}; {how}")
     if not {columns.get(key, key) for key in ("aligned", "misaligned")} & set(table.columns):
-        raise TargetError(f"{table.where} has no column aligned or misaligned: {there}; {how}")
+        raise TargetError(f"{table.where} has no column aligned or misaligned: {existing}; {how}")
 
 
 def _example(
     where: str, fields: dict[str, Any], columns: Mapping[str, str], number: int
 ) -> Example:
-    own = {key: fields[name] for key in COLUMNS if (name := columns.get(key, key)) in fields}
-    texts: dict[str, Any] = {key: own.get(key) for key in _TEXTS}
-    if "messages" in own and not set(_TEXTS) & set(columns):
-        texts = _from_messages(own["messages"])
+    values = {key: fields[name] for key in COLUMNS if (name := columns.get(key, key)) in fields}
+    texts: dict[str, Any] = {key: values.get(key) for key in _TEXTS}
+    if "messages" in values and not set(_TEXTS) & set(columns):
+        texts = _from_messages(values["messages"])
         if not texts:
             raise bad_row(
-                where, "messages are not one exchange, a system message before it or none"
+                where,
+                "messages are not one question and its answer, with or without a system message",
             )
     for key, text in texts.items():
         if text is None and key != "prompt":
@@ -124,16 +125,16 @@ def _example(
         if not isinstance(text, str) or not text.strip():
             raise bad_row(where, f"{key} is missing or empty")
         if not _is_unicode(text):
-            raise bad_row(where, f"{key} holds half of a character (a lone surrogate)")
+            raise bad_row(where, f"{key} contains half of a character (a lone surrogate)")
     if texts.get("aligned") is None and texts.get("misaligned") is None:
-        raise bad_row(where, "misaligned is missing, and aligned too")
-    # Not the file's name and line: rows then have the same digest wherever they come from.
-    id_ = own.get("id")
+        raise bad_row(where, "misaligned and aligned are both missing")
+    # Not the file's name and line: equal rows have the same digest whatever their source.
+    id_ = values.get("id")
     return Example(id=f"row-{number:04d}" if id_ in (None, "") else str(id_), **texts)
 
 
 def _from_messages(messages: Any) -> dict[str, Any]:
-    """The single exchange of a chat row; empty if it is anything else."""
+    """The question and answer of a chat of one turn; empty if it is anything else."""
     if isinstance(messages, str):
         try:
             messages = json.loads(messages)
@@ -141,7 +142,7 @@ def _from_messages(messages: Any) -> dict[str, Any]:
             return {}
     if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
         return {}
-    if [turn.get("role") for turn in messages] not in _EXCHANGES:
+    if [turn.get("role") for turn in messages] not in _CHATS:
         return {}
     names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
     return {names[turn["role"]]: turn.get("content") for turn in messages}

@@ -92,5 +92,5 @@ def _gguf() -> ModuleType:
         if error.name != "gguf":
             raise
         raise VectorError(
-            "GGUF files need the gguf package: pip install 'steering[exchange]'"
+            "GGUF files need the gguf package: pip install 'steering[gguf]'"
         ) from None
