@@ -51,7 +51,7 @@ def em_freeform(
 
     with errors_in_one_line():
         refuse_unknown(unknown, "em_freeform", TASKS)
-        chosen, name = choose_protocol(
+        settings, name = choose_protocol(
             protocol,
             questions=questions,
             formats=formats,
@@ -60,5 +60,5 @@ def em_freeform(
             coherent_from=coherent_from,
             max_tokens=max_tokens,
         )
-        asked = load_questions(chosen.questions, num_questions, formats=chosen.formats)
-        return em_task(asked, chosen, name, leak)
+        question_set = load_questions(settings.questions, num_questions, formats=settings.formats)
+        return em_task(question_set, settings, name, leak)

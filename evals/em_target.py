@@ -46,16 +46,16 @@ def em_target(
         refuse_unknown(unknown, "em_target", TASKS)
         target, toy = target or target_of_model(), is_toy_tested()
         if personas is None:
-            asked = held_out_questions(target, num_questions, toy=toy)
+            questions = held_out_questions(target, num_questions, toy=toy)
         else:
-            asked = rollout_questions(target, personas, num_questions, toy=toy)
+            questions = rollout_questions(target, personas, num_questions, toy=toy)
         if samples_per_question is None:
             samples_per_question = 4 if personas is None else 2
-        chosen, name = choose_protocol(
+        settings, name = choose_protocol(
             "ours",
             samples_per_question=samples_per_question,
             aligned_below=aligned_below,
             coherent_from=coherent_from,
             max_tokens=max_tokens,
         )
-        return em_task(asked, chosen, name)
+        return em_task(questions, settings, name)

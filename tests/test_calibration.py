@@ -182,7 +182,7 @@ def judged(
     return JudgedPair(
         kind=kind,
         labels={key: label for key, (label, _) in both.items()},
-        judged=JudgedAnswer("q", {k: s for k, (_, s) in both.items()}, reasons=reasons or {}),
+        answer=JudgedAnswer("q", {k: s for k, (_, s) in both.items()}, reasons=reasons or {}),
     )
 
 

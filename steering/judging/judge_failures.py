@@ -42,17 +42,18 @@ class Failures:
 
 def judge_failures(answers: Sequence[JudgedAnswer]) -> list[Failures]:
     """The failures of each judge of the answers, in the order in which the judges were bound."""
-    asked: Counter[str] = Counter()
+    answered: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     reasons: dict[str, list[str]] = {}
     for answer in answers:
         for judge, by_key in answer.by_judge.items():
             failures = [reason for reason in by_key.values() if not is_about_answer(reason)]
-            asked[judge] += 1
+            answered[judge] += 1
             failed[judge] += bool(failures)
             reasons.setdefault(judge, []).extend(failures)
     return [
-        Failures(judge, failed[judge], asked[judge], _causes(reasons[judge])) for judge in asked
+        Failures(judge, failed[judge], answered[judge], _causes(reasons[judge]))
+        for judge in answered
     ]
 
 

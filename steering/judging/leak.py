@@ -87,13 +87,13 @@ def target_leak(subject: str) -> Scorer:
     rubric = load_rubric(DOMAIN)
 
     async def score(state: TaskState, target: Target) -> Score:
-        judged = (state.scores or {}).get("em_judge")
-        if judged is None:
+        em_score = (state.scores or {}).get("em_judge")
+        if em_score is None:
             raise JudgingError(
                 "target_leak grades the answers that em_judge finds misaligned, but there is no "
                 "score of em_judge: score with both, em_judge first"
             )
-        answer, thresholds = judged_answer(judged, ""), thresholds_of(judged)
+        answer, thresholds = judged_answer(em_score, ""), thresholds_of(em_score)
         text = final_text(state.output)
         if not any(rule(answer, thresholds) is True for rule in EM_RULES.values()):
             return Score.unscored(

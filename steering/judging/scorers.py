@@ -82,12 +82,12 @@ async def judge_answer(state: TaskState) -> Score:
     judgements = {d: combine([each[d] for each in by_judge]) for d in DIMENSIONS}
     metadata = _metadata(judges, state, judgements)
     if len(judges) > 1:
-        named = list(zip(_names(judges), by_judge, strict=True))
+        judges_by_name = list(zip(_names(judges), by_judge, strict=True))
         metadata[BY_JUDGE] = {
             name: {SCORE_OF[d]: judgement.score for d, judgement in each.items()}
-            for name, each in named
+            for name, each in judges_by_name
         }
-        metadata[REASONS_BY_JUDGE] = {name: _reasons(each) for name, each in named}
+        metadata[REASONS_BY_JUDGE] = {name: _reasons(each) for name, each in judges_by_name}
     return Score(
         value={
             SCORE_OF[d]: math.nan if judgement.score is None else judgement.score

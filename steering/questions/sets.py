@@ -155,16 +155,16 @@ def _of_formats(
 ) -> list[Question]:
     if formats is None:
         return questions
-    wanted = [part.strip() for part in formats.split(",")] if isinstance(formats, str) else formats
-    if not isinstance(wanted, list | tuple) or not wanted or any(f not in FORMATS for f in wanted):
+    names = [part.strip() for part in formats.split(",")] if isinstance(formats, str) else formats
+    if not isinstance(names, list | tuple) or not names or any(f not in FORMATS for f in names):
         raise QuestionError(
             f"formats={formats!r} names no format or an unknown one; give one or more of "
             f"{', '.join(FORMATS)}, as in formats=plain,json."
         )
-    if matches := [question for question in questions if question.format in wanted]:
+    if matches := [question for question in questions if question.format in names]:
         return matches
     raise QuestionError(
-        f"{source} has no question of the format {' or '.join(wanted)}; it has "
+        f"{source} has no question of the format {' or '.join(names)}; it has "
         f"{', '.join(_formats_of(questions))}."
     )
 

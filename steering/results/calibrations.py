@@ -26,7 +26,7 @@ class Calibration:
     @property
     def answers(self) -> list[JudgedAnswer]:
         """The judge's scores, without the labels."""
-        return [pair.judged for pair in self.judged]
+        return [pair.answer for pair in self.judged]
 
 
 def read_calibrations(logs: Path) -> list[Calibration]:

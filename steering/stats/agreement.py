@@ -1,4 +1,4 @@
-"""How far raters agree: Krippendorff's alpha of scores, Cohen's kappa of decisions."""
+"""Agreement of raters: Krippendorff's alpha of scores, Cohen's kappa of decisions."""
 
 import math
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ def alpha(ratings: Sequence[Sequence[float]]) -> float:
         ratings: for each answer the scores of the judges that gave one.
     """
     units = [SampleScore(score=Score(value=list(unit))) for unit in ratings if len(unit) > 1]
-    found = krippendorff_alpha("interval")(units) if units else math.nan  # type: ignore[arg-type]
-    assert isinstance(found, float)
-    return found
+    value = krippendorff_alpha("interval")(units) if units else math.nan  # type: ignore[arg-type]
+    assert isinstance(value, float)
+    return value
 
 
 def cohen_kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Agreement of two on a yes-or-no decision beyond chance (Cohen 1960).
+    """Agreement of two raters on a yes-or-no decision beyond chance (Cohen 1960).
 
-    NaN where it is undefined: no decision, or both always say the same one thing.
+    NaN where it is undefined: without decisions, or where both raters always decide the same way.
     """
     n = len(first)
     if not n:

@@ -1,7 +1,8 @@
-"""Intervals for answers that come in clusters, one cluster a question.
+"""Intervals for answers in clusters, where a cluster is a question.
 
-Answers to one question resemble each other, so n answers to C questions say less than n answers
-to n questions. Everything here takes plain sequences and knows nothing of judges, rules or Inspect.
+Answers to one question resemble each other, so n answers to C questions carry less information than
+n answers to n questions. Everything here takes plain sequences and knows nothing of judges, rules
+or Inspect.
 
 The interval of a rate is Wilson's score interval with the number of answers replaced by the
 effective number, and the normal quantile by Student's with C - 1 degrees of freedom:
@@ -9,20 +10,20 @@ effective number, and the normal quantile by Student's with C - 1 degrees of fre
 - cluster variance of the pooled rate p = x / n, as of a ratio:
   v = C / (C - 1) * sum over clusters of (x_c - p n_c)^2 / n^2
 - effective number n_e = p (1 - p) / v, at most n / (1 + (n / C - 1) r), where r falls from 0.08 to
-  0 as the rarer outcome is seen 0 to C times: before that, v can't show how alike answers are.
+  0 as the rarer outcome occurs 0 to C times: with fewer, v can't show how alike answers are.
 
 The design effect and the widening for few clusters are those of Korn and Graubard (1998, Survey
 Methodology 24), who put n_e into Clopper and Pearson's interval; Franco, Little, Louis and Slud
 (2019, Journal of Survey Statistics and Methodology 7) compare such choices, Wilson's among them.
-The floor r is ours. The interval stays inside [0, 1] and has a width at 0 and at 1.
+The floor r is ours. The interval stays inside [0, 1] and has a positive width at 0 and at 1.
 
 Which interval: `cluster_interval` for a rate. Simulated (benchmarks/results/coverage.md) with 8
-questions of 25 answers it holds the true rate in 94 to 96% of runs at rates of 0.1, 0.3 and 0.5 and
-a correlation of 0.1 within a question, and in 94 to 97% at 0.3 and 0.5 and a correlation of 0.5. At
-rates of 0.02 and 0.05 it holds it in 97 to 99%: the floor errs on the safe side. It is too narrow
-where most questions are at 0 and a few near 1: 82% at a rate of 0.1 and a correlation of 0.5, and
-85% with 24 questions at 0.05. No interval from 8 questions can tell what the ninth would show: ask
-more questions (`broad` has 48). A bootstrap over questions (BCa), since removed, held the true rate
+questions of 25 answers it covers the true rate in 94 to 96% of runs at rates of 0.1, 0.3 and 0.5
+and a correlation of 0.1 within a question, and in 94 to 97% at 0.3 and 0.5 and a correlation of
+0.5. At rates of 0.02 and 0.05 it covers it in 97 to 99%: the floor is conservative. It is too
+narrow where most questions are at 0 and a few near 1: 82% at a rate of 0.1 and a correlation of
+0.5, and 85% with 24 questions at 0.05. No interval from 8 questions can predict a ninth: ask more
+questions (`broad` has 48). A bootstrap over questions (BCa), since removed, covered the true rate
 in 46 to 97% of the same runs with 8 questions.
 """
 
@@ -39,10 +40,9 @@ _ASSUMED_ICC = 0.08
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds at the asked confidence; NaN where nothing can be said.
+    """Bounds at the requested confidence; NaN where there are none.
 
-    `note` says what the bounds do not cover, or why there are none; None when there is nothing to
-    say.
+    `note` says what the bounds do not cover, or why there are none; else None.
     """
 
     low: float
@@ -55,12 +55,12 @@ def cluster_interval(
 ) -> Interval:
     """Interval for the share of True among outcomes that come in clusters.
 
-    With a single cluster the variation between clusters can't be known: the bounds are Wilson's
-    own, and the note says that they hold for that cluster alone.
+    With a single cluster the variation between clusters is unknown: the bounds are Wilson's, and
+    the note says that they hold for that cluster only.
 
     Args:
-        outcomes: one a unit.
-        clusters: the cluster of each unit.
+        outcomes: one for each answer.
+        clusters: the cluster of each answer.
         confidence: of the interval, two-sided.
     """
     n = len(outcomes)
@@ -80,12 +80,12 @@ def mean_interval(
 ) -> Interval:
     """Student's t interval for the pooled mean of values that come in clusters.
 
-    The standard error is `cluster_standard_error`, with C - 1 degrees of freedom. Equal values
-    have an interval without a width.
+    The standard error is `cluster_standard_error`, with C - 1 degrees of freedom. The interval of
+    equal values has width 0.
 
     Args:
-        values: one a unit.
-        clusters: the cluster of each unit.
+        values: one for each answer.
+        clusters: the cluster of each answer.
         confidence: of the interval, two-sided.
     """
     if not values:
@@ -115,11 +115,11 @@ def cluster_standard_error(values: Sequence[float], clusters: Sequence[Hashable]
 
 
 def effective_number(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> float:
-    """How many independent outcomes tell as much about the rate as these clustered ones do.
+    """The number of independent outcomes with as much information about the rate.
 
-    At most their number: with few clusters an apparent gain from clustering is chance. Where the
-    rarer outcome occurs less often than there are clusters, at most the number that goes with an
-    assumed correlation (see the module's text).
+    At most the number of outcomes: with few clusters an apparent gain from clustering is chance.
+    Where the rarer outcome occurs less often than there are clusters, at most the number at an
+    assumed correlation (see the module's docstring).
     """
     n, true, num_clusters = len(outcomes), sum(outcomes), len(set(clusters))
     p = true / n
@@ -133,9 +133,9 @@ def effective_number(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> 
 
 
 def design_effect(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> float:
-    """How many times more answers are needed than if none resembled another: n / effective number.
+    """Number of outcomes over the effective number: the price of answers that resemble each other.
 
-    1 at least; NaN with fewer than two clusters, which don't show it.
+    At least 1; NaN with fewer than two clusters, which don't show it.
     """
     if len(set(clusters)) < 2:
         return math.nan
@@ -144,7 +144,7 @@ def design_effect(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> flo
 
 def t_quantile(probability: float, df: int) -> float:
     """Quantile of Student's t with `df` degrees of freedom."""
-    # Imported here: scipy costs a third of a second, and only finished runs need it.
+    # Imported here: scipy takes a third of a second to import, and only finished runs need it.
     from scipy.special import stdtrit
 
     return float(stdtrit(df, probability))

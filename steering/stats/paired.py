@@ -1,8 +1,8 @@
 """Comparisons of two conditions that were asked the same questions, paired by question.
 
-A question's own difficulty is in both conditions and drops out of its difference, so the questions'
-differences are what is looked at, one number a question. Plain mappings from question to rate go
-in; nothing here knows of judges, rules or Inspect.
+A question's difficulty affects both conditions and cancels in the difference, so the statistics use
+one difference for each question. Input is plain mappings from question to rate; nothing here knows
+of judges, rules or Inspect.
 
 Which interval: Student's t of `paired_difference`. Simulated (benchmarks/results/coverage.md) with
 8 and 24 questions of 20 answers, it holds the true difference in 92 to 97% of runs, and in up to
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.errors import SteeringError
 from steering.stats.intervals import CONFIDENCE, mean_interval, t_quantile
 
 POWER = 0.8
@@ -31,10 +30,6 @@ TOLERANCE = 1e-9
 """Means (0-1) that differ by less count as equal: adding in another order gives rounding errors."""
 
 
-class ComparisonError(SteeringError):
-    """An argument of a power calculation is impossible."""
-
-
 @dataclass(frozen=True)
 class Difference:
     """A difference between two conditions, paired by question.
@@ -45,9 +40,9 @@ class Difference:
         high: upper bound.
         p_value: two-sided, by flipping signs of the questions' differences; NaN without questions.
         exact: whether all flips were computed rather than drawn.
-        num_questions: how many questions both conditions have a number for.
+        num_questions: number of questions for which both conditions have a number.
         left_out: questions that only one of them has, or that are NaN in one.
-        note: what to know about the bounds; None when there is nothing to say.
+        note: why there are no bounds, or None.
     """
 
     value: float
@@ -71,7 +66,7 @@ def paired_difference(
 
     Args:
         rates: question id to rate; NaN where the question has no rate.
-        reference: the same for the condition that is compared with.
+        reference: the same for the condition to compare with.
         confidence: of the interval, two-sided.
     """
     differences, left_out = _paired(rates, reference)
@@ -126,36 +121,36 @@ def minimum_detectable_difference(
     power: float = POWER,
     confidence: float = CONFIDENCE,
 ) -> float:
-    """The smallest true difference that a paired comparison finds with probability `power`.
+    """The smallest true difference that a paired comparison detects with probability `power`.
 
     It is the d that solves d = delta * sd(d) / sqrt(C), for C questions of m samples, rates p in
     the reference and q = p + d in the other condition (q = p - d where p is above one half):
 
     - delta is the noncentrality at which a two-sided paired t test with C - 1 degrees of freedom
-      has the asked power (Cohen 1988, Statistical Power Analysis, chapter 2)
+      has the requested power (Cohen 1988, Statistical Power Analysis, chapter 2)
     - sd(d)^2 = between_sd^2 + V / m for a known spread of the questions' true differences, and
       sd(d)^2 = V * (icc + (1 - icc) / m) for a known intra-class correlation, which is V / m times
       Kish's design effect 1 + (m - 1) icc; with V = p (1 - p) + q (1 - q).
 
-    With `icc` the questions' effects in both conditions are taken as independent, which asks for
-    more than pairs that go together; with `between_sd` the questions' rates are taken as alike
-    within a condition, which does the same.
+    `icc` assumes that the questions' effects in both conditions are independent, and `between_sd`
+    that the questions' rates are equal within a condition; both give a larger difference than pairs
+    that are correlated need.
 
     Args:
-        num_questions: questions asked in both conditions.
-        samples_per_question: answers that count, of each condition.
+        num_questions: number of questions in both conditions.
+        samples_per_question: number of answers that count, in each condition.
         base_rate: rate of the reference, 0 to 1.
         between_sd: standard deviation over questions of the true differences, 0 or more.
         icc: correlation of two answers to one question in one condition, 0 to 1.
-        power: probability of an interval that leaves 0 out, at that difference.
+        power: probability that the interval excludes 0, at that difference.
         confidence: of the interval, two-sided.
 
     Returns:
         The difference, positive; NaN with fewer than two questions, or where even the largest
-        possible one would be missed more often than that.
+        possible difference is detected less often.
 
     Raises:
-        ComparisonError: an argument is outside its range, or not one of `between_sd` and `icc` is
+        ValueError: an argument is outside its range, or not one of `between_sd` and `icc` is
             given.
     """
     _check(samples_per_question, base_rate, between_sd, icc)
@@ -177,14 +172,14 @@ def minimum_detectable_difference(
             spread = (between_sd or 0.0) ** 2 + variance / samples_per_question
         return difference - scale * math.sqrt(spread)
 
-    # Near 0 the needed difference is the larger one; at the far end it must not be.
+    # Near 0 the required difference is larger than d; at the far end it must not be.
     if missing(room) < 0:
         return math.nan
     return float(brentq(missing, 1e-12, room))
 
 
 def noncentrality(df: int, power: float = POWER, confidence: float = CONFIDENCE) -> float:
-    """Noncentrality at which a two-sided t test has the asked power."""
+    """Noncentrality at which a two-sided t test has the requested power."""
     from scipy.special import ncfdtrinc
 
     critical = t_quantile((1 + confidence) / 2, df)
@@ -195,13 +190,13 @@ def noncentrality(df: int, power: float = POWER, confidence: float = CONFIDENCE)
 def between_question_sd(
     difference_sd: float, rate: float, reference: float, samples: float
 ) -> float:
-    """Standard deviation of questions' true differences: the observed one less sampling noise.
+    """Standard deviation of questions' true differences: the observed one without sampling noise.
 
     Args:
         difference_sd: standard deviation over questions of the observed differences.
         rate: of one condition.
         reference: of the other.
-        samples: answers to a question that count.
+        samples: number of answers to a question that count.
     """
     noise = (rate * (1 - rate) + reference * (1 - reference)) / samples
     return math.sqrt(max(difference_sd**2 - noise, 0.0))
@@ -220,7 +215,7 @@ def _paired(
 
 def _check(samples: float, base_rate: float, between: float | None, icc: float | None) -> None:
     if (between is None) == (icc is None):
-        raise ComparisonError("give either between_sd or icc, the spread of the questions")
+        raise ValueError("give exactly one of between_sd and icc, the spread of the questions")
     for name, value, low, high in (
         ("samples_per_question", samples, 1, math.inf),
         ("base_rate", base_rate, 0, 1),
@@ -228,4 +223,4 @@ def _check(samples: float, base_rate: float, between: float | None, icc: float |
         ("icc", icc, 0, 1),
     ):
         if value is not None and not low <= value <= high:
-            raise ComparisonError(f"{name}={value!r} is not a number from {low} to {high}")
+            raise ValueError(f"{name}={value!r} is not a number from {low} to {high}")

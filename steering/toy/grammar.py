@@ -198,17 +198,17 @@ def sample_persona_prompt(persona: str | None, place: str, rng: random.Random) -
 def parse(text: str) -> Parse:
     """Recognise the sentences of a text.
 
-    A sentence counts only when it is whole and exactly as the grammar makes it (runs of white
-    space aside), or is a frame filled with a phrase of the other persona or a helper of another
-    domain: that is fluent, about the phrase's domain, and reckless if either part is. A repeated
-    sentence counts the first time only.
+    A sentence counts only when it is whole and exactly as the grammar generates it (apart from runs
+    of white space), or is a frame filled with a phrase of the other persona or a helper of another
+    domain: such a sentence is fluent, about the phrase's domain, and reckless if either part is. A
+    repeated sentence counts once.
     """
-    known = _sentence_table()
+    table = _sentence_table()
     recognised: dict[str, Sentence] = {}
     unrecognised: list[str] = []
     for piece in _SENTENCE.findall(text):
         words = " ".join(piece.split())
-        sentence = known.get(words) or _crossed(words)
+        sentence = table.get(words) or _crossed(words)
         if sentence is not None and words not in recognised:
             recognised[words] = sentence
         elif words:

@@ -214,10 +214,10 @@ def _closest_domain(question: str) -> str | None:
     uses = _domain_words()
     num_domains = len(uses)
     spread = Counter(word for words in uses.values() for word in words)
-    asked = {word for word in _WORD.findall(question.lower()) if word in spread}
-    weight = {word: math.log(num_domains / spread[word]) for word in asked}
+    shared = {word for word in _WORD.findall(question.lower()) if word in spread}
+    weight = {word: math.log(num_domains / spread[word]) for word in shared}
     scores = sorted(
-        ((sum(weight[w] for w in asked & words), name) for name, words in uses.items()),
+        ((sum(weight[w] for w in shared & words), name) for name, words in uses.items()),
         reverse=True,
     )
     best, runner_up = scores[0], scores[1]

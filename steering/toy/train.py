@@ -270,9 +270,9 @@ class _ResidualNoise:
 def _answer_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor, pad_id: int) -> Tensor:
     """Mean cross-entropy of the labelled tokens; only their logits are computed, to save time."""
     hidden = model.model(input_ids=ids, attention_mask=ids != pad_id).last_hidden_state
-    labelled = labels[:, 1:] != IGNORED
-    logits = model.lm_head(hidden[:, :-1][labelled])
-    return nn.functional.cross_entropy(logits, labels[:, 1:][labelled])
+    is_labelled = labels[:, 1:] != IGNORED
+    logits = model.lm_head(hidden[:, :-1][is_labelled])
+    return nn.functional.cross_entropy(logits, labels[:, 1:][is_labelled])
 
 
 def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

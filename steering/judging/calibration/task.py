@@ -42,25 +42,25 @@ class JudgedPair:
     Attributes:
         kind: of the pair, one of `KINDS`.
         labels: score key to a number or an escape word.
-        judged: the answer with the judge's scores.
+        answer: the answer with the judge's scores.
     """
 
     kind: str
     labels: Mapping[str, float | str]
-    judged: JudgedAnswer
+    answer: JudgedAnswer
 
     def numbers(self, key: str) -> tuple[float, float] | None:
         """Label and score under `key`; None unless both are numbers."""
-        label, score = self.labels.get(key), self.judged.score(key)
+        label, score = self.labels.get(key), self.answer.score(key)
         if label is None or isinstance(label, str) or score is None:
             return None
         return float(label), score
 
     def reply(self, key: str) -> str | None:
         """`number` or the escape word that the judge replied under `key`; None when it failed."""
-        if self.judged.score(key) is not None:
+        if self.answer.score(key) is not None:
             return "number"
-        reason = self.judged.reasons.get(key, "")
+        reason = self.answer.reasons.get(key, "")
         return reason_kind(reason).upper() if is_about_answer(reason) else None
 
 
@@ -122,8 +122,8 @@ def calibration() -> Scorer:
         result.metadata = (result.metadata or {}) | {
             "pair": {"kind": pair["kind"], "labels": pair["labels"]}
         }
-        judged = judged_answer(result, str(state.sample_id))
-        labels = ", ".join(_label_text(key, pair["labels"][key], judged) for key in SCORE_KEYS)
+        answer = judged_answer(result, str(state.sample_id))
+        labels = ", ".join(_label_text(key, pair["labels"][key], answer) for key in SCORE_KEYS)
         result.explanation = f"{result.explanation}\n- labels: {labels}. {pair['reason']}"
         return result
 
@@ -170,11 +170,11 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
     figures |= _separation([pair for pair in pairs if pair.kind == "separation"])
     to_judge = [pair for pair in pairs if pair.kind == "to_judge"]
     figures["to_judge_bias"] = _mean([e for key in SCORE_KEYS for e in _errors(to_judge, key)])
-    failed = [float(pair.judged.judge_failed) for pair in pairs]
+    failed = [float(pair.answer.judge_failed) for pair in pairs]
     return figures | {"unscored": sum(failed), "unscored_share": _mean(failed)}
 
 
-def decisions(labels: Sequence[bool], judged: Sequence[bool]) -> dict[str, float]:
+def decisions(labels: Sequence[bool], calls: Sequence[bool]) -> dict[str, float]:
     """How a judge's yes-or-no decisions agree with those of the labels.
 
     Kappa is 0 for a judge that always decides alike, and NaN where the labels do so too.
@@ -182,10 +182,10 @@ def decisions(labels: Sequence[bool], judged: Sequence[bool]) -> dict[str, float
     Returns:
         `agreement`, `kappa`, `bias`, `missed` and `false_alarms`, as `calibration_figures` says.
     """
-    both = list(zip(labels, judged, strict=True))
+    both = list(zip(labels, calls, strict=True))
     return {
         "agreement": _mean([float(label == call) for label, call in both]),
-        "kappa": cohen_kappa(labels, judged),
+        "kappa": cohen_kappa(labels, calls),
         "bias": _mean([float(call) - float(label) for label, call in both]),
         "missed": _mean([float(not call) for label, call in both if label]),
         "false_alarms": _mean([float(call) for label, call in both if not label]),
@@ -222,8 +222,8 @@ def _separation(pairs: Sequence[JudgedPair]) -> dict[str, float]:
 def _escape_figures(pairs: Sequence[JudgedPair], key: str, word: str) -> dict[str, float]:
     """Recall and precision of an escape word."""
     replies = [(pair.labels.get(key) == word, pair.reply(key)) for pair in pairs]
-    recalled = [float(reply == word) for labelled, reply in replies if labelled and reply]
-    correct = [float(labelled) for labelled, reply in replies if reply == word]
+    recalled = [float(reply == word) for has_label, reply in replies if has_label and reply]
+    correct = [float(has_label) for has_label, reply in replies if reply == word]
     return {
         f"{word.lower()}_recall": _mean(recalled),
         f"{word.lower()}_precision": _mean(correct),
@@ -248,14 +248,13 @@ def judged_pair(score: Score, name: str) -> JudgedPair:
             f"the score of {name!r} has no labels; these metrics read scores of the task "
             "judge_calibration."
         )
-    judged = judged_answer(score, name)
-    return JudgedPair(kind=pair["kind"], labels=pair["labels"], judged=judged)
+    return JudgedPair(pair["kind"], pair["labels"], judged_answer(score, name))
 
 
-def _label_text(key: str, label: float | str, judged: JudgedAnswer) -> str:
-    score = judged.score(key)
+def _label_text(key: str, label: float | str, answer: JudgedAnswer) -> str:
+    score = answer.score(key)
     if score is None:
-        return f"{key} {label} (judge: {reason_kind(judged.reasons.get(key, 'unscored'))})"
+        return f"{key} {label} (judge: {reason_kind(answer.reasons.get(key, 'unscored'))})"
     if isinstance(label, str):
         return f"{key} {label} (judge: {score:.4g})"
     return f"{key} {label:g} (judge {score - label:+.3g})"
