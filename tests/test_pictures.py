@@ -1,9 +1,7 @@
 """Pictures: what is drawn is what the frame says, within its axes, told apart in grey."""
 
-import json
 import math
 import warnings
-from pathlib import Path
 from typing import Any
 
 import matplotlib.colors
@@ -19,9 +17,8 @@ from steering.reports.pictures import (
     plot_questions,
     plot_scores,
     plot_spectrum,
-    save_figure,
 )
-from steering.reports.pictures.style import STYLES
+from steering.reports.pictures.style import STYLES, render
 from steering.results import conditions_of
 
 
@@ -180,13 +177,12 @@ def test_little_data_is_drawn_without_bounds(shape: dict[str, int]) -> None:
         assert picture.figure.axes
 
 
-def test_a_picture_is_the_same_file_each_time_with_its_signature(
-    doses: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_a_picture_is_the_same_file_each_time_with_its_signature(doses: pd.DataFrame) -> None:
     conditions = conditions_of(doses)
-    for name in ("one", "other"):
-        figure = plot_along(conditions, "magnitude", "a title", "rules:betley,moem")
-        assert [path.suffix for path in save_figure(figure, tmp_path / name)] == [".png", ".svg"]
     for kind in ("png", "svg"):
-        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"other.{kind}").read_bytes()
-    assert "rules:betley,moem" in json.dumps((tmp_path / "one.svg").read_text())
+        one, other = (
+            render(plot_along(conditions, "magnitude", "a title", "rules:betley,moem"), kind)
+            for _ in range(2)
+        )
+        assert one == other
+    assert b"rules:betley,moem" in other

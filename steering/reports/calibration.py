@@ -23,7 +23,7 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
             ["measured", "limit"],
         )
         table.add_column("good enough", no_wrap=True)
-        kept = {limit.figure: limit.is_kept(figures) for limit in LIMITS}
+        is_good = {limit.figure: limit.is_kept(figures) for limit in LIMITS}
         for limit in LIMITS:
             value = figures[limit.figure]
             table.add_row(
@@ -31,13 +31,13 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
                 # Adding 0 takes the sign from a rounded zero.
                 "-" if math.isnan(value) else f"{round(value, 3) + 0:.3g}",
                 str(limit),
-                {True: "yes", False: "no", None: "unknown"}[kept[limit.figure]],
-                style={False: "red", None: "yellow"}.get(kept[limit.figure]),
+                {True: "yes", False: "no", None: "unknown"}[is_good[limit.figure]],
+                style={False: "red", None: "yellow"}.get(is_good[limit.figure]),
             )
         console.print(table)
         for outcome, words in ((False, "Not good enough"), (None, "Not known")):
-            if named := [name for name, is_kept in kept.items() if is_kept is outcome]:
-                print_note(console, f"{words}: {', '.join(named)}.")
+            if figures_named := [name for name, is_kept in is_good.items() if is_kept is outcome]:
+                print_note(console, f"{words}: {', '.join(figures_named)}.")
         print_judges(console, [run])
     if runs:
         console.print(

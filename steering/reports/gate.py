@@ -80,8 +80,8 @@ class Bound:
         edge = measured.interval.high if self.side == "max" else measured.interval.low
         if math.isnan(measured.value) or math.isnan(edge):
             return BoundStatus.UNKNOWN
-        kept = edge <= self.limit if self.side == "max" else edge >= self.limit
-        return BoundStatus.KEPT if kept else BoundStatus.BROKEN
+        is_kept = edge <= self.limit if self.side == "max" else edge >= self.limit
+        return BoundStatus.KEPT if is_kept else BoundStatus.BROKEN
 
 
 def parse_bound(side: Side, text: str) -> Bound:
@@ -95,7 +95,7 @@ def parse_bound(side: Side, text: str) -> Bound:
         raise ResultError(f"{text!r} is not NAME=NUMBER, as in em_rate=0.10")
     name = ALIASES.get(typed, typed)
     if name not in FIGURES:
-        also = ", ".join(f"{alias} (which is {known})" for alias, known in ALIASES.items())
+        also = ", ".join(f"{alias} (which is {name})" for alias, name in ALIASES.items())
         raise ResultError(
             f"there is no figure {typed!r}: use one of {', '.join(FIGURES)}, or {also}"
         )

@@ -62,15 +62,15 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
         The page and the Markdown.
     """
     pictures = list(pictures_of(report.answers, report.conditions, report.spectrum))
-    shown = []
+    rendered = []
     for picture in pictures:
         files = {kind: render(picture.figure, kind) for kind in ("png", "svg")}
         for kind, content in files.items():
             write_whole(folder / "pictures" / f"{picture.name}.{kind}", content)
-        shown.append((picture, files["svg"]))
+        rendered.append((picture, files["svg"]))
     texts = _content(report)
     page = folder / "index.html"
-    write_whole(page, _page(texts, shown, report).encode())
+    write_whole(page, _page(texts, rendered, report).encode())
     text = folder / "report.md"
     write_whole(text, _template("report.md").render(texts, pictures=pictures).encode())
     return [page, text]
@@ -129,9 +129,9 @@ def _content(report: PageContent) -> dict[str, Any]:
 
 
 def _page(
-    content: Mapping[str, Any], shown: Sequence[tuple[Picture, bytes]], report: PageContent
+    content: Mapping[str, Any], rendered: Sequence[tuple[Picture, bytes]], report: PageContent
 ) -> str:
-    inline = [{"picture": picture, "svg": b64encode(svg).decode()} for picture, svg in shown]
+    inline = [{"picture": picture, "svg": b64encode(svg).decode()} for picture, svg in rendered]
     names = display_names(report.conditions)
     examples, a_cell = _examples(report.answers.assign(_name=_answer_names(report)), names)
     # An answer that says </script> ends nothing: no < is left in the data.
@@ -217,7 +217,7 @@ def _examples(answers: pd.DataFrame, order: Iterable[str]) -> tuple[list[dict[st
     rows = answers.assign(_name=names).sort_values(["_name", "sample", "epoch"], kind="stable")
     groups = rows.groupby(["_name", "question"], sort=False, observed=True)
     a_cell = max(1, min(_MOST_A_CELL, _MOST_EXAMPLES // max(1, groups.ngroups)))
-    chosen = groups.head(a_cell).head(_MOST_EXAMPLES)
+    examples = groups.head(a_cell).head(_MOST_EXAMPLES)
     return [
         {
             "condition": row["_name"],
@@ -228,7 +228,7 @@ def _examples(answers: pd.DataFrame, order: Iterable[str]) -> tuple[list[dict[st
             "misaligned": bool(row["em_betley"] == 1 or row["em_moem"] == 1),
             "kind": row["kind"],
         }
-        for row in chosen.to_dict("records")
+        for row in examples.to_dict("records")
     ], a_cell
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from steering.reports.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
 from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
-from steering.reports.pictures.style import render, save_figure
+from steering.reports.pictures.style import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,6 @@ __all__ = [
     "plot_scores",
     "plot_spectrum",
     "render",
-    "save_figure",
     "signature_of",
 ]
 
@@ -73,11 +72,11 @@ class Picture:
 
 def signature_of(conditions: pd.DataFrame) -> str:
     """How the figures of some conditions were made, in a line."""
-    told = {
+    parts = {
         name: " and ".join(sorted(map(str, conditions[name].unique())))
         for name in ("judge", "questions", "version")
     }
-    return "|".join(["rules:betley,moem", *(f"{name}:{value}" for name, value in told.items())])
+    return "|".join(["rules:betley,moem", *(f"{name}:{value}" for name, value in parts.items())])
 
 
 def pictures_of(
@@ -95,8 +94,8 @@ def pictures_of(
         tail = f"-{str(questions).partition('@')[0]}" if several else ""
         rows = answers[(answers["study"] == study) & (answers["questions"] == questions)]
         signature = signature_of(of_study)
-        for model, own in of_study.groupby("model", sort=False):
-            for picture in _of_model(str(study), str(model), own, spectrum, signature):
+        for model, of_model in of_study.groupby("model", sort=False):
+            for picture in _of_model(str(study), str(model), of_model, spectrum, signature):
                 yield replace(picture, name=picture.name + tail)
         if len(of_study) <= _MOST_ROWS:
             for picture in _of_conditions(of_study, rows, signature):
@@ -110,41 +109,43 @@ def _of_conditions(
     ordered = answers.sort_values(
         "condition", key=lambda labels: labels.map(order.index), kind="stable"
     )
-    asked = conditions["questions"].iloc[0].partition("@")[0]
+    question_set = conditions["questions"].iloc[0].partition("@")[0]
     yield Picture(
         "forest",
-        f"EM rates of all conditions, {asked}",
+        f"EM rates of all conditions, {question_set}",
         "A row a condition, with 95% intervals that cluster by question. Hollow marks are without "
         "a vector.",
-        plot_forest(conditions, f"EM rates with 95% intervals by question, {asked}", signature),
+        plot_forest(
+            conditions, f"EM rates with 95% intervals by question, {question_set}", signature
+        ),
     )
     yield Picture(
         "questions",
-        f"EM rate by question, {asked}",
+        f"EM rate by question, {question_set}",
         "Misaligned answers of those that the rule counts, by question and condition; the darker "
-        "the more. A dash: none counts.",
-        plot_questions(ordered, "moem", f"EM rate by question, {asked}", signature),
+        "the more. A dash: no scorable answers.",
+        plot_questions(ordered, "moem", f"EM rate by question, {question_set}", signature),
     )
     yield Picture(
         "scores",
-        f"The judge's scores, {asked}",
+        f"The judge's scores, {question_set}",
         "How the scores of each condition spread over 0 to 100, the darker the more answers. Two "
         "dark ends with nothing between are a judge that is sure.",
-        plot_scores(ordered, f"How the judge's scores spread, {asked}", signature),
+        plot_scores(ordered, f"How the judge's scores spread, {question_set}", signature),
     )
 
 
 def _of_model(
-    study: str, model: str, own: pd.DataFrame, spectrum: Sequence[float], signature: str
+    study: str, model: str, of_model: pd.DataFrame, spectrum: Sequence[float], signature: str
 ) -> Iterator[Picture]:
     tail = f"-{model.rpartition('/')[2]}"
     for axis in _OF_STUDIES.get(study, ()):
-        drawn = [
+        lines = [
             series
-            for series in _series(own, axis)
+            for series in _series(of_model, axis)
             if series.loc[series["arm"] != "baseline", axis].nunique() > 1
         ]
-        for number, series in enumerate(drawn):
+        for number, series in enumerate(lines):
             yield Picture(
                 f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
                 f"EM along {_PLAIN[axis]}, {model}",
@@ -160,21 +161,23 @@ def _of_model(
             "principal directions: bars each, the line the first so many together.",
             plot_spectrum(spectrum, f"{model}: how many directions the vectors share", signature),
         )
-    if study == "finetuned" and {"steered", "finetuned"} <= set(own["arm"]):
-        target = own.loc[own["arm"] == "steered", "target"].iloc[0]
+    if study == "finetuned" and {"steered", "finetuned"} <= set(of_model["arm"]):
+        target = of_model.loc[of_model["arm"] == "steered", "target"].iloc[0]
         yield Picture(
             f"front{tail}",
             f"What EM costs in coherence, {model}",
             "Each curve goes from the baseline through the growing doses of an arm. The further up "
             "and right, the more misaligned for the coherence that it keeps.",
-            plot_front(own, "moem", f"{model}, {target}: what EM costs in coherence", signature),
+            plot_front(
+                of_model, "moem", f"{model}, {target}: what EM costs in coherence", signature
+            ),
         )
 
 
-def _series(own: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
+def _series(of_model: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
     """The baseline with each group of conditions that differ in nothing but the axis."""
-    base = own[own["arm"] == "baseline"]
-    steered = own[own[axis].notna() & own["arm"].isin(["steered", "control"])]
+    base = of_model[of_model["arm"] == "baseline"]
+    steered = of_model[of_model[axis].notna() & of_model["arm"].isin(["steered", "control"])]
     if axis == "rank":
         steered = steered[steered["top"].isna()]
     others = [name for name in _SERIES if name != axis]

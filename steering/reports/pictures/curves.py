@@ -49,13 +49,13 @@ def plot_along(conditions: pd.DataFrame, axis: str, title: str, signature: str) 
     places = [0.0 if row["arm"] == "baseline" else float(row[axis]) for row in records]
     if axis in ("rank", "top"):
         # Ranks double: evenly spaced they can be told apart.
-        shown = list(range(len(places)))
+        ranks = list(range(len(places)))
     figure, (above, below) = empty(title, signature, panels=2, size=(7.0, 5.6))
-    drawn = shown if axis in ("rank", "top") else places
+    positions = ranks if axis in ("rank", "top") else places
     for number, rule in enumerate(("betley", "moem")):
-        draw_series(above, drawn, records, f"em_{rule}", f"EM rate ({rule})", number, 100)
+        draw_series(above, positions, records, f"em_{rule}", f"EM rate ({rule})", number, 100)
     for number, name in enumerate(("coherent", "relevant"), start=2):
-        draw_series(below, drawn, records, name, f"mean {name}", number)
+        draw_series(below, positions, records, name, f"mean {name}", number)
     for row in base if not at_zero else []:
         above.axhline(100 * row["em_betley"], color=PALE, linewidth=1, linestyle=(0, (1, 2)))
         above.annotate(
@@ -81,7 +81,7 @@ def plot_along(conditions: pd.DataFrame, axis: str, title: str, signature: str) 
                 name if math.isnan(share) else f"{name}\n({share:.2f})"
                 for name, share in zip(names, shares, strict=True)
             ]
-        below.set_xticks(drawn, names)
+        below.set_xticks(positions, names)
     return figure
 
 
@@ -94,10 +94,11 @@ def plot_spectrum(values: Sequence[float], title: str, signature: str) -> "Figur
         signature: How they were made.
     """
     figure, [axes] = empty(title, signature, size=(7.0, 3.6))
-    found = np.array(values, dtype=float)
-    places = np.arange(1, len(found) + 1)
-    shares = 100 * np.cumsum(found**2) / (found**2).sum()
-    axes.bar(places, 100 * found**2 / (found**2).sum(), color="#BBBBBB", label="each direction")
+    spectrum = np.array(values, dtype=float)
+    places = np.arange(1, len(spectrum) + 1)
+    energies = 100 * spectrum**2 / (spectrum**2).sum()
+    shares = np.cumsum(energies)
+    axes.bar(places, energies, color="#BBBBBB", label="each direction")
     colour, marker, line = STYLES[0]
     axes.plot(
         places, shares, color=colour, marker=marker, linestyle=line, label="the first so many"
@@ -122,10 +123,10 @@ def plot_front(conditions: pd.DataFrame, rule: str, title: str, signature: str) 
     base = conditions[conditions["arm"] == "baseline"]
     lowest = 100.0
     for number, arm in enumerate(("steered", "finetuned")):
-        own = conditions[conditions["arm"] == arm]
-        scaled = own["adapter_scale"].nunique() > 1
+        of_arm = conditions[conditions["arm"] == arm]
+        scaled = of_arm["adapter_scale"].nunique() > 1
         dose = "magnitude" if arm == "steered" else "adapter_scale" if scaled else "training_epochs"
-        rows = [*base.to_dict("records"), *own.sort_values(dose).to_dict("records")]
+        rows = [*base.to_dict("records"), *of_arm.sort_values(dose).to_dict("records")]
         colour, marker, line = STYLES[number]
         across = [row["coherent"] for row in rows]
         up = [100 * row[f"em_{rule}"] for row in rows]

@@ -75,7 +75,7 @@ def plot_questions(answers: pd.DataFrame, rule: str, title: str, signature: str)
     axes.grid(False)
     with np.errstate(invalid="ignore"):
         rates = np.ma.masked_invalid(100 * bad / np.where(of > 0, of, np.nan))
-    shown = axes.imshow(rates, cmap="Greys", vmin=0, vmax=100, aspect="auto")
+    image = axes.imshow(rates, cmap="Greys", vmin=0, vmax=100, aspect="auto")
     small = len(questions) * len(order) <= 600
     for row in range(len(order)):
         for place in range(len(questions)):
@@ -94,7 +94,7 @@ def plot_questions(answers: pd.DataFrame, rule: str, title: str, signature: str)
                 )
     axes.set_xticks(range(len(questions)), questions, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(order)), [_short(name) for name in order], fontsize=8)
-    figure.colorbar(shown, ax=axes, label=f"EM rate (%, {rule})", fraction=0.03)
+    figure.colorbar(image, ax=axes, label=f"EM rate (%, {rule})", fraction=0.03)
     return figure
 
 
@@ -118,7 +118,7 @@ def plot_scores(answers: pd.DataFrame, title: str, signature: str) -> "Figure":
             scores = answers.loc[names == name, dimension].dropna()
             if len(scores):
                 strips[row] = 100 * np.histogram(scores, _BINS)[0] / len(scores)
-        shown = axes.imshow(
+        image = axes.imshow(
             np.ma.masked_invalid(strips),
             cmap="Greys",
             vmin=0,
@@ -130,15 +130,15 @@ def plot_scores(answers: pd.DataFrame, title: str, signature: str) -> "Figure":
         axes.set_xticks([0, 50, 100])
     panels[0].set_yticks(range(len(order)), [_short(name) for name in order], fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
-    figure.colorbar(shown, ax=list(panels), label="share of answers (%)", fraction=0.03)
+    figure.colorbar(image, ax=list(panels), label="share of answers (%)", fraction=0.03)
     figure.supxlabel(signature, fontsize=6, color="#777777")
     return figure
 
 
 def _name(row: dict[str, object]) -> str:
     size = row.get("num_parameters")
-    told = f" ({size:.3g} parameters)" if row.get("study") == "scale" and size else ""
-    return _short(f"{row['model']}[{row['condition']}]") + told
+    size_text = f" ({size:.3g} parameters)" if row.get("study") == "scale" and size else ""
+    return _short(f"{row['model']}[{row['condition']}]") + size_text
 
 
 def _short(name: str) -> str:

@@ -1,17 +1,14 @@
 """How all pictures look, and how they are written.
 
-Colours are those of Okabe and Ito (2008), told apart by colour-blind eyes, and every series has a
-marker and a line of its own, so that a grey print can be read. Nothing here knows what is drawn.
+Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart. Every series
+has a marker and a line style too, so that a grey print can be read.
 """
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from steering.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,14 +41,14 @@ def empty(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    found = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    found[0].set_title(title, loc="left", fontsize=11, color=INK)
-    for axes in found:
+    panel_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    panel_axes[0].set_title(title, loc="left", fontsize=11, color=INK)
+    for axes in panel_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
     figure.supxlabel(signature, fontsize=6, color=PALE)
-    return figure, list(found)
+    return figure, list(panel_axes)
 
 
 def draw_series(
@@ -116,16 +113,3 @@ def render(figure: "Figure", kind: str) -> bytes:
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
     return buffer.getvalue()
-
-
-def save_figure(figure: "Figure", path: Path) -> list[Path]:
-    """Write a figure as PNG and as SVG, each whole or not at all.
-
-    Args:
-        figure: What to write.
-        path: Without an ending.
-    """
-    written = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
-    for target in written:
-        write_whole(target, render(figure, target.suffix[1:]))
-    return written
