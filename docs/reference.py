@@ -58,8 +58,8 @@ def model_options() -> str:
     }
     meanings = (
         (f"`{option}`", f"`{value}`", meaning)
-        for option, known in values.items()
-        for value, meaning in known.items()
+        for option, meanings_of in values.items()
+        for value, meaning in meanings_of.items()
     )
     return f"""# Options of a steered model (`-M`)
 
@@ -82,20 +82,20 @@ with `generate(state, extra_body={{"steering": {{"magnitude": 2}}}})`.
 
 def task_options() -> str:
     parts = []
-    for name, made in TASKS.items():
-        told = parse(inspect.getdoc(made) or "")
-        defaults = inspect.signature(made).parameters
+    for name, function in TASKS.items():
+        docstring = parse(inspect.getdoc(function) or "")
+        defaults = inspect.signature(function).parameters
         rows = (
             (f"`{of.arg_name}`", one_line(of.description), shown(defaults[of.arg_name].default))
-            for of in told.params
+            for of in docstring.params
         )
         parts.append(
             "\n\n".join(
                 part
                 for part in (
                     f"## {name}",
-                    told.short_description,
-                    one_line(told.long_description),
+                    docstring.short_description,
+                    one_line(docstring.long_description),
                     table("option | meaning | default", rows),
                 )
                 if part
@@ -288,8 +288,8 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    for name, made in PAGES.items():
-        (FOLDER / name).write_text(made())
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page())
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def em_target(
 
     The prompts are those that no vector was built from. With `personas` they are the others, which
     vectors may be built from, each under a system message of an aligned and of a misaligned
-    persona: the log of that run is a target task in its turn (`-M target=<log folder>`).
+    persona: the log of that run can be used as a target task (`-M target=<log folder>`).
 
     Args:
         target: name of a target task, or the path of a .jsonl file. When not given, it is the task

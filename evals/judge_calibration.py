@@ -12,8 +12,8 @@ from steering.judging.tasks import refuse_unknown
 def judge_calibration(pairs: str = "core", num_pairs: int | None = None, **unknown: object) -> Task:
     """Errors, agreement and blind spots of the judge that is bound to the role `grader`.
 
-    The model under test is never asked anything. It is only there because its default judge is the
-    one that is tried when no other is given.
+    The model under test answers nothing. It only provides the default judge when no grader is
+    given.
 
     Args:
         pairs: `core`, or the path of a .jsonl file of question-answer pairs with labels.

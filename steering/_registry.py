@@ -30,20 +30,20 @@ def toy() -> type[ModelAPI]:
     return ToyJudgeAPI
 
 
-def _offered(made: Callable[..., Task]) -> Callable[..., Task]:
+def _under_this_package(function: Callable[..., Task]) -> Callable[..., Task]:
     """A task of `evals/` under this package's name: `inspect eval steering/<task>`, anywhere."""
 
-    @wraps(made)
-    def offered(*args: object, **options: object) -> Task:
-        return made(*args, **options)
+    @wraps(function)
+    def named_task(*args: object, **options: object) -> Task:
+        return function(*args, **options)
 
-    offered.__module__ = __name__  # Inspect names a task by the package of its module
-    return task(offered)
+    named_task.__module__ = __name__  # Inspect names a task by the package of its module
+    return task(named_task)
 
 
-em_freeform = _offered(_em_freeform)
-em_target = _offered(_em_target)
-judge_calibration = _offered(_judge_calibration)
+em_freeform = _under_this_package(_em_freeform)
+em_target = _under_this_package(_em_target)
+judge_calibration = _under_this_package(_judge_calibration)
 
 __all__ = [
     "calibration",

@@ -66,12 +66,12 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a tiny random model of a family, saved once a run."""
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = save_tiny(tmp_path_factory.mktemp("models") / family, family)
-        return made[family]
+        if family not in folders:
+            folders[family] = save_tiny(tmp_path_factory.mktemp("models") / family, family)
+        return folders[family]
 
     return folder
 

@@ -49,9 +49,9 @@ class Shell:
             **more.pop("env", {}),
         }
         # Of what is not ours (cp, mkdir), the machine's own.
-        known = str(BIN / program) if (BIN / program).exists() else program
+        path = str(BIN / program) if (BIN / program).exists() else program
         return subprocess.Popen(
-            [known, *arguments], cwd=self.folder, env=env, text=True, start_new_session=True, **more
+            [path, *arguments], cwd=self.folder, env=env, text=True, start_new_session=True, **more
         )
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -69,8 +69,8 @@ class Shell:
     def eval(self, *arguments: str, task: str = "evals/em_freeform.py", **env: str) -> EvalLog:
         """Run `inspect eval` with a log folder of its own and read the log back."""
         logs = self.folder / f"logs-{time.monotonic_ns()}"
-        done = self.run("inspect", "eval", task, *arguments, "--log-dir", str(logs), **env)
-        assert done.returncode == 0, done.stdout + done.stderr
+        process = self.run("inspect", "eval", task, *arguments, "--log-dir", str(logs), **env)
+        assert process.returncode == 0, process.stdout + process.stderr
         [info] = list_eval_logs(str(logs))
         log = read_eval_log(info)
         assert log.status == "success", log.error

@@ -25,7 +25,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
 
 
 @pytest.mark.parametrize(
-    ("options", "vllm", "gpu", "chosen"),
+    ("options", "vllm", "gpu", "engine"),
     [
         ({}, False, False, "hf"),
         ({}, False, True, "hf"),
@@ -41,14 +41,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
     ],
 )
 def test_auto_is_vllm_where_it_is_installed_and_there_is_a_gpu(
-    options: dict[str, Any], vllm: bool, gpu: bool, chosen: str, machine: Any
+    options: dict[str, Any], vllm: bool, gpu: bool, engine: str, machine: Any
 ) -> None:
     machine(vllm, gpu)
-    assert choose_engine(parse_options({"vector": "none", **options})) == chosen
+    assert choose_engine(parse_options({"vector": "none", **options})) == engine
 
 
 @pytest.mark.parametrize(
-    ("options", "vllm", "said"),
+    ("options", "vllm", "message"),
     [
         ({"engine": "vllm"}, False, r"engine=vllm needs vLLM.*pip install 'steering\[vllm\]'"),
         ({"tensor_parallel_size": 2}, False, r"tensor_parallel_size= needs vLLM"),
@@ -58,24 +58,24 @@ def test_auto_is_vllm_where_it_is_installed_and_there_is_a_gpu(
     ],
 )
 def test_an_engine_that_can_not_do_it_says_what_would(
-    options: dict[str, Any], vllm: bool, said: str, machine: Any
+    options: dict[str, Any], vllm: bool, message: str, machine: Any
 ) -> None:
     machine(vllm, True)
-    with pytest.raises(EngineError, match=said):
+    with pytest.raises(EngineError, match=message):
         choose_engine(parse_options({"vector": "none", **options}))
 
 
 def test_answers_of_two_engines_are_two_conditions_however_the_engine_was_chosen(
     machine: Any, tiny_folder: Callable[[str], Path]
 ) -> None:
-    def made(vllm: bool, **options: Any) -> condition.Condition:
+    def condition_on(vllm: bool, **options: Any) -> condition.Condition:
         machine(vllm, True)
         spec = parse_options({"vector": "none", **options})
         return resolve_condition(resolve_model(str(tiny_folder("llama")), spec), spec)
 
-    plain, named = made(False), made(True, engine="hf")
-    chosen, asked = made(True), made(True, engine="vllm")
-    assert (plain.label, plain.fingerprint) == (named.label, named.fingerprint)
-    assert (chosen.label, chosen.fingerprint) == (asked.label, asked.fingerprint)
-    assert chosen.label == "baseline vllm"
-    assert chosen.fingerprint != plain.fingerprint
+    plain, hf = condition_on(False), condition_on(True, engine="hf")
+    automatic, vllm = condition_on(True), condition_on(True, engine="vllm")
+    assert (plain.label, plain.fingerprint) == (hf.label, hf.fingerprint)
+    assert (automatic.label, automatic.fingerprint) == (vllm.label, vllm.fingerprint)
+    assert automatic.label == "baseline vllm"
+    assert automatic.fingerprint != plain.fingerprint

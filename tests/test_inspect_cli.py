@@ -117,9 +117,9 @@ def test_a_condition_never_reads_anothers_cache(tmp_path: Path) -> None:
 def test_a_wrong_option_ends_the_command_in_one_clear_message(shell: Shell) -> None:
     """What each message says is tested where the provider is."""
     command = ("inspect", "eval", "evals/em_freeform.py", "--model", "steered/toy")
-    done = shell.run(*command, "-M", "magnitud=2")
-    output = done.stdout + done.stderr
-    assert done.returncode == 1
+    process = shell.run(*command, "-M", "magnitud=2")
+    output = process.stdout + process.stderr
+    assert process.returncode == 1
     assert "Traceback" not in output
     assert len(output.split("\n\n")) <= 3
     assert "Did you mean magnitude?" in " ".join(output.split())
@@ -190,8 +190,8 @@ def test_an_eval_set_of_every_task_can_be_reported(shell: Shell) -> None:
         "--log-dir",
         str(logs),
     )
-    done = shell.run("inspect", "eval-set", "evals", "--model", "steered/toy", *short)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = shell.run("inspect", "eval-set", "evals", "--model", "steered/toy", *short)
+    assert process.returncode == 0, process.stdout + process.stderr
     report = CliRunner().invoke(commands, ["report", str(logs)], env={"COLUMNS": "200"})
     assert report.exit_code == 0, report.output
     assert len(re.findall(r"toy\[medical x1\] +\d", report.stdout)) == 2

@@ -83,13 +83,13 @@ def test_every_setting_of_inspect_is_classed_once() -> None:
 )
 def test_a_setting_that_would_be_dropped_is_refused(folder: Path, setting: str, value: Any) -> None:
     config = GenerateConfig(**{setting: value})
-    with pytest.raises(PrerequisiteError) as found:
+    with pytest.raises(PrerequisiteError) as error:
         get_model(f"steered/{folder}", config=config, vector="none", memoize=False)
-    assert setting in str(found.value.message)
+    assert setting in str(error.value.message)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "parts"),
     [
         ({"magnitud": 2}, ["magnitud", "Did you mean magnitude?", "Allowed: vector, target"]),
         ({"layer": 99}, ["layer 99", f"{LAYERS} blocks (0-{LAYERS - 1})", "-M layer=0..3"]),
@@ -103,19 +103,19 @@ def test_a_setting_that_would_be_dropped_is_refused(folder: Path, setting: str, 
     ],
 )
 def test_a_wrong_option_is_told_before_weights_load(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: list[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], parts: list[str]
 ) -> None:
     monkeypatch.setattr(provider, "open_engine", lambda *_, **__: pytest.fail("an engine"))
-    with pytest.raises(PrerequisiteError) as found:
+    with pytest.raises(PrerequisiteError) as error:
         steered(folder, **options)
-    message = str(found.value.message)
+    message = str(error.value.message)
     assert "\n" not in message
-    for part in said:
+    for part in parts:
         assert part in message
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "parts"),
     [
         ({"directions": torch.ones(1, 1, WIDTH * 2)}, [str(WIDTH * 2), str(WIDTH)]),
         ({"layers": (77,)}, ["layer 77", f"{LAYERS} blocks"]),
@@ -123,32 +123,32 @@ def test_a_wrong_option_is_told_before_weights_load(
     ],
 )
 def test_a_vector_of_another_model_is_refused_with_both_values(
-    folder: Path, tmp_path: Path, changes: dict[str, Any], said: list[str]
+    folder: Path, tmp_path: Path, changes: dict[str, Any], parts: list[str]
 ) -> None:
     path = save_vector(tmp_path / "other.safetensors", **changes)
-    with pytest.raises(PrerequisiteError) as found:
+    with pytest.raises(PrerequisiteError) as error:
         steered(folder, vector=str(path))
-    assert all(part in str(found.value.message) for part in said)
+    assert all(part in str(error.value.message) for part in parts)
 
 
 def test_constructing_takes_no_arguments_no_weights_and_no_network(folder: Path) -> None:
     """In a fresh process, where an import or a load by another test can't hide one."""
     program = Path(__file__).with_name("construct_only.py")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(program), str(folder)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"torch": False, "transformers": False}
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout.splitlines()[-1]) == {"torch": False, "transformers": False}
 
 
 def test_inspect_does_not_make_the_provider_again_behind_our_back(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made: list[str] = []
+    names: list[str] = []
     honest = provider.SteeredAPI.__init__
 
     def counted(self: Any, model_name: str, *args: Any, **kwargs: Any) -> None:
-        made.append(model_name)
+        names.append(model_name)
         honest(self, model_name, *args, **kwargs)
 
     monkeypatch.setattr(provider.SteeredAPI, "__init__", counted)
@@ -156,7 +156,7 @@ def test_inspect_does_not_make_the_provider_again_behind_our_back(
     model = get_model(f"steered/{folder}", vector="none", memoize=False)
     [log] = eval(task, model=model, log_dir=str(tmp_path), display="none")
     assert log.status == "success"
-    assert len(made) == 1
+    assert len(names) == 1
 
 
 def test_conditions_share_one_engine_and_have_their_own_names_and_keys(
@@ -186,8 +186,8 @@ def test_conditions_share_one_engine_and_have_their_own_names_and_keys(
 def test_weights_load_once_for_all_conditions_roles_and_remakings(
     folder: Path, vector_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = tmp_path / "own"
-    shutil.copytree(folder, own)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
     loads: list[str] = []
     honest = hf.load_model
 
@@ -198,16 +198,16 @@ def test_weights_load_once_for_all_conditions_roles_and_remakings(
     monkeypatch.setattr(hf, "load_model", counted)
     task = Task(MemoryDataset([Sample(input="Hello")]), solver=generate(), config=GREEDY)
     models = [
-        get_model(f"steered/{own}", memoize=False, **options)
+        get_model(f"steered/{copy}", memoize=False, **options)
         for options in ({"vector": "none"}, {"vector": str(vector_file)}, {"vector": "none"})
     ]
-    grader = get_model(f"steered/{own}", role="grader", vector="none")
+    grader = get_model(f"steered/{copy}", role="grader", vector="none")
     logs = eval(
         task, model=models, model_roles={"grader": grader}, log_dir=str(tmp_path), display="none"
     )
     assert [log.status for log in logs] == ["success"] * 3
     assert ask(grader).completion
-    assert loads == [str(own)]
+    assert loads == [str(copy)]
 
 
 def test_a_vector_file_that_changes_is_another_condition(folder: Path, tmp_path: Path) -> None:
@@ -232,21 +232,21 @@ def test_a_vector_that_the_operation_cannot_use_is_told_before_weights_load(
     folder: Path, tmp_path: Path
 ) -> None:
     two = save_vector(tmp_path / "two.safetensors", directions=torch.eye(2, WIDTH)[None])
-    with pytest.raises(PrerequisiteError) as found:
+    with pytest.raises(PrerequisiteError) as error:
         steered(folder, vector=str(two), operation="clamp")
-    said = "operation=clamp takes one direction, this vector holds 2 directions"
-    assert said in str(found.value.message)
+    message = "operation=clamp takes one direction, this vector holds 2 directions"
+    assert message in str(error.value.message)
 
 
 def test_a_logged_name_makes_the_same_model_again_and_no_other(folder: Path) -> None:
     name = str(steered(folder, vector="none"))
     assert name.endswith("[baseline]")
     assert str(get_model(name, vector="none")) == name
-    with pytest.raises(PrerequisiteError) as found:
+    with pytest.raises(PrerequisiteError) as error:
         get_model(name)
     # The brackets are escaped, since Inspect prints the message as rich markup.
-    assert r"\[baseline]" in str(found.value.message)
-    assert r"\[medical x1]" in str(found.value.message)
+    assert r"\[baseline]" in str(error.value.message)
+    assert r"\[medical x1]" in str(error.value.message)
 
 
 def test_caching_keeps_conditions_apart(folder: Path, vector_file: Path) -> None:
@@ -263,7 +263,7 @@ def test_caching_keeps_conditions_apart(folder: Path, vector_file: Path) -> None
 def test_the_unsteered_model_is_plain_transformers(folder: Path) -> None:
     model = steered(folder, vector="none")
     output = ask(model)
-    loaded = shared_engine(find_model(str(folder))).call(lambda found, _: found).result(60)
+    loaded = shared_engine(find_model(str(folder))).call(lambda loaded, _: loaded).result(60)
     prompt = "<|start|>user: Hello<|end|>assistant: "
     ids = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
     tokens = loaded.model.generate(**ids, max_new_tokens=12, do_sample=False)
@@ -288,32 +288,31 @@ def test_the_output_says_what_was_done(folder: Path, vector_file: Path, tmp_path
     model = steered(folder, vector=str(vector_file), magnitude=2, unit="residual")
     [log] = eval(task, model=model, log_dir=str(tmp_path), display="none")
     assert log.samples is not None
-    said = log.samples[0].output.metadata
-    assert said is not None
-    done = said["steering"]
-    [act] = done["interventions"]
-    assert (act["layers"], act["site"], act["magnitude"], act["unit"]) == (
-        [1], "resid_post", 2.0, "residual"
-    )  # fmt: skip
-    assert done["largest_change"][0] > 0
+    metadata = log.samples[0].output.metadata
+    assert metadata is not None
+    steering = metadata["steering"]
+    [intervention] = steering["interventions"]
+    expected = {"layers": [1], "site": "resid_post", "magnitude": 2.0, "unit": "residual"}
+    assert {name: intervention[name] for name in expected} == expected
+    assert steering["largest_change"][0] > 0
     [call] = [event.call for event in log.samples[0].events if event.event == "model"]
     assert call is not None
     assert call.request["prompt"] == "<|start|>user: Hello<|end|>assistant: "
-    [shown] = call.request["steering"]  # type: ignore[misc]
-    assert shown == {name: value for name, value in act.items() if name in shown} | {
-        "vector": act["vector"]["digest"]
+    [summary] = call.request["steering"]  # type: ignore[misc]
+    assert summary == {name: value for name, value in intervention.items() if name in summary} | {
+        "vector": intervention["vector"]["digest"]
     }
-    assert {"layers", "site", "operation", "positions", "magnitude", "unit"} <= shown.keys()
+    assert {"layers", "site", "operation", "positions", "magnitude", "unit"} <= summary.keys()
     assert log.eval.model == str(model)
     assert log.eval.model_args == {"vector": str(vector_file), "magnitude": 2, "unit": "residual"}
 
 
 def test_a_request_can_bring_its_own_steering(folder: Path, vector_file: Path) -> None:
     base = steered(folder, vector="none")
-    own = GREEDY.merge(
+    override = GREEDY.merge(
         GenerateConfig(extra_body={"steering": {"vector": str(vector_file), "magnitude": 6}})
     )
-    overridden = ask(base, config=own)
+    overridden = ask(base, config=override)
     direct = ask(steered(folder, vector=str(vector_file), magnitude=6))
     assert overridden.completion == direct.completion != ask(base).completion
     back = GREEDY.merge(GenerateConfig(extra_body={"steering": {"vector": "none"}}))
@@ -355,35 +354,35 @@ def test_a_vector_of_several_layers_acts_on_each_and_layer_picks_one(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"method": "mean_difference", "rank": 2}, "rank is not a setting of method=mean_diff"),
         ({"method": "pca", "training_epochs": 2}, "training_epochs is not a setting of method=pca"),
     ],
 )
 def test_an_option_that_the_method_does_not_have_is_refused(
-    folder: Path, options: dict[str, Any], said: str
+    folder: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(PrerequisiteError, match=said):
+    with pytest.raises(PrerequisiteError, match=message):
         steered(folder, **options)
 
 
 def test_an_ablating_override_lets_go_of_the_magnitude(folder: Path, vector_file: Path) -> None:
-    own = GREEDY.merge(GenerateConfig(extra_body={"steering": {"operation": "ablate"}}))
-    overridden = ask(steered(folder, vector=str(vector_file), magnitude=6), config=own)
+    override = GREEDY.merge(GenerateConfig(extra_body={"steering": {"operation": "ablate"}}))
+    overridden = ask(steered(folder, vector=str(vector_file), magnitude=6), config=override)
     direct = ask(steered(folder, vector=str(vector_file), operation="ablate"))
     assert overridden.completion == direct.completion
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [({"magnitud": 1}, "magnitude"), ({"dtype": "float16"}, "dtype"), ({"layer": 50}, "layer 50")],
 )
 def test_a_wrong_override_is_refused(
-    folder: Path, vector_file: Path, override: dict[str, Any], said: str
+    folder: Path, vector_file: Path, override: dict[str, Any], message: str
 ) -> None:
     model = steered(folder, vector=str(vector_file))
-    with pytest.raises(Exception, match=said):
+    with pytest.raises(Exception, match=message):
         ask(model, config=GREEDY.merge(GenerateConfig(extra_body={"steering": override})))
 
 
@@ -460,10 +459,10 @@ def test_choices_logprobs_stops_and_limits(folder: Path) -> None:
 
 
 def test_reasoning_is_split_off() -> None:
-    thought, said = split_reasoning("<think>\nlet me see\n</think>\n\nHello.")
-    assert isinstance(thought, ContentReasoning)
-    assert isinstance(said, ContentText)
-    assert (thought.reasoning, said.text) == ("let me see", "Hello.")
+    reasoning, answer = split_reasoning("<think>\nlet me see\n</think>\n\nHello.")
+    assert isinstance(reasoning, ContentReasoning)
+    assert isinstance(answer, ContentText)
+    assert (reasoning.reasoning, answer.text) == ("let me see", "Hello.")
     opened_by_prompt = split_reasoning("hm\n</think>Yes.", "assistant\n<think>\n")
     assert [part.type for part in opened_by_prompt] == ["reasoning", "text"]  # type: ignore[union-attr]
     never_closed = split_reasoning("hm, and so", "assistant\n<think>\n")
@@ -510,11 +509,11 @@ def test_a_cancelled_request_frees_its_row(folder: Path) -> None:
 
     async def cancel_one() -> str:
         long = GREEDY.merge(GenerateConfig(max_tokens=300))
-        doomed = asyncio.create_task(model.generate("Never mind", config=long))
-        kept = asyncio.create_task(model.generate("Hello", config=GREEDY))
+        cancelled = asyncio.create_task(model.generate("Never mind", config=long))
+        other = asyncio.create_task(model.generate("Hello", config=GREEDY))
         await asyncio.sleep(0.2)
-        doomed.cancel()
-        return (await kept).completion
+        cancelled.cancel()
+        return (await other).completion
 
     assert asyncio.run(cancel_one()) == ask(model).completion
 
@@ -523,10 +522,11 @@ def test_a_vector_moved_to_another_layer_is_told_of(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     vector = save_vector(tmp_path / "mine.safetensors")
-    [own] = SteeringVector.load(vector).layers
-    steered(folder, vector=str(vector), layer=own)
+    [layer] = SteeringVector.load(vector).layers
+    steered(folder, vector=str(vector), layer=layer)
     assert "moved" not in caplog.text
-    steered(folder, vector=str(vector), layer=own + 1)
+    steered(folder, vector=str(vector), layer=layer + 1)
     assert (
-        f"mine.safetensors was built at layer {own} and is moved to layer {own + 1}" in caplog.text
+        f"mine.safetensors was built at layer {layer} and is moved to layer {layer + 1}"
+        in caplog.text
     )

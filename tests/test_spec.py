@@ -201,10 +201,10 @@ def test_an_unsteered_model_is_told_apart_by_what_changes_its_answers_and_nothin
 
 def test_a_site_that_is_named_differs_from_the_one_that_a_vector_file_brings():
     """A file's own site may be any: without the name the vector is applied there."""
-    left = parse_options({"vector": "own.safetensors"})
-    named = parse_options({"vector": "own.safetensors", "site": "resid_post"})
-    assert left.fingerprint() != named.fingerprint()
-    assert left.label("0" * 8) != named.label("0" * 8)
+    unnamed = parse_options({"vector": "own.safetensors"})
+    with_site = parse_options({"vector": "own.safetensors", "site": "resid_post"})
+    assert unnamed.fingerprint() != with_site.fingerprint()
+    assert unnamed.label("0" * 8) != with_site.label("0" * 8)
 
 
 def _grid(**values: list[Any]) -> list[dict[str, Any]]:
@@ -334,7 +334,7 @@ def test_an_override_of_the_loading_is_refused_rather_than_ignored(name):
 
 
 @pytest.mark.parametrize(
-    ("base", "override", "named"),
+    ("base", "override", "message"),
     [
         ({"vector": "none"}, {"magnitude": 2}, "magnitude="),
         ({"vector": "a.safetensors"}, {"target": "finance"}, "target="),
@@ -342,8 +342,8 @@ def test_an_override_of_the_loading_is_refused_rather_than_ignored(name):
         ({}, {"vector": "none", "layer": 2}, "layer="),
     ],
 )
-def test_an_override_without_effect_or_sense_is_refused(base, override, named):
-    with pytest.raises(SpecError, match=named):
+def test_an_override_without_effect_or_sense_is_refused(base, override, message):
+    with pytest.raises(SpecError, match=message):
         parse_options(override, base=parse_options(base))
 
 
@@ -387,7 +387,7 @@ def test_several_vectors_each_get_their_options(options, expected):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"vector": f"{OWN},{OTHERS}", "layer": "1,2,3"}, "layer has 3 values for 2 vectors"),
         ({"vector": f"{OWN},none"}, "vector=none leaves the model unsteered"),
@@ -398,8 +398,8 @@ def test_several_vectors_each_get_their_options(options, expected):
         ({"magnitude": "1,2"}, "magnitude='1,2' is not allowed"),
     ],
 )
-def test_several_vectors_with_options_that_do_not_fit_are_refused(options, said):
-    with pytest.raises(SpecError, match=re.escape(said)):
+def test_several_vectors_with_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
         parse_options(options)
 
 
@@ -435,5 +435,5 @@ def test_reading_options_loads_neither_torch_nor_inspect():
         "import sys, steering.spec; "
         "sys.exit(', '.join({'torch', 'inspect_ai', 'transformers'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

@@ -7,8 +7,8 @@ from inspect_ai import eval, list_tasks
 from shell import REPO
 
 TASKS = [
-    f"{REPO / 'evals' / Path(found.file).name}@{found.name}"
-    for found in list_tasks(root_dir=REPO / "evals")
+    f"{REPO / 'evals' / Path(info.file).name}@{info.name}"
+    for info in list_tasks(root_dir=REPO / "evals")
 ]
 
 
@@ -52,4 +52,4 @@ def test_an_option_of_another_task_is_passed_over(
         display="none",
     )
     assert log.status == "success", log.error
-    assert f"-T {option}= is of another task; {name} does not use it" in caplog.text
+    assert f"-T {option}= is an option of another task; {name} does not use it" in caplog.text

@@ -74,8 +74,8 @@ def test_a_task_runs_by_the_packages_name_in_an_empty_folder(
     assert package == f"{installed}/steering/__init__.py"
     options = ["--limit", "2", "--epochs", "1", "--log-dir", "logs"]
     model = ["--model", "steered/toy", "-M", "vector=none"]
-    done = run("inspect", "eval", "steering/em_freeform", *model, *options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = run("inspect", "eval", "steering/em_freeform", *model, *options)
+    assert process.returncode == 0, process.stdout + process.stderr
     [info] = list_eval_logs(str(tmp_path / "logs"))
     log = read_eval_log(info)
     assert (log.status, log.eval.task) == ("success", "steering/em_freeform")
@@ -93,8 +93,8 @@ def test_a_repository_of_a_users_own_runs_from_the_wheel_and_passes_its_gate(
     assert "1 passed" in tests.stdout
     model = ["--model", "steered/toy", "-M", "vector=none"]
     few = ["-T", "samples_per_question=8", "--seed", "1", "--log-dir", "logs/ci"]
-    done = run("inspect", "eval-set", "evals", *model, *few)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = run("inspect", "eval-set", "evals", *model, *few)
+    assert process.returncode == 0, process.stdout + process.stderr
     gate = run("steering", "gate", "logs/ci", *BOUNDS)
     assert gate.returncode == 0, gate.stdout + gate.stderr
 

@@ -300,11 +300,11 @@ class SteeredAPI(ModelAPI):
         if sample_active() is not None and sys.stdout.isatty() and fills_terminal:
             loop = asyncio.get_running_loop()
 
-            async def show(done: int, total: int) -> None:
-                display_counter(caption, f"{done}/{total}")
+            async def show(step: int, total: int) -> None:
+                display_counter(caption, f"{step}/{total}")
 
-            def report(done: int, total: int) -> None:
-                asyncio.run_coroutine_threadsafe(show(done, total), loop)
+            def report(step: int, total: int) -> None:
+                asyncio.run_coroutine_threadsafe(show(step, total), loop)
 
             return report
         from steering.training.progress import progress_bar
