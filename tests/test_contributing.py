@@ -69,3 +69,50 @@ def test_a_finetuning_method_is_one_file(project: Path) -> None:
     assert facts["method"] == "last_block/1"
     assert facts["settings"] == 2
     assert len({name.split(".layers.")[1].split(".")[0] for name in facts["tensors"]}) == 1
+
+
+_FACTOR = """
+    "positions": StudyFactor(
+        "which tokens the vector acts on",
+        "positions",
+        lambda shape, toy: ("all", "prompt", "response"),
+        options={"magnitude": 2},
+    ),
+"""
+_CLAIM = """
+    Claim(
+        11,
+        "wherever it acts",
+        "A vector induces EM at whatever tokens it acts.",
+        "magnitude",
+        raised_everywhere("positions", 2, "positions"),
+    ),
+"""
+
+
+def _insert(file: Path, after: str, entry: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count(after) == 1
+    file.write_text(text.replace(after, f"{after}{entry}"), encoding="utf-8")
+
+
+def test_a_study_factor_is_one_entry(project: Path) -> None:
+    """Its command, its help, its grid and what is held fixed follow from it."""
+    file = project / "steering" / "studies" / "grid.py"
+    _insert(file, "FACTORS: dict[str, StudyFactor] = {", _FACTOR)
+    facts = run_script(project, "study_factor.py")
+    assert "Vary which tokens the vector acts on." in facts["help"]
+    assert "Study positions: which tokens the vector acts on." in facts["output"]
+    assert "4 conditions to run, 160 answers each" in facts["output"]
+    assert facts["labels"] == [
+        "baseline",
+        "medical x2",
+        "medical x2 prompt",
+        "medical x2 response",
+    ]
+
+
+def test_a_claim_is_one_entry(project: Path) -> None:
+    file = project / "steering" / "studies" / "claims.py"
+    _insert(file, "CLAIMS: tuple[Claim, ...] = (", _CLAIM)
+    assert run_script(project, "claim.py")["wherever it acts"] == "supported"
