@@ -314,7 +314,7 @@ def test_a_baseline_at_another_temperature_is_left_out_by_name() -> None:
     verdict = _one(1, frame(answers, cold))
     assert verdict.figures == _one(1, answers).figures
     assert verdict.num_answers == len(answers)
-    assert (verdict.asked, verdict.left_out) == (
+    assert (verdict.settings, verdict.left_out) == (
         "temperature 1.0",
         ("[baseline (2)] (temperature 0.0)",),
     )
@@ -324,7 +324,7 @@ def test_whole_studies_that_were_asked_differently_are_judged_apart() -> None:
     plain = _doses([0.1, 0.5, 0.6, 0.2]).assign(system_message="None.")
     told = _doses([0.0, 0.0, 0.0, 0.0]).assign(system_message="Be good.")
     verdicts = [each for each in judge_claims(frame(plain, told)) if each.number == 1]
-    assert {(each.asked, each.verdict) for each in verdicts} == {
+    assert {(each.settings, each.verdict) for each in verdicts} == {
         ("system_message None.", "supported"),
         ("system_message Be good.", "refuted"),
     }
@@ -356,7 +356,7 @@ def test_what_was_judged_by_another_is_left_out_by_name_and_doubled_answers_are_
     answers = CASES[1][0]
     other = answers.assign(judge=answers["judge"].where(answers["condition"] != "x1", "other"))
     [verdict] = [each for each in judge_claims(other) if each.number == 1]
-    assert verdict.asked == "judge toy/judge"
+    assert verdict.settings == "judge toy/judge"
     assert verdict.left_out == ("[x1] (judge other)",)
     with pytest.raises(StudyError, match=r"20 answers twice, q0/0 epoch 1 of toy\[baseline\]"):
         judge_claims(pd.concat([answers, answers.head(20)]))

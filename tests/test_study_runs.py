@@ -159,8 +159,11 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     assert re.search(r"toy\[baseline\] .* 20\b", done.output)
 
 
-def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(tmp_path: Path) -> None:
+def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
+    finetuned: StudyResult, tmp_path: Path
+) -> None:
     """A prompt that no context holds fails in every condition."""
+    shutil.copytree(finetuned.folder / "adapters", tmp_path / "logs" / "adapters")
     questions = tmp_path / "long.yaml"
     questions.write_text(
         f"- id: long\n  type: free_form_judge_0_100\n  paraphrases: ['{'Why? ' * 600}']\n"
@@ -168,13 +171,13 @@ def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(tmp_path: P
     with pytest.raises(StudyError) as error:
         run_study(
             "finetuned",
-            training_epochs=1,
+            training_epochs=2,
             magnitudes=[1],
             options=QUICK,
             task={"questions": str(questions), "samples_per_question": 1},
             logs=tmp_path / "logs",
         )
-    assert "3 of 3 conditions did not finish (steered/toy[baseline], " in str(error.value)
+    assert "4 of 4 conditions did not finish (steered/toy[baseline], " in str(error.value)
     assert f"inspect view --log-dir {tmp_path / 'logs'}" in str(error.value)
     adapter = tmp_path / "logs" / "adapters" / "medical-epoch1"
     assert (adapter / "adapter_model.safetensors").exists()

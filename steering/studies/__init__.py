@@ -8,46 +8,34 @@ compared, `claims.py` holds the paper's claims against them by the rules of `cla
 writes the page and `printing.py` prints.
 """
 
-from steering.results import conditions_of, judged_answers, read_answers, write_frames
-from steering.studies.arms import ArmComparison, compare_arms, doses_of
-from steering.studies.claims import CLAIMS, Claim, ClaimVerdict, judge_claims
-from steering.studies.dose_matching import (
-    DoseCurve,
-    MatchedDifference,
-    matched_difference,
-    shared_levels,
-)
+from steering.results import conditions_of, read_answers
+from steering.studies.arms import compare_arms
+from steering.studies.claims import CLAIMS, ClaimVerdict, judge_claims
+from steering.studies.dose_matching import DoseCurve, matched_difference, shared_levels
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import StudyCondition
 from steering.studies.grid import FACTORS, GridStudy, Study, StudyFactor, grid_conditions
 from steering.studies.projected_vectors import read_spectrum
 from steering.studies.run import StudyResult, run_studies, run_study
-from steering.studies.series import asked_alike, series_along
 from steering.studies.shards import Shard, read_shard
 from steering.studies.study_file import keep_study, make_study, read_study
 
 __all__ = [
     "CLAIMS",
     "FACTORS",
-    "ArmComparison",
-    "Claim",
     "ClaimVerdict",
     "DoseCurve",
     "GridStudy",
-    "MatchedDifference",
     "Shard",
     "Study",
     "StudyCondition",
     "StudyError",
     "StudyFactor",
     "StudyResult",
-    "asked_alike",
     "compare_arms",
     "conditions_of",
-    "doses_of",
     "grid_conditions",
     "judge_claims",
-    "judged_answers",
     "keep_study",
     "make_study",
     "matched_difference",
@@ -57,7 +45,5 @@ __all__ = [
     "read_study",
     "run_studies",
     "run_study",
-    "series_along",
     "shared_levels",
-    "write_frames",
 ]

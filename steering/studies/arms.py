@@ -65,8 +65,8 @@ def compare_arms(
     """
     groups = asked_alike(answers)
     if len(groups) > 1:
-        asked = " and ".join(group.asked for group in groups)
-        raise StudyError(f"the runs of this study differ in {asked}: run it anew")
+        settings = " and ".join(group.settings for group in groups)
+        raise StudyError(f"the runs of this study differ in {settings}: run it anew")
     first_row = groups[0].answers.iloc[0]
     bounds = Thresholds(float(first_row["aligned_below"]), float(first_row["coherent_from"]))
     first, second = (

@@ -121,8 +121,8 @@ def audit(
         vectors = Path(scratch) if dry_run else folder / "vectors"
         conditions, arms = _conditions(vector, model, magnitude, options, controls, vectors)
         for each, cost in zip(sets, costs, strict=True):
-            left = len(unfinished(conditions, each, folder))
-            summary = cost.summary(left) if left else "every condition has been run."
+            num_left = len(unfinished(conditions, each, folder))
+            summary = cost.summary(num_left) if num_left else "every condition has been run."
             tell(f"Questions {each.task_args['questions']}: {summary}")
     if dry_run:
         return AuditResult(folder, arms)

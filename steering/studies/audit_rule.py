@@ -165,9 +165,9 @@ def _rates(rows: pd.DataFrame, rule: EMRule) -> dict[str, float]:
 def _row(
     label: str, arm: AuditArm, rows: pd.DataFrame, rule: EMRule, difference: Difference
 ) -> AuditRow:
-    counted = rows[rows[f"em_{rule}"].notna()]
-    outcomes = counted[f"em_{rule}"].eq(1).tolist()
-    interval = cluster_interval(outcomes, counted["question"].tolist())
+    scorable = rows[rows[f"em_{rule}"].notna()]
+    outcomes = scorable[f"em_{rule}"].eq(1).tolist()
+    interval = cluster_interval(outcomes, scorable["question"].tolist())
     is_baseline = arm.role == "baseline"
     coherent = rows["coherent"].dropna()
     return AuditRow(

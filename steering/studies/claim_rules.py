@@ -287,11 +287,11 @@ def band_of_layers(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     if not gaps:
         return ruling("supported", f"the effect is within layers {names}", figures)
     for gap in gaps:
-        left, right = (
+        before, after = (
             effect(rates[side] - rates[gap])
             for side in (inside[inside < gap][-1], inside[inside > gap][0])
         )
-        if _is_effect(left) and _is_effect(right):
+        if _is_effect(before) and _is_effect(after):
             why = f"layer {places[gap]:g} has less effect but lies between layers of the band"
             return ruling("refuted", why, figures)
     return ruling("not decided", "the layers of the band may not be next to each other", figures)

@@ -10,7 +10,7 @@ over the ten claims they are not.
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import pandas as pd
 
 from steering.judging import EMRule
 from steering.studies.claim_rules import (
-    Outcome,
     Ruling,
     ahead_at_matched_em,
     band_of_layers,
@@ -61,35 +60,29 @@ class Claim:
     of_models: bool = False
 
 
-@dataclass(frozen=True)
-class ClaimVerdict:
+@dataclass(frozen=True, kw_only=True)
+class ClaimVerdict(Ruling):
     """A claim's verdict on one model, or on all models of a study.
 
     Attributes:
         number: Of the claim, with its `name` and `statement`.
-        model: The model; several joined by commas; "" where there are no data.
-        verdict: In a word; `why` in a sentence, `figures` what it rests on.
-        num_answers: Answers of the study that were asked alike, to `num_questions` questions.
         command: The line that makes the data.
-        logs: The logs that were read.
-        asked: What sets these answers apart, where the study has others that were asked
+        model: The model; several joined by commas; "" where there are no data.
+        settings: What sets these answers apart, where the study has others that were asked
             differently; "" otherwise.
-        left_out: Conditions that were not read, with the reason.
+        num_answers: Answers of the study that were asked alike, to `num_questions` questions.
+        logs: The logs that were read.
     """
 
     number: int
     name: str
     statement: str
-    model: str
-    verdict: Outcome
-    why: str
-    figures: Sequence[str]
-    num_answers: int
-    num_questions: int
     command: str
+    model: str = ""
+    settings: str = ""
+    num_answers: int = 0
+    num_questions: int = 0
     logs: Sequence[str] = field(default=(), repr=False)
-    asked: str = ""
-    left_out: Sequence[str] = ()
 
     def row(self) -> dict[str, Any]:
         """In JSON values."""
@@ -113,7 +106,16 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Cla
     for claim in CLAIMS:
         of_study = answers[answers["study"] == claim.study]
         if of_study.empty:
-            verdicts.append(_no_data(claim))
+            verdicts.append(
+                ClaimVerdict(
+                    "not decided",
+                    f"there is no run of the study {claim.study}",
+                    number=claim.number,
+                    name=claim.name,
+                    statement=claim.statement,
+                    command=f"steering study {claim.study}",
+                )
+            )
         groups = [of_study] if claim.of_models and len(of_study) else []
         if not claim.of_models:
             groups = [rows for _, rows in of_study.groupby("model", sort=False)]
@@ -122,48 +124,33 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Cla
     return verdicts
 
 
-def _no_data(claim: Claim) -> ClaimVerdict:
-    return ClaimVerdict(
-        claim.number,
-        claim.name,
-        claim.statement,
-        model="",
-        verdict="not decided",
-        why=f"there is no run of the study {claim.study}",
-        figures=(),
-        num_answers=0,
-        num_questions=0,
-        command=f"steering study {claim.study}",
-    )
-
-
 def _verdict(claim: Claim, group: AskedAlike, rule: EMRule) -> ClaimVerdict:
     rows = group.answers
     _refuse_doubled(claim, rows)
+    ruling = _ruling(claim, rows, rule)
+    return ClaimVerdict(
+        number=claim.number,
+        name=claim.name,
+        statement=claim.statement,
+        command=_command(claim, rows),
+        model=", ".join(dict.fromkeys(rows["model"])),
+        settings=group.settings,
+        num_answers=len(rows),
+        num_questions=rows["question"].nunique(),
+        logs=tuple(sorted(rows["log"].unique())),
+        **vars(replace(ruling, left_out=(*group.left_out, *ruling.left_out))),
+    )
+
+
+def _ruling(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Ruling:
     questions = rows["question"].nunique()
     if questions < LEAST_QUESTIONS:
         why = f"{questions} questions are too few, {LEAST_QUESTIONS} are needed"
-        ruling = Ruling("not decided", why)
-    else:
-        try:
-            ruling = claim.judge(rows, rule)
-        except StudyError as error:
-            ruling = Ruling("not decided", str(error))
-    return ClaimVerdict(
-        claim.number,
-        claim.name,
-        claim.statement,
-        model=", ".join(dict.fromkeys(rows["model"])),
-        verdict=ruling.verdict,
-        why=ruling.why,
-        figures=tuple(ruling.figures),
-        num_answers=len(rows),
-        num_questions=questions,
-        command=_command(claim, rows),
-        logs=tuple(sorted(rows["log"].unique())),
-        asked=group.asked,
-        left_out=(*group.left_out, *ruling.left_out),
-    )
+        return Ruling("not decided", why)
+    try:
+        return claim.judge(rows, rule)
+    except StudyError as error:
+        return Ruling("not decided", str(error))
 
 
 def _command(claim: Claim, rows: pd.DataFrame) -> str:

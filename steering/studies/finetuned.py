@@ -64,11 +64,6 @@ class FinetunedStudy(Study):
             raise ValueError("magnitudes is empty: the steered arm needs one or more")
         return self
 
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """The model, without `steered/`."""
-        return (self.model,)
-
     @cached_property
     def target_task(self) -> Target:
         """The target task, read once: it may come from a hub.

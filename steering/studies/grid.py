@@ -99,18 +99,18 @@ class StudyConditions:
     """The conditions of a study, or of a shard of it.
 
     Attributes:
-        known: Those whose vectors and adapters exist, or are built on first use.
+        ready: Those whose vectors and adapters exist, or are built on first use.
         num_missing: How many more there are once the study has built what it needs itself.
         note: What the study builds first, in a sentence; "" for nothing.
     """
 
-    known: Sequence[StudyCondition]
+    ready: Sequence[StudyCondition]
     num_missing: int = 0
     note: str = ""
 
     def __len__(self) -> int:
         """How many, missing ones included."""
-        return len(self.known) + self.num_missing
+        return len(self.ready) + self.num_missing
 
 
 class Study(BaseModel, ABC):
@@ -131,11 +131,6 @@ class Study(BaseModel, ABC):
     def eval_options(self) -> EvalOptions:
         """What every condition is asked."""
         return EvalOptions(self.task, self.grader, self.seed)
-
-    @property
-    @abstractmethod
-    def model_names(self) -> tuple[str, ...]:
-        """The models, without `steered/`."""
 
     @abstractmethod
     def conditions(
@@ -190,11 +185,6 @@ class GridStudy(Study):
                 "tasks in top_of"
             )
         return self
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """The models, without `steered/`."""
-        return self.models
 
     def conditions(
         self, folder: Path, shard: Shard, progress: Callable[[str], Any] | None = None

@@ -68,7 +68,7 @@ def print_claims(
     """
     console = console or Console()
     for verdict in verdicts:
-        parts = (verdict.model if name_models else "", verdict.asked)
+        parts = (verdict.model if name_models else "", verdict.settings)
         of = ", ".join(part for part in parts if part)
         name = f"{verdict.name} ({of})" if of else verdict.name
         _print_line(console, f"Claim {verdict.number}, {name}: {verdict.verdict}, {verdict.why}.")
@@ -83,7 +83,7 @@ def print_verdicts(verdicts: Sequence[ClaimVerdict], console: Console | None = N
         "The paper's claims (arXiv 2606.08682)", ["claim", "verdict", "because"], []
     )
     for verdict in verdicts:
-        of = ", ".join(part for part in (verdict.model, verdict.asked) if part)
+        of = ", ".join(part for part in (verdict.model, verdict.settings) if part)
         name = f"{verdict.number} {verdict.name}" + (f" ({of})" if of else "")
         because = [f"{verdict.why}.", *verdict.figures]
         because += [f"left out: {conditions}" for conditions in verdict.left_out]

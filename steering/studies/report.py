@@ -80,12 +80,10 @@ def report(
     print_calibrations(calibrations, console)
     print_left_out(console, _of_models(left_out(answers)))
     folder = places[0] if places[0].is_dir() else places[0].with_suffix("")
-    written = write_report(
-        answers, conditions, verdicts, folder, out, title=title, headline=headline
-    )
-    for path in written:
+    files = write_report(answers, conditions, verdicts, folder, out, title=title, headline=headline)
+    for path in files:
         console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
-    return Report(answers, conditions, verdicts, calibrations, written)
+    return Report(answers, conditions, verdicts, calibrations, files)
 
 
 def print_finding(

@@ -93,10 +93,10 @@ def run_study(
     part = read_shard(shard)
     options = study.eval_options()
     cost = cost_of(options)
-    for name in study.model_names:
-        check_judges(options, toy=find_model(name).is_toy)
     planned = study.conditions(folder, part)
-    num_unfinished = planned.num_missing + len(unfinished(planned.known, options, folder))
+    for name in {condition.model for condition in planned.ready}:
+        check_judges(options, toy=find_model(name).is_toy)
+    num_unfinished = planned.num_missing + len(unfinished(planned.ready, options, folder))
     result = StudyResult(study, folder, part, len(planned), num_unfinished, cost)
     if planned.note:
         tell(planned.note)
@@ -108,8 +108,8 @@ def run_study(
     if dry_run:
         return result
     keep_study(study, folder)
-    known = study.conditions(folder, part, progress_bar).known
-    paths = run_conditions(study.factor, known, options, folder, display=display)
+    ready = study.conditions(folder, part, progress_bar).ready
+    paths = run_conditions(study.factor, ready, options, folder, display=display)
     result = replace(result, is_done=True)
     if not part.is_whole:
         return result

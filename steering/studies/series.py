@@ -41,13 +41,13 @@ class AskedAlike:
 
     Attributes:
         answers: A row an answer.
-        asked: What sets them apart from other groups, as in "temperature 0.5"; "" where all
+        settings: What sets them apart from other groups, as in "temperature 0.5"; "" where all
             answers were asked alike.
         left_out: Conditions without a counterpart that was asked like them.
     """
 
     answers: pd.DataFrame
-    asked: str = ""
+    settings: str = ""
     left_out: tuple[str, ...] = ()
 
 
@@ -66,23 +66,23 @@ def asked_alike(answers: pd.DataFrame) -> list[AskedAlike]:
         return [AskedAlike(answers, left_out=tuple(left_out))]
     groups = [(_words(rows, columns), rows) for _, rows in answers.groupby(columns, dropna=False)]
     complete = [group for group in groups if _is_complete(group[1])]
-    chosen = complete or [max(groups, key=lambda group: group[1]["condition"].nunique())]
-    others = [group for group in groups if not any(group is kept for kept in chosen)]
-    left_out += [_names(rows, asked) for asked, rows in others]
-    return [AskedAlike(rows, asked, tuple(left_out)) for asked, rows in chosen]
+    judged = complete or [max(groups, key=lambda group: group[1]["condition"].nunique())]
+    others = [group for group in groups if not any(group is one for one in judged)]
+    left_out += [_names(rows, settings) for settings, rows in others]
+    return [AskedAlike(rows, settings, tuple(left_out)) for settings, rows in judged]
 
 
 def _loaded_alike(answers: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Of each model the answers of one way of loading it, and what is left out."""
-    kept, left_out = [], []
+    parts, left_out = [], []
     for _, rows in answers.groupby("model", sort=False):
         if columns := _differing(rows, _LOADED):
             groups = [group for _, group in rows.groupby(columns, dropna=False)]
             groups.sort(key=lambda g: (_is_complete(g), g["condition"].nunique()))
             left_out += [_names(group, _words(group, columns)) for group in groups[:-1]]
             rows = groups[-1]
-        kept.append(rows)
-    return (pd.concat(kept) if left_out else answers), left_out
+        parts.append(rows)
+    return (pd.concat(parts) if left_out else answers), left_out
 
 
 def _is_complete(rows: pd.DataFrame) -> bool:
