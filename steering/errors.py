@@ -1,4 +1,4 @@
-"""The one base class of errors that a user caused and can mend, and how they are shown."""
+"""The base class of errors that a user caused and can fix, and how they are shown."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -6,20 +6,20 @@ from contextlib import contextmanager
 
 
 class SteeringError(Exception):
-    """Something the user gave can't be used.
+    """An option, file or request of the user can't be used.
 
-    The message names the value, what is allowed and how to fix it, in one line, and is meant to be
-    shown without a traceback. Each room derives its own class from this one.
+    The message names the value, what is allowed and how to fix it, in one line, and is shown
+    without a traceback. A room derives a class of its own only where it is caught by name.
     """
 
 
 def no_such_option(name: str, allowed: Sequence[str], where: str = "here") -> str:
-    """What to say of an option that does not exist.
+    """The message for an option that does not exist.
 
     Args:
-        name: As it was given.
-        allowed: Those that exist.
-        where: Where they exist.
+        name: The option.
+        allowed: The options that exist.
+        where: Of what they are options.
     """
     close = difflib.get_close_matches(name, allowed, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -28,15 +28,15 @@ def no_such_option(name: str, allowed: Sequence[str], where: str = "here") -> st
 
 @contextmanager
 def errors_in_one_line(prefix: str = "") -> Iterator[None]:
-    """Turn this project's errors into the kind that Inspect's command line shows without a wall.
+    """Turn this project's errors into those that Inspect's command line shows without a traceback.
 
     Args:
-        prefix: Put before the message.
+        prefix: Text before the message.
     """
     try:
         yield
     except SteeringError as error:
-        # Here, since whoever raises an error need not have Inspect.
+        # Imported here, so that raising an error does not need Inspect.
         from inspect_ai._util.error import PrerequisiteError
         from rich.markup import escape
 

@@ -1,4 +1,4 @@
-"""Files and folders: their digests, and writing them whole or not at all."""
+"""Files and folders: their digests, and atomic writes."""
 
 import csv
 import hashlib
@@ -17,9 +17,9 @@ def file_digest(path: Path) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` so that the file is there whole or not at all, whoever is killed when."""
+    """Write a file atomically: a killed process leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since only within one file system is a move all or nothing.
+    # In the same folder, since a move is atomic only within one file system.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("xb") as file:
@@ -33,7 +33,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows with the same keys, whole or not at all, below a line of their keys.
+    """Write rows with the same keys as CSV, atomically, below a header line.
 
     Raises:
         OSError: The file can't be written.
@@ -46,22 +46,22 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder so that it is there whole or not at all, in place of what stood there.
+    """Write a folder atomically, in place of an existing one.
 
     Args:
         path: The folder.
-        fill: Writes the files into the folder that it is given.
+        fill: Writes the files into the folder that is its argument.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Siblings, since only within one file system is a move all or nothing.
+    # Siblings, since a move is atomic only within one file system.
     partial, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex}") for _ in range(2))
     try:
         partial.mkdir()
         fill(partial)
         for file in partial.rglob("*"):
             if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
         if path.exists():
             os.rename(path, old)
         os.rename(partial, path)

@@ -1,7 +1,7 @@
-"""The closed lists of the field's terms that options, files and code share, and what each means.
+"""The closed lists of terms that options, files and code share, with the meaning of each.
 
-A leaf: it imports nothing of the project. `spec.py` validates with these, `interventions.py` keys
-its tables by them, and the documentation's tables are made from them.
+A leaf: it imports nothing of the project. The room spec validates with these lists, vectors keys
+its operations by them, and the documentation's tables are written from them.
 """
 
 from typing import Literal, get_args

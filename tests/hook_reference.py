@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from replicas import edited, is_steered
 
+from steering.engines import Request
 from steering.vectors.interventions import Intervention
 
 
@@ -71,3 +72,23 @@ def reference_greedy(
             break
         tokens.append(token)
     return tokens
+
+
+def check_greedy(
+    model: Any, blocks: Any, request: Request, tokens: Sequence[int], end: Sequence[int]
+) -> torch.Tensor:
+    """Check that an answer is the reference's greedy one; returns its logits at each token.
+
+    The logits at a position depend on earlier tokens only, so the answer is the reference's if each
+    token is the likeliest after those before it, and an end token is after the last. One pass shows
+    that, where generation would take one for each token.
+
+    Returns:
+        [len(tokens), vocabulary].
+    """
+    logits = reference_logits(model, blocks, request.prompt, tokens, request.interventions)
+    likeliest = logits.argmax(-1).tolist()
+    assert list(tokens) == likeliest[: len(tokens)]
+    assert not set(tokens) & set(end)
+    assert len(tokens) == request.max_tokens or likeliest[len(tokens)] in end
+    return logits[: len(tokens)]

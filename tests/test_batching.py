@@ -17,7 +17,7 @@ from random_vectors import make_vector
 from test_engine import CASES, FAMILIES, GREEDY, plain, steer
 from tiny_models import WIDTH, tokenizer
 
-from steering.engines import EngineError, Request, RequestOutput, decoder, sequences
+from steering.engines import EngineError, Request, RequestOutput, cache, decoder, sequences
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
 from steering.engines.scheduler import Scheduler
@@ -157,7 +157,7 @@ def _mixture() -> list[Request]:
                 presence_penalty=(0.0, 0.0, 0.0, 0.0, 0.6)[index % 5],
                 seed=index,
             ),
-            max_tokens=(1, 40, 3, 25, 9)[index % 5] + chosen.randrange(4),
+            max_tokens=(1, 24, 3, 15, 6)[index % 5] + chosen.randrange(4),
             interventions=cases[index % len(cases)],
             top_logprobs=index % 3,
         )
@@ -224,12 +224,13 @@ def test_rows_that_trickle_in_while_others_are_decoded_equal_each_alone(
 
 
 def test_answers_longer_than_the_spare_columns_with_newcomers_of_all_lengths(
-    family: str, make_engine: MakeEngine, alone: Any
+    family: str, make_engine: MakeEngine, alone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two places: others join and leave beside requests of 150 tokens and more."""
+    """Two places: others join and leave beside requests that outgrow the store several times."""
+    monkeypatch.setattr(cache, "_SPARE_COLUMNS", 12)
     engine = make_engine(family, 2)
     steered = [CASES["add"], (), CASES["map"], CASES["ablate rank 2"], CASES["cap response"]]
-    shapes = [(3, 170), (20, 5), (60, 9), (1, 30), (40, 40), (2, 3), (8, 150), (59, 75)]
+    shapes = [(3, 60), (20, 5), (60, 9), (1, 14), (40, 20), (2, 3), (8, 50), (59, 25)]
     requests = [
         Request(
             prompt(length, seed), replace(ENDLESS, temperature=seed % 2, seed=seed), count, case
@@ -466,15 +467,19 @@ def test_a_pass_that_fails_once_loses_no_row(
         assert_same(results(futures), good)
 
 
-@pytest.mark.parametrize("case", [(), CASES["add"]], ids=["unsteered", "steered"])
-@pytest.mark.parametrize("at", [0, 5])
+ON_DEVICE = torch.OutOfMemoryError("injected")
+ON_HOST = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
 @pytest.mark.parametrize(
-    "failure",
+    ("failure", "at", "case"),
     [
-        torch.OutOfMemoryError("injected"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        (ON_DEVICE, 0, ()),
+        (ON_DEVICE, 5, CASES["add"]),
+        (ON_HOST, 0, CASES["add"]),
+        (ON_HOST, 5, ()),
     ],
-    ids=["device", "host"],
+    ids=["device, prompts", "device, steered tokens", "host, steered prompts", "host, tokens"],
 )
 def test_after_running_out_of_memory_batches_are_half_as_large_for_good(
     make_engine: MakeEngine, case: Any, at: int, failure: Exception
@@ -561,8 +566,9 @@ def test_a_row_of_nan_fails_alone_and_its_place_is_clean(
     assert_same(results(futures[3:]), good)
 
 
-@pytest.mark.parametrize("positions", ["all", "response", "last"])
-@pytest.mark.parametrize("at", [0, 3, 6])
+@pytest.mark.parametrize(
+    ("positions", "at"), [("all", 0), ("all", 3), ("response", 0), ("response", 6), ("last", 3)]
+)
 def test_a_vector_of_another_width_fails_alone_among_good_rows(
     make_engine: MakeEngine, good: list[RequestOutput], positions: Any, at: int
 ) -> None:

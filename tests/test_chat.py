@@ -152,7 +152,7 @@ def test_a_template_of_one_s_own_is_used_and_told_apart(
     ("content", "said"),
     [
         (None, r"chat_template=.*can't be read \(FileNotFoundError\).*Jinja"),
-        ("{% for m in messages %}", r"no Jinja template \(line 1"),
+        ("{% for m in messages %}", r"not a Jinja template \(line 1"),
     ],
 )
 def test_a_template_file_that_is_none_is_refused_before_weights_load(

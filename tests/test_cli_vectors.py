@@ -101,7 +101,7 @@ def test_show_shortens_many_layers(tmp_path, run):
     assert "0-18, 24\n" in out
     shown = [line for line in out.splitlines() if line.startswith("layer ")]
     assert [int(line.split()[1]) for line in shown] == [0, 1, 2, 3, 16, 17, 18, 24]
-    assert "12 layers more" in out
+    assert "12 more layers" in out
 
 
 def test_show_tells_maps_and_several_directions_apart(tmp_path, run):

@@ -1,15 +1,18 @@
-"""A vector from elsewhere acts at the block that its own tool would act at."""
+"""A vector of another tool acts at the block at which that tool would act."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from inspect_ai.model import GenerateConfig, get_model
-from shell import Shell
+from safetensors.torch import load_file
 from tiny_models import WIDTH, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vector_files import KINDS, SITES, write_foreign
+
+from steering.cli import commands
 
 DEPTH, LAYER = 6, 3
 PROMPT = "<|start|>user: Hello<|end|>assistant: "
@@ -21,8 +24,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("deep") / "llama", "llama", layers=DEPTH)
 
 
+@pytest.fixture(scope="module")
+def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vector that was built for block 3."""
+    out = tmp_path_factory.mktemp("vectors")
+    command = ("build", "--model", folder, "--method", "mean_difference", "--layer", LAYER)
+    _run(*command, "--out", out)
+    return out / "medical-mean_difference.safetensors"
+
+
+def _run(*arguments: object) -> None:
+    result = CliRunner().invoke(commands, list(map(str, arguments)))
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+
+
+def _steered(folder: Path, **options: object) -> str:
+    model = get_model(f"steered/{folder}", **options)
+    config = GenerateConfig(temperature=0, max_tokens=TOKENS)
+    return asyncio.run(model.generate("Hello", config=config)).completion
+
+
 def _hooked(folder: Path, layer: int, site: str, direction: torch.Tensor) -> str:
-    """What transformers alone generates with a hook at the block."""
+    """The text that transformers alone generates with a hook at the block."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     block = model.model.layers[layer]
@@ -35,46 +58,25 @@ def _hooked(folder: Path, layer: int, site: str, direction: torch.Tensor) -> str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_vector_for_block_3_acts_on_block_3(
-    kind: str, folder: Path, shell: Shell, tmp_path: Path
-) -> None:
+def test_a_vector_for_block_3_acts_on_block_3(kind: str, folder: Path, tmp_path: Path) -> None:
     direction = torch.randn(WIDTH, generator=torch.Generator().manual_seed(5)) * 2
     theirs = write_foreign(kind, tmp_path, LAYER, direction, DEPTH)
     ours = tmp_path / "ours.safetensors"
-    done = shell.run("steering", "convert", str(theirs), str(ours), "--layer", str(LAYER))
-    assert done.returncode == 0, done.stderr
-    model = get_model(f"steered/{folder}", vector=str(ours))
-    config = GenerateConfig(temperature=0, max_tokens=TOKENS)
-    said = asyncio.run(model.generate("Hello", config=config)).completion
+    _run("convert", theirs, ours, "--layer", LAYER)
+    text = _steered(folder, vector=str(ours))
     site = SITES.get(kind, "resid_post")
-    assert said == _hooked(folder, LAYER, site, direction)
+    assert text == _hooked(folder, LAYER, site, direction)
     neighbours = {_hooked(folder, layer, site, direction) for layer in (LAYER - 1, LAYER + 1)}
-    assert said not in neighbours
+    assert text not in neighbours
 
 
-@pytest.mark.parametrize("kind", ["ours", "gguf"])
-def test_a_vector_built_for_block_3_acts_on_block_3_after_an_export(
-    kind: str, folder: Path, shell: Shell, tmp_path: Path
+def test_a_vector_built_for_block_3_acts_on_block_3_before_and_after_an_export(
+    folder: Path, built: Path, tmp_path: Path
 ) -> None:
-    """Built, written, read back by our own reader, and run."""
-    built = tmp_path / "vectors"
-    made = shell.run(
-        *("steering", "build", "--model", str(folder), "--method", "mean_difference"),
-        *("--layer", str(LAYER), "--out", str(built)),
-    )
-    assert made.returncode == 0, made.stderr
-    path = built / "medical-mean_difference.safetensors"
-    if kind == "gguf":
-        for source, copy in [(path, tmp_path / "x.gguf"), (tmp_path / "x.gguf", tmp_path / "y")]:
-            copy = copy.with_suffix(copy.suffix or ".safetensors")
-            done = shell.run("steering", "convert", str(source), str(copy))
-            assert done.returncode == 0, done.stderr
-        path = tmp_path / "y.safetensors"
-    from safetensors.torch import load_file
-
-    direction = load_file(path)["directions"][0, 0]
-    model = get_model(f"steered/{folder}", vector=str(path), magnitude=20)
-    config = GenerateConfig(temperature=0, max_tokens=TOKENS)
-    said = asyncio.run(model.generate("Hello", config=config)).completion
-    assert said == _hooked(folder, LAYER, "resid_post", 20 * direction)
-    assert said != _hooked(folder, LAYER, "resid_post", 0 * direction)
+    direction = load_file(built)["directions"][0, 0]
+    _run("convert", built, tmp_path / "x.gguf")
+    _run("convert", tmp_path / "x.gguf", tmp_path / "y.safetensors")
+    expected = _hooked(folder, LAYER, "resid_post", 20 * direction)
+    assert expected != _hooked(folder, LAYER, "resid_post", 0 * direction)
+    for path in (built, tmp_path / "y.safetensors"):
+        assert _steered(folder, vector=str(path), magnitude=20) == expected

@@ -226,7 +226,7 @@ def test_their_class_is_not_imported(tmp_path, monkeypatch):
         ({3: DIRECTION, 4: DIRECTION[:5]}, "widths \\[5, 8\\]"),
         ({3: DIRECTION.long()}, "int64"),
         ({3: [1.0, 2.0]}, "a list"),
-        ({-1: DIRECTION}, "blocks are counted from 0"),
+        ({-1: DIRECTION}, "blocks are numbered from 0"),
         ({"weight": DIRECTION}, "'weight'"),
         ({}, "an empty dict"),
         (DIRECTION, "tensor \\[8\\]"),
@@ -317,8 +317,8 @@ def test_a_control_vector_of_other_numbers_is_refused(tmp_path, directions, name
     [
         ({"site": "attention"}, "attention"),
         ({"depth": 2}, "model of 2 blocks"),
-        ({"residual_norms": 3}, "makes no sense"),
-        (None, "makes no sense"),
+        ({"residual_norms": 3}, "header is invalid"),
+        (None, "header is invalid"),
     ],
 )
 def test_a_gguf_header_that_makes_no_sense_is_refused(tmp_path, said, named):
@@ -378,9 +378,9 @@ def test_a_place_that_can_t_be_written_is_told_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("header", "named"),
     [
-        ({}, "does not say its"),
+        ({}, "in its header"),
         ({"site": "attention"}, "attention"),
-        ({"layers": [LAYER]}, "do not name 2 blocks"),
+        ({"layers": [LAYER]}, "are not 2 blocks"),
         ({"layers": [1, DEPTH]}, "not in a model of 6 blocks"),
         ({"residual_norms": [1.0, -1.0]}, "residual norm"),
     ],

@@ -111,7 +111,7 @@ def test_the_digest_tells_weights_apart_and_not_folders(
 
 def test_a_hub_that_is_out_of_reach_is_said_quickly_and_with_a_remedy() -> None:
     start = time.monotonic()
-    with pytest.raises(ModelError, match=r"Qwen/Qwen3\.5-4B \(called qwen3\.5-4b\).*local folder"):
+    with pytest.raises(ModelError, match=r"Qwen/Qwen3\.5-4B \(qwen3\.5-4b\).*local folder"):
         read_shape(find_model("qwen3.5-4b"))
     assert time.monotonic() - start < 15
 
@@ -180,7 +180,9 @@ def test_blocks_that_are_named_are_taken_and_others_say_what_there_is(
     folder = str(tiny_folder("gpt2"))
     loaded = load_model(find_model(folder, blocks="transformer.h"), device="cpu")
     assert loaded.blocks == "transformer.h"
-    with pytest.raises(ModelError, match=r"blocks=model\.layers is no list.*transformer\.h \(4\)"):
+    with pytest.raises(
+        ModelError, match=r"blocks=model\.layers is not a list.*transformer\.h \(4\)"
+    ):
         load_model(find_model(folder, blocks="model.layers"), device="cpu")
     with pytest.raises(ModelError, match=r"transformer\.h \(4\).*-M blocks="):
         find_blocks(loaded.model, 7)
@@ -217,5 +219,5 @@ def test_the_shape_of_old_names_and_of_defaults_is_read(
     (folder / "config.json").write_text(json.dumps(config))
     assert (read_shape(find_model(str(folder))).context_length or 0) > 512
     (folder / "config.json").write_text(json.dumps({"model_type": "nothing known"}))
-    with pytest.raises(ModelError, match="does not say num_hidden_layers"):
+    with pytest.raises(ModelError, match="lacks num_hidden_layers"):
         read_shape(find_model(str(folder)))

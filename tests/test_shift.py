@@ -220,7 +220,7 @@ def test_what_can_not_be_compared_is_refused_in_one_line(
         ({"--target": "medical", "--questions": "core"}, file, "leave one out"),
         ({"--target": "medicl"}, file, "target=medicl is not known"),
         ({"--out": str(tmp_path / "there.csv")}, file, "there.csv exists"),
-        ({"--adapter": "gone"}, file, "adapter=gone is no folder"),
+        ({"--adapter": "gone"}, file, "adapter=gone is not a folder"),
     ]:
         options = [part for pair in (at | changed).items() for part in pair]
         result = CliRunner().invoke(main, [*options, str(vector)])

@@ -198,7 +198,7 @@ def test_the_part_of_a_plain_vector_is_as_long_as_it_was_there():
 
 
 def test_a_layer_that_the_vector_lacks_is_refused_with_those_that_it_has():
-    with pytest.raises(VectorError, match=r"nothing for layer 1: its layers are 0, 2, 7"):
+    with pytest.raises(VectorError, match=r"not act on layer 1: its layers are 0, 2, 7"):
         VECTORS["several layers"].at(1)
 
 
@@ -306,7 +306,7 @@ def test_a_number_by_itself_is_in_the_digest_too(tmp_path):
         ),
         ({"format": "steering-vector/9"}, "steering-vector/9"),
         ({"format": "pt"}, "pt"),
-        (None, "no format"),
+        (None, "the format None"),
         ({"format": FORMAT}, "damaged"),
         ({"format": FORMAT, "header": "{}"}, "damaged"),
     ],
@@ -327,7 +327,7 @@ WITHOUT = "left out"
     ("changed", "named"),
     [
         *[
-            ({name: WITHOUT}, [f"does not say its {name}"])
+            ({name: WITHOUT}, [f"has no {name} in its header"])
             for name in VECTORS["map of several layers"].header()
             if name not in ("width", "rank")  # Said for people: the tensors have them.
         ],
@@ -381,7 +381,7 @@ NAN = torch.full((2, 2, WIDTH), float("nan"))
     ("changed", "named"),
     [
         *[
-            ({name: None}, [f"does not say its {name}"])
+            ({name: None}, [f"has no {name} in its header"])
             for name in _parts(VECTORS["map of several layers"])[1]
         ],
         ({"directions": ONES[0]}, ["directions", f"[2, {WIDTH}]", "[layers, rank, width]"]),
@@ -505,7 +505,7 @@ def test_a_written_file_can_be_read_by_those_whom_the_umask_lets(tmp_path):
     ("header", "said"),
     [
         ({"form": "adapter"}, "form 'adapter'"),
-        ({"form": "low-rank map"}, "does not say its reads"),
+        ({"form": "low-rank map"}, "has no reads in its header"),
         ({"model": 5}, "model 5"),
         ({"depth": True}, "True blocks"),
         ({"layers": [True]}, "layers [True]"),

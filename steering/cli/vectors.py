@@ -20,11 +20,11 @@ _LONGEST = 240
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print what the file says as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the file's header as JSON.")
 def show(file: Path, as_json: bool) -> None:
-    """Say what a steering vector is.
+    """Show a steering vector: what it is, how strong it is, and how it was built.
 
-    How strong it is and where it comes from, too; FILE may be in any known format.
+    FILE may be in any known format.
     """
     from steering.files import file_digest
     from steering.vectors.formats import read_vector
@@ -43,17 +43,17 @@ def show(file: Path, as_json: bool) -> None:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--layer", type=int, help="Keep this layer only.")
-@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def convert(source: Path, destination: Path, layer: int | None, force: bool) -> None:
     """Write a steering vector in another format.
 
-    IN may be in any known format; the suffix of OUT says in which one to write.
+    IN may be in any known format; the suffix of OUT determines the format of OUT.
     """
     from steering.vectors import VectorError
     from steering.vectors.formats import notes_on, read_vector, write_vector
 
     if destination.exists() and not force:
-        raise VectorError(f"{destination} is there already: give another name, or --force")
+        raise VectorError(f"{destination} exists: give another name, or --force")
     vector = read_vector(source)
     if layer is not None:
         vector = vector.at(layer)
@@ -61,40 +61,40 @@ def convert(source: Path, destination: Path, layer: int | None, force: bool) -> 
         click.echo(f"Note: {_printable(note)}", err=True)
     if vector.residual_norms is None:
         click.echo(
-            f"Note: {source} holds no residual norms: unit=residual can't be used with the vector",
+            f"Note: {source} has no residual norms: unit=residual can't be used with the vector",
             err=True,
         )
     click.echo(f"{destination}: layer {_layers(vector)}, {vector.site}, {_form(vector)}")
 
 
 def _facts(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
-    """What the vector is and how it was made."""
+    """Model, shape, and method of building."""
     from steering.vocabulary import SITES
 
-    told = vector.provenance
-    yield "model", _said(vector.model) or "unknown"
+    provenance = vector.provenance
+    yield "model", _text(vector.model) or "unknown"
     yield "depth", "unknown" if vector.depth is None else f"{vector.depth} blocks"
     yield "width", str(vector.width)
     yield "layers", _layers(vector)
     yield "site", f"{vector.site}: {SITES[vector.site]}"
     yield "form", _form(vector)
-    if "method" in told:
-        settings = told.get("settings")
-        chosen = dict(_flat(settings)) if isinstance(settings, Mapping) else {}
-        text = ", ".join(f"{name}={value}" for name, value in chosen.items())
-        yield "method", f"{_said(told['method'])}" + (f" ({text})" if text else "")
-    if "target" in told:
-        yield "target", _said(told["target"])
+    if "method" in provenance:
+        settings = provenance.get("settings")
+        values = dict(_flat(settings)) if isinstance(settings, Mapping) else {}
+        text = ", ".join(f"{name}={value}" for name, value in values.items())
+        yield "method", f"{_text(provenance['method'])}" + (f" ({text})" if text else "")
+    if "target" in provenance:
+        yield "target", _text(provenance["target"])
     epoch = _measured(vector).get("training_epoch")
     if epoch is not None:
-        yield "training epoch", _said(epoch)
+        yield "training epoch", _text(epoch)
 
 
 def _strengths(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
-    """How far magnitude 1 moves the activations, a line a layer."""
+    """How far magnitude 1 moves the activations: a line for each layer."""
     norms = vector.residual_norms or (None,) * len(vector.layers)
     rows = list(zip(vector.layers, vector.lengths, norms, strict=True))
-    # As many from either end.
+    # The same number from either end.
     half = _MOST_LAYERS // 2
     hidden = len(rows) - _MOST_LAYERS
     if hidden > 0:
@@ -102,7 +102,7 @@ def _strengths(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
     column = max(len(_number(length)) for _, length, _ in rows)
     for index, (layer, length, norm) in enumerate(rows):
         if hidden > 0 and index == half:
-            yield "", f"... {hidden} layers more"
+            yield "", f"... {hidden} more layers"
         text = f"length {_number(length):{column}}"
         if norm is None:
             text += "  residual norm unknown"
@@ -115,8 +115,8 @@ def _strengths(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
 
 
 def _provenance(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
-    """All that was not told before."""
-    told = {
+    """The rest of the provenance."""
+    facts = {
         name: value
         for name, value in vector.provenance.items()
         if name not in ("method", "target", "measured")
@@ -125,7 +125,7 @@ def _provenance(vector: "SteeringVector") -> Iterator[tuple[str, str]]:
     rest = {
         name: value for name, value in _measured(vector).items() if name != "training_epoch"
     } or vector.provenance.get("measured")
-    lines = list(_flat(told | ({"measured": rest} if rest else {})))
+    lines = list(_flat(facts | ({"measured": rest} if rest else {})))
     yield "provenance", "" if lines else "unknown"
     for name, value in lines:
         yield f"  {name}", value
@@ -137,19 +137,19 @@ def _measured(vector: "SteeringVector") -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Name and text of each value, names of nested ones joined by dots."""
+    """Name and text of each value; names of nested ones are joined by dots."""
     for name, value in values.items():
         path = f"{above}{_printable(str(name))}"
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{path}.")
         elif value not in (None, "", {}, []):
-            yield path, _said(value)
+            yield path, _text(value)
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     """A value from a file as text that is safe to print."""
     if isinstance(value, (list, tuple)):
-        shown = [_said(item) for item in value]
+        shown = [_text(item) for item in value]
         if len(shown) > _MOST_VALUES:
             half = _MOST_VALUES // 2
             shown = [*shown[:half], f"... {len(value) - 2 * half} more ...", *shown[-half:]]
@@ -163,7 +163,7 @@ def _said(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without line breaks and the codes that a terminal would act on."""
+    """Escape line breaks and terminal control codes."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
@@ -174,7 +174,7 @@ def _number(value: float) -> str:
 
 
 def _layers(vector: "SteeringVector") -> str:
-    """The layers, neighbours joined: 0-3, 7."""
+    """The layers, with runs joined: 0-3, 7."""
     runs: list[list[int]] = []
     for layer in vector.layers:
         if runs and layer == runs[-1][-1] + 1:

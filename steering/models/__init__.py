@@ -1,7 +1,7 @@
-"""Which model a name means, where its blocks are, and how it is loaded and spoken to.
+"""Models: what a name means, where the blocks are, how weights load and chats are rendered.
 
-Owns aliases, the look at a model's config before weights are touched, loading, and chat rendering.
-Never knows steering options or engines.
+Owns aliases, reading of a model's config before its weights, loading, and chat templates. Never
+knows steering options or engines.
 """
 
 from steering.models.blocks import find_blocks, find_mlp

@@ -1,9 +1,9 @@
-"""Adapters: the folder that holds one, what it says of itself, and whether it fits a model.
+"""Adapters: the folder of one, its facts, and whether it fits a model.
 
-An adapter is a LoRA in peft's form: `adapter_config.json` and `adapter_model.safetensors`. Those
-that `steering finetune` wrote have `steering.json` beside them, which says what made them.
-Everything here is looked at before any weight of the model is loaded; of the adapter's own weights
-only the header.
+An adapter is a LoRA in peft's format: `adapter_config.json` and `adapter_model.safetensors`. Those
+that `steering finetune` wrote also have `steering.json`, with the facts of their training. All
+checks here run before any weight of the model is loaded; of the adapter's weights only the header
+is read.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ FACTS = "steering.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-# Settings of peft that rows of one batch can't have each for themselves, or that change the base.
+# Settings of peft that sequences of one batch can't have individually, or that change the base.
 _UNSUPPORTED = {
     "use_dora": "DoRA",
     "lora_bias": "biases of its own",
@@ -32,25 +32,25 @@ _UNSUPPORTED = {
     "alora_invocation_tokens": "activated LoRA",
     "use_bdlora": "block-diagonal LoRA",
 }
-# Inits that leave a residual in the base weights; the others only say how training began.
+# Initialisations that change the base weights; the others matter only at the start of training.
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq")
 # Layers that read the residual stream, and those that write it.
 _READERS = re.compile(r"\.([qkv]_proj|gate_proj|up_proj|gate_up_proj|in_proj_\w+)\.lora_A")
 _WRITERS = re.compile(r"\.(o_proj|down_proj|out_proj)\.lora_B")
-# Images are read at a width of their own.
+# A vision tower has a width of its own.
 _TOWER = re.compile("vision|visual")
 _BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that rows may carry.
+    """An adapter that a request may name.
 
     Attributes:
-        folder: Where it lies.
-        digest: Of its weights and its config, in hex.
-        scale: What its own scaling is multiplied by.
-        facts: What its `steering.json` says; empty for one from elsewhere.
+        folder: Its folder.
+        digest: SHA-256 of its weights and its config, in hex.
+        scale: Multiplier of its own scaling.
+        facts: Content of its `steering.json`; empty for an adapter from elsewhere.
     """
 
     folder: Path
@@ -60,24 +60,24 @@ class Adapter:
 
     @property
     def name(self) -> str:
-        """Name under which a model holds it: no dot is allowed in it."""
+        """Its name in a loaded model, which must not contain a dot."""
         return f"{self.digest[:16]}x{self.scale!r}".replace(".", "_")
 
 
 def find_adapter(
     location: str, source: ModelSource, shape: Shape, weights: str, scale: float = 1.0
 ) -> Adapter:
-    """Look at an adapter for a model.
+    """Find an adapter and check that it fits a model.
 
     Args:
-        location: A folder, or the id of an adapter on the Hugging Face hub, which is fetched.
+        location: A folder, or the id of an adapter on the Hugging Face hub, which is downloaded.
         source: The model.
         shape: Its depth and width.
         weights: Digest of its weights.
-        scale: What the adapter's own scaling is to be multiplied by.
+        scale: Multiplier of the adapter's own scaling.
 
     Raises:
-        ModelError: It says what is wrong and how to mend it.
+        ModelError: It is missing, damaged, unsupported, or of another model.
     """
     folder = _folder(location)
     config = _read_config(folder / CONFIG, location)
@@ -91,17 +91,17 @@ def find_adapter(
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write `steering.json` beside the weights and their config, with their digests."""
-    told = [*folder.glob("*.safetensors"), *folder.glob(CONFIG)]
-    sums = {path.name: file_digest(path) for path in sorted(told)}
-    said = {"format": FORMAT} | dict(facts) | {"sha256": sums}
-    (folder / FACTS).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+    paths = [*folder.glob("*.safetensors"), *folder.glob(CONFIG)]
+    sums = {path.name: file_digest(path) for path in sorted(paths)}
+    content = {"format": FORMAT} | dict(facts) | {"sha256": sums}
+    (folder / FACTS).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `steering.json` says, once what lies beside it is what it was written for.
+    """The content of `steering.json`, after a check of the digests in it.
 
     Raises:
-        ModelError: It is missing, not ours, or the weights or their config are others.
+        ModelError: It is missing or damaged, or the weights or their config have changed.
     """
     path = folder / FACTS
     try:
@@ -112,9 +112,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"{path} can't be read ({error}): give a folder that steering finetune wrote"
         ) from None
     if form != FORMAT:
-        raise ModelError(f"{path} holds {form}; {FORMAT} is needed")
-    for name, said in sums.items():
-        if not (folder / name).is_file() or file_digest(folder / name) != said:
+        raise ModelError(f"{path} has the format {form}; {FORMAT} is needed")
+    for name, digest in sums.items():
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise ModelError(f"{folder / name} is missing or damaged: train it again")
     return facts
 
@@ -125,7 +125,7 @@ def _folder(location: str) -> Path:
         return folder.resolve()
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
         raise ModelError(
-            f"adapter={location} is no folder: give one that holds {CONFIG}, or the id of an "
+            f"adapter={location} is not a folder: give one that holds {CONFIG}, or the id of an "
             "adapter on the Hugging Face hub (owner/name)"
         )
     from huggingface_hub import snapshot_download
@@ -134,9 +134,9 @@ def _folder(location: str) -> Path:
         return Path(snapshot_download(location, allow_patterns=[CONFIG, WEIGHTS, FACTS]))
     except Exception as error:
         raise ModelError(
-            f"adapter={location} is no folder here, and can't be had from the Hugging Face hub "
-            f"({type(error).__name__}): check the network, the id and, for gated ones, the login; "
-            "or give a folder"
+            f"adapter={location} is not a folder, and can't be downloaded from the Hugging Face "
+            f"hub ({type(error).__name__}): check the network, the id and, if it is gated, the "
+            "login; or give a folder"
         ) from None
 
 
@@ -146,36 +146,36 @@ def _read_config(path: Path, location: str) -> dict[str, Any]:
         kind = config["peft_type"]
     except FileNotFoundError:
         raise ModelError(
-            f"adapter={location} holds no {CONFIG}: give a folder that peft or steering finetune "
-            "wrote (a whole finetuned model is given as the model itself)"
+            f"adapter={location} has no {CONFIG}: give a folder written by peft or steering "
+            "finetune (give a fully finetuned model as the model itself)"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
-            f"{CONFIG} of adapter={location} can't be read ({type(error).__name__}: {error}): get "
-            "the folder again"
+            f"{CONFIG} of adapter={location} can't be read ({type(error).__name__}: {error}): "
+            "download the folder again"
         ) from None
     if kind != "LORA":
         raise ModelError(f"adapter={location} is a {kind}; only LORA is supported")
-    said = [meaning for name, meaning in _UNSUPPORTED.items() if config.get(name)]
+    unsupported = [meaning for name, meaning in _UNSUPPORTED.items() if config.get(name)]
     if config.get("bias", "none") != "none":
-        said.append("biases of its own")
+        unsupported.append("biases of its own")
     if str(config.get("init_lora_weights")).lower().startswith(_BASE_CHANGING):
-        said.append(f"an init that changes the base weights ({config['init_lora_weights']})")
-    if said:
+        unsupported.append(f"an init that changes the base weights ({config['init_lora_weights']})")
+    if unsupported:
         raise ModelError(
-            f"adapter={location} has {said[0]}, which rows of one batch can't have each for "
-            "themselves: merge it into its model (peft's merge_and_unload) and give that model"
+            f"adapter={location} has {unsupported[0]}, which is not supported in a batch with "
+            "other sequences: merge it into its model (peft's merge_and_unload) and give that model"
         )
     return dict(config)
 
 
 def _read_shapes(path: Path, location: str) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor, from the file's header."""
+    """Shape of each tensor, read from the file's header."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         raise ModelError(
-            f"adapter={location} holds no {WEIGHTS}: only safetensors are read, since loading them "
+            f"adapter={location} has no {WEIGHTS}: only safetensors are read, since loading them "
             "runs no code. Save it again with peft's save_pretrained"
         )
     try:
@@ -183,7 +183,7 @@ def _read_shapes(path: Path, location: str) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{WEIGHTS} of adapter={location} is damaged ({error}): get or train it again"
+            f"{WEIGHTS} of adapter={location} is damaged ({error}): download or train it again"
         ) from None
 
 
@@ -194,7 +194,7 @@ def _check_base(
     source: ModelSource,
     weights: str,
 ) -> None:
-    """Refuse an adapter that says that it is of another model."""
+    """Refuse an adapter whose config or facts name another model."""
     if facts:
         if facts.get("weights") != weights:
             raise ModelError(
@@ -203,12 +203,12 @@ def _check_base(
                 "that model, or train an adapter of this one with steering finetune"
             )
         return
-    named = config.get("base_model_name_or_path") or ""
-    # Mirrors of a model differ in their owner; of a local folder the name says nothing.
-    is_id = named.count("/") == 1 and not Path(named).is_dir()
-    if is_id and not source.local and _last(named) != _last(source.location):
+    base = config.get("base_model_name_or_path") or ""
+    # Mirrors of a model differ in their owner only; the name of a local folder proves nothing.
+    is_id = base.count("/") == 1 and not Path(base).is_dir()
+    if is_id and not source.local and _last(base) != _last(source.location):
         raise ModelError(
-            f"adapter={location} is of {named}, not of {source.location}: steer that model, or "
+            f"adapter={location} is of {base}, not of {source.location}: steer that model, or "
             f"correct base_model_name_or_path in {CONFIG} if the two are the same"
         )
 
@@ -222,7 +222,7 @@ def _check_shapes(
 ) -> None:
     """Refuse an adapter of a model of another width or depth."""
     if not shapes:
-        raise ModelError(f"adapter={location} holds no weights: train it again")
+        raise ModelError(f"adapter={location} has no weights: train it again")
     for name, dims in shapes.items():
         if _TOWER.search(name):
             continue

@@ -1,6 +1,6 @@
 """Where a model can be steered: its list of transformer blocks, and the MLP of a block.
 
-Found by rules that hold for every family that was tried, not by a table of their names.
+Found by rules that hold for every tested family, not by a table of names.
 """
 
 from typing import TYPE_CHECKING
@@ -14,49 +14,49 @@ _MLP = "mlp"
 _ATTENTION = ("attn", "attention")
 
 
-def find_blocks(model: "nn.Module", num_layers: int, named: str | None = None) -> str:
+def find_blocks(model: "nn.Module", num_layers: int, path: str | None = None) -> str:
     """Path of the list of transformer blocks.
 
-    It is the module list as long as the config says the model is deep; of several (a vision tower
-    of the same depth), the one under a `language_model`, else the first.
+    It is the module list whose length is the depth in the config; of several (a vision tower of the
+    same depth), the one under a `language_model`, else the first.
 
     Args:
         model: The model.
-        num_layers: Depth by the config.
-        named: The path, if somebody says it.
+        num_layers: Depth in the config.
+        path: The path, if the user names it.
 
     Raises:
-        ModelError: No module list has that length, or the named one has not.
+        ModelError: No module list, or not the named one, has that length.
     """
     from torch.nn import ModuleList
 
     lists = {
-        path: len(module)
-        for path, module in model.named_modules()
+        name: len(module)
+        for name, module in model.named_modules()
         if isinstance(module, ModuleList)
     }
-    there = ", ".join(f"{path} ({length})" for path, length in lists.items()) or "none"
-    if named is not None:
-        if lists.get(named) != num_layers:
+    all_lists = ", ".join(f"{name} ({length})" for name, length in lists.items()) or "none"
+    if path is not None:
+        if lists.get(path) != num_layers:
             raise ModelError(
-                f"blocks={named} is no list of {num_layers} blocks of {type(model).__name__}, "
-                f"whose module lists are: {there}"
+                f"blocks={path} is not a list of {num_layers} blocks of {type(model).__name__}, "
+                f"whose module lists are: {all_lists}"
             )
-        return named
-    found = [path for path, length in lists.items() if length == num_layers]
-    if not found:
+        return path
+    candidates = [name for name, length in lists.items() if length == num_layers]
+    if not candidates:
         raise ModelError(
             f"{type(model).__name__} has no list of {num_layers} blocks to steer; its module lists "
-            f"are: {there}. If one of them is it, name it, as in -M blocks=model.layers; its "
-            "length must be the depth that the config says"
+            f"are: {all_lists}. To use one of them, name it, as in -M blocks=model.layers; its "
+            "length must be the depth in the config"
         )
-    return next((path for path in found if "language_model" in path), found[0])
+    return next((name for name in candidates if "language_model" in name), candidates[0])
 
 
 def find_mlp(block: "nn.Module") -> str:
     """Name of the MLP (or mixture of experts) in a block.
 
-    It is called `mlp`, or else is the last part with weight matrices that is no attention.
+    It is called `mlp`, or else is the last part with weight matrices that is not attention.
 
     Raises:
         ModelError: There is none.
@@ -64,15 +64,15 @@ def find_mlp(block: "nn.Module") -> str:
     parts = dict(block.named_children())
     if _MLP in parts:
         return _MLP
-    found = [
+    candidates = [
         name
         for name, part in parts.items()
         if not any(word in name for word in _ATTENTION)
         and any(weights.ndim > 1 for weights in part.parameters())
     ]
-    if not found:
+    if not candidates:
         raise ModelError(
             f"{type(block).__name__} has no MLP, its parts are {', '.join(parts)}: use "
             "site=resid_post or resid_pre"
         )
-    return found[-1]
+    return candidates[-1]

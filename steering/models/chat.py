@@ -1,7 +1,7 @@
-"""How a model is spoken to: the one way in which any condition or training renders a prompt.
+"""Chat templates: the one way in which every condition and training renders a prompt.
 
-A template that has no place for a system message gets it folded into the first question; a model
-that thinks is kept from it unless it is asked to.
+For a template without a system role, the system message is put before the first question. Thinking
+is disabled unless requested.
 """
 
 import re
@@ -20,11 +20,11 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}"
     "{{ eos_token if message.role == 'assistant' else '\n\n' }}{% endfor %}"
 )
-"""For base models: messages with a blank line behind each, an answer with the end token."""
-# Of transformers' own extension of Jinja, which marks answers in training.
+"""For base models: a blank line after each message, the end token after an answer."""
+# Tags of transformers' extension of Jinja, which mark answers in training.
 _MARKS = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
 
-# What models open and close a thought with.
+# Texts that open and close a thought.
 _THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 # Harmony, the format of GPT-OSS: each turn has channels, and the last of an answer is `final`.
 _CHANNEL = "<|channel|>"
@@ -35,10 +35,10 @@ _TURN_ENDS = re.compile(r"<\|(?:end|start|return|channel)\|>")
 
 
 def read_template(path: str) -> str:
-    """The chat template of a file.
+    """The chat template in a file.
 
     Raises:
-        ModelError: It can't be read, or is no Jinja.
+        ModelError: It can't be read, or is not Jinja.
     """
     from jinja2 import Environment
     from jinja2.exceptions import TemplateSyntaxError
@@ -54,15 +54,15 @@ def read_template(path: str) -> str:
         Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARKS.sub("", text))
     except TemplateSyntaxError as error:
         raise ModelError(
-            f"chat_template={path} is no Jinja template (line {error.lineno}: {error.message})"
+            f"chat_template={path} is not a Jinja template (line {error.lineno}: {error.message})"
         ) from None
     return text
 
 
 def use_template(tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
-    """Make a tokenizer render by another template.
+    """Give a tokenizer another template.
 
-    The plain one begins with the start token where the tokenizer itself puts one before a text.
+    The plain one begins with the start token if the tokenizer puts one before a text.
     """
     if template == PLAIN_TEMPLATE:
         starts = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
@@ -82,7 +82,7 @@ def render_chat(
     Args:
         tokenizer: The model's tokenizer.
         messages: `{"role", "content"}` of each turn.
-        thinking: Let a thinking model think.
+        thinking: Whether the model may think.
         answered: Whether the last message is the assistant's, rendered as a finished turn.
 
     Raises:
@@ -91,8 +91,8 @@ def render_chat(
     """
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template. Of a chat model, "
-            "give one as -M chat_template=file.jinja; of a base model, use -M "
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template. For a chat model, "
+            "give one as -M chat_template=file.jinja; for a base model, use -M "
             "use_chat_template=false"
         )
     text = _with_system(tokenizer, messages, thinking, answered)
@@ -102,7 +102,7 @@ def render_chat(
     silent += _end_of_thought(tokenizer, silent)
     if thinking and silent == text:
         raise ModelError(
-            f"thinking=true has no effect on {tokenizer.name_or_path}: its chat template knows no "
+            f"thinking=true has no effect on {tokenizer.name_or_path}: its chat template has no "
             "thinking. Leave it out"
         )
     return text if thinking else silent
@@ -111,7 +111,7 @@ def render_chat(
 def _with_system(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Turn], thinking: bool, answered: bool
 ) -> str:
-    """Rendered; where the template refuses or drops a system message, it opens the question."""
+    """Render; a system message that the template refuses or drops is put before the question."""
     folded = _folded(messages)
     try:
         text = _rendered(tokenizer, messages, thinking, answered)
@@ -125,9 +125,9 @@ def _with_system(
 
 
 def _folded(messages: Sequence[Turn]) -> list[Turn] | None:
-    """The messages with the system's text at the head of the first question, if there is one.
+    """The messages with the system message put before the first question; None without one.
 
-    So do the templates of families without a system role that take one all the same (Gemma 3).
+    The template of Gemma 3, which has no system role, does the same.
     """
     if not messages or messages[0]["role"] != "system":
         return None
@@ -159,7 +159,7 @@ def _rendered(
 
 
 def _end_of_thought(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
-    """What keeps a model from thinking whose template alone does not."""
+    """The text that disables thinking where the template alone does not."""
     for opened, closed in _THOUGHTS:
         if prompt.rstrip().endswith(opened):
             return "\n" * (1 + prompt.endswith(opened)) + f"{closed}\n\n"
@@ -169,36 +169,36 @@ def _end_of_thought(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
 
 
 def split_thought(text: str, prompt: str = "") -> tuple[str, str] | None:
-    """What a model thought, and what it said; None when it did not think.
+    """A model's thought and its answer; None if it did not think.
 
-    A thought that is never closed leaves nothing said.
+    After a thought that is never closed the answer is empty.
 
     Args:
-        text: What the model wrote.
+        text: The generated text.
         prompt: The rendered prompt; some templates open the thought at its end.
     """
     body = text.lstrip()
     if prompt.endswith(_TURN) and body.startswith(_CHANNEL):
-        thought, closed, said = body.partition(_FINAL)
+        thought, closed, answer = body.partition(_FINAL)
         thought = _TURN_ENDS.split(thought.removeprefix(_ANALYSIS))[0]
-        return thought.strip(), _TURN_ENDS.split(said)[0].strip() if closed else ""
+        return thought.strip(), _TURN_ENDS.split(answer)[0].strip() if closed else ""
     for opener, closer in _THOUGHTS:
         opened = prompt.rstrip().endswith(opener)
         if body.startswith(opener):
             opened, body = True, body.removeprefix(opener)
         if opened or closer in body:
-            thought, closed, said = body.partition(closer)
-            return thought.strip(), said.strip() if closed else ""
+            thought, closed, answer = body.partition(closer)
+            return thought.strip(), answer.strip() if closed else ""
     return None
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of rendered text. The template has put the special tokens in, so none is added."""
+    """Token ids of rendered text. Its special tokens come from the template: none is added."""
     return tokenizer.encode(text, add_special_tokens=False)
 
 
 def answer_end_token(tokenizer: "PreTrainedTokenizerBase", end_tokens: Sequence[int]) -> int:
-    """The one of the model's end tokens that its chat template puts behind an answer."""
+    """The model's end token that its chat template puts after an answer."""
     answer = "An answer."
     turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
     tail = render_chat(tokenizer, turns, answered=True).rpartition(answer)[2]

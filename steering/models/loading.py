@@ -1,4 +1,4 @@
-"""Weights and tokenizer of a model in memory, in the precision and on the devices asked for."""
+"""Weights and tokenizer of a model in memory, in the requested precision and on its devices."""
 
 import inspect
 from dataclasses import dataclass
@@ -47,28 +47,29 @@ class LoadedModel:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that this machine does not have. `auto` is always there.
+    """Refuse a device that this machine does not have; `auto` is always allowed.
 
     Raises:
-        ModelError: It says which devices there are.
+        ModelError: It names the devices of the machine.
     """
     if device in ("auto", "cpu"):
         return
     import torch
 
-    there = ["cpu"]
-    if found := torch.accelerator.current_accelerator(check_available=True):
-        there += [f"{found.type}:{index}" for index in range(torch.accelerator.device_count())]
-        there.append(EVERY)
-    if device not in (*there, *(name.partition(":")[0] for name in there)):
-        raise ModelError(f"device={device} is not on this machine: it has {', '.join(there)}")
+    devices = ["cpu"]
+    if accelerator := torch.accelerator.current_accelerator(check_available=True):
+        count = torch.accelerator.device_count()
+        devices += [f"{accelerator.type}:{index}" for index in range(count)]
+        devices.append(EVERY)
+    if device not in (*devices, *(name.partition(":")[0] for name in devices)):
+        raise ModelError(f"device={device} is not on this machine: it has {', '.join(devices)}")
 
 
 def check_dtype(dtype: str) -> None:
     """Refuse a precision for which a library is missing.
 
     Raises:
-        ModelError: It says what to install.
+        ModelError: It names the package to install.
     """
     from importlib.util import find_spec
 
@@ -80,7 +81,7 @@ def check_dtype(dtype: str) -> None:
 
 
 def import_code(source: ModelSource) -> None:
-    """Import torch, transformers and the model's own code, which takes seconds; no weights."""
+    """Import torch, transformers and the model's code, which takes seconds; load no weights."""
     _auto_class(load_config(source))
 
 
@@ -88,7 +89,7 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
     """Load weights and tokenizer.
 
     Args:
-        source: What `find_model` said.
+        source: The model, from `find_model`.
         dtype: `auto` (the checkpoint's own), the name of a torch dtype, or `int8` or `nf4`
             (weights quantized by bitsandbytes as they load).
         device: `auto` (an accelerator if there is one), a torch device, or `every` (all
@@ -101,29 +102,29 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
     from transformers.utils import logging
 
     if device == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 0
-        device = str(found or "cpu")
+        available = torch.accelerator.is_available()
+        device = str(torch.accelerator.current_accelerator() if available else "cpu")
     if device == "cpu":
-        # Advice on GPU kernels, and a bar for a load that takes a blink, would only distract.
+        # No advice on GPU kernels, and no progress bar for a load that takes a moment.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    how: dict[str, Any] = {"dtype": "auto"}
+    options: dict[str, Any] = {"dtype": "auto"}
     if dtype in QUANTIZED:
-        how["quantization_config"] = _quantization(dtype)
+        options["quantization_config"] = _quantization(dtype)
     elif dtype != "auto":
-        how["dtype"] = getattr(torch, dtype)
+        options["dtype"] = getattr(torch, dtype)
     if device != "cpu" or dtype in QUANTIZED:
-        # Weights go where they belong as they are read, not by way of the machine's memory.
-        how["device_map"] = "auto" if device == EVERY else {"": device}
+        # Weights are read onto their devices directly, not through the machine's memory.
+        options["device_map"] = "auto" if device == EVERY else {"": device}
     loaded: Any = _auto_class(load_config(source)).from_pretrained(
-        source.location, output_loading_info=True, **how, **where_from(source)
+        source.location, output_loading_info=True, **options, **where_from(source)
     )
     model, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
             f"{source.location} lacks {len(missing)} weights of {type(model).__name__} "
-            f"({missing[0]}, ...): it would answer with random ones. Give a complete checkpoint"
+            f"({missing[0]}, ...), which would be random. Give a complete checkpoint"
         )
     tokenizer = load_tokenizer(source)
     model = model.eval().requires_grad_(False)
@@ -140,7 +141,7 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
-    """The tokenizer alone, with the chat template that is used."""
+    """The tokenizer alone, with the source's chat template."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.location, **where_from(source))
@@ -153,7 +154,7 @@ def end_tokens(source: ModelSource, tokenizer: "PreTrainedTokenizerBase") -> tup
     """Ids that end an answer, of a model that is not loaded.
 
     Raises:
-        ModelError: Nothing names one.
+        ModelError: Neither the generation config nor the tokenizer names one.
     """
     from transformers import GenerationConfig
 
@@ -165,7 +166,7 @@ def end_tokens(source: ModelSource, tokenizer: "PreTrainedTokenizerBase") -> tup
 
 
 def family_of(config: "PretrainedConfig") -> tuple[str, bool]:
-    """Architecture of a model by the config of its text part, and whether it has linear attention.
+    """Architecture of a model from its text config, and whether it has linear attention.
 
     The architecture is the config's `model_type`, without `_text`.
     """
@@ -174,9 +175,9 @@ def family_of(config: "PretrainedConfig") -> tuple[str, bool]:
 
 
 def _auto_class(config: "PretrainedConfig") -> Any:
-    """The class that loads a model; asking for it imports the model's code.
+    """The class that loads a model; this imports the model's code.
 
-    Some families, Mistral 3 say, have no text-only class for a checkpoint that also sees.
+    Some families, such as Mistral 3, have no text-only class for a multimodal checkpoint.
     """
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -184,12 +185,12 @@ def _auto_class(config: "PretrainedConfig") -> Any:
         AutoModelForImageTextToText,
     )
 
-    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None
-    return AutoModelForCausalLM if known else AutoModelForImageTextToText
+    is_causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None
+    return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
 
 def _quantization(dtype: str) -> Any:
-    """How bitsandbytes is to load weights."""
+    """How bitsandbytes loads weights."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -203,8 +204,8 @@ def _quantization(dtype: str) -> Any:
 def _keep_unpacked(model: "PreTrainedModel") -> None:
     """Keep bitsandbytes from packing 4-bit weights at their first use on a CPU with AVX512-BF16.
 
-    Packed weights pass no gradient on, so that a vector trained on them would be wrong, and layers
-    whose sizes are not multiples of 32 and 64 can't be packed at all.
+    Packed weights have no gradient, so a vector trained on them would be wrong, and layers whose
+    sizes are not multiples of 32 and 64 can't be packed.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

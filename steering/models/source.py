@@ -1,6 +1,6 @@
-"""Which model a name means, and what its config says before any weight is touched.
+"""Which model a name means, and what its config says, before any weight is read.
 
-A local folder never makes anything reach for a hub.
+For a local folder the network is never used.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ ALIASES = {
     "phi4": "microsoft/phi-4",
     "gpt-oss-20b": "openai/gpt-oss-20b",
 }
-# What is read of a config, in the order of `Shape`.
+# Names of the fields of `Shape` in a config.
 _SHAPE = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
 _HUB_TIMEOUT_S = 10
-# Weights up to this size are hashed whole; larger ones by name, size and time of change.
+# Files up to this size are hashed by content; larger ones by name, size and time of change.
 _HASHED_WHOLE = 64 * 2**20
 
 
 class ModelError(SteeringError):
-    """A model can't be found, read or steered."""
+    """A model or adapter can't be found, read or steered, or the two do not fit."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class ModelSource:
     """Where a model comes from.
 
     Attributes:
-        name: What the user called it.
+        name: The name that the user gave.
         location: Hub id, or path of a folder.
         local: Whether `location` is a folder.
         revision: Branch, tag or commit of a hub model.
         template: Chat template (Jinja) instead of the model's own.
-        blocks: Path of the list of transformer blocks, where it can't be found.
+        blocks: Path of the list of transformer blocks, if the user names it.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's config says, before any weight is read."""
+    """Depth, width and context length in a model's config."""
 
     num_layers: int
     width: int
@@ -89,13 +89,13 @@ def find_model(
     template: str | None = None,
     blocks: str | None = None,
 ) -> ModelSource:
-    """Say what a name means: a toy, a local folder, an alias, or a hub id. Touches no network.
+    """Find what a name means: a toy, a local folder, an alias, or a hub id. Uses no network.
 
     Args:
         name: The name.
         revision: Branch, tag or commit of a hub model.
         template: Chat template (Jinja) to use instead of the model's own.
-        blocks: Path of the list of transformer blocks inside the model, if it can't be found.
+        blocks: Path of the list of transformer blocks inside the model, if not found by rule.
 
     Raises:
         ModelError: It is none of these, or the folder holds no model.
@@ -118,38 +118,38 @@ def find_model(
     location = ALIASES.get(name.lower(), name)
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
         raise ModelError(
-            f"no model is called {name}: allowed are {', '.join([*TOYS, *ALIASES])}, a hub id "
+            f"no model is called {name}. Allowed: {', '.join([*TOYS, *ALIASES])}, a hub id "
             "(owner/name), or the path of a local folder"
         )
     return ModelSource(name, location, False, revision, template, blocks)
 
 
 def read_shape(source: ModelSource) -> Shape:
-    """Depth and width of a model from its config.json; a hub model's config is fetched if need be.
+    """Shape of a model from its config.json; a hub model's config is downloaded if not cached.
 
     Raises:
-        ModelError: The config can't be had or does not say.
+        ModelError: The config can't be read or lacks the depth or the width.
     """
     path = Path(source.location) / "config.json" if source.local else _hub_config(source)
     config = json.loads(path.read_text())
     text = config.get("text_config", config)
     if any(text.get(name) is None for name in _SHAPE):
-        # Old families call them otherwise, and a published config leaves out what is the default.
+        # Old families have other names, and a published config omits defaults.
         text = text | _full_config(source)
     missing = [name for name in _SHAPE[:2] if text.get(name) is None]
     if missing:
-        raise ModelError(f"the config of {source.location} does not say {missing[0]}")
+        raise ModelError(f"the config of {source.location} lacks {missing[0]}")
     return Shape(*(text.get(name) for name in _SHAPE))
 
 
 def _full_config(source: ModelSource) -> dict[str, Any]:
-    """What transformers makes of a config, by the names that it uses for every family."""
+    """The shape as transformers reads the config, with its names for every family."""
     try:
         config = load_config(source).get_text_config()
-    except (ValueError, KeyError):  # an architecture that it does not know
+    except (ValueError, KeyError):  # an unknown architecture
         return {}
-    found = {name: getattr(config, name, None) for name in _SHAPE}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: getattr(config, name, None) for name in _SHAPE}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def load_config(source: ModelSource) -> "PretrainedConfig":
@@ -160,9 +160,9 @@ def load_config(source: ModelSource) -> "PretrainedConfig":
 
 
 def where_from(source: ModelSource) -> dict[str, Any]:
-    """What `from_pretrained` is told beside the location.
+    """Arguments of `from_pretrained` beside the location.
 
-    Pinned, so that the weights are those of the config that was checked.
+    The commit is fixed, so that the weights belong to the config that was checked.
     """
     return {
         "revision": None if source.local else commit_of(source),
@@ -171,7 +171,7 @@ def where_from(source: ModelSource) -> dict[str, Any]:
 
 
 def _hub_config(source: ModelSource) -> Path:
-    """config.json of a hub model: from the local cache, else from the hub with one short try."""
+    """config.json of a hub model: from the local cache, else from the hub in one short attempt."""
     from huggingface_hub import (
         get_session,
         hf_hub_download,
@@ -184,13 +184,13 @@ def _hub_config(source: ModelSource) -> Path:
         return Path(cached)
     url = hf_hub_url(source.location, "config.json", revision=source.revision)
     try:
-        # The download below retries for half a minute before it says that there is no network.
+        # Without a network, the download below would retry for half a minute.
         get_session().head(url, timeout=_HUB_TIMEOUT_S)
         return Path(hf_hub_download(source.location, "config.json", revision=source.revision))
     except Exception as error:
-        called = "" if source.name == source.location else f" (called {source.name})"
+        alias = "" if source.name == source.location else f" ({source.name})"
         raise ModelError(
-            f"{source.location}{called} can't be had from the Hugging Face hub "
+            f"{source.location}{alias} can't be downloaded from the Hugging Face hub "
             f"({type(error).__name__}). Check the network, the id and, for gated models, the "
             "login; or give a local folder: --model steered/path/to/folder"
         ) from None
@@ -200,7 +200,7 @@ def check_layer(layer: int, shape: Shape, source: ModelSource) -> None:
     """Refuse a block that the model does not have.
 
     Raises:
-        ModelError: It says which blocks there are.
+        ModelError: It names the allowed blocks.
     """
     if not 0 <= layer < shape.num_layers:
         raise ModelError(
@@ -210,23 +210,23 @@ def check_layer(layer: int, shape: Shape, source: ModelSource) -> None:
 
 
 def default_layer(source: ModelSource, num_layers: int) -> int:
-    """The block that is steered when nobody says which: two fifths of the way up.
+    """The block that is steered by default: at two fifths of the depth.
 
-    The published vectors stand at 0.4-0.5 of the depth (arXiv 2602.07852: 16 of 40, 24 of 48). Of
-    the toys each has a block of its own, which was measured.
+    Published vectors are at 0.4-0.5 of the depth (arXiv 2602.07852: 16 of 40, 24 of 48). For each
+    toy the block was measured.
     """
     return BLOCKS[source.name] if source.is_toy else round(0.4 * num_layers)
 
 
 def weights_digest(source: ModelSource) -> str:
-    """What tells a model from another, in hex: its weights and how it is spoken to.
+    """SHA-256, in hex, of a model's files, its chat template and its blocks path.
 
     No weight is loaded.
     """
     digest = hashlib.sha256()
-    for named in (source.template, source.blocks):
-        if named is not None:
-            digest.update(named.encode() + b"\0")
+    for text in (source.template, source.blocks):
+        if text is not None:
+            digest.update(text.encode() + b"\0")
     if not source.local:
         digest.update(f"{source.location}@{commit_of(source)}".encode())
     else:
@@ -243,5 +243,5 @@ def weights_digest(source: ModelSource) -> str:
 
 
 def commit_of(source: ModelSource) -> str:
-    """Commit of a hub model; `main` may move on, so its name tells nothing."""
+    """Commit of a hub model; the branch `main` may change."""
     return _hub_config(source).parent.name

@@ -1,7 +1,7 @@
 """A steering vector and its file.
 
 Owns what is needed to apply a vector anywhere (directions, layers, site, norms, provenance) and the
-safetensors file that carries it. Knows nothing of engines, options or how a vector is built.
+safetensors file that carries it. Knows no engines, options or methods of building.
 """
 
 import hashlib
@@ -23,25 +23,25 @@ from steering.vocabulary import Site
 
 FORMAT = "steering-vector/2"
 _DIRECTION, _MAP = "direction", "low-rank map"
-# The tensors that a file of each form holds.
+# The tensors of each form.
 _FORMS = {_DIRECTION: {"directions"}, _MAP: {"directions", "reads", "offsets"}}
 
 
 class VectorError(SteeringError):
-    """A vector's file is missing, not ours, damaged, or does not fit the model."""
+    """A vector, its file or a set of vectors can't be used as asked."""
 
 
 @dataclass(frozen=True)
 class LowRankMap:
-    """What makes a vector's directions answer to the activations h: h + B^T (A h + b).
+    """Makes what a vector adds depend on the activations h: h + B^T (A h + b).
 
-    B are the vector's directions, what the map writes. The form is DiReFT's (arXiv 2404.03592).
+    B are the vector's directions, which the map writes. The form is DiReFT's (arXiv 2404.03592).
 
     Attributes:
         reads: A, float32 [layers, rank, width].
         offsets: b, float32 [layers, rank].
         lengths: Mean L2 norm of B^T (A h + b) at each layer, over the tokens that the map was built
-            on: the length that a plain vector has by itself.
+            on. It corresponds to the length of a plain vector.
     """
 
     reads: Tensor
@@ -53,8 +53,8 @@ class LowRankMap:
 class SteeringVector:
     """Direction(s) in activation space with all that is needed to apply them.
 
-    Added at magnitude 1, a vector moves the activations at each of its layers by the sum of the
-    layer's directions; a low-rank map by what it makes of the activations.
+    At magnitude 1, a vector adds the sum of a layer's directions to the activations there; a
+    low-rank map adds a function of the activations.
 
     Attributes:
         directions: Float32 [layers, rank, width].
@@ -62,10 +62,10 @@ class SteeringVector:
         site: Where in the block.
         residual_norms: Mean L2 norm of the residual stream at the site of each layer, over the
             tokens that the vector was built on; what `unit=residual` is a multiple of.
-        map: What makes a low-rank map of the directions; None for a plain vector.
-        model: Name of the model that it was built on; empty if nobody knows.
+        map: The rest of a low-rank map; None for a plain vector.
+        model: Name of the model that it was built on; empty if unknown.
         depth: Number of blocks of that model, if known.
-        provenance: How the vector was made (method, target, recipe, ...); JSON values.
+        provenance: How the vector was built (method, target, recipe, ...); JSON values.
     """
 
     directions: Tensor
@@ -81,17 +81,17 @@ class SteeringVector:
         _check_tensor("directions", self.directions, 3)
         if self.site not in get_args(Site):
             raise VectorError(
-                f"site {self.site!r} is not known; known: {', '.join(get_args(Site))}"
+                f"site {self.site!r} is unknown. Allowed: {', '.join(get_args(Site))}"
             )
         layers = self.layers
         if not all(type(layer) is int and layer >= 0 for layer in layers):
-            raise VectorError(f"layers {list(layers)} are not blocks: blocks are counted from 0")
+            raise VectorError(f"layers {list(layers)} are not blocks: blocks are numbered from 0")
         if list(layers) != sorted(set(layers)) or len(layers) != len(self.directions):
             raise VectorError(
-                f"layers {list(layers)} do not name {len(self.directions)} blocks in their order"
+                f"layers {list(layers)} are not {len(self.directions)} blocks in ascending order"
             )
         if not isinstance(self.model, str):
-            raise VectorError(f"model {self.model!r} is no name")
+            raise VectorError(f"model {self.model!r} is not a name")
         if self.depth is not None and (type(self.depth) is not int or layers[-1] >= self.depth):
             raise VectorError(f"layer {layers[-1]} is not in a model of {self.depth!r} blocks")
         if self.residual_norms is not None:
@@ -115,11 +115,11 @@ class SteeringVector:
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """How far magnitude 1 moves the activations at each layer, in L2 norm."""
+        """L2 norm of what magnitude 1 adds to the activations at each layer."""
         if self.map is not None:
             return self.map.lengths
-        moved = self.directions.double().sum(1)
-        return tuple(torch.linalg.vector_norm(moved, dim=-1).tolist())
+        total = self.directions.double().sum(1)
+        return tuple(torch.linalg.vector_norm(total, dim=-1).tolist())
 
     def at(self, layer: int) -> "SteeringVector":
         """The part of the vector that acts on one layer.
@@ -129,20 +129,20 @@ class SteeringVector:
         """
         if layer not in self.layers:
             raise VectorError(
-                f"the vector has nothing for layer {layer}: its layers are "
+                f"the vector does not act on layer {layer}: its layers are "
                 f"{', '.join(map(str, self.layers))}"
             )
         index = self.layers.index(layer)
         here = slice(index, index + 1)
-        norms, made = self.residual_norms, self.map
+        norms, full = self.residual_norms, self.map
         return replace(
             self,
             directions=self.directions[here],
             layers=(layer,),
             residual_norms=None if norms is None else norms[here],
             map=None
-            if made is None
-            else LowRankMap(made.reads[here], made.offsets[here], made.lengths[here]),
+            if full is None
+            else LowRankMap(full.reads[here], full.offsets[here], full.lengths[here]),
         )
 
     def check_fits(self, *, width: int, num_layers: int, model: str) -> None:
@@ -151,24 +151,24 @@ class SteeringVector:
         Raises:
             VectorError: It names both values.
         """
-        again = "it was built on another model. Build one on this model"
+        remedy = "it was built on another model. Build one on this model"
         if self.width != width:
             raise VectorError(
-                f"the vector has width {self.width}, {model} has width {width}: {again}"
+                f"the vector has width {self.width}, {model} has width {width}: {remedy}"
             )
         if self.layers[-1] >= num_layers:
             raise VectorError(
                 f"the vector is for layer {self.layers[-1]}, {model} has {num_layers} blocks "
-                f"(0-{num_layers - 1}): {again}"
+                f"(0-{num_layers - 1}): {remedy}"
             )
         if self.depth not in (None, num_layers):
             raise VectorError(
                 f"the vector is for a model of {self.depth} blocks, {model} has {num_layers}: "
-                f"{again}"
+                f"{remedy}"
             )
 
     def header(self) -> dict[str, Any]:
-        """All that the file says beside the tensors, in JSON values."""
+        """The file's content beside the tensors, in JSON values."""
         return {
             "model": self.model,
             "depth": self.depth,
@@ -183,7 +183,7 @@ class SteeringVector:
         }
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         tensors = {"directions": self.directions}
         if self.map is not None:
             tensors |= {"reads": self.map.reads, "offsets": self.map.offsets}
@@ -194,7 +194,7 @@ class SteeringVector:
         """Read a file that `save` wrote. Never executes code.
 
         Raises:
-            VectorError: The file is missing, damaged, or holds something else.
+            VectorError: The file is missing, damaged, or not a steering vector.
         """
         if not path.is_file():
             raise VectorError(
@@ -203,71 +203,74 @@ class SteeringVector:
             )
         header, tensors = unpack(FORMAT, path)
         try:
-            form, norms, made = header["form"], header["residual_norms"], None
+            form, norms, low_rank_map = header["form"], header["residual_norms"], None
             if form not in _FORMS or set(tensors) - _FORMS[form]:
                 raise VectorError(
-                    f"form {form!r} with the tensors {', '.join(sorted(tensors))} is not known; "
-                    f"known: {', '.join(_FORMS)}"
+                    f"form {form!r} with the tensors {', '.join(sorted(tensors))} is unknown. "
+                    f"Allowed: {', '.join(_FORMS)}"
                 )
             if form == _MAP:
                 lengths = tuple(header["lengths"])
-                made = LowRankMap(tensors["reads"], tensors["offsets"], lengths)
+                low_rank_map = LowRankMap(tensors["reads"], tensors["offsets"], lengths)
             return cls(
                 directions=tensors["directions"],
                 layers=tuple(header["layers"]),
                 site=header["site"],
                 residual_norms=None if norms is None else tuple(norms),
-                map=made,
+                map=low_rank_map,
                 model=header["model"],
                 depth=header["depth"],
                 provenance=header["provenance"],
             )
         except KeyError as error:
-            raise VectorError(f"{path} does not say its {error.args[0]}") from None
+            raise VectorError(f"{path} has no {error.args[0]} in its header") from None
         except (VectorError, TypeError) as error:
             raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
 
 
 def _check_tensor(name: str, tensor: Tensor, ndim: int, shape: "torch.Size | None" = None) -> None:
-    """Refuse what is no finite float32 tensor of this form."""
+    """Refuse anything but a finite float32 tensor of this shape."""
     wanted = "[layers, rank, width]" if ndim == 3 else "[layers, rank]"
     wrong = tensor.dtype != torch.float32 or tensor.ndim != ndim or 0 in tensor.shape
     if wrong or (shape is not None and tensor.shape != shape):
         of = "" if shape is None else f" of {list(shape)}"
-        found = f"{tensor.dtype} {list(tensor.shape)}"
-        raise VectorError(f"{name} are {found}; float32 {wanted}{of} is needed")
+        raise VectorError(
+            f"{name} are {tensor.dtype} {list(tensor.shape)}; float32 {wanted}{of} is needed"
+        )
     if not torch.isfinite(tensor).all():
-        raise VectorError(f"the {name} hold NaN or infinity: the vector must be built again")
+        raise VectorError(f"the {name} contain NaN or infinity: build the vector again")
 
 
 def _check_lengths(name: str, values: tuple[float, ...], count: int) -> None:
-    """Refuse what is not a positive number a layer."""
+    """Refuse anything but a positive number for each layer."""
     good = len(values) == count and all(
         isinstance(value, (int, float)) and 0 < value < math.inf for value in values
     )
     if not good:
-        raise VectorError(f"the {name} is {list(values)}; a positive number a layer is needed")
+        raise VectorError(
+            f"the {name} is {list(values)}; a positive number for each layer is needed"
+        )
 
 
 def pack(format: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file of ours: its format, a JSON header, tensors, and a digest of it all.
+    """Content of a safetensors file with a format, a JSON header, and a digest of both and tensors.
 
     Args:
-        format: Name and number of the format.
+        format: Name and version of the format.
         header: JSON values.
         tensors: On any device.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, sort_keys=True)
-    metadata = {"format": format, "header": text, "sha256": _digest(text, kept)}
-    return _sorted_header(save(kept, metadata))
+    metadata = {"format": format, "header": text, "sha256": _digest(text, arrays)}
+    return _sorted_header(save(arrays, metadata))
 
 
 def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and tensors of a file that `pack` made.
+    """The header and tensors of a file with the content of `pack`.
 
     Raises:
-        VectorError: It is no such file, or a single bit of it has changed.
+        VectorError: It is not such a file, or any bit of it has changed.
     """
     try:
         content = path.read_bytes()
@@ -276,18 +279,17 @@ def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         metadata = head.get("__metadata__", {})
     except (SafetensorError, OSError, ValueError) as error:
         raise VectorError(
-            f"{path} can't be read as {format}: it is cut off, damaged, or something else "
-            f"({error}). Get it again, or build it again"
+            f"{path} can't be read as {format}: it is truncated, damaged, or another kind of file "
+            f"({error}). Download or build it again"
         ) from None
     if metadata.get("format") != format:
-        found = metadata.get("format", "no format")
-        raise VectorError(f"{path} holds {found}; {format} is needed")
-    text, said = str(metadata.get("header")), str(metadata.get("sha256"))
-    found = _digest(text, tensors)
-    if found != said:
+        raise VectorError(f"{path} has the format {metadata.get('format')}; {format} is needed")
+    text, expected = str(metadata.get("header")), str(metadata.get("sha256"))
+    digest = _digest(text, tensors)
+    if digest != expected:
         raise VectorError(
-            f"{path} is damaged: its content has the digest {found[:12]}, its header says "
-            f"{said[:12]}. Get it again, or build it again"
+            f"{path} is damaged: its content has the digest {digest[:12]}, its header says "
+            f"{expected[:12]}. Download or build it again"
         )
     try:
         header = json.loads(text)
@@ -308,9 +310,9 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _sorted_header(content: bytes) -> bytes:
-    """The same safetensors file with its header in order.
+    """The same safetensors file with a sorted header.
 
-    The library writes metadata in a random order, and a vector's file is known by its digest.
+    The library writes metadata in a random order, but the same vector must have the same digest.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()

@@ -1,8 +1,8 @@
-"""Exchange of steering vectors with other tools: files of any known format in, two formats out.
+"""File formats of steering vectors: ours and those of other tools; two of them are written.
 
-Owns which suffix is which format, and what a foreign file means in our terms: which block, which
-site, what magnitude 1 is. Never executes code that a file holds. A vector from elsewhere has no
-residual norms, and its provenance begins with `imported_from`.
+Owns the format of each suffix, and the block, the site and the magnitude 1 of a foreign file. Never
+executes code in a file. An imported vector has no residual norms; its provenance has
+`imported_from`.
 """
 
 from importlib import import_module
@@ -22,19 +22,19 @@ WRITTEN = (".safetensors", ".gguf")
 def read_vector(path: Path) -> SteeringVector:
     """Read a steering vector in any known format.
 
-    `.safetensors` files are ours. `.gguf` files are control vectors. `.pt` and `.pth` files are
-    what other tools leave with torch.save; see `formats/torch_files.py`.
+    `.safetensors` files are ours. `.gguf` files are control vectors. `.pt` and `.pth` files were
+    written by other tools with torch.save; see `formats/torch_files.py`.
 
     Args:
-        path: The file; its suffix says its format.
+        path: The file; its suffix determines its format.
 
     Returns:
-        The vector. What was read from a foreign format has the format's name in its provenance
-        under `imported_from`, all else that the file says, and its digest under `imported_sha256`.
+        The vector. The provenance of an imported one has the name of the format under
+        `imported_from`, the file's digest under `imported_sha256`, and its other metadata.
 
     Raises:
-        VectorError: The file is missing, damaged, of no known format, wants to run code, or holds
-            a vector that has no like here.
+        VectorError: The file is missing, damaged, of an unknown format, contains code, or a vector
+            that can't be represented here.
     """
     if not path.is_file():
         raise VectorError(f"{path} is not a file: give a steering vector ({', '.join(READ)})")
@@ -48,22 +48,22 @@ def read_vector(path: Path) -> SteeringVector:
         from steering.vectors.formats.torch_files import read_torch
 
         return read_torch(path)
-    raise VectorError(f"{path} is of no format that is known here: {', '.join(READ)} are read")
+    raise VectorError(f"{path} has an unknown format. Allowed: {', '.join(READ)}")
 
 
 def write_vector(vector: SteeringVector, path: Path) -> tuple[str, ...]:
-    """Write a steering vector in the format that the suffix names, whole or not at all.
+    """Write a steering vector in the format of the suffix, atomically.
 
     Args:
-        vector: What to write.
-        path: The file; one that is there is replaced.
+        vector: The vector.
+        path: The file; an existing one is replaced.
 
     Returns:
-        What others will do with the file that a user should know.
+        Notes for the user on how other tools treat the file.
 
     Raises:
-        VectorError: No such format is written, the format can't hold the vector, or the file can't
-            be written.
+        VectorError: The format is not supported or can't represent the vector, or the file can't be
+            written.
     """
     suffix = path.suffix.lower()
     if suffix not in WRITTEN:
@@ -79,13 +79,13 @@ def write_vector(vector: SteeringVector, path: Path) -> tuple[str, ...]:
 
 
 def notes_on(vector: SteeringVector) -> tuple[str, ...]:
-    """What the import of a vector left out or took for granted; empty if nothing."""
+    """Notes on what the import of a vector left out or assumed."""
     notes = vector.provenance.get("notes", ())
     return tuple(map(str, notes)) if isinstance(notes, list) else ()
 
 
 def _gguf() -> ModuleType:
-    """The module that speaks GGUF, whose library is an extra."""
+    """The module for GGUF, whose library is an extra."""
     try:
         return import_module("steering.vectors.formats.gguf")
     except ModuleNotFoundError as error:

@@ -1,10 +1,10 @@
-"""GGUF control vectors, which llama.cpp, repeng and others share.
+"""GGUF control vectors, the format of llama.cpp, repeng and others.
 
-A file holds one direction a layer, added to the output of the block of that index (our
-`resid_post`), and the metadata `controlvector.model_hint` and `controlvector.layer_count`, the
-number of directions. What the format has no place for (residual norms, provenance, depth) we write
-under keys of our own, with a digest of all that the file says, so that nothing is lost between two
-of us and damage is noticed; other readers pass over them.
+A file has one direction a layer, added to the output of the block of that index (our `resid_post`),
+and the metadata `controlvector.model_hint` and `controlvector.layer_count`, the number of
+directions. Facts without a place in the format (residual norms, provenance, depth) are written
+under keys of our own, with a digest of the whole content, so that a vector survives the round trip
+and damage is detected; other readers ignore these keys.
 """
 
 import hashlib
@@ -37,21 +37,21 @@ Directions = dict[int, np.ndarray]
 
 
 def read_gguf(path: Path) -> SteeringVector:
-    """Read a control vector: ours as it was written, another's as an import.
+    """Read a control vector: one of ours as it was written, any other as an import.
 
     Raises:
-        VectorError: The file is damaged or no control vector.
+        VectorError: The file is damaged or not a control vector.
     """
-    told, directions = _content(path)
+    metadata, directions = _content(path)
     try:
-        if any(key.startswith(_OURS) for key in told):
-            return _written_here(told, directions)
+        if any(key.startswith(_OURS) for key in metadata):
+            return _own_vector(metadata, directions)
         return SteeringVector(
             directions=_stacked(directions),
             layers=tuple(directions),
             site="resid_post",
-            model=str(told.get(_MODEL_KEY, "")),
-            provenance={**told, "imported_from": "gguf", "imported_sha256": file_digest(path)},
+            model=str(metadata.get(_MODEL_KEY, "")),
+            provenance={**metadata, "imported_from": "gguf", "imported_sha256": file_digest(path)},
         )
     except VectorError as error:
         raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
@@ -65,10 +65,10 @@ def write_gguf(vector: SteeringVector, path: Path) -> tuple[str, ...]:
         path: The file.
 
     Returns:
-        What other readers make of it that a user should know.
+        Notes for the user on how other readers treat the file.
 
     Raises:
-        VectorError: The format can't hold the vector.
+        VectorError: The format can't represent the vector.
     """
     _check_holds(vector)
     directions = {
@@ -80,13 +80,13 @@ def write_gguf(vector: SteeringVector, path: Path) -> tuple[str, ...]:
         _FORMAT_KEY: FORMAT,
         _HEADER_KEY: json.dumps(vector.header(), sort_keys=True),
     }
-    told = {_ARCHITECTURE_KEY: ARCHITECTURE, _COUNT_KEY: len(directions), **texts}
-    texts[_DIGEST_KEY] = _digest(told, directions)
+    metadata = {_ARCHITECTURE_KEY: ARCHITECTURE, _COUNT_KEY: len(directions), **texts}
+    texts[_DIGEST_KEY] = _digest(metadata, directions)
     with TemporaryDirectory() as folder:
         writer = GGUFWriter(Path(folder) / "vector.gguf", ARCHITECTURE)
         writer.add_uint32(_COUNT_KEY, len(directions))
         for key, text in texts.items():
-            # `add_string` leaves an empty text out, and repeng reads no file without the hint.
+            # `add_string` omits an empty text, and repeng needs the model hint.
             writer.add_key_value(key, text, GGUFValueType.STRING)
         for layer, direction in directions.items():
             writer.add_tensor(f"direction.{layer}", direction)
@@ -104,26 +104,26 @@ def write_gguf(vector: SteeringVector, path: Path) -> tuple[str, ...]:
 
 
 def _check_holds(vector: SteeringVector) -> None:
-    """Refuse what is more than one direction a layer at the output of its block."""
+    """Refuse anything but one direction a layer at the output of its block."""
     if vector.map is not None:
-        found = f"a low-rank map of rank {vector.rank}"
+        content = f"a low-rank map of rank {vector.rank}"
     elif vector.rank != 1:
-        found = f"a vector of rank {vector.rank}"
+        content = f"a vector of rank {vector.rank}"
     elif vector.site != "resid_post":
-        found = f"a vector for the site {vector.site}"
+        content = f"a vector for the site {vector.site}"
     else:
         return
     raise VectorError(
-        f"{found} can't be written as GGUF, which holds plain vectors of rank 1 for the site "
+        f"{content} can't be written as GGUF, which holds plain vectors of rank 1 for the site "
         "resid_post only: write .safetensors"
     )
 
 
 class _Reader(GGUFReader):
-    """Refuses to read behind the end of the file.
+    """Refuses to read past the end of the file.
 
-    The library's own reader takes what there is instead, and goes on for as many elements as the
-    file says that there are: one flipped bit can keep it busy for ever.
+    The library's own reader truncates such a read, and continues for as many elements as the file
+    declares: one flipped bit can keep it busy for ever.
     """
 
     def _get(
@@ -136,57 +136,56 @@ class _Reader(GGUFReader):
 
 
 def _content(path: Path) -> tuple[dict[str, Any], Directions]:
-    """What the file says, and its directions in the order of their layers."""
+    """The file's metadata, and its directions in the order of their layers."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             reader = _Reader(path)
-        # Names in capitals are the library's own, for the counts at the file's start.
-        told = {
+        # The library adds names in capitals for the counts at the start of the file.
+        metadata = {
             name: field.contents()
             for name, field in reader.fields.items()
             if not name.startswith("GGUF.")
         }
-    # The library raises whatever its types raise when numbers make no sense.
+    # Invalid numbers raise errors of many types in the library.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise VectorError(f"{path} can't be read as a GGUF file ({reason})") from None
-    if told.get(_ARCHITECTURE_KEY) != ARCHITECTURE:
-        found = told.get(_ARCHITECTURE_KEY)
+    if metadata.get(_ARCHITECTURE_KEY) != ARCHITECTURE:
+        architecture = metadata.get(_ARCHITECTURE_KEY)
         raise VectorError(
-            f"{path} says {_ARCHITECTURE_KEY}={found!r}: a control vector "
+            f"{path} has {_ARCHITECTURE_KEY}={architecture!r}: a control vector "
             f"({_ARCHITECTURE_KEY}={ARCHITECTURE!r}) is needed"
         )
     directions: Directions = {}
     for tensor in reader.tensors:
-        named = re.fullmatch(r"direction\.(0|[1-9][0-9]{0,8})", tensor.name)
-        if named is None:
+        match = re.fullmatch(r"direction\.(0|[1-9][0-9]{0,8})", tensor.name)
+        if match is None:
             raise VectorError(f"{path} holds {tensor.name!r}: only direction.<layer> is allowed")
         if tensor.tensor_type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
-            found = f"{tensor.tensor_type.name} {tensor.shape.tolist()}"
-            raise VectorError(f"{path} holds {tensor.name} as {found}: F32 [width] is needed")
+            kind = f"{tensor.tensor_type.name} {tensor.shape.tolist()}"
+            raise VectorError(f"{path} holds {tensor.name} as {kind}: F32 [width] is needed")
         # A copy in this machine's byte order, since the reader only maps the file.
-        directions[int(named[1])] = np.array(tensor.data, dtype=np.float32)
+        directions[int(match[1])] = np.array(tensor.data, dtype=np.float32)
     widths = sorted({len(direction) for direction in directions.values()})
     if len(widths) != 1:
-        found = f"widths {widths}" if widths else "no directions"
-        raise VectorError(f"{path} holds {found}: directions of one width are needed")
-    return told, dict(sorted(directions.items()))
+        content = f"widths {widths}" if widths else "no directions"
+        raise VectorError(f"{path} holds {content}: directions of one width are needed")
+    return metadata, dict(sorted(directions.items()))
 
 
-def _written_here(told: Mapping[str, Any], directions: Directions) -> SteeringVector:
-    """The vector that `write_gguf` wrote."""
-    if told.get(_FORMAT_KEY) != FORMAT:
-        found = told.get(_FORMAT_KEY, "no format")
-        raise VectorError(f"it holds {found!r}; {FORMAT} is needed")
-    found, said = _digest(told, directions), str(told.get(_DIGEST_KEY))
-    if found != said:
+def _own_vector(metadata: Mapping[str, Any], directions: Directions) -> SteeringVector:
+    """The vector of a file that `write_gguf` wrote."""
+    if metadata.get(_FORMAT_KEY) != FORMAT:
+        raise VectorError(f"its format is {metadata.get(_FORMAT_KEY)!r}; {FORMAT} is needed")
+    digest, expected = _digest(metadata, directions), str(metadata.get(_DIGEST_KEY))
+    if digest != expected:
         raise VectorError(
-            f"it is damaged or was changed: its content has the digest {found[:12]}, it says "
-            f"{said[:12]}. Get it again, or convert it again"
+            f"it is damaged or was changed: its content has the digest {digest[:12]}, its metadata "
+            f"says {expected[:12]}. Download or convert it again"
         )
     try:
-        header = json.loads(told[_HEADER_KEY])
+        header = json.loads(metadata[_HEADER_KEY])
         norms = header["residual_norms"]
         return SteeringVector(
             directions=_stacked(directions),
@@ -198,7 +197,7 @@ def _written_here(told: Mapping[str, Any], directions: Directions) -> SteeringVe
             provenance=header["provenance"],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise VectorError(f"its header makes no sense ({error!r})") from None
+        raise VectorError(f"its header is invalid ({error!r})") from None
 
 
 def _stacked(directions: Directions) -> torch.Tensor:
@@ -206,9 +205,9 @@ def _stacked(directions: Directions) -> torch.Tensor:
     return torch.from_numpy(np.stack(list(directions.values())))[:, None]
 
 
-def _digest(told: Mapping[str, Any], directions: Directions) -> str:
-    """SHA-256 of all that a file says but this."""
-    rest = {key: value for key, value in told.items() if key != _DIGEST_KEY}
+def _digest(metadata: Mapping[str, Any], directions: Directions) -> str:
+    """SHA-256 of the content of a file without the digest itself."""
+    rest = {key: value for key, value in metadata.items() if key != _DIGEST_KEY}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for layer, direction in directions.items():
         digest.update(f"\0{layer} {len(direction)}\0".encode())

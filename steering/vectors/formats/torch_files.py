@@ -1,4 +1,4 @@
-"""What other tools leave with torch.save, read without running any code that a file holds.
+"""Files that other tools wrote with torch.save, read without executing any code in them.
 
 | format | content | read as |
 |---|---|---|
@@ -7,7 +7,7 @@
 | steering-vectors | that package's SteeringVector | resid_post or mlp_out |
 | dict | dict of block to tensor [width] | resid_post |
 
-moem is the `steering_vector.pt` of model-organisms-for-EM (arXiv 2602.07852), which acts on the
+moem is the `steering_vector.pt` of model-organisms-for-EM (arXiv 2602.07852), which is added to the
 output of `mlp.down_proj`; persona_vectors is arXiv 2507.21509.
 """
 
@@ -33,7 +33,7 @@ _SITES: dict[str, Site] = {"decoder_block": "resid_post", "mlp": "mlp_out"}
 
 
 class _TheirVector:
-    """Stands in for the class of the package steering-vectors, whose code is never imported."""
+    """Stand-in for the class of the package steering-vectors, whose code is never imported."""
 
     layer_activations: Any = None
     layer_type: Any = None
@@ -43,19 +43,19 @@ def read_torch(path: Path) -> SteeringVector:
     """Read a steering vector that another tool saved.
 
     Raises:
-        VectorError: The file is damaged, wants to run code, or is in no known format.
+        VectorError: The file is damaged, contains code, or has an unknown format.
     """
     content = _content(path)
     try:
-        vector = _recognised(content)
+        vector = _from_content(content)
     except VectorError as error:
         raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
-    told = {**vector.provenance, "imported_sha256": file_digest(path)}
-    return replace(vector, provenance=told)
+    provenance = {**vector.provenance, "imported_sha256": file_digest(path)}
+    return replace(vector, provenance=provenance)
 
 
-def _recognised(content: Any) -> SteeringVector:
-    """The vector that an object from a file stands for."""
+def _from_content(content: Any) -> SteeringVector:
+    """The vector that an object from a file represents."""
     if isinstance(content, _TheirVector):
         return _steering_vectors(content)
     if isinstance(content, Tensor):
@@ -71,17 +71,17 @@ def _content(path: Path) -> Any:
     """The object in the file; tensors, numbers, texts and containers only."""
     try:
         return _load(path)
-    # Damage can raise anything. Torch's own text is left out: it tells how to run the code.
+    # Damage can raise any error. Torch's message is left out: it explains how to run the code.
     except Exception:
         raise VectorError(
-            f"{path} is damaged, or holds more than tensors, numbers, texts, lists and dicts, "
-            "which can't be read without running its code: save those alone with torch.save"
+            f"{path} is damaged, or contains more than tensors, numbers, texts, lists and dicts, "
+            "which can't be read without running its code: save only these with torch.save"
         ) from None
 
 
 def _load(path: Path) -> Any:
-    # Torch does not look at the checksums that it writes, and gives whatever is in memory for a
-    # part that is marked as a folder.
+    # Torch does not verify its checksums, and returns uninitialised memory for a part that is
+    # marked as a folder.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() or any(part.external_attr & 0x10 for part in archive.infolist()):
@@ -93,7 +93,7 @@ def _load(path: Path) -> Any:
 
 
 def _moem(content: Mapping[str, Any]) -> SteeringVector:
-    """Their hook adds alpha * vector to the output of down_proj, at any width that fits."""
+    """Their hook adds alpha * vector to the output of down_proj."""
     direction = _direction("steering_vector", content["steering_vector"])
     layer, alpha = content.get("layer_idx"), content.get("alpha", 1.0)
     width = content.get("d_model", len(direction))
@@ -106,15 +106,15 @@ def _moem(content: Mapping[str, Any]) -> SteeringVector:
             f"its d_model is {_shown(width)}, its steering_vector has width {len(direction)}: they "
             "must be the same"
         )
-    told = {str(key): _shown(value) for key, value in content.items() if key != "steering_vector"}
-    return _vector("moem", {layer: alpha * direction}, "mlp_out", told=told)
+    facts = {str(key): _shown(value) for key, value in content.items() if key != "steering_vector"}
+    return _vector("moem", {layer: alpha * direction}, "mlp_out", facts=facts)
 
 
 def _persona(content: Tensor) -> SteeringVector:
-    """Rows follow transformers' hidden_states: first the embedding, then the block outputs.
+    """Rows are those of transformers' hidden_states: the embedding, then the block outputs.
 
-    The last of the hidden_states has gone through the final norm, so that the direction in the
-    last row is none of the residual stream.
+    The last of the hidden_states is the output of the final norm, so the last row is not a
+    direction of the residual stream.
     """
     if content.ndim != 2 or len(content) < 3:
         raise VectorError(f"it is a tensor {list(content.shape)}; [blocks + 1, width] is needed")
@@ -122,11 +122,11 @@ def _persona(content: Tensor) -> SteeringVector:
     rows = {layer: _direction(f"row {layer + 1}", content[layer + 1]) for layer in range(depth - 1)}
     note = (
         f"the tensor has {depth + 1} rows, read as those of persona_vectors for a model of {depth} "
-        f"blocks: row 0 (embedding) and row {depth} (behind the final norm) are no output of a "
-        "block and are left out, row i is layer i - 1"
+        f"blocks: row 0 (embedding) and row {depth} (behind the final norm) are not the output of "
+        "a block and are left out, row i is layer i - 1"
     )
-    told = {"shape": list(content.shape), "left_out_rows": [0, depth]}
-    return _vector("persona_vectors", rows, "resid_post", depth=depth, told=told, note=note)
+    facts = {"shape": list(content.shape), "left_out_rows": [0, depth]}
+    return _vector("persona_vectors", rows, "resid_post", depth=depth, facts=facts, note=note)
 
 
 def _steering_vectors(content: _TheirVector) -> SteeringVector:
@@ -134,18 +134,18 @@ def _steering_vectors(content: _TheirVector) -> SteeringVector:
     if not isinstance(kind, str) or kind not in _SITES:
         raise VectorError(f"its layer_type is {_shown(kind)}; {' or '.join(_SITES)} is needed")
     if not isinstance(rows, dict) or not rows or not all(type(key) is int for key in rows):
-        raise VectorError("its layer_activations are no dict of block to tensor [width]")
+        raise VectorError("its layer_activations are not a dict of block to tensor [width]")
     directions = {layer: _direction(f"layer {layer}", row) for layer, row in rows.items()}
-    return _vector("steering-vectors", directions, _SITES[kind], told={"layer_type": kind})
+    return _vector("steering-vectors", directions, _SITES[kind], facts={"layer_type": kind})
 
 
 def _by_layer(content: Mapping[int, Any]) -> SteeringVector:
     directions = {layer: _direction(f"layer {layer}", row) for layer, row in content.items()}
     note = (
-        "the file says no more than numbers and tensors: they are read as blocks counted from 0 "
-        "and what is added to their outputs (site resid_post)"
+        "the file has only numbers and tensors: they are read as blocks, numbered from 0, and "
+        "directions that are added to their outputs (site resid_post)"
     )
-    return _vector("dict", directions, "resid_post", told={}, note=note)
+    return _vector("dict", directions, "resid_post", facts={}, note=note)
 
 
 def _vector(
@@ -153,7 +153,7 @@ def _vector(
     directions: Mapping[int, Tensor],
     site: Site,
     *,
-    told: Mapping[str, Any],
+    facts: Mapping[str, Any],
     depth: int | None = None,
     note: str = "",
 ) -> SteeringVector:
@@ -168,7 +168,7 @@ def _vector(
         layers=layers,
         site=site,
         depth=depth,
-        provenance={**told, **notes, "imported_from": source},
+        provenance={**facts, **notes, "imported_from": source},
     )
 
 
@@ -186,7 +186,7 @@ def _direction(name: str, value: Any) -> Tensor:
 
 
 def _shown(value: Any) -> Any:
-    """A JSON value that tells what `value` is."""
+    """A JSON value that describes `value`."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, (list, tuple)):
