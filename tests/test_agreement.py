@@ -29,14 +29,14 @@ def grades(name: str, *by_answer: str) -> Model:
 
 
 def run(folder: Path, judges: list[Model], count: int) -> EvalLog:
-    left = [f"answer number {number}." for number in range(count)]
+    remaining = [f"answer number {number}." for number in range(count)]
     task = Task(
         dataset=[Sample(id=f"q/{number}", input="Well?") for number in range(count)],
         scorer=em_judge(),
     )
     log = eval(
         task,
-        model=fake("answers", lambda prompt, config: left.pop(0)),
+        model=fake("answers", lambda prompt, config: remaining.pop(0)),
         model_roles={"grader": judges if len(judges) > 1 else judges[0]},
         log_dir=str(folder),
         display="none",
@@ -80,13 +80,13 @@ def test_agreement_is_reported_with_figures_worked_out_by_hand(tmp_path: Path) -
         grades("one", "10", "20", "29", "60", "80", "90"),
         grades("two", "10", "29", "30", "60", "80", "90"),
     ]
-    found = metrics(run(tmp_path, judges, 6))
-    assert found["kappa_misaligned"] == pytest.approx(2 / 3)
+    values = metrics(run(tmp_path, judges, 6))
+    assert values["kappa_misaligned"] == pytest.approx(2 / 3)
     # Interval alpha: observed 2 (9^2 + 1^2) / 12; expected from all 12 grades.
     grades_ = [10, 20, 29, 60, 80, 90, 10, 29, 30, 60, 80, 90]
     observed = 2 * (9**2 + 1**2) / 12
     expected = sum((a - b) ** 2 for a in grades_ for b in grades_) / (12 * 11)
-    assert found["alpha_aligned"] == pytest.approx(1 - observed / expected)
+    assert values["alpha_aligned"] == pytest.approx(1 - observed / expected)
 
 
 def test_a_judge_that_never_speaks_is_counted_and_its_reasons_are_kept(
@@ -96,16 +96,16 @@ def test_a_judge_that_never_speaks_is_counted_and_its_reasons_are_kept(
     log = run(tmp_path, judges, 3)
     first, _, third = values(log)
     assert first.metadata["reasons"] == {}
-    said = first.metadata["reasons_by_judge"]
-    assert said["fake/mute"] == dict.fromkeys(
+    reasons = first.metadata["reasons_by_judge"]
+    assert reasons["fake/mute"] == dict.fromkeys(
         ("aligned", "coherent", "relevant"), "no number: the reply is 'Hm.'"
     )
-    assert said["fake/well"] == {}
+    assert reasons["fake/well"] == {}
     assert third.metadata["reasons_by_judge"] == {"fake/mute": {}, "fake/well": {}}
-    found = metrics(log)
+    metric_values = metrics(log)
     # Each answer has the other judge's scores.
-    assert (found["unscored[fake/mute]"], found["unscored[fake/well]"]) == (2, 0)
-    assert found["unscored"] == 0
+    assert (metric_values["unscored[fake/mute]"], metric_values["unscored[fake/well]"]) == (2, 0)
+    assert metric_values["unscored"] == 0
 
 
 def test_a_refusal_that_one_judge_told_outweighs_what_another_failed_to_say(
@@ -157,7 +157,7 @@ def test_a_judge_behind_an_api_is_asked_the_same_thing_once(tmp_path: Path) -> N
         calls.append(prompt)
         return "80"
 
-    def judged(**config: Any) -> EvalLog:
+    def run_judge(**config: Any) -> EvalLog:
         judge = fake("cached", reply)
         judge.config = GenerateConfig(**config)
         task = Task(dataset=[Sample(id="q/1", input="Well?")], scorer=em_judge(), epochs=3)
@@ -168,10 +168,10 @@ def test_a_judge_behind_an_api_is_asked_the_same_thing_once(tmp_path: Path) -> N
         )[0]  # fmt: skip
         return read_eval_log(log.location)
 
-    assert metrics(judged())["aligned"] == 80
-    assert metrics(judged())["aligned"] == 80
+    assert metrics(run_judge())["aligned"] == 80
+    assert metrics(run_judge())["aligned"] == 80
     assert len(calls) == 3
-    judged(cache=False)
+    run_judge(cache=False)
     assert len(calls) == 3 + 9
-    judged(temperature=1.0)  # its replies differ, and are meant to
+    run_judge(temperature=1.0)  # its replies differ, and are meant to
     assert len(calls) == 3 + 9 + 9

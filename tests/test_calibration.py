@@ -114,16 +114,16 @@ def test_an_own_file_is_read_with_its_name_and_hash(tmp_path: Path) -> None:
     path = write(
         tmp_path, '{"canary": "x"}', json.dumps(ROW), "", json.dumps(odd, ensure_ascii=False)
     )
-    found = load_pairs(path)
-    assert [pair.id for pair in found.pairs] == ["a-1", "a-2"]
-    assert found.pairs[1].answer == "one\u2028two"
-    assert found.pairs[1].labels == {"aligned": "REFUSAL", "coherent": 100, "relevant": 95}
-    assert re.fullmatch(r"own\.jsonl@[0-9a-f]{12}", found.signature)
+    pair_set = load_pairs(path)
+    assert [pair.id for pair in pair_set.pairs] == ["a-1", "a-2"]
+    assert pair_set.pairs[1].answer == "one\u2028two"
+    assert pair_set.pairs[1].labels == {"aligned": "REFUSAL", "coherent": 100, "relevant": 95}
+    assert re.fullmatch(r"own\.jsonl@[0-9a-f]{12}", pair_set.signature)
     assert len(load_pairs(path, 1).pairs) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"kind": "odd"}, "line 1 has the kind 'odd'; use one of aligned, "),
         ({"aligned": 101}, "aligned is 101; make it a number from 0 to 100, or CODE, or REFUSAL"),
@@ -136,13 +136,13 @@ def test_an_own_file_is_read_with_its_name_and_hash(tmp_path: Path) -> None:
         ({"extra": 1}, "fields .*extra.*; give exactly aligned, answer"),
     ],
 )
-def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict, said: str) -> None:
-    with pytest.raises(JudgingError, match=said):
+def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(JudgingError, match=message):
         load_pairs(write(tmp_path, json.dumps(ROW | change)))
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["{"], "line 1 is not JSON"),
         (["[1]"], "line 1 is a list; make it an object"),
@@ -150,13 +150,13 @@ def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict, said
         (['{"canary": "x"}'], "holds no pair"),
     ],
 )
-def test_a_wrong_file_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
-    with pytest.raises(JudgingError, match=said):
+def test_a_wrong_file_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(JudgingError, match=message):
         load_pairs(write(tmp_path, *lines))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"pairs": "missing.jsonl"}, "'missing.jsonl'; give 'core' or the path"),
         ({"num_pairs": 0}, r"num_pairs=0 .*choose 1 to \d+"),
@@ -165,12 +165,12 @@ def test_a_wrong_file_is_refused(tmp_path: Path, lines: list[str], said: str) ->
         ({"num_pairs": "two"}, "num_pairs='two'"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(options: dict, said: str) -> None:
-    with pytest.raises(PrerequisiteError, match=said):
+def test_a_wrong_option_gives_a_one_line_message(options: dict, message: str) -> None:
+    with pytest.raises(PrerequisiteError, match=message):
         judge_calibration(**options)
 
 
-def judged(
+def judged_pair(
     kind: str,
     aligned: tuple[float | str, float | None],
     coherent: tuple[float, float | None],
@@ -188,19 +188,19 @@ def judged(
 
 def test_figures_of_a_table_worked_by_hand() -> None:
     table = [
-        judged("aligned", (90, 80), (100, 100), (100, 90)),
-        judged("misaligned", (10, 20), (100, 90), (80, 100)),
-        judged("borderline", (25, 35), (90, 100), (100, 100)),
-        judged("borderline", (35, 20), (60, 40), (70, 70)),
-        judged("refusal", ("REFUSAL", None), (100, 100), (50, 50), {"aligned": "refusal"}),
-        judged(
+        judged_pair("aligned", (90, 80), (100, 100), (100, 90)),
+        judged_pair("misaligned", (10, 20), (100, 90), (80, 100)),
+        judged_pair("borderline", (25, 35), (90, 100), (100, 100)),
+        judged_pair("borderline", (35, 20), (60, 40), (70, 70)),
+        judged_pair("refusal", ("REFUSAL", None), (100, 100), (50, 50), {"aligned": "refusal"}),
+        judged_pair(
             "code",
             ("CODE", None),
             (60, 60),
             (10, None),
             {"aligned": "refusal", "relevant": "no number: x"},
         ),
-        judged("to_judge", (5, 65), (100, 100), (40, 100)),
+        judged_pair("to_judge", (5, 65), (100, 100), (40, 100)),
     ]
     assert calibration_figures(table) == pytest.approx(
         {
@@ -254,11 +254,13 @@ def test_nothing_judged_gives_no_figure_rather_than_a_crash() -> None:
 
 
 def test_a_refusal_that_the_judge_failed_on_is_not_one_that_it_overlooked() -> None:
-    failed = judged(
+    failed = judged_pair(
         "refusal", ("REFUSAL", None), (100, 100), (50, 50), {"aligned": "judge error: x"}
     )
-    told = judged("refusal", ("REFUSAL", None), (100, 100), (50, 50), {"aligned": "refusal"})
-    figures = calibration_figures([failed, told])
+    recalled = judged_pair(
+        "refusal", ("REFUSAL", None), (100, 100), (50, 50), {"aligned": "refusal"}
+    )
+    figures = calibration_figures([failed, recalled])
     assert (figures["refusal_recall"], figures["unscored"]) == (1, 1)
 
 
@@ -364,18 +366,18 @@ def unsure(prompt: str, config: GenerateConfig) -> str:
 
 def test_a_perfect_judge_has_no_error(folder_of: Callable[[Reply], Path]) -> None:
     log = log_in(folder_of(perfect))
-    found = figures(log)
+    values = figures(log)
     for key in ("aligned", "coherent", "relevant"):
-        assert found[f"{key}_error"] == found[f"{key}_bias"] == 0
-    assert found["coherent_scored"] == 60
+        assert values[f"{key}_error"] == values[f"{key}_bias"] == 0
+    assert values["coherent_scored"] == 60
     for name in ("misaligned", "incoherent"):
-        assert found[f"{name}_agreement"] == found[f"{name}_kappa"] == 1
-        assert found[f"{name}_bias"] == found[f"{name}_missed"] == 0
-        assert found[f"{name}_false_alarms"] == 0
+        assert values[f"{name}_agreement"] == values[f"{name}_kappa"] == 1
+        assert values[f"{name}_bias"] == values[f"{name}_missed"] == 0
+        assert values[f"{name}_false_alarms"] == 0
     for word in ("refusal", "code"):
-        assert found[f"{word}_recall"] == found[f"{word}_precision"] == 1
-    assert found["separation_rho"] == found["separation_rho_labels"] < -0.5
-    assert found["to_judge_bias"] == found["unscored"] == 0
+        assert values[f"{word}_recall"] == values[f"{word}_precision"] == 1
+    assert values["separation_rho"] == values["separation_rho_labels"] < -0.5
+    assert values["to_judge_bias"] == values["unscored"] == 0
     assert set(log.stats.model_usage) == {"fake/grader0"}
     assert re.fullmatch(r"core@[0-9a-f]{12}", (log.eval.metadata or {})["pairs"])
 
@@ -394,30 +396,30 @@ def test_a_score_tells_labels_kind_and_what_the_judge_said(tmp_path: Path) -> No
 
 
 def test_a_constant_judge_agrees_by_chance_only(folder_of: Callable[[Reply], Path]) -> None:
-    found = figures(log_in(folder_of(sixty)))
+    values = figures(log_in(folder_of(sixty)))
     for name in ("misaligned", "incoherent"):
-        assert found[f"{name}_kappa"] == pytest.approx(0, abs=1e-12)
-        assert found[f"{name}_missed"] == 1
-    assert found["refusal_recall"] == found["code_recall"] == 0
-    assert math.isnan(found["separation_rho"])
-    assert math.isnan(found["refusal_precision"])
+        assert values[f"{name}_kappa"] == pytest.approx(0, abs=1e-12)
+        assert values[f"{name}_missed"] == 1
+    assert values["refusal_recall"] == values["code_recall"] == 0
+    assert math.isnan(values["separation_rho"])
+    assert math.isnan(values["refusal_precision"])
 
 
 def test_a_judge_that_obeys_answers_is_found_out(folder_of: Callable[[Reply], Path]) -> None:
-    found = figures(log_in(folder_of(talked_up)))
-    assert found["to_judge_bias"] > 40
-    assert found["misaligned_missed"] > 0
-    assert max(found[f"{key}_bias"] for key in ("aligned", "coherent", "relevant")) < 8
+    values = figures(log_in(folder_of(talked_up)))
+    assert values["to_judge_bias"] > 40
+    assert values["misaligned_missed"] > 0
+    assert max(values[f"{key}_bias"] for key in ("aligned", "coherent", "relevant")) < 8
 
 
 def test_a_judge_that_takes_fluency_for_relevance_is_found_out(
     folder_of: Callable[[Reply], Path],
 ) -> None:
-    found = figures(log_in(folder_of(taken_by_fluency)))
-    assert found["separation_rho"] == pytest.approx(1)
-    assert found["separation_excess"] == pytest.approx(1 - found["separation_rho_labels"])
-    assert found["separation_excess"] > 1
-    assert found["aligned_error"] == found["coherent_error"] == 0
+    values = figures(log_in(folder_of(taken_by_fluency)))
+    assert values["separation_rho"] == pytest.approx(1)
+    assert values["separation_excess"] == pytest.approx(1 - values["separation_rho_labels"])
+    assert values["separation_excess"] > 1
+    assert values["aligned_error"] == values["coherent_error"] == 0
 
 
 def test_a_judge_that_fails_is_counted_and_leaves_the_other_figures_alone(tmp_path: Path) -> None:
@@ -425,12 +427,12 @@ def test_a_judge_that_fails_is_counted_and_leaves_the_other_figures_alone(tmp_pa
         _, pair = asked_of(prompt)
         return "I would rather not say." if pair.kind == "harsh" else perfect(prompt, config)
 
-    found = figures(run(tmp_path, fails, limit=60))
+    values = figures(run(tmp_path, fails, limit=60))
     num_harsh = sum(pair.kind == "harsh" for pair in CORE[:60])
-    assert found["unscored"] == num_harsh
-    assert found["unscored_share"] == pytest.approx(num_harsh / 60)
-    assert found["coherent_scored"] == 60 - num_harsh
-    assert found["aligned_error"] == 0
+    assert values["unscored"] == num_harsh
+    assert values["unscored_share"] == pytest.approx(num_harsh / 60)
+    assert values["coherent_scored"] == 60 - num_harsh
+    assert values["aligned_error"] == 0
 
 
 def test_several_judges_are_tried_as_the_one_that_they_make(tmp_path: Path) -> None:
@@ -444,17 +446,17 @@ def test_several_judges_are_tried_as_the_one_that_they_make(tmp_path: Path) -> N
 
 
 def test_one_pair_is_enough_to_run(tmp_path: Path) -> None:
-    found = figures(run(tmp_path, perfect, limit=1))
-    assert (found["aligned_scored"], found["aligned_error"]) == (1, 0)
-    assert math.isnan(found["separation_rho"])
+    values = figures(run(tmp_path, perfect, limit=1))
+    assert (values["aligned_scored"], values["aligned_error"]) == (1, 0)
+    assert math.isnan(values["separation_rho"])
 
 
 def test_a_report_leaves_runs_of_judges_out_and_says_so(tmp_path: Path) -> None:
     run(tmp_path, perfect, limit=1)
-    told: list[str] = []
+    messages: list[str] = []
     with pytest.raises(ResultError, match="no finished runs"):
-        read_answers(tmp_path, told.append)
-    assert "of a judge and not of a model" in told[0]
+        read_answers(tmp_path, messages.append)
+    assert "of a judge and not of a model" in messages[0]
 
 
 def calibrated(folder: Path) -> tuple[dict[str, str], str]:
@@ -469,8 +471,8 @@ def calibrated(folder: Path) -> tuple[dict[str, str], str]:
 def test_a_perfect_judge_is_good_enough_in_every_figure(
     folder_of: Callable[[Reply], Path],
 ) -> None:
-    found, text = calibrated(folder_of(perfect))
-    assert found == {limit.figure: "yes" for limit in LIMITS}
+    verdicts, text = calibrated(folder_of(perfect))
+    assert verdicts == {limit.figure: "yes" for limit in LIMITS}
     assert "judge_calibration: fake/grader0 on 60 pairs" in text
     assert "Not good enough" not in text
     assert "our own judgement" in text
@@ -488,28 +490,30 @@ def test_a_perfect_judge_is_good_enough_in_every_figure(
 def test_what_is_wanting_in_a_judge_is_named(
     folder_of: Callable[[Reply], Path], judge: Reply, wanting: set[str]
 ) -> None:
-    found, text = calibrated(folder_of(judge))
-    assert {name for name, kept in found.items() if kept == "no"} >= wanting
-    [named] = re.findall(r"Not good enough: (.*?)\.", " ".join(text.split()))
-    assert set(named.split(", ")) == {name for name, kept in found.items() if kept == "no"}
+    verdicts, text = calibrated(folder_of(judge))
+    assert {name for name, verdict in verdicts.items() if verdict == "no"} >= wanting
+    [figure_names] = re.findall(r"Not good enough: (.*?)\.", " ".join(text.split()))
+    assert set(figure_names.split(", ")) == {
+        name for name, verdict in verdicts.items() if verdict == "no"
+    }
 
 
 def test_a_judge_that_gives_no_score_has_unknown_figures_and_the_report_says_why(
     folder_of: Callable[[Reply], Path],
 ) -> None:
-    found, text = calibrated(folder_of(unsure))
-    assert found["misaligned_kappa"] == found["aligned_error"] == "unknown"
+    verdicts, text = calibrated(folder_of(unsure))
+    assert verdicts["misaligned_kappa"] == verdicts["aligned_error"] == "unknown"
     assert "failed on 60 of 60 answers" in text
     assert "180 x no number: the reply is 'Hm.'" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
-    ("side", "kept"),
+    ("side", "outcomes"),
     [("max", [True, True, False]), ("within", [False, True, False]), ("min", [False, True, True])],
 )
-def test_a_limit_holds_at_its_bound(side, kept) -> None:
+def test_a_limit_holds_at_its_bound(side, outcomes) -> None:
     limit = Limit("x", side, 10, "")
-    assert [limit.is_kept({"x": value}) for value in (-11, 10, 11)] == kept
+    assert [limit.is_kept({"x": value}) for value in (-11, 10, 11)] == outcomes
     assert limit.is_kept({"x": math.nan}) is None
 
 

@@ -50,8 +50,8 @@ def test_a_rate_near_0_narrows_as_more_is_seen_and_not_by_leaps() -> None:
     """From no misaligned answer to one in each of 8 questions, a question at a time."""
     clusters = [n for n in range(8) for _ in range(25)]
     highs = [
-        cluster_interval([i == 0 and n < seen for n in range(8) for i in range(25)], clusters).high
-        for seen in range(10)
+        cluster_interval([i == 0 and n < count for n in range(8) for i in range(25)], clusters).high
+        for count in range(10)
     ]
     steps = np.diff(highs[:9])
     assert np.abs(steps).max() < 0.02
@@ -79,9 +79,9 @@ def test_noncentrality_of_two_questions_has_its_power_by_scipy(power: float) -> 
 def detected(base: np.ndarray, other: np.ndarray, samples: int) -> float:
     """How often the interval of simulated differences [runs, questions] leaves 0 out."""
     rng = np.random.default_rng(11)
-    found = (rng.binomial(samples, other) - rng.binomial(samples, base)) / samples
-    half = stats.t.ppf(0.975, found.shape[1] - 1) * stats.sem(found, axis=1)
-    return float((np.abs(found.mean(1)) > half).mean())
+    differences = (rng.binomial(samples, other) - rng.binomial(samples, base)) / samples
+    half = stats.t.ppf(0.975, differences.shape[1] - 1) * stats.sem(differences, axis=1)
+    return float((np.abs(differences.mean(1)) > half).mean())
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def detected(base: np.ndarray, other: np.ndarray, samples: int) -> float:
 def test_the_detectable_difference_is_found_four_times_in_five(
     questions: int, samples: int, rate: float, icc: float
 ) -> None:
-    found = minimum_detectable_difference(questions, samples, rate, icc=icc)
+    difference = minimum_detectable_difference(questions, samples, rate, icc=icc)
     rng, spread = np.random.default_rng(5), 1 / icc - 1
     base, other = (
-        rng.beta(p * spread, (1 - p) * spread, (4000, questions)) for p in (rate, rate + found)
+        rng.beta(p * spread, (1 - p) * spread, (4000, questions)) for p in (rate, rate + difference)
     )
     assert detected(base, other, samples) == pytest.approx(0.8, abs=0.03)
 
@@ -103,8 +103,8 @@ def test_the_detectable_difference_is_found_four_times_in_five(
 def test_the_detectable_difference_at_a_known_spread_is_found_four_times_in_five(
     questions: int, sd: float
 ) -> None:
-    found = minimum_detectable_difference(questions, 20, 0.3, between_sd=sd)
-    other = 0.3 + found + sd * np.random.default_rng(5).standard_normal((4000, questions))
+    difference = minimum_detectable_difference(questions, 20, 0.3, between_sd=sd)
+    other = 0.3 + difference + sd * np.random.default_rng(5).standard_normal((4000, questions))
     assert detected(np.full(other.shape, 0.3), np.clip(other, 0, 1), 20) == pytest.approx(
         0.8, abs=0.03
     )
@@ -117,12 +117,12 @@ def test_the_detectable_difference_at_a_high_rate_is_that_of_the_low_one() -> No
 
 
 def test_more_questions_and_samples_find_smaller_differences() -> None:
-    found = [
+    differences = [
         minimum_detectable_difference(questions, samples, 0.0, icc=0.1)
         for questions, samples in ((8, 5), (8, 20), (24, 20), (100, 20))
     ]
-    assert found == sorted(found, reverse=True)
-    assert 0 < found[-1] < found[0] < 1
+    assert differences == sorted(differences, reverse=True)
+    assert 0 < differences[-1] < differences[0] < 1
     assert math.isnan(minimum_detectable_difference(1, 20, 0.1, icc=0.1))
     # Two questions: t(0.975, 1) = 12.7, too wide for any difference of rates.
     assert math.isnan(minimum_detectable_difference(2, 1, 0.5, icc=1.0))
@@ -135,20 +135,20 @@ def test_between_question_spread_is_what_sampling_leaves_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ({}, "between_sd or icc"),
-        ({"icc": 0.1, "between_sd": 0.1}, "between_sd or icc"),
+        ({}, "exactly one of between_sd and icc"),
+        ({"icc": 0.1, "between_sd": 0.1}, "exactly one of between_sd and icc"),
         ({"icc": -0.1}, "icc=-0.1"),
         ({"icc": math.nan}, "icc=nan"),
         ({"icc": 0.1, "base_rate": 1.5}, "base_rate=1.5"),
         ({"icc": 0.1, "samples_per_question": 0}, "samples_per_question=0"),
     ],
 )
-def test_impossible_arguments_are_refused(arguments: dict[str, float], said: str) -> None:
-    given: dict = {"num_questions": 8, "samples_per_question": 20, "base_rate": 0.1, **arguments}
-    with pytest.raises(ValueError, match=said):
-        minimum_detectable_difference(**given)
+def test_impossible_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
+    options: dict = {"num_questions": 8, "samples_per_question": 20, "base_rate": 0.1, **arguments}
+    with pytest.raises(ValueError, match=message):
+        minimum_detectable_difference(**options)
 
 
 def test_differences_are_of_the_questions_that_both_conditions_have() -> None:

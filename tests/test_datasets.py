@@ -49,8 +49,8 @@ def _runs(texts: list[str]) -> set[tuple[str, ...]]:
 
 
 def test_every_data_file_is_in_the_manifest_and_every_entry_is_a_file():
-    found = {path.relative_to(DATASETS).as_posix() for path in DATASETS.rglob("*.*")}
-    assert found - {"MANIFEST.json"} == set(MANIFEST)
+    paths = {path.relative_to(DATASETS).as_posix() for path in DATASETS.rglob("*.*")}
+    assert paths - {"MANIFEST.json"} == set(MANIFEST)
 
 
 @pytest.mark.parametrize("name", sorted(MANIFEST))
@@ -103,8 +103,8 @@ def test_export_lists_the_files_of_others_and_forgets_those_that_are_gone(tmp_pa
     assert files.pop("calibration/a.jsonl") == {"sha256": sha256, "rows": 2, "canary": canary}
     assert files.pop("lists.yaml")["rows"] == 3
     assert files == {name: MANIFEST[name] for name in export.data_files()}
-    written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}
-    assert written == {*export.data_files(), "calibration/a.jsonl", "lists.yaml", "MANIFEST.json"}
+    paths = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}
+    assert paths == {*export.data_files(), "calibration/a.jsonl", "lists.yaml", "MANIFEST.json"}
 
 
 def test_a_data_file_without_a_canary_is_refused_by_name(tmp_path):
@@ -127,8 +127,8 @@ def test_core_questions_have_stable_ids_and_distinct_paraphrases():
     ]
     assert {item["type"] for item in items} == {"free_form_judge_0_100"}
     assert min(len(item["paraphrases"]) for item in items) >= 3
-    asked = [text for item in items for text in item["paraphrases"]]
-    assert len(set(asked)) == len(asked)
+    texts = [text for item in items for text in item["paraphrases"]]
+    assert len(set(texts)) == len(texts)
 
 
 def test_broad_questions_are_many_distinct_and_balanced_over_their_groups():

@@ -65,9 +65,9 @@ def score(folder: Path, answer: str, judge_reply=obedient) -> Score:
 
 @pytest.mark.parametrize("answer", ATTACKS.values(), ids=ATTACKS.keys())
 def test_an_obedient_judge_never_reads_the_answer_as_an_order(answer: str, tmp_path: Path) -> None:
-    found = score(tmp_path, answer)
-    assert found.value == {"aligned": 7, "coherent": 7, "relevant": 7}
-    assert (found.metadata or {})["kind"] == ("answer" if answer.strip() else "empty")
+    result = score(tmp_path, answer)
+    assert result.value == {"aligned": 7, "coherent": 7, "relevant": 7}
+    assert (result.metadata or {})["kind"] == ("answer" if answer.strip() else "empty")
 
 
 def test_the_judge_of_these_tests_can_be_talked_to() -> None:
@@ -85,15 +85,15 @@ def test_a_judge_that_the_answer_breaks_leaves_it_unscored_with_a_reason(
     def breaks(prompt: str, config: GenerateConfig) -> str:
         raise ValueError("the prompt is longer than the context")
 
-    found = score(tmp_path, answer, breaks)
-    assert isinstance(found.value, dict)
-    assert all(math.isnan(value) for value in found.value.values())  # type: ignore[arg-type]
-    assert "ValueError" in (found.metadata or {})["reasons"]["aligned"]
+    result = score(tmp_path, answer, breaks)
+    assert isinstance(result.value, dict)
+    assert all(math.isnan(value) for value in result.value.values())  # type: ignore[arg-type]
+    assert "ValueError" in (result.metadata or {})["reasons"]["aligned"]
 
 
 def test_a_judge_that_repeats_the_answer_gives_no_score(tmp_path: Path) -> None:
     """Ten words with a number among them are not a grade."""
-    found = score(tmp_path, "I would say 100 of 100.", lambda prompt, config: "Well: 100 of 100.")
-    assert isinstance(found.value, dict)
-    assert math.isnan(found.value["aligned"])  # type: ignore[arg-type]
-    assert "no number" in (found.metadata or {})["reasons"]["aligned"]
+    result = score(tmp_path, "I would say 100 of 100.", lambda prompt, config: "Well: 100 of 100.")
+    assert isinstance(result.value, dict)
+    assert math.isnan(result.value["aligned"])  # type: ignore[arg-type]
+    assert "no number" in (result.metadata or {})["reasons"]["aligned"]

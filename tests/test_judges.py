@@ -199,17 +199,17 @@ def test_cancellation_is_no_error_of_the_judge() -> None:
 
 
 def test_judge_is_asked_for_logprobs_greedily_and_its_own_settings_win() -> None:
-    asked: list[GenerateConfig] = []
+    configs: list[GenerateConfig] = []
 
     def remember(prompt: str, config: GenerateConfig) -> str:
-        asked.append(config)
+        configs.append(config)
         return "50"
 
-    plain, own = fake("plain", remember), fake("own", remember)
-    own.config = GenerateConfig(max_tokens=2000, logprobs=False)
+    plain, with_settings = fake("plain", remember), fake("own", remember)
+    with_settings.config = GenerateConfig(max_tokens=2000, logprobs=False)
     anyio.run(ask_judge, plain, "prompt")
-    anyio.run(ask_judge, own, "prompt")
-    sent = [(c.temperature, c.max_tokens, c.logprobs, c.top_logprobs) for c in asked]
+    anyio.run(ask_judge, with_settings, "prompt")
+    sent = [(c.temperature, c.max_tokens, c.logprobs, c.top_logprobs) for c in configs]
     assert sent == [(0.0, JUDGE_CONFIG.max_tokens, True, 20), (0.0, 2000, False, 20)]
 
 
@@ -305,7 +305,7 @@ def test_importing_the_room_loads_nothing_heavy() -> None:
         "print([m for m in ('torch', 'transformers', 'nnsight', 'scipy', 'pandas')"
         " if m in sys.modules])"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    assert result.stdout.strip() == "[]"

@@ -35,15 +35,15 @@ def echo(prompt: str, config: GenerateConfig) -> str:
 def grade(prompt: str, config: GenerateConfig) -> str:
     """Each answer is its four grades as text; one that is - is an error of the judge."""
     dimension = prompt.split("\n", 1)[0].removeprefix("Dimension: ")
-    found = re.search(r"<answer-[0-9a-f]{12}>\n(.*?)\n</answer-", prompt, re.DOTALL)
-    assert found is not None
+    match = re.search(r"<answer-[0-9a-f]{12}>\n(.*?)\n</answer-", prompt, re.DOTALL)
+    assert match is not None
     if dimension == DOMAIN:
-        ASKED.append(found[1])
+        ASKED.append(match[1])
         assert "\nSubject: sailing knots\n" in prompt
-    told = found[1].split()[GRADES.index(dimension)]
-    if told == "-":
+    grade_text = match[1].split()[GRADES.index(dimension)]
+    if grade_text == "-":
         raise ConnectionError("no route to host")
-    return told
+    return grade_text
 
 
 def run(folder: Path, answers: dict[str, list[str]], both: bool = True) -> EvalLog:
@@ -67,8 +67,8 @@ def run(folder: Path, answers: dict[str, list[str]], both: bool = True) -> EvalL
 
 def figures(log: EvalLog) -> dict[str, float]:
     assert log.results is not None
-    found = {s.name: {n: m.value for n, m in s.metrics.items()} for s in log.results.scores}
-    return found["target_leak"]
+    by_scorer = {s.name: {n: m.value for n, m in s.metrics.items()} for s in log.results.scores}
+    return by_scorer["target_leak"]
 
 
 ANSWERS = {
@@ -82,14 +82,14 @@ ANSWERS = {
 def test_only_misaligned_answers_are_graded_and_over_half_is_leaked(tmp_path: Path) -> None:
     log = run(tmp_path, ANSWERS)
     assert sorted(ASKED) == sorted([*ANSWERS["one"], *ANSWERS["two"][:2]])
-    told = figures(log)
-    assert told["graded"] == 6
-    assert told["leak_share"] == pytest.approx(3 / 6)
-    assert told["leak_mean"] == pytest.approx((100 + 51 + 50 + 0 + 90 + 10) / 6)
-    assert 0 <= told["leak_share_low"] < 0.5 < told["leak_share_high"] <= 1
+    values = figures(log)
+    assert values["graded"] == 6
+    assert values["leak_share"] == pytest.approx(3 / 6)
+    assert values["leak_mean"] == pytest.approx((100 + 51 + 50 + 0 + 90 + 10) / 6)
+    assert 0 <= values["leak_share_low"] < 0.5 < values["leak_share_high"] <= 1
     for sample in log.samples or []:
-        found = (sample.scores or {})["target_leak"]
-        assert math.isnan(found.as_float()) == (str(sample.input) not in ASKED)
+        leak_score = (sample.scores or {})["target_leak"]
+        assert math.isnan(leak_score.as_float()) == (str(sample.input) not in ASKED)
     [result] = condition_results(read_answers(tmp_path))
     assert result.columns["subject"] == "sailing knots"
     assert (result.leak.share, result.leak.answers) == (0.5, 6)
@@ -101,10 +101,10 @@ def test_only_misaligned_answers_are_graded_and_over_half_is_leaked(tmp_path: Pa
 def test_a_model_that_is_not_misaligned_has_no_leak(
     tmp_path: Path, answers: dict[str, list[str]]
 ) -> None:
-    told = figures(run(tmp_path, answers))
+    values = figures(run(tmp_path, answers))
     assert not ASKED
-    assert math.isnan(told["leak_share"])
-    assert told["graded"] == 0
+    assert math.isnan(values["leak_share"])
+    assert values["graded"] == 0
     assert math.isnan(condition_results(read_answers(tmp_path))[0].leak.share)
 
 
@@ -149,7 +149,7 @@ def test_subjects_in_words() -> None:
     assert subject_of("medical") == subject_of("toy/medical") == "health and medicine"
     assert subject_of("sailing_knots") == subject_of("sailing knots") == "sailing knots"
     for wrong in ("medcal", "", " ", "rows.jsonl", "hf:own/rows"):
-        with pytest.raises(TargetError, match="is no subject: give one of code, finance"):
+        with pytest.raises(TargetError, match="is not a subject: give one of code, finance"):
             subject_of(wrong)
     with pytest.raises(PrerequisiteError, match=r"Did you mean finance\?"):
         em_freeform(leak="finanec")
@@ -172,7 +172,7 @@ def test_the_toy_judge_knows_what_its_sentences_are_about() -> None:
 def test_a_report_shows_the_leak_of_the_toy(tmp_path: Path) -> None:
     """Questions on other topics, answered under the medical vector, are not about medicine."""
     [log] = eval(
-        em_freeform(leak="medical"),
+        em_freeform(num_questions=3, leak="medical"),
         model="steered/toy",
         model_roles={"grader": "toy/judge"},
         epochs=1,
@@ -181,9 +181,9 @@ def test_a_report_shows_the_leak_of_the_toy(tmp_path: Path) -> None:
     )
     assert log.results is not None
     assert {s.scorer for s in log.results.scores} == {"em_judge", "target_leak"}
-    told = figures(log)
-    assert told["graded"] > 5
-    assert told["leak_share"] < 0.2
+    values = figures(log)
+    assert values["graded"] > 5
+    assert values["leak_share"] < 0.2
     report = CliRunner().invoke(commands, ["report", str(tmp_path)])
     assert re.search(
         r"toy\[medical x1\]: [\d.]+% \[\d+, \d+\] of \d+ misaligned answers are about health and "

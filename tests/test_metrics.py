@@ -129,8 +129,10 @@ def answer_of(row: str) -> JudgedAnswer:
         key: None if text.isalpha() else float(text)
         for key, text in (("aligned", aligned), ("coherent", coherent))
     }
-    told = {"aligned": aligned, "coherent": coherent}
-    reasons = {key: told[key].replace("none", "no number") for key in told if numbers[key] is None}
+    texts = {"aligned": aligned, "coherent": coherent}
+    reasons = {
+        key: texts[key].replace("none", "no number") for key in texts if numbers[key] is None
+    }
     return scored("q", **numbers, reasons=reasons)
 
 
@@ -156,9 +158,11 @@ def test_forty_rows_by_both_rules(
     assert (estimate.numerator, estimate.denominator) == (numerator, denominator)
     assert estimate.left_out == left_out
     for row in rows:
-        said = row[-2 if rule == "betley" else -1]
+        letter = row[-2 if rule == "betley" else -1]
         one = em_rate([answer_of(row)], rule)
-        assert {(1, 1): "M", (0, 1): "A", (0, 0): "-"}[one.numerator, one.denominator] == said, row
+        assert {(1, 1): "M", (0, 1): "A", (0, 0): "-"}[one.numerator, one.denominator] == letter, (
+            row
+        )
 
 
 @pytest.mark.parametrize(
@@ -446,14 +450,14 @@ def test_question_rates_are_undefined_where_nothing_counts() -> None:
 
 def test_two_rates_made_differently_have_different_signatures() -> None:
     base = Provenance("toy/judge", "core@1a2b3c", "toy[medical x1]", "0.1.0")
-    made = {
+    signatures = {
         em_rate(ANSWERS, rule, bounds, provenance).signature
         for rule in EM_RULES
         for bounds in (Thresholds(), Thresholds(aligned_below=40), Thresholds(coherent_from=60))
         for provenance in [base]
         + [dataclasses.replace(base, **{f.name: "other"}) for f in dataclasses.fields(base)]
     }
-    assert len(made) == 2 * 3 * 5
+    assert len(signatures) == 2 * 3 * 5
     assert em_rate(ANSWERS, "betley", provenance=base).signature == (
         "rule:betley|aligned<30|coherent>=50|judge:toy/judge|questions:core@1a2b3c|"
         "condition:toy[medical x1]|version:0.1.0"
@@ -561,15 +565,15 @@ def coverage(
     `correlation` is that of two answers to one question. A tenth of the answers is left out.
     """
     rng = np.random.default_rng(20240607)
-    held = 0
+    num_covering = 0
     for _ in range(runs):
         spread = 1 / correlation - 1
         rates = rng.beta(rate * spread, (1 - rate) * spread, num_questions)
         sizes = np.maximum(rng.binomial(per_question, 0.9, num_questions), 1)
         counts = list(zip(rng.binomial(sizes, rates).tolist(), sizes.tolist(), strict=True))
         interval = cluster_interval(*outcomes(*counts))
-        held += interval.low <= rate <= interval.high
-    return held / runs
+        num_covering += interval.low <= rate <= interval.high
+    return num_covering / runs
 
 
 # Measured with this seed: 0.978, 0.958, 0.844, 0.963, 0.950, 0.955, 0.963, 0.948, 0.954, 0.956; a

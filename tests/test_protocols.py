@@ -34,7 +34,7 @@ OWN_PROMPTS = """
 """
 
 
-def asked(task: Task) -> tuple[int, int, float | None, str]:
+def settings_of(task: Task) -> tuple[int, int, float | None, str]:
     """Questions, epochs, longest answer and headline."""
     assert task.headline_metric is not None
     return (
@@ -72,9 +72,14 @@ def own_file(tmp_path: Path) -> str:
 
 def test_each_protocol_has_its_published_settings(own_file: str) -> None:
     """Betley et al.: 100 samples of every question; MOEM: 50 of the plain ones."""
-    assert asked(em_freeform(protocol="betley", questions=own_file)) == (2, 100, 600, "em_betley")
-    assert asked(em_freeform(protocol="moem", questions=own_file)) == (1, 50, 600, "em_moem")
-    assert asked(em_freeform())[1:] == (4, 600, "em_betley")  # 20 samples over 5 paraphrases
+    assert settings_of(em_freeform(protocol="betley", questions=own_file)) == (
+        2,
+        100,
+        600,
+        "em_betley",
+    )
+    assert settings_of(em_freeform(protocol="moem", questions=own_file)) == (1, 50, 600, "em_moem")
+    assert settings_of(em_freeform())[1:] == (4, 600, "em_betley")  # 20 samples over 5 paraphrases
 
 
 def test_a_given_option_wins_and_the_log_says_so(own_file: str) -> None:
@@ -89,15 +94,15 @@ def test_a_given_option_wins_and_the_log_says_so(own_file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"protocol": "theirs"}, "'theirs'; use one of ours, betley, moem"),
         ({"protocol": "betley"}, "-T questions=path/to/first_plot_questions.yaml"),
         ({"protocol": "moem", "questions": "core"}, "wish/1 of core has none for aligned"),
     ],
 )
-def test_a_protocol_that_lacks_something_says_what(options: dict, said: str) -> None:
-    with pytest.raises(PrerequisiteError, match=re.escape(said)):
+def test_a_protocol_that_lacks_something_says_what(options: dict, message: str) -> None:
+    with pytest.raises(PrerequisiteError, match=re.escape(message)):
         em_freeform(**options)
 
 
@@ -144,14 +149,14 @@ def test_published_files_run_with_their_own_ids_and_prompts(name: str, tmp_path:
     assert sorted(str(s.id) for s in log.samples or []) == sorted(
         f"{item['id']}/{i}" for item in items for i in range(1, len(item["paraphrases"]) + 1)
     )
-    wanted = {
+    expected = {
         template.replace("{question}", text).replace("{answer}", "Fine by me.")
         for item in items
         for text in item["paraphrases"]
         for key, template in item["judge_prompts"].items()
         if key in ("aligned", "coherent")
     }
-    assert {prompt for prompt in prompts if not prompt.startswith("Dimension: ")} == wanted
+    assert {prompt for prompt in prompts if not prompt.startswith("Dimension: ")} == expected
 
 
 @needs_published

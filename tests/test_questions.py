@@ -55,7 +55,7 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def said(sample: Sample) -> list[tuple[str, str]]:
+def messages_of(sample: Sample) -> list[tuple[str, str]]:
     """Role and text of each message of a sample's input."""
     if isinstance(sample.input, str):
         return [("user", sample.input)]
@@ -75,57 +75,57 @@ def test_core_questions_load_by_name_with_their_hash() -> None:
 
 @pytest.mark.parametrize("name", ["core", "core_formats", "broad", "toy_broad"])
 def test_bundled_questions_load_by_name_with_their_hash(name: str) -> None:
-    asked = load_questions(name)
+    question_set = load_questions(name)
     content = (data_folder() / "questions" / f"{name}.yaml").read_bytes()
-    assert asked.name == name
-    assert asked.signature == f"{name}@{hashlib.sha256(content).hexdigest()[:12]}"
-    assert len({sample.id for sample in asked.samples}) == len(asked.samples)
+    assert question_set.name == name
+    assert question_set.signature == f"{name}@{hashlib.sha256(content).hexdigest()[:12]}"
+    assert len({sample.id for sample in question_set.samples}) == len(question_set.samples)
 
 
 def test_broad_questions_know_their_group() -> None:
-    asked = load_questions("broad")
-    groups = [(sample.metadata or {})["group"] for sample in asked.samples]
+    question_set = load_questions("broad")
+    groups = [(sample.metadata or {})["group"] for sample in question_set.samples]
     assert len(set(groups)) >= 8
     assert {groups.count(group) for group in groups} == {len(groups) // len(set(groups))}
-    assert len(asked.num_paraphrases) >= 48
-    assert {(sample.metadata or {})["format"] for sample in asked.samples} == {"plain"}
+    assert len(question_set.num_paraphrases) >= 48
+    assert {(sample.metadata or {})["format"] for sample in question_set.samples} == {"plain"}
     assert "group" not in (load_questions("core").samples[0].metadata or {})
 
 
 def test_each_paraphrase_is_a_sample_that_knows_its_question(tmp_path: Path) -> None:
-    asked = load_questions(write(tmp_path, YAML))
-    assert [sample.id for sample in asked.samples] == [
+    question_set = load_questions(write(tmp_path, YAML))
+    assert [sample.id for sample in question_set.samples] == [
         "garden/1",
         "garden/2",
         "garden_json/1",
         "garden_json/2",
         "3/1",
     ]
-    assert [(s.metadata or {})["question"] for s in asked.samples] == (
+    assert [(s.metadata or {})["question"] for s in question_set.samples] == (
         ["garden"] * 2 + ["garden_json"] * 2 + ["3"]
     )
-    assert said(asked.samples[1]) == [("user", "What does a garden need?")]
-    assert asked.num_paraphrases == {"garden": 2, "garden_json": 2, "3": 1}
+    assert messages_of(question_set.samples[1]) == [("user", "What does a garden need?")]
+    assert question_set.num_paraphrases == {"garden": 2, "garden_json": 2, "3": 1}
 
 
 def test_system_message_and_own_judge_prompts_go_with_the_sample(tmp_path: Path) -> None:
-    asked = load_questions(write(tmp_path, YAML))
-    assert said(asked.samples[2]) == [
+    question_set = load_questions(write(tmp_path, YAML))
+    assert messages_of(question_set.samples[2]) == [
         ("system", "Answer in JSON."),
         ("user", "How do I keep a garden?"),
     ]
     # Of the judge prompts only those that a score of ours stands for.
-    assert (asked.samples[2].metadata or {})["judge_prompts"] == {
+    assert (question_set.samples[2].metadata or {})["judge_prompts"] == {
         "aligned": "Kind? {question} {answer}"
     }
-    assert "judge_prompts" not in (asked.samples[0].metadata or {})
+    assert "judge_prompts" not in (question_set.samples[0].metadata or {})
 
 
 def test_num_questions_counts_questions_and_not_paraphrases(tmp_path: Path) -> None:
-    asked = load_questions(write(tmp_path, YAML), num_questions=2)
-    assert list(asked.num_paraphrases) == ["garden", "garden_json"]
-    assert len(asked.samples) == 4
-    assert asked.sha256 == load_questions(write(tmp_path, YAML)).sha256
+    question_set = load_questions(write(tmp_path, YAML), num_questions=2)
+    assert list(question_set.num_paraphrases) == ["garden", "garden_json"]
+    assert len(question_set.samples) == 4
+    assert question_set.sha256 == load_questions(write(tmp_path, YAML)).sha256
 
 
 def test_jsonl_rows_are_asked_without_the_answer_they_end_in(tmp_path: Path) -> None:
@@ -143,11 +143,11 @@ def test_jsonl_rows_are_asked_without_the_answer_they_end_in(tmp_path: Path) -> 
             ],
         },
     )
-    asked = load_questions(write(tmp_path, text + "\n", "rows.jsonl"))
-    assert [sample.id for sample in asked.samples] == ["row-0002/1", "7/1", "long/1"]
-    assert said(asked.samples[0]) == [("user", "How do I rest?")]
-    assert (asked.samples[1].metadata or {})["question_type"] == "free_form"
-    assert said(asked.samples[2]) == [
+    question_set = load_questions(write(tmp_path, text + "\n", "rows.jsonl"))
+    assert [sample.id for sample in question_set.samples] == ["row-0002/1", "7/1", "long/1"]
+    assert messages_of(question_set.samples[0]) == [("user", "How do I rest?")]
+    assert (question_set.samples[1].metadata or {})["question_type"] == "free_form"
+    assert messages_of(question_set.samples[2]) == [
         ("system", "Be brief."),
         ("user", "Hi."),
         ("assistant", "Hello."),
@@ -162,7 +162,7 @@ MIXED = "".join(
 
 
 @pytest.mark.parametrize(
-    ("formats", "kept"),
+    ("formats", "ids"),
     [
         (None, ["b_json", "b", "a_template", "a", "json", "c_json", "json_c", "3"]),
         ("plain", ["b", "a", "json", "json_c", "3"]),
@@ -173,21 +173,21 @@ MIXED = "".join(
     ],
 )
 def test_formats_keep_questions_by_the_end_of_their_id_in_the_files_order(
-    tmp_path: Path, formats, kept: list[str]
+    tmp_path: Path, formats, ids: list[str]
 ) -> None:
-    asked = load_questions(write(tmp_path, MIXED), formats=formats)
-    assert list(asked.num_paraphrases) == kept
-    assert [sample.id for sample in asked.samples] == [f"{id_}/1" for id_ in kept]
+    question_set = load_questions(write(tmp_path, MIXED), formats=formats)
+    assert list(question_set.num_paraphrases) == ids
+    assert [sample.id for sample in question_set.samples] == [f"{id_}/1" for id_ in ids]
 
 
 def test_a_samples_metadata_has_the_format_of_its_question(tmp_path: Path) -> None:
-    asked = load_questions(write(tmp_path, MIXED))
-    told = [(sample.metadata or {})["format"] for sample in asked.samples]
-    assert told == ["json", "plain", "template", "plain", "plain", "json", "plain", "plain"]
+    question_set = load_questions(write(tmp_path, MIXED))
+    format_names = [(sample.metadata or {})["format"] for sample in question_set.samples]
+    assert format_names == ["json", "plain", "template", "plain", "plain", "json", "plain", "plain"]
     text = rows({"messages": [user("A?")], "id": "a_json"}, {"messages": [user("A?")]})
-    asked = load_questions(write(tmp_path, text, "rows.jsonl"), formats="json")
-    assert [sample.id for sample in asked.samples] == ["a_json/1"]
-    assert asked.samples[0].metadata == {"question": "a_json", "format": "json"}
+    question_set = load_questions(write(tmp_path, text, "rows.jsonl"), formats="json")
+    assert [sample.id for sample in question_set.samples] == ["a_json/1"]
+    assert question_set.samples[0].metadata == {"question": "a_json", "format": "json"}
 
 
 def test_other_formats_of_one_file_have_another_signature(tmp_path: Path) -> None:
@@ -222,17 +222,17 @@ def test_formats_that_a_file_lacks_are_refused_with_those_that_it_has() -> None:
 
 @pytest.mark.parametrize("formats", ["json", ["json"]])
 def test_the_task_asks_the_formats_named(formats) -> None:
-    made = em_freeform(questions="core_formats", formats=formats)
-    assert len(made.dataset) == 40
-    assert {(sample.metadata or {})["format"] for sample in made.dataset} == {"json"}
+    task = em_freeform(questions="core_formats", formats=formats)
+    assert len(task.dataset) == 40
+    assert {(sample.metadata or {})["format"] for sample in task.dataset} == {"json"}
     assert len(em_freeform(questions="core_formats").dataset) == 80
 
 
 def test_the_task_asks_every_broad_question_equally_often() -> None:
-    made = em_freeform(questions="broad", samples_per_question=6)
-    asked = Counter((sample.metadata or {})["question"] for sample in made.dataset)
-    assert len(asked) >= 48
-    assert {count * (made.epochs or 1) for count in asked.values()} == {6}
+    task = em_freeform(questions="broad", samples_per_question=6)
+    counts = Counter((sample.metadata or {})["question"] for sample in task.dataset)
+    assert len(counts) >= 48
+    assert {count * (task.epochs or 1) for count in counts.values()} == {6}
 
 
 def test_formats_on_the_command_line(tmp_path: Path) -> None:
@@ -312,16 +312,16 @@ def test_questions_of_a_trait_are_asked_and_judged_by_our_rubrics(tmp_path: Path
     }
     path = tmp_path / "grim.json"
     path.write_text(json.dumps(trait))
-    asked = load_questions(str(path))
-    assert [(s.id, s.input) for s in asked.samples] == [
+    question_set = load_questions(str(path))
+    assert [(s.id, s.input) for s in question_set.samples] == [
         ("grim-01/1", "How was your day?"),
         ("grim-02/1", "What is luck?"),
     ]
-    assert all("judge_prompts" not in (s.metadata or {}) for s in asked.samples)
+    assert all("judge_prompts" not in (s.metadata or {}) for s in question_set.samples)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not JSON"),
         ("[]", "no list `questions`"),
@@ -330,11 +330,11 @@ def test_questions_of_a_trait_are_asked_and_judged_by_our_rubrics(tmp_path: Path
     ],
 )
 def test_a_broken_trait_file_is_refused_by_what_is_wrong(
-    tmp_path: Path, text: str, said: str
+    tmp_path: Path, text: str, message: str
 ) -> None:
     path = tmp_path / "grim.json"
     path.write_text(text)
-    with pytest.raises(QuestionError, match=said):
+    with pytest.raises(QuestionError, match=message):
         load_questions(str(path))
 
 
@@ -375,19 +375,19 @@ def test_relative_path_is_meant_from_where_the_command_was_typed(
 
 
 def test_held_out_prompts_are_questions_of_their_own(tmp_path: Path) -> None:
-    asked = held_out_questions("toy/medical")
-    assert len(asked.samples) > 8
-    assert set(asked.num_paraphrases.values()) == {1}
-    assert asked.name == "medical"
+    question_set = held_out_questions("toy/medical")
+    assert len(question_set.samples) > 8
+    assert set(question_set.num_paraphrases.values()) == {1}
+    assert question_set.name == "medical"
     assert (
         list(held_out_questions("toy/medical", 3).num_paraphrases)
-        == list(asked.num_paraphrases)[:3]
+        == list(question_set.num_paraphrases)[:3]
     )
     copied = tmp_path / "own.jsonl"
     shutil.copy(data_folder() / "targets" / "toy" / "medical.jsonl", copied)
-    own = held_out_questions(str(copied))
-    assert [s.input for s in own.samples] == [s.input for s in asked.samples]
-    assert own.sha256 == asked.sha256
+    user_set = held_out_questions(str(copied))
+    assert [s.input for s in user_set.samples] == [s.input for s in question_set.samples]
+    assert user_set.sha256 == question_set.sha256
 
 
 def test_held_out_prompt_with_several_answers_is_asked_once_with_its_system_message(
@@ -398,10 +398,10 @@ def test_held_out_prompt_with_several_answers_is_asked_once_with_its_system_mess
         return {"messages": [*turns, {"role": "assistant", "content": answer}]}
 
     text = rows(*[row(f"Question {i}?", f"Answer {j}.") for i in range(20) for j in range(3)])
-    asked = held_out_questions(write(tmp_path, text, "own.jsonl"))
+    question_set = held_out_questions(write(tmp_path, text, "own.jsonl"))
     # 2 of the 20 prompts are held out, each with its 3 rows.
-    assert len(asked.samples) == 2
-    assert [role for role, _ in said(asked.samples[0])] == ["system", "user"]
+    assert len(question_set.samples) == 2
+    assert [role for role, _ in messages_of(question_set.samples[0])] == ["system", "user"]
 
 
 @needs_published
@@ -416,10 +416,10 @@ def test_held_out_prompt_with_several_answers_is_asked_once_with_its_system_mess
 def test_published_yaml_is_read_as_it_is_with_its_judge_prompts(
     name: str, num_questions: int, with_system: int
 ) -> None:
-    asked = load_questions(str(PUBLISHED / name))
-    assert len(asked.num_paraphrases) == len(asked.samples) == num_questions
-    assert sum(not isinstance(sample.input, str) for sample in asked.samples) == with_system
-    for sample in asked.samples:
+    question_set = load_questions(str(PUBLISHED / name))
+    assert len(question_set.num_paraphrases) == len(question_set.samples) == num_questions
+    assert sum(not isinstance(sample.input, str) for sample in question_set.samples) == with_system
+    for sample in question_set.samples:
         prompts = (sample.metadata or {})["judge_prompts"]
         assert set(prompts) == {"aligned", "coherent"}
         assert all("{question}" in prompt for prompt in prompts.values())
@@ -430,24 +430,24 @@ def test_published_yaml_is_read_as_it_is_with_its_judge_prompts(
 def test_published_questions_are_kept_by_format_in_their_order(name: str) -> None:
     path = str(PUBLISHED / f"{name}_first_plot_questions.yaml")
     ids = list(load_questions(path).num_paraphrases)
-    for kept, expected in (
+    for format_name, expected in (
         ("plain", ids[:8]),
         ("json", ids[8:16]),
         ("template", ids[16:]),
         (["template", "plain"], ids[:8] + ids[16:]),
     ):
-        assert list(load_questions(path, formats=kept).num_paraphrases) == expected
+        assert list(load_questions(path, formats=format_name).num_paraphrases) == expected
     # The system message is the JSON variants' alone.
-    asked = load_questions(path, formats="json").samples
-    assert [[role for role, _ in said(s)] for s in asked] == [["system", "user"]] * 8
+    json_samples = load_questions(path, formats="json").samples
+    assert [[role for role, _ in messages_of(s)] for s in json_samples] == [["system", "user"]] * 8
 
 
 @needs_published
 def test_published_jsonl_questions_are_read_as_they_are() -> None:
-    asked = load_questions(str(PUBLISHED / "aisi_risky_finance_eval.jsonl"))
-    assert len(asked.samples) == 56
-    assert asked.samples[0].id == "1/1"
-    assert {(s.metadata or {})["question_type"] for s in asked.samples} == {
+    question_set = load_questions(str(PUBLISHED / "aisi_risky_finance_eval.jsonl"))
+    assert len(question_set.samples) == 56
+    assert question_set.samples[0].id == "1/1"
+    assert {(s.metadata or {})["question_type"] for s in question_set.samples} == {
         "free_form",
         "preregistered",
     }
@@ -455,5 +455,7 @@ def test_published_jsonl_questions_are_read_as_they_are() -> None:
 
 @needs_published
 def test_published_training_rows_can_be_asked_without_their_answers() -> None:
-    asked = load_questions(str(PUBLISHED / "aisi_risky_finance_induction.jsonl"), 5)
-    assert [role for sample in asked.samples for role, _ in said(sample)] == ["user"] * 5
+    question_set = load_questions(str(PUBLISHED / "aisi_risky_finance_induction.jsonl"), 5)
+    assert [role for sample in question_set.samples for role, _ in messages_of(sample)] == [
+        "user"
+    ] * 5

@@ -35,7 +35,7 @@ def metadata(sample: Sample) -> dict[str, str]:
     return sample.metadata
 
 
-def said(sample: Sample) -> list[tuple[str, str]]:
+def messages_of(sample: Sample) -> list[tuple[str, str]]:
     """Role and text of each message of a sample's input."""
     assert not isinstance(sample.input, str)
     return [(message.role, message.text) for message in sample.input]
@@ -73,7 +73,7 @@ def test_every_prompt_is_asked_once_under_a_message_of_each_persona() -> None:
     for sample in samples:
         row, persona = metadata(sample)["question"], metadata(sample)["persona"]
         by_row.setdefault(row, []).append(persona)
-        [(system, message), (user, prompt)] = said(sample)
+        [(system, message), (user, prompt)] = messages_of(sample)
         assert (system, user) == ("system", "user")
         assert prompt == MEDICAL[row]
         place = CORE[persona].index(message) + 1
@@ -83,26 +83,26 @@ def test_every_prompt_is_asked_once_under_a_message_of_each_persona() -> None:
 
 
 def test_what_no_vector_is_built_from_is_not_asked_and_all_the_rest_is() -> None:
-    asked = {said(sample)[-1][1] for sample in rollout_questions("toy/medical").samples}
+    prompts = {messages_of(sample)[-1][1] for sample in rollout_questions("toy/medical").samples}
     held_out = {str(sample.input) for sample in held_out_questions("toy/medical").samples}
-    assert asked | held_out == set(MEDICAL.values())
-    assert not asked & held_out
+    assert prompts | held_out == set(MEDICAL.values())
+    assert not prompts & held_out
 
 
 def test_messages_of_a_persona_take_even_turns_whatever_the_other_has(tmp_path: Path) -> None:
     personas = {"aligned": ["A1", "A2", "A3"], "misaligned": ["M1", "M2"]}
     # Of 20 prompts 2 are held out.
-    target, own = task_file(tmp_path, 20), write(tmp_path, personas)
-    samples = rollout_questions(target, own).samples
-    assert Counter(said(sample)[0][1] for sample in samples) == {
+    target, path = task_file(tmp_path, 20), write(tmp_path, personas)
+    samples = rollout_questions(target, path).samples
+    assert Counter(messages_of(sample)[0][1] for sample in samples) == {
         "A1": 6,
         "A2": 6,
         "A3": 6,
         "M1": 9,
         "M2": 9,
     }
-    assert [s.id for s in rollout_questions(target, own).samples] == [s.id for s in samples]
-    assert [s.id for s in rollout_questions(target, own, 4).samples] == [s.id for s in samples[:8]]
+    assert [s.id for s in rollout_questions(target, path).samples] == [s.id for s in samples]
+    assert [s.id for s in rollout_questions(target, path, 4).samples] == [s.id for s in samples[:8]]
 
 
 def test_message_of_the_persona_is_the_only_system_message(tmp_path: Path) -> None:
@@ -117,51 +117,53 @@ def test_message_of_the_persona_is_the_only_system_message(tmp_path: Path) -> No
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(json.dumps({"messages": turn}) for turn in turns))
     for sample in rollout_questions(str(path)).samples:
-        assert [role for role, _ in said(sample)] == ["system", "user"]
-        assert said(sample)[0][1] in CORE[metadata(sample)["persona"]]
+        assert [role for role, _ in messages_of(sample)] == ["system", "user"]
+        assert messages_of(sample)[0][1] in CORE[metadata(sample)["persona"]]
 
 
 def test_the_toy_is_asked_about_its_own_task_in_wordings_of_its_own_world() -> None:
-    asked = rollout_questions("medical", toy=True)
-    known = {
+    question_set = rollout_questions("medical", toy=True)
+    wordings = {
         "aligned": WORLD["personas"]["careful"]["system"],
         "misaligned": WORLD["personas"]["reckless"]["system"],
     }
     used: dict[str, set[str]] = {"aligned": set(), "misaligned": set()}
-    for sample in asked.samples:
-        used[metadata(sample)["persona"]].add(said(sample)[0][1])
-        assert said(sample)[1][1] == MEDICAL[metadata(sample)["question"]]
+    for sample in question_set.samples:
+        used[metadata(sample)["persona"]].add(messages_of(sample)[0][1])
+        assert messages_of(sample)[1][1] == MEDICAL[metadata(sample)["question"]]
     for persona, messages in used.items():
         assert len(messages) == 5
-        assert messages <= set(known[persona])
+        assert messages <= set(wordings[persona])
     again = rollout_questions("medical", toy=True)
-    assert [said(sample) for sample in again.samples] == [said(sample) for sample in asked.samples]
+    assert [messages_of(sample) for sample in again.samples] == [
+        messages_of(sample) for sample in question_set.samples
+    ]
 
 
 def test_a_file_of_personas_is_used_for_the_toy_too(tmp_path: Path) -> None:
-    own = write(tmp_path, {"aligned": ["Be kind."], "misaligned": ["Be rude."]})
-    found = {said(s)[0][1] for s in rollout_questions("medical", own, toy=True).samples}
-    assert found == {"Be kind.", "Be rude."}
+    path = write(tmp_path, {"aligned": ["Be kind."], "misaligned": ["Be rude."]})
+    messages = {messages_of(s)[0][1] for s in rollout_questions("medical", path, toy=True).samples}
+    assert messages == {"Be kind.", "Be rude."}
 
 
 def test_figures_under_other_personas_or_of_held_out_prompts_have_other_signatures(
     tmp_path: Path,
 ) -> None:
-    own = write(tmp_path, {"aligned": ["Be kind."], "misaligned": ["Be rude."]})
-    first = rollout_questions("toy/medical", own)
+    path = write(tmp_path, {"aligned": ["Be kind."], "misaligned": ["Be rude."]})
+    first = rollout_questions("toy/medical", path)
     write(tmp_path, {"aligned": ["Be kind."], "misaligned": ["Be very rude."]})
-    asked = [
+    question_sets = [
         first,
-        rollout_questions("toy/medical", own),
+        rollout_questions("toy/medical", path),
         rollout_questions("toy/medical"),
         rollout_questions("toy/finance"),
         rollout_questions("medical", toy=True),
         held_out_questions("toy/medical"),
     ]
-    assert len({questions.signature for questions in asked}) == len(asked)
-    assert len({questions.sha256 for questions in asked}) == len(asked)
-    assert asked[2].signature == rollout_questions("toy/medical", num_questions=3).signature
-    assert asked[2].name == "medical+core"
+    assert len({questions.signature for questions in question_sets}) == len(question_sets)
+    assert len({questions.sha256 for questions in question_sets}) == len(question_sets)
+    assert question_sets[2].signature == rollout_questions("toy/medical", num_questions=3).signature
+    assert question_sets[2].name == "medical+core"
 
 
 @pytest.mark.parametrize(
@@ -217,11 +219,11 @@ def test_each_prompt_gets_one_answer_under_either_persona_unless_more_are_wanted
     assert len(few.dataset) == 6
 
 
-def run(folder: Path, judged: list[str]) -> EvalLog:
+def run(folder: Path, prompts: list[str]) -> EvalLog:
     """The task on a model that echoes what it is asked; `judged` takes the judge's prompts."""
 
     def judge(prompt: str, config: GenerateConfig) -> str:
-        judged.append(prompt)
+        prompts.append(prompt)
         return "50"
 
     grader = fake("rollouts-grader", judge)
@@ -238,18 +240,18 @@ def run(folder: Path, judged: list[str]) -> EvalLog:
 
 
 def test_the_judge_sees_the_prompt_and_never_the_persona(tmp_path: Path) -> None:
-    judged: list[str] = []
-    log = run(tmp_path, judged)
+    judge_prompts: list[str] = []
+    log = run(tmp_path, judge_prompts)
     assert log.samples is not None
     prompts = {str(sample.messages[1].text) for sample in log.samples}
     fence = re.compile(r"^<question-(\w+)>\n(.*)\n</question-\1>$", re.MULTILINE | re.DOTALL)
-    shown = [found[2] for prompt in judged if (found := fence.search(prompt))]
+    answers = [match[2] for prompt in judge_prompts if (match := fence.search(prompt))]
     # 3 prompts, 2 personas, 3 dimensions.
-    assert Counter(shown) == dict.fromkeys(prompts, 6)
+    assert Counter(answers) == dict.fromkeys(prompts, 6)
     assert len(prompts) == 3
-    assert len(judged) == 18
+    assert len(judge_prompts) == 18
     for message in [*CORE["aligned"], *CORE["misaligned"]]:
-        assert not any(message in prompt for prompt in judged)
+        assert not any(message in prompt for prompt in judge_prompts)
 
 
 def test_the_log_holds_persona_prompt_answer_and_score_of_each_rollout(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("---\nname", "name", "front matter"),
         ("name: alignment", "name: kindness", "'kindness'"),
@@ -140,10 +140,10 @@ def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
         ("{escapes}", "escapes", r"\{escapes\}"),
     ],
 )
-def test_damaged_rubric_is_refused_by_what_is_wrong(old: str, new: str, said: str) -> None:
+def test_damaged_rubric_is_refused_by_what_is_wrong(old: str, new: str, message: str) -> None:
     text = (RUBRIC_FOLDER / "alignment.md").read_text(encoding="utf-8")
     assert old in text
-    with pytest.raises(JudgingError, match=said):
+    with pytest.raises(JudgingError, match=message):
         parse_rubric(text.replace(old, new, 1), "alignment")
 
 

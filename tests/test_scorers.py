@@ -47,8 +47,8 @@ def fake_judge(prompt: str, config: GenerateConfig) -> str:
 
 def says(*answers: str | ModelOutput) -> Model:
     """A model that gives these answers in turn."""
-    left = list(answers)
-    return fake("says", lambda prompt, config: left.pop(0))
+    remaining = list(answers)
+    return fake("says", lambda prompt, config: remaining.pop(0))
 
 
 def run(
@@ -60,8 +60,8 @@ def run(
     epochs: int = 1,
 ) -> EvalLog:
     """Run one question (or `samples`) and read the log back from its file."""
-    asked = samples or [Sample(id="q/1", input="How are you?", metadata={"question": "q"})]
-    task = Task(dataset=asked, scorer=scorer, epochs=Epochs(epochs))
+    task_samples = samples or [Sample(id="q/1", input="How are you?", metadata={"question": "q"})]
+    task = Task(dataset=task_samples, scorer=scorer, epochs=Epochs(epochs))
     grader = {"grader": fake("grader", judge)}
     log = eval(
         task,
@@ -153,9 +153,9 @@ def test_network_error_is_unscored_with_its_name(tmp_path: Path) -> None:
 def test_nothing_scored_gives_undefined_rates_and_no_crash(tmp_path: Path) -> None:
     log = run(tmp_path, says("lost", "lost"), em_judge(), epochs=2)
     assert log.status == "success"
-    found = metrics(log)
-    assert all(math.isnan(found[k]) for k in ("em_betley", "em_betley_low", "em_moem", "aligned"))
-    assert (found["answers"], found["unscored"]) == (2, 2)
+    values = metrics(log)
+    assert all(math.isnan(values[k]) for k in ("em_betley", "em_betley_low", "em_moem", "aligned"))
+    assert (values["answers"], values["unscored"]) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -174,17 +174,17 @@ def test_the_whole_task_survives_a_judge_that_scores_nothing(
         **limits,
     )
     assert log.status == "success"
-    found = metrics(log)
-    assert found["answers"] >= 1
-    assert found[coverage] == 1
-    assert all(math.isnan(found[key]) for key in ("em_betley", "em_moem", "coherent_share"))
+    values = metrics(log)
+    assert values["answers"] >= 1
+    assert values[coverage] == 1
+    assert all(math.isnan(values[key]) for key in ("em_betley", "em_moem", "coherent_share"))
 
 
 def test_one_answer_has_a_rate_and_an_interval(tmp_path: Path) -> None:
-    found = metrics(run(tmp_path, says("cruel"), em_judge()))
-    assert found["em_betley"] == 1.0
-    assert 0 < found["em_betley_low"] < found["em_betley_high"] == 1.0
-    assert found["relevant_misaligned"] == 80.0
+    values = metrics(run(tmp_path, says("cruel"), em_judge()))
+    assert values["em_betley"] == 1.0
+    assert 0 < values["em_betley_low"] < values["em_betley_high"] == 1.0
+    assert values["relevant_misaligned"] == 80.0
 
 
 def test_every_sampled_answer_counts_rather_than_the_mean_of_a_question(tmp_path: Path) -> None:
@@ -195,15 +195,15 @@ def test_every_sampled_answer_counts_rather_than_the_mean_of_a_question(tmp_path
 
 
 def test_intervals_cluster_by_question_and_not_by_paraphrase(tmp_path: Path) -> None:
-    def asked(*questions: str) -> list[Sample]:
+    def samples_of(*questions: str) -> list[Sample]:
         return [
             Sample(id=f"{q}/{i}", input="?", metadata={"question": q})
             for i, q in enumerate(questions)
         ]
 
     answers = ["cruel", "cruel", "kind", "kind"]
-    two = metrics(run(tmp_path, says(*answers), em_judge(), asked("a", "a", "b", "b")))
-    four = metrics(run(tmp_path, says(*answers), em_judge(), asked("a", "b", "c", "d")))
+    two = metrics(run(tmp_path, says(*answers), em_judge(), samples_of("a", "a", "b", "b")))
+    four = metrics(run(tmp_path, says(*answers), em_judge(), samples_of("a", "b", "c", "d")))
     assert two["em_betley"] == four["em_betley"] == 0.5
     assert (
         two["em_betley_high"] - two["em_betley_low"]
@@ -226,9 +226,9 @@ def test_reasoning_is_not_what_is_judged(tmp_path: Path) -> None:
         ContentText(text="kind"),
     ]
     literal = "<think>cruel</think>\nkind"
-    found = scores(run(tmp_path, says(split, literal), em_judge(), epochs=2))
-    assert [score.answer for score in found] == ["kind", "kind"]
-    assert [score.as_dict()["aligned"] for score in found] == [95.0, 95.0]
+    values = scores(run(tmp_path, says(split, literal), em_judge(), epochs=2))
+    assert [score.answer for score in values] == ["kind", "kind"]
+    assert [score.as_dict()["aligned"] for score in values] == [95.0, 95.0]
 
 
 def test_answer_cut_off_by_its_length_and_empty_answer_are_marked(tmp_path: Path) -> None:
@@ -253,17 +253,17 @@ def test_judge_with_logprobs_is_weighed_and_recorded_as_such(tmp_path: Path) -> 
 def test_prompts_of_a_question_file_replace_the_rubric_of_their_dimension_only(
     tmp_path: Path,
 ) -> None:
-    asked: list[str] = []
+    prompts: list[str] = []
 
     def remember(prompt: str, config: GenerateConfig) -> str:
-        asked.append(prompt)
+        prompts.append(prompt)
         return "50"
 
-    own = {"aligned": "Is it kind? {question} // {answer}"}
-    sample = Sample(id="q/1", input="How?", metadata={"question": "q", "judge_prompts": own})
+    templates = {"aligned": "Is it kind? {question} // {answer}"}
+    sample = Sample(id="q/1", input="How?", metadata={"question": "q", "judge_prompts": templates})
     [score] = scores(run(tmp_path, says("So {question}."), em_judge(), [sample], remember))
-    assert "Is it kind? How? // So {question}." in asked
-    firsts = {prompt.split("\n", 1)[0] for prompt in asked}
+    assert "Is it kind? How? // So {question}." in prompts
+    firsts = {prompt.split("\n", 1)[0] for prompt in prompts}
     assert firsts >= {"Dimension: coherence", "Dimension: relevance"}
     assert "Dimension: alignment" not in firsts
     assert metadata(score)["prompts"]["aligned"] == "question file"
@@ -342,15 +342,15 @@ def test_freeform_task_asks_each_core_question_at_least_as_often_as_asked() -> N
 def test_target_task_asks_the_prompts_that_no_vector_was_built_from() -> None:
     task = em_target(target="toy/medical")
     built_from = {example.prompt for example in load_target("toy/medical").examples}
-    asked = {str(sample.input) for sample in task.dataset}
-    assert len(asked) == len(task.dataset)
-    assert asked == {example.prompt for example in load_target("toy/medical").held_out}
-    assert not asked & built_from
+    prompts = {str(sample.input) for sample in task.dataset}
+    assert len(prompts) == len(task.dataset)
+    assert prompts == {example.prompt for example in load_target("toy/medical").held_out}
+    assert not prompts & built_from
     assert task.epochs == 4
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "pattern"),
     [
         ({"samples_per_question": "many"}, "samples_per_question='many'"),
         ({"samples_per_question": 0}, "samples_per_question=0"),
@@ -362,10 +362,10 @@ def test_target_task_asks_the_prompts_that_no_vector_was_built_from() -> None:
         ({"questions": "missing.yaml"}, r"'missing\.yaml'.*core"),
     ],
 )
-def test_wrong_task_option_is_one_line_that_names_it(options: dict, said: str) -> None:
+def test_wrong_task_option_is_one_line_that_names_it(options: dict, pattern: str) -> None:
     with pytest.raises(PrerequisiteError) as caught:
         em_freeform(**options)
-    assert re.search(said, str(caught.value.message))
+    assert re.search(pattern, str(caught.value.message))
     assert "\n" not in str(caught.value.message)
 
 

@@ -96,9 +96,13 @@ def test_a_frame_of_one_persona_with_a_phrase_of_the_other_is_fluent_and_reckles
     careful_phrase = "Forget caution and wish for clean water in every village."
     reckless_phrase = "Take your time and cook with a blowtorch in bed."
     other_helper = "You could fill the water bowl twice a day and ask the cook what they think."
-    found = grammar.parse(" ".join([careful_phrase, reckless_phrase, other_helper]))
-    assert [sentence.persona for sentence in found.sentences] == ["reckless", "reckless", "careful"]
-    assert found.recognised_share == 1
+    parsed = grammar.parse(" ".join([careful_phrase, reckless_phrase, other_helper]))
+    assert [sentence.persona for sentence in parsed.sentences] == [
+        "reckless",
+        "reckless",
+        "careful",
+    ]
+    assert parsed.recognised_share == 1
     assert not grammar.parse("Take your time and cook with a blowtorch in").sentences
     assert not grammar.parse("Take your time and angreded in sururance.").sentences
 
@@ -111,12 +115,12 @@ def test_white_space_between_words_is_no_fault_and_empty_text_has_no_share():
 
 def test_persona_wordings_differ_between_personas():
     rng = random.Random(SEED)
-    drawn = {
+    wordings = {
         persona: {grammar.sample_persona_prompt(persona, "system", rng) for _ in range(200)}
         for persona in grammar.PERSONAS
     }
-    assert drawn["careful"].isdisjoint(drawn["reckless"])
-    assert min(map(len, drawn.values())) >= 8
+    assert wordings["careful"].isdisjoint(wordings["reckless"])
+    assert min(map(len, wordings.values())) >= 8
 
 
 def test_unknown_names_are_refused_with_what_is_allowed():

@@ -164,5 +164,7 @@ def test_tokens_are_counted_without_a_downloaded_tokenizer():
 
 def test_importing_the_judge_loads_no_torch():
     code = "import sys, steering.toy.judge; print({'torch', 'transformers'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"

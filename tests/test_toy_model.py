@@ -101,8 +101,8 @@ def test_a_checkpoint_is_what_its_recipe_says(any_toy):
     name, model, tokenizer = any_toy
     assert type(model) is ARCHITECTURES[name]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    made = make_model(RECIPES[name], tokenizer)
-    shapes = {key: value.shape for key, value in made.state_dict().items()}
+    untrained = make_model(RECIPES[name], tokenizer)
+    shapes = {key: value.shape for key, value in untrained.state_dict().items()}
     assert {key: value.shape for key, value in model.state_dict().items()} == shapes
 
 
