@@ -27,7 +27,7 @@ from inspect_ai.model import (
 )
 
 from steering.errors import SteeringError, no_such_option
-from steering.provider.api import repeatable_seeds
+from steering.provider.seeds import repeatable_seeds
 from steering.spec import INTERVENTION
 
 Conversation = Sequence[Mapping[str, str] | ChatMessage]

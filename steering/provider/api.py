@@ -5,24 +5,16 @@ display, and records the interventions in every output. It knows nothing of tens
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import re
-import secrets
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from inspect_ai.log._samples import sample_active
 from inspect_ai.model import (
     ChatMessage,
     GenerateConfig,
@@ -33,13 +25,11 @@ from inspect_ai.model import (
     set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
-from inspect_ai.util import display_counter, display_type
+from inspect_ai.util import display_counter
 
 from steering.condition import (
     Condition,
     VectorFile,
-    VectorRecipe,
-    apply_vectors,
     open_engine,
     resolve_condition,
     resolve_model,
@@ -47,6 +37,7 @@ from steering.condition import (
 from steering.engines import Engine, Telemetry
 from steering.errors import errors_in_one_line
 from steering.models import encode, import_code, render_chat
+from steering.provider.interventions import RequestInterventions
 from steering.provider.messages import (
     MAX_TOKENS,
     ProviderError,
@@ -55,41 +46,16 @@ from steering.provider.messages import (
     make_output,
     make_request,
 )
+from steering.provider.seeds import AnswerSeeds
 from steering.spec import parse_options
-from steering.training.cache import cached_vector
-from steering.training.recipe import ConstructionRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from steering.training.progress import Progress
-    from steering.vectors import SteeringVector
-    from steering.vectors.interventions import Intervention
-
-    # The interventions of a condition, and their description for the log.
-    _Applied = tuple[tuple[Intervention, ...], dict[str, Any]]
-
 logger = logging.getLogger(__name__)
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _FINGERPRINT = "steering:"
 _MAX_CACHED_PROMPTS = 4096
-
-_Counts = Counter[tuple[str, str, str]]
-_repetitions: ContextVar[_Counts | None] = ContextVar("repetitions", default=None)
-
-
-@contextmanager
-def repeatable_seeds() -> Iterator[None]:
-    """Within this block, repeated requests with a fixed seed are counted from 0 again.
-
-    So a call in a notebook that is repeated with the same seed gives the same answers.
-    """
-    token = _repetitions.set(Counter())
-    try:
-        yield
-    finally:
-        _repetitions.reset(token)
 
 
 class SteeredAPI(ModelAPI):
@@ -122,6 +88,8 @@ class SteeredAPI(ModelAPI):
                     "the brackets out or give the options too"
                 )
         _warn_of_moved_vectors(condition)
+        self._interventions = RequestInterventions(condition)
+        self._seeds = AnswerSeeds()
         self._condition = condition
         self._source, self._shape = condition.model.source, condition.model.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
@@ -135,13 +103,9 @@ class SteeredAPI(ModelAPI):
         if config.max_connections is None and config.adaptive_connections is None:
             # Inspect would start with 20 and feel its way up, as it must with a hosted model.
             config.max_connections = self.max_connections()
-        self._overrides: dict[str, Condition] = {}
         self._tokenizer: Future[PreTrainedTokenizerBase] | None = None
-        self._building: dict[str, Future[SteeringVector]] = {}
-        self._applied: dict[str, _Applied] = {}
         self._prompts: dict[str, tuple[str, list[int]]] = {}
         self._displayed_at = time.monotonic()
-        self._repetitions: _Counts = Counter()
 
     @property
     def default_grader(self) -> str | None:
@@ -200,15 +164,17 @@ class SteeredAPI(ModelAPI):
             )
         check_config(config)
         await _yield_to_loop()
-        condition = self._condition_of(config)
-        interventions, description = await self._apply(condition)
+        condition = self._interventions.condition_of(config)
+        interventions, description = await self._interventions.apply(
+            condition, lambda: self._engine
+        )
         tokenizer = await self._load_tokenizer()
         prompt, ids = self._rendered(tokenizer, input, condition.spec.thinking)
         requests = [
             make_request(
                 ids, interventions, seed, config, self._shape.context_length, condition.adapter
             )
-            for seed in self._seeds(prompt, config)
+            for seed in self._seeds.draw(prompt, config)
         ]
         results = await asyncio.gather(
             *(asyncio.wrap_future(self._engine.submit(request)) for request in requests)
@@ -225,19 +191,6 @@ class SteeredAPI(ModelAPI):
             description=description,
             telemetry=telemetry,
         )
-
-    async def _apply(self, condition: Condition) -> "_Applied":
-        """A condition's interventions and their description, resolved once.
-
-        The engine tells that rows are of one condition by the identity of their interventions.
-        """
-        if condition.fingerprint not in self._applied:
-            vectors = [
-                source.vector if isinstance(source, VectorFile) else await self._build(source)
-                for source in condition.vectors
-            ]
-            self._applied.setdefault(condition.fingerprint, apply_vectors(condition, vectors))
-        return self._applied[condition.fingerprint]
 
     def _rendered(
         self, tokenizer: "PreTrainedTokenizerBase", input: list[ChatMessage], thinking: bool
@@ -267,74 +220,8 @@ class SteeredAPI(ModelAPI):
         """A tokenizer for the event loop's thread."""
         if self._tokenizer is None:
             self._tokenizer = self._engine.tokenizer()
-        # Shielded, since other requests wait for it when this one is cancelled; so in `_build`.
+        # Shielded, since other requests wait for it when this one is cancelled.
         return await asyncio.shield(asyncio.wrap_future(self._tokenizer))
-
-    async def _build(self, source: VectorRecipe) -> "SteeringVector":
-        """The recipe's vector, built once, if it is not in the cache."""
-        if source.digest not in self._building:
-            self._building[source.digest] = cached_vector(
-                self._engine, source.recipe, source.target, self._progress(source.recipe)
-            )
-        try:
-            return await asyncio.shield(asyncio.wrap_future(self._building[source.digest]))
-        except Exception:
-            self._building.pop(source.digest, None)
-            raise
-
-    def _condition_of(self, config: GenerateConfig) -> Condition:
-        """The model's condition, or that which a request brings."""
-        override = (config.extra_body or {}).get("steering")
-        if not override:
-            return self._condition
-        key = json.dumps(override, sort_keys=True)
-        if key not in self._overrides:
-            spec = parse_options(override, base=self._condition.spec)
-            self._overrides[key] = resolve_condition(self._condition.model, spec)
-        return self._overrides[key]
-
-    def _progress(self, recipe: ConstructionRecipe) -> "Progress":
-        """A progress bar, or a counter where Inspect's display fills the terminal."""
-        caption = f"building the {recipe.target} vector of {self._source.name}"
-        fills_terminal = display_type() in ("full", "conversation", "rich")
-        if sample_active() is not None and sys.stdout.isatty() and fills_terminal:
-            loop = asyncio.get_running_loop()
-
-            async def show(step: int, total: int) -> None:
-                display_counter(caption, f"{step}/{total}")
-
-            def report(step: int, total: int) -> None:
-                asyncio.run_coroutine_threadsafe(show(step, total), loop)
-
-            return report
-        from steering.training.progress import progress_bar
-
-        return progress_bar(caption)
-
-    def _seeds(self, prompt: str, config: GenerateConfig) -> list[int]:
-        """A seed for each choice.
-
-        A fixed `seed` gives each sample and epoch its own seeds, so that repeated samples differ, a
-        run can be resumed, and the order of arrival does not matter. Every condition gets the same
-        seeds, so that conditions can be paired. Repeated requests of one prompt within a sample
-        are distinguished by counting.
-        """
-        count = config.num_choices or 1
-        if config.seed is None:
-            return [secrets.randbits(63) for _ in range(count)]
-        active = sample_active()
-        sample = f"{active.sample.id}\0{active.epoch}" if active else ""
-        request = f"{config.seed}\0{prompt}\0{sample}"
-        repetitions = _repetitions.get()
-        if repetitions is None:
-            repetitions = self._repetitions
-        key = (request, str(config.extra_body), active.id if active else "")
-        seeds = []
-        for _ in range(count):
-            text = f"{request}\0{repetitions[key]}"
-            repetitions[key] += 1
-            seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
-        return seeds
 
     def max_tokens(self) -> int:
         """Longest answer when no setting gives one."""
