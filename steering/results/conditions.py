@@ -259,7 +259,10 @@ def display_names(table: pd.DataFrame) -> list[str]:
             for column in ("model", "study", "questions", "judge")
             if table[column].iloc[alike].nunique() > 1
         ]
-        parts = [f"{column} {_shown(table[column].iloc[position])}" for column in varying]
+        parts = [
+            f"{column} {_short(table[column].iloc[alike], alike.index(position))}"
+            for column in varying
+        ]
         names.append(f"{name} ({', '.join(parts)})" if parts else name)
     return names
 
@@ -304,6 +307,13 @@ def baselines_of(results: Sequence[ConditionResult]) -> dict[str, ConditionResul
         if len(same) == 1:
             baselines[result.name] = same[0]
     return baselines
+
+
+def _short(values: "pd.Series[str]", position: int) -> str:
+    """A value of a column, without the digest of a question set where the names differ already."""
+    names = values.str.replace(r"@[0-9a-f]+", "", regex=True)
+    texts = names if names.nunique() == values.nunique() else values
+    return _shown(texts.iloc[position])
 
 
 def _shown(value: object) -> str:
