@@ -1,9 +1,9 @@
-"""The evaluations: what Inspect lists and runs. One file a task."""
+"""The evaluations: what Inspect lists and runs. One file a task, with a function of its name."""
 
-from evals.em_freeform import em_freeform
-from evals.em_target import em_target
-from evals.judge_calibration import judge_calibration
+from importlib import import_module
+from pkgutil import iter_modules
 
-TASKS = {task.__name__: task for task in (em_freeform, em_target, judge_calibration)}
-
-__all__ = ["TASKS", "em_freeform", "em_target", "judge_calibration"]
+TASKS = {
+    module.name: getattr(import_module(f"evals.{module.name}"), module.name)
+    for module in iter_modules(__path__)
+}

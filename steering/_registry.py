@@ -6,9 +6,7 @@ from functools import wraps
 from inspect_ai import Task, task
 from inspect_ai.model import ModelAPI, modelapi
 
-from evals.em_freeform import em_freeform as _em_freeform
-from evals.em_target import em_target as _em_target
-from evals.judge_calibration import judge_calibration as _judge_calibration
+from evals import TASKS
 from steering.judging.calibration.task import calibration
 from steering.judging.leak import target_leak
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
@@ -41,20 +39,16 @@ def _under_this_package(function: Callable[..., Task]) -> Callable[..., Task]:
     return task(named_task)
 
 
-em_freeform = _under_this_package(_em_freeform)
-em_target = _under_this_package(_em_target)
-judge_calibration = _under_this_package(_judge_calibration)
+globals().update({name: _under_this_package(function) for name, function in TASKS.items()})
 
 __all__ = [
     "calibration",
     "coherence",
-    "em_freeform",
     "em_judge",
-    "em_target",
-    "judge_calibration",
     "misalignment",
     "relevance",
     "steered",
     "target_leak",
     "toy",
 ]
+__all__ += TASKS

@@ -342,7 +342,7 @@ def test_a_broken_trait_file_is_refused_by_what_is_wrong(
 def test_missing_file_is_refused_with_what_can_be_given(name: str) -> None:
     with pytest.raises(
         QuestionError,
-        match=rf"'{name}'.*'core', 'core_formats', 'broad', 'toy_broad'.*\.jsonl, \.yaml, \.yml",
+        match=rf"'{name}'.*'broad', 'core', 'core_formats', 'toy_broad'.*\.jsonl, \.yaml, \.yml",
     ):
         load_questions(name)
 

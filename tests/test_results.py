@@ -282,7 +282,7 @@ def test_the_toy_s_runs_are_told_apart_by_what_was_done_and_how(spliced: Path) -
     assert "toy-small[medical x1] was run again later in" in note
     columns = results[2].columns
     assert columns["vector"].startswith("medical@")
-    assert columns["questions"].endswith("[num_questions=2]")
+    assert columns["questions"].endswith(" num_questions=2")
     assert (columns["seed"], columns["max_tokens"]) == (1, 600)
 
 

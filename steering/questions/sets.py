@@ -25,8 +25,6 @@ from steering.questions.files import (
 from steering.targets import Example, load_target
 
 CORE = "core"
-# The bundled question files, by name.
-BUNDLED = (CORE, "core_formats", "broad", "toy_broad")
 _Item = TypeVar("_Item")
 
 
@@ -95,7 +93,7 @@ def load_questions(
     source = f"{path.name} in the formats asked for" if is_part else path.name
     first = first_questions(of_formats, num_questions, source)
     return _question_set(
-        questions if questions in BUNDLED else path.name,
+        questions if questions in bundled_questions() else path.name,
         content_hash,
         [replace(q, metadata={"format": q.format, **q.metadata}) for q in first],
         formats=_formats_of(of_formats) if is_part else (),
@@ -190,15 +188,21 @@ def _question_set(
     )
 
 
+def bundled_questions() -> list[str]:
+    """Names of the bundled question files."""
+    return sorted(path.stem for path in (data_folder() / "questions").glob("*.yaml"))
+
+
 def _find(questions: str) -> Path:
-    if questions in BUNDLED:
+    if questions in bundled_questions():
         return data_folder() / "questions" / f"{questions}.yaml"
     path = user_path(questions)
     allowed = ", ".join(sorted(READERS))
     if not path.is_file():
         raise QuestionError(
-            f"there is no question file {questions!r}; give {', '.join(map(repr, BUNDLED))} or the "
-            f"path of a file that ends in {allowed}."
+            f"there is no question file {questions!r}; give "
+            f"{', '.join(map(repr, bundled_questions()))} or the path of a file that ends in "
+            f"{allowed}."
         )
     if path.suffix.lower() not in READERS:
         raise QuestionError(

@@ -50,7 +50,7 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
 
 
 def _questions(header: "EvalLog") -> str:
-    """Name and digest of the question set, and in brackets which part of it was asked."""
+    """Name and digest of the question set, and which part of it was asked."""
     evaluation = header.eval
     name = str((evaluation.metadata or {}).get("questions", "unknown"))
     arguments = {**evaluation.task_args_passed, "limit": evaluation.config.limit}
@@ -60,7 +60,7 @@ def _questions(header: "EvalLog") -> str:
         for option in ("num_questions", "formats", "limit", "sample_id")
         if arguments.get(option) is not None
     ]
-    return f"{name}[{', '.join(part)}]" if part else name
+    return " ".join([name, *part])
 
 
 def _protocol(name: str) -> str:

@@ -54,7 +54,7 @@ _KEYS = {
     "study": _text("factor of the study that the run belongs to; empty for any other run"),
     "task": _text("name of the task"),
     "model": _text("the model's name without `steered/` and without the condition"),
-    "questions": _text("name and digest of the question set; in brackets what was asked of it"),
+    "questions": _text("name and digest of the question set, and which part of it was asked"),
     "judge": _text("the judges' models, joined by ` + `"),
     "condition": _text(
         "label of the condition; where two conditions of a task, model, question set and judge "
