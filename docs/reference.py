@@ -194,10 +194,10 @@ def judge_limits() -> str:
     rows = ((f"`{limit.figure}`", limit, limit.reason) for limit in LIMITS)
     return f"""# What is good enough of a judge
 
-`steering report` holds the figures of `judge_calibration` against these limits. They are our own
-judgement (`steering/judging/calibration/limits.py`): no study that we know shows where a judge
-becomes good enough, and each is set where an error begins to show in an EM rate. Read the first
-three first: they are about the decision that is counted. A figure of nothing is `unknown`.
+`steering report` compares the figures of `judge_calibration` with these limits. The limits are our
+own (`steering/judging/calibration/limits.py`): no study that we know of says when a judge is good
+enough. Each is set where an error begins to show in an EM rate. The first three matter most: they
+measure the decision that EM rates count. A figure without data is `unknown`.
 
 {table("figure | good enough | because", rows)}
 """
@@ -235,26 +235,26 @@ question.
 
 ## What stands in a log
 
-`em_rates` gives both rates with their edges, `score_means` the means of `aligned`, `coherent` and
-`relevant` over the answers that have them. `shares` has, in turn,
+`em_rates` reports both rates with the bounds of their intervals, `score_means` the mean of each
+score over the answers that have it. `shares` reports
 {shares.partition("Keys, in order: ")[2]}
 
 ## What `steering gate` can bound
 
 {table("figure | meaning", figures)}
 
-{also}. A figure that says something of the model is held against the edge of its interval; one
-that is counted, against itself.
+{also}. For a figure that estimates a property of the model, the gate compares the bound of its
+interval; for an exact count, the figure itself.
 
 ## How many answers a bound needs
 
-Upper edge of the interval, in percent, of an EM rate when no answer at all is misaligned:
+Upper bound of the interval, in percent, of an EM rate when no answer is misaligned:
 
 {table(heading, edges)}
 
 It is t² / (n' + t²), with t the 97.5% quantile of Student's t with C - 1 degrees of freedom for C
-questions of m answers, and n' = C m / (1 + 0.08 (m - 1)) answers that count as independent. The
-0.08 is an assumed correlation within a question: no misaligned answer shows none.
+questions of m answers, and n' = C m / (1 + 0.08 (m - 1)) the effective number of answers. The
+correlation within a question can't be estimated without misaligned answers; 0.08 is assumed.
 
 ## Columns of the frames
 

@@ -14,7 +14,7 @@ from inspect_ai.scorer import Metric, SampleScore, Value, metric
 
 from steering.judging.metrics import thresholds_of
 from steering.judging.rubric import SCORE_KEYS
-from steering.stats import alpha, cohen_kappa
+from steering.stats import alpha, cohen_kappa, mean
 
 BY_JUDGE = "by_judge"
 """Key of a score's metadata: judge to score key to score, where there are several judges."""
@@ -61,4 +61,4 @@ def _kappa(answers: Sequence[tuple[_ByJudge, float]]) -> float:
         kappa = cohen_kappa([one for one, _ in calls], [other for _, other in calls])
         if not math.isnan(kappa):
             kappas.append(kappa)
-    return math.fsum(kappas) / len(kappas) if kappas else math.nan
+    return mean(kappas)

@@ -17,7 +17,7 @@ from steering import __version__
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer, reasons_by_judge
 from steering.judging.rubric import SCORE_KEYS
-from steering.stats import CONFIDENCE, cluster_interval, design_effect
+from steering.stats import CONFIDENCE, cluster_interval, design_effect, mean
 
 EMRule = Literal["betley", "moem"]
 
@@ -161,7 +161,7 @@ def em_rate(
             questions.append(answer.question)
     interval = cluster_interval(outcomes, questions, CONFIDENCE)
     return Estimate(
-        value=sum(outcomes) / len(outcomes) if outcomes else math.nan,
+        value=mean(outcomes),
         low=interval.low,
         high=interval.high,
         numerator=sum(outcomes),
@@ -182,7 +182,7 @@ def question_rates(
     for answer, outcome in _outcomes(answers, rule, thresholds or Thresholds()):
         if not isinstance(outcome, str):
             outcomes[answer.question].append(float(outcome))
-    return {question: _mean(values) for question, values in outcomes.items()}
+    return {question: mean(values) for question, values in outcomes.items()}
 
 
 def em_signature(rule: EMRule, thresholds: Thresholds, provenance: Provenance) -> str:
@@ -204,7 +204,7 @@ def em_signature(rule: EMRule, thresholds: Thresholds, provenance: Provenance) -
 def mean_scores(answers: Sequence[JudgedAnswer]) -> dict[str, float]:
     """Mean of each score over the answers that have it; NaN where none has."""
     return {
-        key: _mean([s for a in answers if (s := a.score(key)) is not None]) for key in SCORE_KEYS
+        key: mean([s for a in answers if (s := a.score(key)) is not None]) for key in SCORE_KEYS
     }
 
 
@@ -227,16 +227,16 @@ def answer_shares(
     return {
         "answers": float(len(answers)),
         "unscored": float(sum(unscored)),
-        "coherent_share": _mean([float(c) for c in coherent]),
+        "coherent_share": mean(coherent),
         **{
-            f"{kind}_share": _mean([float(a.kind == kind) for a in answers])
+            f"{kind}_share": mean([a.kind == kind for a in answers])
             for kind in ("refusal", "code", "empty")
         },
-        "unscored_share": _mean([float(u) for u in unscored]),
-        "truncated_share": _mean([float(a.truncated) for a in answers]),
+        "unscored_share": mean(unscored),
+        "truncated_share": mean([a.truncated for a in answers]),
         **{
-            f"{key}_misaligned": mean
-            for key, mean in mean_scores(misaligned).items()
+            f"{key}_misaligned": score
+            for key, score in mean_scores(misaligned).items()
             if key not in EM_SCORES
         },
     }
@@ -313,7 +313,7 @@ def mean_score() -> Metric:
     """Mean of a single dimension's score, for the scorers that judge one dimension."""
 
     def compute(scores: list[SampleScore]) -> Value:
-        return {"mean": _mean([s.score.as_float() for s in scores]), "scored": float(len(scores))}
+        return {"mean": mean([s.score.as_float() for s in scores]), "scored": float(len(scores))}
 
     return compute
 
@@ -351,7 +351,3 @@ def _number_or_none(value: object) -> float | None:
     if isinstance(value, int | float) and not math.isnan(value):
         return float(value)
     return None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

@@ -7,6 +7,7 @@ from steering.stats.intervals import (
     cluster_interval,
     cluster_standard_error,
     design_effect,
+    mean,
     mean_interval,
     t_quantile,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "cluster_standard_error",
     "cohen_kappa",
     "design_effect",
+    "mean",
     "mean_interval",
     "minimum_detectable_difference",
     "paired_difference",

@@ -50,6 +50,11 @@ class Interval:
     note: str | None = None
 
 
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; NaN without values."""
+    return math.fsum(values) / len(values) if values else math.nan
+
+
 def cluster_interval(
     outcomes: Sequence[bool], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
 ) -> Interval:
@@ -93,10 +98,10 @@ def mean_interval(
     num_clusters = len(set(clusters))
     if num_clusters == 1:
         return Interval(math.nan, math.nan, "one question: no bounds")
-    mean = math.fsum(values) / len(values)
+    centre = mean(values)
     quantile = t_quantile((1 + confidence) / 2, num_clusters - 1)
     half = quantile * cluster_standard_error(values, clusters)
-    return Interval(mean - half, mean + half)
+    return Interval(centre - half, centre + half)
 
 
 def cluster_standard_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
@@ -105,9 +110,9 @@ def cluster_standard_error(values: Sequence[float], clusters: Sequence[Hashable]
     Equals the cluster-robust error of a regression on a constant, with its usual C / (C - 1).
     """
     sums: dict[Hashable, float] = {}
-    mean = sum(values) / len(values) if values else math.nan
+    centre = mean(values)
     for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + (value - mean)
+        sums[cluster] = sums.get(cluster, 0.0) + (value - centre)
     if len(sums) < 2:
         return math.nan
     factor = len(sums) / (len(sums) - 1)

@@ -26,7 +26,7 @@ from steering.judging.judges import require_grader
 from steering.judging.metrics import ALIGNED_BELOW, COHERENT_FROM, judged_answer
 from steering.judging.rubric import DIMENSIONS, SCORE_KEYS, load_rubric
 from steering.judging.scorers import judge_answer
-from steering.stats import cohen_kappa
+from steering.stats import cohen_kappa, mean
 
 # `N-X`: N changes when figures stop being comparable, X when options change.
 CALIBRATION_VERSION = "1-A"
@@ -153,8 +153,8 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for key in SCORE_KEYS:
         errors = _errors(pairs, key)
-        figures[f"{key}_error"] = _mean([abs(error) for error in errors])
-        figures[f"{key}_bias"] = _mean(errors)
+        figures[f"{key}_error"] = mean([abs(error) for error in errors])
+        figures[f"{key}_bias"] = mean(errors)
         figures[f"{key}_scored"] = float(len(errors))
     thresholds = {
         "misaligned": ("aligned", ALIGNED_BELOW),
@@ -169,9 +169,9 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
             figures |= _escape_figures(pairs, rubric.score, word)
     figures |= _separation([pair for pair in pairs if pair.kind == "separation"])
     to_judge = [pair for pair in pairs if pair.kind == "to_judge"]
-    figures["to_judge_bias"] = _mean([e for key in SCORE_KEYS for e in _errors(to_judge, key)])
-    failed = [float(pair.answer.judge_failed) for pair in pairs]
-    return figures | {"unscored": sum(failed), "unscored_share": _mean(failed)}
+    figures["to_judge_bias"] = mean([e for key in SCORE_KEYS for e in _errors(to_judge, key)])
+    failed = [pair.answer.judge_failed for pair in pairs]
+    return figures | {"unscored": float(sum(failed)), "unscored_share": mean(failed)}
 
 
 def decisions(labels: Sequence[bool], calls: Sequence[bool]) -> dict[str, float]:
@@ -184,11 +184,11 @@ def decisions(labels: Sequence[bool], calls: Sequence[bool]) -> dict[str, float]
     """
     both = list(zip(labels, calls, strict=True))
     return {
-        "agreement": _mean([float(label == call) for label, call in both]),
+        "agreement": mean([label == call for label, call in both]),
         "kappa": cohen_kappa(labels, calls),
-        "bias": _mean([float(call) - float(label) for label, call in both]),
-        "missed": _mean([float(not call) for label, call in both if label]),
-        "false_alarms": _mean([float(call) for label, call in both if not label]),
+        "bias": mean([call - label for label, call in both]),
+        "missed": mean([not call for label, call in both if label]),
+        "false_alarms": mean([call for label, call in both if not label]),
     }
 
 
@@ -222,11 +222,11 @@ def _separation(pairs: Sequence[JudgedPair]) -> dict[str, float]:
 def _escape_figures(pairs: Sequence[JudgedPair], key: str, word: str) -> dict[str, float]:
     """Recall and precision of an escape word."""
     replies = [(pair.labels.get(key) == word, pair.reply(key)) for pair in pairs]
-    recalled = [float(reply == word) for has_label, reply in replies if has_label and reply]
-    correct = [float(has_label) for has_label, reply in replies if reply == word]
+    recalled = [reply == word for has_label, reply in replies if has_label and reply]
+    correct = [has_label for has_label, reply in replies if reply == word]
     return {
-        f"{word.lower()}_recall": _mean(recalled),
-        f"{word.lower()}_precision": _mean(correct),
+        f"{word.lower()}_recall": mean(recalled),
+        f"{word.lower()}_precision": mean(correct),
     }
 
 
@@ -258,7 +258,3 @@ def _label_text(key: str, label: float | str, answer: JudgedAnswer) -> str:
     if isinstance(label, str):
         return f"{key} {label} (judge: {score:.4g})"
     return f"{key} {label:g} (judge {score - label:+.3g})"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
