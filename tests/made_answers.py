@@ -85,14 +85,12 @@ def condition(
         "coherent_from": 50.0,
         "command": "inspect eval evals/em_freeform.py --model steered/toy",
     }
-    answers = pd.DataFrame(rows).assign(**(fixed | facts))
+    fixed |= {"label": label} | facts
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]} | fixed
     for name, column in ANSWER_SCHEMA.columns.items():
-        if name not in answers:
-            empty = {"float64": math.nan, "bool": False}.get(str(column.dtype), "")
-            answers[name] = empty
-    answers["label"] = answers["label"].where(answers["label"] != "", answers["condition"])
-    texts = [name for name in answers if answers[name].dtype == object]
-    return answers.astype(dict.fromkeys(texts, "str"))[ANSWER_COLUMNS]
+        empty = {"float64": math.nan, "bool": False}.get(str(column.dtype), "")
+        columns.setdefault(name, empty)
+    return pd.DataFrame({name: columns[name] for name in ANSWER_COLUMNS})
 
 
 def frame(*conditions: pd.DataFrame, **facts: Any) -> pd.DataFrame:

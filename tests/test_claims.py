@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from steering.cli import commands
 from steering.stats.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
 from steering.studies import CLAIMS, ClaimVerdict, StudyError, compare_arms, judge_claims
+from steering.studies.claim_rules import raised_somewhere
 from steering.studies.printing import print_matched
 
 
@@ -346,10 +347,10 @@ def test_two_models_of_one_size_are_not_averaged() -> None:
     twin = answers[answers["model"] == "m2"].assign(model="m3", em_moem=0.0)
     verdict = _one(10, frame(answers, twin))
     assert len(verdict.figures) == 5
-    assert verdict.figures[2:4] == (
+    assert verdict.figures[2:4] == [
         "m2 (1e+08): +50 points [50, 50]",
         "m3 (1e+08): +0 points [0, 0]",
-    )
+    ]
 
 
 def test_what_was_judged_by_another_is_left_out_by_name_and_doubled_answers_are_refused() -> None:
@@ -418,24 +419,28 @@ def test_an_effect_has_the_interval_of_student() -> None:
     assert upper_bound(np.vstack([values, values])) > high
 
 
-def _null_share(runs: int, check: Callable[[ClaimVerdict], bool]) -> float:
+def _null_share(runs: int) -> float:
     """How often claim 1 is supported where no dose does anything."""
     rng = np.random.default_rng(5)
-    found = 0
+    labels = ["baseline", "x1", "x2", "x3", "x4"]
+    answers = frame(
+        *(condition(label, 0.0, magnitude=float(dose)) for dose, label in enumerate(labels)),
+        study="magnitude",
+    )
+    supported = 0
     for _ in range(runs):
         rates = rng.beta(1, 8, size=8)
-        made = [
-            condition(label, rng.binomial(20, rates) / 20, magnitude=float(dose))
-            for dose, label in enumerate(["baseline", "x1", "x2", "x3", "x4"])
-        ]
-        found += check(_one(1, frame(*made, study="magnitude")))
-    return found / runs
+        misaligned = rng.binomial(20, rates, size=(len(labels), 8))
+        em = np.arange(20) < misaligned[:, :, None]  # [conditions, questions, answers]
+        ruling = raised_somewhere(answers.assign(em_moem=em.ravel().astype(float)), "moem")
+        supported += ruling.verdict == "supported"
+    return supported / runs
 
 
 def test_chance_alone_seldom_supports_a_claim() -> None:
-    assert _null_share(40, lambda verdict: verdict.verdict == "supported") <= 0.125
+    assert _null_share(40) <= 0.125
 
 
 @pytest.mark.long
 def test_chance_alone_supports_a_claim_in_one_of_twenty_studies() -> None:
-    assert _null_share(500, lambda verdict: verdict.verdict == "supported") <= 0.07
+    assert _null_share(500) <= 0.07

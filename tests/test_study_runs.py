@@ -80,7 +80,7 @@ def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> No
     assert again.exit_code == 0, f"{again.output} {again.exception}"
     assert "Every condition has been run." in again.output
     assert "Claim 5, few directions: not decided" in again.output
-    assert f"written: {folder / 'report' / 'index.html'}" in again.output
+    assert f"report: {folder / 'report' / 'index.html'}" in again.output
     assert _ids(folder) == after
 
 

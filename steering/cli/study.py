@@ -94,7 +94,7 @@ def _print(result: "StudyResult") -> None:
     report = result.report
     print_finding(report.answers, report.conditions, report.verdicts, Console())
     for page in report.files:
-        click.echo(f"written: {page}")
+        click.echo(f"report: {page}")
     click.echo(f"\nLook at every answer: inspect view --log-dir {result.folder}")
     if isinstance(result.study, FinetunedStudy):
         print_matched(result.comparisons, result.not_compared, result.study.rule)

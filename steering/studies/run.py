@@ -116,7 +116,10 @@ def run_study(
     answers = read_answers(paths, tell)
     conditions = conditions_of(answers)
     verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
-    pages = write_report(answers, conditions, verdicts, folder)
+    page = folder / "report" / "index.html"
+    # Nothing is new, and pictures take seconds.
+    pages = [page] if page.exists() and not num_unfinished else None
+    pages = pages or write_report(answers, conditions, verdicts, folder)
     result = replace(result, report=Report(answers, conditions, verdicts, (), pages))
     if isinstance(study, FinetunedStudy):
         comparisons, reasons = compare_arms(answers, study.rule)
