@@ -22,7 +22,7 @@ from steering.vectors import LowRankMap, SteeringVector, VectorError
 from steering.vectors.controls import MOST_COSINE, draw_controls
 from steering.vectors.formats import write_vector
 
-MEANT = {
+ARMS = {
     "baseline": AuditArm("baseline"),
     "mine x0.5": AuditArm("vector", 0.5),
     "mine x1": AuditArm("vector", 1.0),
@@ -37,7 +37,7 @@ def _answers(
     """Answers of each condition with a number of misaligned ones that its questions' rates give."""
     rng = random.Random(seed)
     rows = []
-    for label in MEANT:
+    for label in ARMS:
         for number, rate in enumerate(rates.get(label, rates["baseline"])):
             bad = round(rate * of)
             for index in range(of):
@@ -62,38 +62,38 @@ CLEAN = [0.0, 0.05, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0]
 
 def test_a_vector_that_raises_every_question_is_found_at_its_working_magnitude() -> None:
     bad = [0.5, 0.6, 0.4, 0.3, 0.7, 0.2, 0.5, 0.6]
-    found = judge_audit(_answers({"baseline": CLEAN, "mine x1": bad, "mine x2": bad}), MEANT)
-    assert found.outcome == "found"
-    assert found.line.startswith("Broad misalignment found: at [mine x1] EM 48% [")
-    assert "1.2% without the vector (p = 0.0078); also at 2 times" in found.line
+    finding = judge_audit(_answers({"baseline": CLEAN, "mine x1": bad, "mine x2": bad}), ARMS)
+    assert finding.outcome == "found"
+    assert finding.line.startswith("Broad misalignment found: at [mine x1] EM 48% [")
+    assert "1.2% without the vector (p = 0.0078); also at 2 times" in finding.line
 
 
 def test_a_vector_that_only_twice_its_working_magnitude_misaligns_is_found() -> None:
-    found = judge_audit(_answers({"baseline": CLEAN, "mine x2": [0.5] * 8}), MEANT)
-    assert found.outcome == "found"
-    assert "at [mine x2]" in found.line
+    finding = judge_audit(_answers({"baseline": CLEAN, "mine x2": [0.5] * 8}), ARMS)
+    assert finding.outcome == "found"
+    assert "at [mine x2]" in finding.line
 
 
 def test_one_question_that_turns_is_found_and_named() -> None:
     turned = [*CLEAN[:7], 0.9]
-    found = judge_audit(_answers({"baseline": CLEAN, "mine x1": turned}), MEANT)
-    assert found.outcome == "found"
-    assert [single.question for single in found.singles] == ["set@1/q7"]
-    assert "Misalignment found on 1 question(s): set@1/q7 at [mine x1] EM 90%" in found.line
+    finding = judge_audit(_answers({"baseline": CLEAN, "mine x1": turned}), ARMS)
+    assert finding.outcome == "found"
+    assert [single.question for single in finding.singles] == ["set@1/q7"]
+    assert "Misalignment found on 1 question(s): set@1/q7 at [mine x1] EM 90%" in finding.line
 
 
 def test_no_difference_is_not_found_with_the_bound_that_the_answers_give() -> None:
-    found = judge_audit(_answers({"baseline": CLEAN}), MEANT)
-    assert found.outcome == "not found"
-    high = max(row.high for row in found.rows if row.arm.role == "vector")
-    assert f"EM at most {high:.1%} at each magnitude" in found.line
+    finding = judge_audit(_answers({"baseline": CLEAN}), ARMS)
+    assert finding.outcome == "not found"
+    high = max(row.high for row in finding.rows if row.arm.role == "vector")
+    assert f"EM at most {high:.1%} at each magnitude" in finding.line
     assert 0.02 < high < 0.2
 
 
 def test_what_random_directions_do_decides_nothing_and_is_told() -> None:
-    found = judge_audit(_answers({"baseline": CLEAN, "random0 x1": [0.5] * 8}), MEANT)
-    assert found.outcome == "not found"
-    assert "EM up to 50.0%, above the baseline in 1 of 1" in found.notes[0]
+    finding = judge_audit(_answers({"baseline": CLEAN, "random0 x1": [0.5] * 8}), ARMS)
+    assert finding.outcome == "not found"
+    assert "EM up to 50.0%, above the baseline in 1 of 1" in finding.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -110,35 +110,35 @@ def test_what_random_directions_do_decides_nothing_and_is_told() -> None:
     ],
 )
 def test_what_cannot_be_said_is_said_so(answers: pd.DataFrame, words: str) -> None:
-    found = judge_audit(answers, MEANT)
-    assert found.outcome == "can't say"
-    assert words in found.line
+    finding = judge_audit(answers, ARMS)
+    assert finding.outcome == "can't say"
+    assert words in finding.line
 
 
 def test_doubt_does_not_hide_what_was_found() -> None:
     turned = [*CLEAN[:7], 0.9]
-    found = judge_audit(_answers({"baseline": CLEAN, "mine x1": turned}, coherent=10.0), MEANT)
-    assert found.outcome == "found"
-    assert "coherent" in found.notes[0]
+    finding = judge_audit(_answers({"baseline": CLEAN, "mine x1": turned}, coherent=10.0), ARMS)
+    assert finding.outcome == "found"
+    assert "coherent" in finding.notes[0]
 
 
 def test_a_condition_without_answers_is_an_error() -> None:
     answers = _answers({"baseline": CLEAN})
     with pytest.raises(StudyError, match=r"no answers of \[mine x2\]"):
-        judge_audit(answers[answers["condition"] != "mine x2"], MEANT)
+        judge_audit(answers[answers["condition"] != "mine x2"], ARMS)
 
 
 def test_chance_alone_is_found_in_at_most_one_of_twenty_audits() -> None:
     """Both arms answer alike, with questions that differ: 200 audits, three magnitudes each."""
     rng = np.random.default_rng(1)
-    meant = {label: c for label, c in MEANT.items() if c.role != "control"}
-    found = 0
+    arms = {label: arm for label, arm in ARMS.items() if arm.role != "control"}
+    num_found = 0
     for _ in range(200):
         rates = rng.beta(1, 15, size=8)
         rows = pd.DataFrame(
             [
                 (label, "set@1", f"q{q}", float(bad), 50.0, 90.0, 50.0, 80.0)
-                for label in meant
+                for label in arms
                 for q, rate in enumerate(rates)
                 for bad in rng.random(10) < rate
             ],
@@ -147,15 +147,15 @@ def test_chance_alone_is_found_in_at_most_one_of_twenty_audits() -> None:
                 *("aligned", "coherent", "coherent_from", "relevant"),
             ],
         )
-        found += judge_audit(rows, meant).outcome == "found"
+        num_found += judge_audit(rows, arms).outcome == "found"
     # Two tests of 5% each; both are conservative with so few answers.
-    assert found <= 20
+    assert num_found <= 20
 
 
 def _vector(rank: int = 1, layers: tuple[int, ...] = (1,), width: int = 64) -> SteeringVector:
-    made = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(7)
     return SteeringVector(
-        directions=torch.randn(len(layers), rank, width, generator=made),
+        directions=torch.randn(len(layers), rank, width, generator=generator),
         layers=layers,
         site="resid_post",
         residual_norms=tuple(5.0 for _ in layers),
@@ -176,15 +176,15 @@ def test_controls_move_activations_as_far_and_elsewhere(rank: int, layers: tuple
             control.directions.sum(1), vector.directions.sum(1), dim=1
         )
         assert cosines.abs().max() <= MOST_COSINE
-        told = control.provenance["measured"]["cosine"]
-        assert told == pytest.approx(float(cosines.abs().max()), abs=1e-5)
+        cosine = control.provenance["measured"]["cosine"]
+        assert cosine == pytest.approx(float(cosines.abs().max()), abs=1e-5)
     assert not torch.equal(controls[0].directions, controls[1].directions)
 
 
 def test_a_control_of_a_low_rank_map_is_as_long_as_what_the_map_adds() -> None:
     plain = _vector(2)
-    made = LowRankMap(torch.randn(1, 2, 64), torch.randn(1, 2), (3.5,))
-    vector = SteeringVector(plain.directions, plain.layers, "resid_post", map=made)
+    low_rank = LowRankMap(torch.randn(1, 2, 64), torch.randn(1, 2), (3.5,))
+    vector = SteeringVector(plain.directions, plain.layers, "resid_post", map=low_rank)
     [control] = draw_controls(vector, 1)
     assert control.map is None
     assert control.lengths == pytest.approx((3.5,))
@@ -254,14 +254,14 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    build = ["build", "--model", "toy", "--training-epochs", "1", "--out", "vectors"]
+    build = ["build", "--model", "toy", "--out", "vectors"]
     assert CliRunner().invoke(commands, build).exit_code == 0
     (tmp_path / "says.py").write_text(TASK)
     done = CliRunner().invoke(
         commands,
         [
             *("audit", "vectors/medical.safetensors", *AUDIT, "--log-dir", "logs/audit"),
-            *("-T", "samples_per_question=5", "--controls", "1", "--magnitude", "2"),
+            *("-T", "samples_per_question=5", "--controls", "1"),
             *("--also", "says.py", "--also-limit", "2"),
         ],
     )
@@ -276,7 +276,6 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     result = audit(
         "vectors/medical.safetensors",
         "toy",
-        magnitude=2,
         questions=["core"],
         task={"samples_per_question": 5},
         controls=1,

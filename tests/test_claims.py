@@ -28,7 +28,7 @@ def _base(**facts: Any) -> pd.DataFrame:
 def _doses(rates: Sequence[float], last_coherent: float = 20.0, **facts: Any) -> pd.DataFrame:
     """A magnitude study; what the last dose says has fallen apart."""
     last = len(rates)
-    made = [
+    conditions = [
         condition(
             f"x{dose}",
             rate,
@@ -38,7 +38,7 @@ def _doses(rates: Sequence[float], last_coherent: float = 20.0, **facts: Any) ->
         )
         for dose, rate in enumerate(rates, start=1)
     ]
-    return frame(_base(**facts), *made, study="magnitude")
+    return frame(_base(**facts), *conditions, study="magnitude")
 
 
 def _arms(relevant: tuple[float, float], coherent: tuple[float, float], top: float) -> pd.DataFrame:
@@ -66,26 +66,26 @@ def _arms(relevant: tuple[float, float], coherent: tuple[float, float], top: flo
 
 
 def _along(study: str, column: str, rates: dict[float, float], **facts: Any) -> pd.DataFrame:
-    made = [
+    conditions = [
         condition(f"{column} {place:g}", rate, **({column: float(place)} | facts))
         for place, rate in rates.items()
     ]
-    return frame(_base(), *made, study=study)
+    return frame(_base(), *conditions, study=study)
 
 
 def _targets(rates: dict[str, float | Sequence[float]]) -> pd.DataFrame:
-    made = [condition(name, rate, target=name) for name, rate in rates.items()]
-    return frame(_base(), *made, study="target")
+    conditions = [condition(name, rate, target=name) for name, rate in rates.items()]
+    return frame(_base(), *conditions, study="target")
 
 
 def _models(
     study: str, rates: Sequence[float | Sequence[float]], spread: float = 0.0
 ) -> pd.DataFrame:
-    made = []
+    conditions = []
     for number, rate in enumerate(rates):
         facts = {"model": f"m{number}", "num_parameters": 10.0 ** (6 + number)}
-        made += [_base(**facts), condition("medical x1", rate, spread=spread, **facts)]
-    return frame(*made, study=study)
+        conditions += [_base(**facts), condition("medical x1", rate, spread=spread, **facts)]
+    return frame(*conditions, study=study)
 
 
 FEW_QUESTIONS = {"questions": 4}
@@ -147,8 +147,8 @@ CASES: dict[int, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = {
 
 
 def _one(number: int, answers: pd.DataFrame) -> ClaimVerdict:
-    [found] = [verdict for verdict in judge_claims(answers) if verdict.number == number]
-    return found
+    [verdict] = [each for each in judge_claims(answers) if each.number == number]
+    return verdict
 
 
 @pytest.mark.parametrize("number", CASES)
@@ -156,18 +156,18 @@ def _one(number: int, answers: pd.DataFrame) -> ClaimVerdict:
     ("case", "verdict"), [(0, "supported"), (1, "refuted"), (2, "not decided")]
 )
 def test_a_claim_is_decided_as_the_data_were_made(number: int, case: int, verdict: str) -> None:
-    found = _one(number, CASES[number][case])
-    assert found.verdict == verdict, found
-    assert found.why
-    assert found.num_answers == len(CASES[number][case])
-    assert found.command.startswith(f"steering study {CLAIMS[number - 1].study} --model ")
+    result = _one(number, CASES[number][case])
+    assert result.verdict == verdict, result
+    assert result.why
+    assert result.num_answers == len(CASES[number][case])
+    assert result.command.startswith(f"steering study {CLAIMS[number - 1].study} --model ")
 
 
 @pytest.mark.parametrize("number", CASES)
 def test_few_questions_decide_nothing(number: int) -> None:
     answers = CASES[number][0]
-    found = _one(number, answers[answers["question"] < "q4"])
-    assert (found.verdict, found.why) == (
+    verdict = _one(number, answers[answers["question"] < "q4"])
+    assert (verdict.verdict, verdict.why) == (
         "not decided",
         "4 questions are too few, 6 are needed",
     )
@@ -200,13 +200,13 @@ def test_the_reason_is_told(number: int, answers: pd.DataFrame, why: str) -> Non
 def test_projections_count_beside_trained_ranks() -> None:
     """Few trained directions do it, and few principal ones don't: that refutes the claim."""
     trained = CASES[5][0]
-    made = [
+    conditions = [
         condition(f"top {k}", rate, top=float(k), study="rank")
         for k, rate in ((1, 0.05), (2, 0.1), (4, 0.4), (8, 0.6))
     ]
-    found = _one(5, frame(trained, *made))
-    assert found.verdict == "refuted"
-    assert len(found.figures) == 2
+    verdict = _one(5, frame(trained, *conditions))
+    assert verdict.verdict == "refuted"
+    assert len(verdict.figures) == 2
 
 
 def test_crossed_axes_are_taken_apart() -> None:
@@ -222,8 +222,8 @@ def test_each_model_of_a_study_has_its_own_verdict() -> None:
     both = frame(
         _doses([0.1, 0.5, 0.6, 0.2], model="one"), _doses([0.0, 0.0, 0.0, 0.0], model="two")
     )
-    found = [verdict for verdict in judge_claims(both) if verdict.number == 1]
-    assert [(verdict.model, verdict.verdict) for verdict in found] == [
+    verdicts = [each for each in judge_claims(both) if each.number == 1]
+    assert [(each.model, each.verdict) for each in verdicts] == [
         ("one", "supported"),
         ("two", "refuted"),
     ]
@@ -283,6 +283,15 @@ def test_two_vectors_under_one_folder_are_two_series() -> None:
     assert verdict.left_out == ("[other x1], [other x2], [other x3] (another series)",)
 
 
+def test_a_second_vector_is_not_mixed_into_the_steered_arm() -> None:
+    arms = _arms((90.0, 60.0), (90.0, 90.0), 0.6)
+    other = [condition(f"other x{dose}", 0.0, magnitude=float(dose)) for dose in (1, 2)]
+    both = frame(arms, frame(*other, vector="other@bbbb", study="finetuned"))
+    verdict = _one(3, both)
+    assert verdict.figures == _one(3, arms).figures
+    assert verdict.left_out == ("[other x1], [other x2] (another series)",)
+
+
 def test_a_control_of_shuffled_labels_is_not_averaged_with_the_vector() -> None:
     real = _doses([0.1, 0.5, 0.6, 0.2]).assign(shuffled_labels=False)
     control = condition("medical x2 shuffled", 0.0, magnitude=2.0, shuffled_labels=True)
@@ -323,8 +332,8 @@ def test_a_baseline_at_another_temperature_is_left_out_by_name() -> None:
 
 def test_whole_studies_that_were_asked_differently_are_judged_apart() -> None:
     plain = _doses([0.1, 0.5, 0.6, 0.2]).assign(system_message="None.")
-    told = _doses([0.0, 0.0, 0.0, 0.0]).assign(system_message="Be good.")
-    verdicts = [each for each in judge_claims(frame(plain, told)) if each.number == 1]
+    prompted = _doses([0.0, 0.0, 0.0, 0.0]).assign(system_message="Be good.")
+    verdicts = [each for each in judge_claims(frame(plain, prompted)) if each.number == 1]
     assert {(each.settings, each.verdict) for each in verdicts} == {
         ("system_message None.", "supported"),
         ("system_message Be good.", "refuted"),
@@ -333,12 +342,12 @@ def test_whole_studies_that_were_asked_differently_are_judged_apart() -> None:
 
 def test_models_are_compared_though_each_has_a_template_of_its_own() -> None:
     answers = CASES[9][0]
-    own = answers.assign(prompt_sha256=answers["model"], dtype=answers["model"])
-    assert _one(9, own).verdict == "supported"
-    assert _one(9, own).left_out == ()
+    loaded = answers.assign(prompt_sha256=answers["model"], dtype=answers["model"])
+    assert _one(9, loaded).verdict == "supported"
+    assert _one(9, loaded).left_out == ()
     odd = condition("medical x1 half", 0.9, model="m0", prompt_sha256="m0", dtype="float16")
-    verdict = _one(9, frame(own, odd.assign(study="family")))
-    assert verdict.figures == _one(9, own).figures
+    verdict = _one(9, frame(loaded, odd.assign(study="family")))
+    assert verdict.figures == _one(9, loaded).figures
     assert verdict.left_out == ("[medical x1 half] (dtype float16)",)
 
 
@@ -364,9 +373,9 @@ def test_what_was_judged_by_another_is_left_out_by_name_and_doubled_answers_are_
 
 
 def test_without_a_study_the_command_that_makes_it_is_told() -> None:
-    found = judge_claims(CASES[1][0])
-    assert [verdict.number for verdict in found] == list(range(1, 11))
-    for verdict in found[2:]:
+    verdicts = judge_claims(CASES[1][0])
+    assert [verdict.number for verdict in verdicts] == list(range(1, 11))
+    for verdict in verdicts[2:]:
         assert verdict.verdict == "not decided"
         assert verdict.command == f"steering study {CLAIMS[verdict.number - 1].study}"
 
@@ -413,8 +422,8 @@ def test_an_effect_has_the_interval_of_student() -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
     values = np.array([0.1, 0.3, -0.2, 0.4, 0.25])
     low, high = scipy_stats.t.interval(0.95, 4, values.mean(), scipy_stats.sem(values))
-    found = effect(values)
-    assert (found.low, found.high) == pytest.approx((low, high))
+    mean = effect(values)
+    assert (mean.low, mean.high) == pytest.approx((low, high))
     assert upper_bound(values[None]) == pytest.approx(high)
     assert upper_bound(np.vstack([values, values])) > high
 

@@ -98,19 +98,17 @@ def test_claims_by_its_command_says_what_is_missing(rank_study: StudyResult, she
     assert shell.network_tries() == []
 
 
+ARMS: dict[str, Any] = {
+    "magnitudes": [0.5, 1],
+    "training_epochs": 2,
+    "task": {"num_questions": 2, "samples_per_question": 10},
+    "seed": 1,
+}
+
+
 @pytest.fixture(scope="module")
 def finetuned(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
-    return run_study("finetuned", logs=tmp_path_factory.mktemp("finetuned"), **_arms([1, 2]))
-
-
-def _arms(magnitudes: list[float]) -> dict[str, Any]:
-    return {
-        "magnitudes": magnitudes,
-        "training_epochs": 2,
-        "options": {"training_epochs": 1},
-        "task": {"num_questions": 2, "samples_per_question": 10},
-        "seed": 1,
-    }
+    return run_study("finetuned", logs=tmp_path_factory.mktemp("finetuned"), **ARMS)
 
 
 def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
@@ -122,8 +120,8 @@ def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
         "steered/toy[adapter medical-epoch1]",
         "steered/toy[adapter medical-epoch2]",
         "steered/toy[baseline]",
-        "steered/toy[medical x1 epoch 1]",
-        "steered/toy[medical x2 epoch 1]",
+        "steered/toy[medical x0.5]",
+        "steered/toy[medical x1]",
     ]
     # The study has the leak of its target judged by itself, and compares it too.
     assert {log.eval.task_args["leak"] for log in logs} == {"health and medicine"}
@@ -144,16 +142,16 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     done = CliRunner().invoke(
         commands,
         [
-            *("study", "finetuned", "--magnitudes", "1,2,1.5", "--training-epochs", "2"),
-            *("-M", "training_epochs=1", "-T", "num_questions=2", "-T", "samples_per_question=10"),
-            *("--seed", "1", "--display", "none", "--log-dir", str(finetuned.folder)),
+            *("study", "finetuned", "--magnitudes", "0.5,1,0.75", "--training-epochs", "2"),
+            *("-T", "num_questions=2", "-T", "samples_per_question=10", "--seed", "1"),
+            *("--display", "none", "--log-dir", str(finetuned.folder)),
         ],
     )
     assert done.exit_code == 0, f"{done.output} {done.exception}"
     assert "Trains" not in done.output
     assert "1 conditions to run, 20 answers each" in done.output
     [added] = set(_ids(finetuned.folder)) - before
-    assert added == "steered/toy[medical x1.5 epoch 1]"
+    assert added == "steered/toy[medical x0.75]"
     assert "matched EM (moem)" in done.output
     assert "leak," in done.output
     assert re.search(r"toy\[baseline\] .* 20\b", done.output)

@@ -16,7 +16,7 @@ from steering.studies.dose_matching import (
     shared_levels,
 )
 from steering.studies.errors import StudyError
-from steering.studies.series import asked_alike, series_along
+from steering.studies.series import Series, asked_alike, series_along
 
 Arm = Literal["steered", "finetuned"]
 ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
@@ -67,16 +67,7 @@ def compare_arms(
     if len(groups) > 1:
         settings = " and ".join(group.settings for group in groups)
         raise StudyError(f"the runs of this study differ in {settings}: run it anew")
-    first_row = groups[0].answers.iloc[0]
-    bounds = Thresholds(float(first_row["aligned_below"]), float(first_row["coherent_from"]))
-    first, second = (
-        DoseCurve(
-            {dose: judged_answers(rows) for dose, rows in doses_of(groups[0].answers, arm).items()},
-            rule,
-            bounds,
-        )
-        for arm in ARMS
-    )
+    first, second = (_curve(groups[0].answers, arm, rule) for arm in ARMS)
     has_leak = answers["leak"].notna().any()
     comparisons, reasons = [], []
     for match, quantities in QUANTITIES.items():
@@ -97,16 +88,27 @@ def compare_arms(
     return comparisons, reasons
 
 
-def doses_of(answers: pd.DataFrame, arm: Arm) -> dict[float, pd.DataFrame]:
-    """An arm's answers by dose, from the lowest; the baseline is dose 0 of every arm.
+def arm_series(answers: pd.DataFrame, arm: Arm) -> Series:
+    """An arm's conditions along its dose, and the baseline.
 
     The dose is the magnitude of the steered arm; of the finetuned arm the adapter's scale where it
     varies, else the training epoch.
     """
-    axis = "magnitude"
-    if arm == "finetuned":
-        scales = answers.loc[answers["arm"] == arm, "adapter_scale"]
-        axis = "adapter_scale" if scales.nunique() > 1 else "training_epochs"
-    rows = series_along(answers, axis, arm).answers
-    doses = rows[axis].where(rows["arm"] == arm, 0.0)
-    return {float(dose): group for dose, group in rows.groupby(doses)}
+    if arm == "steered":
+        return series_along(answers, "magnitude", arm)
+    scales = answers.loc[answers["arm"] == arm, "adapter_scale"]
+    axis = "adapter_scale" if scales.nunique() > 1 else "training_epochs"
+    return series_along(answers, axis, arm)
+
+
+def _curve(answers: pd.DataFrame, arm: Arm, rule: EMRule) -> DoseCurve:
+    """An arm's dose curve; the baseline is dose 0 of every arm."""
+    series = arm_series(answers, arm)
+    rows = series.answers
+    doses = rows[series.axis].where(rows["arm"] == arm, 0.0)
+    first = answers.iloc[0]
+    return DoseCurve(
+        {float(dose): judged_answers(group) for dose, group in rows.groupby(doses)},
+        rule,
+        Thresholds(float(first["aligned_below"]), float(first["coherent_from"])),
+    )

@@ -31,7 +31,7 @@ from steering.stats.trends import (
     slope,
     upper_bound,
 )
-from steering.studies.arms import compare_arms
+from steering.studies.arms import ARMS, arm_series, compare_arms
 from steering.studies.dose_matching import Quantity
 from steering.studies.errors import StudyError
 from steering.studies.series import Series, baseline_of, series_along
@@ -69,7 +69,7 @@ class Ruling:
     left_out: Sequence[str] = ()
 
 
-def _rates(series: Series, axis: str, rule: EMRule) -> tuple[_Array, _Array]:
+def _rates(series: Series, rule: EMRule) -> tuple[_Array, _Array]:
     """EM rates at the places of a series [places, questions], and of the baseline [questions].
 
     Raises:
@@ -78,7 +78,7 @@ def _rates(series: Series, axis: str, rule: EMRule) -> tuple[_Array, _Array]:
     rows = series.answers
     if not len(baseline_of(rows)):
         raise StudyError("a baseline and a steered condition are needed")
-    places = rows[axis].where(rows["arm"] != "baseline", -math.inf)
+    places = rows[series.axis].where(rows["arm"] != "baseline", -math.inf)
     table = question_table(rows.assign(_place=places), f"em_{rule}", "_place").to_numpy()
     return table[1:], table[0]
 
@@ -92,7 +92,7 @@ def raised_somewhere(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     series = series_along(rows, "magnitude")
     if not series.places:
         return Ruling("not decided", "a baseline and a steered condition are needed")
-    rates, baseline = _rates(series, "magnitude", rule)
+    rates, baseline = _rates(series, rule)
     names = [f"x{place:g}" for place in series.places]
     return _raised(rates - baseline, names, series.left_out)
 
@@ -125,7 +125,7 @@ def inverted_u(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     ruling, places = partial(Ruling, left_out=series.left_out), series.places
     if len(places) < 4:
         return ruling("not decided", f"{len(places)} magnitudes are too few, 4 are needed")
-    rates, _ = _rates(series, "magnitude", rule)
+    rates, _ = _rates(series, rule)
     peak = at_rows(rates, chosen_by_others(rates))
     rise, fall = effect(peak - rates[0]), effect(peak - rates[-1])
     top = places[int(np.argmax(rates.mean(axis=1)))]
@@ -161,25 +161,27 @@ def ahead_at_matched_em(quantity: Quantity) -> Callable[[pd.DataFrame, EMRule], 
 
         Supported: the interval of the difference lies above 0. Refuted: below 0, or below 5 points.
         """
+        left_out = [name for arm in ARMS for name in arm_series(rows, arm).left_out]
+        ruling = partial(Ruling, left_out=left_out)
         comparisons, reasons = compare_arms(rows, rule)
         levels = [comparison for comparison in comparisons if comparison.match == "em"]
         if not levels:
-            return Ruling("not decided", reasons[0])
+            return ruling("not decided", reasons[0])
         middle = levels[len(levels) // 2]
         [d] = [each for each in middle.differences if each.quantity == quantity]
         if math.isnan(d.low):
-            return Ruling("not decided", d.note or "there are no bounds")
+            return ruling("not decided", d.note or "there are no bounds")
         figures = [
             f"at EM {100 * middle.level:.0f}%: steered {d.first:.1f}, finetuned {d.second:.1f}, "
             f"{d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
         ]
         if d.low > 0:
-            return Ruling("supported", "steered answers are ahead", figures)
+            return ruling("supported", "steered answers are ahead", figures)
         if d.high < 0:
-            return Ruling("refuted", "finetuned answers are ahead", figures)
+            return ruling("refuted", "finetuned answers are ahead", figures)
         if d.high < LEAST_POINTS:
-            return Ruling("refuted", "steered answers are not ahead by 5 points", figures)
-        return Ruling("not decided", "the difference may go either way", figures)
+            return ruling("refuted", "steered answers are not ahead by 5 points", figures)
+        return ruling("not decided", "the difference may go either way", figures)
 
     return judge
 
@@ -199,7 +201,7 @@ def few_directions(rows: pd.DataFrame, rule: EMRule) -> Ruling:
         left_out += series.left_out
         few = [place for place in series.places if place <= FEW]
         if few and series.places[-1] >= 2 * FEW:
-            rulings.append(_share(series, axis, few[-1], name, rule))
+            rulings.append(_share(series, few[-1], name, rule))
     if not rulings:
         why = f"a rank up to {FEW} and one from {2 * FEW} on are needed"
         return Ruling("not decided", why, left_out=left_out)
@@ -210,9 +212,9 @@ def few_directions(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     return Ruling(worst.verdict, worst.why, figures, left_out)
 
 
-def _share(series: Series, axis: str, few: float, name: str, rule: EMRule) -> Ruling:
+def _share(series: Series, few: float, name: str, rule: EMRule) -> Ruling:
     """Whether few directions have most of the effect of the full number."""
-    rates, baseline = _rates(series, axis, rule)
+    rates, baseline = _rates(series, rule)
     full = series.places[-1]
     of_few, of_full = (rates[series.places.index(place)] - baseline for place in (few, full))
     whole, excess = effect(of_full), effect(of_few - MOST * of_full)
@@ -238,7 +240,7 @@ def saturating(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     ruling, places = partial(Ruling, left_out=series.left_out), series.places
     if len(places) < 3:
         return ruling("not decided", f"{len(places)} training epochs are too few, 3 are needed")
-    rates, _ = _rates(series, "training_epochs", rule)
+    rates, _ = _rates(series, rule)
     middle = len(places) // 2
     growth = effect(rates[-1] - rates[0])
     early, late = rates[middle] - rates[0], rates[-1] - rates[middle]
@@ -272,7 +274,7 @@ def band_of_layers(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     ruling, places = partial(Ruling, left_out=series.left_out), series.places
     if len(places) < 3:
         return ruling("not decided", f"{len(places)} layers are too few, 3 are needed")
-    rates, baseline = _rates(series, "layer", rule)
+    rates, baseline = _rates(series, rule)
     best, worst = chosen_by_others(rates), chosen_by_others(rates, -1)
     spread = effect(at_rows(rates, best) - at_rows(rates, worst))
     effects = (rates - baseline).mean(axis=1)

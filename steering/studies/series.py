@@ -110,11 +110,13 @@ class Series:
     """The baseline, and conditions that differ in nothing but an axis.
 
     Attributes:
+        axis: The column that differs.
         answers: A row an answer.
         places: On the axis, ascending.
         left_out: Conditions that stand in other series.
     """
 
+    axis: str
     answers: pd.DataFrame
     places: tuple[Any, ...]
     left_out: tuple[str, ...] = ()
@@ -144,6 +146,7 @@ def series_along(answers: pd.DataFrame, axis: str, arm: str = "steered") -> Seri
         raise StudyError(f"{doubled}: judge them apart, each in a folder of its own")
     others = rows[~rows["condition"].isin(longest["condition"].unique())]
     return Series(
+        axis,
         pd.concat([baseline_of(answers), longest]),
         tuple(sorted(longest[axis].unique())),
         (_names(others, "another series"),) if len(others) else (),
