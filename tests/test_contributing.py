@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from shell import Shell
 
+from steering.spec import parse_options
+
 TESTS = Path(__file__).parent
 
 
@@ -94,6 +96,35 @@ def _insert(file: Path, after: str, entry: str) -> None:
     text = file.read_text(encoding="utf-8")
     assert text.count(after) == 1
     file.write_text(text.replace(after, f"{after}{entry}"), encoding="utf-8")
+
+
+_OPTION = """
+    attention: str = option(
+        "auto",
+        "attention implementation of the model",
+        example="sdpa",
+        engine="hf",
+        flag="--attention",
+    )
+"""
+
+
+def test_a_loading_option_is_one_field(project: Path) -> None:
+    """Its label, fingerprint, flag, line in the reference and refusals follow from it."""
+    file = project / "steering" / "spec" / "model.py"
+    _insert(
+        file,
+        "    interventions: tuple[InterventionOptions, ...] = (InterventionOptions(),)",
+        _OPTION,
+    )
+    facts = run_script(project, "loading_option.py")
+    assert facts["labels"] == ["medical x1", "medical x1 attention=sdpa"]
+    plain, changed = facts["fingerprints"]
+    assert plain == parse_options({}).fingerprint() != changed
+    assert "| `attention` | attention implementation of the model | `auto` |" in facts["page"]
+    assert "--attention" in facts["help"]
+    assert "attention=None is not allowed: it is empty" in facts["empty"]
+    assert "attention=sdpa has no effect with vLLM" in facts["other_engine"]
 
 
 def test_a_study_factor_is_one_entry(project: Path) -> None:

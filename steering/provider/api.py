@@ -51,6 +51,7 @@ from steering.spec import parse_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 logger = logging.getLogger(__name__)
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
