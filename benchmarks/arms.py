@@ -169,19 +169,19 @@ def alternate(
     arms: dict[str, Callable[[], int]], rounds: int
 ) -> dict[str, list[tuple[float, int]]]:
     """Seconds and tokens of each arm in each round, after one round that is not counted."""
-    taken: dict[str, list[tuple[float, int]]] = {name: [] for name in arms}
+    timings: dict[str, list[tuple[float, int]]] = {name: [] for name in arms}
     for number in range(rounds + 1):
         for name, arm in arms.items():
             began = time.perf_counter()
             tokens = arm()
             if number:
-                taken[name].append((time.perf_counter() - began, tokens))
-    return taken
+                timings[name].append((time.perf_counter() - began, tokens))
+    return timings
 
 
-def speed_ratio(taken: dict[str, list[tuple[float, int]]], arm: str, base: str) -> float:
+def speed_ratio(timings: dict[str, list[tuple[float, int]]], arm: str, base: str) -> float:
     """Median over rounds of the throughput of one arm over that of another."""
-    pairs = zip(taken[arm], taken[base], strict=True)
+    pairs = zip(timings[arm], timings[base], strict=True)
     return statistics.median(
         (tokens / seconds) / (other / base_s) for (seconds, tokens), (base_s, other) in pairs
     )
@@ -189,8 +189,10 @@ def speed_ratio(taken: dict[str, list[tuple[float, int]]], arm: str, base: str) 
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    name = torch.cuda.get_device_name() if found and found.type == "cuda" else "CPU"
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    name = torch.cuda.get_device_name() if accelerator and accelerator.type == "cuda" else "CPU"
     return {
         "device": f"{platform.machine()} {name}",
         "cores": os.cpu_count(),

@@ -88,7 +88,7 @@ GPU_SHAPES = {"4B": (2560, 9216, 32, 16, 4), "9B": (4096, 12288, 32, 16, 4)}
 
 def equal(rounds: int) -> dict[str, Any]:
     """Steered rows of one length over plain `generate`."""
-    found = {}
+    figures = {}
     for family, shape in FAMILIES.items():
         with TemporaryDirectory() as folder:
             engine, plain = engine_of(str(save_model(Path(folder), family, **shape)), ROWS)
@@ -103,9 +103,9 @@ def equal(rounds: int) -> dict[str, Any]:
         arms["generate, hooks at all layers"] = partial(
             generate, plain, greedy_rows([TOKENS] * ROWS), hook
         )
-        taken = alternate(arms, rounds)
-        found[family] = {name: speed_ratio(taken, name, "generate") for name in arms}
-    return found
+        timings = alternate(arms, rounds)
+        figures[family] = {name: speed_ratio(timings, name, "generate") for name in arms}
+    return figures
 
 
 def ragged(rounds: int) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def ragged(rounds: int) -> dict[str, Any]:
 
     As many as this, since the last rows to end leave places empty once, however many there were.
     """
-    found = {}
+    figures = {}
     for family, shape in FAMILIES.items():
         with TemporaryDirectory() as folder:
             smaller = shape | SMALLER
@@ -127,9 +127,11 @@ def ragged(rounds: int) -> dict[str, Any]:
             parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
             return sum(generate(plain, part) for part in parts)
 
-        taken = alternate({"steered": partial(ours, engine, steered), "generate": batches}, rounds)
-        found[family] = {"steered": speed_ratio(taken, "steered", "generate")}
-    return found
+        timings = alternate(
+            {"steered": partial(ours, engine, steered), "generate": batches}, rounds
+        )
+        figures[family] = {"steered": speed_ratio(timings, "steered", "generate")}
+    return figures
 
 
 def adapters(rounds: int) -> dict[str, Any]:
@@ -153,11 +155,11 @@ def adapters(rounds: int) -> dict[str, Any]:
             "never loaded": partial(ours, untouched, rows),
             "generate": partial(generate, finetuned, rows),
         }
-        taken = alternate(arms, rounds)
+        timings = alternate(arms, rounds)
     return {
-        "over peft's generate": speed_ratio(taken, "finetuned", "generate"),
+        "over peft's generate": speed_ratio(timings, "finetuned", "generate"),
         **{
-            f"{name}, over never loaded": speed_ratio(taken, name, "never loaded")
+            f"{name}, over never loaded": speed_ratio(timings, name, "never loaded")
             for name in ("finetuned", "half of them", "loaded, none of them")
         },
     }
@@ -183,13 +185,13 @@ def toy_prompts(tokenizer: Any) -> list[tuple[int, ...]]:
     return [tuple(encode(tokenizer, render_chat(tokenizer, turn))) for turn in turns]
 
 
-def sweep_rows(vector: SteeringVector, asked: Sequence[tuple[int, ...]]) -> list[list[Request]]:
+def sweep_rows(vector: SteeringVector, prompts: Sequence[tuple[int, ...]]) -> list[list[Request]]:
     """The rows of each magnitude."""
     conditions = [resolve(vector, magnitude=magnitude) for magnitude in MAGNITUDES]
     return [
         [
             Request(prompt, Sampling(seed=1000 * number + sample), LONGEST, edits)
-            for number, prompt in enumerate(asked)
+            for number, prompt in enumerate(prompts)
             for sample in range(SAMPLES)
         ]
         for edits in conditions
@@ -205,8 +207,8 @@ def sweep(rounds: int) -> dict[str, Any]:
         return sum(generate(plain, rows, rows[0].interventions) for rows in runs)
 
     arms = {"ours": lambda: ours(engine, [row for rows in runs for row in rows]), "hooks": hooked}
-    taken = alternate(arms, rounds)
-    seconds = {name: [took for took, _ in times] for name, times in taken.items()}
+    timings = alternate(arms, rounds)
+    seconds = {name: [took for took, _ in times] for name, times in timings.items()}
     ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds["hooks"], strict=True))
     return {"hooks / ours, seconds": ratios[len(ratios) // 2], "seconds": seconds}
 
@@ -224,12 +226,14 @@ def sweep_once() -> float:
 def grow(count: int) -> dict[str, Any]:
     """Time and peak memory of so many rows on the toy."""
     engine, plain = engine_of("toy", BATCH)
-    vector, asked = toy_vector(engine), toy_prompts(plain.tokenizer)
-    ours(engine, sweep_rows(vector, asked)[0][:8])
+    vector, prompts = toy_vector(engine), toy_prompts(plain.tokenizer)
+    ours(engine, sweep_rows(vector, prompts)[0][:8])
     edits = resolve(vector)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    rows = [Request(asked[i % len(asked)], Sampling(seed=i), LONGEST, edits) for i in range(count)]
+    rows = [
+        Request(prompts[i % len(prompts)], Sampling(seed=i), LONGEST, edits) for i in range(count)
+    ]
     tokens = ours(engine, rows)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -244,19 +248,19 @@ def grow(count: int) -> dict[str, Any]:
 
 def growth(_: int) -> list[dict[str, Any]]:
     """`grow`, each count in a process of its own, whose peak memory is then its own too."""
-    found = []
+    figures = []
     for count in GROWTH:
         command = [sys.executable, "-m", "benchmarks.engine", "--grow", str(count)]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found.append(json.loads(told.splitlines()[-1]))
-    return found
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        figures.append(json.loads(output.splitlines()[-1]))
+    return figures
 
 
 def gpu(rounds: int) -> dict[str, Any]:
     """Batch 256 on an accelerator."""
     if not torch.cuda.is_available():
         return {"left out": "no GPU on this machine"}
-    found = {}
+    figures = {}
     for name, (width, inner, layers, heads, kv_heads) in GPU_SHAPES.items():
         shape = {
             "hidden_size": width,
@@ -279,16 +283,16 @@ def gpu(rounds: int) -> dict[str, Any]:
             "generate": partial(generate, plain, rows),
             "generate, hooks at all layers": partial(generate, plain, rows, edits),
         }
-        taken = alternate(arms, rounds)
+        timings = alternate(arms, rounds)
         size = sum(weight.nbytes for weight in plain.model.parameters())
-        found[name] = {
-            "over generate": {arm: speed_ratio(taken, arm, "generate") for arm in arms},
-            "tokens_per_s": {arm: [n / s for s, n in times] for arm, times in taken.items()},
+        figures[name] = {
+            "over generate": {arm: speed_ratio(timings, arm, "generate") for arm in arms},
+            "tokens_per_s": {arm: [n / s for s, n in times] for arm, times in timings.items()},
             "bytes of weights read a pass": size,
         }
         del engine, plain
         torch.cuda.empty_cache()
-    return found
+    return figures
 
 
 SECTIONS = {
@@ -308,17 +312,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--grow", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--sweep-once", action="store_true", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.sweep_once:
+    arguments = parser.parse_args()
+    if arguments.sweep_once:
         print(sweep_once())
         return
-    if chosen.grow:
-        print(json.dumps(grow(chosen.grow)))
+    if arguments.grow:
+        print(json.dumps(grow(arguments.grow)))
         return
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    for name in chosen.only:
-        results[name] = {"machine": machine(), "rounds": chosen.rounds}
-        results[name]["found"] = SECTIONS[name](chosen.rounds)
+    for name in arguments.only:
+        results[name] = {"machine": machine(), "rounds": arguments.rounds}
+        results[name]["found"] = SECTIONS[name](arguments.rounds)
         print(name, json.dumps(results[name]["found"], indent=2), flush=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -37,27 +37,27 @@ class InstantAPI(ModelAPI):
 
 def go(models: list[dict[str, Any]], samples: int, score: bool) -> None:
     """One call of `eval`."""
-    made = [get_model(m["model"], memoize=False, **m.get("model_args", {})) for m in models]
+    instances = [get_model(m["model"], memoize=False, **m.get("model_args", {})) for m in models]
     with TemporaryDirectory() as logs:
-        done = eval(
+        results = eval(
             TASK,
-            model=made,
+            model=instances,
             task_args={"samples_per_question": samples},
             model_roles={"grader": "toy/judge"},
             display="none",
             log_dir=logs,
             score=score,
         )
-    assert all(log.status == "success" for log in done)
+    assert all(log.status == "success" for log in results)
 
 
 def main() -> None:
     """Do what the argument says."""
-    asked = json.loads(sys.argv[1])
-    go(asked["runs"][0][:1], 1, asked["score"])
+    arguments = json.loads(sys.argv[1])
+    go(arguments["runs"][0][:1], 1, arguments["score"])
     began = time.perf_counter()
-    for models in asked["runs"]:
-        go(models, asked["samples"], asked["score"])
+    for models in arguments["runs"]:
+        go(models, arguments["samples"], arguments["score"])
     print(time.perf_counter() - began)
 
 

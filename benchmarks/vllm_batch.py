@@ -60,12 +60,14 @@ def measure(rounds: int) -> dict[str, Any]:
             "unsteered at once": together(plain),
             "64 single runs": one_by_one,
         }
-        taken = alternate(arms, rounds)
+        timings = alternate(arms, rounds)
         engine.release()
     return {
-        "at_once_over_single": speed_ratio(taken, "64 conditions at once", "64 single runs"),
-        "steered_over_unsteered": speed_ratio(taken, "64 conditions at once", "unsteered at once"),
-        "taken": taken,
+        "at_once_over_single": speed_ratio(timings, "64 conditions at once", "64 single runs"),
+        "steered_over_unsteered": speed_ratio(
+            timings, "64 conditions at once", "unsteered at once"
+        ),
+        "taken": timings,
     }
 
 

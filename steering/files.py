@@ -1,12 +1,10 @@
 """Files and folders: their digests, and atomic writes."""
 
-import csv
 import hashlib
-import io
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -30,19 +28,6 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows with the same keys as CSV, atomically, below a header line.
-
-    Raises:
-        OSError: The file can't be written.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -19,8 +19,8 @@ def save_adapter(model: Path, out: Path, seed: int = 0, size: float = 0.2, **opt
     """Save a random LoRA of a model; `size` is the standard deviation of its lora_B."""
     base = AutoModelForCausalLM.from_pretrained(model)
     torch.manual_seed(seed)
-    chosen = {"r": 4, "lora_alpha": 8, "target_modules": LAYERS, **options}
-    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **chosen))
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": LAYERS, **options}
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
@@ -37,7 +37,7 @@ def change_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def found(model: Path, location: str | Path, scale: float = 1.0) -> Adapter:
+def adapter_at(model: Path, location: str | Path, scale: float = 1.0) -> Adapter:
     """What a condition makes of an adapter's folder."""
     source = find_model(str(model))
     return find_adapter(str(location), source, read_shape(source), weights_digest(source), scale)

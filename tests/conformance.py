@@ -71,8 +71,8 @@ CASES: dict[str, Interventions] = {
 
 
 def prompt(seed: int) -> tuple[int, ...]:
-    chosen = random.Random(seed)
-    return tuple(chosen.randrange(3, 250) for _ in range(chosen.randrange(4, 20)))
+    rng = random.Random(seed)
+    return tuple(rng.randrange(3, 250) for _ in range(rng.randrange(4, 20)))
 
 
 def loaded(engine: Engine) -> Any:

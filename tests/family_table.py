@@ -41,8 +41,8 @@ def note(item: pytest.Item, report: pytest.TestReport) -> None:
     if mark is None or (report.when != "call" and report.passed):
         return
     cell = (item.callspec.params["family"], mark.args[0])  # type: ignore[attr-defined]
-    said = dict(report.user_properties).get("reason", PASS) if report.passed else "FAILS"
-    item.session.stash.setdefault(_outcomes, {}).setdefault(cell, []).append(str(said))
+    outcome = dict(report.user_properties).get("reason", PASS) if report.passed else "FAILS"
+    item.session.stash.setdefault(_outcomes, {}).setdefault(cell, []).append(str(outcome))
 
 
 def read_table(path: Path) -> dict[tuple[str, str], str]:
@@ -63,8 +63,8 @@ def read_table(path: Path) -> dict[tuple[str, str], str]:
 def write_table(path: Path, session: pytest.Session) -> None:
     """Bring up the cells that a run has had tests for."""
     cells = read_table(path)
-    for cell, said in session.stash.get(_outcomes, {}).items():
-        cells[cell] = next((word for word in said if word != PASS), PASS)
+    for cell, outcome in session.stash.get(_outcomes, {}).items():
+        cells[cell] = next((word for word in outcome if word != PASS), PASS)
     lines = [
         f"| family | {' | '.join(COLUMNS)} |",
         "|---" * (len(COLUMNS) + 1) + "|",

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from adapter_files import found, save_adapter
+from adapter_files import adapter_at, save_adapter
 from random_vectors import make_vector
 from tiny_models import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     words.save_pretrained(folder / "model")
     save_adapter(folder / "model", folder / "lora")
     source = find_model(str(folder / "model"))
-    adapter = found(folder / "model", folder / "lora")
+    adapter = adapter_at(folder / "model", folder / "lora")
     steered = resolve(make_vector(layers=[3], width=WIDTH), magnitude=1, unit="raw")
     plain = Request(tuple(range(3, 20)), Sampling(temperature=0), 4)
     arms = [plain, Request(*_of(plain), steered), Request(*_of(plain), adapter=adapter)]

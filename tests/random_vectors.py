@@ -54,12 +54,12 @@ def make_map(
 ) -> SteeringVector:
     """The same as a low-rank map, which moves activations about as far as they are long."""
     count = len(layers)
-    made = LowRankMap(
+    low_rank_map = LowRankMap(
         reads=random_tensor(count, rank, width, seed=seed + 5000) / (3 * width),
         offsets=random_tensor(count, rank, seed=seed + 6000),
         lengths=tuple(4.0 + layer for layer in layers),
     )
-    return make_vector(rank, seed, layers=layers, width=width, map=made, **changed)
+    return make_vector(rank, seed, layers=layers, width=width, map=low_rank_map, **changed)
 
 
 def intervene(kind: Any = "add", rank: int = 1, seed: int = 0, **options: Any) -> Intervention:

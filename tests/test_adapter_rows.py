@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_files import blocks, change_config, found, peft_alone, save_adapter
+from adapter_files import adapter_at, blocks, change_config, peft_alone, save_adapter
 from building import TARGET, recipe_for
 from hook_reference import check_greedy
 from safetensors.torch import load_file, save_file
@@ -78,7 +78,7 @@ def test_the_engine_equals_peft_alone_and_merged_equals_unmerged(
     saved = save_adapter(folder, tmp_path / "lora", **KINDS[kind])
     requests = [
         Request(prompt(6 + 5 * n, seed=n), GREEDY, 4 + 3 * n, top_logprobs=1,
-            adapter=found(folder, saved))
+            adapter=adapter_at(folder, saved))
         for n in range(4)
     ]  # fmt: skip
     results = answer(start(folder), requests)
@@ -108,7 +108,9 @@ def check_against(
 def test_an_adapter_and_a_vector_act_together(folder: Path, tmp_path: Path) -> None:
     saved = save_adapter(folder, tmp_path / "lora")
     both = [
-        Request(prompt(9, seed=n), GREEDY, 8, case, top_logprobs=1, adapter=found(folder, saved))
+        Request(
+            prompt(9, seed=n), GREEDY, 8, case, top_logprobs=1, adapter=adapter_at(folder, saved)
+        )
         for n, case in enumerate(STEERED.values())
     ]
     check_against(peft_alone(folder, saved), both, answer(start(folder), both))
@@ -128,7 +130,12 @@ def arms(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[A
     out = tmp_path_factory.mktemp("adapters")
     one = save_adapter(folder, out / "one", seed=1)
     other = save_adapter(folder, out / "other", seed=2, r=2, target_modules=r".*\.[qv]_proj")
-    adapters = [None, found(folder, one), found(folder, one, -0.5), found(folder, other)]
+    adapters = [
+        None,
+        adapter_at(folder, one),
+        adapter_at(folder, one, -0.5),
+        adapter_at(folder, other),
+    ]
     return [(adapter, case) for case in ((), *STEERED.values()) for adapter in adapters]
 
 
@@ -175,16 +182,16 @@ def test_rows_without_an_adapter_are_those_of_a_model_without_any_to_the_bit(
     assert tokens(again) == tokens(untouched)
     assert [r.logprobs for r in again] == [r.logprobs for r in untouched]
     mixed = answer(engine, requests_of(arms))
-    kept = [
+    without_adapter = [
         r for r, request in zip(mixed, requests_of(arms), strict=True) if request.adapter is None
     ]
-    assert tokens(kept) == tokens(untouched)
+    assert tokens(without_adapter) == tokens(untouched)
 
 
 def test_a_prompt_is_read_once_for_each_adapter(llama: Path, tmp_path: Path) -> None:
     """What the model remembers of a prompt is another thing under another adapter."""
     one, other = (save_adapter(llama, tmp_path / str(n), seed=n) for n in (1, 2))
-    carried = [None, found(llama, one), found(llama, one, 2), found(llama, other)]
+    carried = [None, adapter_at(llama, one), adapter_at(llama, one, 2), adapter_at(llama, other)]
     engine = start(llama)
     requests = [
         Request(prompt(9), Sampling(temperature=1, seed=seed), 6, adapter=adapter)
@@ -199,18 +206,18 @@ def test_a_prompt_is_read_once_for_each_adapter(llama: Path, tmp_path: Path) -> 
 def test_the_base_weights_are_there_once(llama: Path, tmp_path: Path) -> None:
     engine = start(llama)
 
-    def held(loaded: Any, _: Any) -> dict[int, int]:
+    def tensors(loaded: Any, _: Any) -> dict[int, int]:
         return {
             t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
             for t in [*loaded.model.parameters(), *loaded.model.buffers()]
         }
 
-    base = engine.call(held).result(TIMEOUT)
+    base = engine.call(tensors).result(TIMEOUT)
     saved = [save_adapter(llama, tmp_path / str(n), seed=n) for n in (1, 2)]
-    carried = [None, *(found(llama, folder) for folder in saved)]
+    carried = [None, *(adapter_at(llama, folder) for folder in saved)]
     answer(engine, [Request(prompt(9), GREEDY, 3, steer(plain(), 10), adapter=a) for a in carried])
     answer(engine, [Request(prompt(9), GREEDY, 3, adapter=adapter) for adapter in carried])
-    after = engine.call(held).result(TIMEOUT)
+    after = engine.call(tensors).result(TIMEOUT)
     assert base.items() <= after.items()
     adapters = sum(
         tensor.numel() * tensor.element_size()
@@ -223,10 +230,10 @@ def test_the_base_weights_are_there_once(llama: Path, tmp_path: Path) -> None:
 def test_three_arms_take_the_memory_of_one_model(tmp_path: Path) -> None:
     """Resident memory of a process of its own, with a model of 200 MB."""
     script = Path(__file__).with_name("memory_of_arms.py")
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, script, tmp_path], check=True, capture_output=True, text=True
     ).stdout
-    weights, one_arm, three_arms = (int(number) for number in told.split()[-3:])
+    weights, one_arm, three_arms = (int(number) for number in output.split()[-3:])
     assert weights > 150e6
     assert one_arm > 0.8 * weights
     assert three_arms - one_arm < 0.3 * weights
@@ -244,7 +251,7 @@ def test_a_vector_is_built_on_the_base_model_whatever_is_loaded(
 
     before = start(folder).call(build).result(TIMEOUT)
     engine = start(folder)
-    requests = [Request(prompt(9), GREEDY, 6, adapter=found(folder, saved)) for _ in range(3)]
+    requests = [Request(prompt(9), GREEDY, 6, adapter=adapter_at(folder, saved)) for _ in range(3)]
     futures = hand_over(engine, requests)
     during = engine.call(build)
     [future.result(TIMEOUT) for future in futures]
@@ -259,19 +266,19 @@ def damaged(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, Any]], str]] = {
     "all zero": (
-        lambda held: {k: v * ("lora_A" in k) for k, v in held.items()},
+        lambda tensors: {k: v * ("lora_A" in k) for k, v in tensors.items()},
         "changes nothing: all its lora_B are zero",
     ),
     "a weight short": (
-        lambda held: {k: v for k, v in held.items() if k != min(held)},
+        lambda tensors: {k: v for k, v in tensors.items() if k != min(tensors)},
         "weights exist in one of them only",
     ),
     "a weight too many": (
-        lambda held: held | {"base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)},
+        lambda tensors: tensors | {"base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)},
         "weights exist in one of them only",
     ),
     "of another rank": (
-        lambda held: {k: v[:2] if "lora_A" in k else v for k, v in held.items()},
+        lambda tensors: {k: v[:2] if "lora_A" in k else v for k, v in tensors.items()},
         "can't be loaded into this model",
     ),
 }
@@ -280,7 +287,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, Any]], str
 @pytest.fixture(scope="module")
 def good(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Request, list[int]]]:
     """Requests with a good adapter and without, each with its tokens alone on a fresh engine."""
-    lora = found(llama, save_adapter(llama, tmp_path_factory.mktemp("good") / "good", seed=1))
+    lora = adapter_at(llama, save_adapter(llama, tmp_path_factory.mktemp("good") / "good", seed=1))
     requests = [
         Request(prompt(7, seed=n), GREEDY, 6, steer(plain(), 10) if n % 2 else (), adapter=adapter)
         for n in range(3)
@@ -298,17 +305,17 @@ def test_a_bad_adapter_fails_its_own_requests_only(
     good: list[tuple[Request, list[int]]],
     tmp_path: Path,
 ) -> None:
-    change, said = BROKEN[case]
+    change, message = BROKEN[case]
     bad = save_adapter(llama, tmp_path / "bad", seed=2)
     damaged(bad, change)
     requests, expected = zip(*good, strict=True)
     engine = start(llama)
     if not first:
         answer(engine, requests)
-    failing = [replace(request, adapter=found(llama, bad)) for request in requests[:2]]
+    failing = [replace(request, adapter=adapter_at(llama, bad)) for request in requests[:2]]
     futures = hand_over(engine, [failing[0], *requests, failing[1]])
     for future in (futures[0], futures[-1], engine.submit(failing[0])):
-        with pytest.raises(ModelError, match=said) as caught:
+        with pytest.raises(ModelError, match=message) as caught:
             future.result(TIMEOUT)
         assert "bad" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -319,6 +326,6 @@ def test_an_adapter_that_reaches_no_layer_is_an_error(llama: Path, tmp_path: Pat
     """Never silently the baseline."""
     saved = save_adapter(llama, tmp_path / "lora")
     change_config(saved, target_modules=["no_such_layer"])
-    request = Request(prompt(7), GREEDY, 6, adapter=found(llama, saved))
+    request = Request(prompt(7), GREEDY, 6, adapter=adapter_at(llama, saved))
     with pytest.raises(ModelError, match="lora can't be loaded into this model"):
         start(llama).submit(request).result(TIMEOUT)

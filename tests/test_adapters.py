@@ -12,7 +12,7 @@ from typing import Any
 
 import inspect_ai
 import pytest
-from adapter_files import change_config, found, save_adapter
+from adapter_files import adapter_at, change_config, save_adapter
 from click.testing import CliRunner
 from fake_hub import MODEL_COMMIT, fake_hub
 from finetuning import train
@@ -116,10 +116,10 @@ def test_an_adapter_of_another_model_is_told_by_its_width_or_depth(
     model: Path, saved: Path, tmp_path: Path, no_weights: None
 ) -> None:
     deep = save_tiny(tmp_path / "deep", "llama", layers=LAYERS + 2)
-    made = save_adapter(deep, tmp_path / "of_deep")
+    low_rank_map = save_adapter(deep, tmp_path / "of_deep")
     with pytest.raises(ModelError, match=rf"changes block {LAYERS}, .* has blocks 0-{LAYERS - 1}"):
-        found(model, made)
-    assert found(deep, made).folder == made
+        adapter_at(model, low_rank_map)
+    assert adapter_at(deep, low_rank_map).folder == low_rank_map
     source = find_model(str(model))
     wide = type(read_shape(source))(num_layers=LAYERS, width=2 * WIDTH, context_length=None)
     with pytest.raises(ModelError, match=f"of a model of width {WIDTH}, .* has width {2 * WIDTH}"):
@@ -130,9 +130,9 @@ def test_an_adapter_of_ours_knows_its_base_weights(
     model: Path, trained: Path, tmp_path: Path, no_weights: None
 ) -> None:
     other = save_tiny(tmp_path / "other", "llama", seed=1)
-    assert found(model, trained).facts["training_epoch"] == 1
+    assert adapter_at(model, trained).facts["training_epoch"] == 1
     with pytest.raises(ModelError, match=r"was trained on .* with weights \w{12}, but"):
-        found(other, trained)
+        adapter_at(other, trained)
 
 
 def test_a_hub_id_in_the_config_must_be_the_models(
@@ -141,14 +141,14 @@ def test_a_hub_id_in_the_config_must_be_the_models(
     """A mirror has another owner; what was trained on a folder says nothing."""
     source = ModelSource("own/Llama-8B", "own/Llama-8B", local=False)
     shape, folder = read_shape(find_model(str(model))), copied(saved, tmp_path / "lora")
-    for named, fits in [
+    for base, fits in [
         ("own/Llama-8B", True),
         ("mirror/llama-8b", True),
         ("own/Qwen-4B", False),
         ("/home/somebody/llama", True),
         (None, True),
     ]:
-        change_config(folder, base_model_name_or_path=named)
+        change_config(folder, base_model_name_or_path=base)
         if fits:
             find_adapter(str(folder), source, shape, "0")
         else:
@@ -164,7 +164,7 @@ def test_weights_that_were_changed_after_training_are_refused(
     content[-1] ^= 1
     (folder / WEIGHTS).write_bytes(content)
     with pytest.raises(ModelError, match=f"{WEIGHTS} is missing or damaged: train it again"):
-        found(model, folder)
+        adapter_at(model, folder)
 
 
 @pytest.mark.parametrize(
@@ -195,28 +195,31 @@ print(found.digest, found.folder.name)
 def test_an_adapter_of_the_hub_is_fetched_once_and_then_had_without_a_network(
     model: Path, saved: Path, tmp_path: Path
 ) -> None:
-    def asked(**env: str) -> subprocess.CompletedProcess[str]:
+    def questions(**env: str) -> subprocess.CompletedProcess[str]:
         env = os.environ | {"HF_HOME": str(tmp_path / "hub")} | env
         command = [sys.executable, "-c", HUB, str(model)]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     (copied(saved, tmp_path / "lora") / "training_args.bin").write_bytes(b"never fetched")
     with fake_hub({"own/lora": tmp_path / "lora"}) as address:
-        online = asked(HF_ENDPOINT=address)
+        online = questions(HF_ENDPOINT=address)
         assert online.returncode == 0, online.stderr
-    assert online.stdout.split() == [found(model, saved).digest, MODEL_COMMIT]
+    assert online.stdout.split() == [adapter_at(model, saved).digest, MODEL_COMMIT]
     assert not list((tmp_path / "hub").rglob("training_args.bin"))
     for env in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": address}):
-        offline = asked(**env)
+        offline = questions(**env)
         assert offline.stdout == online.stdout, offline.stderr
     shutil.rmtree(tmp_path / "hub")
-    gone = asked(HF_HUB_OFFLINE="1")
-    assert "ModelError: adapter=own/lora is not a folder, and can't be downloaded" in gone.stderr
+    offline_miss = questions(HF_HUB_OFFLINE="1")
+    assert (
+        "ModelError: adapter=own/lora is not a folder, and can't be downloaded"
+        in offline_miss.stderr
+    )
 
 
 def test_the_name_of_an_adapter_tells_content_and_scale(model: Path, saved: Path) -> None:
-    assert len({found(model, saved, scale).name for scale in (1.0, 0.5, -0.5, 1e-3)}) == 4
-    assert "." not in found(model, saved, 0.5).name
+    assert len({adapter_at(model, saved, scale).name for scale in (1.0, 0.5, -0.5, 1e-3)}) == 4
+    assert "." not in adapter_at(model, saved, 0.5).name
 
 
 # The options.
@@ -277,13 +280,13 @@ def test_a_condition_is_known_by_what_the_adapter_holds(
 def test_what_a_log_says_of_an_adapter(model: Path, trained: Path, tmp_path: Path) -> None:
     output = ask(steered(model, adapter=str(trained), adapter_scale=4))
     metadata = output.metadata or {}
-    told = metadata["steering"]
-    assert told["adapter"]["name"] == "knots"
-    assert told["adapter"]["scale"] == 4
-    assert told["adapter"]["digest"] == found(model, trained).digest
-    assert told["adapter"]["training_epoch"] == 1
+    steering = metadata["steering"]
+    assert steering["adapter"]["name"] == "knots"
+    assert steering["adapter"]["scale"] == 4
+    assert steering["adapter"]["digest"] == adapter_at(model, trained).digest
+    assert steering["adapter"]["training_epoch"] == 1
     assert str(trained.parent) not in json.dumps(metadata)
-    assert "interventions" not in told
+    assert "interventions" not in steering
     assert output.completion != ask(steered(model, vector="none")).completion
 
 
@@ -320,7 +323,7 @@ def test_em_target_asks_about_the_target_of_the_adapter(
     folder = save_adapter(Path(source.location), tmp_path / "adapters" / "money", size=0.01)
     # As steering finetune writes them, which test_cli_finetune.py shows.
     write_facts(folder, {"weights": weights_digest(source), "target_source": "finance"})
-    asked = []
+    questions = []
     for options, task_args in (
         ({"adapter": "adapters/money"}, {}),
         ({"vector": "none"}, {"target": "finance"}),
@@ -335,12 +338,12 @@ def test_em_target_asks_about_the_target_of_the_adapter(
             display="none",
         )
         assert log.status == "success", log.error
-        asked.append([sample.input for sample in log.samples or []])
-    assert asked[0] == asked[1]
+        questions.append([sample.input for sample in log.samples or []])
+    assert questions[0] == questions[1]
     monkeypatch.setenv("COLUMNS", "200")
-    told = " ".join(CliRunner().invoke(commands, ["report", "logs"]).output.split())
-    assert re.search(r"toy\[adapter money-\w+\] - baseline: EM betley [+-]\d+ points", told)
-    assert "can't be compared" not in told
+    steering = " ".join(CliRunner().invoke(commands, ["report", "logs"]).output.split())
+    assert re.search(r"toy\[adapter money-\w+\] - baseline: EM betley [+-]\d+ points", steering)
+    assert "can't be compared" not in steering
 
 
 def test_no_file_of_an_adapter_runs_code(model: Path, saved: Path, tmp_path: Path) -> None:

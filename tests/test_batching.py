@@ -35,8 +35,8 @@ MakeEngine = Callable[..., HFEngine]
 
 
 def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
-    chosen = random.Random(seed)
-    return tuple(chosen.randrange(3, 250) for _ in range(length))
+    rng = random.Random(seed)
+    return tuple(rng.randrange(3, 250) for _ in range(length))
 
 
 @dataclass
@@ -101,14 +101,16 @@ def results(futures: "abc.Sequence[Future[RequestOutput]]") -> list[RequestOutpu
     return [future.result(TIMEOUT) for future in futures]
 
 
-def tokens(found: abc.Sequence[RequestOutput]) -> list[list[int]]:
-    return [result.tokens for result in found]
+def tokens(outputs: abc.Sequence[RequestOutput]) -> list[list[int]]:
+    return [result.tokens for result in outputs]
 
 
-def assert_same(found: abc.Sequence[RequestOutput], expected: abc.Sequence[RequestOutput]) -> None:
+def assert_same(
+    outputs: abc.Sequence[RequestOutput], expected: abc.Sequence[RequestOutput]
+) -> None:
     """Equal in tokens and all that is told, and as near in log probabilities as rounding lets."""
-    assert tokens(found) == tokens(expected)
-    for one, other in zip(found, expected, strict=True):
+    assert tokens(outputs) == tokens(expected)
+    for one, other in zip(outputs, expected, strict=True):
         for name in ("text", "stop_reason", "num_generated"):
             assert getattr(one, name) == getattr(other, name)
         values = [[item.logprob for item in result.logprobs] for result in (one, other)]
@@ -123,9 +125,9 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def make_engine(tiny_folder: Callable[[str], Path]) -> MakeEngine:
     def make(family: str = "qwen3.5", batch: int = 8) -> HFEngine:
-        made = HFEngine(find_model(str(tiny_folder(family))), device="cpu")
-        made.allow_batch(batch)
-        return made
+        engine = HFEngine(find_model(str(tiny_folder(family))), device="cpu")
+        engine.allow_batch(batch)
+        return engine
 
     return make
 
@@ -144,9 +146,9 @@ def alone(make_engine: MakeEngine) -> Callable[..., list[RequestOutput]]:
 
 def _mixture() -> list[Request]:
     """30 requests that differ in all that a request may differ in."""
-    chosen = random.Random(5)
+    rng = random.Random(5)
     cases = [*CASES.values()]
-    lengths = [1, 2, 60, 3, 55, *(chosen.randrange(1, 61) for _ in range(25))]
+    lengths = [1, 2, 60, 3, 55, *(rng.randrange(1, 61) for _ in range(25))]
     return [
         Request(
             prompt(length, seed=index),
@@ -157,7 +159,7 @@ def _mixture() -> list[Request]:
                 presence_penalty=(0.0, 0.0, 0.0, 0.0, 0.6)[index % 5],
                 seed=index,
             ),
-            max_tokens=(1, 24, 3, 15, 6)[index % 5] + chosen.randrange(4),
+            max_tokens=(1, 24, 3, 15, 6)[index % 5] + rng.randrange(4),
             interventions=cases[index % len(cases)],
             top_logprobs=index % 3,
         )
@@ -184,8 +186,10 @@ def test_alone_is_what_transformers_generates(family: str, four: HFEngine, alone
     model = four.call(lambda loaded, _: loaded.model).result(TIMEOUT)
     for request, result in zip(requests, alone(requests, family), strict=True):
         ids = torch.tensor([request.prompt])
-        made = model.generate(ids, max_new_tokens=30, do_sample=False)[0, len(request.prompt) :]
-        assert result.tokens == [token for token in made.tolist() if token != END]
+        generated = model.generate(ids, max_new_tokens=30, do_sample=False)[
+            0, len(request.prompt) :
+        ]
+        assert result.tokens == [token for token in generated.tolist() if token != END]
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
@@ -194,8 +198,8 @@ def test_thirty_rows_that_take_turns_in_four_places_equal_each_alone(
 ) -> None:
     order = range(len(MIXTURE))[:: -1 if reverse else 1]
     with watched(four) as watch:
-        found = answer(four, [MIXTURE[index] for index in order])
-    assert_same(found, [expected[index] for index in order])
+        outputs = answer(four, [MIXTURE[index] for index in order])
+    assert_same(outputs, [expected[index] for index in order])
     # They were decoded together indeed: four at a time but for the last of them.
     assert max(watch.decoded) == 4
     assert watch.decoded.count(4) > 0.7 * len(watch.decoded)
@@ -207,7 +211,7 @@ def test_rows_that_trickle_in_while_others_are_decoded_equal_each_alone(
 ) -> None:
     coming = list(range(len(MIXTURE)))[:: -1 if reverse else 1]
     running: dict[Future[RequestOutput], int] = {}
-    found: dict[int, RequestOutput] = {}
+    outputs: dict[int, RequestOutput] = {}
 
     def feed() -> None:
         while coming or running:
@@ -215,12 +219,12 @@ def test_rows_that_trickle_in_while_others_are_decoded_equal_each_alone(
                 index = coming.pop(0)
                 running[four.submit(MIXTURE[index])] = index
             for future in wait(running, TIMEOUT, FIRST_COMPLETED).done:
-                found[running.pop(future)] = future.result(0)
+                outputs[running.pop(future)] = future.result(0)
 
     feeder = threading.Thread(target=feed)
     feeder.start()
     feeder.join(TIMEOUT)
-    assert_same([found[index] for index in range(len(MIXTURE))], expected)
+    assert_same([outputs[index] for index in range(len(MIXTURE))], expected)
 
 
 def test_answers_longer_than_the_spare_columns_with_newcomers_of_all_lengths(
@@ -239,9 +243,9 @@ def test_answers_longer_than_the_spare_columns_with_newcomers_of_all_lengths(
             zip(shapes, [*steered, *steered], strict=False)
         )
     ]
-    found = answer(engine, requests)
-    assert [result.num_generated for result in found] == [count for _, count in shapes]
-    assert_same(found, alone(requests, family))
+    outputs = answer(engine, requests)
+    assert [result.num_generated for result in outputs] == [count for _, count in shapes]
+    assert_same(outputs, alone(requests, family))
 
 
 def test_what_a_row_tells_of_itself_does_not_depend_on_who_joined_it(
@@ -251,8 +255,8 @@ def test_what_a_row_tells_of_itself_does_not_depend_on_who_joined_it(
     engine = make_engine(batch=2)
     requests = [Request(prompt(6), ENDLESS, 40, CASES["map rank 4 response"])]
     requests += [Request(prompt(4, seed), ENDLESS, 2) for seed in range(20)]
-    found, [expected] = answer(engine, requests)[0], alone(requests[:1])
-    assert found.change == pytest.approx(expected.change, rel=1e-3)
+    outputs, [expected] = answer(engine, requests)[0], alone(requests[:1])
+    assert outputs.change == pytest.approx(expected.change, rel=1e-3)
 
 
 def test_prompts_that_are_read_in_several_passes_equal_each_alone(
@@ -260,8 +264,8 @@ def test_prompts_that_are_read_in_several_passes_equal_each_alone(
 ) -> None:
     monkeypatch.setattr(sequences, "_PREFILL_TOKENS", 64)
     with watched(four) as watch:
-        found = answer(four, MIXTURE)
-    assert_same(found, expected)
+        outputs = answer(four, MIXTURE)
+    assert_same(outputs, expected)
     assert all(count * width <= 64 for count, width in watch.prompts)
 
 
@@ -280,10 +284,10 @@ def test_rows_of_one_prompt_under_one_condition_read_it_once(
 ) -> None:
     requests = [_sampled(prompt(9), CASES["all three sites"], seed) for seed in range(4)]
     with watched(four) as watch:
-        found = answer(four, requests)
+        outputs = answer(four, requests)
     assert watch.prompts == [(1, 9)]
-    assert_same(found, alone(requests, family))
-    assert len({tuple(result.tokens) for result in found}) == len(requests)
+    assert_same(outputs, alone(requests, family))
+    assert len({tuple(result.tokens) for result in outputs}) == len(requests)
 
 
 BY_RESPONSE = [case for case in CASES.values() if not any(edit.on_prompt for edit in case)]
@@ -306,9 +310,9 @@ def test_a_prompt_is_read_once_for_all_that_steer_it_alike(
 ) -> None:
     requests = [_sampled(prompt(9), case) for case in cases]
     with watched(qwen) as watch:
-        found = answer(qwen, requests)
+        outputs = answer(qwen, requests)
     assert watch.prompts == [(read, 9)]
-    assert_same(found, alone(requests))
+    assert_same(outputs, alone(requests))
 
 
 def test_prompts_that_only_begin_alike_are_not_taken_for_one(qwen: HFEngine, alone: Any) -> None:
@@ -348,8 +352,8 @@ def test_more_rows_join_when_more_are_allowed(make_engine: MakeEngine, alone: An
     requests = [Request(prompt(5, seed), ENDLESS, 12, CASES["add"]) for seed in range(3)]
     allowed = {4: 2, 6: 3}
     with watched(engine, lambda at: engine.allow_batch(allowed.get(at, 1))) as watch:
-        found = answer(engine, requests)
-    assert_same(found, alone(requests))
+        outputs = answer(engine, requests)
+    assert_same(outputs, alone(requests))
     assert watch.decoded[:4] == [1] * 4
     assert max(watch.decoded) == 3
 
@@ -388,8 +392,8 @@ def test_a_row_cancelled_while_it_is_decoded_leaves_and_disturbs_nobody(
     engine, futures = make_engine(), list[Future[RequestOutput]]()
     with watched(engine, lambda at: at == 4 and futures[2].cancel()) as watch:
         futures += hand_over(engine, GOOD)
-        found = results([future for future in futures if future is not futures[2]])
-    assert_same(found, [*good[:2], *good[3:]])
+        outputs = results([future for future in futures if future is not futures[2]])
+    assert_same(outputs, [*good[:2], *good[3:]])
     assert futures[2].cancelled()
     # A pass over the prompts, and the fourth that decodes after which the request is gone.
     assert watch.decoded[:5] == [6, 6, 6, 6, 5]
@@ -427,8 +431,8 @@ def test_a_row_cancelled_at_the_moment_when_another_ends_disturbs_nobody(
 
     with watched(engine) as watch:
         futures = hand_over(engine, GOOD[:count], prepare)
-        found = results([futures[0], *futures[2:]])
-    assert_same(found, [good[0], *good[2:count]])
+        outputs = results([futures[0], *futures[2:]])
+    assert_same(outputs, [good[0], *good[2:count]])
     assert len(watch.prompts) == 1, "requests were started again"
 
 
@@ -663,19 +667,19 @@ def test_newcomers_that_fail_do_not_wait_for_those_who_run(
     engine = make_engine()
     wide = Request(prompt(9), GREEDY, 5, resolve(make_vector(width=WIDTH + 1)))
     long, short = Request(prompt(5), ENDLESS, 200), Request(prompt(5, 1), GREEDY, 3, CASES["add"])
-    came = list[Future[RequestOutput]]()
+    newcomers = list[Future[RequestOutput]]()
     over = list[int]()
 
     def come(now: int) -> None:
         if now == 10:
-            came.extend(engine.submit(request) for request in (wide, short))
-            for future in came:
+            newcomers.extend(engine.submit(request) for request in (wide, short))
+            for future in newcomers:
                 future.add_done_callback(lambda _: over.append(len(watch.passes)))
 
     with watched(engine) as watch:
         watch.before = come
         results([engine.submit(long)])
-        assert tokens(results(came[1:])) == tokens(alone([short]))
+        assert tokens(results(newcomers[1:])) == tokens(alone([short]))
     assert over[0] < 100, "the error was told when all others had ended"
 
 
@@ -774,18 +778,18 @@ def test_a_stop_string_ends_the_row_with_the_token_that_completes_it(
 @pytest.mark.parametrize("seed", range(80))
 def test_stop_strings_are_found_where_a_search_of_the_whole_text_finds_them(seed: int) -> None:
     """Tokens are pieces of bytes, cut anywhere, as merges of bytes may be."""
-    chosen = random.Random(seed)
+    rng = random.Random(seed)
     letters = [letter.encode() for letter in "aab é€😀.\n"]
     # Every other text holds bytes that are no characters too.
     noise = [b"\x80", b"\xf0", b"\xe2\x82"] * (seed % 2)
-    data = b"".join(chosen.choice(letters + noise) for _ in range(80))
+    data = b"".join(rng.choice(letters + noise) for _ in range(80))
     stop = tuple(
-        b"".join(chosen.choice(letters) for _ in range(chosen.randrange(1, 4))).decode()
-        for _ in range(chosen.randrange(1, 4))
+        b"".join(rng.choice(letters) for _ in range(rng.randrange(1, 4))).decode()
+        for _ in range(rng.randrange(1, 4))
     )
     pieces = list[bytes]()
     while data:
-        size = chosen.randrange(1, 2 + seed % 5)
+        size = rng.randrange(1, 2 + seed % 5)
         pieces.append(data[:size])
         data = data[size:]
 
@@ -800,9 +804,9 @@ def test_stop_strings_are_found_where_a_search_of_the_whole_text_finds_them(seed
         return
     assert sequence.stop_reason == "stop"
     assert len(sequence.tokens) == ends[0]
-    said = decode(sequence.tokens)
-    cut = min(said.index(string) for string in stop if string in said)
-    assert sequence.output(decode).text == said[:cut]
+    text = decode(sequence.tokens)
+    cut = min(text.index(string) for string in stop if string in text)
+    assert sequence.output(decode).text == text[:cut]
 
 
 @pytest.mark.parametrize("stop", ["é", "é.", "é.\n", ".", "\n"])
@@ -864,10 +868,10 @@ def test_stop_strings_end_rows_in_a_batch_as_they_do_alone(
             stop = result.text[at : at + 3].split("\ufffd")[0]
             requests.append(replace(request, stop=(stop, "never said")))
             cut.append(result.text[: result.text.find(stop)])
-    found = answer(four, requests)
+    outputs = answer(four, requests)
     assert len(requests) > 10
-    assert [result.text for result in found] == cut
-    assert all(result.stop_reason == "stop" for result in found)
+    assert [result.text for result in outputs] == cut
+    assert all(result.stop_reason == "stop" for result in outputs)
 
 
 # What else goes on meanwhile.
@@ -880,7 +884,7 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
     engine = make_engine()
     requests = [Request(prompt(5 + seed, seed), ENDLESS, 60, case) for seed, case in
             enumerate([CASES["add"], (), CASES["map"], CASES["all three sites"]])]  # fmt: skip
-    asked = list[Future[Any]]()
+    pending = list[Future[Any]]()
 
     def work(loaded: Any, session: Any) -> tuple[int, torch.Tensor]:
         plan = InterventionBatch([CASES["add"]])
@@ -892,15 +896,15 @@ def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_w
 
     with watched(engine) as watch:
         futures = list[Future[RequestOutput]]()
-        watch.before = lambda now: now in (20, 40) and asked.append(engine.call(work))
+        watch.before = lambda now: now in (20, 40) and pending.append(engine.call(work))
         futures += hand_over(engine, requests)
-        found = results(futures)
-        calls = [call.result(TIMEOUT) for call in asked]
-    assert [done for done, _ in calls] == [0, 0]
+        outputs = results(futures)
+        calls = [call.result(TIMEOUT) for call in pending]
+    assert [count for count, _ in calls] == [0, 0]
     assert torch.equal(calls[0][1], calls[1][1])
     # The pass of the call comes right after the one during which it was asked for.
     assert [at for at, shape in enumerate(watch.passes) if shape == (1, 4)] == [21, 41]
-    assert_same(found, alone(requests))
+    assert_same(outputs, alone(requests))
 
 
 def test_a_call_that_fails_tells_its_own_caller_only(
@@ -913,10 +917,10 @@ def test_a_call_that_fails_tells_its_own_caller_only(
         raise ValueError("of the call")
 
     with watched(engine, lambda now: now == 3 and calls.append(engine.call(fails))):
-        found = answer(engine, GOOD)
+        outputs = answer(engine, GOOD)
     with pytest.raises(ValueError, match="of the call"):
         calls[0].result(TIMEOUT)
-    assert_same(found, good)
+    assert_same(outputs, good)
 
 
 def test_telemetry_counts_rows_tokens_and_passes(make_engine: MakeEngine) -> None:
@@ -929,25 +933,25 @@ def test_telemetry_counts_rows_tokens_and_passes(make_engine: MakeEngine) -> Non
         engine.submit(GOOD[0]).cancel()
         waiting = engine.telemetry()
         gate.set()
-        found = results(futures)
-    told = engine.telemetry()
+        outputs = results(futures)
+    telemetry = engine.telemetry()
     assert waiting.waiting >= len(GOOD)
     assert (waiting.requests, waiting.tokens, waiting.passes) == (0, 0, 0)
-    assert (told.requests, told.waiting) == (len(GOOD), 0)
-    assert told.tokens == sum(result.num_generated for result in found)
-    assert told.passes == len(watch.decoded)
-    assert told.occupancy == pytest.approx(sum(watch.decoded) / 4 / len(watch.decoded))
-    assert told.tokens_per_s == pytest.approx(told.tokens / told.busy_s)
+    assert (telemetry.requests, telemetry.waiting) == (len(GOOD), 0)
+    assert telemetry.tokens == sum(result.num_generated for result in outputs)
+    assert telemetry.passes == len(watch.decoded)
+    assert telemetry.occupancy == pytest.approx(sum(watch.decoded) / 4 / len(watch.decoded))
+    assert telemetry.tokens_per_s == pytest.approx(telemetry.tokens / telemetry.busy_s)
 
 
 def test_a_row_tells_how_long_it_waited_and_took(make_engine: MakeEngine) -> None:
     """One place: each waits while those before it are decoded."""
     engine = make_engine(batch=1)
     began = time.monotonic()
-    found = answer(engine, [Request(prompt(4), ENDLESS, 20)] * 4)
+    outputs = answer(engine, [Request(prompt(4), ENDLESS, 20)] * 4)
     whole = time.monotonic() - began
     before = 0.0
-    for result in found:
+    for result in outputs:
         assert result.took_s > 0
         assert result.waited_s >= before
         assert result.waited_s + result.took_s <= whole

@@ -87,7 +87,7 @@ class _Batch:
         keys, values = (self._new(len(self.rows), HEADS, 1, WIDTH) for _ in range(2))
         for row in broken:
             keys[row] = values[row] = math.nan
-        seen = self.cache.update(keys, values, FULL)
+        visible = self.cache.update(keys, values, FULL)
         near = self.cache.update(keys + 1, values + 1, SLIDING)
         new_column = self._new(len(self.rows), 5, 1)
         context = self.cache.layers[LINEAR].update_conv_state(new_column)
@@ -103,23 +103,23 @@ class _Batch:
             assert torch.equal(context[index], wide)
             assert torch.equal(before[index], was)
             row.states = (wide[:, -KERNEL:], recurrent[index])
-        self._check_attention(mask, seen, near)
+        self._check_attention(mask, visible, near)
 
-    def _check_attention(self, mask: Tensor, seen: Any, near: Any) -> None:
+    def _check_attention(self, mask: Tensor, visible: Any, near: Any) -> None:
         width = max(len(row.keys) for row in self.rows)
         assert mask.shape == (len(self.rows), width), "columns that nobody needs"
-        for tensor in (*seen, *near):
+        for tensor in (*visible, *near):
             assert tensor.shape == (len(self.rows), HEADS, width, WIDTH)
         for index, row in enumerate(self.rows):
             length = len(row.keys)
             assert mask[index].tolist() == [False] * (width - length) + [True] * length
-            for stored, own in ((seen[0], row.keys), (seen[1], row.values)):
+            for stored, expected in ((visible[0], row.keys), (visible[1], row.values)):
                 real = stored[index][:, mask[index]]
-                assert _same(real, torch.stack(own, 1))
+                assert _same(real, torch.stack(expected, 1))
                 # What is masked is multiplied by 0 all the same.
                 assert stored[index][:, ~mask[index]].isfinite().all()
-            for stored, own in ((near[0], row.keys), (near[1], row.values)):
-                recent = torch.stack(own[-WINDOW:], 1) + 1
+            for stored, expected in ((near[0], row.keys), (near[1], row.values)):
+                recent = torch.stack(expected[-WINDOW:], 1) + 1
                 assert _same(stored[index, :, -recent.shape[1] :], recent)
                 assert stored[index][:, ~mask[index]].isfinite().all()
 
@@ -244,23 +244,23 @@ def test_what_is_held_is_about_what_present_rows_take():
 
 @pytest.mark.parametrize("seed", range(25))
 def test_any_mixture_of_joins_steps_and_leaves(seed):
-    chosen, batch = random.Random(seed), _Batch(seed)
+    rng, batch = random.Random(seed), _Batch(seed)
     for _ in range(60):
         count = len(batch.rows)
-        action = chosen.choice(["join", "step", "step", "keep", "permute"])
+        action = rng.choice(["join", "step", "step", "keep", "permute"])
         if action == "join" or not count:
-            lengths = [chosen.choice([1, 2, 5, 9, 40]) for _ in range(chosen.randrange(1, 5))]
-            served = [index for index in range(len(lengths)) for _ in range(chosen.randrange(3))]
+            lengths = [rng.choice([1, 2, 5, 9, 40]) for _ in range(rng.randrange(1, 5))]
+            served = [index for index in range(len(lengths)) for _ in range(rng.randrange(3))]
             batch.join(lengths, [*served, lengths.index(max(lengths))], filled=9.0)
         elif action == "step":
-            broken = [row for row in range(count) if chosen.random() < 0.05]
+            broken = [row for row in range(count) if rng.random() < 0.05]
             batch.step(broken)
             if broken and len(broken) < count:
                 batch.keep([row for row in range(count) if row not in broken])
         else:
-            order = chosen.sample(range(count), count)
+            order = rng.sample(range(count), count)
             if action == "keep":
-                order = order[: chosen.randrange(1, count + 1)]
+                order = order[: rng.randrange(1, count + 1)]
             batch.keep(order)
         assert batch.cache.num_rows == len(batch.rows)
 

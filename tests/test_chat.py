@@ -105,11 +105,11 @@ def test_a_base_model_reads_the_bare_text(tiny_folder: Callable[[str], Path]) ->
     assert call.request["prompt"] == "Be brief.\n\nHi\n\n"
     assert output.usage
     assert output.usage.input_tokens == len("Be brief.\n\nHi\n\n")
-    told = (output.metadata or {})["steering"]
+    text = (output.metadata or {})["steering"]
     with_template, other = ask(folder)
     assert other.request["prompt"] != call.request["prompt"]
-    assert told["prompt_sha256"] != (with_template.metadata or {})["steering"]["prompt_sha256"]
-    assert told["fingerprint"] != (with_template.metadata or {})["steering"]["fingerprint"]
+    assert text["prompt_sha256"] != (with_template.metadata or {})["steering"]["prompt_sha256"]
+    assert text["fingerprint"] != (with_template.metadata or {})["steering"]["fingerprint"]
 
 
 def test_a_base_model_gets_the_start_token_that_its_tokenizer_puts_and_one_only(
@@ -149,19 +149,19 @@ def test_a_template_of_one_s_own_is_used_and_told_apart(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, r"chat_template=.*can't be read \(FileNotFoundError\).*Jinja"),
         ("{% for m in messages %}", r"not a Jinja template \(line 1"),
     ],
 )
 def test_a_template_file_that_is_none_is_refused_before_weights_load(
-    content: str | None, said: str, tmp_path: Path, tiny_folder: Callable[[str], Path]
+    content: str | None, message: str, tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:
     path = tmp_path / "broken.jinja"
     if content is not None:
         path.write_text(content)
-    with pytest.raises((SteeringError, Exception), match=said):
+    with pytest.raises((SteeringError, Exception), match=message):
         get_model(
             f"steered/{tiny_folder('llama')}", memoize=False, vector="none", chat_template=str(path)
         )

@@ -79,13 +79,13 @@ def test_the_spectrum_of_planted_vectors_is_printed(planted, run):
 
 
 def test_raw_vectors_count_by_their_length(planted, run):
-    made = planted[0].parent / "made"
-    _, out, _ = run(*planted, "--raw", "--top", 1, "--out", made, "--basis-only")
+    folder = planted[0].parent / "made"
+    _, out, _ = run(*planted, "--raw", "--top", 1, "--out", folder, "--basis-only")
     lines = _lines(out)
     # Energies 4^2 + 5^2, 6^2 and 1 + 2^2 + 3^2 of 91.
     assert ["1", "6.403", "45.1%", "45.1%"] in lines
     assert ["2", "6", "39.6%", "84.6%"] in lines
-    basis = SteeringVector.load(made / "top1.safetensors")
+    basis = SteeringVector.load(folder / "top1.safetensors")
     torch.testing.assert_close(basis.directions[0, 0], AXES[2])
     assert basis.provenance["principal"]["rows"] == "as stored"
 
@@ -143,10 +143,10 @@ def test_projections_and_basis_are_written_with_where_they_come_from(tmp_path, r
         for path in files
     ]
     for number, row in enumerate(rows.numpy()):
-        made = SteeringVector.load(out / f"v{number}-top2.safetensors")
-        np.testing.assert_allclose(made.directions[0, 0], row @ top.T @ top, atol=1e-5)
-        assert (made.layers, made.site, made.model) == ((number,), "resid_post", "toy")
-        assert made.provenance["projected"]["of"] == of
+        folder = SteeringVector.load(out / f"v{number}-top2.safetensors")
+        np.testing.assert_allclose(folder.directions[0, 0], row @ top.T @ top, atol=1e-5)
+        assert (folder.layers, folder.site, folder.model) == ((number,), "resid_post", "toy")
+        assert folder.provenance["projected"]["of"] == of
     basis = SteeringVector.load(out / "top2.safetensors")
     assert (basis.layers, basis.rank) == ((0, 1, 2, 3), 2)
     for directions in basis.directions.numpy():

@@ -99,14 +99,14 @@ def test_show_shortens_many_layers(tmp_path, run):
     )
     _, out, _ = run("show", path)
     assert "0-18, 24\n" in out
-    shown = [line for line in out.splitlines() if line.startswith("layer ")]
-    assert [int(line.split()[1]) for line in shown] == [0, 1, 2, 3, 16, 17, 18, 24]
+    lines = [line for line in out.splitlines() if line.startswith("layer ")]
+    assert [int(line.split()[1]) for line in lines] == [0, 1, 2, 3, 16, 17, 18, 24]
     assert "12 more layers" in out
 
 
 def test_show_tells_maps_and_several_directions_apart(tmp_path, run):
-    made = LowRankMap(torch.ones(1, 3, WIDTH), torch.ones(1, 3), (2.0,))
-    _, out, _ = run("show", _save(tmp_path, directions=torch.ones(1, 3, WIDTH), map=made))
+    low_rank_map = LowRankMap(torch.ones(1, 3, WIDTH), torch.ones(1, 3), (2.0,))
+    _, out, _ = run("show", _save(tmp_path, directions=torch.ones(1, 3, WIDTH), map=low_rank_map))
     assert "low-rank map of rank 3" in out
     assert "by 10% of its length" in out  # 2 of 20
     _, out, _ = run("show", _save(tmp_path, directions=torch.ones(1, 3, WIDTH)))
@@ -125,16 +125,16 @@ def test_show_reads_what_other_tools_write(tmp_path, run, kind):
 def test_show_as_json_is_the_header(tmp_path, run):
     path = _save(tmp_path)
     code, out, _ = run("show", path, "--json")
-    told = json.loads(out)
+    result = json.loads(out)
     assert code == 0
-    assert told.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert told == SteeringVector.load(path).header()
+    assert result.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert result == SteeringVector.load(path).header()
 
 
 def test_show_prints_nothing_that_a_terminal_would_act_on(tmp_path, run):
     evil = "\x1b[2J\rgone\nmethod  fine\u202e"
-    told = {evil: evil, "method": evil, "settings": {evil: [evil]}, "target": {"a": evil}}
-    _, out, _ = run("show", _save(tmp_path, model=evil, provenance=told | {"measured": evil}))
+    result = {evil: evil, "method": evil, "settings": {evil: [evil]}, "target": {"a": evil}}
+    _, out, _ = run("show", _save(tmp_path, model=evil, provenance=result | {"measured": evil}))
     assert all(char.isprintable() or char == "\n" for char in out)
     assert "\nmethod  fine" not in out
     assert out.count("gone") == 8
@@ -173,15 +173,15 @@ def test_convert_without_layer_keeps_them_all_and_warns_of_layer_0(tmp_path, run
 
 def test_convert_replaces_a_file_only_when_told_to(tmp_path, run):
     source = _save(tmp_path)
-    taken = tmp_path / "taken.gguf"
-    taken.write_bytes(b"mine")
-    code, out, err = run("convert", source, taken)
+    existing = tmp_path / "taken.gguf"
+    existing.write_bytes(b"mine")
+    code, out, err = run("convert", source, existing)
     assert (code, out) == (1, "")
     assert "--force" in err
-    assert taken.read_bytes() == b"mine"
-    code, _, err = run("convert", source, taken, "--force")
+    assert existing.read_bytes() == b"mine"
+    code, _, err = run("convert", source, existing, "--force")
     assert (code, err) == (0, "")
-    assert read_vector(taken).layers == (2,)
+    assert read_vector(existing).layers == (2,)
 
 
 def test_convert_onto_itself_loses_nothing(tmp_path, run):
@@ -190,12 +190,12 @@ def test_convert_onto_itself_loses_nothing(tmp_path, run):
     assert read_vector(path).directions.flatten().tolist() == DIRECTION.tolist()
 
 
-def _fails_in_one_line(told: tuple[int, str, str], named: str) -> None:
-    code, out, err = told
+def _fails_in_one_line(result: tuple[int, str, str], part: str) -> None:
+    code, out, err = result
     assert (code, out) == (1, "")
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
-    assert named in err
+    assert part in err
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "gguf", "pt"])
@@ -238,7 +238,7 @@ def test_help_is_quick_since_nothing_heavy_is_loaded():
         "import sys, steering.cli; heavy = {'torch', 'transformers', 'inspect_ai', 'gguf', 'numpy'}"
         "; sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr

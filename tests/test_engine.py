@@ -44,20 +44,20 @@ FAMILIES = ["qwen3.5", "llama", "gemma3"]
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def engine(request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path]) -> Engine:
-    made = shared_engine(find_model(str(tiny_folder(request.param))), device="cpu")
-    made.allow_batch(64)
-    return made
+    engine = shared_engine(find_model(str(tiny_folder(request.param))), device="cpu")
+    engine.allow_batch(64)
+    return engine
 
 
 @pytest.fixture(scope="module")
 def qwen(tiny_folder: Callable[[str], Path]) -> Engine:
-    made = shared_engine(find_model(str(tiny_folder("qwen3.5"))), device="cpu")
-    made.allow_batch(64)
-    return made
+    engine = shared_engine(find_model(str(tiny_folder("qwen3.5"))), device="cpu")
+    engine.allow_batch(64)
+    return engine
 
 
 def test_the_cases_name_all_that_can_be_asked_for() -> None:
-    named = [edit for case in CASES.values() for edit in case]
+    interventions = [edit for case in CASES.values() for edit in case]
     for attribute, values in [
         ("operation", vocabulary.OPERATIONS),
         ("positions", vocabulary.POSITIONS),
@@ -65,8 +65,14 @@ def test_the_cases_name_all_that_can_be_asked_for() -> None:
         ("layer", range(LAYERS)),
     ]:
         for low_rank_map in (False, True):
-            found = {getattr(e, attribute) for e in named if (e.reads is not None) == low_rank_map}
-            assert found == ({"add"} if low_rank_map and attribute == "operation" else set(values))
+            present = {
+                getattr(e, attribute)
+                for e in interventions
+                if (e.reads is not None) == low_rank_map
+            }
+            assert present == (
+                {"add"} if low_rank_map and attribute == "operation" else set(values)
+            )
 
 
 def test_magnitude_zero_and_no_vector_equal_the_plain_model_exactly(qwen: Engine) -> None:
@@ -98,18 +104,18 @@ def test_the_vector_is_on_at_exactly_the_named_tokens(
     steered = steer(vector, 2, unit="raw", positions=positions)
     request = Request(prompt(7), GREEDY, 8, steered)
     model = loaded(qwen)
-    seen: list[torch.Tensor] = []
+    captured: list[torch.Tensor] = []
     block = blocks(model)[1]
     # The neighbour is longer, so the captured request is padded.
     neighbour = Request(prompt(7) * 2, GREEDY, 12)
-    handle = block.register_forward_hook(lambda _, __, out: seen.append(out[:1].clone()))
+    handle = block.register_forward_hook(lambda _, __, out: captured.append(out[:1].clone()))
     try:
         result = answer(qwen, [request, neighbour])[0]
     finally:
         handle.remove()
     length = len(request.prompt)
     steps = len(result.tokens)
-    got = torch.cat([seen[0][0, -length:], *(step[0] for step in seen[1:steps])])
+    got = torch.cat([captured[0][0, -length:], *(step[0] for step in captured[1:steps])])
     unsteered: list[torch.Tensor] = []
     handle = block.register_forward_hook(lambda _, __, out: unsteered.append(out.clone()))
     with torch.no_grad():
@@ -127,11 +133,11 @@ def test_the_vector_is_on_at_exactly_the_named_tokens(
     expected = hidden.clone()
     for index in on:
         if vector.map is None:
-            moved = replica("add", hidden[index], vector.directions[0], 2)
+            steered_row = replica("add", hidden[index], vector.directions[0], 2)
         else:
             parts = (vector.directions[0], vector.map.reads[0], vector.map.offsets[0])
-            moved = replica_of_map(hidden[index], *parts, 2)
-        expected[index] = torch.from_numpy(moved)
+            steered_row = replica_of_map(hidden[index], *parts, 2)
+        expected[index] = torch.from_numpy(steered_row)
     assert (got - expected).abs().max() < 1e-3
     assert (expected - hidden).abs().amax(-1)[list(on)].min() > 0.1
 
@@ -162,12 +168,12 @@ def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(qwen: Engine) -> No
     overflow = resolve(huge, magnitude=9)
     fine = Request(prompt(1), GREEDY, 5, CASES["add"])
     expected = engine_result(qwen, fine).tokens
-    broken, kept = [
+    broken, good = [
         qwen.submit(request) for request in (Request(prompt(2), GREEDY, 5, overflow), fine)
     ]
     with pytest.raises(EngineError, match=r"NaN.*magnitude"):
         broken.result(60)
-    assert kept.result(60).tokens == expected
+    assert good.result(60).tokens == expected
 
 
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(qwen: Engine) -> None:
@@ -211,8 +217,8 @@ def test_a_cancelled_row_leaves_its_neighbours_alone(qwen: Engine) -> None:
     alone = [engine_result(qwen, request).tokens for request in requests]
     futures = [qwen.submit(request) for request in requests]
     assert futures[1].cancel()
-    left = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
-    assert left == [tokens for index, tokens in enumerate(alone) if index != 1]
+    remaining = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
+    assert remaining == [tokens for index, tokens in enumerate(alone) if index != 1]
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
@@ -308,13 +314,13 @@ def test_skipping_the_blocks_below_the_edits_changes_no_logit(
 
         def logits(case: Sequence[Interventions], below: Any = None) -> torch.Tensor:
             ran.clear()
-            found = session.run(
+            result = session.run(
                 lambda: model.model(input_ids=TOKENS, use_cache=False).logits,
                 _Watched(case),
                 below,
             )
             assert ran == list(range(num_below if below else 0, LAYERS))
-            return found
+            return result
 
         try:
             unsteered = logits([(), ()])
@@ -335,7 +341,7 @@ def test_skipping_the_blocks_below_the_edits_changes_no_logit(
 
 def test_what_the_skipped_blocks_would_have_given_is_what_is_gone_on_with(qwen: Engine) -> None:
     """Other activations, other logits: they are read, not made again."""
-    given = random_tensor(*TOKENS.shape, WIDTH)
+    replacement = random_tensor(*TOKENS.shape, WIDTH)
     steered = [steer(plain([1]), 10), ()]
 
     def runs(model: Any, session: Any) -> None:
@@ -344,9 +350,9 @@ def test_what_the_skipped_blocks_would_have_given_is_what_is_gone_on_with(qwen: 
         def forward() -> torch.Tensor:
             return model.model(input_ids=TOKENS, use_cache=False).logits
 
-        logits = session.run(forward, watched, (2, given))
-        assert torch.equal(watched.came[1, "resid_post"], given)
-        assert not torch.allclose(logits, session.run(forward, nearby, (2, given + 1)))
+        logits = session.run(forward, watched, (2, replacement))
+        assert torch.equal(watched.came[1, "resid_post"], replacement)
+        assert not torch.allclose(logits, session.run(forward, nearby, (2, replacement + 1)))
 
     _in_session(qwen, runs)
 
@@ -413,8 +419,8 @@ def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
     engine = shared_engine(find_model(str(tiny_folder("llama"))), dtype="float32", device="cpu")
     request = Request(prompt(4), GREEDY, 4)
     before = engine.submit(request).result().tokens
-    held = engine.call(lambda loaded, _: weakref.ref(loaded.model)).result()
-    assert held() is not None
+    reference = engine.call(lambda loaded, _: weakref.ref(loaded.model)).result()
+    assert reference() is not None
     release_engines()
-    assert held() is None
+    assert reference() is None
     assert engine.submit(request).result().tokens == before

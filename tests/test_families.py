@@ -48,10 +48,10 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def engine(family: str, tiny_folder: Callable[[str], Path]) -> Iterator[Engine]:
-    made = shared_engine(find_model(str(tiny_folder(family))), device="cpu")
-    made.allow_batch(64)
-    yield made
-    made.release()
+    engine = shared_engine(find_model(str(tiny_folder(family))), device="cpu")
+    engine.allow_batch(64)
+    yield engine
+    engine.release()
 
 
 @pytest.mark.shows("conformance")
@@ -77,12 +77,12 @@ def test_the_cases_differ_from_the_unsteered_model(
 ) -> None:
     """Without this, an engine that never steers and a reference that never does would agree."""
     requests = [Request(prompt(1), GREEDY, 3, case, top_logprobs=0) for case in cases.values()]
-    found = {
+    values = {
         name: tuple(item.logprob for item in result.logprobs)
         for name, result in zip(cases, answer(engine, requests), strict=True)
     }
-    assert found["unsteered"] == found.pop("unsteered too")
-    assert len(set(found.values())) == len(found)
+    assert values["unsteered"] == values.pop("unsteered too")
+    assert len(set(values.values())) == len(values)
 
 
 @pytest.mark.shows("conformance")
@@ -113,15 +113,15 @@ def test_a_batch_of_many_conditions_equals_one_request_at_a_time(
 @pytest.mark.shows("sites")
 def test_the_blocks_are_those_of_the_text_model(engine: Engine) -> None:
     model = loaded(engine)
-    found = blocks(model)
-    assert len(found) == LAYERS
-    assert {find_mlp(block) for block in found} == {"mlp"}
-    seen: list[torch.Size] = []
-    handle = found[0].register_forward_hook(lambda _, __, out: seen.append(out.shape))
+    values = blocks(model)
+    assert len(values) == LAYERS
+    assert {find_mlp(block) for block in values} == {"mlp"}
+    hidden: list[torch.Size] = []
+    handle = values[0].register_forward_hook(lambda _, __, out: hidden.append(out.shape))
     with torch.no_grad():
         model.model(input_ids=torch.tensor([[5, 6, 7]]))
     handle.remove()
-    assert seen == [(1, 3, WIDTH)]
+    assert hidden == [(1, 3, WIDTH)]
 
 
 @pytest.mark.shows("sites")
@@ -147,24 +147,24 @@ def test_steering_reaches_the_router_and_no_other_row_s_experts(engine: Engine) 
     routers = [part for name, part in block.named_modules() if name in ("mlp.gate", "mlp.router")]
     assert len(routers) == 1
 
-    def chosen(interventions: list[Any]) -> list[torch.Tensor]:
-        seen: list[torch.Tensor] = []
+    def experts_of(interventions: list[Any]) -> list[torch.Tensor]:
+        experts: list[torch.Tensor] = []
 
         def note(_: Any, args: Any, __: Any) -> None:
             weights = routers[0].weight
             hidden = args[0].reshape(-1, weights.shape[-1])
             bias = getattr(routers[0], "bias", None)
-            seen.append(torch.nn.functional.linear(hidden, weights, bias).argmax(-1))
+            experts.append(torch.nn.functional.linear(hidden, weights, bias).argmax(-1))
 
         handle = routers[0].register_forward_hook(note)
         answer(engine, [Request((9, 8, 7, 6, 5), GREEDY, 1, case) for case in interventions])
         handle.remove()
-        return list(seen[0].reshape(len(interventions), -1))
+        return list(experts[0].reshape(len(interventions), -1))
 
     steered, other = steer(plain([1]), 30), steer(plain([1]), -30)
-    alone = [chosen([case])[0] for case in ((), steered, other)]
+    alone = [experts_of([case])[0] for case in ((), steered, other)]
     assert not torch.equal(alone[0], alone[1]) or not torch.equal(alone[0], alone[2])
-    together = chosen([(), steered, other])
+    together = experts_of([(), steered, other])
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
@@ -200,7 +200,7 @@ THINKING = {
 def test_a_model_thinks_only_when_asked_and_its_thought_is_set_apart(
     family: str, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    template, written = THINKING[family]
+    template, text = THINKING[family]
     path = tmp_path / "chat.jinja"
     path.write_text(template)
 
@@ -224,9 +224,9 @@ def test_a_model_thinks_only_when_asked_and_its_thought_is_set_apart(
     loaded = load_model(find_model(str(tiny_folder(family)), template=template), device="cpu")
     example = Example("1", "Hi", aligned=None, misaligned="No.")
     assert render_prompt(loaded, example) == silent
-    thought, said = split_reasoning(written.format("It asks.", "Yes."), open_ended)
-    assert (thought.reasoning, said.text) == ("It asks.", "Yes.")
-    cut_off = split_reasoning(written.format("It asks.", "Yes.")[:12], open_ended)
+    thought, answer = split_reasoning(text.format("It asks.", "Yes."), open_ended)
+    assert (thought.reasoning, answer.text) == ("It asks.", "Yes.")
+    cut_off = split_reasoning(text.format("It asks.", "Yes.")[:12], open_ended)
     assert cut_off[1].text == ""
     assert split_reasoning("Yes.", silent) == "Yes."
 
@@ -234,7 +234,7 @@ def test_a_model_thinks_only_when_asked_and_its_thought_is_set_apart(
 def test_the_table_of_the_docs_is_of_these_families_and_nothing_fails() -> None:
     cells = read_table(Path(__file__).parent.parent / "docs" / "reference" / "families.md")
     assert {family for family, _ in cells} == set(FAMILIES)
-    assert not [cell for cell, said in cells.items() if said == "FAILS"]
+    assert not [cell for cell, answer in cells.items() if answer == "FAILS"]
     assert {
-        family for (family, column), said in cells.items() if column == "MoE" and said == PASS
+        family for (family, column), answer in cells.items() if column == "MoE" and answer == PASS
     } == set(MIXTURES)

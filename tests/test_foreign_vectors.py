@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vector(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vector that was built for block 3."""
     out = tmp_path_factory.mktemp("vectors")
     command = ("build", "--model", folder, "--method", "mean_difference", "--layer", LAYER)
@@ -71,12 +71,12 @@ def test_a_vector_for_block_3_acts_on_block_3(kind: str, folder: Path, tmp_path:
 
 
 def test_a_vector_built_for_block_3_acts_on_block_3_before_and_after_an_export(
-    folder: Path, built: Path, tmp_path: Path
+    folder: Path, vector: Path, tmp_path: Path
 ) -> None:
-    direction = load_file(built)["directions"][0, 0]
-    _run("convert", built, tmp_path / "x.gguf")
+    direction = load_file(vector)["directions"][0, 0]
+    _run("convert", vector, tmp_path / "x.gguf")
     _run("convert", tmp_path / "x.gguf", tmp_path / "y.safetensors")
     expected = _hooked(folder, LAYER, "resid_post", 20 * direction)
     assert expected != _hooked(folder, LAYER, "resid_post", 0 * direction)
-    for path in (built, tmp_path / "y.safetensors"):
+    for path in (vector, tmp_path / "y.safetensors"):
         assert _steered(folder, vector=str(path), magnitude=20) == expected

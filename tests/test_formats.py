@@ -62,18 +62,18 @@ def test_a_file_for_one_block_steers_no_other(tmp_path, kind):
 def test_rows_of_persona_vectors_are_the_outputs_of_the_blocks(tmp_path, tiny_folder):
     """Rows made as they make them, held against what hooks on the blocks see."""
     model = AutoModelForCausalLM.from_pretrained(tiny_folder("llama")).eval()
-    seen: list[Tensor] = []
+    messages: list[Tensor] = []
     for block in model.model.layers:
-        block.register_forward_hook(lambda module, args, output: seen.append(output[0, -1]))
+        block.register_forward_hook(lambda module, args, output: messages.append(output[0, -1]))
     with torch.no_grad():
         states = model(torch.tensor([[5, 6, 7]]), output_hidden_states=True).hidden_states
     torch.save(torch.stack([state[0, -1] for state in states]), tmp_path / "theirs.pt")
     vector = read_vector(tmp_path / "theirs.pt")
     assert vector.layers == tuple(range(LAYERS - 1))
     assert vector.depth == LAYERS
-    assert torch.equal(vector.directions[:, 0], torch.stack(seen[:-1]))
+    assert torch.equal(vector.directions[:, 0], torch.stack(messages[:-1]))
     # Why the last row is left out.
-    assert not torch.allclose(states[-1][0, -1], seen[-1], rtol=0.1)
+    assert not torch.allclose(states[-1][0, -1], messages[-1], rtol=0.1)
     [note] = notes_on(vector)
     assert f"row 0 (embedding) and row {LAYERS}" in note
 
@@ -86,8 +86,12 @@ def test_an_organism_without_alpha_is_added_as_it_is(tmp_path):
 
 def test_provenance_keeps_what_a_foreign_file_says(tmp_path):
     path = write_foreign("moem", tmp_path, LAYER, DIRECTION, DEPTH)
-    told = read_vector(path).provenance
-    assert (told["alpha"], told["d_model"], told["imported_from"]) == (256, WIDTH, "moem")
+    provenance = read_vector(path).provenance
+    assert (provenance["alpha"], provenance["d_model"], provenance["imported_from"]) == (
+        256,
+        WIDTH,
+        "moem",
+    )
     write_control_vector(tmp_path / "v.gguf", {1: DIRECTION}, **{"general.author": "somebody"})
     assert read_vector(tmp_path / "v.gguf").provenance["general.author"] == "somebody"
 
@@ -118,10 +122,10 @@ def test_a_gguf_file_of_ours_reads_as_a_plain_control_vector(tmp_path):
     """With the library's reader, by the rules of llama.cpp's loader and of repeng's."""
     write_vector(_vector(), tmp_path / "v.gguf")
     reader = GGUFReader(tmp_path / "v.gguf")
-    told = {name: field.contents() for name, field in reader.fields.items()}
-    assert told["general.architecture"] == "controlvector"
-    assert told["controlvector.model_hint"] == "toy"
-    assert told["controlvector.layer_count"] == 2
+    provenance = {name: field.contents() for name, field in reader.fields.items()}
+    assert provenance["general.architecture"] == "controlvector"
+    assert provenance["controlvector.model_hint"] == "toy"
+    assert provenance["controlvector.layer_count"] == 2
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     assert set(tensors) == {"direction.1", "direction.3"}
     assert all(tensor.tensor_type.name == "F32" for tensor in tensors.values())
@@ -145,7 +149,7 @@ def test_layer_0_in_a_gguf_file_is_warned_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"),
+    ("changed", "part"),
     [
         ({"directions": torch.ones(2, 3, WIDTH)}, "rank 3"),
         ({"site": "mlp_out"}, "site mlp_out"),
@@ -156,8 +160,8 @@ def test_layer_0_in_a_gguf_file_is_warned_of(tmp_path):
         ),
     ],
 )
-def test_gguf_is_not_written_for_what_it_can_t_hold(tmp_path, changed, named):
-    with pytest.raises(VectorError, match=named) as error:
+def test_gguf_is_not_written_for_what_it_can_t_hold(tmp_path, changed, part):
+    with pytest.raises(VectorError, match=part) as error:
         write_vector(_vector(**changed), tmp_path / "v.gguf")
     assert "write .safetensors" in str(error.value)
     assert not (tmp_path / "v.gguf").exists()
@@ -215,7 +219,7 @@ def test_their_class_is_not_imported(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "part"),
     [
         ({"steering_vector": DIRECTION, "layer_idx": 3, "d_model": 9}, "d_model is 9.*width 8"),
         ({"steering_vector": DIRECTION, "d_model": 8}, "layer_idx is None"),
@@ -236,15 +240,15 @@ def test_their_class_is_not_imported(tmp_path, monkeypatch):
         (3.0, "a float"),
     ],
 )
-def test_a_pt_file_that_holds_no_vector_is_refused_by_what_it_holds(tmp_path, content, named):
+def test_a_pt_file_that_holds_no_vector_is_refused_by_what_it_holds(tmp_path, content, part):
     torch.save(content, tmp_path / "v.pt")
-    with pytest.raises(VectorError, match=named) as error:
+    with pytest.raises(VectorError, match=part) as error:
         read_vector(tmp_path / "v.pt")
     assert "v.pt" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("rows", "layer_type", "named"),
+    ("rows", "layer_type", "part"),
     [
         ({3: DIRECTION}, "self_attn", "self_attn; decoder_block or mlp"),
         ({3: DIRECTION}, None, "layer_type is None"),
@@ -255,10 +259,10 @@ def test_a_pt_file_that_holds_no_vector_is_refused_by_what_it_holds(tmp_path, co
     ],
 )
 def test_a_vector_of_steering_vectors_that_has_no_like_here_is_refused(
-    tmp_path, rows, layer_type, named
+    tmp_path, rows, layer_type, part
 ):
     save_steering_vectors(tmp_path / "v.pt", rows, layer_type)
-    with pytest.raises(VectorError, match=named):
+    with pytest.raises(VectorError, match=part):
         read_vector(tmp_path / "v.pt")
 
 
@@ -279,7 +283,7 @@ def test_other_precisions_are_read_as_float32(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    ("names", "strings", "named"),
+    ("names", "strings", "part"),
     [
         (["direction.1"], {"architecture": "llama"}, "general.architecture='llama'"),
         (["direction.1", "output.weight"], {}, "'output.weight'"),
@@ -291,14 +295,14 @@ def test_other_precisions_are_read_as_float32(tmp_path, dtype):
         (["direction.1"], {"steering.format": FORMAT}, "changed"),
     ],
 )
-def test_a_gguf_file_that_is_no_control_vector_is_refused(tmp_path, names, strings, named):
+def test_a_gguf_file_that_is_no_control_vector_is_refused(tmp_path, names, strings, part):
     write_control_vector(tmp_path / "v.gguf", dict.fromkeys(names, DIRECTION), **strings)
-    with pytest.raises(VectorError, match=f"v.gguf .*{named}"):
+    with pytest.raises(VectorError, match=f"v.gguf .*{part}"):
         read_vector(tmp_path / "v.gguf")
 
 
 @pytest.mark.parametrize(
-    ("directions", "named"),
+    ("directions", "part"),
     [
         ({1: DIRECTION.double()}, "F64"),
         ({1: torch.ones(2, 4)}, "F32 \\[4, 2\\]"),
@@ -306,14 +310,14 @@ def test_a_gguf_file_that_is_no_control_vector_is_refused(tmp_path, names, strin
         ({1: DIRECTION / 0}, "NaN or infinity"),
     ],
 )
-def test_a_control_vector_of_other_numbers_is_refused(tmp_path, directions, named):
+def test_a_control_vector_of_other_numbers_is_refused(tmp_path, directions, part):
     write_control_vector(tmp_path / "v.gguf", directions)
-    with pytest.raises(VectorError, match=named):
+    with pytest.raises(VectorError, match=part):
         read_vector(tmp_path / "v.gguf")
 
 
 @pytest.mark.parametrize(
-    ("said", "named"),
+    ("header", "part"),
     [
         ({"site": "attention"}, "attention"),
         ({"depth": 2}, "model of 2 blocks"),
@@ -321,26 +325,26 @@ def test_a_control_vector_of_other_numbers_is_refused(tmp_path, directions, name
         (None, "header is invalid"),
     ],
 )
-def test_a_gguf_header_that_makes_no_sense_is_refused(tmp_path, said, named):
+def test_a_gguf_header_that_makes_no_sense_is_refused(tmp_path, header, part):
     class Forged(SteeringVector):
         def header(self) -> dict[str, Any]:
-            return {} if said is None else {**super().header(), **said}
+            return {} if header is None else {**super().header(), **header}
 
     write_vector(Forged(**vars(_vector())), tmp_path / "v.gguf")
-    with pytest.raises(VectorError, match=f"v.gguf .*{named}"):
+    with pytest.raises(VectorError, match=f"v.gguf .*{part}"):
         read_vector(tmp_path / "v.gguf")
 
 
 def test_our_facts_on_other_numbers_are_noticed(tmp_path):
     """Somebody scales the directions and keeps what the file says of them."""
     write_vector(_vector(), tmp_path / "v.gguf")
-    told = {
+    provenance = {
         name: field.contents()
         for name, field in GGUFReader(tmp_path / "v.gguf").fields.items()
         if name.startswith("steering.")
     }
     scaled = {1: 1.5 * DIRECTION, LAYER: -2 * DIRECTION}
-    write_control_vector(tmp_path / "scaled.gguf", scaled, **told)
+    write_control_vector(tmp_path / "scaled.gguf", scaled, **provenance)
     with pytest.raises(VectorError, match="was changed"):
         read_vector(tmp_path / "scaled.gguf")
 
@@ -376,7 +380,7 @@ def test_a_place_that_can_t_be_written_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "named"),
+    ("header", "part"),
     [
         ({}, "in its header"),
         ({"site": "attention"}, "attention"),
@@ -385,11 +389,11 @@ def test_a_place_that_can_t_be_written_is_told_in_one_line(tmp_path):
         ({"residual_norms": [1.0, -1.0]}, "residual norm"),
     ],
 )
-def test_a_safetensors_header_that_makes_no_sense_is_refused(tmp_path, header, named):
+def test_a_safetensors_header_that_makes_no_sense_is_refused(tmp_path, header, part):
     whole = _vector().header() if header else {}
     content = pack(FORMAT, whole | header, {"directions": _vector().directions})
     (tmp_path / "v.safetensors").write_bytes(content)
-    with pytest.raises(VectorError, match=named):
+    with pytest.raises(VectorError, match=part):
         read_vector(tmp_path / "v.safetensors")
 
 
@@ -512,5 +516,5 @@ def test_an_array_that_claims_to_be_endless_is_not_read_for_ever(tmp_path):
 def test_what_a_file_says_can_be_written_as_json(tmp_path):
     content = {"steering_vector": DIRECTION, "layer_idx": 3, "more": {"a": (1, DIRECTION)}}
     torch.save(content, tmp_path / "v.pt")
-    told = json.loads(json.dumps(read_vector(tmp_path / "v.pt").provenance))
-    assert told["more"] == {"a": [1, "a tensor torch.float32 [8]"]}
+    provenance = json.loads(json.dumps(read_vector(tmp_path / "v.pt").provenance))
+    assert provenance["more"] == {"a": [1, "a tensor torch.float32 [8]"]}

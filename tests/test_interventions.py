@@ -41,15 +41,15 @@ def _by_definition(
 ) -> Vector:
     """One token [width] steered by a vector of one layer, from what the vocabulary says."""
     [directions], [residual_norm] = vector.directions, vector.residual_norms or (0.0,)
-    own = length(sum_of(directions)) if vector.map is None else vector.map.lengths[0]
+    layer_own = length(sum_of(directions)) if vector.map is None else vector.map.lengths[0]
     # How far the magnitude reaches, in the residual stream's own units.
-    reach = magnitude * {"raw": own, "norm": 1.0, "residual": residual_norm}[unit]
+    reach = magnitude * {"raw": layer_own, "norm": 1.0, "residual": residual_norm}[unit]
     if operation != "add":
         return replica(operation, hidden, directions, reach)
     if vector.map is None:
-        return replica("add", hidden, directions, reach / own)
+        return replica("add", hidden, directions, reach / layer_own)
     [reads], [offsets] = vector.map.reads, vector.map.offsets
-    return replica_of_map(hidden, directions, reads, offsets, reach / own)
+    return replica_of_map(hidden, directions, reads, offsets, reach / layer_own)
 
 
 @pytest.mark.parametrize("magnitude", [-1.5, 0.25, 2.0])
@@ -86,24 +86,24 @@ def test_adding_nothing_changes_no_bit(kind, rank, unit, dtype):
 @pytest.mark.parametrize(("magnitude", "rank"), [(0.5, 1), (-3.0, 3)])
 def test_a_plain_vector_moves_every_token_by_the_magnitude(unit, magnitude, rank):
     hidden = random_tensor(3, 5, WIDTH)
-    moved = _steer(make_vector(rank), hidden, magnitude=magnitude, unit=unit) - hidden
+    change = _steer(make_vector(rank), hidden, magnitude=magnitude, unit=unit) - hidden
     expected = abs(magnitude) * (21.0 if unit == "residual" else 1.0)
-    torch.testing.assert_close(moved.norm(dim=-1), torch.full((3, 5), expected))
+    torch.testing.assert_close(change.norm(dim=-1), torch.full((3, 5), expected))
 
 
 @pytest.mark.parametrize("unit", ["norm", "residual"])
 @pytest.mark.parametrize("magnitude", [0.5, -3.0])
 def test_a_map_moves_the_tokens_it_was_measured_on_by_the_magnitude_on_average(unit, magnitude):
-    hidden, made = random_tensor(6, 5, WIDTH), make_map(3)
-    assert made.map is not None
-    [writes], [reads], [offsets] = made.directions, made.map.reads, made.map.offsets
+    hidden, edit = random_tensor(6, 5, WIDTH), make_map(3)
+    assert edit.map is not None
+    [writes], [reads], [offsets] = edit.directions, edit.map.reads, edit.map.offsets
     tokens = hidden.flatten(0, 1)
     moves = [length(replica_of_map(h, writes, reads, offsets, 1) - h.numpy()) for h in tokens]
-    measured = replace(made, map=replace(made.map, lengths=(float(np.mean(moves)),)))
-    moved = (_steer(measured, hidden, magnitude=magnitude, unit=unit) - hidden).norm(dim=-1)
+    measured = replace(edit, map=replace(edit.map, lengths=(float(np.mean(moves)),)))
+    change = (_steer(measured, hidden, magnitude=magnitude, unit=unit) - hidden).norm(dim=-1)
     expected = abs(magnitude) * (21.0 if unit == "residual" else 1.0)
-    assert float(moved.mean()) == pytest.approx(expected, rel=1e-5)
-    assert float(moved.std()) > 0.1 * expected, "a map moves each token by its own amount"
+    assert float(change.mean()) == pytest.approx(expected, rel=1e-5)
+    assert float(change.std()) > 0.1 * expected, "a map moves each token by its own amount"
 
 
 @pytest.mark.parametrize("rank", [1, 3, WIDTH])
@@ -120,8 +120,8 @@ def test_nothing_of_the_directions_is_left_after_ablating(make, rank):
     vector = make(rank)
     before = random_tensor(3, 5, WIDTH)
     after = _steer(vector, before, operation="ablate")
-    left = after @ vector.directions[0].T
-    torch.testing.assert_close(left, torch.zeros_like(left), atol=1e-4, rtol=0)
+    rest = after @ vector.directions[0].T
+    torch.testing.assert_close(rest, torch.zeros_like(rest), atol=1e-4, rtol=0)
     assert ((before - after).norm(dim=-1) > 0.01).all()
     if vector.map is not None:
         assert ((after @ vector.map.reads[0].T).abs() > 1e-4).all()
@@ -165,9 +165,9 @@ def test_a_cap_lowers_what_is_above_it_and_never_raises(magnitude):
 def test_what_is_orthogonal_to_the_direction_is_left_as_it_was(operation):
     vector, hidden = make_vector(), random_tensor(3, 5, WIDTH)
     [[direction]] = vector.directions
-    moved = _steer(vector, hidden, operation=operation, magnitude=-9.0) - hidden
-    along = moved @ direction / direction.norm() ** 2
-    torch.testing.assert_close(moved, along[..., None] * direction, atol=1e-4, rtol=1e-4)
+    change = _steer(vector, hidden, operation=operation, magnitude=-9.0) - hidden
+    along = change @ direction / direction.norm() ** 2
+    torch.testing.assert_close(change, along[..., None] * direction, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("operation", ["add", "clamp", "cap"])
@@ -203,11 +203,11 @@ def test_the_activations_that_came_in_are_not_written_to():
 
 @pytest.mark.parametrize(("kind", "rank"), KINDS_AND_RANKS)
 def test_gradients_reach_all_that_is_trained_and_the_activations(kind, rank):
-    made = replace(intervene(kind, rank), amount=-9.0)
-    names = ["basis"] if made.reads is None else ["basis", "reads", "offsets"]
-    leaves = {name: getattr(made, name).clone().requires_grad_() for name in names}
+    edit = replace(intervene(kind, rank), amount=-9.0)
+    names = ["basis"] if edit.reads is None else ["basis", "reads", "offsets"]
+    leaves = {name: getattr(edit, name).clone().requires_grad_() for name in names}
     hidden = random_tensor(2, 3, WIDTH).requires_grad_()
-    plan = InterventionBatch([[replace(made, **leaves)], []])
+    plan = InterventionBatch([[replace(edit, **leaves)], []])
     plan.begin_prefill(torch.ones(2, 3))
     plan.apply((1, "resid_post"), hidden).pow(2).sum().backward()
     for name, leaf in leaves.items():
@@ -220,7 +220,7 @@ def test_gradients_reach_all_that_is_trained_and_the_activations(kind, rank):
 
 @pytest.mark.parametrize("operation", ["clamp", "cap"])
 @pytest.mark.parametrize(
-    ("vector", "held"),
+    ("vector", "content"),
     [
         (make_vector(3), "3 directions"),
         (make_vector(2, layers=[1, 2]), "2 directions"),
@@ -228,8 +228,8 @@ def test_gradients_reach_all_that_is_trained_and_the_activations(kind, rank):
         (make_map(3), "low-rank map"),
     ],
 )
-def test_what_is_no_single_direction_is_refused_where_one_is_meant(operation, vector, held):
-    with pytest.raises(VectorError, match=rf"operation={operation} .* {held}: .*ablate"):
+def test_what_is_no_single_direction_is_refused_where_one_is_meant(operation, vector, content):
+    with pytest.raises(VectorError, match=rf"operation={operation} .* {content}: .*ablate"):
         resolve(vector, operation=operation)
 
 
@@ -245,9 +245,9 @@ def test_a_vector_that_is_zero_at_any_layer_is_refused(operation, layers):
 @pytest.mark.parametrize("operation", ["add", "ablate"])
 def test_a_map_that_writes_nothing_is_refused(operation):
     """Its length was measured on other directions; ablating it would divide by zero."""
-    made = make_map(1)
+    edit = make_map(1)
     with pytest.raises(VectorError, match=r"zero.*Build it again"):
-        resolve(replace(made, directions=0 * made.directions), operation=operation)
+        resolve(replace(edit, directions=0 * edit.directions), operation=operation)
 
 
 @pytest.mark.parametrize("make", [make_vector, make_map])
@@ -272,10 +272,10 @@ def test_a_vector_of_several_layers_is_one_edit_a_layer_each_by_its_own_numbers(
         ]
         assert {edit.positions for edit in edits} == {"last"}
         for edit in edits:
-            found = _apply(replace(edit, positions="all"), hidden)[1, 2].double().numpy()
+            result = _apply(replace(edit, positions="all"), hidden)[1, 2].double().numpy()
             part = vector.at(edit.layer)
             expected = _by_definition(part, hidden[1, 2], "add", 1.5, unit)
-            np.testing.assert_allclose(found, expected, 1e-4, 1e-4)
+            np.testing.assert_allclose(result, expected, 1e-4, 1e-4)
 
 
 @pytest.mark.parametrize("unit", vocabulary.UNITS)
@@ -296,11 +296,11 @@ def test_a_layer_that_a_vector_of_several_lacks_is_refused_with_those_that_it_ha
 @pytest.mark.parametrize("make", [make_vector, make_map])
 def test_a_vector_acts_where_it_was_built_unless_told_otherwise(make):
     vector = make(2, layers=[5], site="mlp_out")
-    [kept], [moved] = resolve(vector), resolve(vector, layer=0, site="resid_pre")
-    assert (kept.layer, kept.site) == (5, "mlp_out")
-    assert (moved.layer, moved.site) == (0, "resid_pre")
+    [stays], [change] = resolve(vector), resolve(vector, layer=0, site="resid_pre")
+    assert (stays.layer, stays.site) == (5, "mlp_out")
+    assert (change.layer, change.site) == (0, "resid_pre")
     hidden = random_tensor(2, 3, WIDTH)
-    assert torch.equal(_apply(moved, hidden), _apply(kept, hidden))
+    assert torch.equal(_apply(change, hidden), _apply(stays, hidden))
 
 
 def test_a_vector_of_several_layers_moves_to_another_site_at_all_of_them():

@@ -40,9 +40,9 @@ def test_names_are_toys_folders_aliases_and_hub_ids(tiny_folder: Callable[[str],
 
 @pytest.mark.parametrize("name", ["qwen35", "./not/here", "/not/here", "a/b/c", "~/nothing"])
 def test_an_unknown_name_says_what_is_allowed(name: str) -> None:
-    with pytest.raises(ModelError, match=r"toy, .*qwen3\.5.*hub id.*local folder") as found:
+    with pytest.raises(ModelError, match=r"toy, .*qwen3\.5.*hub id.*local folder") as blocks:
         find_model(name)
-    assert name in str(found.value)
+    assert name in str(blocks.value)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_shape_is_read_without_weights_and_is_that_of_the_model(
     assert (shape.num_layers, shape.width, shape.context_length) == (LAYERS, WIDTH, 512)
     loaded = load_model(source, device="cpu")
     blocks = loaded.model.get_submodule(loaded.blocks)
-    seen: list[torch.Tensor] = []
-    handle = blocks[LAYERS - 1].register_forward_hook(lambda _, __, out: seen.append(out))
+    tried: list[torch.Tensor] = []
+    handle = blocks[LAYERS - 1].register_forward_hook(lambda _, __, out: tried.append(out))
     with torch.no_grad():
         out = loaded.model(torch.tensor([[5, 6, 7]]), output_hidden_states=True)
     handle.remove()
-    assert seen[0].shape == (1, 3, WIDTH)
+    assert tried[0].shape == (1, 3, WIDTH)
     assert out.logits.shape[:2] == (1, 3)
 
 
@@ -89,8 +89,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused(
     folder = tmp_path / "holed"
     shutil.copytree(tiny_folder("llama"), folder)
     weights = load_file(folder / "model.safetensors")
-    gone = "model.layers.2.mlp.up_proj.weight"
-    save_file({k: v for k, v in weights.items() if k != gone}, folder / "model.safetensors",
+    missing = "model.layers.2.mlp.up_proj.weight"
+    save_file({k: v for k, v in weights.items() if k != missing}, folder / "model.safetensors",
               metadata={"format": "pt"})  # fmt: skip
     with pytest.raises(ModelError, match=r"lacks 1 weights.*layers\.2\.mlp\.up_proj.*complete"):
         load_model(find_model(str(folder)), device="cpu")
@@ -132,8 +132,8 @@ def test_a_config_in_the_hub_cache_needs_no_network(
     assert read_shape(source).num_layers == 3
     before = weights_digest(source)
     # The branch moves on: other weights, though the name and the revision are the same.
-    moved = cached / "snapshots" / ("1" * 40)
-    snapshot.rename(moved)
+    other = cached / "snapshots" / ("1" * 40)
+    snapshot.rename(other)
     (cached / "refs" / "main").write_text("1" * 40)
     assert weights_digest(source) != before
 

@@ -62,27 +62,27 @@ def test_a_low_precision_is_steered_as_plain_hooks_steer_it(
     assert weights(model) == kind
     alone = [engine.submit(request).result(60) for request in requests()]
     loaded(engine)
-    names, asked = [*CASES, *CASES], requests() + requests()
-    for name, request, result in zip(names, asked, results + alone, strict=True):
+    names, both = [*CASES, *CASES], requests() + requests()
+    for name, request, result in zip(names, both, results + alone, strict=True):
         logits = reference_logits(
             model.model, blocks(model), request.prompt, result.tokens, request.interventions
         ).float()
-        told = [*result.tokens, *model.end_tokens][: request.max_tokens]
-        best = logits[: len(told)].max(-1).values
-        behind = best - logits[range(len(told)), told]
+        ids = [*result.tokens, *model.end_tokens][: request.max_tokens]
+        best = logits[: len(ids)].max(-1).values
+        behind = best - logits[range(len(ids)), ids]
         assert behind.max() < ROUNDING[dtype], name
-        wanted = dict(enumerate(logits[0].log_softmax(-1).tolist()))
-        apart = [abs(value - wanted[token]) for token, value in result.logprobs[0].top]
+        expected = dict(enumerate(logits[0].log_softmax(-1).tolist()))
+        apart = [abs(value - expected[token]) for token, value in result.logprobs[0].top]
         assert max(apart) < ROUNDING[dtype], name
 
 
 def test_int8_is_close_to_the_weights_that_it_rounds_and_is_steered(folder: Path) -> None:
     """It rounds activations with those of the batch, so tokens may differ from a request alone."""
     engine, exact = engine_of(folder, "int8"), engine_of(folder, "float32")
-    results, wanted = answer(engine, requests(1)), answer(exact, requests(1))
+    results, expected = answer(engine, requests(1)), answer(exact, requests(1))
     assert weights(loaded(engine)) == "Linear8bitLt"
     apart = []
-    for result, other in zip(results, wanted, strict=True):
+    for result, other in zip(results, expected, strict=True):
         theirs = dict(other.logprobs[0].top)
         apart += [abs(v - theirs[t]) for t, v in result.logprobs[0].top[:5] if t in theirs]
         if other.change is not None:
@@ -103,16 +103,16 @@ def test_a_vector_is_built_on_quantized_weights_and_is_not_that_of_others(
         )
     )
     task = load_target(str(target), toy=False)
-    built = {}
+    vectors = {}
     for dtype in ("nf4", "float32"):
         checker = resolve_model(str(folder), parse_options({"vector": "none", "dtype": dtype}))
         recipe = make_construction_recipe(
             checker.source, checker.shape, task, weights=checker.weights, dtype=dtype, layer=1
         )
-        built[dtype] = cached_vector(
-            engine_of(folder, dtype), recipe, task, lambda done, total: None
+        vectors[dtype] = cached_vector(
+            engine_of(folder, dtype), recipe, task, lambda position, total: None
         ).result(200)
-    both = [vector.directions.flatten() for vector in built.values()]
+    both = [vector.directions.flatten() for vector in vectors.values()]
     # Chance directions of this width have cosines of 0.18.
     assert torch.nn.functional.cosine_similarity(*both, dim=0) > 0.35
     assert not torch.equal(*both)
@@ -157,15 +157,15 @@ def test_a_model_that_is_spread_over_devices_is_steered_as_one_that_is_not(
 
     source = find_model(str(tiny_folder("qwen3.5")))
     expected = answer(engine_of(Path(source.location), "float32"), requests())
-    passed: list[int] = []
+    moves: list[int] = []
 
     class Moving(AlignDevicesHook):  # type: ignore[misc]
-        def pre_forward(self, module: Any, *args: Any, **named: Any) -> Any:
-            passed.append(1)
-            return super().pre_forward(module, *args, **named)
+        def pre_forward(self, module: Any, *args: Any, **options: Any) -> Any:
+            moves.append(1)
+            return super().pre_forward(module, *args, **options)
 
-    def spread(*args: Any, **named: Any) -> Any:
-        model = load_model(*args, **named)
+    def spread(*args: Any, **options: Any) -> Any:
+        model = load_model(*args, **options)
         for module in (model.model, *blocks(model)):
             add_hook_to_module(module, Moving(execution_device="cpu", io_same_device=True))
         return model
@@ -175,5 +175,5 @@ def test_a_model_that_is_spread_over_devices_is_steered_as_one_that_is_not(
     engine.allow_batch(64)
     results = answer(engine, requests())
     engine.release()
-    assert passed
+    assert moves
     assert [result.tokens for result in results] == [result.tokens for result in expected]

@@ -65,8 +65,8 @@ def _penalised(
 def _count(settings: Mapping[str, Any], generated: Sequence[int] = ()) -> Counter[int]:
     """The first token of many rows that differ in nothing but their seeds: 0, 1, 2, ..."""
     sampler = Sampler([Sampling(**settings, seed=seed) for seed in range(DRAWS)])
-    drawn = sampler.draw(_logits().expand(DRAWS, -1).clone(), [generated] * DRAWS)
-    return Counter(drawn.tolist())
+    draws = sampler.draw(_logits().expand(DRAWS, -1).clone(), [generated] * DRAWS)
+    return Counter(draws.tolist())
 
 
 def _assert_frequencies(counts: Mapping[int, int], expected: Sequence[float]) -> None:
@@ -84,8 +84,8 @@ def _assert_frequencies(counts: Mapping[int, int], expected: Sequence[float]) ->
 
 def test_temperature_zero_takes_the_likeliest_token():
     logits = _logits(rows=20)
-    drawn = Sampler([Sampling(temperature=0, seed=i) for i in range(20)]).draw(logits, [[]] * 20)
-    assert drawn.tolist() == [
+    draws = Sampler([Sampling(temperature=0, seed=i) for i in range(20)]).draw(logits, [[]] * 20)
+    assert draws.tolist() == [
         max(range(VOCABULARY), key=row.__getitem__) for row in logits.tolist()
     ]
 
@@ -93,10 +93,10 @@ def test_temperature_zero_takes_the_likeliest_token():
 def test_a_greedy_row_stays_greedy_beside_sampled_rows():
     logits = _logits().expand(30, -1)
     rows = [Sampling(temperature=0 if i % 2 else 1.5, seed=i) for i in range(30)]
-    drawn = Sampler(rows).draw(logits, [[]] * 30).tolist()
+    draws = Sampler(rows).draw(logits, [[]] * 30).tolist()
     best = int(logits[0].argmax())
-    assert drawn[1::2] == [best] * 15
-    assert set(drawn[::2]) != {best}
+    assert draws[1::2] == [best] * 15
+    assert set(draws[::2]) != {best}
 
 
 ROWS = [
@@ -120,12 +120,12 @@ def _generate(rows: Sequence[Sampling], logits: Tensor, drop: Mapping[int, int])
     sampler, alive = Sampler(rows), list(range(len(rows)))
     tokens: list[list[int]] = [[] for _ in rows]
     for step, now in enumerate(logits):
-        left = [row for row in alive if drop.get(row, len(logits)) > step]
-        if left != alive:
-            sampler.keep([alive.index(row) for row in left])
-            alive = left
-        drawn = sampler.draw(now[alive].clone(), [tokens[row] for row in alive])
-        for row, token in zip(alive, drawn.tolist(), strict=True):
+        rest = [row for row in alive if drop.get(row, len(logits)) > step]
+        if rest != alive:
+            sampler.keep([alive.index(row) for row in rest])
+            alive = rest
+        draws = sampler.draw(now[alive].clone(), [tokens[row] for row in alive])
+        for row, token in zip(alive, draws.tolist(), strict=True):
             tokens[row].append(token)
     return tokens
 
@@ -155,8 +155,8 @@ def test_keep_can_reorder_rows():
     sampler, tokens = Sampler(ROWS), [list[int]() for _ in ROWS]
     order = list(range(len(ROWS)))
     for now in logits:
-        drawn = sampler.draw(now[order].clone(), [tokens[row] for row in order])
-        for row, token in zip(order, drawn.tolist(), strict=True):
+        draws = sampler.draw(now[order].clone(), [tokens[row] for row in order])
+        for row, token in zip(order, draws.tolist(), strict=True):
             tokens[row].append(token)
         sampler.keep([2, 0, 1, 5, 3, 4])
         order = [order[i] for i in (2, 0, 1, 5, 3, 4)]
@@ -177,16 +177,16 @@ def _generate_as_they_come(
     sampler, alive = Sampler(), list[int]()
     tokens: list[list[int]] = [[] for _ in rows]
     for step in range(max(goes)):
-        left = [row for row in alive if goes[row] > step]
-        sampler.keep([alive.index(row) for row in left])
+        rest = [row for row in alive if goes[row] > step]
+        sampler.keep([alive.index(row) for row in rest])
         new = [row for row in range(len(rows)) if comes[row] == step]
         sampler.join(Sampler([rows[row] for row in new]))
-        alive = left + new
+        alive = rest + new
         if not alive:
             continue
-        own = torch.stack([logits[step - comes[row], row] for row in alive])
-        drawn = sampler.draw(own, [tokens[row] for row in alive])
-        for row, token in zip(alive, drawn.tolist(), strict=True):
+        single = torch.stack([logits[step - comes[row], row] for row in alive])
+        draws = sampler.draw(single, [tokens[row] for row in alive])
+        for row, token in zip(alive, draws.tolist(), strict=True):
             tokens[row].append(token)
     return tokens
 
@@ -201,9 +201,9 @@ def test_a_row_that_joins_draws_what_it_draws_alone_and_disturbs_nobody(comes):
     steps = 150
     logits = torch.stack([_logits(len(ROWS), seed) for seed in range(steps)])
     expected = _generate(ROWS, logits, {})
-    goes = [come + steps - 10 * row for row, come in enumerate(comes)]
-    found = _generate_as_they_come(ROWS, logits, comes, goes)
-    assert found == [tokens[: steps - 10 * row] for row, tokens in enumerate(expected)]
+    goes = [newcomers + steps - 10 * row for row, newcomers in enumerate(comes)]
+    share = _generate_as_they_come(ROWS, logits, comes, goes)
+    assert share == [tokens[: steps - 10 * row] for row, tokens in enumerate(expected)]
 
 
 @pytest.mark.parametrize("first", ROWS, ids=[f"row {row.seed}" for row in ROWS])
@@ -311,7 +311,7 @@ def test_penalties_and_bias_move_the_frequencies_as_defined(settings):
 @pytest.mark.parametrize("settings", PENALTIES, ids=str)
 def test_penalties_and_bias_count_for_greedy_rows_too(settings):
     logits, generated = [1.0, 1.2, 0.9, 1.3, 1.0, 1.1] + [0.0] * 6, [3, 3, 1]
-    moved = _penalised(
+    shifted = _penalised(
         logits,
         generated,
         settings.get("frequency_penalty", 0.0),
@@ -320,7 +320,7 @@ def test_penalties_and_bias_count_for_greedy_rows_too(settings):
     )
     row = Sampling(**{**settings, "temperature": 0})
     assert Sampler([row]).draw(torch.tensor([logits]), [generated]).tolist() == [
-        max(range(VOCABULARY), key=moved.__getitem__)
+        max(range(VOCABULARY), key=shifted.__getitem__)
     ]
 
 
@@ -352,8 +352,8 @@ def test_rounding_never_draws_a_token_that_can_not_be_or_does_not_exist(
     logits[:, [0, -1]] = -math.inf
     settings = [{}, {"top_p": 0.9}, {"top_k": 1}, {"temperature": 0.3}]
     rows = [Sampling(**settings[i % len(settings)]) for i in range(8)]  # type: ignore[arg-type]
-    drawn = Sampler(rows).draw(logits.to(dtype), [[]] * 8).tolist()
-    for row, token in enumerate(drawn):
+    draws = Sampler(rows).draw(logits.to(dtype), [[]] * 8).tolist()
+    for row, token in enumerate(draws):
         assert 0 < token < vocabulary - 1
         if rows[row].top_k == 1:
             assert logits.to(dtype)[row, token] == logits.to(dtype)[row].max()
@@ -371,8 +371,8 @@ def test_logits_that_are_no_numbers_give_no_token_and_only_to_their_own_row(row,
         logits, rows = _logits(3), [neighbour, row, neighbour]
         expected = Sampler(rows).draw(logits, [[1, 2]] * 3).tolist()
         logits[1, where] = math.nan
-        drawn = Sampler(rows).draw(logits, [[1, 2]] * 3).tolist()
-        assert drawn == [expected[0], BROKEN, expected[2]]
+        draws = Sampler(rows).draw(logits, [[1, 2]] * 3).tolist()
+        assert draws == [expected[0], BROKEN, expected[2]]
 
 
 def test_no_token_of_any_vocabulary_can_be_mistaken_for_a_broken_one():

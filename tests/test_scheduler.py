@@ -34,8 +34,8 @@ def test_requests_leave_in_the_order_in_which_they_came():
 def test_a_batch_is_never_larger_than_allowed_and_never_smaller_than_need_be():
     for waiting in range(9):
         for running in range(5):
-            taken = _filled(4, waiting).take([WIDTH] * running)
-            assert len(taken) == min(4 - running, waiting)
+            admitted = _filled(4, waiting).take([WIDTH] * running)
+            assert len(admitted) == min(4 - running, waiting)
 
 
 def test_raising_the_limit_counts_for_those_who_wait_already():
@@ -130,10 +130,10 @@ def test_a_batch_that_failed_goes_on_in_halves_and_what_follows_in_full(failed, 
     suspects = scheduler.take()[:failed]
     scheduler.put_back([(request, WIDTH) for request in suspects])
     while suspects:
-        taken = scheduler.take()
-        assert len(taken) <= together, "somebody was put at risk beside a suspect"
-        assert set(taken) <= set(suspects)
-        suspects = suspects[len(taken) :]
+        admitted = scheduler.take()
+        assert len(admitted) <= together, "somebody was put at risk beside a suspect"
+        assert set(admitted) <= set(suspects)
+        suspects = suspects[len(admitted) :]
     assert scheduler.take() == list(range(8, 16))
 
 
@@ -163,16 +163,16 @@ def test_the_one_to_blame_ends_up_alone_in_few_batches():
     """A batch fails when request 11 is in it; everyone else is through once, and soon."""
     for num_rows in (2, 5, 16, 64):
         scheduler = _filled(num_rows, 80)
-        done: list[int] = []
+        finished: list[int] = []
         batches = 0
         while len(scheduler):
             batch = scheduler.take()
             batches += 1
             if 11 not in batch:
-                done += batch
+                finished += batch
             elif len(batch) > 1:
                 scheduler.put_back([(request, WIDTH) for request in batch])
-        assert sorted(done) == [request for request in range(80) if request != 11]
+        assert sorted(finished) == [request for request in range(80) if request != 11]
         # log2(rows) halvings, each with a half that gets by, besides what there is to do anyway.
         assert batches <= 80 // num_rows + 2 * math.log2(num_rows) + 3
 
@@ -225,40 +225,40 @@ def test_the_window_opens_again_for_what_a_batch_leaves_behind():
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_nobody_is_lost_taken_twice_overtaken_or_kept_waiting(seed):
     """A year in the life: arrivals, ends, failures of the whole batch or of its newcomers."""
-    chosen = random.Random(seed)
-    max_sequences, budget, row_tokens = chosen.choice([1, 4, 9, 32]), chosen.choice([200, 900]), 3
+    rng = random.Random(seed)
+    max_sequences, budget, row_tokens = rng.choice([1, 4, 9, 32]), rng.choice([200, 900]), 3
     scheduler: Scheduler[int] = Scheduler(max_sequences)
     scheduler.set_budget(budget, row_tokens)
-    tokens = {request: chosen.choice([5, 20, 60, 300]) for request in range(300)}
+    tokens = {request: rng.choice([5, 20, 60, 300]) for request in range(300)}
     coming = deque(tokens)
     expected: deque[int] = deque()  # who waits, in the order in which they must leave
     running: list[int] = []
     ended: list[int] = []
     turns = 0
     while coming or expected or running:
-        for _ in range(min(len(coming), chosen.choice([0, 0, 1, 5]))):
+        for _ in range(min(len(coming), rng.choice([0, 0, 1, 5]))):
             scheduler.add(coming[0], tokens[coming[0]])
             expected.append(coming.popleft())
         assert len(scheduler) == len(expected)
         widths = [tokens[request] for request in running]
         turns += 1
         if not running or scheduler.admits(widths):
-            taken = scheduler.take(widths)
-            assert taken == [expected.popleft() for _ in taken]
-            assert taken or not running or not len(scheduler), "an empty turn"
-            running += taken
+            admitted = scheduler.take(widths)
+            assert admitted == [expected.popleft() for _ in admitted]
+            assert admitted or not running or not len(scheduler), "an empty turn"
+            running += admitted
             turns = 0
             widest = max((tokens[request] for request in running), default=0)
             assert len(running) <= max_sequences
             assert len(running) * (widest + row_tokens) <= budget or len(running) == 1
-            if len(taken) > 1 and chosen.random() < 0.2:
-                lost = chosen.choice([taken, running])
-                running = [request for request in running if request not in lost]
-                scheduler.put_back([(request, tokens[request]) for request in lost])
-                expected.extendleft(reversed(lost))
+            if len(admitted) > 1 and rng.random() < 0.2:
+                missing = rng.choice([admitted, running])
+                running = [request for request in running if request not in missing]
+                scheduler.put_back([(request, tokens[request]) for request in missing])
+                expected.extendleft(reversed(missing))
         # Rows end: some at once, or none for a while.
         for request in list(running):
-            if chosen.random() < 0.1:
+            if rng.random() < 0.1:
                 running.remove(request)
                 ended.append(request)
     assert sorted(ended) == list(tokens)

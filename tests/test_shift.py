@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_files import LAYERS, blocks, found, peft_alone, save_adapter
+from adapter_files import LAYERS, adapter_at, blocks, peft_alone, save_adapter
 from building import on_model
 from click.testing import CliRunner
 from finetuning import train
@@ -37,7 +37,7 @@ TINY = {"r": 4, "target_modules": LAYERS}
 def measure(
     model: Path, adapter: Path, items: list[Tokens], **vectors: SteeringVector
 ) -> dict[str, list[BlockShift]]:
-    carried = found(model, adapter)
+    carried = adapter_at(model, adapter)
     measured = on_model(model, lambda *at: measure_shift(*at, items, carried, vectors))
     assert isinstance(measured, dict)
     return measured

@@ -64,13 +64,13 @@ def _planted() -> dict[str, SteeringVector]:
     [(True, [3, 2, 1]), (False, [2 * 16, 3 * 4, 1])],
 )
 def test_the_spectrum_is_the_one_that_was_planted(normalise, energies):
-    found = spectrum(stack(_planted()), normalise)
+    result = spectrum(stack(_planted()), normalise)
     shares = np.array(energies) / sum(energies)
-    np.testing.assert_allclose(found.values[:3], np.sqrt(energies), rtol=1e-12)
-    np.testing.assert_allclose(found.values[3:], 0, atol=1e-12)
-    np.testing.assert_allclose(found.shares[:3], shares, rtol=1e-12)
-    np.testing.assert_allclose(found.cumulative[:3], shares.cumsum(), rtol=1e-12)
-    assert found.dimensions == 3
+    np.testing.assert_allclose(result.values[:3], np.sqrt(energies), rtol=1e-12)
+    np.testing.assert_allclose(result.values[3:], 0, atol=1e-12)
+    np.testing.assert_allclose(result.shares[:3], shares, rtol=1e-12)
+    np.testing.assert_allclose(result.cumulative[:3], shares.cumsum(), rtol=1e-12)
+    assert result.dimensions == 3
 
 
 def test_the_directions_that_a_share_of_the_energy_takes_are_those_worked_out_by_hand():
@@ -97,13 +97,13 @@ def test_what_all_vectors_share_is_not_centred_away():
 @pytest.mark.parametrize("count", [7, 40])
 def test_figures_of_random_vectors_are_those_of_their_gram_matrix(count, normalise):
     rows = _random_rows(count)
-    found = spectrum(stack(_set(*rows)), normalise)
-    known = rows.double().numpy()
+    result = spectrum(stack(_set(*rows)), normalise)
+    expected = rows.double().numpy()
     if normalise:
-        known = known / np.linalg.norm(known, axis=1, keepdims=True)
-    gram = known @ known.T
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    gram = expected @ expected.T
     energies = np.linalg.eigvalsh(gram)[::-1][: min(count, WIDTH)]
-    np.testing.assert_allclose(found.values**2, energies, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(result.values**2, energies, rtol=1e-9, atol=1e-12)
 
 
 def test_scaled_rows_make_lengths_irrelevant_and_stored_ones_do_not():
@@ -124,29 +124,29 @@ def test_cosines_are_those_worked_out_by_hand():
         [-1, -0.96, 1, 0],
         [0, 0.28, 0, 1],
     ]
-    found = cosines(stack(_set(*rows)))
-    np.testing.assert_allclose(found, expected, atol=1e-15)
-    assert found.diagonal().tolist() == [1] * 4
+    result = cosines(stack(_set(*rows)))
+    np.testing.assert_allclose(result, expected, atol=1e-15)
+    assert result.diagonal().tolist() == [1] * 4
 
 
 def test_a_row_is_named_after_its_layer_and_direction_only_where_there_are_several():
     rows = _random_rows(8)
-    found = stack(
+    result = stack(
         {
             "one": _vector(rows[0]),
             "layers": _vector(*rows[1:3], layers=(1, 4)),
             "ranks": _vector(*rows[3:5]),
         }
     )
-    assert found.names == (
+    assert result.names == (
         "one",
         "layers layer 1",
         "layers layer 4",
         "ranks direction 0",
         "ranks direction 1",
     )
-    assert found.owners == ("one", "layers", "layers", "ranks", "ranks")
-    assert torch.equal(found.rows, rows[:5].double())
+    assert result.owners == ("one", "layers", "layers", "ranks", "ranks")
+    assert torch.equal(result.rows, rows[:5].double())
     both = stack({"both": _vector(*rows[:4], layers=(1, 4))})
     assert both.names[1:3] == ("both layer 1 direction 1", "both layer 4 direction 0")
     assert torch.equal(both.rows, rows[:4].double())
@@ -157,10 +157,10 @@ def test_the_top_directions_hold_as_much_as_any_can(normalise):
     """Against NumPy's eigenvectors of the scatter matrix, as projectors: signs aside."""
     rows = _random_rows(9)
     basis = principal(stack(_set(*rows)), 4, normalise)
-    known = rows.double().numpy()
+    expected = rows.double().numpy()
     if normalise:
-        known = known / np.linalg.norm(known, axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(known.T @ known)
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(expected.T @ expected)
     top = vectors[:, ::-1][:, :4]
     np.testing.assert_allclose(basis.directions.T @ basis.directions, top @ top.T, atol=1e-12)
     np.testing.assert_allclose(basis.shares, values[::-1][:4] / values.sum(), rtol=1e-10)
@@ -173,8 +173,8 @@ def test_a_principal_direction_points_where_most_rows_do():
     for sign in (1, -1):
         for normalise in (True, False):
             vectors = stack(_set(*(sign * row for row in rows)))
-            [found] = principal(vectors, 1, normalise).directions
-            assert sign * float(found @ AXES[1].double()) > 0.5
+            [result] = principal(vectors, 1, normalise).directions
+            assert sign * float(result @ AXES[1].double()) > 0.5
 
 
 def test_a_tie_of_rows_goes_to_the_larger_projections():
@@ -182,15 +182,15 @@ def test_a_tie_of_rows_goes_to_the_larger_projections():
     against = [-0.8 * AXES[1] + 0.6 * AXES[7], -0.8 * AXES[1] - 0.6 * AXES[7]]
     rows = [AXES[1], AXES[1], *against, 9 * AXES[5]]
     for sign in (1, -1):
-        [found] = principal(stack(_set(*(sign * row for row in rows))), 1).directions
-        torch.testing.assert_close(found, sign * AXES[1].double(), rtol=0, atol=1e-7)
+        [result] = principal(stack(_set(*(sign * row for row in rows))), 1).directions
+        torch.testing.assert_close(result, sign * AXES[1].double(), rtol=0, atol=1e-7)
 
 
 def test_where_rows_cancel_the_sign_is_that_of_the_largest_coordinate():
     rising = torch.arange(1.0, WIDTH + 1)
     for sign in (1, -1):
-        [found] = principal(stack(_set(sign * rising, -sign * rising)), 1).directions
-        torch.testing.assert_close(found, (rising / rising.norm()).double())
+        [result] = principal(stack(_set(sign * rising, -sign * rising)), 1).directions
+        torch.testing.assert_close(result, (rising / rising.norm()).double())
 
 
 def test_the_order_of_the_vectors_changes_nothing():
@@ -212,9 +212,9 @@ def _basis_of(*axes: int) -> Basis:
 
 def test_a_projection_is_what_is_left_in_the_span():
     vector = _vector(3 * AXES[1] + 4 * AXES[2] + 12 * AXES[7])
-    found = project(vector, _basis_of(1, 2, 3))
-    torch.testing.assert_close(found.directions[0, 0], 3 * AXES[1] + 4 * AXES[2])
-    assert found.provenance["projected"]["kept_energy"] == pytest.approx(25 / 169)
+    result = project(vector, _basis_of(1, 2, 3))
+    torch.testing.assert_close(result.directions[0, 0], 3 * AXES[1] + 4 * AXES[2])
+    assert result.provenance["projected"]["kept_energy"] == pytest.approx(25 / 169)
     assert kept_energy(vector, _basis_of(1, 2, 3)) == pytest.approx(25 / 169)
 
 
@@ -222,12 +222,12 @@ def test_what_a_projection_takes_away_is_orthogonal_to_the_span():
     rows = _random_rows(10)
     basis = principal(stack(_set(*rows[:6])), 3)
     vector = _vector(*rows[6:], layers=(0, 2))
-    found = project(vector, basis)
-    residual = (vector.directions - found.directions).double()
+    result = project(vector, basis)
+    residual = (vector.directions - result.directions).double()
     lengths = vector.directions.double().norm(dim=-1)
     assert ((residual @ basis.directions.T).abs().amax(-1) < 1e-6 * lengths).all()
-    kept = found.directions.double().square().sum() / vector.directions.double().square().sum()
-    assert found.provenance["projected"]["kept_energy"] == pytest.approx(float(kept), rel=1e-6)
+    share = result.directions.double().square().sum() / vector.directions.double().square().sum()
+    assert result.provenance["projected"]["kept_energy"] == pytest.approx(float(share), rel=1e-6)
 
 
 def test_projecting_twice_is_projecting_once():
@@ -235,21 +235,21 @@ def test_projecting_twice_is_projecting_once():
     once = project(_vector(_random_rows(1, seed=1)[0]), basis)
     twice = project(once, basis)
     torch.testing.assert_close(twice.directions, once.directions, rtol=1e-6, atol=1e-8)
-    told = twice.provenance["projected"]
-    assert told["kept_energy"] == pytest.approx(1)
-    assert told["earlier"]["kept_energy"] == once.provenance["projected"]["kept_energy"] < 0.9
+    provenance = twice.provenance["projected"]
+    assert provenance["kept_energy"] == pytest.approx(1)
+    assert provenance["earlier"]["kept_energy"] == once.provenance["projected"]["kept_energy"] < 0.9
 
 
 def test_a_projection_stays_where_it_was_and_says_what_became_of_it():
     digests = {"v0": "1" * 64}
     basis = principal(stack(_set(*AXES[1:4]), digests), 2, normalise=False)
     vector = _vector(*_random_rows(2), layers=(1, 5), site="mlp_out", residual_norms=(2.0, 4.0))
-    found = project(vector, basis)
+    result = project(vector, basis)
     for name in ("layers", "site", "residual_norms", "model", "depth", "map"):
-        assert getattr(found, name) == getattr(vector, name)
-    told = dict(found.provenance["projected"])
-    assert 0 < told.pop("kept_energy") < 1
-    assert told == {
+        assert getattr(result, name) == getattr(vector, name)
+    provenance = dict(result.provenance["projected"])
+    assert 0 < provenance.pop("kept_energy") < 1
+    assert provenance == {
         "top": 2,
         "of": [
             {"name": "v0", "sha256": "1" * 64},
@@ -260,8 +260,8 @@ def test_a_projection_stays_where_it_was_and_says_what_became_of_it():
         # Of the vector before: whoever asks for that recipe must not be given this one.
         "recipe": "abc",
     }
-    assert found.provenance["target"] == "medical"
-    assert "recipe" not in found.provenance
+    assert result.provenance["target"] == "medical"
+    assert "recipe" not in result.provenance
     assert "projected" not in vector.provenance
 
 
@@ -270,19 +270,21 @@ def test_a_set_of_rank_k_is_rebuilt_exactly_from_its_top_k(normalise):
     weights = torch.randn(7, 3, generator=torch.Generator().manual_seed(2))
     vectors = _set(*(weights @ _random_rows(3)))
     assert spectrum(stack(vectors), normalise).dimensions == 3
-    for name, found in truncate(stack(vectors), 3, normalise).items():
-        torch.testing.assert_close(found.directions, vectors[name].directions, rtol=1e-5, atol=1e-6)
-        assert found.provenance["projected"]["kept_energy"] == pytest.approx(1)
+    for name, result in truncate(stack(vectors), 3, normalise).items():
+        torch.testing.assert_close(
+            result.directions, vectors[name].directions, rtol=1e-5, atol=1e-6
+        )
+        assert result.provenance["projected"]["kept_energy"] == pytest.approx(1)
     shorter = truncate(stack(vectors), 2, normalise)
     assert spectrum(stack(shorter)).dimensions == 2
 
 
 def test_truncating_loses_the_energy_that_the_spectrum_says_it_loses():
     vectors = _set(*_random_rows(8))
-    found, made = spectrum(stack(vectors), False), truncate(stack(vectors), 3, False)
+    spread, shorter = spectrum(stack(vectors), False), truncate(stack(vectors), 3, False)
     before = sum(vector.directions.double().square().sum() for vector in vectors.values())
-    after = sum(vector.directions.double().square().sum() for vector in made.values())
-    assert float(after / before) == pytest.approx(float(found.cumulative[2]), rel=1e-6)
+    after = sum(vector.directions.double().square().sum() for vector in shorter.values())
+    assert float(after / before) == pytest.approx(float(spread.cumulative[2]), rel=1e-6)
 
 
 def test_a_vector_outside_of_the_subspace_is_refused_and_not_scaled_up_from_rounding():
@@ -298,8 +300,8 @@ def test_a_vector_outside_of_the_subspace_is_refused_and_not_scaled_up_from_roun
     with pytest.raises(VectorError, match="no part in the"):
         project(_vector(turn[0] + turn[5], turn[6] - turn[0]), basis)
     # One of several directions may vanish; it must not stay as a direction of rounding.
-    found = project(_vector(turn[0], turn[5]), basis)
-    assert found.directions[0, 1].tolist() == [0] * WIDTH
+    result = project(_vector(turn[0], turn[5]), basis)
+    assert result.directions[0, 1].tolist() == [0] * WIDTH
 
 
 def test_truncating_names_the_vector_that_can_not_be():
@@ -329,32 +331,34 @@ def test_what_a_low_rank_map_writes_are_rows_and_what_it_reads_is_none():
 
 def test_a_projected_map_of_one_direction_tells_its_new_length():
     vector = _map(_random_rows(1))
-    found = project(vector, _basis_of(1, 2, 3))
+    result = project(vector, _basis_of(1, 2, 3))
     assert vector.map is not None
-    assert found.map is not None
-    assert torch.equal(found.map.reads, vector.map.reads)
-    measured = _wrote(found.directions[0], found.map.reads, found.map.offsets).norm(dim=-1).mean()
-    assert found.lengths[0] == pytest.approx(measured.item(), rel=1e-5)
-    assert found.lengths[0] < 0.9 * vector.lengths[0]
+    assert result.map is not None
+    assert torch.equal(result.map.reads, vector.map.reads)
+    measured = (
+        _wrote(result.directions[0], result.map.reads, result.map.offsets).norm(dim=-1).mean()
+    )
+    assert result.lengths[0] == pytest.approx(measured.item(), rel=1e-5)
+    assert result.lengths[0] < 0.9 * vector.lengths[0]
 
 
 def test_a_map_of_several_directions_is_refused_unless_the_subspace_holds_them_all():
     vector = _map(_random_rows(2))
     with pytest.raises(VectorError, match=r"map of rank 2 .* only on the model: build it with"):
         project(vector, _basis_of(1, 2, 3))
-    found = project(vector, principal(stack({"map": vector}), 2))
-    torch.testing.assert_close(found.directions, vector.directions)
-    assert found.lengths == vector.lengths
+    result = project(vector, principal(stack({"map": vector}), 2))
+    torch.testing.assert_close(result.directions, vector.directions)
+    assert result.lengths == vector.lengths
 
 
 def test_ablating_the_basis_leaves_nothing_of_the_subspace_at_any_of_its_layers():
     rows = _random_rows(6)
     vectors = _set(*rows[:4]) | {"deep": _vector(*rows[4:], layers=(1, 5))}
     basis = principal(stack(vectors), 3)
-    found = basis.vector()
-    assert (found.layers, found.site, found.rank) == ((1, 3, 5), "resid_post", 3)
+    result = basis.vector()
+    assert (result.layers, result.site, result.rank) == ((1, 3, 5), "resid_post", 3)
     hidden = torch.randn(1, 4, WIDTH, generator=torch.Generator().manual_seed(4))
-    plan = InterventionBatch([resolve(found, operation="ablate")])
+    plan = InterventionBatch([resolve(result, operation="ablate")])
     plan.begin_prefill(torch.ones(1, 4))
     axes = basis.directions.numpy()
     expected = hidden.numpy() @ (np.eye(WIDTH) - axes.T @ axes)
@@ -368,18 +372,18 @@ def test_the_basis_says_what_it_is_of_and_keeps_what_its_vectors_share():
         "two": _vector(AXES[1], residual_norms=(10.0,), model="", depth=None),
         "deep": _vector(AXES[2], layers=(5,), residual_norms=(20.0,)),
     }
-    found = principal(stack(vectors, {"one": "1" * 64}), 2).vector()
-    assert found.residual_norms == (8.0, 20.0)
-    assert (found.model, found.depth) == ("toy", 6)
-    told = found.provenance["principal"]
-    assert [held["name"] for held in told["of"]] == ["one", "two", "deep"]
-    assert told["of"][0]["sha256"] == "1" * 64
-    assert told["energy_shares"] == pytest.approx([2 / 3, 1 / 3])
-    assert found.provenance["target"] == "medical"
+    result = principal(stack(vectors, {"one": "1" * 64}), 2).vector()
+    assert result.residual_norms == (8.0, 20.0)
+    assert (result.model, result.depth) == ("toy", 6)
+    provenance = result.provenance["principal"]
+    assert [units["name"] for units in provenance["of"]] == ["one", "two", "deep"]
+    assert provenance["of"][0]["sha256"] == "1" * 64
+    assert provenance["energy_shares"] == pytest.approx([2 / 3, 1 / 3])
+    assert result.provenance["target"] == "medical"
     vectors["two"] = _vector(AXES[1], residual_norms=None, provenance={"target": "sports"})
-    found = principal(stack(vectors), 2).vector()
-    assert found.residual_norms is None
-    assert "target" not in found.provenance
+    result = principal(stack(vectors), 2).vector()
+    assert result.residual_norms is None
+    assert "target" not in result.provenance
 
 
 def test_vectors_of_several_sites_have_a_spectrum_but_no_basis_of_one_site():
@@ -399,12 +403,12 @@ def test_vectors_of_several_sites_have_a_spectrum_but_no_basis_of_one_site():
     ],
 )
 def test_vectors_of_two_models_are_refused_by_name_with_both_values(changed, mine, theirs):
-    known, other = _vector(AXES[1]), _vector(AXES[2], **changed)
-    told = f"first has {mine}, {{}} has {theirs}: .* of one model"
-    with pytest.raises(VectorError, match=told.format("second")):
-        stack({"first": known, "second": other})
-    with pytest.raises(VectorError, match=told.format("the vector")):
-        project(other, principal(stack({"first": known}), 1))
+    expected, other = _vector(AXES[1]), _vector(AXES[2], **changed)
+    provenance = f"first has {mine}, {{}} has {theirs}: .* of one model"
+    with pytest.raises(VectorError, match=provenance.format("second")):
+        stack({"first": expected, "second": other})
+    with pytest.raises(VectorError, match=provenance.format("the vector")):
+        project(other, principal(stack({"first": expected}), 1))
 
 
 def test_one_model_under_two_names_and_a_model_unknown_are_not_refused():

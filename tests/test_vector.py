@@ -39,13 +39,13 @@ VECTORS: dict[str, SteeringVector] = {
 
 def _content(vector: SteeringVector) -> dict[str, Any]:
     """All that a vector is, in values that can be compared."""
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for name, value in {**vars(vector), **vars(vector.map or object)}.items():
         if isinstance(value, torch.Tensor):
-            found[name] = (value.dtype, value.tolist())
+            content[name] = (value.dtype, value.tolist())
         elif name in {field.name for field in [*fields(SteeringVector), *fields(LowRankMap)]}:
-            found[name] = None if isinstance(value, LowRankMap) else value
-    return found
+            content[name] = None if isinstance(value, LowRankMap) else value
+    return content
 
 
 def _parts(vector: SteeringVector) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -236,8 +236,8 @@ def test_a_file_cut_off_anywhere_is_refused(saved):
     for part in range(20):
         saved.write_bytes(whole[: len(whole) * part // 20])
         _refusal(saved)
-    for kept in (len(whole) - 1, 8, 7, 1):
-        saved.write_bytes(whole[:kept])
+    for vector in (len(whole) - 1, 8, 7, 1):
+        saved.write_bytes(whole[:vector])
         _refusal(saved)
 
 
@@ -298,7 +298,7 @@ def test_a_number_by_itself_is_in_the_digest_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "found"),
+    ("metadata", "content"),
     [
         (
             {"format": "steering-vector/1", "layer": "3", "site": "mlp_out", "provenance": "{}"},
@@ -312,19 +312,19 @@ def test_a_number_by_itself_is_in_the_digest_too(tmp_path):
     ],
     ids=str,
 )
-def test_a_file_of_another_format_is_refused_with_both_formats(tmp_path, metadata, found):
+def test_a_file_of_another_format_is_refused_with_both_formats(tmp_path, metadata, content):
     path = tmp_path / "theirs.safetensors"
     save_file({"directions": torch.ones(1, WIDTH)}, path, metadata)
     message = _refusal(path)
-    assert found in message
-    assert found == "damaged" or FORMAT in message
+    assert content in message
+    assert content == "damaged" or FORMAT in message
 
 
 WITHOUT = "left out"
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"),
+    ("changed", "parts"),
     [
         *[
             ({name: WITHOUT}, [f"has no {name} in its header"])
@@ -363,14 +363,14 @@ WITHOUT = "left out"
     ],
     ids=str,
 )
-def test_a_whole_file_that_says_something_impossible_is_refused_by_value(tmp_path, changed, named):
+def test_a_whole_file_that_says_something_impossible_is_refused_by_value(tmp_path, changed, parts):
     """Its digest is right: somebody else's program wrote it."""
     header, tensors = _parts(VECTORS["map of several layers"])
-    said = {key: value for key, value in {**header, **changed}.items() if value is not WITHOUT}
+    header = {key: value for key, value in {**header, **changed}.items() if value is not WITHOUT}
     path = tmp_path / "theirs.safetensors"
-    path.write_bytes(pack(FORMAT, said, tensors))
+    path.write_bytes(pack(FORMAT, header, tensors))
     message = _refusal(path)
-    assert [part for part in named if part not in message] == []
+    assert [part for part in parts if part not in message] == []
 
 
 ONES = torch.ones(2, 2, WIDTH)
@@ -378,7 +378,7 @@ NAN = torch.full((2, 2, WIDTH), float("nan"))
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"),
+    ("changed", "parts"),
     [
         *[
             ({name: None}, [f"has no {name} in its header"])
@@ -408,13 +408,13 @@ NAN = torch.full((2, 2, WIDTH), float("nan"))
     ],
     ids=lambda value: None if isinstance(value, dict) else " ".join(value),
 )
-def test_a_whole_file_with_other_tensors_is_refused_by_value(tmp_path, changed, named):
+def test_a_whole_file_with_other_tensors_is_refused_by_value(tmp_path, changed, parts):
     header, tensors = _parts(VECTORS["map of several layers"])
-    kept = {key: value for key, value in {**tensors, **changed}.items() if value is not None}
+    vector = {key: value for key, value in {**tensors, **changed}.items() if value is not None}
     path = tmp_path / "theirs.safetensors"
-    path.write_bytes(pack(FORMAT, header, kept))
+    path.write_bytes(pack(FORMAT, header, vector))
     message = _refusal(path)
-    assert [part for part in named if part not in message] == []
+    assert [part for part in parts if part not in message] == []
 
 
 def test_nan_is_refused_before_it_is_saved():
@@ -465,7 +465,7 @@ def test_a_killed_write_leaves_what_was_there_and_nothing_else(
     monkeypatch.setattr(os, failing, killed)
     with pytest.raises(KeyboardInterrupt):
         VECTORS["map"].save(path)
-    assert [found.name for found in tmp_path.iterdir()] == ([path.name] if existing else [])
+    assert [content.name for content in tmp_path.iterdir()] == ([path.name] if existing else [])
     if existing:
         assert _content(SteeringVector.load(path)) == _content(old)
 
@@ -476,21 +476,21 @@ def test_what_json_cannot_hold_is_not_half_written(tmp_path):
     before = path.read_bytes()
     with pytest.raises(TypeError):
         make_vector(provenance={"made": object()}).save(path)
-    assert [found.read_bytes() for found in tmp_path.iterdir()] == [before]
+    assert [content.read_bytes() for content in tmp_path.iterdir()] == [before]
 
 
 def test_a_file_is_not_there_under_its_name_until_it_is_whole(tmp_path, monkeypatch):
-    path, seen = tmp_path / "v.bin", []
+    path, messages = tmp_path / "v.bin", []
     move = os.replace
 
     def watched(source: str, target: Path) -> None:
-        seen.append((Path(source).read_bytes(), path.exists(), Path(source).parent))
+        messages.append((Path(source).read_bytes(), path.exists(), Path(source).parent))
         move(source, target)
 
     monkeypatch.setattr(os, "replace", watched)
     write_whole(path, b"content")
     # In the same folder: only within one file system is a move all or nothing.
-    assert seen == [(b"content", False, tmp_path)]
+    assert messages == [(b"content", False, tmp_path)]
     assert path.read_bytes() == b"content"
 
 
@@ -502,7 +502,7 @@ def test_a_written_file_can_be_read_by_those_whom_the_umask_lets(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "part"),
     [
         ({"form": "adapter"}, "form 'adapter'"),
         ({"form": "low-rank map"}, "has no reads in its header"),
@@ -512,12 +512,12 @@ def test_a_written_file_can_be_read_by_those_whom_the_umask_lets(tmp_path):
     ],
 )
 def test_a_header_of_the_wrong_kind_is_refused_though_its_digest_is_right(
-    tmp_path: Path, header: dict[str, Any], said: str
+    tmp_path: Path, header: dict[str, Any], part: str
 ) -> None:
     vector = SteeringVector(torch.ones(1, 1, 4), (1,), "resid_post")
     path = tmp_path / "odd.safetensors"
     write_whole(path, pack(FORMAT, vector.header() | header, {"directions": vector.directions}))
-    with pytest.raises(VectorError, match=re.escape(said)) as caught:
+    with pytest.raises(VectorError, match=re.escape(part)) as caught:
         SteeringVector.load(path)
     assert "\n" not in str(caught.value)
 

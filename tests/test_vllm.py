@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_files import found, save_adapter
+from adapter_files import adapter_at, save_adapter
 from conformance import CASES, GREEDY, answer, mapped, plain, prompt, steer
 from random_vectors import make_vector
 from tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
@@ -61,23 +61,23 @@ def sizes(family: str) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def of(family: str) -> Path:
-        if family not in made:
-            made[family] = save_tiny(
+        if family not in folders:
+            folders[family] = save_tiny(
                 tmp_path_factory.mktemp("vllm") / family, family, **sizes(family)
             )
-        return made[family]
+        return folders[family]
 
     return of
 
 
-def on(engine: str, folder: Path, dtype: str = "float32") -> Engine:
-    where: Any = {"device": "cpu"} if engine == "hf" else {"engine": "vllm"}
-    made = shared_engine(find_model(str(folder)), dtype=dtype, **where)
-    made.allow_batch(64)
-    return made
+def on(name: str, folder: Path, dtype: str = "float32") -> Engine:
+    where: Any = {"device": "cpu"} if name == "hf" else {"engine": "vllm"}
+    engine = shared_engine(find_model(str(folder)), dtype=dtype, **where)
+    engine.allow_batch(64)
+    return engine
 
 
 def answers(engine: Engine, requests: Sequence[Request]) -> list[RequestOutput]:
@@ -96,9 +96,9 @@ def hf(model: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def vllm(model: Path) -> Iterator[Engine]:
-    made = on("vllm", model)
-    yield made
-    made.release()
+    engine = on("vllm", model)
+    yield engine
+    engine.release()
 
 
 @pytest.mark.shows("vllm")
@@ -124,11 +124,11 @@ def test_vllm_says_what_the_default_engine_says(
         engine.release()
         return
     try:
-        expected, found = answer(reference, requests), answers(engine, requests)
+        expected, outputs = answer(reference, requests), answers(engine, requests)
     finally:
         engine.release()
         reference.release()
-    for name, want, got in zip(CASES, expected, found, strict=True):
+    for name, want, got in zip(CASES, expected, outputs, strict=True):
         if exact:
             assert got.tokens == want.tokens, name
         for one, other in zip(want.logprobs, got.logprobs, strict=True):
@@ -209,8 +209,8 @@ def test_a_cancelled_row_leaves_its_neighbours_alone(vllm: Engine) -> None:
     alone = [result.tokens for result in answers(vllm, requests)]
     futures = [vllm.submit(request) for request in requests]
     assert futures[1].cancel()
-    left = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
-    assert left == [tokens for index, tokens in enumerate(alone) if index != 1]
+    rest = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
+    assert rest == [tokens for index, tokens in enumerate(alone) if index != 1]
 
 
 @pytest.mark.parametrize("vector", [plain(), mapped(), plain([1, 2])], ids=["1", "map", "layers"])
@@ -225,13 +225,13 @@ def test_a_row_of_nan_fails_alone_and_says_why(vllm: Engine) -> None:
     huge = SteeringVector(make_vector(width=WIDTH).directions * 0 + 1e38, (1,), "resid_post")
     fine = Request(prompt(1), GREEDY, 5, CASES["add"])
     expected = answers(vllm, [fine])[0].tokens
-    broken, kept = [
+    broken, good = [
         vllm.submit(request)
         for request in (Request(prompt(2), GREEDY, 5, resolve(huge, magnitude=9)), fine)
     ]
     with pytest.raises(EngineError, match=r"NaN.*magnitude"):
         broken.result(60)
-    assert kept.result(60).tokens == expected
+    assert good.result(60).tokens == expected
 
 
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(vllm: Engine) -> None:
@@ -255,10 +255,10 @@ def test_vectors_are_built_beside_it_and_the_tokenizer_is_one_s_own(vllm: Engine
 
 def test_telemetry_says_which_engine_it_is(vllm: Engine) -> None:
     answers(vllm, [Request(prompt(1), GREEDY, 5)])
-    told = vllm.telemetry()
-    assert (told.engine, told.cuda_graphs, told.family) == ("vllm", False, "qwen3")
-    assert told.requests > 0
-    assert told.tokens_per_s > 0
+    telemetry = vllm.telemetry()
+    assert (telemetry.engine, telemetry.cuda_graphs, telemetry.family) == ("vllm", False, "qwen3")
+    assert telemetry.requests > 0
+    assert telemetry.tokens_per_s > 0
 
 
 def test_adapters_act_on_their_own_rows_and_at_their_scale(
@@ -268,7 +268,7 @@ def test_adapters_act_on_their_own_rows_and_at_their_scale(
     trained = save_adapter(model, tmp_path / "lora", size=0.1)
     requests = [
         Request(prompt(3), GREEDY, 8, CASES["add"], top_logprobs=1, adapter=adapter)
-        for adapter in (found(model, trained), None, found(model, trained, 0.5))
+        for adapter in (adapter_at(model, trained), None, adapter_at(model, trained, 0.5))
     ]
     expected, got = answer(hf, requests), answers(vllm, requests)
     assert [result.tokens for result in got] == [result.tokens for result in expected]
@@ -319,7 +319,7 @@ def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
     steering.register("key", *pack_interventions(CASES["add"]))
     steering.begin([("steered", "key", 0, 3, 3), ("plain", None, 0, 2, 2)])
     steering.end(None)
-    [(_, wrong), untouched] = steering.reports(["steered", "plain"])
+    [(_, wrong), untouched] = steering.report(["steered", "plain"])
     assert "did not run" in wrong
     assert untouched == (0.0, "")
 
@@ -327,7 +327,7 @@ def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
 def test_the_command_line_runs_a_task_on_it(tmp_path: Path) -> None:
     """The default vector is built by the other engine; every answer says how it came about."""
     repository = Path(__file__).parent.parent
-    done = subprocess.run(
+    process = subprocess.run(
         [
             str(Path(sys.executable).parent / "inspect"), "eval", "evals/em_freeform.py",
             "--model", "steered/toy-llama", "-M", "engine=vllm", "-T", "num_questions=2",
@@ -341,11 +341,11 @@ def test_the_command_line_runs_a_task_on_it(tmp_path: Path) -> None:
         check=False,
         timeout=500,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     [path] = (tmp_path / "logs").glob("*.json")
     log = json.loads(path.read_text())
     assert log["eval"]["model"] == "steered/toy-llama[medical x1 vllm]"
-    told = [sample["output"]["metadata"] for sample in log["samples"]]
-    assert len(told) >= 8
-    assert {entry["engine"]["engine"] for entry in told} == {"vllm"}
-    assert all(change > 0 for entry in told for change in entry["steering"]["largest_change"])
+    telemetry = [sample["output"]["metadata"] for sample in log["samples"]]
+    assert len(telemetry) >= 8
+    assert {entry["engine"]["engine"] for entry in telemetry} == {"vllm"}
+    assert all(change > 0 for entry in telemetry for change in entry["steering"]["largest_change"])

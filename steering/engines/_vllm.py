@@ -260,7 +260,7 @@ class _Worker:
         return sum(weights.numel() for weights in model.parameters())
 
     def steering_report(self, names: list[str]) -> list[tuple[float, str]]:
-        return self.model_runner.steering.reports(names)
+        return self.model_runner.steering.report(names)
 
 
 if current_platform.is_cpu():

@@ -5,7 +5,7 @@ a copy, a row that leaves is overwritten by the last one, and a row that joins i
 left. The states of linear attention have no columns: one a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -117,11 +117,11 @@ class BatchCache(Cache):
             self.layers = [self._like(layer) for layer in prefilled.layers]
             self._real = torch.zeros((0, 0), dtype=torch.bool, device=mask.device)
         window, width = self._window, max(lengths[row] for row in rows)
-        wanted = window.rows + len(rows), max(width, window.end - window.start)
-        if wanted[0] > len(self._real) or wanted[1] > window.end:
-            self._resize(*wanted)
-        joined = slice(window.rows, wanted[0])
-        opened = slice(window.end - wanted[1], window.start)
+        size = window.rows + len(rows), max(width, window.end - window.start)
+        if size[0] > len(self._real) or size[1] > window.end:
+            self._resize(*size)
+        joined = slice(window.rows, size[0])
+        opened = slice(window.end - size[1], window.start)
         columns = slice(window.end - width, window.end)
         picked = torch.tensor(rows, device=mask.device)
         self._real[: window.rows, opened] = False
@@ -139,9 +139,11 @@ class BatchCache(Cache):
                     count = min(width, new.shape[2])
                     last = slice(window.end - count, window.end)
                     store[joined, :, last] = new[picked.to(new.device), :, -count:]
-        for (_, _, store), (_, _, state) in zip(self._states, _states_of(prefilled), strict=True):
+        for (_, _, store), (_, _, state) in zip(
+            self._states, _states_of(prefilled.layers), strict=True
+        ):
             store[joined] = state[picked.to(store.device)]
-        window.rows, window.start = wanted[0], opened.start
+        window.rows, window.start = size[0], opened.start
         self._lengths += [lengths[row] for row in rows]
         self._expose_states()
 
@@ -172,7 +174,7 @@ class BatchCache(Cache):
             linear = copy(layer)
             linear.conv_states = copy(layer.conv_states)
             linear.recurrent_states = copy(layer.recurrent_states)
-            for states, index, tensor in _layer_states(linear):
+            for states, index, tensor in _states_of([linear]):
                 self._states.append((states, index, tensor.new_zeros((0, *tensor.shape[1:]))))
             return linear
         if type(layer).__name__ == "DummyLayer":  # which is empty; older transformers lack it
@@ -222,22 +224,16 @@ def bytes_of(cache: Cache) -> tuple[int, int]:
     attention = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
     tensors = [tensor for layer in attention for tensor in (layer.keys, layer.values)]
     per_token = sum(tensor[0, :, 0].nbytes for tensor in tensors if tensor is not None)
-    return per_token, sum(tensor[0].nbytes for _, _, tensor in _states_of(cache))
+    return per_token, sum(tensor[0].nbytes for _, _, tensor in _states_of(cache.layers))
 
 
-def _states_of(cache: Cache) -> list[tuple[dict[int, Tensor | None], int, Tensor]]:
-    """Every state of linear attention, with the table that holds it."""
-    layers = [layer for layer in cache.layers if isinstance(layer, LinearAttentionLayer)]
-    return [state for layer in layers for state in _layer_states(layer)]
-
-
-def _layer_states(
-    layer: LinearAttentionLayer,
-) -> list[tuple[dict[int, Tensor | None], int, Tensor]]:
-    tables = (layer.conv_states, layer.recurrent_states)
+def _states_of(layers: Iterable[Any]) -> list[tuple[dict[int, Tensor | None], int, Tensor]]:
+    """Every state of linear attention, with the table and the index at which it stands."""
     return [
         (table, index, tensor)
-        for table in tables
+        for layer in layers
+        if isinstance(layer, LinearAttentionLayer)
+        for table in (layer.conv_states, layer.recurrent_states)
         for index, tensor in table.items()
         if tensor is not None
     ]

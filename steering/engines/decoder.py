@@ -20,7 +20,7 @@ from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.sampling import BROKEN, Sampler
-from steering.engines.sequences import Sequence, in_chunks, nan_error
+from steering.engines.sequences import NAN_LOGITS, Sequence, in_chunks
 from steering.models import LoadedModel, family_of
 from steering.vectors.batch import InterventionBatch
 
@@ -109,7 +109,9 @@ class Decoder:
             occupancy=self._occupancy / self._num_passes if self._num_passes else 0.0,
             waiting=waiting,
             attention=config._attn_implementation,
-            kernels=_has_fused_kernels(self._device) if linear else None,
+            kernels=self._device.type == "cuda" and is_flash_linear_attention_available()
+            if linear
+            else None,
             family=family,
             parameters=self._parameters,
         )
@@ -229,13 +231,13 @@ class Decoder:
                 sequence.change = changes[prompt]
         sampler = Sampler([sequence.request.sampling for sequence in newcomers])
         rows = torch.tensor(prompts, device=self._device)
-        drawn = self._draw(newcomers, sampler, output.logits[:, -1][rows])
+        first_tokens = self._draw(newcomers, sampler, output.logits[:, -1][rows])
         running = self._settle(newcomers)
         sampler.keep(running)
         return _Prefill(
             sequences=[newcomers[index] for index in running],
             sampler=sampler,
-            tokens=drawn[torch.tensor(running, dtype=torch.long, device=self._device)],
+            tokens=first_tokens[torch.tensor(running, dtype=torch.long, device=self._device)],
             prompts=[prompts[index] for index in running],
             lengths=[len(first.request.prompt) for first in firsts],
             mask=mask.bool(),
@@ -330,7 +332,7 @@ class Decoder:
         context_length = self.loaded.shape.context_length
         for index, (sequence, token) in enumerate(zip(sequences, ids, strict=True)):
             if token == BROKEN:
-                sequence.failure = nan_error()
+                sequence.failure = EngineError(NAN_LOGITS)
                 continue
             length = len(sequence.tokens)
             sequence.append(token, self.loaded.end_tokens, context_length, self._text)
@@ -366,7 +368,7 @@ def _check_visits(interventions: InterventionBatch, passes: int) -> None:
 
 
 def _logprobs(
-    sequences: abc.Sequence[Sequence], logits: Tensor, drawn: Tensor
+    sequences: abc.Sequence[Sequence], logits: Tensor, tokens: Tensor
 ) -> dict[int, TokenLogprob]:
     """Log probabilities of the drawn tokens, for the sequences whose requests ask for them."""
     counts = {
@@ -378,17 +380,13 @@ def _logprobs(
         return {}
     rows = torch.tensor(list(counts), device=logits.device)
     logprobs = logits[rows].float().log_softmax(-1)
-    own = logprobs.gather(1, drawn[rows, None].clamp(min=0))[:, 0].tolist()
+    own = logprobs.gather(1, tokens[rows, None].clamp(min=0))[:, 0].tolist()
     top = logprobs.topk(max(counts.values()))
     table = zip(
-        counts.items(), drawn[rows].tolist(), own, top.indices.tolist(), top.values.tolist(),
+        counts.items(), tokens[rows].tolist(), own, top.indices.tolist(), top.values.tolist(),
         strict=True,
     )  # fmt: skip
     return {
         index: TokenLogprob(token, value, tuple(zip(ids[:count], values[:count], strict=True)))
         for (index, count), token, value, ids, values in table
     }
-
-
-def _has_fused_kernels(device: torch.device) -> bool:
-    return device.type == "cuda" and is_flash_linear_attention_available()

@@ -59,7 +59,11 @@ class Sampler:
         self._rows = rows
         settings = [row.settings for row in rows]
         self._greedy = [index for index, row in enumerate(settings) if row.temperature == 0]
-        self._moved = [index for index, row in enumerate(settings) if _moves_logits(row)]
+        self._penalised = [
+            index
+            for index, row in enumerate(settings)
+            if row.logit_bias or row.frequency_penalty or row.presence_penalty
+        ]
         self._cut = [index for index, row in enumerate(settings) if row.top_p < 1 or row.top_k]
         self._tables: _Tables | None = None
 
@@ -74,9 +78,9 @@ class Sampler:
             Token ids [rows], on the device of `logits`; `BROKEN` where logits are NaN.
         """
         logits = logits.float()
-        if self._moved:
+        if self._penalised:
             logits = logits.clone()  # the caller computes log probabilities from its own
-            for index in self._moved:
+            for index in self._penalised:
                 row = self._rows[index].settings
                 logits[index] = _penalised(logits[index], row, generated[index])
         if len(self._greedy) == len(self._rows):
@@ -86,21 +90,26 @@ class Sampler:
         if self._cut:
             cut = _truncated(probabilities[tables.cut], tables.top_k, tables.top_p)
             probabilities[tables.cut] = cut
-        drawn = self._inverse_cdf(probabilities)
-        return torch.where(tables.greedy, _greedy(logits), drawn) if self._greedy else drawn
+        tokens = self._inverse_cdf(probabilities)
+        return torch.where(tables.greedy, _greedy(logits), tokens) if self._greedy else tokens
 
     def _inverse_cdf(self, probabilities: Tensor) -> Tensor:
         """Draw by one uniform number a row: cheaper than a noise vector over the vocabulary."""
         device = probabilities.device
         if device.type == "mps":  # which has no float64
             probabilities = probabilities.cpu()
-        uniform = to_device([row.uniform() for row in self._rows], probabilities.device)
+        # Pinned, so that the copy does not wait for the device.
+        uniform = torch.tensor(
+            [row.uniform() for row in self._rows],
+            dtype=torch.float64,
+            pin_memory=probabilities.is_cuda,
+        ).to(probabilities.device, non_blocking=True)
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         # Scaled by the total, since rounding and truncation leave it short of 1.
         total = cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
-        drawn = drawn.clamp(max=probabilities.shape[-1] - 1)
-        return drawn.masked_fill(total.isnan(), BROKEN)[:, 0].to(device)
+        tokens = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+        tokens = tokens.clamp(max=probabilities.shape[-1] - 1)
+        return tokens.masked_fill(total.isnan(), BROKEN)[:, 0].to(device)
 
 
 class _Draws:
@@ -147,16 +156,6 @@ class _Tables:
 def _greedy(logits: Tensor) -> Tensor:
     best, tokens = logits.max(-1)  # NaN is larger than all
     return tokens.masked_fill(best.isnan(), BROKEN)
-
-
-def to_device(values: Sequence[float], device: torch.device) -> Tensor:
-    """Float64 tensor of these numbers, copied without waiting for the device."""
-    tensor = torch.tensor(values, dtype=torch.float64, pin_memory=device.type == "cuda")
-    return tensor.to(device, non_blocking=True)
-
-
-def _moves_logits(row: Sampling) -> bool:
-    return bool(row.logit_bias or row.frequency_penalty or row.presence_penalty)
 
 
 def _penalised(logits: Tensor, row: Sampling, generated: Sequence[int]) -> Tensor:

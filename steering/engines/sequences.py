@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steering.engines import (
-    EngineError,
     Request,
     RequestOutput,
     StopReason,
@@ -24,6 +23,11 @@ Decode = Callable[[abc.Sequence[int]], str]
 # Tokens before a stop string that are decoded with it: a character may be several tokens, and the
 # text of a token may depend on the one before.
 _CONTEXT = 8
+NAN_LOGITS = (
+    "the model's logits are NaN: the steered activations exceed the range of its precision. Lower "
+    "the magnitude or use -M dtype=float32"
+)
+"""The error of a sequence whose logits are NaN."""
 # Most prompt tokens of one pass, so that activations stay small.
 _PREFILL_TOKENS = 8192
 
@@ -179,14 +183,6 @@ def before_stop(text: str, stop: abc.Sequence[str]) -> str | None:
     """The text before the first stop string; None if it contains none."""
     starts = [start for string in stop if (start := text.find(string)) >= 0]
     return text[: min(starts)] if starts else None
-
-
-def nan_error() -> EngineError:
-    """The error of a sequence whose logits are NaN."""
-    return EngineError(
-        "the model's logits are NaN: the steered activations exceed the range of its precision. "
-        "Lower the magnitude or use -M dtype=float32"
-    )
 
 
 def settle(future: "Future[T]", work: Callable[[], T]) -> None:

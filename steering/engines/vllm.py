@@ -25,7 +25,7 @@ from steering.engines import (
     Telemetry,
 )
 from steering.engines.hf import HFEngine
-from steering.engines.sequences import nan_error
+from steering.engines.sequences import NAN_LOGITS
 from steering.engines.vllm_requests import (
     lora_rank,
     lora_request,
@@ -211,7 +211,7 @@ class VLLMEngine:
         finally:
             self._count(-1)
         if not math.isfinite(change):
-            raise nan_error()
+            raise EngineError(NAN_LOGITS)
         if fault:
             raise EngineError(f"a request was not steered as it asks: {fault}")
         output = make_output(request, final.outputs[0], self._tokenizer, self._end_tokens)

@@ -122,11 +122,11 @@ class InterventionBatch:
             raise VectorError(f"vectors of widths {sorted(widths)} can't steer one model")
         members: dict[SiteKey, dict[_Kind, dict[int, Intervention]]] = {}
         for index, row in enumerate(interventions):
-            met: Counter[SiteKey] = Counter()
+            counts: Counter[SiteKey] = Counter()
             for item in row:
                 key = (item.layer, item.site)
-                kind = (met[key], item.operation, item.reads is not None)
-                met[key] += 1
+                kind = (counts[key], item.operation, item.reads is not None)
+                counts[key] += 1
                 members.setdefault(key, {}).setdefault(kind, {})[index] = item
         self.sites = in_order(members)
         self._groups = {
@@ -225,9 +225,8 @@ class InterventionBatch:
             before = hidden if group.everywhere else hidden[group.index]
             after = group.steer(before, prompt_mask)
             if prompt_mask is not None or self._decode_steps == 1:
-                moved = (after.detach() - before.detach()).abs().amax(dim=(1, 2)).float()
+                largest = (after.detach() - before.detach()).abs().amax(dim=(1, 2)).float()
                 index = group.index.to(self._device)
-                moved = torch.maximum(self.change[index], moved.to(self._device))
-                self.change[index] = moved
+                self.change[index] = torch.maximum(self.change[index], largest.to(self._device))
             hidden = after if group.everywhere else hidden.index_copy(0, group.index, after)
         return hidden
