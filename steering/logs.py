@@ -72,7 +72,7 @@ def log_files(path: Path) -> list[LogFile]:
         )
         for log in paths
     ]
-    return sorted(files, key=lambda file: (_finished_at(file.header), file.path))
+    return sorted(files, key=_finished_at)
 
 
 def retried(files: list[LogFile]) -> dict[str, str]:
@@ -151,9 +151,14 @@ def _succeeded(log: "EvalLog") -> bool:
     return log.status == "success"
 
 
-def _finished_at(log: "EvalLog") -> str:
-    """Time in ISO 8601 with one offset, so that texts sort as times do."""
-    return (log.stats.completed_at if log.stats else "") or log.eval.created
+def _finished_at(file: LogFile) -> tuple[str, int, str]:
+    """When a run ended: in ISO 8601 with one offset, so that texts sort as times do.
+
+    Within one second by the file's own time.
+    """
+    log = file.header
+    ended = (log.stats.completed_at if log.stats else "") or log.eval.created
+    return ended, Path(file.path).stat().st_mtime_ns, file.path
 
 
 def _read(path: str, *, header_only: bool) -> "EvalLog":
