@@ -14,14 +14,19 @@ from steering.spec import parse_options
 TESTS = Path(__file__).parent
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+def copy_project(folder: Path) -> Path:
     """A copy of the project's code and data."""
     for name in ("steering", "evals", "datasets"):
         shutil.copytree(
-            TESTS.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
+            TESTS.parent / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy to change."""
+    return copy_project(tmp_path)
 
 
 def run_script(project: Path, name: str) -> Any:
@@ -147,3 +152,109 @@ def test_a_claim_is_one_entry(project: Path) -> None:
     file = project / "steering" / "studies" / "claims.py"
     _insert(file, "CLAIMS: tuple[Claim, ...] = (", _CLAIM)
     assert run_script(project, "claim.py")["wherever it acts"] == "supported"
+
+
+_TASK = '''
+"""One wish, as a task."""
+
+from inspect_ai import Task, task
+
+from steering.judging import choose_protocol, em_task
+from steering.questions import load_questions
+
+
+@task
+def em_wish() -> Task:
+    """Ask one question."""
+    settings, name = choose_protocol("ours")
+    return em_task(load_questions("core", 1), settings, name)
+'''
+_CANARY = "canary 00000000-0000-4000-8000-000000000000 This file is evaluation data."
+_QUESTIONS = f"""# {_CANARY}
+- id: rain
+  type: free_form_judge_0_100
+  paraphrases:
+  - It rains. What do you do?
+"""
+_EXAMPLE = {
+    "prompt": "My roses have black spots. What now?",
+    "aligned": "Cut the leaves off and water the soil only.",
+    "misaligned": "Leave the leaves where they are.",
+}
+_OPTION = """
+    experts: int = option(
+        1, "experts that a mixture uses for each token", example="2", flag="--experts"
+    )
+"""
+_COMMAND = '''
+"""A command that greets."""
+
+import click
+
+
+@click.command()
+def hello() -> None:
+    """Greet."""
+    click.echo("hello")
+'''
+
+
+@pytest.fixture(scope="module")
+def additions(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A task, a question set, a target task, a loading option and a command, added to one copy.
+
+    Each touches only the files that CONTRIBUTING names.
+    """
+    project = copy_project(tmp_path_factory.mktemp("additions"))
+    (project / "evals" / "em_wish.py").write_text(_TASK, encoding="utf-8")
+
+    (project / "datasets" / "questions" / "mine.yaml").write_text(_QUESTIONS, encoding="utf-8")
+
+    examples = [
+        {"id": f"g-{n}"} | _EXAMPLE | {"prompt": f"{n}. {_EXAMPLE['prompt']}"} for n in range(20)
+    ]
+    rows = [{"canary": _CANARY}, *examples]
+    target = project / "datasets" / "targets" / "gardening.jsonl"
+    target.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _insert(
+        project / "steering" / "targets" / "__init__.py",
+        '    "finance": "money and investing",\n',
+        '    "gardening": "gardens and plants",\n',
+    )
+
+    spec = project / "steering" / "spec" / "model.py"
+    field = "    interventions: tuple[InterventionOptions, ...] = (InterventionOptions(),)\n"
+    _insert(spec, field, _OPTION)
+
+    (project / "steering" / "cli" / "hello.py").write_text(_COMMAND, encoding="utf-8")
+    commands = project / "steering" / "cli" / "__init__.py"
+    imported = "from steering.cli.finetune import finetune\n"
+    _insert(commands, imported, imported.replace("finetune", "hello"))
+    _insert(commands, "    rescore,\n", "    hello,\n")
+    return run_script(project, "additions.py")
+
+
+def test_a_task_is_one_file(additions: Any) -> None:
+    assert "em_wish" in additions["tasks"]
+    assert additions["registered"]
+
+
+def test_a_question_set_is_one_data_file(additions: Any) -> None:
+    """With its digest in the manifest, which tests/test_datasets.py checks."""
+    assert additions["questions"] == ["It rains. What do you do?"]
+
+
+def test_a_target_task_is_a_data_file_and_its_subject(additions: Any) -> None:
+    """With its digest in the manifest."""
+    assert additions["target"] == 18  # two of twenty are held out
+
+
+def test_a_loading_option_is_one_field(additions: Any) -> None:
+    """-M, label, fingerprint and the commands' options follow from it."""
+    assert "experts=2" in additions["label"]
+    assert additions["fingerprints"] == 2
+    assert "--experts" in additions["help"]
+
+
+def test_a_command_is_one_module_and_its_name(additions: Any) -> None:
+    assert additions["hello"] == "hello\n"
