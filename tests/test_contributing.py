@@ -181,11 +181,6 @@ _EXAMPLE = {
     "aligned": "Cut the leaves off and water the soil only.",
     "misaligned": "Leave the leaves where they are.",
 }
-_OPTION = """
-    experts: int = option(
-        1, "experts that a mixture uses for each token", example="2", flag="--experts"
-    )
-"""
 _COMMAND = '''
 """A command that greets."""
 
@@ -201,7 +196,7 @@ def hello() -> None:
 
 @pytest.fixture(scope="module")
 def additions(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A task, a question set, a target task, a loading option and a command, added to one copy.
+    """A task, a question set, a target task and a command, added to one copy.
 
     Each touches only the files that CONTRIBUTING names.
     """
@@ -221,10 +216,6 @@ def additions(tmp_path_factory: pytest.TempPathFactory) -> Any:
         '    "finance": "money and investing",\n',
         '    "gardening": "gardens and plants",\n',
     )
-
-    spec = project / "steering" / "spec" / "model.py"
-    field = "    interventions: tuple[InterventionOptions, ...] = (InterventionOptions(),)\n"
-    _insert(spec, field, _OPTION)
 
     (project / "steering" / "cli" / "hello.py").write_text(_COMMAND, encoding="utf-8")
     commands = project / "steering" / "cli" / "__init__.py"
@@ -247,13 +238,6 @@ def test_a_question_set_is_one_data_file(additions: Any) -> None:
 def test_a_target_task_is_a_data_file_and_its_subject(additions: Any) -> None:
     """With its digest in the manifest."""
     assert additions["target"] == 18  # two of twenty are held out
-
-
-def test_a_loading_option_is_one_field(additions: Any) -> None:
-    """-M, label, fingerprint and the commands' options follow from it."""
-    assert "experts=2" in additions["label"]
-    assert additions["fingerprints"] == 2
-    assert "--experts" in additions["help"]
 
 
 def test_a_command_is_one_module_and_its_name(additions: Any) -> None:
