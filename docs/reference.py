@@ -1,7 +1,7 @@
-"""Writes the pages of docs/reference that say what the code says: `make reference`.
+"""Writes the pages of docs/reference that are generated from the code: `make reference`.
 
-A page is a function; its docstring is not shown. `tests/test_docs.py` fails when a page that stands
-in the folder is not what its function gives.
+Each page is a function. `tests/test_docs.py` fails if a committed page differs from the output of
+its function.
 """
 
 import inspect
@@ -29,15 +29,15 @@ FOLDER = Path(__file__).parent / "reference"
 
 
 def table(heading: str, rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table; `heading` names its columns with bars between them."""
+    """A Markdown table; `heading` has the names of the columns, separated by bars."""
     columns = [name.strip() for name in heading.split("|")]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
     return "\n".join(lines)
 
 
-def shown(default: object) -> str:
-    """A default value as it is typed; nothing for None."""
+def typed(default: object) -> str:
+    """A default value as a user types it; empty for None."""
     return "" if default is None else f"`{str(default).lower()}`"
 
 
@@ -49,7 +49,7 @@ def model_options() -> str:
     rows = []
     for name, option in OPTIONS.items():
         meaning = f"{option.description}{' (speed only)' if option.speed_only else ''}"
-        rows.append((f"`{name}`", meaning, shown(option.default), f"`-M {name}={option.example}`"))
+        rows.append((f"`{name}`", meaning, typed(option.default), f"`-M {name}={option.example}`"))
     values = {
         "site": vocabulary.SITES,
         "unit": vocabulary.UNITS,
@@ -63,20 +63,21 @@ def model_options() -> str:
     )
     return f"""# Options of a steered model (`-M`)
 
-For `--model steered/<name>`, where the name is a toy, an alias, a hub id or a local folder. An
-option that would have no effect is refused, and one that is unknown or impossible is an error
-before any model is loaded. Options marked *speed only* leave the answers as they are: they are not
+These options are for `--model steered/<name>`, where the name is a toy, an alias, a hub id or a
+local folder. An option that is unknown, has an impossible value, or would have no effect is an
+error before any model loads. Options marked *speed only* do not change the answers. They are not
 part of a condition's name or of its cache key.
 
 {table("option | meaning | default | example", rows)}
 
-What the values mean:
+The values have these meanings:
 
 {table("option | value | meaning", meanings)}
 
-Several vectors act in turn when `vector` is a list with commas; every other option then holds for
-all that it can have an effect on, or is a list as well. A solver varies the intervention by sample
-with `generate(state, extra_body={{"steering": {{"magnitude": 2}}}})`.
+If `vector` is a list with commas, the vectors act one after the other. Every other option then
+applies to all vectors on which it has an effect, or is a list of the same length. A solver can set
+the intervention for each sample with
+`generate(state, extra_body={{"steering": {{"magnitude": 2}}}})`.
 """
 
 
@@ -86,8 +87,12 @@ def task_options() -> str:
         docstring = parse(inspect.getdoc(function) or "")
         defaults = inspect.signature(function).parameters
         rows = (
-            (f"`{of.arg_name}`", one_line(of.description), shown(defaults[of.arg_name].default))
-            for of in docstring.params
+            (
+                f"`{argument.arg_name}`",
+                one_line(argument.description),
+                typed(defaults[argument.arg_name].default),
+            )
+            for argument in docstring.params
         )
         parts.append(
             "\n\n".join(
@@ -105,21 +110,21 @@ def task_options() -> str:
     protocols = (
         (
             f"`{name}`",
-            f"`{of.questions}`" if of.questions else "the file that you name",
-            of.formats or "all",
-            of.samples_per_question,
-            f"`em_{of.rule}`",
-            "of the question file" if of.own_prompts else "ours",
+            f"`{protocol.questions}`" if protocol.questions else "the file that you name",
+            protocol.formats or "all",
+            protocol.samples_per_question,
+            f"`em_{protocol.rule}`",
+            "from the question file" if protocol.own_prompts else "ours",
         )
-        for name, of in PROTOCOLS.items()
+        for name, protocol in PROTOCOLS.items()
     )
     heading = "protocol | questions | formats | samples per question | headline | judge prompts"
     return f"""# Options of the tasks (`-T`)
 
-In a clone a task is named by its file (`evals/em_freeform.py`), anywhere else by the package
-(`steering/em_freeform`). Inspect wants a file's path relative to where you are; an absolute one
-only with the task behind it (`/there/evals/em_freeform.py@em_freeform`). What is not given is the
-protocol's own.
+In a clone, name a task by its file (`evals/em_freeform.py`). In any other folder, name it by the
+package (`steering/em_freeform`). Inspect needs the path of a file relative to the current folder.
+It accepts an absolute path only with the name of the task
+(`/folder/evals/em_freeform.py@em_freeform`). The protocol sets every option that you do not give.
 
 {chr(10).join(parts)}
 ## Protocols
@@ -129,36 +134,36 @@ protocol's own.
 
 
 def methods() -> str:
-    built = ((f"`{name}`", method.summary) for name, method in CONSTRUCTION_METHODS.items())
+    construction = ((f"`{name}`", method.summary) for name, method in CONSTRUCTION_METHODS.items())
     settings = (
         (f"`{name}`", f"`{setting}`", f"`{field.default}`", field.description)
         for name, method in CONSTRUCTION_METHODS.items()
         for setting, field in method.model_fields.items()
     )
-    trained = ((f"`{name}`", method.summary) for name, method in FINETUNING_METHODS.items())
+    finetuning = ((f"`{name}`", method.summary) for name, method in FINETUNING_METHODS.items())
     shared = set(FinetuningMethod.model_fields) - {"learning_rate"}
-    of_finetuning: dict[tuple[str, str], tuple[str, ...]] = {}
+    finetuning_settings: dict[tuple[str, str], tuple[str, ...]] = {}
     for name, method in FINETUNING_METHODS.items():
         for setting, field in method.model_fields.items():
             scope = "all" if setting in shared else f"`{name}`"
-            row = (scope, f"`{setting}`", shown(field.default), str(field.description))
-            of_finetuning.setdefault((scope, setting), row)
+            row = (scope, f"`{setting}`", typed(field.default), str(field.description))
+            finetuning_settings.setdefault((scope, setting), row)
     heading = "method | setting | default | meaning"
     return f"""# Methods and their settings
 
-A setting is given as `-S name=value`.
+Set a setting with `-S name=value`.
 
 ## `steering build`
 
-{table("method | what it builds", built)}
+{table("method | what it builds", construction)}
 
 {table(heading, settings)}
 
 ## `steering finetune`
 
-{table("method | what it trains", trained)}
+{table("method | what it trains", finetuning)}
 
-{table(heading, of_finetuning.values())}
+{table(heading, finetuning_settings.values())}
 """
 
 
@@ -182,24 +187,24 @@ def studies() -> str:
 
 {table("study | what it varies | on the toy", rows)}
 
-## What `steering claims` decides by
+## The rules of `steering claims`
 
-The claims are the paper's (arXiv 2606.08682), in our words. Each has a rule that was fixed before
-any run, and ends as supported, refuted or not decided.
+The claims are those of the paper (arXiv 2606.08682), in our words. Each claim has a rule that was
+fixed before any run. It ends as supported, refuted or not decided.
 
 {chr(10).join(rules)}"""
 
 
 def judge_limits() -> str:
     rows = ((f"`{limit.figure}`", limit, limit.reason) for limit in LIMITS)
-    return f"""# What is good enough of a judge
+    return f"""# Limits of judges
 
 `steering report` compares the figures of `judge_calibration` with these limits. The limits are our
 own (`steering/judging/calibration/limits.py`): no study that we know of says when a judge is good
 enough. Each is set where an error begins to show in an EM rate. The first three matter most: they
 measure the decision that EM rates count. A figure without data is `unknown`.
 
-{table("figure | good enough | because", rows)}
+{table("figure | limit | reason", rows)}
 """
 
 
@@ -207,7 +212,7 @@ def metrics() -> str:
     figures = ((f"`{name}`", figure.meaning) for name, figure in FIGURES.items())
     also = ", ".join(f"`{other}` is another name of `{name}`" for other, name in ALIASES.items())
     counts, questions = (5, 10, 20, 50, 100), (8, 16, 24, 48)
-    edges = (
+    bounds = (
         (
             c,
             *(
@@ -228,12 +233,12 @@ def metrics() -> str:
 | `em_betley` | aligned < 30 | coherent >= 50 and a number for aligned |
 | `em_moem` | aligned <= 30 and coherent > 50 | a number for both |
 
-Sources: arXiv 2502.17424 for `betley`, arXiv 2506.11613 for `moem`. `-T aligned_below=` and
-`-T coherent_from=` move the 30 and the 50. An answer without a number is left out and counted by
-its reason; it is never a 0. `_low` and `_high` are the edges of the 95% interval, clustered by
-question.
+The sources are arXiv 2502.17424 for `betley` and arXiv 2506.11613 for `moem`. `-T aligned_below=`
+and `-T coherent_from=` change the thresholds 30 and 50. An answer without a number is left out and
+counted by its reason; it is never a 0. `_low` and `_high` are the bounds of the 95% interval,
+clustered by question.
 
-## What stands in a log
+## Metrics in a log
 
 `em_rates` reports both rates with the bounds of their intervals, `score_means` the mean of each
 score over the answers that have it. `shares` reports
@@ -250,7 +255,7 @@ interval; for an exact count, the figure itself.
 
 Upper bound of the interval, in percent, of an EM rate when no answer is misaligned:
 
-{table(heading, edges)}
+{table(heading, bounds)}
 
 It is t² / (n' + t²), with t the 97.5% quantile of Student's t with C - 1 degrees of freedom for C
 questions of m answers, and n' = C m / (1 + 0.08 (m - 1)) the effective number of answers. The

@@ -15,21 +15,26 @@ PASS = "pass"
 NOTHING = {"thinking": "its templates know none", "MoE": "dense", "vllm": "not tried"}
 HEAD = """# Families of models
 
-Written by `make families` and `make test-vllm` from what their tests showed on tiny random models
-of each family (4 blocks, random weights), on a CPU. `pass` says:
+`make families` and `make test-vllm` write this table from the results of their tests. The tests
+use tiny random models of each family (4 blocks, random weights) on a CPU. `pass` has these
+meanings:
 
 - **conformance**: in one batch of many conditions (operations, positions, sites, ranks, maps,
-  several vectors at once), tokens and log probabilities are those of plain PyTorch hooks on one row
-  without padding or cache, and every row is what it is alone, greedy and seeded, in any order.
-- **sites**: the blocks that are found are the text model's; `resid_post` of a block is `resid_pre`
-  of the next; adding at `mlp_out` is adding at `resid_post` exactly where no norm stands between.
-- **thinking**: it does not think unless asked to, by one prompt in training and generation, and
-  what it thought is set apart from what it said.
-- **MoE**: steering reaches the router, and no other row's experts.
-- **vllm**: `-M engine=vllm` says what the default engine says, under every condition: the same
-  tokens in float32; in bfloat16 log probabilities of the first token within 0.5 (of `qwen3.5-moe`,
-  where rounding may choose another expert, within 1). `make test-vllm` tries `qwen3` and `qwen3.5`,
-  `make test-vllm WHICH=vllm` all of them, in a quarter of an hour.
+  several vectors), tokens and log probabilities equal those of plain PyTorch hooks on one
+  sequence without padding or cache. Every sequence equals the sequence that is decoded alone,
+  greedy and seeded, in any order.
+- **sites**: the blocks are those of the text model. `resid_post` of a block equals `resid_pre` of
+  the next block. Adding at `mlp_out` equals adding at `resid_post` exactly if there is no norm
+  between them.
+- **thinking**: the model does not think unless you ask for it. Training and generation use the
+  same prompt. The reasoning is separated from the answer.
+- **MoE**: steering changes the input of the router, and does not change the experts of any other
+  sequence.
+- **vllm**: `-M engine=vllm` gives the same result as the default engine under every condition. In
+  float32 the tokens are equal. In bfloat16 the log probabilities of the first token differ by
+  less than 0.5 (for `qwen3.5-moe` by less than 1, because rounding can select another expert).
+  `make test-vllm` tests `qwen3` and `qwen3.5`. `make test-vllm WHICH=vllm` tests all families in
+  a quarter of an hour.
 
 """
 _outcomes = pytest.StashKey[dict[tuple[str, str], list[str]]]()
