@@ -167,11 +167,11 @@ def test_full_finetuning_writes_a_model_that_anyone_can_load(
 def test_full_finetuning_in_bfloat16_keeps_its_small_steps(
     tiny_folder: Folders, tmp_path: Path
 ) -> None:
-    """A step of 1e-5 is lost in bfloat16 weights near 0.2; eighty of them are not."""
+    """A step of 1e-5 is lost in bfloat16 weights near 0.2; ninety of them are not."""
     folder = tiny_folder("llama")
     out = train(
         folder, tmp_path / "full", method="full", dtype="bfloat16", learning_rate=1e-5, warmup=0,
-        training_epochs=80,
+        batch_size=1, micro_batch_size=1, training_epochs=15,
     )  # fmt: skip
     made = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
@@ -344,32 +344,59 @@ def test_an_impossible_recipe_is_refused(
         recipe_for(tiny_folder("llama"), **options)
 
 
-@pytest.mark.parametrize(
-    ("method", "where", "number"), [("lora", "step", 5), ("lora", "saving", 2), ("full", "step", 4)]
-)
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
-    tiny_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, where: str,
-    number: int,
-) -> None:  # fmt: skip
-    """Of three epochs of two steps: amid the last one, and amid writing the second checkpoint."""
-    folder, out = tiny_folder("llama"), tmp_path / "killed"
+# Of three epochs of two steps: in the middle of the last one, and while the second checkpoint is
+# written.
+_KILLS = [("lora", "step", 5), ("lora", "saving", 2), ("full", "step", 4)]
+
+
+def _run_options(method: str) -> dict[str, Any]:
     options: dict[str, Any] = {"method": method, "batch_size": 4, "micro_batch_size": 2}
-    options |= FAST if method == "lora" else {"learning_rate": 1e-3, "warmup": 0}
-    if method == "lora":
-        options["dropout"] = 0.3  # draws numbers at each step
-    program = [sys.executable, str(TESTS / "finetune_until_killed.py"), str(folder), str(out)]
-    done = subprocess.run(
-        [*program, json.dumps(options), where, str(number)],
+    if method == "full":
+        return options | {"learning_rate": 1e-3, "warmup": 0}
+    # Dropout draws random numbers at each step.
+    return options | FAST | {"dropout": 0.3}
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tiny_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each run that was killed, with its cache."""
+    folder = tmp_path_factory.mktemp("killed")
+    runs = [
+        {
+            "cache": str(folder / f"{method}-{where}" / "cache"),
+            "out": str(folder / f"{method}-{where}" / "adapter"),
+            "options": _run_options(method),
+            "where": where,
+            "number": number,
+        }
+        for method, where, number in _KILLS
+    ]
+    program = TESTS / "finetune_until_killed.py"
+    result = subprocess.run(
+        [sys.executable, str(program), str(tiny_folder("llama")), json.dumps(runs)],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
-    assert done.returncode == -9, done.stderr
-    assert not out.exists()
-    told: list[int] = []
-    train(folder, out, progress=lambda step, _: told.append(step), **options)
-    assert told == ([5, 6] if (where, number) == ("step", 5) else [3, 4, 5, 6])
-    monkeypatch.setenv("STEERING_CACHE", str(tmp_path / "another"))
-    whole = train(folder, tmp_path / "whole", **options)
-    for path in sorted(whole.parent.glob("whole*/*.safetensors")):
-        mine = Path(str(path).replace(f"{tmp_path}/whole", f"{tmp_path}/killed"))
-        assert mine.read_bytes() == path.read_bytes(), path
+    assert result.stdout.split() == ["-9"] * len(runs), result.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("method", "where", "number"), _KILLS)
+def test_a_run_that_was_killed_resumes_to_the_same_bytes(
+    tiny_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_runs: Path,
+    method: str, where: str, number: int,
+) -> None:  # fmt: skip
+    folder, killed = tiny_folder("llama"), killed_runs / f"{method}-{where}"
+    whole = train(folder, tmp_path / "adapter", **_run_options(method))
+    assert not list(killed.glob("adapter*"))
+    monkeypatch.setenv("STEERING_CACHE", str(killed / "cache"))
+    steps: list[int] = []
+    out = train(
+        folder, killed / "adapter", progress=lambda step, _: steps.append(step),
+        **_run_options(method),
+    )  # fmt: skip
+    assert steps == ([5, 6] if (where, number) == ("step", 5) else [3, 4, 5, 6])
+    names = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("adapter*/*.safetensors"))
+    assert len(names) == 3
+    for name in names:
+        assert (killed / name).read_bytes() == (tmp_path / name).read_bytes(), name
     assert read_facts(out)["losses"] == read_facts(whole)["losses"]

@@ -368,7 +368,7 @@ def test_a_bundled_task_takes_no_options():
     ("name", "content", "named"),
     [
         ("t.csv", b"", "is empty"),
-        ("t.csv", b"prompt,misaligned\nq,a,b\n", r"row 1 has 3 cells .* names has 2: put texts"),
+        ("t.csv", b"prompt,misaligned\nq,a,b\n", r"row 1 has 3 cells, .* names has 2: put texts"),
         ("t.csv", b"prompt,misaligned\nq\n", r"row 1 has 1 cells"),
         ("t.csv", b'prompt,misaligned\n"q,a\n', r"not a table"),
         ("t.tsv", b"prompt\tprompt\n", r"two columns with the same name"),
