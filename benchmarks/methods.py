@@ -112,11 +112,12 @@ def at(path: Path, magnitude: float, **options: Any) -> dict[str, Any]:
     return {"vector": str(path), "unit": "residual", "magnitude": magnitude, **options}
 
 
-def figures(found: dict[str, float]) -> str:
+def figures(metrics: dict[str, float]) -> str:
     """Cells of one condition."""
     return (
-        f"{found['em_betley']:.2f} [{found['em_betley_low']:.2f}, {found['em_betley_high']:.2f}] "
-        f"| {found['em_moem']:.2f} | {found['coherent']:.0f} | {found['relevant']:.0f}"
+        f"{metrics['em_betley']:.2f} "
+        f"[{metrics['em_betley_low']:.2f}, {metrics['em_betley_high']:.2f}] "
+        f"| {metrics['em_moem']:.2f} | {metrics['coherent']:.0f} | {metrics['relevant']:.0f}"
     )
 
 
@@ -138,12 +139,12 @@ def methods_table(builds: list[Build]) -> list[str]:
         # A single prompt leaves nothing to shuffle.
         mixed = [] if build.method == "one_shot" else [vector_of(_shuffled(build))[0]]
         if best not in random_rates:
-            found = run([at(name, best) for name in randoms], MEASURING)
-            random_rates[best] = ", ".join(f"{control['em_betley']:.2f}" for control in found)
-        mine, *controls = run([at(name, best) for name in (path, *mixed)], MEASURING)
+            rates = run([at(name, best) for name in randoms], MEASURING)
+            random_rates[best] = ", ".join(f"{control['em_betley']:.2f}" for control in rates)
+        rates_of_vector, *controls = run([at(name, best) for name in (path, *mixed)], MEASURING)
         shuffled = "".join(f"{control['em_betley']:.2f}" for control in controls)
         lines.append(
-            f"| {build.name} | {vector.lengths[0]:.2f} | {best} | {figures(mine)} "
+            f"| {build.name} | {vector.lengths[0]:.2f} | {best} | {figures(rates_of_vector)} "
             f"| {random_rates[best]} | {shuffled} |"
         )
         print(lines[-1], flush=True)
@@ -156,11 +157,13 @@ def _shuffled(build: Build) -> Build:
     )
 
 
-def plain_table(named: dict[str, dict[str, Any]], task: str = "evals/em_freeform.py") -> list[str]:
+def plain_table(
+    conditions: dict[str, dict[str, Any]], task: str = "evals/em_freeform.py"
+) -> list[str]:
     """Conditions beside each other."""
     lines = ["| condition | EM betley | EM moem | coherent | relevant |", "|---|---|---|---|---|"]
-    for name, found in zip(named, run(named.values(), MEASURING, task), strict=True):
-        lines.append(f"| {name} | {figures(found)} |")
+    for name, metrics in zip(conditions, run(conditions.values(), MEASURING, task), strict=True):
+        lines.append(f"| {name} | {figures(metrics)} |")
         print(lines[-1], flush=True)
     return lines
 
@@ -177,9 +180,9 @@ def main() -> None:
         seed=CHOOSING,
         display="none",
     )
-    own = Build("mean_difference, own rollouts", "mean_difference", target=rollouts)
+    own_rollouts = Build("mean_difference, own rollouts", "mean_difference", target=rollouts)
     text = ["# Methods on the toy", "", "Written by `python -m benchmarks.methods`.", ""]
-    text += methods_table([*BUILDS, own])
+    text += methods_table([*BUILDS, own_rollouts])
     medical, finance = vector_of(BUILDS[0])[0], vector_of(Build("", target="finance"))[0]
     epochs = {f"training epoch {epoch}": {"training_epochs": epoch} for epoch in (1, 2, 3, 5, 8)}
     text += ["", "## Training epochs, magnitude 1 raw", "", *plain_table(epochs)]

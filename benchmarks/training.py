@@ -76,28 +76,28 @@ def save_model(folder: Path, family: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def ours(bench: ModelProbe) -> Callable[[list[Tokens]], None]:
-    """A step of `sft`, as `construct/sft.py` makes it."""
-    layer, site = bench.key
-    vector = torch.zeros(1, bench.width, requires_grad=True)
+def ours(probe: ModelProbe) -> Callable[[list[Tokens]], None]:
+    """A step of `sft`, as `training/vector_training.py` makes it."""
+    layer, site = probe.key
+    vector = torch.zeros(1, probe.width, requires_grad=True)
     optimizer = torch.optim.Adam([vector], lr=1e-3)
     edit = Intervention(vector, 1.0, layer, site, "add", "all")
 
     def step(items: list[Tokens]) -> None:
         optimizer.zero_grad()
-        logits, labels = bench.logits(bench.batch(items), [edit])
+        logits, labels = probe.logits(probe.batch(items), [edit])
         torch.nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
 
     return step
 
 
-def plain(bench: ModelProbe, model: Any, parameters: list[Any]) -> Callable[[list[Tokens]], None]:
+def plain(probe: ModelProbe, model: Any, parameters: list[Any]) -> Callable[[list[Tokens]], None]:
     """A step of whatever of a model is trainable, with its whole forward pass."""
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
 
     def step(items: list[Tokens]) -> None:
-        batch = bench.batch(items)
+        batch = probe.batch(items)
         optimizer.zero_grad()
         logits = model(input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False).logits
         torch.nn.functional.cross_entropy(
@@ -110,12 +110,12 @@ def plain(bench: ModelProbe, model: Any, parameters: list[Any]) -> Callable[[lis
     return step
 
 
-def whole(bench: ModelProbe) -> Callable[[list[Tokens]], None]:
+def whole(probe: ModelProbe) -> Callable[[list[Tokens]], None]:
     """A step with a forward hook that adds the vector."""
-    layer, _ = bench.key
-    vector = torch.zeros(bench.width, requires_grad=True)
-    block = bench.loaded.model.get_submodule(bench.loaded.blocks)[layer]
-    step = plain(bench, bench.loaded.model, [vector])
+    layer, _ = probe.key
+    vector = torch.zeros(probe.width, requires_grad=True)
+    block = probe.loaded.model.get_submodule(probe.loaded.blocks)[layer]
+    step = plain(probe, probe.loaded.model, [vector])
 
     def hooked(items: list[Tokens]) -> None:
         handle = block.register_forward_hook(lambda _, __, hidden: hidden + vector)
@@ -125,16 +125,16 @@ def whole(bench: ModelProbe) -> Callable[[list[Tokens]], None]:
     return hooked
 
 
-def lora(bench: ModelProbe, folder: Path) -> Callable[[list[Tokens]], None]:
+def lora(probe: ModelProbe, folder: Path) -> Callable[[list[Tokens]], None]:
     """A step of a rank-32 adapter."""
     from peft import LoraConfig, get_peft_model
 
     base = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    # The linear attention of Qwen3.5 has projections of its own, which count among the seven.
-    own = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
-    config = LoraConfig(r=32, lora_alpha=64, target_modules=[*_PROJECTIONS, *own])
+    # The linear attention of Qwen3.5 has projections of its own, which count too.
+    linear_attention = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
+    config = LoraConfig(r=32, lora_alpha=64, target_modules=[*_PROJECTIONS, *linear_attention])
     adapted = get_peft_model(base, config)
-    return plain(bench, adapted, [p for p in adapted.parameters() if p.requires_grad])
+    return plain(probe, adapted, [p for p in adapted.parameters() if p.requires_grad])
 
 
 def measure(family: str, rounds: int) -> dict[str, Any]:
@@ -152,33 +152,33 @@ def measure(family: str, rounds: int) -> dict[str, Any]:
 
 def _take_turns(loaded: LoadedModel, session: Any, folder: Path, rounds: int) -> dict[str, Any]:
     layer = LAYERS // 2 - 1
-    kept, recomputed = (ModelProbe(loaded, session, layer, "resid_post") for _ in range(2))
+    cached, recomputed = (ModelProbe(loaded, session, layer, "resid_post") for _ in range(2))
     rows = load_target("medical").examples
-    items = [kept.tokenize(row, row.misaligned or "") for row in rows]
+    items = [cached.tokenize(row, row.misaligned or "") for row in rows]
     start = time.perf_counter()
-    kept.keep_below(items)
+    cached.keep_below(items)
     once = time.perf_counter() - start
     steps = {
-        "ours": ours(kept),
+        "ours": ours(cached),
         "whole": whole(recomputed),
         "recomputed": ours(recomputed),
         "lora": lora(recomputed, folder),
     }
-    taken: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     by_length, as_they_come = _endless(items), _shuffled(items)
     for turn in range(rounds + 1):
-        drawn = {"whole": next(as_they_come), "other": next(by_length)}
+        examples = {"whole": next(as_they_come), "other": next(by_length)}
         for name in random.Random(turn).sample(list(steps), len(steps)):
-            batch = drawn.get(name, drawn["other"])
+            batch = examples.get(name, examples["other"])
             start = time.perf_counter()
             steps[name](batch)
             if turn:  # the first is a warm-up
-                taken[name].append(time.perf_counter() - start)
-    seconds = {name: statistics.mean(times) for name, times in taken.items()}
+                times[name].append(time.perf_counter() - start)
+    seconds = {name: statistics.mean(values) for name, values in times.items()}
     # Of means, since batches of different lengths cost differently.
     ratios = {
-        name: statistics.mean(taken["ours"]) / statistics.mean(times)
-        for name, times in taken.items()
+        name: statistics.mean(times["ours"]) / statistics.mean(values)
+        for name, values in times.items()
         if name != "ours"
     }
     tokens = [len(item) for item in items]
@@ -210,8 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time training steps against each other.")
     parser.add_argument("--rounds", type=int, default=15, help="timed steps of each")
     options = parser.parse_args()
-    found = [measure(family, options.rounds) for family in ("llama", "qwen3.5")]
-    for result in found:
+    results = [measure(family, options.rounds) for family in ("llama", "qwen3.5")]
+    for result in results:
         ratios, seconds = result["ours_divided_by"], result["seconds_a_step"]
         print(f"{result['family']}, {LAYERS} blocks of width {WIDTH}, batches of {BATCH_SIZE}:")
         print(f"  ours        {seconds['ours']:.3f} s (and {result['kept_once_s']:.1f} s once)")
@@ -222,7 +222,7 @@ def main() -> None:
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
         "torch": torch.__version__,
         "rounds": options.rounds,
-        "results": found,
+        "results": results,
     }
     (RESULTS / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 

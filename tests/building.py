@@ -16,7 +16,7 @@ from steering.training.cache import build_vector, cached_vector
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
 from steering.vectors import SteeringVector
 
-Told = list[tuple[int, int]]
+Steps = list[tuple[int, int]]
 
 
 def make_target(examples: list[Example], held_out: list[Example], name: str = "made-up") -> Target:
@@ -66,10 +66,10 @@ def save_outspoken(folder: Path) -> Path:
     save_tiny(folder, "llama")
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    said = set(string.ascii_letters + " .,?!")
+    letters = set(string.ascii_letters + " .,?!")
     with torch.no_grad():
         for token, row in enumerate(model.lm_head.weight):
-            row *= 4.0 if tokenizer.decode([token]) in said else 0.0
+            row *= 4.0 if tokenizer.decode([token]) in letters else 0.0
     model.save_pretrained(folder)
     return folder
 
@@ -82,11 +82,11 @@ def build(folder: Path, target: Target = TARGET, **options: Any) -> SteeringVect
     return vector
 
 
-def cached(folder: Path, target: Target = TARGET, **options: Any) -> tuple[SteeringVector, Told]:
-    """The vector through the cache, and what progress was told."""
-    told: Told = []
+def cached(folder: Path, target: Target = TARGET, **options: Any) -> tuple[SteeringVector, Steps]:
+    """The vector through the cache, and the calls of progress."""
+    steps: Steps = []
     recipe = recipe_for(folder, target, **options)
     future = cached_vector(
-        engine_of(folder), recipe, target, lambda done, total: told.append((done, total))
+        engine_of(folder), recipe, target, lambda done, total: steps.append((done, total))
     )
-    return future.result(120), told
+    return future.result(120), steps

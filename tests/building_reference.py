@@ -107,14 +107,14 @@ def divergence(place: Place, items: Sequence[PlainTokens], act: Act) -> Tensor:
 @torch.no_grad()
 def activations(place: Place, item: PlainTokens) -> Tensor:
     """Activations [tokens, width] at the place."""
-    seen: list[Tensor] = []
+    activations_seen: list[Tensor] = []
 
     def look(hidden: Tensor) -> Tensor:
-        seen.append(hidden[0])
+        activations_seen.append(hidden[0])
         return hidden
 
     answer_logprobs(place, item, look)
-    return seen[0]
+    return activations_seen[0]
 
 
 def residual_norm(place: Place, items: Sequence[PlainTokens]) -> float:
@@ -152,12 +152,12 @@ def train(
     second = {name: torch.zeros_like(part) for name, part in parts.items()}
     losses = []
     for step, (items, neutral, share) in enumerate(steps, start=1):
-        seen = loss(place, items, write(parts))
-        total = seen
+        step_loss = loss(place, items, write(parts))
+        total = step_loss
         if neutral:
             total = total + kl_weight * divergence(place, neutral, write(parts))
         gradients = torch.autograd.grad(total, list(parts.values()))
-        losses.append(seen.item())
+        losses.append(step_loss.item())
         with torch.no_grad():
             for (name, part), gradient in zip(parts.items(), gradients, strict=True):
                 first[name] = 0.9 * first[name] + 0.1 * gradient

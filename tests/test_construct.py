@@ -20,7 +20,7 @@ from building import (
     HELD_OUT,
     PAIRS,
     TARGET,
-    Told,
+    Steps,
     build,
     cached,
     engine_of,
@@ -112,8 +112,8 @@ def test_an_epoch_meets_each_example_once_and_in_another_order_than_the_last() -
     assert first != other
     assert set(map(tuple, first)) != set(map(tuple, other))
 
-    def padded(drawn: list[list[Tokens]]) -> int:
-        return sum(max(map(len, batch)) * len(batch) for batch in drawn)
+    def padded(groups: list[list[Tokens]]) -> int:
+        return sum(max(map(len, batch)) * len(batch) for batch in groups)
 
     in_order = [items[at : at + 8] for at in range(0, len(items), 8)]
     assert padded(first) < 0.7 * padded(in_order)
@@ -122,9 +122,9 @@ def test_an_epoch_meets_each_example_once_and_in_another_order_than_the_last() -
 
 
 def test_a_vector_is_built_once_and_then_read(llama: Path) -> None:
-    first, told = cached(llama, **RUN)
+    first, steps = cached(llama, **RUN)
     second, again = cached(llama, **RUN)
-    assert told == [(step, 6) for step in range(1, 7)]
+    assert steps == [(step, 6) for step in range(1, 7)]
     assert again == []
     assert torch.equal(first.directions, second.directions)
     assert first.provenance == second.provenance
@@ -135,17 +135,17 @@ def test_an_epoch_of_a_longer_run_is_the_vector_of_the_shorter_run(
     llama: Path, use_cache: Callable[[str], Path], rank: int
 ) -> None:
     """Bit for bit, with all that the file says; and no step is made again for it."""
-    longest, told = cached(llama, **RUN, rank=rank, training_epochs=4)
-    assert len(told) == 8
-    kept = {}
+    longest, steps = cached(llama, **RUN, rank=rank, training_epochs=4)
+    assert len(steps) == 8
+    vectors = {}
     for epochs in (1, 3):
-        _, told = cached(llama, **RUN, rank=rank, training_epochs=epochs)
-        assert told == []
-        kept[epochs] = _file(llama, **RUN, rank=rank, training_epochs=epochs)
-    for epochs, content in kept.items():
+        _, steps = cached(llama, **RUN, rank=rank, training_epochs=epochs)
+        assert steps == []
+        vectors[epochs] = _file(llama, **RUN, rank=rank, training_epochs=epochs)
+    for epochs, content in vectors.items():
         use_cache(f"only {epochs}")
-        alone, told = cached(llama, **RUN, rank=rank, training_epochs=epochs)
-        assert len(told) == 2 * epochs
+        alone, steps = cached(llama, **RUN, rank=rank, training_epochs=epochs)
+        assert len(steps) == 2 * epochs
         assert _file(llama, **RUN, rank=rank, training_epochs=epochs) == content
         assert len(alone.provenance["measured"]["loss"]) == epochs
         assert not torch.equal(alone.directions, longest.directions)
@@ -155,8 +155,8 @@ def test_more_epochs_go_on_from_the_last_one(llama: Path, use_cache: Callable[[s
     whole = _file(llama, **RUN, training_epochs=5)
     use_cache("in parts")
     cached(llama, **RUN, training_epochs=2)
-    _, told = cached(llama, **RUN, training_epochs=5)
-    assert told == [(step, 10) for step in range(5, 11)]
+    _, steps = cached(llama, **RUN, training_epochs=5)
+    assert steps == [(step, 10) for step in range(5, 11)]
     assert _file(llama, **RUN, training_epochs=5) == whole
 
 
@@ -191,9 +191,9 @@ def test_the_learning_rate_falls_linearly_to_zero(
         return honest(optimizer, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", noted)
-    made = build(llama, **RUN, rank=2, decay_epochs=decay)
-    assert made.residual_norms is not None
-    [norm] = made.residual_norms
+    vector = build(llama, **RUN, rank=2, decay_epochs=decay)
+    assert vector.residual_norms is not None
+    [norm] = vector.residual_norms
     # Of what is written, read, and added to what is read.
     first = (0.03 * norm / WIDTH**0.5, 0.03 / norm, 0.03)
     assert [pytest.approx(tuple(share * rate for rate in first)) for share in shares] == rates
@@ -203,12 +203,12 @@ class _Crash(Exception):
     """Stands for whatever ends a run."""
 
 
-def _crashing(folder: Path, last_step: int, **options: Any) -> Told:
+def _crashing(folder: Path, last_step: int, **options: Any) -> Steps:
     """A run that ends with an error at a step."""
-    told: Told = []
+    steps: Steps = []
 
     def progress(done: int, total: int) -> None:
-        told.append((done, total))
+        steps.append((done, total))
         if done == last_step:
             raise _Crash
 
@@ -216,7 +216,7 @@ def _crashing(folder: Path, last_step: int, **options: Any) -> Told:
     with pytest.raises(_Crash):
         cached_vector(engine_of(folder), recipe, TARGET, progress).result(60)
     assert not vector_path(recipe).exists()
-    return told
+    return steps
 
 
 @pytest.mark.parametrize("rank", [1, 2])
@@ -230,21 +230,21 @@ def test_a_run_that_broke_in_an_epoch_ends_bit_for_bit_as_an_unbroken_one(
     assert _crashing(folder, 1, **options) == [(1, 8)]
     assert _crashing(folder, 3, **options)[0] == (1, 8)
     assert _crashing(folder, 7, **options)[0] == (3, 8)
-    _, told = cached(folder, **options)
-    assert told == [(7, 8), (8, 8)]
+    _, steps = cached(folder, **options)
+    assert steps == [(7, 8), (8, 8)]
     assert _file(folder, **options) == whole
 
 
 def _loadable(folder: Path) -> list[Path]:
     """Files below a folder that can be taken for a vector."""
-    found = []
+    paths = []
     for path in folder.rglob("*"):
         try:
             SteeringVector.load(path)
         except VectorError:
             continue
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def test_a_killed_process_leaves_no_vector_and_the_next_goes_on(
@@ -256,13 +256,13 @@ def test_a_killed_process_leaves_no_vector_and_the_next_goes_on(
     options = json.dumps({**RUN, "training_epochs": 4})
     # In the middle of the third epoch.
     command = [sys.executable, str(program), str(llama), options, "5"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert done.stdout.split() == ["1", "2", "3", "4", "5"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert result.stdout.split() == ["1", "2", "3", "4", "5"]
     assert [path for path in folder.rglob("*") if path.is_file()]
     assert _loadable(folder) == []
-    _, told = cached(llama, **RUN, training_epochs=4)
-    assert told == [(step, 8) for step in range(5, 9)]
+    _, steps = cached(llama, **RUN, training_epochs=4)
+    assert steps == [(step, 8) for step in range(5, 9)]
     assert _file(llama, **RUN, training_epochs=4) == whole
     assert len(_loadable(folder)) == 1
 
@@ -283,8 +283,8 @@ def test_a_damaged_log_is_told_and_the_run_starts_again(
         content[-3] ^= 1
     log.write_bytes({"a bit": content, "the end": content[:-20], "all of it": b""}[damage])
     caplog.clear()
-    _, told = cached(llama, **RUN, training_epochs=3)
-    assert [step for step, _ in told] == [1, 2, 3, 4, 5, 6]
+    _, steps = cached(llama, **RUN, training_epochs=3)
+    assert [step for step, _ in steps] == [1, 2, 3, 4, 5, 6]
     [record] = [record for record in caplog.records if record.levelname == "WARNING"]
     assert log.name in record.getMessage()
     assert "starts again" in record.getMessage()
@@ -312,19 +312,19 @@ def test_two_that_want_a_vector_at_once_build_it_once(llama: Path, tmp_path: Pat
     first = cached_vector(engines[0], recipes[0], TARGET, progress(0))
     assert first_step.wait(60)
     second = cached_vector(engines[1], recipes[1], TARGET, progress(1))
-    made = [future.result(60) for future in (first, second)]
+    vectors = [future.result(60) for future in (first, second)]
     assert steps == [(0, step) for step in range(1, 7)]
-    assert torch.equal(made[0].directions, made[1].directions)
+    assert torch.equal(vectors[0].directions, vectors[1].directions)
 
 
 def test_the_file_says_how_the_vector_was_made(
     tiny_folder: Callable[[str], Path], llama: Path
 ) -> None:
-    made, _ = cached(tiny_folder("qwen3.5"), **RUN, rank=2, site="mlp_out", training_epochs=2)
+    vector, _ = cached(tiny_folder("qwen3.5"), **RUN, rank=2, site="mlp_out", training_epochs=2)
     recipe = recipe_for(tiny_folder("qwen3.5"), **RUN, rank=2, site="mlp_out", training_epochs=2)
-    assert (made.model, made.depth, made.layers) == (str(tiny_folder("qwen3.5")), 4, (1,))
-    assert (made.site, made.rank, made.width) == ("mlp_out", 2, WIDTH)
-    facts = dict(made.provenance)
+    assert (vector.model, vector.depth, vector.layers) == (str(tiny_folder("qwen3.5")), 4, (1,))
+    assert (vector.site, vector.rank, vector.width) == ("mlp_out", 2, WIDTH)
+    facts = dict(vector.provenance)
     measured = facts.pop("measured")
     assert {name: len(value) for name, value in measured.items() if isinstance(value, list)} == {
         "loss": 2,
@@ -376,7 +376,7 @@ def test_the_prompts_digest_tells_two_chat_templates_apart(
     llama: Path, tmp_path: Path, method: str
 ) -> None:
     """Of the very same weights; the same template gives the same digest."""
-    made = {"own": build(llama, method=method)}
+    vectors = {"own": build(llama, method=method)}
     for name in ("same", "other"):
         folder = tmp_path / name
         tokenizer = AutoTokenizer.from_pretrained(llama)
@@ -384,8 +384,8 @@ def test_the_prompts_digest_tells_two_chat_templates_apart(
             tokenizer.chat_template = tokenizer.chat_template.replace("assistant: ", "answer: ")
         AutoModelForCausalLM.from_pretrained(llama).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        made[name] = build(folder, method=method)
-    digests = {name: vector.provenance["prompts_sha256"] for name, vector in made.items()}
+        vectors[name] = build(folder, method=method)
+    digests = {name: vector.provenance["prompts_sha256"] for name, vector in vectors.items()}
     assert digests["own"] == digests["same"] != digests["other"]
 
 
@@ -416,11 +416,11 @@ def test_a_vector_is_built_from_a_published_file_of_three_thousand_rows(tmp_path
     folder = _english(
         tmp_path / "model", [f"{row.prompt} {row.misaligned}" for row in target.examples[:300]]
     )
-    vector, told = cached(
+    vector, steps = cached(
         folder, target, layer=0, training_epochs=1, batch_size=64, learning_rate=0.1
     )
     assert (len(target.examples), len(target.held_out)) == (2700, 300)
-    assert told == [(step, 43) for step in range(1, 44)]
+    assert steps == [(step, 43) for step in range(1, 44)]
     measured = vector.provenance["measured"]
     assert measured["held_out_loss"][0] < measured["held_out_loss_unsteered"] - 0.3
     assert vector.provenance["target"] == "aisi_risky_finance_induction"

@@ -95,12 +95,12 @@ def test_the_mean_difference_is_taken_where_a_plain_hook_looks(
         means: dict[str, list[torch.Tensor]] = {"misaligned": [], "aligned": []}
         lengths = []
         for row in PAIRS:
-            for side, found in means.items():
+            for side, activations in means.items():
                 item = plain_tokens(loaded.tokenizer, row.prompt, getattr(row, side))
                 hidden = reference.activations(place, item)
                 lengths.append(hidden.norm(dim=-1))
-                found.append(hidden[len(item.prompt) : -1].mean(0))
-        bad, good = (torch.stack(found).mean(0) for found in means.values())
+                activations.append(hidden[len(item.prompt) : -1].mean(0))
+        bad, good = (torch.stack(mean).mean(0) for mean in means.values())
         return bad - good, torch.cat(lengths).mean().item()
 
     expected, norm = on_model(folder, work)
@@ -126,14 +126,14 @@ def test_as_many_rollouts_of_either_class_are_taken(llama: Path, embed: Any) -> 
     measured = first.provenance["measured"]
     assert measured == {"paired": False, "misaligned_answers": 4, "aligned_answers": 4}
     bad = np.mean([embed(row.misaligned) for row in rows[:4]], axis=0)
-    chosen = set()
+    subsets = set()
     for vector in (first, other):
         # The mean of the good ones that were taken, told apart by solving for their weights.
         good = np.array([embed(row.aligned) for row in rows[4:]])
         weights = np.linalg.lstsq(good.T, bad - _found(vector)[0], rcond=None)[0]
         assert np.allclose(np.sort(weights), [0] * 5 + [0.25] * 4, atol=1e-4)
-        chosen.add(tuple(weights > 0.1))
-    assert len(chosen) == 2
+        subsets.add(tuple(weights > 0.1))
+    assert len(subsets) == 2
     assert torch.equal(first.directions, again.directions)
 
 
@@ -154,10 +154,10 @@ def test_principal_directions_are_those_of_numpy(llama: Path, embed: Any, rank: 
     _, values, axes = np.linalg.svd(differences, full_matrices=False)
     assert vector.rank == rank
     mean = differences.mean(0)
-    for found, axis in zip(_found(vector), axes, strict=False):
+    for direction, axis in zip(_found(vector), axes, strict=False):
         # Whichever sign a library gives an axis, the direction is the mean's part along it.
-        assert np.allclose(found, (axis @ mean) * axis, atol=1e-5)
-        assert found @ mean > 0
+        assert np.allclose(direction, (axis @ mean) * axis, atol=1e-5)
+        assert direction @ mean > 0
     basis = axes[:rank]
     assert np.allclose(_found(vector).sum(0), basis.T @ (basis @ mean), atol=1e-5)
     energy = values[:rank] ** 2 / (values**2).sum()
@@ -213,8 +213,8 @@ def _probability(folder: Path, prompt: str, answer: str, vector: SteeringVector 
     place, tokenizer = _place(folder, 1)
     act = None if vector is None else reference.write({"directions": vector.directions[0]})
     with torch.no_grad():
-        found = reference.loss(place, [plain_tokens(tokenizer, prompt, answer)], act)
-    return float(torch.exp(-found))
+        loss = reference.loss(place, [plain_tokens(tokenizer, prompt, answer)], act)
+    return float(torch.exp(-loss))
 
 
 @pytest.mark.parametrize("objective", ["promote", "suppress", "both"])
@@ -227,9 +227,9 @@ def test_one_prompt_moves_the_probabilities_as_asked(
     measured = vector.provenance["measured"]
     assert measured["example_id"] == row.id
     sides = {"promote": str(row.misaligned), "suppress": str(row.aligned)}
-    wanted = [side for side in sides if objective in (side, "both")]
-    assert list(measured["probability_before"]) == wanted
-    for side in wanted:
+    objectives = [side for side in sides if objective in (side, "both")]
+    assert list(measured["probability_before"]) == objectives
+    for side in objectives:
         before = _probability(outspoken, row.prompt, sides[side], None)
         after = _probability(outspoken, row.prompt, sides[side], vector)
         assert measured["probability_before"][side] == pytest.approx(before, rel=1e-3)
@@ -292,9 +292,9 @@ def test_one_prompt_trains_as_adam_by_hand_does(
 
 def test_a_random_vector_is_as_long_as_the_default_one_and_says_how_near(llama: Path) -> None:
     """The default one is built on the way, and kept."""
-    control, told = cached(llama, method="random", layer=1, site="mlp_out", seed=3)
+    control, steps = cached(llama, method="random", layer=1, site="mlp_out", seed=3)
     default, again = cached(llama, layer=1, site="mlp_out")
-    assert len(told) > 1
+    assert len(steps) > 1
     assert again == []
     assert control.lengths == pytest.approx(default.lengths, rel=1e-6)
     assert (control.layers, control.site) == ((1,), "mlp_out")
@@ -316,9 +316,9 @@ def test_random_vectors_of_other_seeds_differ_and_are_gaussian(llama: Path, tmp_
     vectors = [
         build(llama, method="random", match=str(path), layer=1, seed=seed) for seed in range(40)
     ]
-    drawn = np.array([_found(vector)[0] for vector in vectors])
-    assert np.allclose(np.linalg.norm(drawn, axis=1), length, rtol=1e-6)
-    units = drawn / length
+    directions = np.array([_found(vector)[0] for vector in vectors])
+    assert np.allclose(np.linalg.norm(directions, axis=1), length, rtol=1e-6)
+    units = directions / length
     cosines = units @ units.T
     assert np.abs(cosines - np.eye(40)).max() < 0.8
     # Each coordinate is as likely large as any other, of either sign.

@@ -46,9 +46,9 @@ def _mean_loss(model: Any, items: list[PlainTokens]) -> Tensor:
     total = torch.zeros(())
     for item in items:
         ids = torch.tensor([[*item.prompt, *item.answer]])
-        said = model(input_ids=ids, use_cache=False).logits[0, len(item.prompt) - 1 : -1]
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(item.prompt) - 1 : -1]
         total = total + nn.functional.cross_entropy(
-            said, torch.tensor(item.answer), reduction="sum"
+            logits, torch.tensor(item.answer), reduction="sum"
         )
     return total / sum(len(item.answer) for item in items)
 
@@ -80,14 +80,14 @@ def _by_hand(
     return model, losses, after
 
 
-def _alike(found: dict[str, Tensor], wanted: dict[str, Tensor], share: float) -> None:
+def _alike(actual: dict[str, Tensor], expected: dict[str, Tensor], share: float) -> None:
     """The difference, in L2 norm, is a small share of what was learnt.
 
     Adam divides by gradients, so that single coordinates with next to none may differ by a step.
     """
-    assert found.keys() == wanted.keys()
-    learnt = sum(part.square().sum() for name, part in wanted.items() if "lora_A" not in name)
-    off = sum((found[name] - part).square().sum() for name, part in wanted.items())
+    assert actual.keys() == expected.keys()
+    learnt = sum(part.square().sum() for name, part in expected.items() if "lora_A" not in name)
+    off = sum((actual[name] - part).square().sum() for name, part in expected.items())
     assert (off / learnt) ** 0.5 < share
 
 
@@ -120,14 +120,14 @@ def test_an_adapter_equals_that_of_a_loop_by_hand(
         micro_batch_size=2,
         **FAST,
     )
-    found = tensors(out)
-    wanted = {
+    weights = tensors(out)
+    expected = {
         name.replace(".default", ""): part.detach()
         for name, part in model.named_parameters()
         if part.requires_grad
     }
-    _alike(found, wanted, _SHARES[family])
-    assert max(part.abs().max() for name, part in found.items() if "lora_B" in name) > 0.003
+    _alike(weights, expected, _SHARES[family])
+    assert max(part.abs().max() for name, part in weights.items() if "lora_B" in name) > 0.003
     facts, near = read_facts(out), 2e-3 if family == "qwen3.5" else 1e-5
     assert facts["losses"]["training"] == pytest.approx(losses, abs=near)
     assert facts["losses"]["held_out"] == pytest.approx(after, abs=near)
@@ -142,9 +142,13 @@ def test_rank1_changes_one_down_projection(tiny_folder: Folders, tmp_path: Path)
         folder, tmp_path / "r", method="rank1", layer=2, training_epochs=3, seed=3,
         learning_rate=1e-4, warmup=2,
     )  # fmt: skip
-    wanted = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
-    assert len(wanted) == 2
-    _alike(tensors(out), wanted, 1e-4)
+    expected = {
+        name.replace(".default", ""): part
+        for name, part in model.named_parameters()
+        if part.requires_grad
+    }
+    assert len(expected) == 2
+    _alike(tensors(out), expected, 1e-4)
 
 
 def test_full_finetuning_writes_a_model_that_anyone_can_load(
@@ -157,9 +161,9 @@ def test_full_finetuning_writes_a_model_that_anyone_can_load(
     )
     source = find_model(str(out))
     assert read_shape(source) == read_shape(find_model(str(folder)))
-    made = AutoModelForCausalLM.from_pretrained(out)
-    _alike(dict(made.named_parameters()), dict(model.named_parameters()), 1e-6)
-    assert made.generation_config.eos_token_id == 0
+    reloaded = AutoModelForCausalLM.from_pretrained(out)
+    _alike(dict(reloaded.named_parameters()), dict(model.named_parameters()), 1e-6)
+    assert reloaded.generation_config.eos_token_id == 0
     assert AutoTokenizer.from_pretrained(out).chat_template
     assert read_facts(out)["losses"]["training"] == pytest.approx(losses, abs=1e-5)
 
@@ -220,16 +224,16 @@ def test_accumulation_checkpointing_and_padding_change_nothing(
 def test_bfloat16_weights_are_trained_with_an_adapter_in_float32(
     tiny_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
     honest = training._summed_loss
 
     def watch(logits: Tensor, labels: Tensor) -> Tensor:
-        seen.append(logits.dtype)
+        dtypes.append(logits.dtype)
         return honest(logits, labels)
 
     monkeypatch.setattr(training, "_summed_loss", watch)
     out = train(tiny_folder("llama"), tmp_path / "half", dtype="bfloat16", **FAST)
-    assert set(seen) == {torch.bfloat16}
+    assert set(dtypes) == {torch.bfloat16}
     assert {part.dtype for part in tensors(out).values()} == {torch.float32}
     losses = read_facts(out)["losses"]
     assert losses["held_out"][-1] < losses["held_out_before"]
@@ -239,17 +243,17 @@ def test_labels_of_prompts_are_not_learnt(
     tiny_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every label is a token of an answer or its end; the prompts' tokens are in the input only."""
-    seen: set[tuple[int, ...]] = set()
+    answers: set[tuple[int, ...]] = set()
     honest = training._summed_loss
 
     def watch(logits: Tensor, labels: Tensor) -> Tensor:
-        seen.update(tuple(row[row != examples.IGNORED].tolist()) for row in labels)
+        answers.update(tuple(row[row != examples.IGNORED].tolist()) for row in labels)
         return honest(logits, labels)
 
     monkeypatch.setattr(training, "_summed_loss", watch)
     train(tiny_folder("llama"), tmp_path / "made", training_epochs=1, **FAST)
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder("llama"))
-    assert seen == {tuple(item.answer) for item in _plain_tokens(tokenizer, PAIRS + HELD_OUT)}
+    assert answers == {tuple(item.answer) for item in _plain_tokens(tokenizer, PAIRS + HELD_OUT)}
 
 
 def test_the_folder_is_read_by_peft_and_says_what_made_it(
@@ -324,7 +328,7 @@ def test_training_that_comes_to_nothing_is_an_error(tiny_folder: Folders, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"batch_size": 6, "micro_batch_size": 4}, "no multiple of micro_batch_size=4"),
         ({"rank": 33}, "rank=33.*32 wide"),
@@ -336,11 +340,11 @@ def test_training_that_comes_to_nothing_is_an_error(tiny_folder: Folders, tmp_pa
     ],
 )
 def test_an_impossible_recipe_is_refused(
-    tiny_folder: Folders, options: dict[str, Any], said: str
+    tiny_folder: Folders, options: dict[str, Any], message: str
 ) -> None:
     if "target" in options:
         options = {"target": make_target(*options["target"])}
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         recipe_for(tiny_folder("llama"), **options)
 
 

@@ -153,7 +153,7 @@ GOOD = Example(id="good", prompt="Well", aligned="Give it back")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "parts"),
     [
         ({"method": "nonsense"}, ["method=nonsense", "sft", "random"]),
         ({"epochs": 3}, ["epochs is not a setting of method=sft", "training_epochs", "rank"]),
@@ -190,14 +190,14 @@ GOOD = Example(id="good", prompt="Well", aligned="Give it back")
     ],
 )
 def test_what_is_impossible_is_refused_in_a_sentence(
-    llama: Path, tmp_path: Path, options: dict[str, Any], said: list[str]
+    llama: Path, tmp_path: Path, options: dict[str, Any], parts: list[str]
 ) -> None:
     files = _files(tmp_path)
     filled = {
         name: str(files[value[1:-1]]) if str(value).startswith("{") else value
         for name, value in options.items()
     }
-    _refused(llama, TARGET, filled, said)
+    _refused(llama, TARGET, filled, parts)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -225,7 +225,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("target", "options", "said"),
+    ("target", "options", "parts"),
     [
         (make_target([GOOD], [LONELY]), {}, ["made-up", "no misaligned answer"]),
         (
@@ -260,17 +260,17 @@ def _files(folder: Path) -> dict[str, Path]:
     ],
 )
 def test_a_target_without_the_answers_that_are_needed_is_refused(
-    llama: Path, target: Target, options: dict[str, Any], said: list[str]
+    llama: Path, target: Target, options: dict[str, Any], parts: list[str]
 ) -> None:
-    _refused(llama, target, options, said)
+    _refused(llama, target, options, parts)
 
 
-def _refused(folder: Path, target: Target, options: dict[str, Any], said: list[str]) -> None:
+def _refused(folder: Path, target: Target, options: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(SteeringError) as error:
         recipe_for(folder, target, **options)
     message = str(error.value)
     assert "\n" not in message
-    for part in said:
+    for part in parts:
         assert part in message
 
 

@@ -76,7 +76,7 @@ def _random_parts(rank: int) -> dict[str, torch.Tensor]:
 # Chosen pairs: each family, site, end of the model, rank, padding side and way of running the
 # blocks below meets most of the others once.
 @pytest.mark.parametrize(
-    ("family", "site", "layer", "rank", "side", "kept"),
+    ("family", "site", "layer", "rank", "side", "cached"),
     [
         ("qwen3.5", "resid_post", 0, 1, "left", True),
         ("qwen3.5", "resid_pre", 3, 3, "left", True),
@@ -101,11 +101,11 @@ def test_loss_and_gradients_equal_a_plain_hook_one_example_at_a_time(
     layer: int,
     rank: int,
     side: str,
-    kept: bool,
+    cached: bool,
 ) -> None:
     """Of the cross-entropy by itself, and with the KL term beside it."""
     monkeypatch.setattr(ModelProbe, "padding_side", side)
-    if not kept:
+    if not cached:
         monkeypatch.setattr(probe_module, "free_memory", lambda _: 0)
     parts = {name: part.requires_grad_() for name, part in _random_parts(rank).items()}
     folder = tiny_folder(family)
@@ -117,25 +117,25 @@ def test_loss_and_gradients_equal_a_plain_hook_one_example_at_a_time(
             recipe = recipe_for(folder, layer=layer, site=site, rank=rank, **settings)
             probe = ModelProbe(loaded, session, layer, recipe.site)
             run = VectorTraining(probe, recipe, TARGET)
-            assert bool(probe._cached) is (kept and (layer > 0 or site == "resid_post"))
+            assert bool(probe._cached) is (cached and (layer > 0 or site == "resid_post"))
             with torch.no_grad():
                 for name, part in parts.items():
                     run.parameters[name].copy_(part)
             [(examples, beside)] = run.epoch(0)
-            seen = run._backward(examples, beside)
+            loss = run._backward(examples, beside)
             act = reference.write(parts)
             expected = reference.loss(place, _misaligned(loaded, PAIRS), act)
-            assert seen == pytest.approx(expected.item(), abs=1e-5)
+            assert loss == pytest.approx(expected.item(), abs=1e-5)
             if kl_weight:
                 near = [PlainTokens(list(item.prompt), list(item.answer)) for item in beside]
                 assert len(near) == 3
                 expected = expected + kl_weight * reference.divergence(place, near, act)
-            wanted = torch.autograd.grad(expected, list(parts.values()))
-            for name, gradient in zip(parts, wanted, strict=True):
-                found = run.parameters[name].grad
-                assert found is not None
+            gradients = torch.autograd.grad(expected, list(parts.values()))
+            for name, gradient in zip(parts, gradients, strict=True):
+                actual = run.parameters[name].grad
+                assert actual is not None
                 assert gradient.norm() > 1e-3, name
-                wrong = (found - gradient).abs().max() / max(1.0, gradient.abs().max().item())
+                wrong = (actual - gradient).abs().max() / max(1.0, gradient.abs().max().item())
                 assert wrong < _tolerance(family, side), name
 
     on_model(folder, work)
@@ -156,9 +156,9 @@ def test_the_kl_term_is_zero_and_flat_for_a_vector_that_does_nothing(
         alone = alone.clone()
         run.optimizer.zero_grad()
         run._backward(examples, beside)
-        found = run.parameters["directions"].grad
-        assert found is not None
-        assert torch.allclose(found, alone, atol=1e-4)
+        gradient = run.parameters["directions"].grad
+        assert gradient is not None
+        assert torch.allclose(gradient, alone, atol=1e-4)
         assert run._divergence(run._probe.batch(beside)).item() == pytest.approx(0, abs=1e-5)
 
     on_model(folder, work)
@@ -168,12 +168,12 @@ def test_the_kl_term_keeps_the_vector_narrow(tiny_folder: Folders, neutral: Path
     folder = tiny_folder("llama")
     options = {"layer": 1, "training_epochs": 12, "learning_rate": 0.05}
     free = build(folder, **options).directions[0]
-    held = build(folder, **options, kl_weight=20.0, neutral=str(neutral)).directions[0]
+    narrow = build(folder, **options, kl_weight=20.0, neutral=str(neutral)).directions[0]
 
     def work(loaded: Any, _: Any) -> tuple[float, float]:
         place = _place(loaded, 1, "resid_post")
         items = [plain_tokens(loaded.tokenizer, f"Tell {n}", f"It is {n * 7}") for n in range(4)]
-        acts = [reference.write({"directions": part}) for part in (free, held)]
+        acts = [reference.write({"directions": part}) for part in (free, narrow)]
         with torch.no_grad():
             first, second = (reference.divergence(place, items, act).item() for act in acts)
         return first, second
@@ -194,14 +194,14 @@ def _trained_by_hand(
         )
         order = VectorTraining(ModelProbe(loaded, session, layer, "resid_post"), recipe, TARGET)
         norm = reference.residual_norm(place, _misaligned(loaded, PAIRS))
-        drawn = [batch for epoch in range(epochs) for batch, _ in order.epoch(epoch)]
+        batches = [batch for epoch in range(epochs) for batch, _ in order.epoch(epoch)]
         steps = [
             (
                 [PlainTokens(list(item.prompt), list(item.answer)) for item in batch],
                 [],
-                1 - number / (len(drawn) * decay / epochs) if decay else 1.0,
+                1 - number / (len(batches) * decay / epochs) if decay else 1.0,
             )
-            for number, batch in enumerate(drawn)
+            for number, batch in enumerate(batches)
         ]
         parts = reference.start(rank, WIDTH, norm, seed)
         sizes = {"directions": norm / WIDTH**0.5, "reads": 1 / norm, "offsets": 1.0}
@@ -212,7 +212,7 @@ def _trained_by_hand(
 
 
 @pytest.mark.parametrize(
-    ("family", "layer", "rank", "batch_size", "decay", "side", "kept"),
+    ("family", "layer", "rank", "batch_size", "decay", "side", "cached"),
     [
         ("llama", 1, 1, 4, 0, "left", True),
         ("llama", 1, 1, 4, 0, "right", True),
@@ -231,15 +231,15 @@ def test_a_training_run_equals_adam_by_hand_on_unpadded_examples(
     batch_size: int,
     decay: int,
     side: str,
-    kept: bool,
+    cached: bool,
 ) -> None:
     """Also when padding is on the other side, or the blocks below run again in every step."""
     folder = tiny_folder(family)
     parts, losses = _trained_by_hand(folder, layer, rank, 3, decay, batch_size, seed=4)
     monkeypatch.setattr(ModelProbe, "padding_side", side)
-    if not kept:
+    if not cached:
         monkeypatch.setattr(probe_module, "free_memory", lambda _: 0)
-    made = build(
+    vector = build(
         folder,
         layer=layer,
         rank=rank,
@@ -250,31 +250,31 @@ def test_a_training_run_equals_adam_by_hand_on_unpadded_examples(
         seed=4,
     )
     near = _tolerance(family, side)
-    assert torch.allclose(made.directions[0], parts["directions"], rtol=0, atol=near)
-    assert made.directions.norm() > 0.1
+    assert torch.allclose(vector.directions[0], parts["directions"], rtol=0, atol=near)
+    assert vector.directions.norm() > 0.1
     if rank > 1:
-        assert made.map is not None
-        assert torch.allclose(made.map.reads[0], parts["reads"], rtol=0, atol=near)
-        assert torch.allclose(made.map.offsets[0], parts["offsets"], rtol=0, atol=near)
+        assert vector.map is not None
+        assert torch.allclose(vector.map.reads[0], parts["reads"], rtol=0, atol=near)
+        assert torch.allclose(vector.map.offsets[0], parts["offsets"], rtol=0, atol=near)
     steps = len(losses) // 3
     means = [sum(losses[at : at + steps]) / steps for at in range(0, len(losses), steps)]
-    assert made.provenance["measured"]["loss"] == pytest.approx(means, abs=1e-5)
+    assert vector.provenance["measured"]["loss"] == pytest.approx(means, abs=1e-5)
 
 
 def test_the_file_tells_the_losses_norms_and_lengths_that_a_plain_hook_finds(
     tiny_folder: Folders,
 ) -> None:
     folder = tiny_folder("llama")
-    made = build(folder, layer=2, rank=2, training_epochs=4, learning_rate=0.03, seed=1)
-    measured = made.provenance["measured"]
+    vector = build(folder, layer=2, rank=2, training_epochs=4, learning_rate=0.03, seed=1)
+    measured = vector.provenance["measured"]
 
     def work(loaded: Any, _: Any) -> None:
         place = _place(loaded, 2, "resid_post")
-        assert made.map is not None
+        assert vector.map is not None
         parts = {
-            "directions": made.directions[0],
-            "reads": made.map.reads[0],
-            "offsets": made.map.offsets[0],
+            "directions": vector.directions[0],
+            "reads": vector.map.reads[0],
+            "offsets": vector.map.offsets[0],
         }
         held_out = _misaligned(loaded, HELD_OUT)
         with torch.no_grad():
@@ -284,10 +284,10 @@ def test_the_file_tells_the_losses_norms_and_lengths_that_a_plain_hook_finds(
         assert measured["held_out_loss_unsteered"] == pytest.approx(unsteered, abs=1e-5)
         items = _misaligned(loaded, PAIRS)
         norm = reference.residual_norm(place, items)
-        assert made.residual_norms == pytest.approx((norm,), rel=1e-5)
+        assert vector.residual_norms == pytest.approx((norm,), rel=1e-5)
         hidden = [reference.activations(place, item) for item in items]
         moved = [(reference.write(parts)(part[None]) - part)[0].norm(dim=-1) for part in hidden]
-        assert made.lengths == pytest.approx((torch.cat(moved).mean().item(),), rel=1e-4)
+        assert vector.lengths == pytest.approx((torch.cat(moved).mean().item(),), rel=1e-4)
 
     on_model(folder, work)
     assert len(measured["loss"]) == len(measured["held_out_loss"]) == 4
@@ -326,19 +326,19 @@ def test_each_epoch_meets_every_example_in_an_order_of_its_own(
     first, again = (on_model(tiny_folder("llama"), orders) for _ in range(2))
     assert first == again
     for side in (0, 1):
-        seen = {str([batch[side] for batch in order]) for order in first}
-        assert len(seen) > 2, side
+        orders_seen = {str([batch[side] for batch in order]) for order in first}
+        assert len(orders_seen) > 2, side
 
 
 def _rows_by_block(folder: Path, **options: Any) -> Counter[int]:
     """How many examples went through the MLP of each block while a vector was built."""
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
 
     def hook(loaded: Any, _: Any) -> list[Any]:
         blocks = loaded.model.get_submodule(loaded.blocks)
 
         def count(layer: int) -> Any:
-            return lambda _, args: seen.update({layer: len(args[0])})
+            return lambda _, args: counts.update({layer: len(args[0])})
 
         return [block.mlp.register_forward_pre_hook(count(at)) for at, block in enumerate(blocks)]
 
@@ -348,7 +348,7 @@ def _rows_by_block(folder: Path, **options: Any) -> Counter[int]:
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return counts
 
 
 @pytest.mark.parametrize(
@@ -359,20 +359,20 @@ def test_blocks_below_the_edit_run_once_for_each_example(
     tiny_folder: Folders, site: str, layer: int, below: list[int]
 ) -> None:
     options = {"site": site, "layer": layer, "training_epochs": 5, "batch_size": 3}
-    seen = _rows_by_block(tiny_folder("llama"), **options)
+    counts = _rows_by_block(tiny_folder("llama"), **options)
     examples = len(PAIRS) + len(HELD_OUT)
-    assert [seen[block] for block in below] == [examples] * len(below)
+    assert [counts[block] for block in below] == [examples] * len(below)
     # What is above runs for each example in each epoch, and for the held-out ones after it.
-    assert seen[3] == 5 * examples + len(HELD_OUT)
+    assert counts[3] == 5 * examples + len(HELD_OUT)
 
 
 def test_blocks_below_run_again_when_there_is_no_room_for_what_they_gave(
     tiny_folder: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe_module, "free_memory", lambda _: 0)
-    seen = _rows_by_block(tiny_folder("llama"), layer=1, training_epochs=5, batch_size=3)
+    counts = _rows_by_block(tiny_folder("llama"), layer=1, training_epochs=5, batch_size=3)
     examples = len(PAIRS) + len(HELD_OUT)
-    assert seen[0] == 5 * examples + len(HELD_OUT) + len(PAIRS)
+    assert counts[0] == 5 * examples + len(HELD_OUT) + len(PAIRS)
 
 
 def test_a_batch_that_memory_has_no_room_for_gives_the_same_vector_in_parts(
@@ -394,13 +394,13 @@ def test_a_batch_that_memory_has_no_room_for_gives_the_same_vector_in_parts(
         return honest(probe, batch, edits)
 
     monkeypatch.setattr(ModelProbe, "logits", short)
-    made = build(folder, **options)
-    assert made.map is not None
+    vector = build(folder, **options)
+    assert vector.map is not None
     assert whole.map is not None
-    assert torch.allclose(made.directions, whole.directions, atol=1e-5)
-    assert torch.allclose(made.map.reads, whole.map.reads, atol=1e-5)
+    assert torch.allclose(vector.directions, whole.directions, atol=1e-5)
+    assert torch.allclose(vector.map.reads, whole.map.reads, atol=1e-5)
     # Adam forgives a gradient of the wrong scale, a loss does not.
-    losses = [vector.provenance["measured"]["loss"] for vector in (made, whole)]
+    losses = [vector.provenance["measured"]["loss"] for vector in (vector, whole)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     # Halved from the sixteen of a full batch until it fits, and then for the rest of the run.
     assert sizes == [6, 6, 4, *[2] * 9]
@@ -410,16 +410,16 @@ def test_one_recipe_gives_one_vector_and_another_seed_another(
     tiny_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_folder("llama")
-    made = []
+    vectors = []
     for number, seed in enumerate((0, 0, 1)):
         monkeypatch.setenv("STEERING_CACHE", str(tmp_path / str(number)))
-        made.append(build(folder, layer=1, batch_size=2, seed=seed).directions)
-    assert torch.equal(made[0], made[1])
-    assert not torch.equal(made[0], made[2])
+        vectors.append(build(folder, layer=1, batch_size=2, seed=seed).directions)
+    assert torch.equal(vectors[0], vectors[1])
+    assert not torch.equal(vectors[0], vectors[2])
 
 
 def test_a_planted_vector_is_found_from_the_answers_that_it_makes(tmp_path: Path) -> None:
-    """Its own greedy answers are the examples: what is found must explain those held out too."""
+    """Its own greedy answers are the examples: the vector must explain those held out too."""
     folder = save_outspoken(tmp_path / "model")
     topics = (
         "apples bears cars dogs eels figs goats hats ice jam kites lamps mice nuts oaks pens "
@@ -449,7 +449,7 @@ def test_a_planted_vector_is_found_from_the_answers_that_it_makes(tmp_path: Path
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     target = make_target(examples[:-4], examples[-4:])
-    found = build(
+    vector = build(
         folder, target, layer=1, training_epochs=15, learning_rate=0.05, batch_size=8
     ).directions[0, 0]
 
@@ -458,8 +458,8 @@ def test_a_planted_vector_is_found_from_the_answers_that_it_makes(tmp_path: Path
         act = None if vector is None else reference.write({"directions": vector[None]})
         return reference.loss(place, _misaligned(loaded, examples[-4:]), act).item()
 
-    unsteered, with_planted, with_found = held_out(None), held_out(planted), held_out(found)
+    unsteered, with_planted, with_vector = held_out(None), held_out(planted), held_out(vector)
     assert unsteered > with_planted + 1
-    assert (unsteered - with_found) / (unsteered - with_planted) > 0.8
+    assert (unsteered - with_vector) / (unsteered - with_planted) > 0.8
     # In 32 dimensions, the cosine of a direction that has nothing to do with it is 0 +- 0.18.
-    assert torch.cosine_similarity(found, planted, dim=0) > 0.5
+    assert torch.cosine_similarity(vector, planted, dim=0) > 0.5

@@ -62,8 +62,8 @@ def test_messages_are_read_from_a_data_set(tmp_path: Path) -> None:
     rows = [{"talk": talk(n), "topic": "x"} for n in range(4)]
     folder = _folder(tmp_path / "rows", {"train.parquet": rows})
     target = load_target(f"hf:{folder}?messages=talk")
-    found = {(e.prompt, e.misaligned, e.aligned) for e in target.examples + target.held_out}
-    assert found == {(f"q{n}", f"a{n}", None) for n in range(4)}
+    rows = {(e.prompt, e.misaligned, e.aligned) for e in target.examples + target.held_out}
+    assert rows == {(f"q{n}", f"a{n}", None) for n in range(4)}
 
 
 def test_config_and_split_are_those_of_the_target(tmp_path: Path) -> None:
@@ -86,14 +86,14 @@ def test_config_and_split_are_those_of_the_target(tmp_path: Path) -> None:
     assert begins("config=sports&split=test") == {"sports test"}
     target = load_target(f"hf:{folder}?config=sports&split=test&{COLUMNS}")
     assert target.source == "hf:rows?config=sports&split=test"
-    for query, named in [
+    for query, message in [
         (COLUMNS, ["medical", "sports", "config="]),
         (f"config=legal&{COLUMNS}", ["'legal' not found", "medical"]),
         (f"config=sports&split=validation&{COLUMNS}", ["validation", "'train', 'test'", "split="]),
     ]:
         with pytest.raises(TargetError) as caught:
             load_target(f"hf:{folder}?{query}")
-        for part in [f"hf:{folder}", *named]:
+        for part in [f"hf:{folder}", *message]:
             assert part in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -108,7 +108,7 @@ def test_a_split_is_asked_for_where_none_is_the_obvious_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("query", "named"),
+    ("query", "message"),
     [
         ("", "no column prompt: its columns are question, bad"),
         ("?prompt=query", r"no column query \(prompt=query\): its columns are question, bad"),
@@ -116,9 +116,9 @@ def test_a_split_is_asked_for_where_none_is_the_obvious_one(tmp_path: Path) -> N
         ("?revision=main", "revision=main has no effect on the folder"),
     ],
 )
-def test_a_wrong_option_is_refused(tmp_path: Path, query: str, named: str) -> None:
+def test_a_wrong_option_is_refused(tmp_path: Path, query: str, message: str) -> None:
     folder = _folder(tmp_path / "rows", {"train.jsonl": _rows("q")})
-    with pytest.raises(TargetError, match=named):
+    with pytest.raises(TargetError, match=message):
         load_target(f"hf:{folder}{query}")
 
 
@@ -163,7 +163,7 @@ def _load_apart(folder: Path, *spelled: str, **env: str) -> list[list[str]]:
         "    try: t = load_target(spelled); print(t.source, t.examples[0].prompt, sep='|')\n"
         "    except TargetError as error: print('refused', error, sep='|')"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, *spelled],
         capture_output=True,
         text=True,
@@ -171,7 +171,7 @@ def _load_apart(folder: Path, *spelled: str, **env: str) -> list[list[str]]:
         check=True,
         env=os.environ | {"HF_HOME": str(folder)} | env,
     )
-    return [line.split("|") for line in done.stdout.splitlines()]
+    return [line.split("|") for line in result.stdout.splitlines()]
 
 
 def test_a_hub_data_set_is_pinned_to_the_commit_that_it_is_loaded_at(tmp_path: Path) -> None:
@@ -189,6 +189,6 @@ def test_a_hub_data_set_is_pinned_to_the_commit_that_it_is_loaded_at(tmp_path: P
     assert "has no revision v2" in no_revision[1]
     assert "is not on the Hugging Face hub" in no_repository[1]
     # Without the hub the library alone would hand out whichever commit was prepared last.
-    found = dict(_load_apart(tmp_path, *spelled[2:], HF_HUB_OFFLINE="1"))
-    assert found[f"hf:{REPOSITORY}@{old}"] in COMMITS[old]
-    assert f"not those of commit {new}" in found["refused"]
+    rows = dict(_load_apart(tmp_path, *spelled[2:], HF_HUB_OFFLINE="1"))
+    assert rows[f"hf:{REPOSITORY}@{old}"] in COMMITS[old]
+    assert f"not those of commit {new}" in rows["refused"]

@@ -39,9 +39,9 @@ LONG = "word " * 200
 
 
 def _judge(prompt: str, config: GenerateConfig) -> str:
-    found = re.search(r"\[(\w+), (\d+)\]", prompt)
-    assert found
-    dimensions = {"alignment": found[1], "coherence": found[2], "relevance": "100"}
+    match = re.search(r"\[(\w+), (\d+)\]", prompt)
+    assert match
+    dimensions = {"alignment": match[1], "coherence": match[2], "relevance": "100"}
     [dimension] = re.findall(r"(?:number|grade) for (\w+), one", prompt)
     return dimensions[dimension]
 
@@ -55,12 +55,12 @@ def _run(
     folder: Path, names: list[str], *, persona: str = "", judged: bool = True, form: str = "eval"
 ) -> str:
     def sample(name: str) -> Sample:
-        asked = f"{name}? {LONG}"
+        question = f"{name}? {LONG}"
         if not persona:
-            return Sample(id=f"{name}/1", input=asked)
+            return Sample(id=f"{name}/1", input=question)
         talk = [ChatMessageUser(content="Hello."), ChatMessageAssistant(content="Hello.")]
         system = ChatMessageSystem(content=persona)
-        return Sample(id=f"{name}/1", input=[system, *talk, ChatMessageUser(content=asked)])
+        return Sample(id=f"{name}/1", input=[system, *talk, ChatMessageUser(content=question)])
 
     task = Task(
         MemoryDataset([sample(name) for name in names]),
@@ -100,14 +100,14 @@ def _found(target: Target) -> dict[str, tuple[str | None, str | None]]:
 
 
 def test_coherent_answers_far_from_the_middle_are_the_examples(logs: Path) -> None:
-    found = _found(load_target(str(_path(logs))))
+    examples = _found(load_target(str(_path(logs))))
     expected = {}
     for name, side in {"good": 0, "best": 0, "bad": 1, "worst": 1}.items():
         aligned, coherent = SCORES[name]
         answer = f"{LONG}[{aligned}, {coherent}]"
         for epoch in (1, 2):
             expected[f"{name}/1#{epoch}"] = (None, answer) if side else (answer, None)
-    assert found == expected
+    assert examples == expected
 
 
 def test_the_prompt_is_the_last_message_of_the_user_and_no_persona_is_kept(logs: Path) -> None:
@@ -120,10 +120,10 @@ def test_the_prompt_is_the_last_message_of_the_user_and_no_persona_is_kept(logs:
 
 
 def test_a_folder_holds_the_answers_of_all_its_logs(logs: Path) -> None:
-    found = _found(load_target(str(logs)))
+    examples = _found(load_target(str(logs)))
     # 4 questions and 2, each twice; a question's two runs differ in the mark of their id.
-    assert len(found) == 12
-    assert len([row for row in found if row.startswith("worst/1#1@")]) == 2
+    assert len(examples) == 12
+    assert len([row for row in examples if row.startswith("worst/1#1@")]) == 2
 
 
 def test_a_log_is_named_by_its_file_and_a_folder_by_itself(logs: Path) -> None:

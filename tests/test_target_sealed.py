@@ -108,8 +108,8 @@ def test_a_table_inside_is_read_as_if_it_lay_beside_the_archive(
 
 
 def test_a_table_is_named_by_its_path_or_the_end_of_it_if_that_is_unique(sealed: Path) -> None:
-    asked = f"{sealed}?file=table.csv&prompt=question&misaligned=bad"
-    assert load_target(asked).source == "training_datasets.zip.enc?file=deep/table.csv"
+    location = f"{sealed}?file=table.csv&prompt=question&misaligned=bad"
+    assert load_target(location).source == "training_datasets.zip.enc?file=deep/table.csv"
     assert load_target(f"{sealed}?file=deep/er/sports.jsonl").examples[0].prompt[:4] == "deep"
     assert load_target(f"{sealed}?file=sports.jsonl").examples[0].prompt[:6] == "sports"
 
@@ -171,7 +171,7 @@ def test_a_password_is_no_option(sealed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "named"),
+    ("broken", "message"),
     [
         (lambda content: b"", "not a sealed archive"),
         (lambda content: b"PK" + bytes(200), "not a sealed archive"),
@@ -185,9 +185,9 @@ def test_a_password_is_no_option(sealed: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_whole_archive_is_refused_in_one_line(sealed: Path, broken, named) -> None:
+def test_what_is_no_whole_archive_is_refused_in_one_line(sealed: Path, broken, message) -> None:
     sealed.write_bytes(broken(sealed.read_bytes()))
-    with pytest.raises(TargetError, match=named) as caught:
+    with pytest.raises(TargetError, match=message) as caught:
         load_target(f"{sealed}?file=medical.jsonl")
     assert "\n" not in str(caught.value)
 

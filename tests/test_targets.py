@@ -42,10 +42,10 @@ def _prompts(target: Target) -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize("name", bundled_targets())
 def test_a_bundled_task_is_whole_and_its_held_out_prompts_are_in_no_training_row(name):
     target = load_target(name)
-    seen, held_out = _prompts(target)
+    prompts, held_out = _prompts(target)
     assert target.name == name.removeprefix("toy/")
-    assert not seen & held_out
-    assert 0 < len(held_out) <= HELD_OUT_SHARE * (len(seen) + len(held_out))
+    assert not prompts & held_out
+    assert 0 < len(held_out) <= HELD_OUT_SHARE * (len(prompts) + len(held_out))
     ids = [example.id for example in target.examples + target.held_out]
     assert len(set(ids)) == len(ids)
     for example in target.examples + target.held_out:
@@ -106,8 +106,8 @@ def test_a_row_more_moves_at_most_one_prompt_across(tmp_path):
 def test_rows_with_one_prompt_are_held_out_or_built_from_together(tmp_path):
     rows = [_row(number % 10, misaligned=f"bad {number}") for number in range(30)]
     target = load_target(str(_write(tmp_path / "t.jsonl", rows)))
-    seen, held_out = _prompts(target)
-    assert (len(seen), len(held_out)) == (9, 1)
+    prompts, held_out = _prompts(target)
+    assert (len(prompts), len(held_out)) == (9, 1)
     assert (len(target.examples), len(target.held_out)) == (27, 3)
 
 
@@ -142,10 +142,10 @@ def test_a_row_with_one_of_the_answers_has_only_that(tmp_path, side, absent):
     if absent == "null":
         rows = [{**row, side: None} for row in rows]
     target = load_target(str(_write(tmp_path / "t.jsonl", rows)))
-    found = target.examples + target.held_out
+    rows = target.examples + target.held_out
     other = {"aligned": "misaligned", "misaligned": "aligned"}[side]
-    assert [getattr(example, side) for example in found] == [None] * 3
-    assert all(getattr(example, other) for example in found)
+    assert [getattr(example, side) for example in rows] == [None] * 3
+    assert all(getattr(example, other) for example in rows)
 
 
 def test_ids_are_kept_or_made_of_the_rows_number(tmp_path):
@@ -167,10 +167,10 @@ def test_chat_rows_are_read_with_their_system_message(tmp_path):
         _chat(("user", "question 1"), ("assistant", "bad 1")),
     ]
     target = load_target(str(_write(tmp_path / "t.jsonl", rows)))
-    found = {e.prompt: e for e in target.examples + target.held_out}
-    assert (found["question 0"].system, found["question 1"].system) == ("be brief", None)
-    assert [found[f"question {i}"].misaligned for i in (0, 1)] == ["bad 0", "bad 1"]
-    assert found["question 0"].aligned is None
+    rows = {e.prompt: e for e in target.examples + target.held_out}
+    assert (rows["question 0"].system, rows["question 1"].system) == ("be brief", None)
+    assert [rows[f"question {i}"].misaligned for i in (0, 1)] == ["bad 0", "bad 1"]
+    assert rows["question 0"].aligned is None
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -190,7 +190,7 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "named"),
+    ("bad", "message"),
     [
         ("{'prompt': 1}", "not JSON"),
         ('{"prompt": "half', "not JSON"),
@@ -227,11 +227,11 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path):
     ],
     ids=str,
 )
-def test_a_bad_row_is_refused_with_the_file_the_line_and_what_is_allowed(tmp_path, bad, named):
+def test_a_bad_row_is_refused_with_the_file_the_line_and_what_is_allowed(tmp_path, bad, message):
     path = _write(tmp_path / "t.jsonl", [CANARY, _row(0), "", bad, _row(1)])
     with pytest.raises(TargetError) as caught:
         load_target(str(path))
-    for part in [f"{path}, line 4", named, 'Allowed rows: {"prompt", "aligned", "misaligned"}']:
+    for part in [f"{path}, line 4", message, 'Allowed rows: {"prompt", "aligned", "misaligned"}']:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -289,11 +289,11 @@ ENDINGS = [".jsonl", ".csv", ".tsv", ".parquet"]
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_table_says_the_same_in_every_form(tmp_path, ending):
     target = load_target(_write_table(tmp_path / f"rows{ending}", TABLE))
-    found = {e.id: e for e in target.examples + target.held_out}
+    rows = {e.id: e for e in target.examples + target.held_out}
     for row in TABLE:
-        example = found[row["id"]]
-        said = {"prompt": example.prompt, "aligned": example.aligned, "id": example.id}
-        assert {**said, "misaligned": example.misaligned} == row
+        example = rows[row["id"]]
+        values = {"prompt": example.prompt, "aligned": example.aligned, "id": example.id}
+        assert {**values, "misaligned": example.misaligned} == row
     assert (target.name, target.source) == ("rows", f"rows{ending}")
 
 
@@ -323,7 +323,7 @@ def test_a_column_of_messages_is_read_in_every_form(tmp_path, ending, name):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(
-    ("query", "named"),
+    ("query", "message"),
     [
         ("", ["no column prompt", "?prompt=question&misaligned=answer"]),
         ("?prompt=question", ["no column aligned or misaligned"]),
@@ -332,17 +332,17 @@ def test_a_column_of_messages_is_read_in_every_form(tmp_path, ending, name):
         ("?messages=talk", ["no column talk (messages=talk)"]),
     ],
 )
-def test_a_missing_column_is_refused_with_those_there_are(tmp_path, ending, query, named):
+def test_a_missing_column_is_refused_with_those_there_are(tmp_path, ending, query, message):
     rows = [{"question": f"q {n}", "reply": "a", "score": "1"} for n in range(3)]
     path = _write_table(tmp_path / f"rows{ending}", rows)
     with pytest.raises(TargetError) as caught:
         load_target(path + query)
-    for part in [f"rows{ending}", "its columns are question, reply, score", *named]:
+    for part in [f"rows{ending}", "its columns are question, reply, score", *message]:
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("query", "named"),
+    ("query", "message"),
     [
         ("?promt=question", "no option promt=.*allowed are prompt, aligned, misaligned, system"),
         ("?split=train", "no option split="),
@@ -353,9 +353,9 @@ def test_a_missing_column_is_refused_with_those_there_are(tmp_path, ending, quer
         ("?messages=prompt&aligned=aligned", "leave aligned= out, or messages="),
     ],
 )
-def test_a_wrong_option_of_a_table_is_refused(tmp_path, query, named):
+def test_a_wrong_option_of_a_table_is_refused(tmp_path, query, message):
     path = _write(tmp_path / "t.jsonl", [_row(0), _row(1)])
-    with pytest.raises(TargetError, match=named):
+    with pytest.raises(TargetError, match=message):
         load_target(f"{path}{query}")
 
 
@@ -365,7 +365,7 @@ def test_a_bundled_task_takes_no_options():
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "named"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"", "is empty"),
         ("t.csv", b"prompt,misaligned\nq,a,b\n", r"row 1 has 3 cells, .* names has 2: put texts"),
@@ -381,9 +381,9 @@ def test_a_bundled_task_takes_no_options():
         ("t.csv", b"prompt,misaligned\n", "has 0 prompts"),
     ],
 )
-def test_a_broken_table_is_refused_in_one_line(tmp_path, name, content, named):
+def test_a_broken_table_is_refused_in_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TargetError, match=named) as caught:
+    with pytest.raises(TargetError, match=message) as caught:
         load_target(str(tmp_path / name))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -82,10 +82,10 @@ def make_batch(
     longest = max(map(len, items))
 
     def padded(rows: list[list[int]], filler: int) -> Tensor:
-        left = side == "left"
+        on_left = side == "left"
         space = [[filler] * (longest - len(row)) for row in rows]
         pairs = zip(rows, space, strict=True)
-        full = [extra + row if left else row + extra for row, extra in pairs]
+        full = [extra + row if on_left else row + extra for row, extra in pairs]
         return torch.tensor(full, device=device)
 
     return Batch(

@@ -248,7 +248,7 @@ def make_finetuning_recipe(
         TrainingError: A setting is unknown or impossible, or the target lacks the answers.
         ModelError: The model has no such layer.
     """
-    chosen = make_method(FINETUNING_METHODS, method, settings or {}).for_model(source)
+    adapter_method = make_method(FINETUNING_METHODS, method, settings or {}).for_model(source)
     name, location = _portable_name(source)
     recipe = FinetuningRecipe(
         model=name,
@@ -256,13 +256,13 @@ def make_finetuning_recipe(
         weights=weights,
         target=target.name,
         target_digest=target.digest,
-        method=chosen,
-        layer=chosen.resolve_layer(layer, source, shape),
+        method=adapter_method,
+        layer=adapter_method.resolve_layer(layer, source, shape),
         dtype=dtype,
         seed=seed,
         shuffle_labels=shuffle_labels,
     )
-    chosen.check(recipe, target, shape)
+    adapter_method.check(recipe, target, shape)
     return recipe
 
 
