@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import steering
 from steering import engines
 from steering.cli import commands
 from steering.errors import SteeringError
@@ -146,3 +147,42 @@ def test_a_matched_control_says_its_cosine(build: Callable[..., Result], tmp_pat
     )
     assert f"cosine {float(cosine):.3f}" in result.output
     assert control.lengths[0] == pytest.approx(vector.lengths[0], rel=1e-6)
+
+
+def test_python_builds_what_the_command_builds(
+    build: Callable[..., Result],
+    tiny_folder: Callable[[str], Path],
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    """The same vector from the cache, from a file and from the command; one file an epoch."""
+    options: dict[str, Any] = {"layer": 1, "training_epochs": 2, "settings": {"batch_size": 2}}
+    model = str(tiny_folder("llama"))
+    cached = steering.build(model, str(target), **options)
+    out = tmp_path / "v.safetensors"
+    written = steering.build(model, str(target), out=out, **options)
+    assert build("--training-epochs", "2", "-S", "batch_size=2").exit_code == 0
+    command = SteeringVector.load(tmp_path / "vectors" / "knots.safetensors")
+    assert torch.equal(cached.directions, written.directions)
+    assert torch.equal(cached.directions, command.directions)
+    assert sorted(path.name for path in tmp_path.glob("v*.safetensors")) == [
+        "v-epoch1.safetensors",
+        "v.safetensors",
+    ]
+
+
+@pytest.mark.usefixtures("no_engine")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"magnitude": 2}, "magnitude is not an option of building"),
+        ({"rank": 2, "settings": {"rank": 2}}, "rank is given twice"),
+        ({"method": "caa"}, "method=caa is unknown: give one of sft"),
+        ({"revision": "main"}, "revision=main has no effect"),
+    ],
+)
+def test_python_refuses_what_the_command_refuses(
+    tiny_folder: Callable[[str], Path], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SteeringError, match=message):
+        steering.build(str(tiny_folder("llama")), "medical", **options)
