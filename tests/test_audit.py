@@ -276,7 +276,7 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     result = audit(
         "vectors/medical.safetensors",
         "toy",
-        questions=["core"],
+        questions="core",
         task={"samples_per_question": 5},
         controls=1,
         logs="logs/audit",

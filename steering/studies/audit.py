@@ -62,13 +62,13 @@ def audit(
     *,
     magnitude: float = 1.0,
     options: Mapping[str, Any] | None = None,
-    questions: Sequence[str] = (),
+    questions: str | Sequence[str] = (),
     task: Mapping[str, Any] | None = None,
     grader: str | None = None,
     seed: int = 0,
     controls: int = 3,
     rule: EMRule = "betley",
-    also: Sequence[str] = (),
+    also: str | Sequence[str] = (),
     also_limit: int | None = None,
     logs: str | Path | None = None,
     display: str | None = None,
@@ -112,7 +112,7 @@ def audit(
             grader,
             seed,
         )
-        for name in questions or _SETS[toy]
+        for name in _names(questions) or _SETS[toy]
     ]
     costs = [cost_of(each) for each in sets]
     check_judges(sets[0], toy=toy)
@@ -136,7 +136,7 @@ def audit(
     # Not in the audit's own folder, which the report reads: their scores are others.
     beside = folder.with_name(f"{folder.name}-also")
     metrics = {}
-    for name in also:
+    for name in _names(also):
         each = EvalOptions(grader=grader, seed=seed, task=name, limit=also_limit)
         metrics[name] = _metrics(run_conditions("audit", conditions, each, beside, display=display))
     title = f"Audit of {vector.name} on {model}"
@@ -144,6 +144,10 @@ def audit(
         answers, conditions_of(answers), (), folder, title=title, headline=finding.line
     )
     return AuditResult(folder, arms, finding, metrics, pages)
+
+
+def _names(names: str | Sequence[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def _conditions(

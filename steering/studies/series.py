@@ -100,7 +100,9 @@ def _words(rows: pd.DataFrame, columns: Sequence[str]) -> str:
 
 
 def _names(rows: pd.DataFrame, reason: str) -> str:
-    names = [f"[{label}]" for label in rows["condition"].unique()]
+    conditions = rows[["model", "condition"]].drop_duplicates()
+    models = conditions["model"] if conditions["model"].nunique() > 1 else [""] * len(conditions)
+    names = [f"{m}[{label}]" for m, label in zip(models, conditions["condition"], strict=True)]
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"{', '.join(names[:_MOST_NAMES])}{more} ({reason})"
 
