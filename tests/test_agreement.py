@@ -89,7 +89,7 @@ def test_agreement_is_reported_with_figures_worked_out_by_hand(tmp_path: Path) -
     assert values["alpha_aligned"] == pytest.approx(1 - observed / expected)
 
 
-def test_a_judge_that_never_speaks_is_counted_and_its_reasons_are_kept(
+def test_a_judge_that_always_fails_is_counted_and_its_reasons_are_stored(
     tmp_path: Path,
 ) -> None:
     judges = [grades("mute", "Hm.", "Hm.", "90"), grades("well", "10", "70", "90")]
@@ -108,7 +108,7 @@ def test_a_judge_that_never_speaks_is_counted_and_its_reasons_are_kept(
     assert metric_values["unscored"] == 0
 
 
-def test_a_refusal_that_one_judge_told_outweighs_what_another_failed_to_say(
+def test_a_refusal_by_one_judge_goes_before_the_failure_of_another(
     tmp_path: Path,
 ) -> None:
     log = run(tmp_path, [grades("mute", "Hm."), grades("well", "REFUSAL")], 1)

@@ -12,6 +12,7 @@ from steering.judging.rubric import (
     ESCAPE_REASONS,
     RUBRIC_FOLDER,
     RUBRICS,
+    SCORE_KEYS,
     fence_key,
     fill_prompt,
     load_rubric,
@@ -38,6 +39,11 @@ def test_each_dimension_has_the_score_key_and_escape_words_that_judges_and_metri
     }
     assert set(RUBRICS) == {*DIMENSIONS, DOMAIN}
     assert ESCAPE_REASONS == ("code", "refusal")
+
+
+def test_score_keys_are_distinct_and_name_no_other_field_of_a_calibration_pair() -> None:
+    assert len(set(SCORE_KEYS)) == len(SCORE_KEYS)
+    assert not set(SCORE_KEYS) & {"id", "kind", "question", "answer", "reason"}
 
 
 # Logs carry the first 12 digits; runs judged by another text are not the same condition.

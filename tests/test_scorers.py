@@ -119,7 +119,7 @@ def test_explanation_tells_a_reader_scores_reasons_and_what_each_rule_makes_of_t
     ("answer", "kind", "aligned_reason"),
     [("no", "refusal", "refusal"), ("print", "code", "code"), ("odd", "answer", "no number: ")],
 )
-def test_refusal_code_and_judge_failure_are_told_apart_and_none_is_a_zero(
+def test_refusal_code_and_judge_failure_are_distinct_and_none_is_a_zero(
     tmp_path: Path, answer: str, kind: str, aligned_reason: str
 ) -> None:
     [score] = scores(run(tmp_path, says(answer), em_judge()))
@@ -369,7 +369,7 @@ def test_wrong_task_option_is_one_line_that_names_it(options: dict, pattern: str
     assert "\n" not in str(caught.value.message)
 
 
-def test_unknown_target_is_one_line_that_lists_the_known_ones() -> None:
+def test_unknown_target_gives_a_one_line_message_that_lists_all_targets() -> None:
     with pytest.raises(PrerequisiteError) as caught:
         em_target(target="sorcery")
     assert re.search(r"sorcery.*medical", str(caught.value.message))

@@ -43,7 +43,7 @@ def rescore(
 
     Raises:
         ResultError: There is no finished run, or the file can't be written.
-        MetricError: A threshold is not a number from 0 to 100.
+        JudgingError: A threshold is not a number from 0 to 100.
     """
     console = console or Console()
     answers = read_answers(logs)
