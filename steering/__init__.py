@@ -16,10 +16,14 @@ _MODULES = {
     "build": "steering.api.build",
     "finetune": "steering.api.build",
     "run_study": "steering.studies.run",
+    "StudyResult": "steering.studies.run",
     "audit": "steering.studies.audit",
+    "AuditResult": "steering.studies.audit",
     "read_answers": "steering.results.frame",
     "report": "steering.studies.report",
+    "Report": "steering.studies.report",
     "gate": "steering.reports.gate",
+    "BoundStatus": "steering.reports.gate",
     "SteeringVector": "steering.vectors.steering_vector",
     "SteeringError": "steering.errors",
 }
@@ -27,9 +31,13 @@ _MODULES = {
 
 __all__ = [
     "Answer",
+    "AuditResult",
+    "BoundStatus",
+    "Report",
     "SteeredModel",
     "SteeringError",
     "SteeringVector",
+    "StudyResult",
     "__version__",
     "audit",
     "build",
