@@ -309,4 +309,7 @@ def _prompts(loaded: LoadedModel, questions: str) -> list[Tokens]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SteeringError as error:
+        raise SystemExit(f"Error: {error}") from None
