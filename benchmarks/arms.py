@@ -72,17 +72,17 @@ def save_adapter(loaded: LoadedModel, folder: Path) -> LoadedModel:
     return replace(loaded, model=adapted.eval())
 
 
-def engine_of(name: str, rows: int, **where: Any) -> tuple[Engine, LoadedModel]:
+def engine_of(name: str, batch: int, **where: Any) -> tuple[Engine, LoadedModel]:
     """Our engine with a model of its own, and the same model untouched, for the other arms."""
     source: ModelSource = find_model(name)
     engine = HFEngine(source, **where)
-    engine.allow_batch(rows)
+    engine.allow_batch(batch)
     engine.call(lambda *_: None).result()
     return engine, load_model(source, **where)
 
 
-def greedy_rows(
-    lengths: Sequence[int], edits: Sequence[Intervention] = (), seed: int = 0
+def greedy_requests(
+    lengths: Sequence[int], interventions: Sequence[Intervention] = (), seed: int = 0
 ) -> list[Request]:
     """Rows with random prompts of one length and answers of these lengths."""
     draw = random.Random(seed)
@@ -91,7 +91,7 @@ def greedy_rows(
             tuple(draw.randrange(5, 1000) for _ in range(PROMPT_TOKENS)),
             Sampling(temperature=0),
             max_tokens=length,
-            interventions=tuple(edits),
+            interventions=tuple(interventions),
         )
         for length in lengths
     ]
@@ -109,9 +109,9 @@ def additions(loaded: LoadedModel, layers: Sequence[int]) -> tuple[Intervention,
     )  # fmt: skip
 
 
-def ours(engine: Engine, rows: Sequence[Request]) -> int:
+def ours(engine: Engine, requests: Sequence[Request]) -> int:
     """Answer rows; the number of tokens."""
-    futures = [engine.submit(row) for row in rows]
+    futures = [engine.submit(request) for request in requests]
     return sum(future.result().num_generated for future in futures)
 
 
@@ -128,8 +128,8 @@ class _OwnLengths(transformers.StoppingCriteria):
 
 def generate(
     loaded: LoadedModel,
-    rows: Sequence[Request],
-    edits: Sequence[Intervention] = (),
+    requests: Sequence[Request],
+    interventions: Sequence[Intervention] = (),
 ) -> int:
     """transformers' own loop over one left-padded batch, each of `edits` added by a forward hook.
 
@@ -138,16 +138,20 @@ def generate(
     """
     model: Any = loaded.model
     pad = loaded.tokenizer.pad_token_id
-    longest = max(len(row.prompt) for row in rows)
-    ids = torch.tensor([[pad] * (longest - len(row.prompt)) + list(row.prompt) for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
-    lengths = [row.max_tokens for row in rows]
-    sampled = rows[0].sampling.temperature > 0
+    longest = max(len(request.prompt) for request in requests)
+    ids = torch.tensor(
+        [[pad] * (longest - len(request.prompt)) + list(request.prompt) for request in requests]
+    )
+    mask = torch.tensor(
+        [[0] * (longest - len(request.prompt)) + [1] * len(request.prompt) for request in requests]
+    )
+    lengths = [request.max_tokens for request in requests]
+    sampled = requests[0].sampling.temperature > 0
     drawing = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} if sampled else {}
     with ExitStack() as stack, torch.inference_mode():
-        for edit in edits:
-            added = (edit.amount * edit.basis[0]).to(model.device, model.dtype)
-            block = model.get_submodule(loaded.blocks)[edit.layer]
+        for intervention in interventions:
+            added = (intervention.amount * intervention.basis[0]).to(model.device, model.dtype)
+            block = model.get_submodule(loaded.blocks)[intervention.layer]
             handle = block.register_forward_hook(lambda _, __, out, added=added: out + added)
             stack.callback(handle.remove)
         out = model.generate(

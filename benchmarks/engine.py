@@ -37,7 +37,7 @@ from benchmarks.arms import (
     alternate,
     engine_of,
     generate,
-    greedy_rows,
+    greedy_requests,
     machine,
     ours,
     save_adapter,
@@ -95,13 +95,13 @@ def equal(rounds: int) -> dict[str, Any]:
         layers = range(plain.shape.num_layers)
         sets = {"unsteered": [], "one layer": [6], "all layers": layers}
         arms: dict[str, Callable[[], int]] = {
-            name: partial(ours, engine, greedy_rows([TOKENS] * ROWS, additions(plain, on)))
+            name: partial(ours, engine, greedy_requests([TOKENS] * ROWS, additions(plain, on)))
             for name, on in sets.items()
         }
-        arms["generate"] = partial(generate, plain, greedy_rows([TOKENS] * ROWS))
+        arms["generate"] = partial(generate, plain, greedy_requests([TOKENS] * ROWS))
         hook = additions(plain, layers)
         arms["generate, hooks at all layers"] = partial(
-            generate, plain, greedy_rows([TOKENS] * ROWS), hook
+            generate, plain, greedy_requests([TOKENS] * ROWS), hook
         )
         timings = alternate(arms, rounds)
         figures[family] = {name: speed_ratio(timings, name, "generate") for name in arms}
@@ -119,12 +119,15 @@ def ragged(rounds: int) -> dict[str, Any]:
             smaller = shape | SMALLER
             engine, plain = engine_of(str(save_model(Path(folder), family, **smaller)), ROWS)
         draw = random.Random(0)
-        rows = greedy_rows([draw.randint(5, 200) for _ in range(RAGGED)])
-        edits = additions(plain, [1])
-        steered = [Request(row.prompt, row.sampling, row.max_tokens, edits) for row in rows]
+        requests = greedy_requests([draw.randint(5, 200) for _ in range(RAGGED)])
+        interventions = additions(plain, [1])
+        steered = [
+            Request(request.prompt, request.sampling, request.max_tokens, interventions)
+            for request in requests
+        ]
 
-        def batches(plain: Any = plain, rows: Sequence[Request] = rows) -> int:
-            parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
+        def batches(plain: Any = plain, requests: Sequence[Request] = requests) -> int:
+            parts = [requests[first : first + ROWS] for first in range(0, len(requests), ROWS)]
             return sum(generate(plain, part) for part in parts)
 
         timings = alternate(
@@ -145,15 +148,15 @@ def adapters(rounds: int) -> dict[str, Any]:
         carried = find_adapter(
             str(Path(folder) / "adapter"), source, plain.shape, weights_digest(source)
         )
-        rows = greedy_rows([TOKENS] * ROWS)
-        with_adapter = [replace(row, adapter=carried) for row in rows]
-        half = [*with_adapter[::2], *rows[1::2]]
+        requests = greedy_requests([TOKENS] * ROWS)
+        with_adapter = [replace(request, adapter=carried) for request in requests]
+        half = [*with_adapter[::2], *requests[1::2]]
         arms: dict[str, Callable[[], int]] = {
             "finetuned": partial(ours, engine, with_adapter),
             "half of them": partial(ours, engine, half),
-            "loaded, none of them": partial(ours, engine, rows),
-            "never loaded": partial(ours, untouched, rows),
-            "generate": partial(generate, finetuned, rows),
+            "loaded, none of them": partial(ours, engine, requests),
+            "never loaded": partial(ours, untouched, requests),
+            "generate": partial(generate, finetuned, requests),
         }
         timings = alternate(arms, rounds)
     return {
@@ -185,28 +188,33 @@ def toy_prompts(tokenizer: Any) -> list[tuple[int, ...]]:
     return [tuple(encode(tokenizer, render_chat(tokenizer, turn))) for turn in turns]
 
 
-def sweep_rows(vector: SteeringVector, prompts: Sequence[tuple[int, ...]]) -> list[list[Request]]:
+def sweep_requests(
+    vector: SteeringVector, prompts: Sequence[tuple[int, ...]]
+) -> list[list[Request]]:
     """The rows of each magnitude."""
     conditions = [resolve(vector, magnitude=magnitude) for magnitude in MAGNITUDES]
     return [
         [
-            Request(prompt, Sampling(seed=1000 * number + sample), LONGEST, edits)
+            Request(prompt, Sampling(seed=1000 * number + sample), LONGEST, interventions)
             for number, prompt in enumerate(prompts)
             for sample in range(SAMPLES)
         ]
-        for edits in conditions
+        for interventions in conditions
     ]
 
 
 def sweep(rounds: int) -> dict[str, Any]:
     """A sweep on the toy, in one batch that rows join and leave, or run by run with a hook."""
     engine, plain = engine_of("toy", BATCH)
-    runs = sweep_rows(toy_vector(engine), toy_prompts(plain.tokenizer))
+    runs = sweep_requests(toy_vector(engine), toy_prompts(plain.tokenizer))
 
     def hooked() -> int:
-        return sum(generate(plain, rows, rows[0].interventions) for rows in runs)
+        return sum(generate(plain, requests, requests[0].interventions) for requests in runs)
 
-    arms = {"ours": lambda: ours(engine, [row for rows in runs for row in rows]), "hooks": hooked}
+    arms = {
+        "ours": lambda: ours(engine, [request for requests in runs for request in requests]),
+        "hooks": hooked,
+    }
     timings = alternate(arms, rounds)
     seconds = {name: [took for took, _ in times] for name, times in timings.items()}
     ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds["hooks"], strict=True))
@@ -216,10 +224,10 @@ def sweep(rounds: int) -> dict[str, Any]:
 def sweep_once() -> float:
     """Seconds of the sweep's rows through our engine, after a first few that are not counted."""
     engine, plain = engine_of("toy", BATCH)
-    runs = sweep_rows(toy_vector(engine), toy_prompts(plain.tokenizer))
+    runs = sweep_requests(toy_vector(engine), toy_prompts(plain.tokenizer))
     ours(engine, runs[0][:8])
     began = time.perf_counter()
-    ours(engine, [row for rows in runs for row in rows])
+    ours(engine, [request for requests in runs for request in requests])
     return time.perf_counter() - began
 
 
@@ -227,14 +235,15 @@ def grow(count: int) -> dict[str, Any]:
     """Time and peak memory of so many rows on the toy."""
     engine, plain = engine_of("toy", BATCH)
     vector, prompts = toy_vector(engine), toy_prompts(plain.tokenizer)
-    ours(engine, sweep_rows(vector, prompts)[0][:8])
-    edits = resolve(vector)
+    ours(engine, sweep_requests(vector, prompts)[0][:8])
+    interventions = resolve(vector)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    rows = [
-        Request(prompts[i % len(prompts)], Sampling(seed=i), LONGEST, edits) for i in range(count)
+    requests = [
+        Request(prompts[i % len(prompts)], Sampling(seed=i), LONGEST, interventions)
+        for i in range(count)
     ]
-    tokens = ours(engine, rows)
+    tokens = ours(engine, requests)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
@@ -275,13 +284,15 @@ def gpu(rounds: int) -> dict[str, Any]:
         with TemporaryDirectory() as folder:
             save_model(Path(folder), "qwen3.5", **shape)
             engine, plain = engine_of(folder, 256, dtype="bfloat16", device="cuda")
-        rows, edits = greedy_rows([128] * 256), additions(plain, range(layers))
+        requests, interventions = greedy_requests([128] * 256), additions(plain, range(layers))
         arms: dict[str, Callable[[], int]] = {
-            "unsteered": partial(ours, engine, rows),
-            "one layer": partial(ours, engine, greedy_rows([128] * 256, additions(plain, [12]))),
-            "all layers": partial(ours, engine, greedy_rows([128] * 256, edits)),
-            "generate": partial(generate, plain, rows),
-            "generate, hooks at all layers": partial(generate, plain, rows, edits),
+            "unsteered": partial(ours, engine, requests),
+            "one layer": partial(
+                ours, engine, greedy_requests([128] * 256, additions(plain, [12]))
+            ),
+            "all layers": partial(ours, engine, greedy_requests([128] * 256, interventions)),
+            "generate": partial(generate, plain, requests),
+            "generate, hooks at all layers": partial(generate, plain, requests, interventions),
         }
         timings = alternate(arms, rounds)
         size = sum(weight.nbytes for weight in plain.model.parameters())

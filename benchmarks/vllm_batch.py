@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.arms import alternate, greedy_rows, machine, ours, save_model, speed_ratio
+from benchmarks.arms import alternate, greedy_requests, machine, ours, save_model, speed_ratio
 from steering.engines import Request, shared_engine
 from steering.models import find_model
 from steering.vectors.interventions import Intervention
@@ -46,14 +46,16 @@ def measure(rounds: int) -> dict[str, Any]:
         saved = save_model(Path(folder) / "llama", "llama", **SHAPE)
         engine = shared_engine(find_model(str(saved)), dtype="float32", engine="vllm")
         engine.allow_batch(CONDITIONS)
-        plain = greedy_rows([TOKENS] * CONDITIONS)
-        steered = [replace(row, interventions=condition(index)) for index, row in enumerate(plain)]
+        plain = greedy_requests([TOKENS] * CONDITIONS)
+        steered = [
+            replace(request, interventions=condition(index)) for index, request in enumerate(plain)
+        ]
 
         def one_by_one() -> int:
-            return sum(ours(engine, [row]) for row in steered)
+            return sum(ours(engine, [request]) for request in steered)
 
-        def together(rows: list[Request]) -> Callable[[], int]:
-            return lambda: ours(engine, rows)
+        def together(requests: list[Request]) -> Callable[[], int]:
+            return lambda: ours(engine, requests)
 
         arms = {
             "64 conditions at once": together(steered),

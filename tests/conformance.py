@@ -54,9 +54,9 @@ CASES: dict[str, Interventions] = {
     "two layers": steer(plain([0]), 5) + steer(plain([2]), 3, operation="clamp"),
     "vector of three layers": steer(plain([0, 1, 3], rank=2), -4),
     "map of two layers": steer(mapped([1, 2], rank=2), 3),
-    "two edits at one site": steer(plain(), 10) + steer(plain(rank=2), operation="ablate"),
+    "two at one site": steer(plain(), 10) + steer(plain(rank=2), operation="ablate"),
     "the same, turned round": steer(plain(rank=2), operation="ablate") + steer(plain(), 10),
-    "three edits at one site": (
+    "three at one site": (
         steer(mapped([1]), 4)
         + steer(plain([1]), -8, operation="clamp", positions="response")
         + steer(mapped([1], rank=1), 4, positions="prompt")

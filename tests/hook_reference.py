@@ -1,7 +1,7 @@
 """What steered generation must come to: plain PyTorch hooks, one row, no padding, no cache.
 
-Every step runs the whole sequence again and edits the named absolute positions, so nothing here can
-share a mistake with an engine that pads, batches, caches and counts steps.
+Every step runs the whole sequence again and steers the named absolute positions, so nothing here
+can share a mistake with an engine that pads, batches, caches and counts steps.
 """
 
 from collections.abc import Sequence
@@ -15,34 +15,38 @@ from steering.engines import Request
 from steering.vectors.interventions import Intervention
 
 
-def _edited(hidden: torch.Tensor, edit: Intervention, prompt: int) -> torch.Tensor:
+def _edited(hidden: torch.Tensor, intervention: Intervention, prompt: int) -> torch.Tensor:
     hidden = hidden.clone()
     for position in range(hidden.shape[1]):
-        if is_steered(edit.positions, position, prompt):
-            steered = edited(hidden[0, position], [edit])
+        if is_steered(intervention.positions, position, prompt):
+            steered = edited(hidden[0, position], [intervention])
             hidden[0, position] = torch.from_numpy(steered).to(hidden.dtype)
     return hidden
 
 
 @contextmanager
-def _hooked(blocks: Any, edits: Sequence[Intervention], prompt: int) -> Any:
-    # Hooks of one module act in the order in which they are registered, as a row's edits do.
+def _hooked(blocks: Any, interventions: Sequence[Intervention], prompt: int) -> Any:
+    # Hooks of one module act in the order in which they are registered, as interventions do.
     with ExitStack() as stack:
-        for edit in edits:
-            block = blocks[edit.layer]
-            if edit.site == "resid_pre":
+        for intervention in interventions:
+            block = blocks[intervention.layer]
+            if intervention.site == "resid_pre":
 
-                def before(_: Any, args: tuple[Any, ...], edit: Intervention = edit) -> Any:
-                    return (_edited(args[0], edit, prompt), *args[1:])
+                def before(
+                    _: Any, args: tuple[Any, ...], intervention: Intervention = intervention
+                ) -> Any:
+                    return (_edited(args[0], intervention, prompt), *args[1:])
 
                 handle = block.register_forward_pre_hook(before)
             else:
-                module = block.mlp if edit.site == "mlp_out" else block
+                module = block.mlp if intervention.site == "mlp_out" else block
 
-                def after(_: Any, __: Any, out: Any, edit: Intervention = edit) -> Any:
+                def after(
+                    _: Any, __: Any, out: Any, intervention: Intervention = intervention
+                ) -> Any:
                     if isinstance(out, tuple):
-                        return (_edited(out[0], edit, prompt), *out[1:])
-                    return _edited(out, edit, prompt)
+                        return (_edited(out[0], intervention, prompt), *out[1:])
+                    return _edited(out, intervention, prompt)
 
                 handle = module.register_forward_hook(after)
             stack.callback(handle.remove)
@@ -51,22 +55,27 @@ def _hooked(blocks: Any, edits: Sequence[Intervention], prompt: int) -> Any:
 
 @torch.no_grad()
 def reference_logits(
-    model: Any, blocks: Any, prompt: Sequence[int], tokens: Sequence[int], edits: Any
+    model: Any, blocks: Any, prompt: Sequence[int], tokens: Sequence[int], interventions: Any
 ) -> torch.Tensor:
     """Logits [len(tokens) + 1, vocabulary] after the prompt and after each token."""
     sequence = torch.tensor([[*prompt, *tokens]])
-    with _hooked(blocks, edits, len(prompt)):
+    with _hooked(blocks, interventions, len(prompt)):
         logits = model(input_ids=sequence, use_cache=False).logits
     return logits[0, len(prompt) - 1 :]
 
 
 def reference_greedy(
-    model: Any, blocks: Any, prompt: Sequence[int], edits: Any, max_tokens: int, end: Sequence[int]
+    model: Any,
+    blocks: Any,
+    prompt: Sequence[int],
+    interventions: Any,
+    max_tokens: int,
+    end: Sequence[int],
 ) -> list[int]:
     """Greedy tokens, without the end token."""
     tokens: list[int] = []
     while len(tokens) < max_tokens:
-        logits = reference_logits(model, blocks, prompt, tokens, edits)
+        logits = reference_logits(model, blocks, prompt, tokens, interventions)
         token = int(logits[-1].argmax())
         if token in end:
             break

@@ -1,4 +1,4 @@
-"""Vectors and edits of small random numbers, for tests of the arithmetic."""
+"""Vectors and interventions of small random numbers, for tests of the arithmetic."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -63,8 +63,8 @@ def make_map(
 
 
 def intervene(kind: Any = "add", rank: int = 1, seed: int = 0, **options: Any) -> Intervention:
-    """A random vector's edit, of magnitude 1.5 unless changed."""
+    """A random vector's intervention, of magnitude 1.5 unless changed."""
     vector = (make_map if kind == "map" else make_vector)(rank, seed)
     operation = "add" if kind == "map" else kind
-    [edit] = resolve(vector, operation=operation, **{"magnitude": 1.5, **options})
-    return edit
+    [intervention] = resolve(vector, operation=operation, **{"magnitude": 1.5, **options})
+    return intervention

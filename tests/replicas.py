@@ -34,7 +34,7 @@ def sum_of(directions: Any) -> Vector:
 
 
 def replica(operation: str, hidden: Any, directions: Any, amount: float) -> Vector:
-    """One position's activations after one edit with plain directions.
+    """One position's activations after one operation with plain directions.
 
     Args:
         operation: add, ablate, clamp or cap.
@@ -85,15 +85,21 @@ def replica_of_map(hidden: Any, writes: Any, reads: Any, offsets: Any, amount: f
     return after
 
 
-def edited(hidden: Any, edits: Sequence[Any]) -> Vector:
-    """One position's activations [width] after several edits, each on what the last one left."""
+def edited(hidden: Any, interventions: Sequence[Any]) -> Vector:
+    """One position's activations [width] after several interventions, one after the other."""
     state = _array(hidden)
-    for edit in edits:
-        if edit.reads is None:
-            state = replica(edit.operation, state, edit.basis, edit.amount)
+    for intervention in interventions:
+        if intervention.reads is None:
+            state = replica(intervention.operation, state, intervention.basis, intervention.amount)
         else:
-            assert edit.operation == "add"
-            state = replica_of_map(state, edit.basis, edit.reads, edit.offsets, edit.amount)
+            assert intervention.operation == "add"
+            state = replica_of_map(
+                state,
+                intervention.basis,
+                intervention.reads,
+                intervention.offsets,
+                intervention.amount,
+            )
     return state
 
 

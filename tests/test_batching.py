@@ -290,7 +290,7 @@ def test_rows_of_one_prompt_under_one_condition_read_it_once(
     assert len({tuple(result.tokens) for result in outputs}) == len(requests)
 
 
-BY_RESPONSE = [case for case in CASES.values() if not any(edit.on_prompt for edit in case)]
+BY_RESPONSE = [case for case in CASES.values() if not any(item.on_prompt for item in case)]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ BY_RESPONSE = [case for case in CASES.values() if not any(edit.on_prompt for edi
     [
         (BY_RESPONSE, 1),
         ([CASES["add"], (), CASES["add"], CASES["map"], CASES["add last"], ()], 4),
-        ([CASES["two edits at one site"], CASES["the same, turned round"]], 2),
+        ([CASES["two at one site"], CASES["the same, turned round"]], 2),
         ([steer(plain(), 10), steer(plain(), 9), steer(plain([2]), 10)], 3),
         # The same on the prompt, another on the answer.
         ([CASES["add last"] + CASES["add response"], CASES["add last"]], 1),
@@ -690,13 +690,13 @@ def test_a_vector_of_another_precision_does_what_its_float32_does(
 ) -> None:
     """In one batch, so that their tables must be laid out together."""
 
-    def given(edit: Intervention, dtype: torch.dtype) -> Intervention:
+    def converted(item: Intervention, dtype: torch.dtype) -> Intervention:
         names = ("basis", "reads", "offsets")
-        parts = {name: part for name in names if (part := getattr(edit, name)) is not None}
-        return replace(edit, **{name: part.to(dtype) for name, part in parts.items()})
+        parts = {name: part for name in names if (part := getattr(item, name)) is not None}
+        return replace(item, **{name: part.to(dtype) for name, part in parts.items()})
 
-    rounded = tuple(given(given(edit, dtype), torch.float32) for edit in CASES[case])
-    raw = tuple(given(edit, dtype) for edit in CASES[case])
+    rounded = tuple(converted(converted(item, dtype), torch.float32) for item in CASES[case])
+    raw = tuple(converted(item, dtype) for item in CASES[case])
     request = Request(prompt(6), ENDLESS, 8, rounded, top_logprobs=1)
     [expected] = alone([request])
     assert_same(answer(qwen, [replace(request, interventions=raw), request]), [expected, expected])
@@ -880,18 +880,18 @@ def test_stop_strings_end_rows_in_a_batch_as_they_do_alone(
 def test_a_call_is_answered_in_the_midst_of_a_batch_that_goes_on_as_if_nothing_was(
     make_engine: MakeEngine, alone: Any
 ) -> None:
-    """The call runs the model itself, steered by a plan of its own."""
+    """The call runs the model itself, with interventions of its own."""
     engine = make_engine()
     requests = [Request(prompt(5 + seed, seed), ENDLESS, 60, case) for seed, case in
             enumerate([CASES["add"], (), CASES["map"], CASES["all three sites"]])]  # fmt: skip
     pending = list[Future[Any]]()
 
     def work(loaded: Any, session: Any) -> tuple[int, torch.Tensor]:
-        plan = InterventionBatch([CASES["add"]])
-        plan.begin_prefill(torch.ones(1, 4))
+        batch = InterventionBatch([CASES["add"]])
+        batch.begin_prefill(torch.ones(1, 4))
         with torch.no_grad():
             ids = torch.tensor([prompt(4)])
-            logits = session.run(lambda: loaded.model(input_ids=ids).logits, plan)
+            logits = session.run(lambda: loaded.model(input_ids=ids).logits, batch)
         return sum(future.done() for future in futures), logits
 
     with watched(engine) as watch:

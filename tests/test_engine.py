@@ -57,7 +57,7 @@ def qwen(tiny_folder: Callable[[str], Path]) -> Engine:
 
 
 def test_the_cases_name_all_that_can_be_asked_for() -> None:
-    interventions = [edit for case in CASES.values() for edit in case]
+    interventions = [item for case in CASES.values() for item in case]
     for attribute, values in [
         ("operation", vocabulary.OPERATIONS),
         ("positions", vocabulary.POSITIONS),
@@ -155,8 +155,8 @@ def test_an_edit_that_misses_a_pass_is_an_error(
 ) -> None:
     honest = decoder.InterventionBatch.apply
 
-    def prefill_only(plan: Any, key: Any, hidden: torch.Tensor) -> torch.Tensor:
-        return honest(plan, key, hidden) if hidden.shape[1] > 1 else hidden
+    def prefill_only(batch: Any, key: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return honest(batch, key, hidden) if hidden.shape[1] > 1 else hidden
 
     monkeypatch.setattr(decoder.InterventionBatch, "apply", prefill_only)
     with pytest.raises(EngineError, match="every pass"):
@@ -271,17 +271,17 @@ TOKENS = torch.tensor([prompt(31)[:4], prompt(32)[:4]])
 
 
 class _Watched:
-    """A plan for one pass over `TOKENS` that keeps what came to each of its sites."""
+    """Interventions of one pass over `TOKENS`; keeps the activations at each of their sites."""
 
     def __init__(self, requests: Sequence[Interventions]) -> None:
-        self.plan = InterventionBatch(requests)
-        self.plan.begin_prefill(torch.ones(TOKENS.shape))
-        self.sites = self.plan.sites
+        self.batch = InterventionBatch(requests)
+        self.batch.begin_prefill(torch.ones(TOKENS.shape))
+        self.sites = self.batch.sites
         self.came: dict[SiteKey, torch.Tensor] = {}
 
     def apply(self, key: SiteKey, hidden: torch.Tensor) -> torch.Tensor:
         self.came[key] = hidden
-        return self.plan.apply(key, hidden)
+        return self.batch.apply(key, hidden)
 
 
 @pytest.mark.parametrize(

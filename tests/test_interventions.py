@@ -23,17 +23,17 @@ from steering.vectors.batch import InterventionBatch
 from steering.vectors.interventions import Intervention, resolve
 
 
-def _apply(edit: Intervention, hidden: Tensor) -> Tensor:
-    """Hidden states [rows, tokens, width], all steered by one edit."""
-    plan = InterventionBatch([[edit]] * hidden.shape[0])
-    plan.begin_prefill(torch.ones(hidden.shape[:2]))
-    return plan.apply((edit.layer, edit.site), hidden)
+def _apply(intervention: Intervention, hidden: Tensor) -> Tensor:
+    """Hidden states [rows, tokens, width], all steered by one intervention."""
+    batch = InterventionBatch([[intervention]] * hidden.shape[0])
+    batch.begin_prefill(torch.ones(hidden.shape[:2]))
+    return batch.apply((intervention.layer, intervention.site), hidden)
 
 
 def _steer(vector: SteeringVector, hidden: Tensor, **options: Any) -> Tensor:
     """Hidden states all steered by a vector of one layer."""
-    [edit] = resolve(vector, **options)
-    return _apply(edit, hidden)
+    [intervention] = resolve(vector, **options)
+    return _apply(intervention, hidden)
 
 
 def _by_definition(
@@ -77,9 +77,9 @@ def test_a_direction_of_the_sum_moves_as_far_whatever_number_it_is_split_into():
 @pytest.mark.parametrize(("kind", "rank"), [("add", 1), ("add", 3), ("map", 1), ("map", 3)])
 def test_adding_nothing_changes_no_bit(kind, rank, unit, dtype):
     hidden = (random_tensor(3, 5, WIDTH) * 100).to(dtype)
-    edit = intervene(kind, rank, magnitude=0.0, unit=unit)
-    assert torch.equal(_apply(edit, hidden), hidden)
-    assert not edit.must_change
+    intervention = intervene(kind, rank, magnitude=0.0, unit=unit)
+    assert torch.equal(_apply(intervention, hidden), hidden)
+    assert not intervention.must_change
 
 
 @pytest.mark.parametrize("unit", ["norm", "residual"])
@@ -94,12 +94,18 @@ def test_a_plain_vector_moves_every_token_by_the_magnitude(unit, magnitude, rank
 @pytest.mark.parametrize("unit", ["norm", "residual"])
 @pytest.mark.parametrize("magnitude", [0.5, -3.0])
 def test_a_map_moves_the_tokens_it_was_measured_on_by_the_magnitude_on_average(unit, magnitude):
-    hidden, edit = random_tensor(6, 5, WIDTH), make_map(3)
-    assert edit.map is not None
-    [writes], [reads], [offsets] = edit.directions, edit.map.reads, edit.map.offsets
+    hidden, intervention = random_tensor(6, 5, WIDTH), make_map(3)
+    assert intervention.map is not None
+    [writes], [reads], [offsets] = (
+        intervention.directions,
+        intervention.map.reads,
+        intervention.map.offsets,
+    )
     tokens = hidden.flatten(0, 1)
     moves = [length(replica_of_map(h, writes, reads, offsets, 1) - h.numpy()) for h in tokens]
-    measured = replace(edit, map=replace(edit.map, lengths=(float(np.mean(moves)),)))
+    measured = replace(
+        intervention, map=replace(intervention.map, lengths=(float(np.mean(moves)),))
+    )
     change = (_steer(measured, hidden, magnitude=magnitude, unit=unit) - hidden).norm(dim=-1)
     expected = abs(magnitude) * (21.0 if unit == "residual" else 1.0)
     assert float(change.mean()) == pytest.approx(expected, rel=1e-5)
@@ -108,9 +114,9 @@ def test_a_map_moves_the_tokens_it_was_measured_on_by_the_magnitude_on_average(u
 
 @pytest.mark.parametrize("rank", [1, 3, WIDTH])
 def test_ablating_twice_is_ablating_once(rank):
-    edit = intervene("ablate", rank, magnitude=1.0)
-    once = _apply(edit, random_tensor(3, 5, WIDTH))
-    torch.testing.assert_close(_apply(edit, once), once, atol=1e-5, rtol=1e-5)
+    intervention = intervene("ablate", rank, magnitude=1.0)
+    once = _apply(intervention, random_tensor(3, 5, WIDTH))
+    torch.testing.assert_close(_apply(intervention, once), once, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [make_vector, make_map])
@@ -152,13 +158,13 @@ def test_a_cap_lowers_what_is_above_it_and_never_raises(magnitude):
     vector, hidden = make_vector(), random_tensor(6, 5, WIDTH)
     unit = vector.directions[0, 0] / vector.directions.norm()
     before = hidden @ unit
-    [edit] = resolve(vector, operation="cap", magnitude=magnitude, unit="norm")
-    after = _apply(edit, hidden)
+    [intervention] = resolve(vector, operation="cap", magnitude=magnitude, unit="norm")
+    after = _apply(intervention, hidden)
     assert (before > magnitude).any()
     assert (before < magnitude).any()
     torch.testing.assert_close(after @ unit, before.clamp(max=magnitude), atol=1e-5, rtol=1e-5)
     assert torch.equal(after[before < magnitude], hidden[before < magnitude])
-    assert not edit.must_change
+    assert not intervention.must_change
 
 
 @pytest.mark.parametrize("operation", ["clamp", "cap"])
@@ -186,13 +192,13 @@ def test_scaling_the_vector_matters_to_the_raw_unit_only(operation):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("kind", "rank"), KINDS_AND_RANKS)
 def test_low_precision_goes_in_and_out_and_is_rounded_once(dtype, kind, rank):
-    hidden, edit = (
+    hidden, intervention = (
         random_tensor(2, 3, WIDTH).to(dtype),
         intervene(kind, rank, magnitude=0.7),
     )
-    after = _apply(edit, hidden)
+    after = _apply(intervention, hidden)
     assert after.dtype == dtype
-    assert torch.equal(after, _apply(edit, hidden.float()).to(dtype))
+    assert torch.equal(after, _apply(intervention, hidden.float()).to(dtype))
 
 
 def test_the_activations_that_came_in_are_not_written_to():
@@ -203,19 +209,19 @@ def test_the_activations_that_came_in_are_not_written_to():
 
 @pytest.mark.parametrize(("kind", "rank"), KINDS_AND_RANKS)
 def test_gradients_reach_all_that_is_trained_and_the_activations(kind, rank):
-    edit = replace(intervene(kind, rank), amount=-9.0)
-    names = ["basis"] if edit.reads is None else ["basis", "reads", "offsets"]
-    leaves = {name: getattr(edit, name).clone().requires_grad_() for name in names}
+    intervention = replace(intervene(kind, rank), amount=-9.0)
+    names = ["basis"] if intervention.reads is None else ["basis", "reads", "offsets"]
+    leaves = {name: getattr(intervention, name).clone().requires_grad_() for name in names}
     hidden = random_tensor(2, 3, WIDTH).requires_grad_()
-    plan = InterventionBatch([[replace(edit, **leaves)], []])
-    plan.begin_prefill(torch.ones(2, 3))
-    plan.apply((1, "resid_post"), hidden).pow(2).sum().backward()
+    batch = InterventionBatch([[replace(intervention, **leaves)], []])
+    batch.begin_prefill(torch.ones(2, 3))
+    batch.apply((1, "resid_post"), hidden).pow(2).sum().backward()
     for name, leaf in leaves.items():
         assert leaf.grad is not None, name
         assert (leaf.grad != 0).reshape(len(leaf), -1).any(dim=1).all(), name
     assert hidden.grad is not None
     torch.testing.assert_close(hidden.grad[1], 2 * hidden.detach()[1])
-    assert not plan.change.requires_grad
+    assert not batch.change.requires_grad
 
 
 @pytest.mark.parametrize("operation", ["clamp", "cap"])
@@ -245,9 +251,9 @@ def test_a_vector_that_is_zero_at_any_layer_is_refused(operation, layers):
 @pytest.mark.parametrize("operation", ["add", "ablate"])
 def test_a_map_that_writes_nothing_is_refused(operation):
     """Its length was measured on other directions; ablating it would divide by zero."""
-    edit = make_map(1)
+    intervention = make_map(1)
     with pytest.raises(VectorError, match=r"zero.*Build it again"):
-        resolve(replace(edit, directions=0 * edit.directions), operation=operation)
+        resolve(replace(intervention, directions=0 * intervention.directions), operation=operation)
 
 
 @pytest.mark.parametrize("make", [make_vector, make_map])
@@ -266,14 +272,14 @@ def test_a_vector_of_several_layers_is_one_edit_a_layer_each_by_its_own_numbers(
     vector = make(2, layers=[0, 2, 5], site="mlp_out")
     hidden = random_tensor(2, 3, WIDTH)
     for unit in vocabulary.UNITS:
-        edits = resolve(vector, magnitude=1.5, unit=unit, positions="last")
-        assert [(edit.layer, edit.site) for edit in edits] == [
+        interventions = resolve(vector, magnitude=1.5, unit=unit, positions="last")
+        assert [(intervention.layer, intervention.site) for intervention in interventions] == [
             (layer, "mlp_out") for layer in (0, 2, 5)
         ]
-        assert {edit.positions for edit in edits} == {"last"}
-        for edit in edits:
-            result = _apply(replace(edit, positions="all"), hidden)[1, 2].double().numpy()
-            part = vector.at(edit.layer)
+        assert {intervention.positions for intervention in interventions} == {"last"}
+        for intervention in interventions:
+            result = _apply(replace(intervention, positions="all"), hidden)[1, 2].double().numpy()
+            part = vector.at(intervention.layer)
             expected = _by_definition(part, hidden[1, 2], "add", 1.5, unit)
             np.testing.assert_allclose(result, expected, 1e-4, 1e-4)
 
@@ -304,8 +310,11 @@ def test_a_vector_acts_where_it_was_built_unless_told_otherwise(make):
 
 
 def test_a_vector_of_several_layers_moves_to_another_site_at_all_of_them():
-    edits = resolve(make_vector(layers=[0, 2]), site="resid_pre")
-    assert [(edit.layer, edit.site) for edit in edits] == [(0, "resid_pre"), (2, "resid_pre")]
+    interventions = resolve(make_vector(layers=[0, 2]), site="resid_pre")
+    assert [(intervention.layer, intervention.site) for intervention in interventions] == [
+        (0, "resid_pre"),
+        (2, "resid_pre"),
+    ]
 
 
 @pytest.mark.parametrize("layers", [[1], [1, 2]])

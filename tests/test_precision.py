@@ -136,17 +136,17 @@ def test_a_machine_without_accelerators_has_none_to_spread_over() -> None:
 
 def test_each_block_is_steered_on_its_own_device() -> None:
     """Of a model on several: the tables follow the activations, which stay where they are."""
-    plan = InterventionBatch([steer(plain([1]), 3), steer(mapped([2]), 3), ()])
-    plan.begin_decode()
-    plan.begin_decode()
-    here = plan.apply((1, "resid_post"), random_tensor(3, 1, WIDTH))
-    there = plan.apply((2, "resid_post"), random_tensor(3, 1, WIDTH).to("meta"))
+    batch = InterventionBatch([steer(plain([1]), 3), steer(mapped([2]), 3), ()])
+    batch.begin_decode()
+    batch.begin_decode()
+    here = batch.apply((1, "resid_post"), random_tensor(3, 1, WIDTH))
+    there = batch.apply((2, "resid_post"), random_tensor(3, 1, WIDTH).to("meta"))
     assert (here.device.type, there.device.type) == ("cpu", "meta")
     assert there.shape == here.shape
-    assert plan.visits == {(1, "resid_post"): 1, (2, "resid_post"): 1}
-    plan.keep([2, 0])
-    plan.begin_decode()
-    assert plan.apply((1, "resid_post"), random_tensor(2, 1, WIDTH)).device.type == "cpu"
+    assert batch.visits == {(1, "resid_post"): 1, (2, "resid_post"): 1}
+    batch.keep([2, 0])
+    batch.begin_decode()
+    assert batch.apply((1, "resid_post"), random_tensor(2, 1, WIDTH)).device.type == "cpu"
 
 
 def test_a_model_that_is_spread_over_devices_is_steered_as_one_that_is_not(

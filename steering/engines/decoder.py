@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers.utils.import_utils import is_flash_linear_attention_available
 
-from steering.engines import EngineError, Telemetry, TokenLogprob
+from steering.engines import EngineError, Telemetry
 from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
-from steering.engines.sampling import BROKEN, Sampler
+from steering.engines.sampling import BROKEN, Sampler, token_logprobs
 from steering.engines.sequences import NAN_LOGITS, Sequence, in_chunks
 from steering.models import LoadedModel, family_of
 from steering.vectors.batch import InterventionBatch
@@ -328,7 +328,12 @@ class Decoder:
         """Draw the next token of every sequence and append it; returns the tokens, [rows]."""
         tokens = sampler.draw(logits, [sequence.tokens for sequence in sequences])
         ids = tokens.tolist()  # the one synchronisation with the device in a pass
-        logprobs = _logprobs(sequences, logits, tokens)
+        counts = {
+            index: sequence.request.top_logprobs
+            for index, sequence in enumerate(sequences)
+            if sequence.request.top_logprobs is not None
+        }
+        logprobs = token_logprobs(logits, tokens, counts)
         context_length = self.loaded.shape.context_length
         for index, (sequence, token) in enumerate(zip(sequences, ids, strict=True)):
             if token == BROKEN:
@@ -365,28 +370,3 @@ def _check_visits(interventions: InterventionBatch, passes: int) -> None:
             f"the model ran {passes} times but was steered {interventions.visits} times: nnsight "
             "did not reach every pass"
         )
-
-
-def _logprobs(
-    sequences: abc.Sequence[Sequence], logits: Tensor, tokens: Tensor
-) -> dict[int, TokenLogprob]:
-    """Log probabilities of the drawn tokens, for the sequences whose requests ask for them."""
-    counts = {
-        index: sequence.request.top_logprobs
-        for index, sequence in enumerate(sequences)
-        if sequence.request.top_logprobs is not None
-    }
-    if not counts:
-        return {}
-    rows = torch.tensor(list(counts), device=logits.device)
-    logprobs = logits[rows].float().log_softmax(-1)
-    own = logprobs.gather(1, tokens[rows, None].clamp(min=0))[:, 0].tolist()
-    top = logprobs.topk(max(counts.values()))
-    table = zip(
-        counts.items(), tokens[rows].tolist(), own, top.indices.tolist(), top.values.tolist(),
-        strict=True,
-    )  # fmt: skip
-    return {
-        index: TokenLogprob(token, value, tuple(zip(ids[:count], values[:count], strict=True)))
-        for (index, count), token, value, ids, values in table
-    }

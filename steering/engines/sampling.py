@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from steering.engines import TokenLogprob
+
 BROKEN = -1
 """Stands for the token of a row whose logits are NaN."""
 # Random numbers of a sequence that are drawn at a time; the numbers do not depend on it.
@@ -182,3 +184,29 @@ def _truncated(probabilities: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     keep = (before < top_p * ordered.sum(-1, keepdim=True)) & (ordered > 0)
     keep[:, 0] = True
     return torch.zeros_like(probabilities).scatter(1, tokens, ordered.where(keep, 0.0))
+
+
+def token_logprobs(
+    logits: Tensor, tokens: Tensor, counts: Mapping[int, int]
+) -> dict[int, TokenLogprob]:
+    """Log probabilities of tokens that were drawn, and of the most likely ones.
+
+    Args:
+        logits: [rows, vocabulary], before penalties, temperature and truncation.
+        tokens: [rows].
+        counts: Number of most likely tokens to report, for each row that wants any report.
+    """
+    if not counts:
+        return {}
+    rows = torch.tensor(list(counts), device=logits.device)
+    logprobs = logits[rows].float().log_softmax(-1)
+    own = logprobs.gather(1, tokens[rows, None].clamp(min=0))[:, 0].tolist()
+    top = logprobs.topk(max(counts.values()))
+    table = zip(
+        counts.items(), tokens[rows].tolist(), own, top.indices.tolist(), top.values.tolist(),
+        strict=True,
+    )  # fmt: skip
+    return {
+        row: TokenLogprob(token, value, tuple(zip(ids[:count], values[:count], strict=True)))
+        for (row, count), token, value, ids, values in table
+    }

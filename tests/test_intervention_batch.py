@@ -1,4 +1,4 @@
-"""A batch's plan: each row by its own edits, at the named tokens, against slow replicas."""
+"""Each row of a batch by its own interventions, at the named tokens, against slow replicas."""
 
 import itertools
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from steering.vectors.interventions import Intervention, resolve
 LENGTHS = (5, 2, 4, 1)
 STEPS = 2
 KEY: SiteKey = (1, "resid_post")
-Batch = Sequence[Sequence[Intervention]]
+Rows = Sequence[Sequence[Intervention]]
 Passes = list[tuple[Tensor, Tensor]]
 
 
@@ -37,27 +37,27 @@ def _prompt_mask(lengths: Sequence[int], side: str, longest: int) -> Tensor:
 
 
 def _run(
-    plan: InterventionBatch, lengths: Sequence[int], side: str = "left", padding: int = 1
+    batch: InterventionBatch, lengths: Sequence[int], side: str = "left", padding: int = 1
 ) -> Any:
     """Activations before and after each site of each pass: a prefill and then decode steps."""
-    rows, longest = len(lengths), max(lengths) + padding
-    passes: dict[SiteKey, Passes] = {key: [] for key in plan.sites}
-    plan.begin_prefill(_prompt_mask(lengths, side, longest))
+    num_rows, longest = len(lengths), max(lengths) + padding
+    passes: dict[SiteKey, Passes] = {key: [] for key in batch.sites}
+    batch.begin_prefill(_prompt_mask(lengths, side, longest))
     for step in range(1 + STEPS):
         if step:
-            plan.begin_decode()
-        for number, key in enumerate(plan.sites):
+            batch.begin_decode()
+        for number, key in enumerate(batch.sites):
             hidden = random_tensor(
-                rows, 1 if step else longest, WIDTH, seed=100 + 10 * number + step
+                num_rows, 1 if step else longest, WIDTH, seed=100 + 10 * number + step
             )
-            passes[key].append((hidden.clone(), plan.apply(key, hidden)))
+            passes[key].append((hidden.clone(), batch.apply(key, hidden)))
     return passes
 
 
 def _check_against_replica(
-    batch: Batch, passes: dict[SiteKey, Passes], lengths: Sequence[int], side: str
+    rows: Rows, passes: dict[SiteKey, Passes], lengths: Sequence[int], side: str
 ) -> None:
-    """Every row, token and site: what an edit names is the replica's, all else is bit-equal."""
+    """Every row, token and site: named ones are the replica's, all others are bit-equal."""
     for key, at_site in passes.items():
         for step, (before, after) in enumerate(at_site):
             assert after.shape == before.shape
@@ -66,11 +66,11 @@ def _check_against_replica(
                 index = token - first if step == 0 else lengths[row] + step - 1
                 real = 0 <= index < lengths[row] or step > 0
                 acting = [
-                    edit
-                    for edit in batch[row]
+                    intervention
+                    for intervention in rows[row]
                     if real
-                    and (edit.layer, edit.site) == key
-                    and is_steered(edit.positions, index, lengths[row])
+                    and (intervention.layer, intervention.site) == key
+                    and is_steered(intervention.positions, index, lengths[row])
                 ]
                 where = f"{key}, pass {step}, row {row}, token {token}"
                 actual = after[row, token]
@@ -89,26 +89,26 @@ def _check_against_replica(
 def test_an_operation_does_what_its_definition_says_at_the_named_tokens_only(
     kind, rank, positions, side
 ):
-    batch = [
+    rows = [
         [intervene(kind, rank, seed=row, magnitude=row - 1.5, positions=positions)]
         for row in range(len(LENGTHS))
     ]
-    _check_against_replica(batch, _run(InterventionBatch(batch), LENGTHS, side), LENGTHS, side)
+    _check_against_replica(rows, _run(InterventionBatch(rows), LENGTHS, side), LENGTHS, side)
 
 
 @pytest.mark.parametrize("site", vocabulary.SITES)
 @pytest.mark.parametrize("unit", vocabulary.UNITS)
 def test_the_site_and_unit_that_were_asked_for_are_those_that_act(site, unit):
-    edits = resolve(make_vector(site=site, layers=[3]), unit=unit, magnitude=1.5)
-    plan = InterventionBatch([edits])
-    assert plan.sites == ((3, site),)
-    _check_against_replica([edits], _run(plan, [4]), [4], "left")
+    interventions = resolve(make_vector(site=site, layers=[3]), unit=unit, magnitude=1.5)
+    batch = InterventionBatch([interventions])
+    assert batch.sites == ((3, site),)
+    _check_against_replica([interventions], _run(batch, [4]), [4], "left")
 
 
-def _mixed(seed: int, rows: int = 8) -> list[list[Intervention]]:
+def _mixed(seed: int, num_rows: int = 8) -> list[list[Intervention]]:
     """Rows that share nothing: kinds, ranks, layers, sites, positions, amounts, numbers.
 
-    They have up to six edits, several at one site among them.
+    They have up to six interventions, several at one site among them.
     """
     generator = np.random.default_rng(seed)
     keys = list(itertools.product((0, 2), vocabulary.SITES))
@@ -116,7 +116,7 @@ def _mixed(seed: int, rows: int = 8) -> list[list[Intervention]]:
     def one_of(choices: Any) -> Any:
         return list(choices)[generator.integers(len(choices))]
 
-    def edit() -> Intervention:
+    def intervention() -> Intervention:
         (kind, rank), (layer, site) = one_of(KINDS_AND_RANKS), one_of(keys)
         return intervene(
             kind,
@@ -129,7 +129,7 @@ def _mixed(seed: int, rows: int = 8) -> list[list[Intervention]]:
             site=site,
         )
 
-    return [[edit() for _ in range(row % 7)] for row in range(rows)]
+    return [[intervention() for _ in range(row % 7)] for row in range(num_rows)]
 
 
 MIXED_LENGTHS = (3, 6, 1, 4, 5, 2, 6, 3)
@@ -137,23 +137,23 @@ MIXED_LENGTHS = (3, 6, 1, 4, 5, 2, 6, 3)
 
 @pytest.mark.parametrize("side", ["rest", "right"])
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_that_share_nothing_are_each_steered_by_their_own_edits(seed, side):
-    batch = _mixed(seed)
-    passes = _run(InterventionBatch(batch), MIXED_LENGTHS, side)
+def test_rows_that_share_nothing_are_each_steered_by_their_own_interventions(seed, side):
+    rows = _mixed(seed)
+    passes = _run(InterventionBatch(rows), MIXED_LENGTHS, side)
     assert len(passes) > 3
-    _check_against_replica(batch, passes, MIXED_LENGTHS, side)
+    _check_against_replica(rows, passes, MIXED_LENGTHS, side)
 
 
 def test_every_row_of_a_batch_is_steered_and_not_only_the_first():
-    plan = InterventionBatch([[intervene()]] * 5)
-    for before, after in _run(plan, [3] * 5, padding=0)[KEY]:
+    batch = InterventionBatch([[intervene()]] * 5)
+    for before, after in _run(batch, [3] * 5, padding=0)[KEY]:
         assert (before != after).all()
-    assert (plan.change > 0).all()
+    assert (batch.change > 0).all()
 
 
 def test_permuting_rows_permutes_results():
-    batch, order = _mixed(7), [3, 0, 6, 1, 7, 5, 2, 4]
-    straight, shuffled = InterventionBatch(batch), InterventionBatch([batch[row] for row in order])
+    rows, order = _mixed(7), [3, 0, 6, 1, 7, 5, 2, 4]
+    straight, shuffled = InterventionBatch(rows), InterventionBatch([rows[row] for row in order])
     hidden = random_tensor(8, 6, WIDTH)
     mask = _prompt_mask(MIXED_LENGTHS, "left", 6)
     assert straight.sites == shuffled.sites
@@ -166,9 +166,9 @@ def test_permuting_rows_permutes_results():
 
 
 def test_padding_changes_nothing():
-    batch = _mixed(3)
+    rows = _mixed(3)
     hidden, mask = random_tensor(8, 6, WIDTH), _prompt_mask(MIXED_LENGTHS, "left", 6)
-    tight, wide = InterventionBatch(batch), InterventionBatch(batch)
+    tight, wide = InterventionBatch(rows), InterventionBatch(rows)
     tight.begin_prefill(mask)
     wide.begin_prefill(torch.nn.functional.pad(mask, (9, 0)))
     garbage = torch.full((8, 9, WIDTH), 1e6)
@@ -184,9 +184,9 @@ ORDERS = [[0, 1, 2, 3, 4, 5, 6], [1, 3, 7], [6, 2, 0], [0], [7, 6, 5, 4, 3, 2, 1
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("when", ["before the prefill", "before decoding"])
-def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, when):
-    batch = _mixed(5)
-    smaller, fresh = InterventionBatch(batch), InterventionBatch([batch[row] for row in order])
+def test_a_batch_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, when):
+    rows = _mixed(5)
+    smaller, fresh = InterventionBatch(rows), InterventionBatch([rows[row] for row in order])
     lengths = [MIXED_LENGTHS[row] for row in order]
     if when == "before decoding":
         prompts = random_tensor(8, 6, WIDTH, seed=1)
@@ -197,11 +197,11 @@ def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, wh
         for key in fresh.sites:
             fresh.apply(key, prompts[order])
     smaller.keep(order)
-    for plan in (smaller, fresh):
+    for batch in (smaller, fresh):
         if when == "before decoding":
-            plan.begin_decode()
+            batch.begin_decode()
         else:
-            plan.begin_prefill(_prompt_mask(lengths, "left", 6))
+            batch.begin_prefill(_prompt_mask(lengths, "left", 6))
     hidden = random_tensor(len(order), 1 if when == "before decoding" else 6, WIDTH, seed=2)
     for key in smaller.sites:
         after = smaller.apply(key, hidden)
@@ -211,41 +211,45 @@ def test_a_plan_goes_on_with_the_rows_that_are_kept_as_if_made_of_them(order, wh
 
 
 def test_keeping_twice_is_keeping_once():
-    batch = _mixed(6)
-    twice, once = InterventionBatch(batch), InterventionBatch(batch)
+    rows = _mixed(6)
+    twice, once = InterventionBatch(rows), InterventionBatch(rows)
     twice.keep([6, 4, 2, 1])
     twice.keep([3, 1])
     once.keep([1, 4])
     hidden = random_tensor(2, 1, WIDTH)
-    for plan in (twice, once):
-        plan.begin_decode()
+    for batch in (twice, once):
+        batch.begin_decode()
     for key in once.sites:
         assert torch.equal(twice.apply(key, hidden), once.apply(key, hidden))
 
 
 def test_change_is_the_largest_move_in_the_prefill_and_the_first_decoded_token():
-    edits = [intervene(positions=p, magnitude=m) for p, m in (("prompt", 1.0), ("response", -2.0))]
-    plan = InterventionBatch([[edits[0]], [edits[1]], [], [replace(edits[0], amount=0.0)]])
-    largest = float(edits[0].basis.abs().max())
+    interventions = [
+        intervene(positions=p, magnitude=m) for p, m in (("prompt", 1.0), ("response", -2.0))
+    ]
+    batch = InterventionBatch(
+        [[interventions[0]], [interventions[1]], [], [replace(interventions[0], amount=0.0)]]
+    )
+    largest = float(interventions[0].basis.abs().max())
     expected = [[largest, 0, 0, 0], [largest, 2 * largest, 0, 0], [largest, 2 * largest, 0, 0]]
-    plan.begin_prefill(torch.ones(4, 3))
+    batch.begin_prefill(torch.ones(4, 3))
     for step in range(3):
         if step:
-            plan.begin_decode()
-        plan.apply(KEY, random_tensor(4, 1 if step else 3, WIDTH))
-        torch.testing.assert_close(plan.change, torch.tensor(expected[step]), atol=1e-5, rtol=0)
+            batch.begin_decode()
+        batch.apply(KEY, random_tensor(4, 1 if step else 3, WIDTH))
+        torch.testing.assert_close(batch.change, torch.tensor(expected[step]), atol=1e-5, rtol=0)
 
 
 def test_change_is_not_measured_at_every_decoded_token():
     """Two passes show whether steering acts; measuring all would slow every token."""
-    plan = InterventionBatch([[intervene("clamp", positions="response")]])
-    plan.begin_decode()
-    plan.apply(KEY, random_tensor(1, 1, WIDTH))
-    first = plan.change.clone()
-    plan.begin_decode()
-    plan.apply(KEY, 100 * random_tensor(1, 1, WIDTH))
+    batch = InterventionBatch([[intervene("clamp", positions="response")]])
+    batch.begin_decode()
+    batch.apply(KEY, random_tensor(1, 1, WIDTH))
+    first = batch.change.clone()
+    batch.begin_decode()
+    batch.apply(KEY, 100 * random_tensor(1, 1, WIDTH))
     assert first > 0
-    assert torch.equal(plan.change, first)
+    assert torch.equal(batch.change, first)
 
 
 def test_change_of_a_row_is_the_largest_over_its_sites():
@@ -254,34 +258,34 @@ def test_change_of_a_row_is_the_largest_over_its_sites():
         intervene(layer=1, magnitude=5.0),
     )
     for first, second in ((small, large), (large, small)):
-        plan = InterventionBatch([[replace(first, layer=0), replace(second, layer=1)]])
-        plan.begin_prefill(torch.ones(1, 2))
-        for key in plan.sites:
-            plan.apply(key, random_tensor(1, 2, WIDTH))
+        batch = InterventionBatch([[replace(first, layer=0), replace(second, layer=1)]])
+        batch.begin_prefill(torch.ones(1, 2))
+        for key in batch.sites:
+            batch.apply(key, random_tensor(1, 2, WIDTH))
         expected = 5 * float(large.basis.abs().max())
-        assert plan.change.tolist() == pytest.approx([expected], rel=1e-4)
+        assert batch.change.tolist() == pytest.approx([expected], rel=1e-4)
 
 
 def test_a_change_that_the_precision_swallows_is_reported_as_none():
-    plan = InterventionBatch([[intervene(magnitude=1e-6)]])
-    plan.begin_prefill(torch.ones(1, 3))
-    plan.apply(KEY, torch.full((1, 3, WIDTH), 100.0, dtype=torch.bfloat16))
-    assert plan.change.tolist() == [0.0]
+    batch = InterventionBatch([[intervene(magnitude=1e-6)]])
+    batch.begin_prefill(torch.ones(1, 3))
+    batch.apply(KEY, torch.full((1, 3, WIDTH), 100.0, dtype=torch.bfloat16))
+    assert batch.change.tolist() == [0.0]
 
 
 def test_visits_count_each_site_by_itself():
-    plan = InterventionBatch([[intervene(layer=0), intervene(layer=1)], []])
-    plan.begin_prefill(torch.ones(2, 3))
-    plan.apply((0, "resid_post"), random_tensor(2, 3, WIDTH))
-    plan.begin_decode()
-    plan.apply((0, "resid_post"), random_tensor(2, 1, WIDTH))
-    assert plan.visits == {(0, "resid_post"): 2, (1, "resid_post"): 0}
+    batch = InterventionBatch([[intervene(layer=0), intervene(layer=1)], []])
+    batch.begin_prefill(torch.ones(2, 3))
+    batch.apply((0, "resid_post"), random_tensor(2, 3, WIDTH))
+    batch.begin_decode()
+    batch.apply((0, "resid_post"), random_tensor(2, 1, WIDTH))
+    assert batch.visits == {(0, "resid_post"): 2, (1, "resid_post"): 0}
 
 
 def test_sites_come_in_the_order_of_a_forward_pass():
     keys = [(2, "resid_post"), (0, "mlp_out"), (2, "resid_pre"), (0, "resid_post"), (2, "mlp_out")]
-    plan = InterventionBatch([[intervene(layer=layer, site=site)] for layer, site in keys])
-    assert plan.sites == (
+    batch = InterventionBatch([[intervene(layer=layer, site=site)] for layer, site in keys])
+    assert batch.sites == (
         (0, "mlp_out"),
         (0, "resid_post"),
         (2, "resid_pre"),
@@ -291,16 +295,16 @@ def test_sites_come_in_the_order_of_a_forward_pass():
 
 
 def test_a_batch_without_steering_has_no_sites():
-    plan = InterventionBatch([[], []])
-    assert plan.sites == ()
-    assert plan.change.tolist() == [0, 0]
+    batch = InterventionBatch([[], []])
+    assert batch.sites == ()
+    assert batch.change.tolist() == [0, 0]
 
 
 def test_a_vector_of_another_width_is_refused_with_both_widths():
-    plan = InterventionBatch([[intervene()]])
-    plan.begin_prefill(torch.ones(1, 2))
+    batch = InterventionBatch([[intervene()]])
+    batch.begin_prefill(torch.ones(1, 2))
     with pytest.raises(VectorError, match=rf"width {WIDTH} .* width 9"):
-        plan.apply(KEY, random_tensor(1, 2, 9))
+        batch.apply(KEY, random_tensor(1, 2, 9))
 
 
 def test_vectors_of_two_widths_in_one_batch_are_refused_with_both_widths():
@@ -313,10 +317,10 @@ KINDS = [("add", 1), ("map", 3), ("ablate", 2), ("clamp", 1), ("cap", 1)]
 
 
 @pytest.mark.parametrize(("first", "second"), [*itertools.permutations(KINDS, 2)])
-def test_edits_of_a_row_at_one_site_act_in_the_order_in_which_they_are_given(first, second):
-    edits = [intervene(*first, seed=1), intervene(*second, seed=2)]
-    batch = [edits, [], edits[:1]]
-    _check_against_replica(batch, _run(InterventionBatch(batch), [3, 2, 4]), [3, 2, 4], "left")
+def test_interventions_of_a_row_at_one_site_act_in_the_order_in_which_they_are_given(first, second):
+    interventions = [intervene(*first, seed=1), intervene(*second, seed=2)]
+    rows = [interventions, [], interventions[:1]]
+    _check_against_replica(rows, _run(InterventionBatch(rows), [3, 2, 4]), [3, 2, 4], "left")
 
 
 def test_ablating_after_adding_is_not_adding_after_ablating():
@@ -324,17 +328,17 @@ def test_ablating_after_adding_is_not_adding_after_ablating():
     first, last = InterventionBatch([[added, ablated]]), InterventionBatch([[ablated, added]])
     hidden = random_tensor(1, 3, WIDTH)
     results = []
-    for plan in (first, last):
-        plan.begin_prefill(torch.ones(1, 3))
-        results.append(plan.apply(KEY, hidden))
+    for batch in (first, last):
+        batch.begin_prefill(torch.ones(1, 3))
+        results.append(batch.apply(KEY, hidden))
     span = ablated.basis
     rest = [(after @ span.T).abs().max() for after in results]
     assert rest[0] < 1e-4
     assert rest[1] > 0.1
 
 
-def test_of_edits_at_one_site_each_acts_at_its_own_positions():
-    batch = [
+def test_of_interventions_at_one_site_each_acts_at_its_own_positions():
+    rows = [
         [intervene(positions="last"), intervene("map", 2, positions="prompt")],
         [
             intervene("clamp", positions="response"),
@@ -346,42 +350,44 @@ def test_of_edits_at_one_site_each_acts_at_its_own_positions():
             intervene(),
         ],
     ]
-    _check_against_replica(batch, _run(InterventionBatch(batch), [3, 5, 2]), [3, 5, 2], "left")
+    _check_against_replica(rows, _run(InterventionBatch(rows), [3, 5, 2]), [3, 5, 2], "left")
 
 
-def test_the_same_edit_twice_acts_twice():
-    edit = intervene()
-    plan = InterventionBatch([[edit, edit], [edit]])
-    plan.begin_decode()
+def test_the_same_intervention_twice_acts_twice():
+    intervention = intervene()
+    batch = InterventionBatch([[intervention, intervention], [intervention]])
+    batch.begin_decode()
     hidden = random_tensor(2, 1, WIDTH)
-    change = plan.apply(KEY, hidden) - hidden
+    change = batch.apply(KEY, hidden) - hidden
     torch.testing.assert_close(change[0], 2 * change[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_row_among_others_is_the_row_alone(seed):
-    """With and without maps, of different ranks and numbers of edits, at shared sites."""
+    """With and without maps, of different ranks and numbers of interventions, at shared sites."""
     generator = np.random.default_rng(seed)
-    batch = [[intervene(*kind, seed=10 * row + n) for n, kind in enumerate(kinds)] for row, kinds in
+    rows = [[intervene(*kind, seed=10 * row + n) for n, kind in enumerate(kinds)] for row, kinds in
              enumerate([[("map", 1)], [], [("map", 3), ("add", 3)], [("add", 1), ("map", 2)],
                         [("ablate", 2)], [("ablate", 3), ("ablate", 1)], [("clamp", 1)],
                         [("cap", 1), ("clamp", 1), ("map", 4)]])]  # fmt: skip
-    batch = [batch[row] for row in generator.permutation(len(batch))]
-    hidden = random_tensor(len(batch), 4, WIDTH, seed=seed)
-    together = InterventionBatch(batch)
-    together.begin_prefill(torch.ones(len(batch), 4))
+    rows = [rows[row] for row in generator.permutation(len(rows))]
+    hidden = random_tensor(len(rows), 4, WIDTH, seed=seed)
+    together = InterventionBatch(rows)
+    together.begin_prefill(torch.ones(len(rows), 4))
     after = together.apply(KEY, hidden)
-    for row, edits in enumerate(batch):
-        alone = InterventionBatch([edits])
+    for row, interventions in enumerate(rows):
+        alone = InterventionBatch([interventions])
         alone.begin_prefill(torch.ones(1, 4))
-        expected = alone.apply(KEY, hidden[row : row + 1]) if edits else hidden[row : row + 1]
+        expected = (
+            alone.apply(KEY, hidden[row : row + 1]) if interventions else hidden[row : row + 1]
+        )
         torch.testing.assert_close(after[row : row + 1], expected, atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(together.change[row : row + 1], alone.change, atol=1e-4, rtol=0)
 
 
 def test_rows_may_follow_one_vector_of_several_layers_to_all_of_them():
-    edits = resolve(make_map(2, layers=[0, 2, 3]), magnitude=-0.5)
-    batch = [list(edits), [], [edits[1]]]
-    plan = InterventionBatch(batch)
-    assert plan.sites == ((0, "resid_post"), (2, "resid_post"), (3, "resid_post"))
-    _check_against_replica(batch, _run(plan, [3, 2, 4]), [3, 2, 4], "left")
+    interventions = resolve(make_map(2, layers=[0, 2, 3]), magnitude=-0.5)
+    rows = [list(interventions), [], [interventions[1]]]
+    batch = InterventionBatch(rows)
+    assert batch.sites == ((0, "resid_post"), (2, "resid_post"), (3, "resid_post"))
+    _check_against_replica(rows, _run(batch, [3, 2, 4]), [3, 2, 4], "left")
