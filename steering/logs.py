@@ -4,7 +4,7 @@ Knows what our scorers are called; never what a score means.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,18 +41,34 @@ class LogFile:
     path: str
     header: "EvalLog"
 
+    def __str__(self) -> str:
+        return self.path
+
 
 def task_of(log: "EvalLog") -> str:
     """A run's task: one name for `evals/em_freeform.py` and `steering/em_freeform`."""
     return log.eval.task.removeprefix("steering/")
 
 
-def log_files(path: Path) -> list[LogFile]:
-    """The log at a path, or all logs below a folder, oldest first.
+def log_files(logs: "str | Path | LogFile | Sequence[str | Path | LogFile]") -> list[LogFile]:
+    """The logs at paths and below folders, oldest first; each once.
+
+    Args:
+        logs: A log, a folder, or several; a `LogFile` is not read again.
 
     Raises:
         LogError: A file can't be read as a log.
     """
+    places = [logs] if isinstance(logs, str | Path | LogFile) else logs
+    files = {
+        file.path: file
+        for place in places
+        for file in ([place] if isinstance(place, LogFile) else _files_at(Path(place)))
+    }
+    return sorted(files.values(), key=_finished_at)
+
+
+def _files_at(path: Path) -> list[LogFile]:
     # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
     from inspect_ai.log import list_eval_logs
 
@@ -64,7 +80,7 @@ def log_files(path: Path) -> list[LogFile]:
     else:
         paths = [root] if root.is_file() else []
         root = root.parent
-    files = [
+    return [
         LogFile(
             log.relative_to(root).as_posix() if log.is_relative_to(root) else log.name,
             str(log),
@@ -72,7 +88,6 @@ def log_files(path: Path) -> list[LogFile]:
         )
         for log in paths
     ]
-    return sorted(files, key=_finished_at)
 
 
 def retried(files: list[LogFile]) -> dict[str, str]:

@@ -29,7 +29,7 @@ class Calibration:
         return [pair.answer for pair in self.judged]
 
 
-def read_calibrations(logs: Path) -> list[Calibration]:
+def read_calibrations(logs: str | Path | Sequence[str | Path | LogFile]) -> list[Calibration]:
     """All finished runs of judges, of a log or below a folder, oldest first.
 
     Raises:

@@ -67,7 +67,7 @@ class LeftOut:
 
 
 def read_answers(
-    logs: str | Path | Sequence[str | Path],
+    logs: str | Path | LogFile | Sequence[str | Path | LogFile],
     warn: Callable[[str], None] = lambda _: None,
     *,
     complete: bool = False,
@@ -87,11 +87,10 @@ def read_answers(
         ResultError: There is no finished run of this suite, or one is incomplete.
         LogError: A log can't be read, or was not judged by this suite.
     """
-    folders = [logs] if isinstance(logs, str | Path) else list(logs)
-    files = {file.path: file for folder in folders for file in log_files(Path(folder))}
-    candidates, notes = _split(list(files.values()))
+    files = log_files(logs)
+    candidates, notes = _split(files)
     if complete:
-        _refuse_unfinished(notes, folders)
+        _refuse_unfinished(notes)
     frames = []
     for file in candidates:
         rows, failed = _rows_of(file)
@@ -105,10 +104,10 @@ def read_answers(
     if not frames:
         for note in notes:
             warn(str(note))
-        places = ", ".join(map(str, folders))
+        places = [logs] if isinstance(logs, str | Path | LogFile) else logs
         raise ResultError(
-            f"{places} holds no finished runs: give a log, or the folder that a run named as "
-            "--log-dir"
+            f"{', '.join(map(str, places))} holds no finished runs: give a log, or the folder that "
+            "a run named as --log-dir"
         )
     names = {file.path: file.name for file in candidates}
     answers, replaced = _last_runs(pd.concat(frames, ignore_index=True), names)
@@ -139,12 +138,12 @@ def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
     return candidates, notes
 
 
-def _refuse_unfinished(notes: Sequence[LeftOut], folders: Sequence[str | Path]) -> None:
+def _refuse_unfinished(notes: Sequence[LeftOut]) -> None:
     for note in notes:
         if note.reason.startswith(_UNFINISHED):
             raise ResultError(
                 f"{note.log} {note.reason.removeprefix('it ')}: finish it with `inspect "
-                f"eval-retry`, or move it out of {', '.join(map(str, folders))}"
+                f"eval-retry`, or move it out of the folder"
             )
 
 

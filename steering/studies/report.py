@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from steering.errors import SteeringError
+from steering.logs import is_of_judge, log_files
 from steering.reports.calibration import print_calibrations
 from steering.reports.page import PageContent, write_page
 from steering.reports.summary import print_summary
@@ -69,21 +70,24 @@ def report(
     """
     console = console or Console()
     places = [Path(logs)] if isinstance(logs, str | Path) else [Path(place) for place in logs]
-    calibrations = [run for place in places for run in read_calibrations(place)]
-    if calibrations and not _has_answers(places):
+    files = log_files(places)
+    calibrations = read_calibrations(files)
+    if files and all(is_of_judge(file.header) for file in files):
         print_calibrations(calibrations, console)
         return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations, ())
-    answers = read_answers(places)
+    answers = read_answers(files or places)
     conditions = conditions_of(answers)
     verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
     print_finding(answers, conditions, verdicts, console)
     print_calibrations(calibrations, console)
     print_left_out(console, _of_models(left_out(answers)))
     folder = places[0] if places[0].is_dir() else places[0].with_suffix("")
-    files = write_report(answers, conditions, verdicts, folder, out, title=title, headline=headline)
-    for path in files:
+    written = write_report(
+        answers, conditions, verdicts, folder, out, title=title, headline=headline
+    )
+    for path in written:
         console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
-    return Report(answers, conditions, verdicts, calibrations, files)
+    return Report(answers, conditions, verdicts, calibrations, written)
 
 
 def print_finding(
@@ -144,12 +148,6 @@ def write_report(
         return write_page(content, folder)
     except OSError as error:
         raise SteeringError(f"{folder} can't be written ({error}): give another folder") from None
-
-
-def _has_answers(places: Sequence[Path]) -> bool:
-    from steering.logs import is_of_judge, log_files
-
-    return any(not is_of_judge(file.header) for place in places for file in log_files(place))
 
 
 def _of_models(notes: Sequence[LeftOut]) -> list[LeftOut]:
