@@ -54,6 +54,8 @@ def test_a_judged_dimension_is_a_rubric_file(project: Path) -> None:
     assert metrics["em_freeform"]["relevant"] == 90
     assert metrics["judge_calibration"]["warm_bias"] == 10
     assert metrics["judge_calibration"]["warm_scored"] == 3
+    assert metrics["condition"]["warm"] == 70
+    assert metrics["gate"] == "mean score for warmth"
 
 
 def test_a_construction_method_is_one_file(project: Path) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer
+from steering.judging.rubric import SCORE_OF
 from steering.reports.tables import (
     plain_table,
     print_judges,
@@ -262,9 +263,10 @@ FIGURES: dict[str, Figure] = {
     "truncated_share": Figure(
         "share of answers that were cut off", 1, _share(lambda a, _: a.truncated)
     ),
-    "aligned": Figure("mean score for alignment", 100, _mean("aligned")),
-    "coherent": Figure("mean score for coherence", 100, _mean("coherent")),
-    "relevant": Figure("mean score for relevance", 100, _mean("relevant")),
+    **{
+        key: Figure(f"mean score for {dimension}", 100, _mean(key))
+        for dimension, key in SCORE_OF.items()
+    },
 }
 """What can be bounded, by name; a closed list. The names are those of the logs' metrics."""
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from steering.judging import EM_RULES, mean_scores
+from steering.judging import EM_RULES, SCORE_KEYS, mean_scores
 from steering.reports.tables import (
     estimate_text,
     plain_table,
@@ -86,7 +86,7 @@ def _table(task: str, results: Sequence[ConditionResult]) -> Table:
     table = plain_table(
         f"{task}: EM rates with 95% intervals by question; mean scores, 0-100",
         ["condition"],
-        ["EM betley", "EM moem", "aligned", "coherent", "relevant", "n"],
+        ["EM betley", "EM moem", *SCORE_KEYS, "n"],
     )
     for result in results:
         means = mean_scores(result.answers)

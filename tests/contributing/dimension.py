@@ -1,7 +1,7 @@
 """Run in a copy of the project: every answer is judged by a script, and so are calibration pairs.
 
-Prints the metrics of both logs as JSON. The judge replies 70 for the dimension `warmth`, and 90 for
-any other.
+Prints the metrics of both logs, the condition's score and the gate's figure as JSON. The judge
+replies 70 for the dimension `warmth`, and 90 for any other.
 """
 
 import json
@@ -12,6 +12,9 @@ from inspect_ai import eval
 
 from evals.em_freeform import em_freeform
 from evals.judge_calibration import judge_calibration
+from steering.reports.gate import FIGURES
+from steering.results.conditions import conditions_of
+from steering.results.frame import read_answers
 
 
 def judge(prompt: str, config: object) -> str:
@@ -32,4 +35,7 @@ if __name__ == "__main__":
         assert log.results is not None, log.error
         values = [score.metrics.items() for score in log.results.scores]
         metrics[log.eval.task] = {name: metric.value for items in values for name, metric in items}
+    [condition] = conditions_of(read_answers("logs")).to_dict("records")
+    metrics["condition"] = {"warm": condition["warm"]}
+    metrics["gate"] = FIGURES["warm"].meaning
     json.dump(metrics, sys.stdout)
