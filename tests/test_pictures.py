@@ -186,3 +186,26 @@ def test_a_picture_is_the_same_file_each_time_with_its_signature(doses: pd.DataF
         )
         assert one == other
     assert b"rules:betley,moem" in other
+
+
+def test_two_vectors_of_one_name_and_a_shuffled_control_are_curves_of_their_own() -> None:
+    """Joined into one they would make a zigzag of conditions that nobody ran together."""
+    doses = [
+        condition(f"{name} x{dose}", rate, magnitude=float(dose), vector=vector, **facts)
+        for name, vector, facts, rates in (
+            ("one", "v@1", {}, (0.2, 0.8)),
+            ("other", "v@2", {}, (0.1, 0.0)),
+            ("shuffled", "v@1", {"shuffled_labels": True, "arm": "control"}, (0.0, 0.1)),
+        )
+        for dose, rate in zip((1, 2), rates, strict=True)
+    ]
+    baseline = condition("baseline", 0.0)
+    colder = condition("baseline (temperature 0)", 0.0, arm="baseline", temperature=0.0)
+    answers = frame(baseline, *doses).assign(temperature=1.0)
+    answers = frame(answers, colder)
+    pictures = pictures_of(answers, conditions_of(answers))
+    curves = [picture for picture in pictures if picture.name.startswith("magnitude")]
+    assert len(curves) == 3
+    for curve in curves:
+        [line, *_] = curve.figure.axes[0].lines
+        assert len(line.get_xdata()) == 3

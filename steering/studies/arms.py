@@ -7,6 +7,8 @@ import pandas as pd
 
 from steering.judging import EMRule, Thresholds
 from steering.results import judged_answers
+from steering.results.frame import ResultError
+from steering.results.series import Series, asked_alike, series_along
 from steering.studies.dose_matching import (
     DoseCurve,
     Match,
@@ -16,7 +18,6 @@ from steering.studies.dose_matching import (
     shared_levels,
 )
 from steering.studies.errors import StudyError
-from steering.studies.series import Series, asked_alike, series_along
 
 Arm = Literal["steered", "finetuned"]
 ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
@@ -73,7 +74,7 @@ def compare_arms(
     for match, quantities in QUANTITIES.items():
         try:
             levels = shared_levels(first, second, match, names=ARMS)
-        except StudyError as error:
+        except (StudyError, ResultError) as error:
             reasons.append(str(error))
             continue
         for level in levels:

@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steering.judging import EMRule
+from steering.results.series import Series, baseline_of, series_along
 from steering.stats.trends import (
     LEVEL,
     Effect,
@@ -34,7 +35,6 @@ from steering.stats.trends import (
 from steering.studies.arms import ARMS, arm_series, compare_arms
 from steering.studies.dose_matching import Quantity
 from steering.studies.errors import StudyError
-from steering.studies.series import Series, baseline_of, series_along
 
 Outcome = Literal["supported", "refuted", "not decided"]
 

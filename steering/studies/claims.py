@@ -17,6 +17,8 @@ from typing import Any
 import pandas as pd
 
 from steering.judging import EMRule
+from steering.results.frame import ResultError
+from steering.results.series import AskedAlike, asked_alike
 from steering.studies.claim_rules import (
     Ruling,
     ahead_at_matched_em,
@@ -29,7 +31,6 @@ from steering.studies.claim_rules import (
     saturating,
 )
 from steering.studies.errors import StudyError
-from steering.studies.series import AskedAlike, asked_alike
 from steering.studies.study_file import FILE
 
 DEFAULT_RULE: EMRule = "moem"
@@ -149,7 +150,7 @@ def _ruling(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Ruling:
         return Ruling("not decided", why)
     try:
         return claim.judge(rows, rule)
-    except StudyError as error:
+    except (StudyError, ResultError) as error:
         return Ruling("not decided", str(error))
 
 

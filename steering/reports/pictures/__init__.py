@@ -12,6 +12,7 @@ import pandas as pd
 from steering.reports.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
 from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
 from steering.reports.pictures.style import render
+from steering.results.series import asked_alike, split_series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,10 +48,6 @@ _PLAIN = {
 }
 # More conditions than this make a picture that nobody can read.
 _MOST_ROWS = 60
-_SERIES = [
-    *("target", "method", "layer", "rank", "top", "training_epochs", "build_seed"),
-    *("site", "operation", "positions", "unit", "magnitude"),
-]
 
 
 @dataclass(frozen=True)
@@ -175,14 +172,13 @@ def _of_model(
 
 
 def _series(of_model: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
-    """The baseline with each group of conditions that differ in nothing but the axis."""
-    base = of_model[of_model["arm"] == "baseline"]
+    """Each group of conditions that differ in nothing but the axis, with their baseline."""
     steered = of_model[of_model[axis].notna() & of_model["arm"].isin(["steered", "control"])]
     if axis == "rank":
         steered = steered[steered["top"].isna()]
-    others = [name for name in _SERIES if name != axis]
-    for _, group in steered.groupby(others, dropna=False, sort=False):
-        yield pd.concat([base, group])
+    for group in split_series(steered, axis):
+        for asked in asked_alike(pd.concat([of_model[of_model["arm"] == "baseline"], group])):
+            yield asked.answers
 
 
 def _titled(model: str, series: pd.DataFrame) -> str:

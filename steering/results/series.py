@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from steering.results.frame import ResultError
 from steering.results.schema import COMPARED
-from steering.studies.errors import StudyError
 
 # How the model was loaded and prompted: the same for all conditions of a model, and different
 # between models.
@@ -133,19 +133,13 @@ def series_along(answers: pd.DataFrame, axis: str, arm: str = "steered") -> Seri
         arm: Of the conditions beside the baseline.
 
     Raises:
-        StudyError: Two conditions stand at one place and no column tells them apart.
+        ResultError: Two conditions stand at one place and no column tells them apart.
     """
     rows = answers[(answers["arm"] == arm) & answers[axis].notna()]
-    columns = [name for name in _INTERVENTION if name != axis and name in rows]
-    constant = [name for name in columns if name not in _FOLLOWS.get(axis, ())]
-    groups = [
-        series
-        for group in _groups(rows, constant)
-        for series in (_split(group, columns, axis) if _doubled(group, axis) else [group])
-    ]
+    groups = split_series(rows, axis)
     longest = max(groups, key=lambda group: group[axis].nunique(), default=rows)
     if doubled := _doubled(longest, axis):
-        raise StudyError(f"{doubled}: judge them apart, each in a folder of its own")
+        raise ResultError(f"{doubled}: judge them apart, each in a folder of its own")
     others = rows[~rows["condition"].isin(longest["condition"].unique())]
     return Series(
         axis,
@@ -153,6 +147,22 @@ def series_along(answers: pd.DataFrame, axis: str, arm: str = "steered") -> Seri
         tuple(sorted(longest[axis].unique())),
         (_names(others, "another series"),) if len(others) else (),
     )
+
+
+def split_series(rows: pd.DataFrame, axis: str) -> list[pd.DataFrame]:
+    """Rows of steered conditions in groups that differ in nothing but an axis.
+
+    Args:
+        rows: A row an answer or a row a condition.
+        axis: The column that differs.
+    """
+    columns = [name for name in _INTERVENTION if name != axis and name in rows]
+    constant = [name for name in columns if name not in _FOLLOWS.get(axis, ())]
+    return [
+        series
+        for group in _groups(rows, constant)
+        for series in (_split(group, columns, axis) if _doubled(group, axis) else [group])
+    ]
 
 
 def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
@@ -185,10 +195,10 @@ def baseline_of(answers: pd.DataFrame) -> pd.DataFrame:
     """The baseline's answers, of one model.
 
     Raises:
-        StudyError: There are two baselines.
+        ResultError: There are two baselines.
     """
     rows = answers[answers["arm"] == "baseline"]
     labels = sorted(rows["condition"].unique())
     if len(labels) > 1:
-        raise StudyError(f"there are {len(labels)} baselines, [{labels[0]}] and [{labels[1]}]")
+        raise ResultError(f"there are {len(labels)} baselines, [{labels[0]}] and [{labels[1]}]")
     return rows
