@@ -248,8 +248,8 @@ score over the answers that have it. `shares` reports
 
 {table("figure | meaning", figures)}
 
-{also}. For a figure that estimates a property of the model, the gate compares the bound of its
-interval; for an exact count, the figure itself.
+{also}. For a figure that estimates a property of the model, the gate uses the
+end of its 95% interval. For an exact count it uses the figure itself.
 
 ## How many answers a bound needs
 
@@ -257,9 +257,10 @@ Upper bound of the interval, in percent, of an EM rate when no answer is misalig
 
 {table(heading, bounds)}
 
-It is t² / (n' + t²), with t the 97.5% quantile of Student's t with C - 1 degrees of freedom for C
-questions of m answers, and n' = C m / (1 + 0.08 (m - 1)) the effective number of answers. The
-correlation within a question can't be estimated without misaligned answers; 0.08 is assumed.
+The upper bound is t² / (n' + t²). Here t is the 97.5% quantile of Student's t with C - 1 degrees
+of freedom, for C questions with m answers each, and n' = C m / (1 + 0.08 (m - 1)) is the effective
+number of answers. The correlation within a question cannot be estimated without misaligned
+answers; 0.08 is assumed.
 
 ## Columns of the frames
 
