@@ -349,7 +349,7 @@ def test_a_vector_of_several_layers_acts_on_each_and_layer_picks_one(
     assert one == ask(steered(folder, vector=str(parts[1]))).completion
     both = ask(steered(folder, vector=str(two))).completion
     assert both == ask(steered(folder, vector=f"{parts[0]},{parts[1]}")).completion != one
-    with pytest.raises(PrerequisiteError, match="nothing for layer 2"):
+    with pytest.raises(PrerequisiteError, match="does not act on layer 2"):
         steered(folder, vector=str(two), layer=2)
 
 
