@@ -23,7 +23,7 @@ from steering.engines import Engine
 from steering.targets import Target
 from steering.training.methods import TrainingError
 from steering.training.progress import Progress
-from steering.training.recipe import ConstructionRecipe, Recipe
+from steering.training.recipe import ConstructionRecipe, TrainingRecipe
 
 if TYPE_CHECKING:
     from steering.engines._nnsight import Session
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+AnyRecipe = TypeVar("AnyRecipe", bound=TrainingRecipe)
 
 
 def cache_folder() -> Path:

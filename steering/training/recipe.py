@@ -30,7 +30,7 @@ DEFAULT_SITE: Site = "resid_post"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainingRecipe:
     """What vectors and adapters have in common.
 
     Attributes:
@@ -124,7 +124,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConstructionRecipe(Recipe):
+class ConstructionRecipe(TrainingRecipe):
     """Everything that decides a steering vector.
 
     Attributes:
@@ -152,7 +152,7 @@ class ConstructionRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuningRecipe(Recipe):
+class FinetuningRecipe(TrainingRecipe):
     """Everything that decides an adapter, or a finetuned model.
 
     Attributes:
