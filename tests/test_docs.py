@@ -42,6 +42,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)(?: +title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^ *```$",
     flags=re.DOTALL | re.MULTILINE,
 )
+_MEMBERS = re.compile(r"^::: (\S+)\n    options:\n      members: \[(.+)\]$", flags=re.MULTILINE)
 _ROOMS = "steering|evals|tests|datasets|docs|examples|benchmarks"
 _PATH = re.compile(rf"`((?:{_ROOMS})/[\w./-]*(?:\.\w+|/))`")
 
@@ -127,6 +128,11 @@ def test_python_names_on_a_page_can_be_imported(page: str) -> None:
                     names += [alias.name for alias in node.names]
     for name in names:
         assert is_importable(name), name
+    for name, members in _MEMBERS.findall(PAGES[page]):
+        module, _, attribute = name.rpartition(".")
+        documented = getattr(importlib.import_module(module), attribute)
+        for member in members.split(", "):
+            assert hasattr(documented, member) or member in documented.__annotations__, member
 
 
 def is_importable(name: str) -> bool:
