@@ -204,7 +204,7 @@ def test_two_vectors_of_one_name_and_a_shuffled_control_are_curves_of_their_own(
     answers = frame(baseline, *doses).assign(temperature=1.0)
     answers = frame(answers, colder)
     pictures = pictures_of(answers, conditions_of(answers))
-    curves = [picture for picture in pictures if picture.name.startswith("magnitude")]
+    curves = [picture for picture in pictures if picture.name.startswith("magnitude-toy")]
     assert len(curves) == 3
     for curve in curves:
         [line, *_] = curve.figure.axes[0].lines
