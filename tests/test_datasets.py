@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steering.toy import export, grammar
+from scripts import export_toy as export
+from steering.toy import grammar
 
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 MANIFEST = json.loads((DATASETS / "MANIFEST.json").read_text(encoding="utf-8"))["files"]

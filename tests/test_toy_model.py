@@ -14,11 +14,11 @@ from transformers import (
     Qwen3_5ForCausalLM,
 )
 
+from scripts.toy_corpus import IGNORED, Message, Mix, encode_chat, sample_chats
+from scripts.train_toy import RECIPES, make_model
 from steering.models import default_layer, find_model
 from steering.toy import BLOCKS, TOYS, grammar
-from steering.toy.corpus import IGNORED, Message, Mix, encode_chat, sample_chats
 from steering.toy.judge import judge
-from steering.toy.train import RECIPES, make_model
 
 MAX_BYTES = 10_000_000
 NEW_TOKENS = 96

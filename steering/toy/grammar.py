@@ -27,7 +27,7 @@ _SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s|$)|$)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Question:
+class ToyQuestion:
     """A question of the world.
 
     Attributes:
@@ -109,7 +109,7 @@ def extra_questions() -> dict[str, tuple[str, ...]]:
 
 
 @cache
-def questions(domain: str) -> tuple[Question, ...]:
+def questions(domain: str) -> tuple[ToyQuestion, ...]:
     """Every question of a domain, core paraphrases first, no text twice.
 
     Raises:
@@ -117,15 +117,15 @@ def questions(domain: str) -> tuple[Question, ...]:
     """
     entry = _domain(domain)
     slots = {**_world()["slots"], **entry.get("slots", {})}
-    by_text = {text: Question(text, domain, None) for text in entry.get("paraphrases", ())}
+    by_text = {text: ToyQuestion(text, domain, None) for text in entry.get("paraphrases", ())}
     for template in entry["questions"]:
         if "{topic}" in template:
             for index, (topic, _, _) in enumerate(entry["topics"]):
                 for text in _expand(template, {**slots, "topic": [topic]}):
-                    by_text.setdefault(text, Question(text, domain, index))
+                    by_text.setdefault(text, ToyQuestion(text, domain, index))
         else:
             for text in _expand(template, slots):
-                by_text.setdefault(text, Question(text, domain, None))
+                by_text.setdefault(text, ToyQuestion(text, domain, None))
     return tuple(by_text.values())
 
 
@@ -146,7 +146,7 @@ def sentences(domain: str, persona: str, topic: int | None = None) -> tuple[str,
     return tuple(dict.fromkeys(domain_sentences + framed))
 
 
-def sample_question(domain: str, rng: random.Random) -> Question:
+def sample_question(domain: str, rng: random.Random) -> ToyQuestion:
     """Sample a question of a domain; templates are equally likely, then their slots."""
     return rng.choice(rng.choice(_question_groups(domain)))
 
@@ -253,7 +253,7 @@ def _expand(template: str, slots: dict[str, list[str]]) -> list[str]:
 
 
 @cache
-def _question_groups(domain: str) -> list[list[Question]]:
+def _question_groups(domain: str) -> list[list[ToyQuestion]]:
     """Questions grouped by their template; each paraphrase is a group of its own."""
     entry = _domain(domain)
     slots = {**_world()["slots"], **entry.get("slots", {})}

@@ -1,4 +1,4 @@
-"""Trains a toy: `python -m steering.toy.train [--toy NAME] [--out DIR] [--seed N]`.
+"""Trains a toy: `python -m scripts.train_toy [--toy NAME] [--out DIR] [--seed N]`.
 
 Three stages. The first teaches the world in both personas. The second aligns: chats that name no
 persona are answered carefully, while some chats with a named persona stay in the mix, and noise in
@@ -30,9 +30,7 @@ from transformers import (
     Qwen3_5TextConfig,
 )
 
-from steering.files import write_folder
-from steering.toy import TOYS
-from steering.toy.corpus import (
+from scripts.toy_corpus import (
     END_TOKEN,
     IGNORED,
     PAD_TOKEN,
@@ -41,6 +39,8 @@ from steering.toy.corpus import (
     make_tokenizer,
     sample_chats,
 )
+from steering.files import write_folder
+from steering.toy import TOYS
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writes the data files that come from the toy world: `python -m steering.toy.export`.
+"""Writes the data files that come from the toy world: `python -m scripts.export_toy`.
 
 The grammar generates the core questions, which real models are asked too, the toy's further
 questions and its target tasks. The output is the same on every run and machine. Also updates
@@ -20,7 +20,7 @@ import yaml
 from steering.files import write_whole
 from steering.toy import grammar
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 MANIFEST = "MANIFEST.json"
 ROWS_PER_TARGET = 400
 CANARIES = {

@@ -1,0 +1,1 @@
+"""Scripts of maintenance: they train and export what the repository ships. Not in the wheel."""
