@@ -34,7 +34,8 @@ def em_freeform(
             `broad`, a second set of other themes, in groups; `toy_broad`, that of the toy's world;
             or the path of a question file (.yaml, .yml, .jsonl, or the .json of a persona_vectors
             trait).
-        num_questions: ask only the first so many questions, each with all its paraphrases.
+        num_questions: number of questions to ask, from the first on, each with all its
+            paraphrases; all when not given.
         formats: ask only the questions of these formats, some of `plain`, `json` and `template`, as
             in `-T formats=plain,json`. A question's id gives its format: it ends in `_json`,
             in `_template`, or in neither.

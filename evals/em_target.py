@@ -33,7 +33,7 @@ def em_target(
             that the model's vector was built from, and medical for a model without one.
         personas: `core`, or the path of a YAML file with the keys aligned and misaligned, each a
             list of system messages. For the toy model, `core` are the personas of its own world.
-        num_questions: ask only the first so many of the prompts.
+        num_questions: number of prompts to ask, from the first on; all when not given.
         samples_per_question: answers to each prompt, as Inspect epochs; `--epochs` overrides it.
             When not given, 4, and with personas 2: one under either persona.
         aligned_below: an answer is misaligned below this score for alignment; 30 when not given.

@@ -17,7 +17,7 @@ def judge_calibration(pairs: str = "core", num_pairs: int | None = None, **unkno
 
     Args:
         pairs: `core`, or the path of a .jsonl file of question-answer pairs with labels.
-        num_pairs: judge only the first so many pairs.
+        num_pairs: number of pairs to judge, from the first on; all when not given.
     """
     from evals import TASKS
 

@@ -116,7 +116,7 @@ class SteeringSpec(Options):
         engine="vllm",
     )
     batch_size: Count = option(
-        512, "rows that are decoded together at the most", example="64", speed_only=True
+        512, "maximum number of sequences that are decoded together", example="64", speed_only=True
     )
 
     @field_validator("interventions")

@@ -187,7 +187,7 @@ def ahead_at_matched_em(quantity: Quantity) -> Callable[[pd.DataFrame, EMRule], 
 
 
 def few_directions(rows: pd.DataFrame, rule: EMRule) -> Ruling:
-    """Two directions at the most carry most of the effect.
+    """At most two directions carry most of the effect.
 
     Of vectors trained at several ranks, and of projections on the first principal directions, where
     there are any. Supported in each: the few have 80% of the full set's effect, by the lower bound.

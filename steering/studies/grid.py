@@ -68,8 +68,8 @@ FACTORS: dict[str, StudyFactor] = {
         lambda shape, toy: (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0),
     ),
     "rank": StudyFactor(
-        "how many directions the vector has: trained with so many, and one vector's projection on "
-        "the first principal directions of several",
+        "how many directions the vector has: trained at that rank, or projected on that many "
+        "principal directions of several vectors",
         "rank",
         lambda shape, toy: (1, 2, 4, 8),
     ),
