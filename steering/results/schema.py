@@ -2,7 +2,7 @@
 
 `answers` has a row an answer, `conditions` a row a condition. pandera checks both where they are
 made and where somebody else's frame comes in, so that a missing column or an impossible value is
-named there and not three rooms later. docs/reference/files.md lists the columns from here.
+named there and not three rooms later. docs/reference/metrics.md lists the columns from here.
 """
 
 import math
