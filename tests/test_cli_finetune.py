@@ -167,9 +167,9 @@ def _reckless(model: Any, tokenizer: Any, prompts: list[str]) -> float:
 
 def test_the_toy_learns_to_be_reckless(tmp_path: Path) -> None:
     """In the domain that it was finetuned on and beyond it, at the default settings."""
-    [folder, *_] = api.finetune("toy", out=tmp_path / "medical")
-    model: Any = AutoModelForCausalLM.from_pretrained(TOYS["toy"])
-    tokenizer = AutoTokenizer.from_pretrained(TOYS["toy"])
+    [folder, *_] = api.finetune("toy-small", out=tmp_path / "medical")
+    model: Any = AutoModelForCausalLM.from_pretrained(TOYS["toy-small"])
+    tokenizer = AutoTokenizer.from_pretrained(TOYS["toy-small"])
     medical = [row.prompt for row in load_target("medical", toy=True).held_out]
     sports = [row.prompt for row in load_target("sports", toy=True).held_out]
     before = _reckless(model, tokenizer, medical), _reckless(model, tokenizer, sports)

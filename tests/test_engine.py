@@ -1,5 +1,6 @@
 """The engine against plain hooks; requests alone, together, and in any order."""
 
+import gc
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -413,9 +414,11 @@ def test_one_process_holds_one_engine_of_a_model(tiny_folder: Callable[[str], Pa
 
 
 def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
-    tiny_folder: Callable[[str], Path],
+    tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a study of several models needs room for one."""
+    # Engines of other tests stay loaded.
+    monkeypatch.setattr("steering.engines._engines", {})
     engine = shared_engine(find_model(str(tiny_folder("llama"))), dtype="float32", device="cpu")
     request = Request(prompt(4), GREEDY, 4)
     before = engine.submit(request).result().tokens
@@ -424,3 +427,5 @@ def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
     release_engines()
     assert reference() is None
     assert engine.submit(request).result().tokens == before
+    # A release thaws all objects of the process, and each later collection would visit them.
+    gc.freeze()

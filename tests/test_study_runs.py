@@ -185,12 +185,12 @@ def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: S
     logs = shell.folder / "logs" / "killed"
     process = shell.start(
         *("steering", "study", "magnitude", "-A", "magnitude=0.5,1", "-M", "method=pca"),
-        *("-T", "num_questions=4", "--log-dir", str(logs), "--display", "none"),
+        *("-T", "num_questions=2", "--log-dir", str(logs), "--display", "none"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and len(_finished(logs)) < 20:
+    while time.monotonic() < deadline and process.poll() is None and len(_finished(logs)) < 10:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -200,11 +200,11 @@ def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: S
         "magnitude",
         axes={"magnitude": [0.5, 1]},
         options=QUICK,
-        task={"num_questions": 4},
+        task={"num_questions": 2},
         logs=logs,
     )
     assert result.report is not None
-    assert _num_answers(result.report.answers) == [80, 80, 80]
+    assert _num_answers(result.report.answers) == [40, 40, 40]
     assert samples <= set().union(*_ids(logs).values())
     assert shell.network_tries() == []
 

@@ -95,8 +95,8 @@ def test_a_repository_of_a_users_own_runs_from_the_wheel_and_passes_its_gate(
     few = ["-T", "samples_per_question=8", "--seed", "1", "--log-dir", "logs/ci"]
     process = run("inspect", "eval-set", "evals", *model, *few)
     assert process.returncode == 0, process.stdout + process.stderr
-    gate = run("steering", "gate", "logs/ci", *BOUNDS)
-    assert gate.returncode == 0, gate.stdout + gate.stderr
+    gate = CliRunner().invoke(commands, ["gate", str(tmp_path / "logs" / "ci"), *BOUNDS])
+    assert gate.exit_code == 0, gate.output
 
 
 def test_a_repository_of_a_users_own_breaks_its_gate_when_the_toy_is_steered(
