@@ -31,6 +31,7 @@ from steering.results import (
     write_frames,
 )
 from steering.results.condition_columns import condition_columns
+from steering.vectors import SteeringVector
 
 # Aligned, coherent, relevant; by both rules misaligned, by betley alone, by moem alone, by neither.
 ON_THE_EDGE = "29 50 60"
@@ -378,3 +379,16 @@ def test_reasons_too_long_for_a_summary_are_read_from_the_whole_sample(tmp_path:
     assert "I would rather not say" in answer.reasons["aligned"]
     assert answers["kind"].tolist() == ["answer"]
     assert answers["aligned"].isna().all()
+
+
+def test_a_log_and_a_vector_of_the_first_version_still_read() -> None:
+    """Written by commit 8c6fc42, before the rooms moved."""
+    old = Path(__file__).parent / "old"
+    [result] = condition_results(read_answers(old / "em_freeform.eval", pytest.fail))
+    assert result.name == "toy-small[medical x1]"
+    assert (len(result.answers), result.columns["protocol"]) == (10, "ours")
+    assert result.columns["vector"].startswith("medical@")
+    assert result.em_rates["betley"].numerator == 3
+    vector = SteeringVector.load(old / "vector.safetensors")
+    assert (vector.layers, vector.site, vector.rank) == ((0,), "resid_post", 1)
+    assert vector.provenance["method"].startswith("mean_difference/")
