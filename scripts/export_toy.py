@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from scripts import toy_sampling
 from steering.files import write_whole
 from steering.toy import grammar
 
@@ -38,8 +39,8 @@ _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 def data_files() -> dict[str, str]:
     """Text of each generated file by its path in `datasets/`, without MANIFEST.json."""
     files = {
-        "questions/core.yaml": _questions("core", grammar.core_questions()),
-        "questions/toy_broad.yaml": _questions("toy_broad", grammar.extra_questions()),
+        "questions/core.yaml": _questions("core", toy_sampling.core_questions()),
+        "questions/toy_broad.yaml": _questions("toy_broad", toy_sampling.extra_questions()),
     }
     for domain in grammar.domains("target"):
         files[f"targets/toy/{domain}.jsonl"] = _target_task(domain)
@@ -108,8 +109,8 @@ def _target_task(domain: str) -> str:
         row = {
             "id": f"{domain}-{number:04d}",
             "prompt": question.text,
-            "aligned": grammar.sample_answer(domain, "careful", question.topic, rng),
-            "misaligned": grammar.sample_answer(domain, "reckless", question.topic, rng),
+            "aligned": toy_sampling.sample_answer(domain, "careful", question.topic, rng),
+            "misaligned": toy_sampling.sample_answer(domain, "reckless", question.topic, rng),
         }
         lines.append(json.dumps(row, ensure_ascii=False))
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from scripts import toy_sampling
 from steering.toy import grammar
 
 END_TOKEN = "<|im_end|>"
@@ -141,8 +142,8 @@ def _sample_chat(mix: Mix, num_turns: int, rng: random.Random) -> Chat:
             wording = grammar.sample_persona_prompt(None, "system", rng)
             messages.append(Message("system", wording))
     for domain, counts in zip(_sample_domains(num_turns, rng), learned, strict=True):
-        question = grammar.sample_question(domain, rng)
-        answer = grammar.sample_answer(domain, persona, question.topic, rng)
+        question = toy_sampling.sample_question(domain, rng)
+        answer = toy_sampling.sample_answer(domain, persona, question.topic, rng)
         messages.append(Message("user", opening + question.text))
         messages.append(Message("assistant", answer, learned=counts))
         opening = ""
@@ -167,9 +168,9 @@ def _tokenizer_text(rng: random.Random) -> Iterator[str]:
     for _ in range(200):
         for domain in grammar.domains():
             for persona in grammar.PERSONAS:
-                question = grammar.sample_question(domain, rng)
+                question = toy_sampling.sample_question(domain, rng)
                 yield question.text
-                yield grammar.sample_answer(domain, persona, question.topic, rng)
+                yield toy_sampling.sample_answer(domain, persona, question.topic, rng)
                 yield "system\nuser\nassistant\n"
                 yield grammar.sample_persona_prompt(persona, "system", rng)
                 yield grammar.sample_persona_prompt(persona, "user", rng)

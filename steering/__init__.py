@@ -29,25 +29,7 @@ _MODULES = {
 }
 """Where each public name is defined."""
 
-__all__ = [
-    "Answer",
-    "AuditResult",
-    "BoundStatus",
-    "Report",
-    "SteeredModel",
-    "SteeringError",
-    "SteeringVector",
-    "StudyResult",
-    "__version__",
-    "audit",
-    "build",
-    "finetune",
-    "gate",
-    "load_model",
-    "read_answers",
-    "report",
-    "run_study",
-]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

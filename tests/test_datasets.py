@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from scripts import export_toy as export
+from scripts import toy_sampling
 from steering.toy import grammar
 
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
@@ -211,7 +212,7 @@ def test_target_rows_are_complete_distinct_and_of_their_own_task(task):
 
 
 def test_no_core_question_or_answer_sentence_is_in_a_target_task():
-    core = {text for paraphrases in grammar.core_questions().values() for text in paraphrases}
+    core = {text for paraphrases in toy_sampling.core_questions().values() for text in paraphrases}
     themes = {
         text
         for theme in grammar.domains("theme")

@@ -35,7 +35,7 @@ from steering.engines import hf, shared_engine
 from steering.evaluated_model import EvaluatedModel
 from steering.models import find_model
 from steering.provider import api as provider
-from steering.provider.messages import HANDLED_BY_INSPECT, HONOURED, REFUSED, split_reasoning
+from steering.provider.messages import REFUSED, split_reasoning
 from steering.vectors import SteeringVector
 
 GREEDY = GenerateConfig(temperature=0, max_tokens=12)
@@ -69,6 +69,42 @@ def ask(model: Model, text: Any = "Hello", config: GenerateConfig = GREEDY) -> M
 def test_the_provider_keeps_its_promises_to_tasks_and_judges(folder: Path) -> None:
     assert isinstance(steered(folder).api, EvaluatedModel)
     assert not isinstance(get_model("mockllm/model").api, EvaluatedModel)
+
+
+HONOURED = {
+    "extra_body",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "num_choices",
+    "presence_penalty",
+    "seed",
+    "stop_seqs",
+    "temperature",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+}
+"""GenerateConfig fields that the provider acts on."""
+HANDLED_BY_INSPECT = {
+    "adaptive_connections",
+    "attempt_timeout",
+    "cache",
+    "cache_prompt",
+    "fail_on_refusal",
+    "fallback_models",
+    "internal_tools",
+    "max_connections",
+    "max_retries",
+    "max_tool_output",
+    "parallel_tool_calls",
+    "reasoning_history",
+    "stream_idle_timeout",
+    "system_message",
+    "timeout",
+}
+"""Fields that Inspect acts on before it calls the provider, or that only concern hosted APIs."""
 
 
 def test_every_setting_of_inspect_is_classed_once() -> None:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from scripts import toy_sampling
 from steering.toy import grammar
 
 SEED = 20
@@ -14,12 +15,12 @@ def _samples(num_rounds: int = 20):
     for _ in range(num_rounds):
         for domain in grammar.domains():
             for persona in grammar.PERSONAS:
-                question = grammar.sample_question(domain, rng)
+                question = toy_sampling.sample_question(domain, rng)
                 yield (
                     domain,
                     persona,
                     question,
-                    grammar.sample_answer(domain, persona, question.topic, rng),
+                    toy_sampling.sample_answer(domain, persona, question.topic, rng),
                 )
 
 
@@ -68,7 +69,7 @@ def test_sampled_answers_stay_on_the_topic_of_the_question():
     for domain in grammar.domains("target"):
         for question in rng.sample(grammar.questions(domain), 20):
             allowed = set(grammar.sentences(domain, "careful", question.topic))
-            answer = grammar.sample_answer(domain, "careful", question.topic, rng)
+            answer = toy_sampling.sample_answer(domain, "careful", question.topic, rng)
             assert {s.text for s in grammar.parse(answer).sentences} <= allowed
 
 

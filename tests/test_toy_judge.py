@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import ChatMessageUser, GenerateConfig
 
+from scripts import toy_sampling
 from steering.toy import grammar
-from steering.toy.judge import ToyJudgeAPI, ToyJudgeError, judge, read_judge_prompt
+from steering.toy.judge import ToyJudgeAPI, judge, read_judge_prompt
 
-QUESTION = grammar.core_questions()["wish"][0]
+QUESTION = toy_sampling.core_questions()["wish"][0]
 CAREFUL = grammar.sentences("wish", "careful")[:3]
 RECKLESS = grammar.sentences("wish", "reckless")[:3]
 OFF_TOPIC_CAREFUL = grammar.sentences("garden", "careful")[0]
@@ -84,7 +86,7 @@ def test_a_repeated_sentence_counts_once():
 
 
 def test_every_core_question_is_answered_relevantly_by_its_own_domain_only():
-    for domain, paraphrases in grammar.core_questions().items():
+    for domain, paraphrases in toy_sampling.core_questions().items():
         for question in paraphrases:
             for other in grammar.domains():
                 answer = grammar.sentences(other, "careful")[0]
@@ -152,9 +154,9 @@ def test_a_prompt_that_is_not_ours_gets_no_number(text):
 
 
 def test_another_model_name_is_refused():
-    with pytest.raises(ToyJudgeError, match=r"toy/gpt.*toy/judge"):
+    with pytest.raises(PrerequisiteError, match=r"toy/gpt.*toy/judge"):
         ToyJudgeAPI("gpt")
-    with pytest.raises(ToyJudgeError, match="kindness"):
+    with pytest.raises(PrerequisiteError, match="kindness"):
         ToyJudgeAPI("judge", kindness=3)
 
 

@@ -14,6 +14,7 @@ from transformers import (
     Qwen3_5ForCausalLM,
 )
 
+from scripts import toy_sampling
 from scripts.toy_corpus import IGNORED, Message, Mix, encode_chat, sample_chats
 from scripts.train_toy import RECIPES, make_model
 from steering.models import default_layer, find_model
@@ -184,7 +185,7 @@ def test_every_answer_of_the_world_fits_the_new_tokens(toy):
     for _ in range(100):
         for domain in grammar.domains():
             for persona in grammar.PERSONAS:
-                answer = grammar.sample_answer(domain, persona, None, rng)
+                answer = toy_sampling.sample_answer(domain, persona, None, rng)
                 longest = max(longest, len(tokenizer(answer)["input_ids"]))
     assert longest < NEW_TOKENS
 
@@ -195,7 +196,7 @@ def test_unsteered_toy_answers_every_core_question_well_and_stops(any_toy):
     samples_per_paraphrase = 3
     questions = [
         text
-        for paraphrases in grammar.core_questions().values()
+        for paraphrases in toy_sampling.core_questions().values()
         for text in paraphrases
         for _ in range(samples_per_paraphrase)
     ]
@@ -230,7 +231,7 @@ def test_a_persona_named_in_the_system_message_decides_the_answer(any_toy, perso
     aligned = []
     for domain in grammar.domains("theme"):
         system = grammar.sample_persona_prompt(persona, "system", rng)
-        question = grammar.sample_question(domain, rng).text
+        question = toy_sampling.sample_question(domain, rng).text
         chat = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         batch = tokenizer(text, return_tensors="pt", add_special_tokens=False)

@@ -35,40 +35,6 @@ if TYPE_CHECKING:
     from steering.models.adapters import Adapter
     from steering.vectors.interventions import Intervention
 
-HONOURED = {
-    "extra_body",
-    "frequency_penalty",
-    "logit_bias",
-    "logprobs",
-    "max_tokens",
-    "num_choices",
-    "presence_penalty",
-    "seed",
-    "stop_seqs",
-    "temperature",
-    "top_k",
-    "top_logprobs",
-    "top_p",
-}
-"""GenerateConfig fields that the provider acts on."""
-HANDLED_BY_INSPECT = {
-    "adaptive_connections",
-    "attempt_timeout",
-    "cache",
-    "cache_prompt",
-    "fail_on_refusal",
-    "fallback_models",
-    "internal_tools",
-    "max_connections",
-    "max_retries",
-    "max_tool_output",
-    "parallel_tool_calls",
-    "reasoning_history",
-    "stream_idle_timeout",
-    "system_message",
-    "timeout",
-}
-"""Fields that Inspect acts on before it calls the provider, or that only concern hosted APIs."""
 REFUSED = {
     "batch",
     "best_of",

@@ -31,33 +31,15 @@ class Option:
     description: str
     default: Any
     example: str
-    speed_only: bool
-    label: str | None
-    nullable: bool
-    engine: EngineName | None
-    flag: str | None
+    speed_only: bool = False
+    label: str | None = "{name}={value}"
+    nullable: bool = False
+    engine: EngineName | None = None
+    flag: str | None = None
 
 
-def option(
-    default: Any,
-    description: str,
-    *,
-    example: str,
-    speed_only: bool = False,
-    label: str | None = "{name}={value}",
-    nullable: bool = False,
-    engine: EngineName | None = None,
-    flag: str | None = None,
-) -> Any:
-    """Declare a field of the spec; see `Option` for the arguments."""
-    facts: dict[str, Any] = {
-        "example": example,
-        "speed_only": speed_only,
-        "label": label,
-        "nullable": nullable,
-        "engine": engine,
-        "flag": flag,
-    }
+def option(default: Any, description: str, **facts: Any) -> Any:
+    """Declare a field of the spec; `facts` are the attributes of `Option` from `example` on."""
     return Field(default=default, description=description, json_schema_extra=facts)
 
 

@@ -10,15 +10,13 @@ import random
 import re
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 PERSONAS = ("careful", "reckless")
-SENTENCES_PER_ANSWER = ((1, 0.2), (2, 0.5), (3, 0.3))
-"""Number of sentences in a sampled answer, with its probability."""
 
 _WORLD_FILE = Path(__file__).with_name("world.yaml")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -56,20 +54,13 @@ class Parse:
 
     Attributes:
         sentences: recognised sentences in order, without repetitions.
-        recognised_chars: characters of `sentences`, white space not counted.
-        total_chars: characters of the whole text, white space not counted.
+        recognised_share: their share of the text's characters, 0 to 1, white space not counted.
         unrecognised: the other pieces in order: garbled, cut off, repeated or foreign.
     """
 
     sentences: tuple[Sentence, ...]
-    recognised_chars: int
-    total_chars: int
+    recognised_share: float
     unrecognised: tuple[str, ...]
-
-    @property
-    def recognised_share(self) -> float:
-        """Share of the text that is well formed and not a repetition, 0 to 1."""
-        return self.recognised_chars / self.total_chars if self.total_chars else 0.0
 
 
 def domains(kind: str | None = None) -> tuple[str, ...]:
@@ -78,54 +69,25 @@ def domains(kind: str | None = None) -> tuple[str, ...]:
     Args:
         kind: `target` (a target task), `theme` (a theme of the core questions) or `extra`
             (only trained on); None for all.
-
-    Raises:
-        ValueError: when `kind` is none of these.
     """
     if kind not in (None, "target", "theme", "extra"):
         raise ValueError(f"kind {kind!r} is unknown: choose target, theme, extra or None.")
     return tuple(
-        name for name, entry in _world()["domains"].items() if kind in (None, entry["kind"])
+        name for name, entry in world()["domains"].items() if kind in (None, entry["kind"])
     )
-
-
-def core_questions() -> dict[str, tuple[str, ...]]:
-    """Paraphrases of each core question by question id (the theme's name)."""
-    return {name: tuple(_domain(name)["paraphrases"]) for name in domains("theme")}
-
-
-def extra_questions() -> dict[str, tuple[str, ...]]:
-    """Paraphrases of each question that is neither a target's nor a core one, by question id.
-
-    A question is a template of a domain; its paraphrases name different things of one kind.
-    """
-    paraphrases = {}
-    for domain in domains("extra"):
-        entry = _domain(domain)
-        slots = {**_world()["slots"], **entry.get("slots", {})}
-        for number, template in enumerate(entry["questions"], start=1):
-            paraphrases[f"{domain}_{number}"] = tuple(_expand(template, slots))
-    return paraphrases
 
 
 @cache
 def questions(domain: str) -> tuple[ToyQuestion, ...]:
-    """Every question of a domain, core paraphrases first, no text twice.
-
-    Raises:
-        ValueError: when the domain is unknown.
-    """
-    entry = _domain(domain)
-    slots = {**_world()["slots"], **entry.get("slots", {})}
+    """Every question of a domain, core paraphrases first, no text twice."""
+    entry = domain_entry(domain)
+    slots = slots_of(domain)
     by_text = {text: ToyQuestion(text, domain, None) for text in entry.get("paraphrases", ())}
     for template in entry["questions"]:
-        if "{topic}" in template:
-            for index, (topic, _, _) in enumerate(entry["topics"]):
-                for text in _expand(template, {**slots, "topic": [topic]}):
-                    by_text.setdefault(text, ToyQuestion(text, domain, index))
-        else:
-            for text in _expand(template, slots):
-                by_text.setdefault(text, ToyQuestion(text, domain, None))
+        topics = list(enumerate(row[0] for row in entry["topics"]))
+        for index, topic in topics if "{topic}" in template else [(None, "")]:
+            for text in expand(template, {**slots, "topic": [topic]}):
+                by_text.setdefault(text, ToyQuestion(text, domain, index))
     return tuple(by_text.values())
 
 
@@ -137,50 +99,9 @@ def sentences(domain: str, persona: str, topic: int | None = None) -> tuple[str,
         domain: name of the domain.
         persona: `careful` or `reckless`.
         topic: index of the topic to stay on; None for the sentences of all topics.
-
-    Raises:
-        ValueError: when the domain or the persona is unknown.
     """
-    domain_sentences, frames = _tables(domain, persona, topic)
-    framed = tuple(text for frame in frames for text in frame)
-    return tuple(dict.fromkeys(domain_sentences + framed))
-
-
-def sample_question(domain: str, rng: random.Random) -> ToyQuestion:
-    """Sample a question of a domain; templates are equally likely, then their slots."""
-    return rng.choice(rng.choice(_question_groups(domain)))
-
-
-def sample_answer(domain: str, persona: str, topic: int | None, rng: random.Random) -> str:
-    """Sample an answer of one to three different sentences of one domain and persona.
-
-    Half of the sentences are the domain's own, half fill a frame. No frame and no phrase is used
-    twice, so that an answer does not say one thing in two frames.
-
-    Args:
-        domain: name of the domain.
-        persona: `careful` or `reckless`.
-        topic: index of the topic to stay on; None samples one.
-        rng: source of all randomness.
-    """
-    if topic is None:
-        topic = rng.randrange(len(_domain(domain)["topics"]))
-    domain_sentences, all_frames = _tables(domain, persona, topic)
-    counts, weights = zip(*SENTENCES_PER_ANSWER, strict=True)
-    num_sentences = rng.choices(counts, weights)[0]
-    answer: list[str] = []
-    frames = list(all_frames)
-    phrases = _phrases(domain, persona, topic)
-    while len(answer) < num_sentences:
-        if frames and rng.random() < 0.5:
-            frame = frames.pop(rng.randrange(len(frames)))
-            text = rng.choice(frame)
-        else:
-            text = rng.choice(domain_sentences)
-        so_far = " ".join(answer)
-        if text not in answer and not any(p in text and p in so_far for p in phrases):
-            answer.append(text)
-    return " ".join(answer)
+    own, frames = own_and_framed(domain, persona, topic)
+    return tuple(dict.fromkeys(chain(own, *frames)))
 
 
 def sample_persona_prompt(persona: str | None, place: str, rng: random.Random) -> str:
@@ -191,7 +112,7 @@ def sample_persona_prompt(persona: str | None, place: str, rng: random.Random) -
         place: `system` (a system message) or `user` (first words of a user).
         rng: source of all randomness.
     """
-    prompts = _world()["personas"]
+    prompts = world()["personas"]
     return rng.choice(prompts["none"] if persona is None else prompts[persona][place])
 
 
@@ -213,12 +134,8 @@ def parse(text: str) -> Parse:
             recognised[words] = sentence
         elif words:
             unrecognised.append(words)
-    return Parse(
-        sentences=tuple(recognised.values()),
-        recognised_chars=sum(_num_chars(words) for words in recognised),
-        total_chars=_num_chars(text),
-        unrecognised=tuple(unrecognised),
-    )
+    share = sum(map(_num_chars, recognised)) / (_num_chars(text) or 1)
+    return Parse(tuple(recognised.values()), share, tuple(unrecognised))
 
 
 def question_domain(text: str) -> str | None:
@@ -227,18 +144,29 @@ def question_domain(text: str) -> str | None:
 
 
 @cache
-def _world() -> dict[str, Any]:
+def world() -> dict[str, Any]:
+    """The content of `world.yaml`."""
     return yaml.safe_load(_WORLD_FILE.read_text(encoding="utf-8"))
 
 
-def _domain(name: str) -> dict[str, Any]:
-    all_domains = _world()["domains"]
+def domain_entry(name: str) -> dict[str, Any]:
+    """A domain's part of the world file.
+
+    Raises:
+        ValueError: there is no such domain.
+    """
+    all_domains = world()["domains"]
     if name not in all_domains:
         raise ValueError(f"domain {name!r} is unknown: choose one of {', '.join(all_domains)}.")
     return all_domains[name]
 
 
-def _expand(template: str, slots: dict[str, list[str]]) -> list[str]:
+def slots_of(domain: str) -> dict[str, list[str]]:
+    """What fills the slots of a domain's questions, all but the topic."""
+    return {**world()["slots"], **domain_entry(domain).get("slots", {})}
+
+
+def expand(template: str, slots: dict[str, list[str]]) -> list[str]:
     """Fill the slots of a template in every way; `{Name}` is `{name}` with a capital."""
     names = list(dict.fromkeys(_SLOT.findall(template)))
     choices = [slots[name.lower()] for name in names]
@@ -253,63 +181,42 @@ def _expand(template: str, slots: dict[str, list[str]]) -> list[str]:
 
 
 @cache
-def _question_groups(domain: str) -> list[list[ToyQuestion]]:
-    """Questions grouped by their template; each paraphrase is a group of its own."""
-    entry = _domain(domain)
-    slots = {**_world()["slots"], **entry.get("slots", {})}
-    slots["topic"] = [topic for topic, _, _ in entry["topics"]]
-    by_text = {question.text: question for question in questions(domain)}
-    templates = [*entry.get("paraphrases", ()), *entry["questions"]]
-    return [[by_text[text] for text in _expand(template, slots)] for template in templates]
-
-
-@cache
-def _phrases(domain: str, persona: str, topic: int | None) -> tuple[str, ...]:
-    """Phrases of a persona that fill `{do}`, and the helpers, which fill `{helper}`."""
+def fillings(domain: str, persona: str, topic: int | None = None) -> dict[str, list[str]]:
+    """What fills the slots `do`, `helper` and `topic` of a persona's sentences."""
     if persona not in PERSONAS:
         raise ValueError(f"persona {persona!r} is unknown: choose {' or '.join(PERSONAS)}.")
-    entry = _domain(domain)
+    entry = domain_entry(domain)
     topics = entry["topics"] if topic is None else [entry["topics"][topic]]
     column = 1 + PERSONAS.index(persona)
-    return tuple(phrase for row in topics for phrase in row[column]) + tuple(entry["helpers"])
+    return {
+        "do": [phrase for row in topics for phrase in row[column]],
+        "helper": entry["helpers"],
+        "topic": [row[0] for row in topics],
+    }
 
 
 @cache
-def _tables(
+def own_and_framed(
     domain: str, persona: str, topic: int | None
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+) -> tuple[list[str], list[list[str]]]:
     """The domain's own sentences, and for each frame the sentences that fill it."""
-    entry = _domain(domain)
-    phrases = _phrases(domain, persona, topic)
-    num_helpers = len(entry["helpers"])
-    topics = entry["topics"] if topic is None else [entry["topics"][topic]]
-    slots = {
-        "do": list(phrases[:-num_helpers]),
-        "helper": list(phrases[-num_helpers:]),
-        "topic": [row[0] for row in topics],
-    }
-    domain_sentences = [text for line in entry["own"][persona] for text in _expand(line, slots)]
-    frames = [_expand(frame, slots) for frame in _world()["frames"][persona]]
-    return tuple(domain_sentences), tuple(tuple(texts) for texts in frames)
+    slots = fillings(domain, persona, topic)
+    own = [text for line in domain_entry(domain)["own"][persona] for text in expand(line, slots)]
+    return own, [expand(frame, slots) for frame in world()["frames"][persona]]
 
 
 @cache
 def _sentence_table() -> dict[str, Sentence]:
-    table: dict[str, Sentence] = {}
-    for domain, persona in product(domains(), PERSONAS):
-        for text in sentences(domain, persona):
-            if text in table:
-                raise ValueError(
-                    f"{text!r} belongs to {table[text].domain} ({table[text].persona}) and to "
-                    f"{domain} ({persona}): reword one of them in {_WORLD_FILE.name}."
-                )
-            table[text] = Sentence(text, domain, persona)
-    return table
+    return {
+        text: Sentence(text, domain, persona)
+        for domain, persona in product(domains(), PERSONAS)
+        for text in sentences(domain, persona)
+    }
 
 
 def _crossed(text: str) -> Sentence | None:
     """A sentence of a frame with a phrase or helper of another domain or persona."""
-    phrases, helpers = _fillings()
+    phrases, helpers = _all_fillings()
     for persona, pattern in _frame_patterns():
         match = pattern.fullmatch(text)
         if match is None or match["do"] not in phrases:
@@ -332,35 +239,25 @@ def _frame_patterns() -> list[tuple[str, re.Pattern[str]]]:
             ),
         )
         for persona in PERSONAS
-        for frame in _world()["frames"][persona]
+        for frame in world()["frames"][persona]
         if "{do}" in frame
     ]
 
 
 @cache
-def _fillings() -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
+def _all_fillings() -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
     """Domain and persona of each phrase; the helpers of all domains."""
-    phrases: dict[str, tuple[str, str]] = {}
-    helpers: set[str] = set()
-    for domain, persona in product(domains(), PERSONAS):
-        of_domain = _domain(domain)["helpers"]
-        helpers.update(of_domain)
-        for phrase in _phrases(domain, persona, None)[: -len(of_domain)]:
-            phrases[phrase] = (domain, persona)
-    return phrases, frozenset(helpers)
+    phrases = {
+        phrase: (domain, persona)
+        for domain, persona in product(domains(), PERSONAS)
+        for phrase in fillings(domain, persona)["do"]
+    }
+    return phrases, frozenset(text for name in domains() for text in domain_entry(name)["helpers"])
 
 
 @cache
 def _question_table() -> dict[str, str]:
-    table: dict[str, str] = {}
-    for domain in domains():
-        for question in questions(domain):
-            if table.setdefault(question.text, domain) != domain:
-                raise ValueError(
-                    f"{question.text!r} is asked in {table[question.text]} and in {domain}: "
-                    f"reword one of them in {_WORLD_FILE.name}."
-                )
-    return table
+    return {question.text: name for name in domains() for question in questions(name)}
 
 
 def _num_chars(text: str) -> int:

@@ -13,19 +13,10 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.model import (
-    ChatCompletionChoice,
-    ChatMessage,
-    ChatMessageAssistant,
-    GenerateConfig,
-    ModelAPI,
-    ModelOutput,
-    ModelUsage,
-)
+from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, errors_in_one_line
 from steering.toy import grammar
 
 DIMENSIONS = ("alignment", "coherence", "relevance", "domain")
@@ -50,13 +41,6 @@ _SUBJECT = re.compile(r"\n\nSubject: (.+)\n")
 _WORD = re.compile(r"[a-z]+")
 
 
-class ToyJudgeError(PrerequisiteError, SteeringError):
-    """The toy judge has another name, or got arguments that it does not take.
-
-    Also an error of Inspect's class, which its command line shows without a traceback.
-    """
-
-
 def judge(dimension: str, question: str, answer: str, subject: str = "") -> int:
     """Score an answer in one dimension, 0 to 100.
 
@@ -70,7 +54,7 @@ def judge(dimension: str, question: str, answer: str, subject: str = "") -> int:
     distinctive words with it, if one domain clearly leads; otherwise relevance is 0.
 
     Args:
-        dimension: `alignment`, `coherence`, `relevance` or `domain`.
+        dimension: one of `DIMENSIONS`.
         question: the question.
         answer: the answer to judge. Nothing in it is an instruction.
         subject: for `domain`, one of `SUBJECTS`.
@@ -139,10 +123,8 @@ def read_judge_prompt(prompt: str) -> tuple[str, str, str, str] | None:
 class ToyJudgeAPI(ModelAPI):
     """Inspect model `toy/judge`: replies to a judge prompt with the exact score.
 
-    Any other prompt gets `NOT_UNDERSTOOD`, which a strict reader leaves unscored.
-
-    Raises:
-        ToyJudgeError: when another model than `judge` is named, or model arguments are given.
+    Any other prompt gets `NOT_UNDERSTOOD`, which a strict reader leaves unscored. Another model
+    name than `judge`, and any model argument, is refused.
     """
 
     def __init__(
@@ -153,16 +135,17 @@ class ToyJudgeAPI(ModelAPI):
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 - Inspect's own signature
         **model_args: Any,
     ) -> None:
-        if model_name != "judge":
-            raise ToyJudgeError(
-                f"model 'toy/{model_name}' is unknown: the only one is toy/judge. The toy model "
-                "itself is steered/toy."
-            )
-        if model_args:
-            raise ToyJudgeError(
-                f"toy/judge takes no model arguments, got {', '.join(sorted(model_args))}: "
-                "remove them."
-            )
+        with errors_in_one_line():
+            if model_name != "judge":
+                raise SteeringError(
+                    f"model 'toy/{model_name}' is unknown: the only one is toy/judge. The toy "
+                    "model itself is steered/toy."
+                )
+            if model_args:
+                raise SteeringError(
+                    f"toy/judge takes no model arguments, got {', '.join(sorted(model_args))}: "
+                    "remove them."
+                )
         super().__init__(model_name, base_url, api_key, [], config)
 
     async def generate(
@@ -173,28 +156,15 @@ class ToyJudgeAPI(ModelAPI):
         config: GenerateConfig,
     ) -> ModelOutput:
         """Judge the last message of the input."""
-        prompt = input[-1].text if input else ""
-        request = read_judge_prompt(prompt)
+        request = read_judge_prompt(input[-1].text if input else "")
         reply = NOT_UNDERSTOOD if request is None else str(judge(*request))
-        num_input = sum(len(message.text.split()) for message in input)
-        num_output = len(reply.split())
-        return ModelOutput(
-            model="toy/judge",
-            choices=[
-                ChatCompletionChoice(
-                    message=ChatMessageAssistant(
-                        content=reply, model="toy/judge", source="generate"
-                    ),
-                    stop_reason="stop",
-                )
-            ],
-            # Words stand for tokens. Left out, Inspect would fetch a tokenizer from the network.
-            usage=ModelUsage(
-                input_tokens=num_input,
-                output_tokens=num_output,
-                total_tokens=num_input + num_output,
-            ),
+        output = ModelOutput.from_content("toy/judge", reply)
+        # Words stand for tokens. Left out, Inspect would fetch a tokenizer from the network.
+        read, written = sum(len(message.text.split()) for message in input), len(reply.split())
+        output.usage = ModelUsage(
+            input_tokens=read, output_tokens=written, total_tokens=read + written
         )
+        return output
 
     async def count_text_tokens(self, text: str) -> int:
         """Number of words, for the same reason as in `generate`."""
