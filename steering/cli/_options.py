@@ -16,14 +16,6 @@ from steering.spec import OPTIONS, Option
 if TYPE_CHECKING:
     from steering.training.methods import Method
 
-# The vectors of a command that looks at several.
-vector_files = click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
-
 
 def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options as one decorator; their order is that of the help."""
@@ -116,7 +108,8 @@ def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator:
             raise BuildError(f"{flag} {pair} has no value: write name=value")
-        _refuse_second(name, options)
+        if name in options:
+            raise BuildError(f"{name} is given twice: leave one of them out")
         options[name] = yaml.safe_load(value)
     return options
 
@@ -136,11 +129,6 @@ def going_on(whence: str = "from here") -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo(f"\nStopped. The same command goes on {whence}.", err=True)
         raise
-
-
-def _refuse_second(name: str, options: Mapping[str, Any]) -> None:
-    if name in options:
-        raise BuildError(f"{name} is given twice: leave one of them out")
 
 
 def name_files(files: Sequence[Path]) -> dict[str, Path]:

@@ -27,14 +27,12 @@ class Stack:
     Attributes:
         rows: Float64 [n, width], as they are stored in the vectors.
         names: Name of each row.
-        owners: Name of the vector that each row is of.
         vectors: By name.
         digests: SHA-256 of the vectors' files by name, of those that are known.
     """
 
     rows: Tensor
     names: tuple[str, ...]
-    owners: tuple[str, ...]
     vectors: Mapping[str, SteeringVector]
     digests: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,18 +61,12 @@ def stack(vectors: Mapping[str, SteeringVector], digests: Mapping[str, str] | No
     for name, vector in vectors.items():
         _check_alike(checked, name, vector)
         checked[name] = vector
-    names = [(owner, row) for owner, vector in vectors.items() for row in _row_names(owner, vector)]
+    names = [name for owner, vector in vectors.items() for name in _row_names(owner, vector)]
     rows = torch.cat([vector.directions.flatten(0, 1) for vector in vectors.values()]).double()
-    for (_, name), row in zip(names, rows, strict=True):
+    for name, row in zip(names, rows, strict=True):
         if not row.any():
             raise VectorError(f"{name} is zero and has no direction: leave it out")
-    return Stack(
-        rows=rows,
-        names=tuple(row for _, row in names),
-        owners=tuple(owner for owner, _ in names),
-        vectors=checked,
-        digests=dict(digests or {}),
-    )
+    return Stack(rows, tuple(names), checked, dict(digests or {}))
 
 
 @dataclass(frozen=True)
@@ -256,20 +248,14 @@ def project(vector: SteeringVector, basis: Basis) -> SteeringVector:
     return replace(vector, directions=projected.float(), map=low_rank_map, provenance=provenance)
 
 
-def truncate(stack: Stack, k: int, normalise: bool = True) -> dict[str, SteeringVector]:
-    """Each of the stack's vectors, by name, projected on the top k directions of them all.
-
-    Args:
-        stack: The vectors.
-        k: How many directions.
-        normalise: As for `spectrum`.
+def truncate(basis: Basis) -> dict[str, SteeringVector]:
+    """Each of the vectors that a basis was computed from, by name, projected on it.
 
     Raises:
-        VectorError: As for `principal` and `project`.
+        VectorError: As for `project`; it names the vector.
     """
-    basis = principal(stack, k, normalise)
     projections = {}
-    for name, vector in stack.vectors.items():
+    for name, vector in basis.stack.vectors.items():
         try:
             projections[name] = project(vector, basis)
         except VectorError as error:
