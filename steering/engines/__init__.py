@@ -192,13 +192,8 @@ def shared_engine(
 ) -> Engine:
     """The process's one engine for these weights. Returns at once; weights load at first use.
 
-    Args:
-        source: The model.
-        dtype: Precision of the weights.
-        device: Where the `hf` engine puts them.
-        engine: Name of the engine.
-        tensor_parallel_size: Number of GPUs that share each weight (`vllm`).
-        cuda_graphs: Whether steps are replayed from recorded graphs (`vllm`).
+    `device` is for `hf` only; `vllm` has the number of GPUs that share each weight, and whether
+    steps are replayed from recorded CUDA graphs.
     """
     # Two names of one model are one model.
     key = (replace(source, name=""), dtype, device, engine, tensor_parallel_size, cuda_graphs)

@@ -50,16 +50,14 @@ class Adapters:
         try:
             self._load(adapter)
         except Exception as error:
-            message = " ".join(str(error).split())[:300]
-            self._failed[adapter.name] = (
-                error
-                if isinstance(error, ModelError)
-                else ModelError(
+            if not isinstance(error, ModelError):
+                message = " ".join(str(error).split())[:300]
+                error = ModelError(
                     f"the adapter {adapter.folder.name} can't be loaded into this model "
                     f"({type(error).__name__}: {message}): give one that was trained on it"
                 )
-            )
-            raise self._failed[adapter.name] from None
+            self._failed[adapter.name] = error
+            raise error from None
         self._loaded.add(adapter.name)
 
     def _load(self, adapter: Adapter) -> None:

@@ -11,13 +11,7 @@ class Blocks:
     """The transformer blocks, each as an nnsight envoy with `input` and `output`."""
 
     def __init__(self, model: nn.Module, path: str, envoy: Any) -> None:
-        """Find them.
-
-        Args:
-            model: The model itself.
-            path: Path of the list of blocks in it.
-            envoy: nnsight's wrapper of the model.
-        """
+        """Find the blocks under a path of the model, whose wrapper by nnsight is `envoy`."""
         self._modules = list(model.get_submodule(path).children())
         self._mlps: dict[int, str] = {}
         for name in path.split("."):
@@ -25,7 +19,6 @@ class Blocks:
         self._envoys = envoy
 
     def __getitem__(self, layer: int) -> Any:
-        """The block of a layer."""
         return self._envoys[layer]
 
     def mlp(self, layer: int) -> Any:

@@ -77,11 +77,6 @@ class BatchCache(Cache):
         self._real = torch.zeros((0, 0), dtype=torch.bool)
         self._states: list[tuple[dict[int, Tensor | None], int, Tensor]] = []
 
-    @property
-    def num_rows(self) -> int:
-        """Rows in the batch."""
-        return self._window.rows
-
     def begin_step(self) -> Tensor:
         """Open a column for the next input token of each row.
 

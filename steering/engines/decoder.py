@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import EngineError, Telemetry
@@ -32,25 +33,15 @@ _LOGIT_COPIES = 8
 
 @dataclass
 class _Prefill:
-    """The result of reading prompts, and the n sequences that go on from it.
+    """The result of reading prompts, and the n sequences that go on from it."""
 
-    Attributes:
-        sequences: Those that have not ended with their first token.
-        sampler: Their sampler.
-        tokens: [n], the first token of each.
-        prompts: [n], index of each one's prompt.
-        lengths: Tokens of each prompt.
-        mask: [prompts, tokens], True on real tokens.
-        cache: The model's cache of the prompts.
-    """
-
-    sequences: list[Sequence]
+    sequences: list[Sequence]  # that have not ended with their first token
     sampler: Sampler
-    tokens: Tensor
-    prompts: list[int]
-    lengths: list[int]
-    mask: Tensor
-    cache: Any
+    tokens: Tensor  # [n], the first token of each sequence
+    prompts: list[int]  # [n], index of each sequence's prompt
+    lengths: list[int]  # tokens of each prompt
+    mask: Tensor  # [prompts, tokens], True on real tokens
+    cache: Any  # the model's cache of the prompts
 
 
 class Decoder:
@@ -137,9 +128,7 @@ class Decoder:
     def admit(self, sequences: abc.Sequence[Sequence], max_sequences: int) -> None:
         """Read the prompts of newcomers and add them to the batch.
 
-        Args:
-            sequences: The newcomers.
-            max_sequences: Largest allowed batch, for telemetry.
+        The largest allowed batch, `max_sequences`, is for telemetry.
         """
         start = time.monotonic()
         for sequence in sequences:
@@ -304,24 +293,23 @@ class Decoder:
 
     def _pad_left(self, prompts: abc.Sequence[abc.Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, both [rows, longest prompt]."""
-        longest = max(len(prompt) for prompt in prompts)
-        tokens = [[self._pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        return torch.tensor(tokens, device=self._device), torch.tensor(mask, device=self._device)
+        rows = [torch.tensor(prompt) for prompt in prompts]
+        tokens = pad_sequence(rows, True, self._pad, padding_side="left")
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True, padding_side="left")
+        return tokens.to(self._device), mask.to(self._device)
 
     def _forward(
         self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: BatchCache | None
     ) -> Any:
         """One pass. Positions count a sequence's own tokens, so padding moves none of them."""
-        options: dict[str, Any] = dict(self._last_only)
-        if self._takes_positions:
-            options["position_ids"] = positions
+        options = {"position_ids": positions} if self._takes_positions else {}
         return self.loaded.model(
             input_ids=tokens,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
             **options,
+            **self._last_only,
         )
 
     def _draw(self, sequences: abc.Sequence[Sequence], sampler: Sampler, logits: Tensor) -> Tensor:

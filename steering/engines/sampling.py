@@ -67,7 +67,7 @@ class Sampler:
             if row.logit_bias or row.frequency_penalty or row.presence_penalty
         ]
         self._cut = [index for index, row in enumerate(settings) if row.top_p < 1 or row.top_k]
-        self._tables: _Tables | None = None
+        self._tables: list[Tensor] | None = None
 
     def draw(self, logits: Tensor, generated: Sequence[Sequence[int]]) -> Tensor:
         """Next token of every row.
@@ -87,13 +87,25 @@ class Sampler:
                 logits[index] = _penalised(logits[index], row, generated[index])
         if len(self._greedy) == len(self._rows):
             return _greedy(logits)
-        tables = self._tables = self._tables or _Tables.of(self._rows, self._cut, logits.device)
-        probabilities = (logits / tables.temperature).softmax(-1)
+        if self._tables is None:
+            self._tables = [table.to(logits.device) for table in self._settings()]
+        temperature, greedy, cut, top_k, top_p = self._tables
+        probabilities = (logits / temperature).softmax(-1)
         if self._cut:
-            cut = _truncated(probabilities[tables.cut], tables.top_k, tables.top_p)
-            probabilities[tables.cut] = cut
+            probabilities[cut] = _truncated(probabilities[cut], top_k, top_p)
         tokens = self._inverse_cdf(probabilities)
-        return torch.where(tables.greedy, _greedy(logits), tokens) if self._greedy else tokens
+        return torch.where(greedy, _greedy(logits), tokens) if self._greedy else tokens
+
+    def _settings(self) -> list[Tensor]:
+        """Temperature [rows, 1], greedy [rows]; rows [n], top_k, top_p [n, 1] of truncated ones."""
+        settings = [row.settings for row in self._rows]
+        return [
+            torch.tensor([row.temperature or 1.0 for row in settings])[:, None],
+            torch.tensor([row.temperature == 0 for row in settings]),
+            torch.tensor(self._cut, dtype=torch.long),
+            torch.tensor([settings[index].top_k or _ALL for index in self._cut])[:, None],
+            torch.tensor([settings[index].top_p for index in self._cut])[:, None],
+        ]
 
     def _inverse_cdf(self, probabilities: Tensor) -> Tensor:
         """Draw by one uniform number a row: cheaper than a noise vector over the vocabulary."""
@@ -128,31 +140,6 @@ class _Draws:
             block = torch.rand(_AHEAD, generator=self._generator, dtype=torch.float64)
             self._ahead = block.flip(0).tolist()
         return self._ahead.pop()
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """Settings of all rows, where the logits are."""
-
-    temperature: Tensor  # [rows, 1]
-    greedy: Tensor  # [rows] bool
-    cut: Tensor  # rows that are truncated, n of them
-    top_k: Tensor  # [n, 1], the vocabulary's size and more for all
-    top_p: Tensor  # [n, 1]
-
-    @classmethod
-    def of(cls, rows: Sequence[_Draws], cut: Sequence[int], device: torch.device) -> "_Tables":
-        settings = [row.settings for row in rows]
-        temperature = torch.tensor([row.temperature or 1.0 for row in settings])
-        top_k = torch.tensor([settings[index].top_k or _ALL for index in cut])
-        top_p = torch.tensor([settings[index].top_p for index in cut])
-        return cls(
-            temperature=temperature.to(device)[:, None],
-            greedy=torch.tensor([row.temperature == 0 for row in settings]).to(device),
-            cut=torch.tensor(cut, dtype=torch.long).to(device),
-            top_k=top_k.to(device)[:, None],
-            top_p=top_p.to(device)[:, None],
-        )
 
 
 def _greedy(logits: Tensor) -> Tensor:

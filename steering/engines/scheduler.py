@@ -27,11 +27,7 @@ class Scheduler(Generic[T]):
     """First come, first served, within a number of sequences and a budget of tokens."""
 
     def __init__(self, max_sequences: int) -> None:
-        """Start with no request waiting.
-
-        Args:
-            max_sequences: Most sequences that are decoded together.
-        """
+        """Start with no request waiting; at most `max_sequences` are decoded together."""
         self.max_sequences = max_sequences
         self._budget: int | None = None
         self._row_tokens = 0
@@ -42,11 +38,10 @@ class Scheduler(Generic[T]):
         self._apart = False
 
     def set_budget(self, tokens: int, row_tokens: int = 0) -> None:
-        """Bound the memory of a batch; a request that exceeds it by itself is admitted alone.
+        """Bound a batch to `tokens`, its rows times its columns.
 
-        Args:
-            tokens: Rows times columns.
-            row_tokens: Fixed cost of a row besides its columns, in tokens.
+        A row costs `row_tokens` besides its columns. A request that exceeds the bound by itself is
+        admitted alone.
         """
         self._budget, self._row_tokens = tokens, row_tokens
 
@@ -73,21 +68,13 @@ class Scheduler(Generic[T]):
         self._together = max(1, len(requests) // 2)
 
     def window(self, waited: float) -> float:
-        """Seconds to wait for one more request before a batch starts.
-
-        Args:
-            waited: Seconds since the first request of the burst.
-        """
+        """Seconds to wait for one more request, `waited` seconds after the first of the burst."""
         if len(self._waiting) >= self.max_sequences:
             return 0.0
         return max(0.0, min(WINDOW_S, BURST_S - waited))
 
     def admits(self, running: Sequence[int]) -> bool:
-        """Whether to interrupt the running batch for newcomers; called once a turn.
-
-        Args:
-            running: Tokens of each running sequence.
-        """
+        """Whether to interrupt sequences of these many tokens for newcomers; called once a turn."""
         if not self._waiting or self._apart or not self._fits(running):
             self._turns = 0
             return False

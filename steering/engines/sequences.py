@@ -8,12 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import (
-    Request,
-    RequestOutput,
-    StopReason,
-    TokenLogprob,
-)
+from steering.engines import Request, RequestOutput, StopReason, TokenLogprob
 
 if TYPE_CHECKING:
     from steering.vectors.interventions import Intervention

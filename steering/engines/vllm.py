@@ -18,12 +18,7 @@ from concurrent.futures import Future
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import (
-    EngineError,
-    Request,
-    RequestOutput,
-    Telemetry,
-)
+from steering.engines import EngineError, Request, RequestOutput, Telemetry
 from steering.engines.hf import HFEngine
 from steering.engines.sequences import NAN_LOGITS
 from steering.engines.vllm_requests import (
@@ -183,7 +178,6 @@ class VLLMEngine:
             raise failure from error
 
     async def _answer(self, request: Request) -> RequestOutput:
-        """One request, from submission to output."""
         from vllm.exceptions import VLLMClientError
 
         arrived = time.monotonic()
@@ -205,7 +199,9 @@ class VLLMEngine:
             )
             async for partial_output in outputs:
                 final = partial_output
-            change, fault = await self._report(name) if key else (0.0, "")
+            change, fault = 0.0, ""
+            if key:
+                [[(change, fault)], *_] = await self._of_workers("steering_report", [name])
         except (ValueError, VLLMClientError) as error:
             raise EngineError(f"vLLM refuses a request: {_in_one_line(error)}") from None
         finally:
@@ -225,12 +221,6 @@ class VLLMEngine:
             tokens=self._telemetry.tokens + output.num_generated,
         )
         return output
-
-    async def _report(self, name: str) -> tuple[float, str]:
-        """The largest change that steering made to a request's activations, and any fault."""
-        [[report], *_] = await self._of_workers("steering_report", [name])
-        change, fault = report
-        return change, fault
 
     async def _of_workers(self, name: str, *args: Any) -> list[Any]:
         """The reply of each worker to a call of one of its methods.

@@ -48,11 +48,7 @@ def unpack_interventions(values: str, tensors: bytes) -> tuple[Intervention, ...
 def sampling_params(request: Request, end_tokens: Sequence[int], name: str, key: str) -> Any:
     """vLLM's settings of a request.
 
-    Args:
-        request: The request.
-        end_tokens: Ids that end an answer.
-        name: Name of the request.
-        key: Key of its interventions; empty if it has none.
+    The request's name and the key of its interventions, empty without any, go to the workers.
     """
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 

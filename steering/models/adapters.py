@@ -67,14 +67,9 @@ class Adapter:
 def find_adapter(
     location: str, source: ModelSource, shape: Shape, weights: str, scale: float = 1.0
 ) -> Adapter:
-    """Find an adapter and check that it fits a model.
+    """Find an adapter and check that it fits a model of this shape and with weights of this digest.
 
-    Args:
-        location: A folder, or the id of an adapter on the Hugging Face hub, which is downloaded.
-        source: The model.
-        shape: Its depth and width.
-        weights: Digest of its weights.
-        scale: Multiplier of the adapter's own scaling.
+    The location is a folder, or the id of an adapter on the Hugging Face hub, which is downloaded.
 
     Raises:
         ModelError: It is missing, damaged, unsupported, or of another model.
@@ -206,15 +201,12 @@ def _check_base(
     base = config.get("base_model_name_or_path") or ""
     # Mirrors of a model differ in their owner only; the name of a local folder proves nothing.
     is_id = base.count("/") == 1 and not Path(base).is_dir()
-    if is_id and not source.local and _last(base) != _last(source.location):
+    names = {name.rpartition("/")[2].lower() for name in (base, source.location)}
+    if is_id and not source.local and len(names) > 1:
         raise ModelError(
             f"adapter={location} is of {base}, not of {source.location}: steer that model, or "
             f"correct base_model_name_or_path in {CONFIG} if the two are the same"
         )
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2].lower()
 
 
 def _check_shapes(

@@ -18,12 +18,7 @@ def find_blocks(model: "nn.Module", num_layers: int, path: str | None = None) ->
     """Path of the list of transformer blocks.
 
     It is the module list whose length is the depth in the config; of several (a vision tower of the
-    same depth), the one under a `language_model`, else the first.
-
-    Args:
-        model: The model.
-        num_layers: Depth in the config.
-        path: The path, if the user names it.
+    same depth), the one under a `language_model`, else the first; `path`, if the user names one.
 
     Raises:
         ModelError: No module list, or not the named one, has that length.

@@ -99,6 +99,7 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         ModelError: Weights are missing from the checkpoint, or the blocks can't be found.
     """
     import torch
+    from transformers import BitsAndBytesConfig
     from transformers.utils import logging
 
     if device == "auto":
@@ -109,8 +110,12 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         logging.set_verbosity_error()
         logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": "auto"}
-    if dtype in QUANTIZED:
-        options["quantization_config"] = _quantization(dtype)
+    if dtype == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif dtype == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
     elif dtype != "auto":
         options["dtype"] = getattr(torch, dtype)
     if device != "cpu" or dtype in QUANTIZED:
@@ -187,18 +192,6 @@ def _auto_class(config: "PretrainedConfig") -> Any:
 
     is_causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None
     return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
-
-
-def _quantization(dtype: str) -> Any:
-    """How bitsandbytes loads weights."""
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if dtype == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
 
 
 def _keep_unpacked(model: "PreTrainedModel") -> None:

@@ -91,11 +91,7 @@ def find_model(
 ) -> ModelSource:
     """Find what a name means: a toy, a local folder, an alias, or a hub id. Uses no network.
 
-    Args:
-        name: The name.
-        revision: Branch, tag or commit of a hub model.
-        template: Chat template (Jinja) to use instead of the model's own.
-        blocks: Path of the list of transformer blocks inside the model, if not found by rule.
+    The other arguments are those of `ModelSource`.
 
     Raises:
         ModelError: It is none of these, or the folder holds no model.
@@ -164,20 +160,13 @@ def where_from(source: ModelSource) -> dict[str, Any]:
 
     The commit is fixed, so that the weights belong to the config that was checked.
     """
-    return {
-        "revision": None if source.local else commit_of(source),
-        "local_files_only": source.local,
-    }
+    revision = None if source.local else commit_of(source)
+    return {"revision": revision, "local_files_only": source.local}
 
 
 def _hub_config(source: ModelSource) -> Path:
     """config.json of a hub model: from the local cache, else from the hub in one short attempt."""
-    from huggingface_hub import (
-        get_session,
-        hf_hub_download,
-        hf_hub_url,
-        try_to_load_from_cache,
-    )
+    from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     cached = try_to_load_from_cache(source.location, "config.json", revision=source.revision)
     if isinstance(cached, str):

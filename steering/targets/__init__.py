@@ -124,21 +124,14 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
         TargetError: It is none of these, can't be read, or a row is incomplete.
     """
     source, options = _parse(name_or_path)
-    bundled = _bundled()
-    if toy and f"toy/{source}" in bundled:
+    if toy and f"toy/{source}" in _bundled():
         source = f"toy/{source}"
-    if source in bundled:
-        _refuse_others(name_or_path, options, ())
-        path = bundled[source]
-        table = _table(path.read_bytes(), path.name, source, str(path))
-    else:
-        table = _read(name_or_path, source, options)
+    table = _read(name_or_path, source, options)
     columns = {key: column for key, column in options.items() if key in COLUMNS}
     return _target(table, read_examples(table, columns))
 
 
 def _parse(spelled: str) -> tuple[str, dict[str, str]]:
-    """The part before the question mark, and the options after it."""
     source, mark, query = spelled.partition("?")
     options: dict[str, str] = {}
     for part in query.split("&") if mark else ():
@@ -161,7 +154,9 @@ def _refuse_others(spelled: str, options: Mapping[str, str], allowed: tuple[str,
 
 
 def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
-    """The rows of a source that is not bundled."""
+    if bundled := _bundled().get(source):
+        _refuse_others(spelled, options, ())
+        return _table(bundled.read_bytes(), bundled.name, source, str(bundled))
     path = user_path(source)
     ending = path.suffix.lower()
     if source.startswith(_hub.HEAD):

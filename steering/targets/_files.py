@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from steering.targets._rows import Table, TargetError, bad_row
@@ -12,14 +13,7 @@ _Row = tuple[str, dict[str, Any]]
 
 
 def read_table(content: bytes, *, ending: str, name: str, source: str, where: str) -> Table:
-    """The rows of a file, without the empty cells of a table.
-
-    Args:
-        content: The file's bytes.
-        ending: One of `ENDINGS`.
-        name: Name of the target task.
-        source: Where the rows came from.
-        where: The file, for errors.
+    """The rows of a file with this ending, without the empty cells of a table; see `Table`.
 
     Raises:
         TargetError: The content does not fit the ending.
@@ -48,14 +42,6 @@ def _object(where: str, line: str) -> _Row:
     if not isinstance(row, dict):
         raise bad_row(where, "it is not a JSON object")
     return where, row
-
-
-def _csv(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
-    return _separated(content, where, ",")
-
-
-def _tsv(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
-    return _separated(content, where, "\t")
 
 
 def _separated(content: bytes, where: str, separator: str) -> tuple[Iterable[str], list[_Row]]:
@@ -102,5 +88,10 @@ def _text(content: bytes, where: str) -> str:
         raise TargetError(f"{where} is not UTF-8 text ({error}): save it as UTF-8") from None
 
 
-_READERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
+_READERS: dict[str, Callable[[bytes, str], tuple[Iterable[str], list[_Row]]]] = {
+    ".jsonl": _jsonl,
+    ".csv": partial(_separated, separator=","),
+    ".tsv": partial(_separated, separator="\t"),
+    ".parquet": _parquet,
+}
 ENDINGS = tuple(_READERS)

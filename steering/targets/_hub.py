@@ -6,7 +6,6 @@ A data set of the hub is read at one commit, which the table's source names.
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 from steering.data import user_path
@@ -91,37 +90,6 @@ def _commit(repository: str, revision: str | None) -> str:
 def _rows(
     spelled: str, location: str, config: str | None, split: str | None, commit: str | None
 ) -> tuple[list[str], enumerate[dict[str, Any]]]:
-    library = _library()
-    try:
-        builder = library.load_dataset_builder(location, name=config, revision=commit)
-    except Exception as error:
-        raise _unreadable(spelled, error) from None
-    # Without the hub the library uses the commit that was loaded last, whichever it is.
-    if commit is not None and builder.hash != commit:
-        raise TargetError(
-            f"{spelled}: the hub can't be reached, and the rows in the cache are not those of "
-            f"commit {commit}. Load it with a network first, or give {HEAD}path/to/folder"
-        )
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        raise _unreadable(spelled, error) from None
-    splits = list(builder.info.splits or ())
-    if split is None:
-        if _TRAIN not in splits and len(splits) != 1:
-            raise TargetError(
-                f"{spelled} has the splits {', '.join(splits)}: choose one with split="
-            )
-        split = _TRAIN if _TRAIN in splits else splits[0]
-    try:
-        data = builder.as_dataset(split=split)
-    except Exception as error:
-        raise _unreadable(spelled, error) from None
-    return data.column_names, enumerate(data, start=1)
-
-
-def _library() -> ModuleType:
-    """Hugging Face's `datasets`, unless a folder or file of that name is found first."""
     import datasets
 
     if not hasattr(datasets, "load_dataset_builder"):
@@ -129,12 +97,28 @@ def _library() -> ModuleType:
             "hf: needs Hugging Face's library datasets, but Python finds another module of that "
             "name first: run from another folder, or rename that module"
         )
-    return datasets
-
-
-def _unreadable(spelled: str, error: Exception) -> TargetError:
-    reason = " ".join(str(error).split())[:300].rstrip(".")
-    return TargetError(
-        f"{spelled} can't be loaded ({type(error).__name__}: {reason}). Check config= and split=, "
-        "and that it has tables in files that the library datasets reads without code"
-    )
+    try:
+        builder = datasets.load_dataset_builder(location, name=config, revision=commit)
+        # Without the hub the library uses the commit that was loaded last, whichever it is.
+        if commit is not None and builder.hash != commit:
+            raise TargetError(
+                f"{spelled}: the hub can't be reached, and the rows in the cache are not those of "
+                f"commit {commit}. Load it with a network first, or give {HEAD}path/to/folder"
+            )
+        builder.download_and_prepare()
+        splits = list(builder.info.splits or ())
+        if split is None and _TRAIN not in splits and len(splits) != 1:
+            raise TargetError(
+                f"{spelled} has the splits {', '.join(splits)}: choose one with split="
+            )
+        split = split or (_TRAIN if _TRAIN in splits else splits[0])
+        data = builder.as_dataset(split=split)
+    except TargetError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise TargetError(
+            f"{spelled} can't be loaded ({type(error).__name__}: {reason}). Check config= and "
+            "split=, and that it has tables in files that the library datasets reads without code"
+        ) from None
+    return data.column_names, enumerate(data, start=1)

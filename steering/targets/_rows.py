@@ -124,7 +124,7 @@ def _example(
             continue
         if not isinstance(text, str) or not text.strip():
             raise bad_row(where, f"{key} is missing or empty")
-        if not _is_unicode(text):
+        if any("\ud800" <= char <= "\udfff" for char in text):
             raise bad_row(where, f"{key} contains half of a character (a lone surrogate)")
     if texts.get("aligned") is None and texts.get("misaligned") is None:
         raise bad_row(where, "misaligned and aligned are both missing")
@@ -146,11 +146,3 @@ def _from_messages(messages: Any) -> dict[str, Any]:
         return {}
     names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
     return {names[turn["role"]]: turn.get("content") for turn in messages}
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -41,8 +41,11 @@ def open_sealed(path: Path, table: str | None) -> tuple[str, bytes]:
     except zipfile.BadZipFile:
         raise TargetError(f"{path} does not contain a zip: fetch the archive again") from None
     with archive:
-        names = [name for name in archive.namelist() if Path(name).suffix.lower() in ENDINGS]
-        names = [name for name in names if not Path(name).name.startswith(_CANARY_HEAD)]
+        names = [
+            name
+            for name in archive.namelist()
+            if Path(name).suffix.lower() in ENDINGS and not Path(name).name.startswith(_CANARY_HEAD)
+        ]
         matches = [name for name in names if name == table]
         matches = matches or [name for name in names if Path(name).name == table]
         if len(matches) != 1:

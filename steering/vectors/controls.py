@@ -16,12 +16,8 @@ def draw_controls(vector: SteeringVector, count: int) -> list[SteeringVector]:
     """Random directions as long as a vector, layer by layer.
 
     Drawn again while the cosine to the vector exceeds 0.3 at some layer, which in few dimensions
-    happens often. The cosine stands in the provenance.
-
-    Args:
-        vector: What the controls are for; of a low-rank map, the mean length of what it adds
-            counts.
-        count: How many controls.
+    happens often. The cosine stands in the provenance. Of a low-rank map, the mean length of what
+    it adds counts.
 
     Raises:
         VectorError: The model is too narrow for directions that differ.

@@ -90,8 +90,8 @@ def resolve(
         magnitude: Multiplier, in `unit`.
         unit: `raw`: of the stored vector; `norm`: of the vector scaled to length 1; `residual`: of
             the mean residual norm at the site.
-        operation: What is done.
-        positions: Which tokens.
+        operation: As in `Intervention`.
+        positions: As in `Intervention`.
         layer: The one layer to act on: of a vector with several, one of them; a vector with a
             single layer may be moved to any.
         site: Site to act on, if not the vector's own.
@@ -125,9 +125,9 @@ def resolve(
             f"{vector.site}: use unit=raw or unit=norm elsewhere"
         )
     interventions = []
+    norms = vector.residual_norms
     for index, own_layer in enumerate(vector.layers):
         directions, length = vector.directions[index], vector.lengths[index]
-        norms = vector.residual_norms
         # Length, in the residual stream's own units, that a magnitude of 1 stands for.
         of_unit = {"raw": length, "norm": 1.0, "residual": norms[index] if norms else 0.0}[unit]
         amount = magnitude if unit == "raw" else magnitude * of_unit / length

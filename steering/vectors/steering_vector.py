@@ -135,14 +135,14 @@ class SteeringVector:
         index = self.layers.index(layer)
         here = slice(index, index + 1)
         norms, full = self.residual_norms, self.map
+        if full is not None:
+            full = LowRankMap(full.reads[here], full.offsets[here], full.lengths[here])
         return replace(
             self,
             directions=self.directions[here],
             layers=(layer,),
             residual_norms=None if norms is None else norms[here],
-            map=None
-            if full is None
-            else LowRankMap(full.reads[here], full.offsets[here], full.lengths[here]),
+            map=full,
         )
 
     def check_fits(self, *, width: int, num_layers: int, model: str) -> None:
@@ -253,12 +253,9 @@ def _check_lengths(name: str, values: tuple[float, ...], count: int) -> None:
 
 
 def pack(format: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Content of a safetensors file with a format, a JSON header, and a digest of both and tensors.
+    """Content of a safetensors file: tensors, a JSON header, and a digest of both.
 
-    Args:
-        format: Name and version of the format.
-        header: JSON values.
-        tensors: On any device.
+    `format` is the name and version of the format; the tensors may be on any device.
     """
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, sort_keys=True)

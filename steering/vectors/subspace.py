@@ -50,7 +50,7 @@ def stack(vectors: Mapping[str, SteeringVector], digests: Mapping[str, str] | No
     Args:
         vectors: By name. A row has its vector's name, with its layer and the number of its
             direction where the vector has several.
-        digests: Of the vectors' files, by name, for the provenance of results.
+        digests: As in `Stack`.
 
     Raises:
         VectorError: There are none, they are not of one model, or a direction is zero.
@@ -102,9 +102,7 @@ class Spectrum:
 def spectrum(stack: Stack, normalise: bool = True) -> Spectrum:
     """Singular values of the rows, uncentred.
 
-    Args:
-        stack: The rows.
-        normalise: Scale each row to length 1 first, so that long vectors weigh no more than short.
+    With `normalise` each row has length 1, so that long vectors weigh no more than short ones.
     """
     return Spectrum(torch.linalg.svdvals(stack.scaled(normalise)))
 
@@ -133,7 +131,6 @@ class Basis:
 
     @property
     def rank(self) -> int:
-        """Number of directions."""
         return len(self.directions)
 
     def facts(self) -> dict[str, Any]:
@@ -183,11 +180,7 @@ def principal(stack: Stack, k: int, normalise: bool = True) -> Basis:
 
     The sign of each is the one at which most rows project positively; in a tie, the one at which
     the sum of the projections is positive. Directions of equal energy are any basis of their span.
-
-    Args:
-        stack: The rows.
-        k: How many, from 1.
-        normalise: As for `spectrum`.
+    `normalise` is as for `spectrum`.
 
     Raises:
         VectorError: The rows span fewer dimensions.
@@ -304,14 +297,13 @@ def _signs(axes: Tensor, units: Tensor) -> Tensor:
 
 def _norms(vectors: Sequence[SteeringVector], layers: Sequence[int]) -> tuple[float, ...] | None:
     """Mean residual norm at each layer; None if a vector has none."""
-    means = []
-    for layer in layers:
-        by_vector = [item.at(layer).residual_norms for item in vectors if layer in item.layers]
-        norms = [norm for [norm] in filter(None, by_vector)]
-        if len(norms) < len(by_vector):
+    norms: dict[int, list[float]] = {layer: [] for layer in layers}
+    for vector in vectors:
+        if vector.residual_norms is None:
             return None
-        means.append(sum(norms) / len(norms))
-    return tuple(means)
+        for layer, norm in zip(vector.layers, vector.residual_norms, strict=True):
+            norms[layer].append(norm)
+    return tuple(sum(values) / len(values) for values in norms.values())
 
 
 def _projection(vector: SteeringVector, basis: Basis) -> Tensor:

@@ -20,17 +20,12 @@ WRITTEN = (".safetensors", ".gguf")
 
 
 def read_vector(path: Path) -> SteeringVector:
-    """Read a steering vector in any known format.
+    """Read a steering vector in the format of the suffix.
 
     `.safetensors` files are ours. `.gguf` files are control vectors. `.pt` and `.pth` files were
-    written by other tools with torch.save; see `formats/torch_files.py`.
-
-    Args:
-        path: The file; its suffix determines its format.
-
-    Returns:
-        The vector. The provenance of an imported one has the name of the format under
-        `imported_from`, the file's digest under `imported_sha256`, and its other metadata.
+    written by other tools with torch.save; see `formats/torch_files.py`. The provenance of an
+    imported vector has the name of the format under `imported_from`, the file's digest under
+    `imported_sha256`, and its other metadata.
 
     Raises:
         VectorError: The file is missing, damaged, of an unknown format, contains code, or a vector
@@ -52,11 +47,7 @@ def read_vector(path: Path) -> SteeringVector:
 
 
 def write_vector(vector: SteeringVector, path: Path) -> tuple[str, ...]:
-    """Write a steering vector in the format of the suffix, atomically.
-
-    Args:
-        vector: The vector.
-        path: The file; an existing one is replaced.
+    """Write a steering vector in the format of the suffix, atomically; replaces an existing file.
 
     Returns:
         Notes for the user on how other tools treat the file.

@@ -58,18 +58,7 @@ def read_gguf(path: Path) -> SteeringVector:
 
 
 def write_gguf(vector: SteeringVector, path: Path) -> tuple[str, ...]:
-    """Write a control vector.
-
-    Args:
-        vector: A plain one of rank 1 at the output of its blocks.
-        path: The file.
-
-    Returns:
-        Notes for the user on how other readers treat the file.
-
-    Raises:
-        VectorError: The format can't represent the vector.
-    """
+    """Write a plain vector of rank 1 at the output of its blocks; see `formats.write_vector`."""
     _check_holds(vector)
     directions = {
         layer: row.detach().cpu().numpy()
@@ -104,7 +93,6 @@ def write_gguf(vector: SteeringVector, path: Path) -> tuple[str, ...]:
 
 
 def _check_holds(vector: SteeringVector) -> None:
-    """Refuse anything but one direction a layer at the output of its block."""
     if vector.map is not None:
         content = f"a low-rank map of rank {vector.rank}"
     elif vector.rank != 1:

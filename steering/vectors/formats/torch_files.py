@@ -69,27 +69,24 @@ def _from_content(content: Any) -> SteeringVector:
 
 def _content(path: Path) -> Any:
     """The object in the file; tensors, numbers, texts and containers only."""
+    theirs = (_TheirVector, "steering_vectors.steering_vector.SteeringVector")
     try:
-        return _load(path)
+        # Torch does not verify its checksums, and returns uninitialised memory for a part that is
+        # marked as a folder.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                parts = archive.infolist()
+                if archive.testzip() or any(part.external_attr & 0x10 for part in parts):
+                    raise ValueError("a part of the archive is damaged")
+        with torch.serialization.safe_globals([theirs]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     # Damage can raise any error. Torch's message is left out: it explains how to run the code.
     except Exception:
         raise VectorError(
             f"{path} is damaged, or contains more than tensors, numbers, texts, lists and dicts, "
             "which can't be read without running its code: save only these with torch.save"
         ) from None
-
-
-def _load(path: Path) -> Any:
-    # Torch does not verify its checksums, and returns uninitialised memory for a part that is
-    # marked as a folder.
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() or any(part.external_attr & 0x10 for part in archive.infolist()):
-                raise ValueError("a part of the archive is damaged")
-    theirs = (_TheirVector, "steering_vectors.steering_vector.SteeringVector")
-    with torch.serialization.safe_globals([theirs]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _moem(content: Mapping[str, Any]) -> SteeringVector:
