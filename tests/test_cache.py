@@ -262,7 +262,7 @@ def test_any_mixture_of_joins_steps_and_leaves(seed):
             if action == "keep":
                 order = order[: rng.randrange(1, count + 1)]
             batch.keep(order)
-        assert batch.cache.num_rows == len(batch.rows)
+    batch.step([])
 
 
 def test_a_model_that_remembers_in_an_unknown_way_is_refused_by_name():
