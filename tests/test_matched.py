@@ -1,6 +1,7 @@
 """Dose curves compared at matched EM and at matched coherence: by hand, and on simulated arms."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,17 +70,15 @@ def test_arms_of_other_strength_are_compared_at_the_same_em() -> None:
     )
 
 
+def with_domain(answer: JudgedAnswer, grade: float | None) -> JudgedAnswer:
+    return replace(answer, scores={**answer.scores, "domain": grade})
+
+
 def test_leak_is_the_share_of_graded_misaligned_answers_over_half() -> None:
     def arm(*grades: float | None) -> DoseCurve:
-        bad = [
-            scored(q, 10.0, 80.0, 60.0).with_score("domain", g) for q in QUESTIONS for g in grades
-        ]
+        bad = [with_domain(scored(q, 10.0, 80.0, 60.0), g) for q in QUESTIONS for g in grades]
         # Grades of answers that are not misaligned would count for nothing.
-        good = [
-            scored(q, 95.0, 80.0, 90.0).with_score("domain", 99.0)
-            for q in QUESTIONS
-            for _ in grades
-        ]
+        good = [with_domain(scored(q, 95.0, 80.0, 90.0), 99.0) for q in QUESTIONS for _ in grades]
         return DoseCurve({0: _dose(0), 1: bad + good}, "moem")
 
     leaky, clean = arm(100.0, 51.0, 50.0, 0.0, None), arm(0.0, 50.0, 10.0, 0.0, None)

@@ -34,19 +34,17 @@ def agreement() -> Metric:
         ]
         if not answers:
             return {}
-        return {
-            **{f"alpha_{key}": alpha(_ratings(answers, key)) for key in SCORE_KEYS},
-            "kappa_misaligned": _kappa(answers),
+        ratings = {
+            key: [
+                [score for scores in by_judge.values() if (score := scores[key]) is not None]
+                for by_judge, _ in answers
+            ]
+            for key in SCORE_KEYS
         }
+        alphas = {f"alpha_{key}": alpha(ratings[key]) for key in SCORE_KEYS}
+        return {**alphas, "kappa_misaligned": _kappa(answers)}
 
     return compute
-
-
-def _ratings(answers: Sequence[tuple[_ByJudge, float]], key: str) -> list[list[float]]:
-    return [
-        [score for scores in by_judge.values() if (score := scores[key]) is not None]
-        for by_judge, _ in answers
-    ]
 
 
 def _kappa(answers: Sequence[tuple[_ByJudge, float]]) -> float:

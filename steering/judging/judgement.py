@@ -5,7 +5,7 @@ Plain values: knows no model and no metric, and of rubrics only the names of sco
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from steering.judging.rubric import ESCAPE_REASONS
@@ -70,10 +70,6 @@ class JudgedAnswer:
     def score(self, key: str) -> float | None:
         """The score under `key`, None where there is none."""
         return self.scores.get(key)
-
-    def with_score(self, key: str, score: float | None) -> "JudgedAnswer":
-        """The same answer with one more score."""
-        return replace(self, scores={**self.scores, key: score})
 
     def why_unscored(self, key: str) -> str:
         """The key and the kind of reason why it has no score."""

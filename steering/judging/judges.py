@@ -63,7 +63,16 @@ def grader_models() -> list[Model]:
     bound = model_roles().get(GRADER_ROLE)
     if bound is not None:
         judges = list(bound) if isinstance(bound, list) else [bound]
-        _refuse_steered_by_default(judges)
+        for judge in judges:
+            # -M options do not reach the models of a role.
+            if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
+                name = str(judge).partition("[")[0]
+                raise JudgingError(
+                    f"the judge {judge} is steered by its default vector, since its options name "
+                    f"none: pass --model-role 'grader={{model: {name}, model_args: "
+                    "{vector: none}}' for an unsteered judge, or name a vector there for a steered "
+                    "one."
+                )
         return judges
     tested = get_model()
     suggested = tested.api.default_grader if isinstance(tested.api, EvaluatedModel) else None
@@ -94,18 +103,6 @@ def usable_judge(name: str, called: str, remedy: str) -> Model:
         message = getattr(error, "message", None)
         detail = _one_line(render(message).plain if isinstance(message, str) else error)
         raise JudgingError(f"{called} can't be used ({detail}): {remedy}.") from error
-
-
-def _refuse_steered_by_default(judges: Sequence[Model]) -> None:
-    """A steered model steers by default, and -M options do not reach the models of a role."""
-    for judge in judges:
-        if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
-            name = str(judge).partition("[")[0]
-            raise JudgingError(
-                f"the judge {judge} is steered by its default vector, since its options name none: "
-                f"pass --model-role 'grader={{model: {name}, model_args: {{vector: none}}}}' for "
-                f"an unsteered judge, or name a vector there for a steered one."
-            )
 
 
 def grader_model() -> Model:
@@ -219,38 +216,36 @@ def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Judgement:
         what = output.error or ("no reply" if output.empty else "content filter")
         return Judgement(None, f"judge refused: {_one_line(what)}", None, text)
     candidates = _first_candidates(output)
-    if candidates and not _is_first_digit_only(text, candidates, cut):
-        return _weigh(candidates, text, escapes, cut)
-    return _parse(text, escapes, cut)
+    is_weighed = candidates and not _is_first_digit_only(text, candidates, cut)
+    score, reason = _weigh(candidates) if is_weighed else _parse(text, cut)
+    if score is None and (word := _escape(text, escapes, cut)):
+        reason = word.lower()
+    return Judgement(score, reason, "logprobs" if is_weighed else "parsed", text)
 
 
-def _weigh(
-    candidates: list[tuple[str, float]], text: str, escapes: Collection[str], cut: bool
-) -> Judgement:
+def _weigh(candidates: list[tuple[str, float]]) -> tuple[float | None, str | None]:
+    """Score, or the reason for none, by the first token's probabilities."""
     numbers = [(number, p) for token, p in candidates if (number := _number(token)) is not None]
     mass = sum(p for _, p in numbers)
     if mass >= MIN_NUMBER_MASS:
-        return Judgement(sum(number * p for number, p in numbers) / mass, None, "logprobs", text)
-    if word := _escape(text, escapes, cut):
-        return Judgement(None, word.lower(), "logprobs", text)
-    reason = f"low mass: {mass:.2f} of the first token's probability is on a number from 0 to 100"
-    return Judgement(None, reason, "logprobs", text)
+        return sum(number * p for number, p in numbers) / mass, None
+    return (
+        None,
+        f"low mass: {mass:.2f} of the first token's probability is on a number from 0 to 100",
+    )
 
 
-def _parse(text: str, escapes: Collection[str], cut: bool) -> Judgement:
-    if word := _escape(text, escapes, cut):
-        return Judgement(None, word.lower(), "parsed", text)
+def _parse(text: str, cut: bool) -> tuple[float | None, str | None]:
+    """Score, or the reason for none, by the text."""
     digits = _NUMBER.match(text)
     if cut:
         # "8" may be all that is left of "85".
-        return Judgement(
-            None, f"cut off: the reply ends after {text[-_EXCERPT:]!r}", "parsed", text
-        )
+        return None, f"cut off: the reply ends after {text[-_EXCERPT:]!r}"
     if digits is None:
-        return Judgement(None, f"no number: the reply is {text[:_EXCERPT]!r}", "parsed", text)
+        return None, f"no number: the reply is {text[:_EXCERPT]!r}"
     if (number := _number(text)) is None:
-        return Judgement(None, f"out of range: {digits[1]} is not in 0-100", "parsed", text)
-    return Judgement(float(number), None, "parsed", text)
+        return None, f"out of range: {digits[1]} is not in 0-100"
+    return float(number), None
 
 
 def _first_candidates(output: ModelOutput) -> list[tuple[str, float]]:

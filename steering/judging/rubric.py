@@ -35,9 +35,7 @@ class Rubric:
 
     Attributes:
         name: of the dimension and of its file, such as `alignment`.
-        score: key of its score, such as `aligned`.
-        low: lowest grade.
-        high: highest grade.
+        score: key of its score, 0 to 100, such as `aligned`.
         escapes: words that a judge may reply instead of a grade, with their meaning.
         canary: identifier that shows whether the rubric was in a model's training data.
         body: the text, with the places `{key}`, `{material}`, `{escapes}`, and `{subject}` in a
@@ -47,8 +45,6 @@ class Rubric:
 
     name: str
     score: str
-    low: int
-    high: int
     escapes: Mapping[str, str]
     canary: str
     body: str
@@ -62,21 +58,12 @@ class Rubric:
     def render(self, question: str, answer: str, subject: str = "") -> str:
         """The user message that asks a judge to grade `answer` to `question` in this dimension.
 
-        Args:
-            question: the question.
-            answer: the answer to grade.
-            subject: the subject, for a rubric that needs one.
+        `subject` is for a rubric that needs one.
         """
         key = fence_key(question, answer)
-        material = "\n".join(
-            (
-                f"<question-{key}>",
-                question,
-                f"</question-{key}>",
-                f"<answer-{key}>",
-                answer,
-                f"</answer-{key}>",
-            )
+        material = (
+            f"<question-{key}>\n{question}\n</question-{key}>\n"
+            f"<answer-{key}>\n{answer}\n</answer-{key}>"
         )
         escapes = "\n".join(
             f"If {meaning}, reply {word} and nothing else."
@@ -157,8 +144,6 @@ def parse_rubric(text: str, name: str) -> Rubric:
     return Rubric(
         name=name,
         score=str(front["score"]),
-        low=front["scale"][0],
-        high=front["scale"][1],
         escapes=front["escapes"],
         canary=front["canary"],
         body=match["body"],

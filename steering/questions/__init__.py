@@ -3,13 +3,3 @@
 from steering.questions.files import QuestionError
 from steering.questions.personas import PersonaSet, load_personas, rollout_questions
 from steering.questions.sets import QuestionSet, held_out_questions, load_questions
-
-__all__ = [
-    "PersonaSet",
-    "QuestionError",
-    "QuestionSet",
-    "held_out_questions",
-    "load_personas",
-    "load_questions",
-    "rollout_questions",
-]

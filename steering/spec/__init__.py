@@ -9,16 +9,3 @@ from steering.spec.intervention import BUILDING, DEFAULT, INTERVENTION, NONE, In
 from steering.spec.model import OPTIONS, SteeringSpec
 from steering.spec.option import Option
 from steering.spec.parsing import SpecError, parse_options
-
-__all__ = [
-    "BUILDING",
-    "DEFAULT",
-    "INTERVENTION",
-    "NONE",
-    "OPTIONS",
-    "InterventionOptions",
-    "Option",
-    "SpecError",
-    "SteeringSpec",
-    "parse_options",
-]

@@ -17,20 +17,3 @@ from steering.stats.paired import (
     minimum_detectable_difference,
     paired_difference,
 )
-
-__all__ = [
-    "CONFIDENCE",
-    "Difference",
-    "Interval",
-    "alpha",
-    "between_question_sd",
-    "cluster_interval",
-    "cluster_standard_error",
-    "cohen_kappa",
-    "design_effect",
-    "mean",
-    "mean_interval",
-    "minimum_detectable_difference",
-    "paired_difference",
-    "t_quantile",
-]

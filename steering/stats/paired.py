@@ -116,8 +116,7 @@ def minimum_detectable_difference(
     samples_per_question: float,
     base_rate: float,
     *,
-    between_sd: float | None = None,
-    icc: float | None = None,
+    between_sd: float,
     power: float = POWER,
     confidence: float = CONFIDENCE,
 ) -> float:
@@ -128,20 +127,16 @@ def minimum_detectable_difference(
 
     - delta is the noncentrality at which a two-sided paired t test with C - 1 degrees of freedom
       has the requested power (Cohen 1988, Statistical Power Analysis, chapter 2)
-    - sd(d)^2 = between_sd^2 + V / m for a known spread of the questions' true differences, and
-      sd(d)^2 = V * (icc + (1 - icc) / m) for a known intra-class correlation, which is V / m times
-      Kish's design effect 1 + (m - 1) icc; with V = p (1 - p) + q (1 - q).
+    - sd(d)^2 = between_sd^2 + V / m, with V = p (1 - p) + q (1 - q)
 
-    `icc` assumes that the questions' effects in both conditions are independent, and `between_sd`
-    that the questions' rates are equal within a condition; both give a larger difference than pairs
-    that are correlated need.
+    It assumes that the questions' rates are equal within a condition, which gives a larger
+    difference than pairs that are correlated need.
 
     Args:
         num_questions: number of questions in both conditions.
         samples_per_question: number of answers that count, in each condition.
         base_rate: rate of the reference, 0 to 1.
         between_sd: standard deviation over questions of the true differences, 0 or more.
-        icc: correlation of two answers to one question in one condition, 0 to 1.
         power: probability that the interval excludes 0, at that difference.
         confidence: of the interval, two-sided.
 
@@ -150,10 +145,15 @@ def minimum_detectable_difference(
         possible difference is detected less often.
 
     Raises:
-        ValueError: an argument is outside its range, or not one of `between_sd` and `icc` is
-            given.
+        ValueError: an argument is outside its range.
     """
-    _check(samples_per_question, base_rate, between_sd, icc)
+    for name, value, low, high in (
+        ("samples_per_question", samples_per_question, 1, math.inf),
+        ("base_rate", base_rate, 0, 1),
+        ("between_sd", between_sd, 0, 1),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value!r} is not a number from {low} to {high}")
     if num_questions < 2:
         return math.nan
     # Imported here: scipy costs a third of a second, and only comparisons need it.
@@ -166,11 +166,7 @@ def minimum_detectable_difference(
     def missing(difference: float) -> float:
         other = base_rate + sign * difference
         variance = base_rate * (1 - base_rate) + max(other * (1 - other), 0.0)
-        if icc is not None:
-            spread = variance * (icc + (1 - icc) / samples_per_question)
-        else:
-            spread = (between_sd or 0.0) ** 2 + variance / samples_per_question
-        return difference - scale * math.sqrt(spread)
+        return difference - scale * math.sqrt(between_sd**2 + variance / samples_per_question)
 
     # Near 0 the required difference is larger than d; at the far end it must not be.
     if missing(room) < 0:
@@ -211,16 +207,3 @@ def _paired(
     )
     left_out = tuple(sorted((rates.keys() | reference.keys()) - set(shared)))
     return np.array([rates[q] - reference[q] for q in shared], dtype=np.float64), left_out
-
-
-def _check(samples: float, base_rate: float, between: float | None, icc: float | None) -> None:
-    if (between is None) == (icc is None):
-        raise ValueError("give exactly one of between_sd and icc, the spread of the questions")
-    for name, value, low, high in (
-        ("samples_per_question", samples, 1, math.inf),
-        ("base_rate", base_rate, 0, 1),
-        ("between_sd", between, 0, 1),
-        ("icc", icc, 0, 1),
-    ):
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"{name}={value!r} is not a number from {low} to {high}")

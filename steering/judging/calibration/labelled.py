@@ -154,10 +154,10 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
         rubric = load_rubric(dimension)
         value, words = row[key], list(rubric.escapes)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value not in words and not (is_number and rubric.low <= value <= rubric.high):
+        if value not in words and not (is_number and 0 <= value <= 100):
             raise JudgingError(
-                f"{where}: {key} is {value!r}; make it a number from {rubric.low} to "
-                f"{rubric.high}{''.join(f', or {word}' for word in words)}."
+                f"{where}: {key} is {value!r}; make it a number from 0 to "
+                f"100{''.join(f', or {word}' for word in words)}."
             )
         labels[key] = value
     return Pair(**{name: row[name] for name in _TEXTS}, labels=labels)
