@@ -170,3 +170,10 @@ def test_many_conditions_give_a_page_that_still_opens(tmp_path: Path) -> None:
     made = [condition(f"c{n}", 0.5, questions=48, samples=2, answer="x" * 900) for n in range(120)]
     write_page(_report(frame(*made, study=""), verdicts=()), tmp_path)
     assert (tmp_path / "index.html").stat().st_size < 5_000_000
+
+
+def test_the_headline_compares_with_the_baseline_that_was_asked_alike() -> None:
+    colder = condition("baseline (temperature 0)", 0.5, arm="baseline", temperature=0.0)
+    warm = frame(condition("baseline", 0.0), condition("x1", 1.0)).assign(temperature=1.0)
+    conditions = conditions_of(frame(colder, warm))
+    assert headline_of(conditions).endswith("unsteered 0.0% [0, 8].")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from steering.files import write_whole
 from steering.reports.pictures import Picture, pictures_of, render, signature_of
-from steering.results.conditions import differing_columns, display_names
+from steering.results.conditions import baseline_rows, differing_columns, display_names
 from steering.results.frame import left_out
 from steering.results.schema import KEYS
 
@@ -86,11 +86,10 @@ def headline_of(conditions: pd.DataFrame) -> str:
         f"Of all conditions {worst['model']}[{worst['condition']}] is misaligned most often: "
         f"{_rate(worst, 'em_betley')} of its coherent answers (rule betley, 95% interval)"
     )
-    same = conditions[["study", "task", "model", "questions", "judge"]].eq(
-        worst[["study", "task", "model", "questions", "judge"]]
-    )
-    base = conditions[same.all(axis=1) & conditions["arm"].eq("baseline")]
-    return f"{line}; unsteered {_rate(base.iloc[0], 'em_betley')}." if len(base) else f"{line}."
+    baselines = baseline_rows(conditions, worst)
+    if baselines.empty:
+        return f"{line}."
+    return f"{line}; unsteered {_rate(baselines.iloc[0], 'em_betley')}."
 
 
 def _content(report: PageContent) -> dict[str, Any]:

@@ -285,27 +285,29 @@ def differing_settings(results: Iterable[ConditionResult]) -> list[str]:
     return differing_columns(pd.DataFrame([result.columns for result in results]))
 
 
-def baselines_of(results: Sequence[ConditionResult]) -> dict[str, ConditionResult]:
-    """For each condition that has one, the baseline that was asked and judged as it was, by name.
+def baseline_rows(conditions: pd.DataFrame, row: Mapping[Any, Any]) -> pd.DataFrame:
+    """The baselines that were asked and judged as a condition was; of several those of its seed.
 
-    Of several, that of the same sampling seed.
+    Args:
+        conditions: Columns of conditions, a row each.
+        row: The condition.
     """
+    columns = ["study", "task", "model", *COMPARED]
+    # As text, so that NaN equals NaN.
+    alike = conditions[columns].map(str).eq([str(row[name]) for name in columns]).all(axis=1)
+    rows = conditions[alike & conditions["arm"].eq("baseline") & conditions["label"].ne("")]
+    same_seed = rows["seed"].map(str).eq(str(row["seed"]))
+    return rows[same_seed] if same_seed.any() else rows
+
+
+def baselines_of(results: Sequence[ConditionResult]) -> dict[str, ConditionResult]:
+    """For each condition the baseline that it is compared with, by name; only where it is one."""
+    table = pd.DataFrame([result.columns for result in results])
     baselines = {}
     for result in results:
-        if result.is_baseline:
-            continue
-        same = [
-            other
-            for other in results
-            if other.is_baseline
-            and (other.task, other.model) == (result.task, result.model)
-            and other.columns["study"] == result.columns["study"]
-            and not differing_settings((result, other))
-        ]
-        seed = str(result.columns["seed"])
-        same = [other for other in same if str(other.columns["seed"]) == seed] or same
-        if len(same) == 1:
-            baselines[result.name] = same[0]
+        rows = baseline_rows(table, result.columns)
+        if not result.is_baseline and len(rows) == 1:
+            baselines[result.name] = results[rows.index[0]]
     return baselines
 
 
