@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import Request, RequestOutput, Telemetry
+from steering.engines import Engine, Request, RequestOutput, Telemetry
 from steering.engines._nnsight import Session
 from steering.engines.decoder import Decoder
 from steering.engines.memory import free_cached_memory
@@ -40,7 +40,7 @@ class _Call:
     future: "Future[Any]"
 
 
-class HFEngine:
+class HFEngine(Engine):
     """Requests in, tokens out, on a transformers model."""
 
     def __init__(self, source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> None:
@@ -55,32 +55,26 @@ class HFEngine:
         self._decoder: Decoder | None = None
 
     def submit(self, request: Request) -> "Future[RequestOutput]":
-        """Queue a request; see `Engine.submit`."""
         sequence = Sequence(request, Future())
         self._send(sequence)
         return sequence.future
 
     def call(self, work: "Callable[[LoadedModel, Session], T]") -> "Future[T]":
-        """Run work on the model's thread; see `Engine.call`."""
         call = _Call(work, Future())
         self._send(call)
         return call.future
 
     def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
-        """A copy of the tokenizer; see `Engine.tokenizer`."""
         return self.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
 
     def allow_batch(self, size: int) -> None:
-        """Allow larger batches; see `Engine.allow_batch`."""
         self._scheduler.max_sequences = max(size, self._scheduler.max_sequences)
 
     def telemetry(self) -> Telemetry:
-        """Counts and times so far; see `Engine.telemetry`."""
         waiting = len(self._scheduler) + self._inbox.qsize()
         return self._decoder.telemetry(waiting) if self._decoder else Telemetry(waiting=waiting)
 
     def release(self) -> None:
-        """Free the memory; see `Engine.release`."""
         self._stop()
         self._decoder = self._thread = None
         self._stopping = threading.Event()

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import EngineError, Request, RequestOutput, Telemetry
+from steering.engines import Engine, EngineError, Request, RequestOutput, Telemetry
 from steering.engines.hf import HFEngine
 from steering.engines.sequences import NAN_LOGITS
 from steering.engines.vllm_requests import (
@@ -51,7 +51,7 @@ _LOOK_S = 0.1
 _MOST_ADAPTERS = 4
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Requests in, tokens out, on vLLM."""
 
     def __init__(
@@ -86,7 +86,6 @@ class VLLMEngine:
         self._began = 0.0
 
     def submit(self, request: Request) -> "Future[RequestOutput]":
-        """Queue a request; see `Engine.submit`."""
         return self._send(self._guarded(request))
 
     def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
@@ -98,7 +97,6 @@ class VLLMEngine:
         return self._send(self._on_transformers(work))
 
     def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
-        """A copy of the tokenizer; see `Engine.tokenizer`."""
         return self._send(asyncio.to_thread(load_tokenizer, self._source))
 
     def allow_batch(self, size: int) -> None:
@@ -106,7 +104,6 @@ class VLLMEngine:
         self._max_sequences = max(size, self._max_sequences)
 
     def telemetry(self) -> Telemetry:
-        """Counts and times so far; see `Engine.telemetry`."""
         busy = self._telemetry.busy_s
         if self._running:
             busy += time.monotonic() - self._began
@@ -118,7 +115,6 @@ class VLLMEngine:
         )
 
     def release(self) -> None:
-        """Free the memory; see `Engine.release`."""
         with self._start:
             if self._transformers is not None:
                 self._transformers.release()
