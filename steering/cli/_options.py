@@ -79,10 +79,6 @@ def _loading_option(option: Option) -> Callable[[Any], Any]:
     return click.option(option.flag, option.name, help=meaning)
 
 
-class BuildError(SteeringError):
-    """A build would overwrite something, or its options contradict each other."""
-
-
 def write_methods(formatter: click.HelpFormatter, methods: "Mapping[str, type[Method]]") -> None:
     """Add the methods and their settings to the help."""
     with formatter.section("Methods"):
@@ -101,15 +97,15 @@ def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Options of the form name=value, read as Inspect reads them.
 
     Raises:
-        BuildError: One has no value, or is given twice.
+        SteeringError: One has no value, or is given twice.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator:
-            raise BuildError(f"{flag} {pair} has no value: write name=value")
+            raise SteeringError(f"{flag} {pair} has no value: write name=value")
         if name in options:
-            raise BuildError(f"{name} is given twice: leave one of them out")
+            raise SteeringError(f"{name} is given twice: leave one of them out")
         options[name] = yaml.safe_load(value)
     return options
 
@@ -135,12 +131,12 @@ def name_files(files: Sequence[Path]) -> dict[str, Path]:
     """A name for each file: its stem, with as many folders as distinguish it from the others.
 
     Raises:
-        BuildError: One is given twice.
+        SteeringError: One is given twice.
     """
     whole = [(*path.resolve().parent.parts[1:], path.stem) for path in files]
     for path, count in Counter(path.resolve() for path in files).items():
         if count > 1:
-            raise BuildError(f"{path} is given {count} times: give each file once")
+            raise SteeringError(f"{path} is given {count} times: give each file once")
     names = {}
     for path, parts in zip(files, whole, strict=True):
         depth = 1
