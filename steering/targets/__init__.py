@@ -156,7 +156,7 @@ def _refuse_others(spelled: str, options: Mapping[str, str], allowed: tuple[str,
 def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
     if bundled := _bundled().get(source):
         _refuse_others(spelled, options, ())
-        return _table(bundled.read_bytes(), bundled.name, source, str(bundled))
+        return read_table(bundled.read_bytes(), bundled.name, source, str(bundled))
     path = user_path(source)
     ending = path.suffix.lower()
     if source.startswith(_hub.HEAD):
@@ -168,21 +168,14 @@ def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
     if path.is_file() and ending == _sealed.ENDING:
         _refuse_others(spelled, options, ("file", *COLUMNS))
         name, content = _sealed.open_sealed(path, options.get("file"))
-        return _table(content, name, f"{path.name}?file={name}", f"{path}?file={name}")
+        return read_table(content, name, f"{path.name}?file={name}", f"{path}?file={name}")
     if path.is_file() and ending in ENDINGS:
         _refuse_others(spelled, options, COLUMNS)
-        return _table(path.read_bytes(), path.name, path.name, str(path))
+        return read_table(path.read_bytes(), path.name, path.name, str(path))
     raise TargetError(
         f"target={source} is not known: give one of {', '.join(bundled_targets())}; the path of a "
         f"{', '.join((*ENDINGS, '.zip' + _sealed.ENDING))} or .eval file; a folder of Inspect "
         f"logs; or {_hub.HEAD}owner/name"
-    )
-
-
-def _table(content: bytes, file_name: str, source: str, where: str) -> Table:
-    path = Path(file_name)
-    return read_table(
-        content, ending=path.suffix.lower(), name=path.stem, source=source, where=where
     )
 
 

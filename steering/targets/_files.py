@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from steering.targets._rows import Table, TargetError, bad_row
@@ -12,14 +13,17 @@ from steering.targets._rows import Table, TargetError, bad_row
 _Row = tuple[str, dict[str, Any]]
 
 
-def read_table(content: bytes, *, ending: str, name: str, source: str, where: str) -> Table:
-    """The rows of a file with this ending, without the empty cells of a table; see `Table`.
+def read_table(content: bytes, file_name: str, source: str, where: str) -> Table:
+    """The rows of a file, without the empty cells of a table.
+
+    The name says the format and names the target task; for `source` and `where` see `Table`.
 
     Raises:
         TargetError: The content does not fit the ending.
     """
-    columns, rows = _READERS[ending](content, where)
-    return Table(name, source, where, tuple(columns), tuple(rows))
+    path = Path(file_name)
+    columns, rows = _READERS[path.suffix.lower()](content, where)
+    return Table(path.stem, source, where, tuple(columns), tuple(rows))
 
 
 def filled(fields: dict[str, Any]) -> dict[str, Any]:

@@ -62,11 +62,7 @@ class Intervention:
 
 
 def check_width(vector: int, model: int) -> None:
-    """Refuse a vector that is not as wide as the residual stream.
-
-    Raises:
-        VectorError: It names both widths.
-    """
+    """Raise a VectorError for a vector that is not as wide as the residual stream."""
     if vector != model:
         raise VectorError(
             f"a vector of width {vector} can't steer a residual stream of width {model}"
