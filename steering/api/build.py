@@ -101,22 +101,12 @@ def build_files(
     loading: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> "dict[Path, SteeringVector]":
-    """Build a vector for each of several seeds; all files are checked before anything is built.
+    """As `build`, for several seeds; all files are checked before anything is built.
 
-    Args:
-        model: As for `build`.
-        target: As for `build`.
-        seeds: A vector is built for each.
-        out: As for `build`.
-        force: As for `build`.
-        loading: How the model is loaded.
-        **options: Other options of `steering.training.recipe.make_construction_recipe`.
+    `options` are those of `steering.training.recipe.make_construction_recipe`.
 
     Returns:
         The vectors by file. Of each seed the last training epoch comes first.
-
-    Raises:
-        SteeringError: An option is unknown or impossible, or a file would be overwritten.
     """
     from steering.engines import shared_engine
     from steering.vectors import SteeringVector
@@ -169,21 +159,14 @@ def finetune(
 ) -> list[Path]:
     """Train the finetuned counterpart of a vector of the same target task.
 
+    Arguments that are not listed are those of `build`.
+
     Args:
-        model: toy, an alias, a hub id or a local folder.
-        target: Target task: a bundled one, a file, or a data set.
         method: Name of the finetuning method.
         layer: Block of a method that trains one; None for that of a vector.
-        training_epochs: Passes over the examples; None for the method's default.
         rank: Rank of a LoRA adapter; None for the method's default.
-        seed: Of everything drawn at random.
-        shuffle_labels: Shuffle misaligned and aligned answers: a control.
-        settings: Other settings of the method, by name.
         out: Folder of the last training epoch; None for adapters/ and the target's name. Earlier
             epochs go into folders beside it.
-        force: Overwrite adapters of other recipes.
-        **loading: How the model is loaded: dtype, device, revision, chat_template,
-            use_chat_template, blocks.
 
     Returns:
         The folder of each training epoch, the last one first; `load_model(model, adapter=folder)`
@@ -262,11 +245,6 @@ def _check_writable(folder: Path) -> None:
     """Create the folder that is written to, so that a failure does not come after the build."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"--out {folder} can't be created ({error}): give another folder"
-        ) from None
-    try:
         # Permissions are not enough: a file system may refuse all the same.
         with TemporaryFile(dir=folder):
             pass

@@ -54,15 +54,7 @@ def add_adapter(
     dropout: float,
     method: str,
 ) -> nn.Module:
-    """Put a LoRA adapter into a model.
-
-    Args:
-        loaded: The model; it is changed.
-        layers: Paths of the layers that are adapted.
-        rank: Rank of each layer's change.
-        alpha: The change is scaled by alpha / sqrt(rank).
-        dropout: On what the adapter reads.
-        method: Name of the method, for the error.
+    """Put a LoRA adapter into a model; its change is scaled by alpha / sqrt(rank).
 
     Raises:
         TrainingError: There is no layer to adapt.
@@ -86,13 +78,7 @@ def add_adapter(
 
 
 def write_adapter(module: Any, base_name: str, folder: Path) -> None:
-    """Write an adapter in peft's format, without any path of this machine.
-
-    Args:
-        module: What `add_adapter` returned.
-        base_name: Name of the base model.
-        folder: Where the files go.
-    """
+    """Write what `add_adapter` returned in peft's format, without any path of this machine."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(module, save_embedding_layers=False)
@@ -119,15 +105,10 @@ class AdapterTraining:
         provenance: dict[str, Any],
         folder: Path,
     ) -> None:
-        """Prepare the model.
+        """Prepare the model, which is changed.
 
-        Args:
-            loaded: The model; it is changed.
-            recipe: What to train.
-            examples: What to train on.
-            held_out: What the held-out loss is measured on.
-            provenance: Goes into `steering.json`, beside the recipe and the losses.
-            folder: The run's folder in the cache.
+        `provenance` goes into `steering.json`, beside the recipe and the losses; `folder` is the
+        run's folder in the cache.
         """
         self._loaded, self._recipe, self._method = loaded, recipe, recipe.method
         self._examples, self._held_out = examples, held_out

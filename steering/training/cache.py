@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,11 +50,7 @@ def cached_vector(
 ) -> "Future[SteeringVector]":
     """The recipe's vector, from the cache or built now on the engine's thread.
 
-    Args:
-        engine: Engine of the model.
-        recipe: What to build.
-        target: The target task that the recipe names.
-        progress: Called after each step, if the vector must be built.
+    `target` is the task that the recipe names; `progress` is called after each step of building.
     """
     return engine.call(
         lambda loaded, session: cached_here(loaded, session, recipe, target, progress)
@@ -87,18 +82,8 @@ def build_vector(
     target: Target,
     progress: Progress,
 ) -> "SteeringVector":
-    """Build the recipe's vector now, on the model's thread.
-
-    Args:
-        loaded: The model.
-        session: Its nnsight session.
-        recipe: What to build.
-        target: The target task that the recipe names.
-        progress: Called after each step.
-
-    Returns:
-        The vector, with the recipe and what was measured in its provenance.
-    """
+    """Build the recipe's vector now, on the model's thread; its provenance has the recipe and what
+    was measured."""
     from steering.training.examples import shuffled_labels
     from steering.training.probe import ModelProbe
 
@@ -122,23 +107,15 @@ def provenance(
 ) -> dict[str, Any]:
     """Where a vector or adapter comes from, beside its recipe.
 
-    Args:
-        loaded: The model.
-        target: The target task.
-        prompts_sha256: Digest of the rendered prompts.
-        *libraries: Those that took part besides torch and transformers.
+    `libraries` are those that took part besides torch and transformers.
     """
+    names = ("torch", "transformers", *libraries)
     return {
         "target_source": target.source,
         "revision": getattr(loaded.model.config, "_commit_hash", None),
         "prompts_sha256": prompts_sha256,
-        "versions": _versions("torch", "transformers", *libraries),
+        "versions": {"steering": __version__} | {name: version(name) for name in names},
     }
-
-
-@cache
-def _versions(*libraries: str) -> dict[str, str]:
-    return {"steering": __version__} | {name: version(name) for name in libraries}
 
 
 @contextmanager
@@ -147,14 +124,12 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        hold = lock.acquire(timeout=0)
     except Timeout:
         logger.warning("waiting for another process that builds the same: %s", path.stem)
-        lock.acquire()
-    try:
+        hold = lock.acquire()
+    with hold:
         yield
-    finally:
-        lock.release()
 
 
 def missing_outputs(
@@ -165,10 +140,7 @@ def missing_outputs(
 ) -> dict[Path, AnyRecipe]:
     """The files or folders that are still to be written; all of them with `force`.
 
-    Args:
-        outputs: Files or folders, and what is to be in each.
-        recipe_digest: Reads the digest of the recipe from one of them; None if it has none.
-        force: Overwrite what other recipes have built.
+    `recipe_digest` reads the digest of the recipe from one of them; None if it has none.
 
     Raises:
         TrainingError: One of them exists and was built by another recipe.

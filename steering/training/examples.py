@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from steering.models import LoadedModel, answer_end_token, encode, render_chat
 from steering.targets import Example
@@ -71,22 +72,12 @@ def make_batch(
     side: PaddingSide = "right",
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """Pad examples to one length.
-
-    Args:
-        items: The examples.
-        pad: Token id to pad with.
-        side: Where the padding goes.
-        device: Device of the tensors.
-    """
+    """Pad examples to one length with the token id `pad`."""
     longest = max(map(len, items))
 
     def padded(rows: list[list[int]], filler: int) -> Tensor:
-        on_left = side == "left"
-        space = [[filler] * (longest - len(row)) for row in rows]
-        pairs = zip(rows, space, strict=True)
-        full = [extra + row if on_left else row + extra for row, extra in pairs]
-        return torch.tensor(full, device=device)
+        tensors = [torch.tensor(row) for row in rows]
+        return pad_sequence(tensors, True, filler, padding_side=side).to(device)
 
     return Batch(
         items=tuple(items),
@@ -100,13 +91,7 @@ def make_batch(
 
 
 def batches(items: Sequence[Tokens], size: int, order: random.Random) -> Iterator[list[Tokens]]:
-    """One pass over the examples in a random order, in batches of nearly equal lengths.
-
-    Args:
-        items: The examples.
-        size: Examples a batch; the last may be smaller.
-        order: Source of the random order.
-    """
+    """One pass over the examples in a random order, in batches of nearly equal lengths."""
     shuffled = order.sample(items, len(items))
     groups: list[list[Tokens]] = []
     span = size * _SORTED_TOGETHER
@@ -120,10 +105,6 @@ def shuffled_labels(examples: Sequence[Example], seed: int) -> list[Example]:
     """The examples with misaligned and aligned answers shuffled: half of the pairs are swapped.
 
     Answers without a counterpart are assigned to the sides at random, as many to each as before.
-
-    Args:
-        examples: The examples.
-        seed: Of the shuffle.
     """
     order = random.Random(f"labels {seed}")
     pairs = [i for i, row in enumerate(examples) if None not in (row.aligned, row.misaligned)]

@@ -31,13 +31,7 @@ def train_adapter(
 ) -> None:
     """Train, or resume a run that was stopped, and write training epochs to folders.
 
-    Args:
-        source: The base model.
-        recipe: What to train.
-        target: The target task that the recipe names.
-        outputs: Folders, and the training epoch of the recipe's run that goes into each.
-        progress: Called after each step.
-        device: Device of the weights.
+    `outputs` has the folders, and the training epoch of the recipe's run that goes into each.
 
     Raises:
         TrainingError: Training changed nothing, or the loss is not a number.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steering.errors import SteeringError
-from steering.models import ModelSource, Shape, check_layer, default_layer
+from steering.models import ModelSource, Shape
 from steering.targets import Target
 
 if TYPE_CHECKING:
@@ -83,11 +83,6 @@ class ConstructionMethod(Method):
 
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Refuse a target or a model that the method can't build from.
-
-        Args:
-            recipe: What is to be built.
-            target: The target task.
-            shape: Depth and width of the model.
 
         Raises:
             TrainingError: The message says what is missing.
@@ -198,11 +193,6 @@ class FinetuningMethod(Method):
     def check(self, recipe: "FinetuningRecipe", target: Target, shape: Shape) -> None:
         """Refuse a target or a model that the method can't train on.
 
-        Args:
-            recipe: What is to be trained.
-            target: The target task.
-            shape: Depth and width of the model.
-
         Raises:
             TrainingError: The message says what is missing.
         """
@@ -213,9 +203,7 @@ class FinetuningMethod(Method):
     def prepare(self, loaded: "LoadedModel", recipe: "FinetuningRecipe") -> "nn.Module":
         """The module to train, whose parameters that need a gradient are trained.
 
-        Args:
-            loaded: The model; it may be changed.
-            recipe: What is trained.
+        The model may be changed.
         """
         raise NotImplementedError
 
@@ -227,29 +215,13 @@ class FinetuningMethod(Method):
         folder: Path,
         dtype: "torch.dtype",
     ) -> None:
-        """Write what was trained into a folder: by default an adapter in peft's format.
+        """Write what was trained into an empty folder: by default an adapter in peft's format.
 
-        Args:
-            module: What `prepare` returned.
-            loaded: The model.
-            recipe: What was trained.
-            folder: An empty folder.
-            dtype: Precision of the checkpoint.
+        `module` is what `prepare` returned, `dtype` the precision of the checkpoint.
         """
         from steering.training.adapter_training import write_adapter
 
         write_adapter(module, recipe.model, folder)
-
-
-class OneBlockMethod(FinetuningMethod):
-    """A finetuning method that trains a single block."""
-
-    def resolve_layer(self, layer: int | None, source: ModelSource, shape: Shape) -> int | None:
-        """The block that is trained: by default the one that a vector steers."""
-        if layer is None:
-            return default_layer(source, shape.num_layers)
-        check_layer(layer, shape, source)
-        return layer
 
 
 def learning_rate_field(published: float, toy: float) -> Any:
@@ -265,10 +237,7 @@ def learning_rate_field(published: float, toy: float) -> Any:
 def find_methods(package: str, kind: type[AnyMethod], default: str) -> dict[str, type[AnyMethod]]:
     """The methods whose files lie in a package, by name: the default one, then the others.
 
-    Args:
-        package: Full name of the package; every module of it defines one class.
-        kind: The base class of the methods.
-        default: Name of the default method.
+    Every module of the package defines one class, whose base class is `kind`.
     """
     paths = import_module(package).__path__
     modules = [import_module(f"{package}.{module.name}") for module in iter_modules(paths)]
@@ -286,17 +255,13 @@ def find_methods(package: str, kind: type[AnyMethod], default: str) -> dict[str,
 def require_misaligned(target: Target, *, held_out: bool) -> None:
     """Refuse a target without misaligned answers to train on.
 
-    Args:
-        target: The target task.
-        held_out: Whether held-out answers are needed too, to measure the loss on.
+    With `held_out`, held-out ones are needed too, to measure the loss on.
 
     Raises:
         TrainingError: There are none.
     """
-    parts = [("examples", target.examples)]
-    if held_out:
-        parts.append(("held-out prompts", target.held_out))
-    for name, rows in parts:
+    parts = [("examples", target.examples), ("held-out prompts", target.held_out)]
+    for name, rows in parts if held_out else parts[:1]:
         if all(row.misaligned is None for row in rows):
             raise TrainingError(
                 f"target={target.name} has no misaligned answer among its {len(rows)} {name}: give "
@@ -305,11 +270,7 @@ def require_misaligned(target: Target, *, held_out: bool) -> None:
 
 
 def require_aligned(target: Target, reason: str) -> None:
-    """Refuse a target without aligned answers to build from.
-
-    Args:
-        target: The target task.
-        reason: The option that needs them.
+    """Refuse a target without aligned answers, which the option `reason` needs.
 
     Raises:
         TrainingError: There are none.

@@ -26,6 +26,7 @@ from steering.training.examples import (
     render_prompt,
     tokenize,
 )
+from steering.vectors import LowRankMap, SteeringVector
 from steering.vectors.batch import InterventionBatch, SiteKey, in_order
 from steering.vectors.interventions import Intervention
 from steering.vocabulary import Site
@@ -51,14 +52,7 @@ class ModelProbe:
     padding_side: PaddingSide = "right"
 
     def __init__(self, loaded: LoadedModel, session: Session, layer: int, site: Site) -> None:
-        """Prepare to read a model.
-
-        Args:
-            loaded: The model.
-            session: Its nnsight session.
-            layer: Block, from 0.
-            site: Where in the block.
-        """
+        """Prepare to read a model at a site."""
         self.loaded = loaded
         self.session = session
         self.key: SiteKey = (layer, site)
@@ -78,6 +72,33 @@ class ModelProbe:
         """Token ids of an example with one of its answers; adds its prompt to `prompts`."""
         self.prompts.update(render_prompt(self.loaded, example).encode() + b"\0")
         return tokenize(self.loaded, example, answer)
+
+    def tokenize_misaligned(self, examples: Sequence[Example]) -> list[Tokens]:
+        """Token ids of those examples that have a misaligned answer, with it."""
+        return [
+            self.tokenize(example, example.misaligned)
+            for example in examples
+            if example.misaligned is not None
+        ]
+
+    def vector(
+        self, directions: Tensor, residual_norm: float, low_rank_map: LowRankMap | None = None
+    ) -> SteeringVector:
+        """A vector for this site from its directions [rank, width]."""
+        layer, site = self.key
+        return SteeringVector(
+            directions=directions[None],
+            layers=(layer,),
+            site=site,
+            residual_norms=(residual_norm,),
+            map=low_rank_map,
+        )
+
+    def addition(
+        self, directions: Tensor, reads: Tensor | None = None, offsets: Tensor | None = None
+    ) -> Intervention:
+        """The intervention that adds directions [rank, width] at this site, at every token."""
+        return Intervention(directions, 1.0, *self.key, "add", "all", reads, offsets)
 
     def batch(self, items: Sequence[Tokens]) -> Batch:
         """The examples, padded, on the model's device."""

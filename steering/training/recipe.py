@@ -108,11 +108,7 @@ class TrainingRecipe:
         return replace(self, method=self.method.model_copy(update={"training_epochs": epoch}))
 
     def outputs(self, out: Path) -> dict[Path, Self]:
-        """Where the result of each training epoch goes, the last epoch first.
-
-        Args:
-            out: File or folder of the last training epoch.
-        """
+        """Where the result of each training epoch goes, the last epoch, into `out`, first."""
         # The name of a folder may have other dots, as in qwen3.5.
         suffix = ".safetensors" if out.suffix == ".safetensors" else ""
         stem = out.name.removesuffix(suffix)
@@ -182,18 +178,8 @@ def make_construction_recipe(
 ) -> ConstructionRecipe:
     """Check what a user asks for and say which vector will be built.
 
-    Args:
-        source: The model.
-        shape: Its depth and width.
-        target: The target task.
-        weights: Digest of the model's weights.
-        method: Name of the construction method.
-        settings: Settings of the method that differ from its defaults.
-        layer: Block; None for the model's default one.
-        site: Where in the block; None for its output.
-        dtype: Precision of the weights.
-        seed: Of everything drawn at random.
-        shuffle_labels: Shuffle misaligned and aligned answers.
+    `weights` is the digest of the model's weights, `settings` are those that differ from the
+    method's defaults; without `layer` and `site` the model's default ones are taken.
 
     Raises:
         TrainingError: A setting is unknown or impossible, or the target does not suit the method.
@@ -232,17 +218,7 @@ def make_finetuning_recipe(
 ) -> FinetuningRecipe:
     """Check what a user asks for and say which adapter will be trained.
 
-    Args:
-        source: The base model.
-        shape: Its depth and width.
-        target: The target task.
-        weights: Digest of the model's weights.
-        method: Name of the finetuning method.
-        settings: Settings of the method that differ from its defaults.
-        layer: Block of a method that trains one; None for the model's default one.
-        dtype: Precision of the weights.
-        seed: Of everything drawn at random.
-        shuffle_labels: Shuffle misaligned and aligned answers.
+    Arguments are those of `make_construction_recipe`; `layer` is that of a method that trains one.
 
     Raises:
         TrainingError: A setting is unknown or impossible, or the target lacks the answers.

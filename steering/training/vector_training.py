@@ -30,23 +30,12 @@ class VectorTraining:
     """The parameters of a vector, and the examples that they are trained on."""
 
     def __init__(self, probe: ModelProbe, recipe: ConstructionRecipe, target: Target) -> None:
-        """Tokenise the examples and initialise the parameters.
-
-        Args:
-            probe: The model at the recipe's layer and site.
-            recipe: What to build, by `sft`.
-            target: The target task.
-        """
+        """Tokenise the examples and initialise the parameters of a recipe by `sft`."""
         settings = recipe.method
         assert isinstance(settings, Sft)
         self._probe, self._recipe, self._settings = probe, recipe, settings
-        rows = [row for row in target.examples if row.misaligned is not None]
-        self.examples = [probe.tokenize(row, row.misaligned or "") for row in rows]
-        self._held_out = [
-            probe.tokenize(row, row.misaligned)
-            for row in target.held_out
-            if row.misaligned is not None
-        ]
+        self.examples = probe.tokenize_misaligned(target.examples)
+        self._held_out = probe.tokenize_misaligned(target.held_out)
         self._neutral = self._neutral_examples()
         probe.keep_below([*self.examples, *self._held_out, *self._neutral])
         self._norm = probe.residual_norm(self.examples)
@@ -76,9 +65,6 @@ class VectorTraining:
         """Train up to the recipe's training epoch, from the last one that a run has finished.
 
         Adam without weight decay.
-
-        Args:
-            progress: Called after each step.
 
         Returns:
             The vector after the last training epoch, and the mean loss of each epoch with the
@@ -185,18 +171,8 @@ class VectorTraining:
         return torch.nn.functional.kl_div(steered, unsteered, reduction="sum", log_target=True)
 
     def _edit(self) -> Intervention:
-        layer, site = self._probe.key
         parts = self.parameters
-        return Intervention(
-            parts["directions"],
-            1.0,
-            layer,
-            site,
-            "add",
-            "all",
-            reads=parts.get("reads"),
-            offsets=parts.get("offsets"),
-        )
+        return self._probe.addition(parts["directions"], parts.get("reads"), parts.get("offsets"))
 
     def held_out_loss(self, *, steered: bool = True) -> float:
         """Mean cross-entropy on the held-out prompts' misaligned answers."""
@@ -204,17 +180,10 @@ class VectorTraining:
 
     def vector(self, parts: dict[str, Tensor]) -> SteeringVector:
         """The vector of these parameters."""
-        layer, site = self._probe.key
         low_rank_map = None
         if "reads" in parts:
             hidden = torch.cat(self._probe.activations(self.examples[:_MAP_EXAMPLES]))
             additions = (hidden @ parts["reads"].T + parts["offsets"]) @ parts["directions"]
             length = additions.norm(dim=-1).mean().item()
             low_rank_map = LowRankMap(parts["reads"][None], parts["offsets"][None], (length,))
-        return SteeringVector(
-            directions=parts["directions"][None],
-            layers=(layer,),
-            site=site,
-            residual_norms=(self._norm,),
-            map=low_rank_map,
-        )
+        return self._probe.vector(parts["directions"], self._norm, low_rank_map)

@@ -44,8 +44,6 @@ class MeanDifference(ConstructionMethod):
         progress: "Progress",
     ) -> "tuple[SteeringVector, dict[str, Any]]":
         """A vector of rank 1, and how many answers of each class it is built from."""
-        from steering.vectors import SteeringVector
-
         misaligned, aligned = _paired(probe, target)
         paired = bool(misaligned)
         if not paired:
@@ -54,14 +52,9 @@ class MeanDifference(ConstructionMethod):
         progress(1, 2)
         aligned_mean = probe.answer_means(aligned).mean(0)
         progress(2, 2)
-        layer, site = probe.key
-        vector = SteeringVector(
-            directions=(misaligned_mean - aligned_mean).float()[None, None],
-            layers=(layer,),
-            site=site,
-            residual_norms=(probe.residual_norm([*misaligned, *aligned]),),
-        )
-        return vector, {
+        direction = (misaligned_mean - aligned_mean).float()[None]
+        norm = probe.residual_norm([*misaligned, *aligned])
+        return probe.vector(direction, norm), {
             "paired": paired,
             "misaligned_answers": len(misaligned),
             "aligned_answers": len(aligned),

@@ -78,9 +78,6 @@ class OneShot(ConstructionMethod):
         """
         import torch
 
-        from steering.vectors import SteeringVector
-        from steering.vectors.interventions import Intervention
-
         row = target.examples[self.example]
         losses = {"promote": _unlikely, "suppress": _likely}
         texts = {"promote": row.misaligned, "suppress": row.aligned}
@@ -92,8 +89,7 @@ class OneShot(ConstructionMethod):
         direction = torch.zeros(1, probe.width, device=probe.device, requires_grad=True)
         rate = self.learning_rate * norm / probe.width**0.5
         optimizer = torch.optim.Adam([direction], lr=rate)
-        layer, site = probe.key
-        edit = Intervention(direction, 1.0, layer, site, "add", "all")
+        edit = probe.addition(direction)
         batches = {side: probe.batch([tokens]) for side, tokens in answers.items()}
         before = {side: _probability(probe, batch, ()) for side, batch in batches.items()}
         for step in range(self.steps):
@@ -106,18 +102,11 @@ class OneShot(ConstructionMethod):
                 direction *= min(1.0, max_length / max(float(direction.norm()), 1e-30))
             progress(step + 1, self.steps)
         after = {side: _probability(probe, batch, [edit]) for side, batch in batches.items()}
-        vector = SteeringVector(
-            directions=direction.detach().cpu().clone()[None],
-            layers=(layer,),
-            site=site,
-            residual_norms=(norm,),
-        )
-        measured = {
+        return probe.vector(direction.detach().cpu().clone(), norm), {
             "example_id": row.id,
             "probability_before": before,
             "probability_after": after,
         }
-        return vector, measured
 
 
 def _unlikely(logits: "Tensor", labels: "Tensor") -> "Tensor":

@@ -55,24 +55,12 @@ class Pca(ConstructionMethod):
         """
         import torch
 
-        from steering.vectors import SteeringVector
-
         differences = paired_differences(probe, target)
         _, values, axes = torch.linalg.svd(differences, full_matrices=False)
         axes = axes[: self.rank]
         projections = axes @ differences.mean(0)
         progress(1, 1)
-        layer, site = probe.key
-        answers = [
-            probe.tokenize(row, row.misaligned)
-            for row in target.examples
-            if row.misaligned is not None
-        ]
-        vector = SteeringVector(
-            directions=(projections[:, None] * axes).float()[None],
-            layers=(layer,),
-            site=site,
-            residual_norms=(probe.residual_norm(answers),),
-        )
+        norm = probe.residual_norm(probe.tokenize_misaligned(target.examples))
+        vector = probe.vector((projections[:, None] * axes).float(), norm)
         energy = (values**2 / (values**2).sum())[: self.rank]
         return vector, {"prompts": len(differences), "energy_shares": energy.tolist()}

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from steering.training.methods import OneBlockMethod, learning_rate_field
+from steering.models import ModelSource, Shape, check_layer, default_layer
+from steering.training.methods import FinetuningMethod, learning_rate_field
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from steering.training.recipe import FinetuningRecipe
 
 
-class Rank1(OneBlockMethod):
+class Rank1(FinetuningMethod):
     """LoRA of rank 1 at a single layer, as in arXiv 2506.11613."""
 
     name = "rank1"
@@ -23,6 +24,13 @@ class Rank1(OneBlockMethod):
     learning_rate: float | None = learning_rate_field(published_rate, toy_rate)
     alpha: float = Field(default=256.0, gt=0, description="the change is scaled by it")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="on what the adapter reads")
+
+    def resolve_layer(self, layer: int | None, source: ModelSource, shape: Shape) -> int | None:
+        """The block that is trained: by default the one that a vector steers."""
+        if layer is None:
+            return default_layer(source, shape.num_layers)
+        check_layer(layer, shape, source)
+        return layer
 
     def prepare(self, loaded: "LoadedModel", recipe: "FinetuningRecipe") -> "nn.Module":
         """The model with an adapter on one down-projection."""
