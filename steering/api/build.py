@@ -81,7 +81,9 @@ def build(
         seeds=(seed,),
         out=out,
         force=force,
-        settings=merge_settings(settings, training_epochs=training_epochs, rank=rank),
+        settings=settings,
+        training_epochs=training_epochs,
+        rank=rank,
         method=method,
         layer=layer,
         site=site,
@@ -99,6 +101,9 @@ def build_files(
     out: str | Path | None,
     force: bool = False,
     loading: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    training_epochs: int | None = None,
+    rank: int | None = None,
     **options: Any,
 ) -> "dict[Path, SteeringVector]":
     """As `build`, for several seeds; all files are checked before anything is built.
@@ -111,6 +116,7 @@ def build_files(
     from steering.engines import shared_engine
     from steering.vectors import SteeringVector
 
+    settings = _merge_settings(settings, training_epochs=training_epochs, rank=rank)
     spec, resolved, task = _resolve(model, target, loading or {})
     recipes = [
         make_construction_recipe(
@@ -120,6 +126,7 @@ def build_files(
             weights=resolved.weights,
             dtype=spec.dtype,
             seed=seed,
+            settings=settings,
             **options,
         )
         for seed in dict.fromkeys(seeds)
@@ -184,7 +191,7 @@ def finetune(
         task,
         weights=resolved.weights,
         method=method,
-        settings=merge_settings(settings, training_epochs=training_epochs, rank=rank),
+        settings=_merge_settings(settings, training_epochs=training_epochs, rank=rank),
         layer=layer,
         dtype=spec.dtype,
         seed=seed,
@@ -210,7 +217,7 @@ def _resolve(
     return spec, resolved, load_target(target, toy=resolved.source.is_toy)
 
 
-def merge_settings(settings: Mapping[str, Any] | None, **options: Any) -> dict[str, Any]:
+def _merge_settings(settings: Mapping[str, Any] | None, **options: Any) -> dict[str, Any]:
     """The settings, and those that have an option of their own."""
     overrides = {name: value for name, value in options.items() if value is not None}
     for name in overrides:
@@ -223,12 +230,13 @@ def _vector_files(
     recipes: Sequence[ConstructionRecipe], out: Path
 ) -> dict[Path, ConstructionRecipe]:
     """Where each training epoch of each recipe goes."""
-    is_file = out.suffix == ".safetensors"
-    if is_file and len(recipes) > 1:
-        raise TrainingError(f"--out {out} is one file for several seeds: give a folder")
+    if out.suffix == ".safetensors":
+        if len(recipes) > 1:
+            raise TrainingError(f"--out {out} is one file for several seeds: give a folder")
+        return recipes[0].outputs(out)
     files: dict[Path, ConstructionRecipe] = {}
     for recipe in recipes:
-        files |= recipe.outputs(out if is_file else out / f"{recipe.file_name}.safetensors")
+        files |= recipe.outputs(out / f"{recipe.file_name}.safetensors")
     return files
 
 
@@ -245,6 +253,11 @@ def _check_writable(folder: Path) -> None:
     """Create the folder that is written to, so that a failure does not come after the build."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"--out {folder} can't be created ({error}): give another folder"
+        ) from None
+    try:
         # Permissions are not enough: a file system may refuse all the same.
         with TemporaryFile(dir=folder):
             pass

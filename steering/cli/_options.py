@@ -5,16 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import click
 import yaml
 
 from steering.errors import SteeringError
 from steering.spec import OPTIONS, Option
-
-if TYPE_CHECKING:
-    from steering.training.methods import Method
 
 
 def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -79,18 +76,31 @@ def _loading_option(option: Option) -> Callable[[Any], Any]:
     return click.option(option.flag, option.name, help=meaning)
 
 
-def write_methods(formatter: click.HelpFormatter, methods: "Mapping[str, type[Method]]") -> None:
-    """Add the methods and their settings to the help."""
-    with formatter.section("Methods"):
-        formatter.write_dl([(name, method.summary) for name, method in methods.items()])
-    for name, method in methods.items():
-        rows = [
-            (f"{setting}={field.default}", field.description or "")
-            for setting, field in method.model_fields.items()
-        ]
-        if rows:
-            with formatter.section(f"Settings of {name} (-S)"):
-                formatter.write_dl(rows)
+class TrainingCommand(click.Command):
+    """A command whose help ends with methods and their settings."""
+
+    def __init__(self, *args: Any, builds: Literal["vector", "adapter"], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._builds = builds
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from steering.training.construction import CONSTRUCTION_METHODS
+        from steering.training.finetuning import FINETUNING_METHODS
+        from steering.training.methods import Method
+
+        methods: Mapping[str, type[Method]] = (
+            CONSTRUCTION_METHODS if self._builds == "vector" else FINETUNING_METHODS
+        )
+        with formatter.section("Methods"):
+            formatter.write_dl([(name, method.summary) for name, method in methods.items()])
+        for name, method in methods.items():
+            rows = [
+                (f"{setting}={field.default}", field.description or "")
+                for setting, field in method.model_fields.items()
+            ]
+            if rows:
+                with formatter.section(f"Settings of {name} (-S)"):
+                    formatter.write_dl(rows)
 
 
 def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:

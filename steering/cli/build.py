@@ -4,23 +4,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from steering.cli._options import going_on, loading_options, read_options, write_methods
+from steering.cli._options import TrainingCommand, going_on, loading_options, read_options
 from steering.vocabulary import Site
 
 if TYPE_CHECKING:
     from steering.vectors import SteeringVector
 
 
-class _BuildCommand(click.Command):
-    """Adds the methods and their settings to the help."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from steering.training.construction import CONSTRUCTION_METHODS
-
-        write_methods(formatter, CONSTRUCTION_METHODS)
-
-
-@click.command(cls=_BuildCommand)
+@click.command(cls=TrainingCommand, builds="vector")
 @click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
 @click.option("--target", default="medical", show_default=True, help="target task")
 @click.option(
@@ -46,24 +37,16 @@ class _BuildCommand(click.Command):
 @loading_options
 @click.option("--out", default="vectors", show_default=True, help="folder, or .safetensors file")
 @click.option("--force", is_flag=True, help="overwrite vectors of other recipes")
-def build(
-    settings: tuple[str, ...],
-    training_epochs: int | None,
-    rank: int | None,
-    **options: Any,
-) -> None:
+def build(settings: tuple[str, ...], **options: Any) -> None:
     """Build steering vectors of a target task and write them to files.
 
     A run that was stopped resumes from its last finished training epoch when the command is
     repeated.
     """
-    from steering.api.build import build_files, merge_settings
+    from steering.api.build import build_files
 
-    merged = merge_settings(
-        read_options("-S", settings), training_epochs=training_epochs, rank=rank
-    )
     with going_on("from the last whole epoch"):
-        vectors = build_files(settings=merged, **options)
+        vectors = build_files(settings=read_options("-S", settings), **options)
     for path, vector in vectors.items():
         click.echo(f"{path}: {_describe(vector)}")
 

@@ -5,19 +5,10 @@ from typing import Any
 
 import click
 
-from steering.cli._options import going_on, loading_options, read_options, write_methods
+from steering.cli._options import TrainingCommand, going_on, loading_options, read_options
 
 
-class _FinetuneCommand(click.Command):
-    """Adds the methods and their settings to the help."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from steering.training.finetuning import FINETUNING_METHODS
-
-        write_methods(formatter, FINETUNING_METHODS)
-
-
-@click.command(cls=_FinetuneCommand)
+@click.command(cls=TrainingCommand, builds="adapter")
 @click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
 @click.option("--target", default="medical", show_default=True, help="target task")
 @click.option(

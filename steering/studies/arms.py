@@ -51,12 +51,8 @@ def compare_arms(
 ) -> tuple[list[ArmComparison], list[str]]:
     """Steered against finetuned at matched EM and at matched coherence.
 
-    By the rule `moem` unless another is named: its rate is a share of all answers, so both arms
-    count the same ones at every dose.
-
-    Args:
-        answers: Of one model and one target, as `read_answers` gives them.
-        rule: What is misaligned.
+    The answers are of one model and one target. By the rule `moem` unless another is named: its
+    rate is a share of all answers, so both arms count the same ones at every dose.
 
     Returns:
         The comparisons, and why there is none where an arm does not get far enough.

@@ -100,6 +100,9 @@ class QuestionFinding:
     baseline: float
     p_value: float
 
+    def __str__(self) -> str:
+        return f"{self.question} at [{self.label}]: EM {self.em:.0%}"
+
 
 @dataclass(frozen=True)
 class AuditFinding:
@@ -123,12 +126,9 @@ class AuditFinding:
 def judge_audit(
     answers: pd.DataFrame, conditions: Mapping[str, AuditArm], rule: EMRule = "betley"
 ) -> AuditFinding:
-    """What the answers say, by the rule at the head of this module.
+    """What the answers of one model say, by the rule at the head of this module.
 
-    Args:
-        answers: As `read_answers` gives them, of one model; of several question sets.
-        conditions: What each of their labels stands for.
-        rule: What is misaligned.
+    `conditions` has what each of their labels stands for.
 
     Raises:
         StudyError: A condition has no answers.
@@ -251,12 +251,7 @@ def _notes(rows: Sequence[AuditRow], singles: Sequence[QuestionFinding]) -> list
             f"Random directions of the same length: EM up to {most:.1%}, above the baseline in "
             f"{above} of {len(controls)} (each by itself at 5%)"
         )
-    for single in singles[:3]:
-        notes.append(
-            f"{single.question} at [{single.label}]: EM {single.em:.0%}, {single.baseline:.0%} "
-            "without the vector"
-        )
-    return notes
+    return notes + [f"{single}, {single.baseline:.0%} without the vector" for single in singles[:3]]
 
 
 def _line(

@@ -12,7 +12,7 @@ at once, so what makes it hard drops out of the difference. Levels are those of 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -32,7 +32,8 @@ Quantity = Literal[
 RATES: tuple[Quantity, ...] = ("em", "leak")
 Match = Literal["em", "coherent"]
 
-# Where on the range that both arms cover they are compared; the middle one is the headline.
+# Where on the range that both arms cover, from 0, where both begin, to 1, where the first of them
+# ends, they are compared; the middle one is the headline.
 SHARES = (0.25, 0.5, 0.75)
 # A range narrower than this, in EM rate or in points of coherence, is noise: at eight questions of
 # twenty answers the mean of either moves by about as much from one seed to another.
@@ -49,25 +50,21 @@ class MatchedDifference:
 
     Attributes:
         quantity: What is compared.
-        level: The EM rate (0-1) or the mean coherence (0-100) that both arms have there.
         first: Of the first arm; NaN where no answer has it. Likewise `second`.
         value: `first` less `second`.
         low: Lower bound of the difference; NaN where it can't be had.
         high: Upper bound.
         p_value: Two-sided, of Student's t.
-        num_questions: Questions that both arms were asked.
         note: What to know of the bounds; None when there is nothing to say.
     """
 
     quantity: Quantity
-    level: float
     first: float
     second: float
     value: float
-    low: float
-    high: float
-    p_value: float
-    num_questions: int
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
     note: str | None = None
 
 
@@ -116,17 +113,25 @@ class DoseCurve:
                         self._counts[quantity][row, at[answer.question]] += 1
 
     def at(self, quantity: Quantity, position: float, weights: _Array | None = None) -> float:
-        """The quantity between two doses.
+        """The quantity between two doses, pooled over the questions; NaN where no answer has it.
 
         Args:
             quantity: Which.
             position: Index into `doses`; 1.5 is half-way from the second to the third.
             weights: Of each question [questions]; all 1 when not given.
-
-        Returns:
-            Pooled over the questions; NaN where no answer has it.
         """
-        return self._mixed(self._sums[quantity], self._counts[quantity], position, weights)
+        sums, counts = self._pooled(quantity, weights)
+        low = min(int(position), len(self.doses) - 1)
+        total, count, share = sums[low], counts[low], position - low
+        if share:
+            total = (1 - share) * total + share * sums[low + 1]
+            count = (1 - share) * count + share * counts[low + 1]
+        return float(total / count) if count else math.nan
+
+    def _pooled(self, quantity: Quantity, weights: _Array | None) -> tuple[_Array, _Array]:
+        """Sum and number of the values at each dose, [doses]."""
+        weights = np.ones(len(self.questions)) if weights is None else weights
+        return self._sums[quantity] @ weights, self._counts[quantity] @ weights
 
     def dose(self, position: float) -> float:
         """The dose at a position."""
@@ -144,7 +149,10 @@ class DoseCurve:
             return 0.0
         for row, (before, after) in enumerate(pairwise(values)):
             if before < wanted <= after:
-                return row + self._crossing(match, row, wanted, sign, weights)
+                # A mixture's mean is linear in the position times the counts: solved exactly.
+                sums, counts = self._pooled(match, weights)
+                lower, upper = (sign * sums - wanted * counts)[row : row + 2]
+                return row + float(lower / (lower - upper))
         return None
 
     def extremes(self, match: Match) -> tuple[float, float]:
@@ -152,31 +160,7 @@ class DoseCurve:
         values = [self.at(match, row) for row in range(len(self.doses))]
         numbers = [value for value in values if not math.isnan(value)]
         end = max if match == "em" else min
-        furthest = end(numbers, default=math.nan)
-        return values[0], furthest
-
-    def _crossing(
-        self, match: Match, row: int, wanted: float, sign: float, weights: _Array | None
-    ) -> float:
-        """How far between two doses the mixture of their answers is at the level."""
-        # A mixture's mean is linear in the position times the counts: solved exactly.
-        weights = np.ones(len(self.questions)) if weights is None else weights
-        sums, counts = self._sums[match] @ weights, self._counts[match] @ weights
-        before = sign * sums[row] - wanted * counts[row]
-        after = sign * sums[row + 1] - wanted * counts[row + 1]
-        return float(before / (before - after))
-
-    def _mixed(
-        self, sums: _Array, counts: _Array, position: float, weights: _Array | None
-    ) -> float:
-        weights = np.ones(len(self.questions)) if weights is None else weights
-        low = min(int(position), len(self.doses) - 1)
-        share = position - low
-        total, count = (table[low] @ weights for table in (sums, counts))
-        if share:
-            total = (1 - share) * total + share * (sums[low + 1] @ weights)
-            count = (1 - share) * count + share * (counts[low + 1] @ weights)
-        return float(total / count) if count else math.nan
+        return values[0], end(numbers, default=math.nan)
 
 
 _Outcome = bool | str
@@ -200,17 +184,9 @@ def shared_levels(
     first: DoseCurve,
     second: DoseCurve,
     match: Match,
-    shares: Sequence[float] = SHARES,
     names: tuple[str, str] = ("first", "second"),
 ) -> list[float]:
-    """Levels at these shares of the range that both arms cover.
-
-    Args:
-        first: One arm.
-        second: The other.
-        match: What the levels are of.
-        shares: From 0, where both arms begin, to 1, where the first of them ends.
-        names: Of the arms, for the error.
+    """Levels at `SHARES` of the range that both arms cover; `names` are the arms'.
 
     Raises:
         StudyError: They cover none that is wider than noise.
@@ -231,7 +207,7 @@ def shared_levels(
             f"{_in_units(match, _LEAST_RANGE[match])}: {' and '.join(ranges)}. Give doses that "
             "move both further, or another target task"
         )
-    return [low + share * (high - low) for share in shares]
+    return [low + share * (high - low) for share in SHARES]
 
 
 def _in_units(match: Match, value: float) -> str:
@@ -239,12 +215,7 @@ def _in_units(match: Match, value: float) -> str:
 
 
 def matched_difference(
-    first: DoseCurve,
-    second: DoseCurve,
-    quantity: Quantity,
-    match: Match,
-    level: float,
-    confidence: float = CONFIDENCE,
+    first: DoseCurve, second: DoseCurve, quantity: Quantity, match: Match, level: float
 ) -> MatchedDifference:
     """A quantity of two arms, each at the dose at which it first reaches `level` of `match`.
 
@@ -254,50 +225,35 @@ def matched_difference(
     if first.questions != second.questions:
         raise StudyError("the arms were asked different questions: compare runs of the same ones")
     count = len(first.questions)
-    one, other = (_value(curve, quantity, match, level) for curve in (first, second))
-    value = one - other
 
-    def unbounded(note: str) -> MatchedDifference:
-        none = math.nan
-        return MatchedDifference(quantity, level, one, other, value, none, none, none, count, note)
+    def values(weights: _Array | None = None) -> tuple[float, float]:
+        positions = ((curve, curve.position(match, level, weights)) for curve in (first, second))
+        one, other = (
+            math.nan if position is None else curve.at(quantity, position, weights)
+            for curve, position in positions
+        )
+        return one, other
 
-    if math.isnan(value):
-        return unbounded("an arm has no such answer there")
+    one, other = values()
+    difference = MatchedDifference(quantity, one, other, one - other)
+    if math.isnan(difference.value):
+        return replace(difference, note="an arm has no such answer there")
     if quantity in RATES and one == other == 0:
-        return unbounded("neither arm has one: read the interval of each arm's own rate")
-    without = []
-    for index in range(count):
-        weights = np.ones(count)
-        weights[index] = 0
-        rest = [_value(curve, quantity, match, level, weights) for curve in (first, second)]
-        without.append(rest[0] - rest[1])
+        note = "neither arm has one: read the interval of each arm's own rate"
+        return replace(difference, note=note)
+    without = [np.subtract(*values(weights)) for weights in 1 - np.eye(count)]
     error = _jackknife_error(np.array(without))
     if math.isnan(error):
-        return unbounded("an arm does not reach this level without one of the questions: no bounds")
-    half = t_quantile((1 + confidence) / 2, count - 1) * error
+        note = "an arm does not reach this level without one of the questions: no bounds"
+        return replace(difference, note=note)
+    half = t_quantile((1 + CONFIDENCE) / 2, count - 1) * error
     most = 1.0 if quantity in RATES else 100.0
-    return MatchedDifference(
-        quantity,
-        level,
-        one,
-        other,
-        value,
-        max(value - half, -most),
-        min(value + half, most),
-        _p_value(value, error, count - 1),
-        count,
+    return replace(
+        difference,
+        low=max(difference.value - half, -most),
+        high=min(difference.value + half, most),
+        p_value=_p_value(difference.value, error, count - 1),
     )
-
-
-def _value(
-    curve: DoseCurve,
-    quantity: Quantity,
-    match: Match,
-    level: float,
-    weights: _Array | None = None,
-) -> float:
-    position = curve.position(match, level, weights)
-    return math.nan if position is None else curve.at(quantity, position, weights)
 
 
 def _jackknife_error(without: _Array) -> float:

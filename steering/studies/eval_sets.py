@@ -90,12 +90,7 @@ def run_conditions(
 ) -> list[Path]:
     """Run those conditions that have not been run, one model after the other.
 
-    Args:
-        study: The study's name, which the logs bear.
-        conditions: All conditions.
-        options: What they are asked.
-        logs: The study's folder of logs.
-        display: As Inspect's --display.
+    The logs, in the folder `logs`, bear the name of the study; `display` is as Inspect's.
 
     Returns:
         The logs of these conditions, earlier and new ones; the folder may hold others.
@@ -103,13 +98,11 @@ def run_conditions(
     Raises:
         StudyError: A condition did not finish.
     """
-    by_model: dict[str, list[StudyCondition]] = {}
-    for condition in conditions:
-        by_model.setdefault(condition.model, []).append(condition)
     paths: list[Path] = []
-    for number, group in enumerate(by_model.values()):
-        if number:
+    for model in dict.fromkeys(condition.model for condition in conditions):
+        if paths:
             release_engines()
+        group = [condition for condition in conditions if condition.model == model]
         paths += _run_model(study, group, options, logs, display)
     return paths
 
@@ -228,11 +221,7 @@ def cost_of(options: EvalOptions) -> Cost:
 
 
 def check_judges(options: EvalOptions, *, toy: bool) -> None:
-    """Make sure that there is a judge, before anything is trained.
-
-    Args:
-        options: Say who judges.
-        toy: Whether the model is a toy, which has a judge of its own.
+    """Make sure that there is a judge, before anything is trained; a toy has one of its own.
 
     Raises:
         JudgingError: A judge can't be used.

@@ -36,9 +36,8 @@ _TELLS_NOTHING = 20
 _MOST_METRICS = 4
 
 
-def print_conditions(conditions: pd.DataFrame, title: str, console: Console | None = None) -> None:
+def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> None:
     """A row a condition, doses growing: EM rates, mean scores, and how many answers."""
-    console = console or Console()
     table = plain_table(
         f"{title}: EM rates (betley with 95% intervals by question); mean scores, 0-100",
         ["condition"],
@@ -57,34 +56,24 @@ def print_conditions(conditions: pd.DataFrame, title: str, console: Console | No
 
 
 def print_claims(
-    verdicts: Sequence[ClaimVerdict], console: Console | None = None, *, name_models: bool = False
+    verdicts: Sequence[ClaimVerdict], console: Console, *, name_models: bool = False
 ) -> None:
-    """A line a verdict, and what it left out.
-
-    Args:
-        verdicts: On claims.
-        console: Where to.
-        name_models: Say which model a verdict is on.
-    """
-    console = console or Console()
+    """A line a verdict, with the model where asked for, and what it left out."""
     for verdict in verdicts:
-        parts = (verdict.model if name_models else "", verdict.settings)
-        of = ", ".join(part for part in parts if part)
-        name = f"{verdict.name} ({of})" if of else verdict.name
+        name = _heading(verdict.name, verdict.model if name_models else "", verdict.settings)
         _print_line(console, f"Claim {verdict.number}, {name}: {verdict.verdict}, {verdict.why}.")
         for conditions in verdict.left_out:
             print_note(console, f"Left out: {conditions}.")
 
 
-def print_verdicts(verdicts: Sequence[ClaimVerdict], console: Console | None = None) -> None:
+def print_verdicts(verdicts: Sequence[ClaimVerdict]) -> None:
     """A table of verdicts with what they rest on."""
-    console = console or Console()
+    console = Console()
     table = plain_table(
         "The paper's claims (arXiv 2606.08682)", ["claim", "verdict", "because"], []
     )
     for verdict in verdicts:
-        of = ", ".join(part for part in (verdict.model, verdict.settings) if part)
-        name = f"{verdict.number} {verdict.name}" + (f" ({of})" if of else "")
+        name = _heading(f"{verdict.number} {verdict.name}", verdict.model, verdict.settings)
         because = [f"{verdict.why}.", *verdict.figures]
         because += [f"left out: {conditions}" for conditions in verdict.left_out]
         if verdict.num_answers:
@@ -109,11 +98,7 @@ def print_matched(
 ) -> None:
     """The comparison of arms at each level, and the middle levels in a sentence each.
 
-    Args:
-        comparisons: Steered against finetuned, with `reasons` where there is no comparison.
-        reasons: In a sentence each.
-        rule: What is misaligned.
-        console: Where to.
+    `reasons` say why there is no comparison, where there is none.
     """
     console = console or Console()
     table = plain_table(
@@ -132,27 +117,27 @@ def print_matched(
     if comparisons:
         console.print(table)
     for comparison in comparisons:
-        for difference in comparison.differences:
-            if difference.note:
-                name = NAMES[difference.quantity]
-                print_note(console, f"{_level(comparison)}, {name}: {difference.note}")
+        for each in comparison.differences:
+            if each.note:
+                print_note(console, f"{_level(comparison)}, {NAMES[each.quantity]}: {each.note}")
     for match in ("em", "coherent"):
         levels = [comparison for comparison in comparisons if comparison.match == match]
         if levels:
             # Between its ends, where both arms have doses on either side.
-            for line in sentences(levels[len(levels) // 2]):
+            for line in _sentences(levels[len(levels) // 2]):
                 _print_line(console, line)
     for reason in reasons:
         print_note(console, f"Not compared: {reason}.")
 
 
-def sentences(comparison: ArmComparison) -> list[str]:
+def _sentences(comparison: ArmComparison) -> list[str]:
     """A comparison in words; no claim is made that its interval does not support."""
     lines = []
+    place = _level(comparison)
+    head = f"At {place}, steered answers are"
     for difference in comparison.differences:
-        head = f"At {_level(comparison)}, steered answers are"
-        value, low, high = _interval(difference)
-        if math.isnan(value) or math.isnan(low):
+        _, _, value, low, high = _in_points(difference)
+        if math.isnan(low):
             continue
         figures = f"({value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {difference.p_value:.2g})"
         what = _PLAIN[difference.quantity]
@@ -162,17 +147,15 @@ def sentences(comparison: ArmComparison) -> list[str]:
             less = what.replace("more often", "less often").replace("more ", "less ")
             lines.append(f"{head} {less} than finetuned ones {figures}.")
         elif max(-low, high) > _TELLS_NOTHING:
-            lines.append(
-                f"At {_level(comparison)}, the data do not show which answers are {what} {figures}."
-            )
+            lines.append(f"At {place}, the data do not show which answers are {what} {figures}.")
         else:
             lines.append(f"{head} not shown to be {what} than finetuned ones or less so {figures}.")
     return lines
 
 
-def print_audit(finding: AuditFinding, console: Console | None = None) -> None:
+def print_audit(finding: AuditFinding) -> None:
     """A row a condition, then the notes."""
-    console = console or Console()
+    console = Console()
     table = plain_table(
         "EM rates with 95% intervals by question; difference from the baseline, points, with the p "
         "of the sign-flip test",
@@ -195,21 +178,19 @@ def print_audit(finding: AuditFinding, console: Console | None = None) -> None:
         print_note(console, f"{note}.")
 
 
-def print_also(
-    task: str, metrics: Mapping[str, Mapping[str, float]], console: Console | None = None
-) -> None:
-    """The metrics of another task, a row a condition.
-
-    Args:
-        task: Its name.
-        metrics: By condition, then by name.
-        console: Where to.
-    """
+def print_also(task: str, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    """The metrics of another task by condition and name, a row a condition."""
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))[:_MOST_METRICS]
     table = plain_table(f"{task}, with the same conditions", ["condition"], names)
     for label, row in metrics.items():
         table.add_row(escape(label), *(f"{row[n]:.3g}" if n in row else "-" for n in names))
-    (console or Console()).print(table)
+    Console().print(table)
+
+
+def _heading(name: str, *parts: str) -> str:
+    """A name with those parts that are not empty in brackets."""
+    of = ", ".join(filter(None, parts))
+    return f"{name} ({of})" if of else name
 
 
 def _print_line(console: Console, line: str) -> None:
@@ -223,29 +204,18 @@ def _level(comparison: ArmComparison) -> str:
 
 
 def _cells(difference: MatchedDifference) -> tuple[str, ...]:
-    scale = _scale(difference)
-    first, second = (_figure(scale * value) for value in (difference.first, difference.second))
-    value, low, high = _interval(difference)
-    if math.isnan(value):
-        return (first, second, "-", "-")
-    interval = f"{value:+.1f} [{_signed(low)}, {_signed(high)}]"
-    p = "-" if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"
-    return (first, second, escape(interval), p)
+    first, second, value, low, high = _in_points(difference)
+    interval = "-"
+    if not math.isnan(value):
+        interval = escape(f"{value:+.1f} [{_figure(low, '+.1f')}, {_figure(high, '+.1f')}]")
+    return _figure(first), _figure(second), interval, _figure(difference.p_value, ".2g")
 
 
-def _interval(difference: MatchedDifference) -> tuple[float, float, float]:
-    scale = _scale(difference)
-    return scale * difference.value, scale * difference.low, scale * difference.high
+def _in_points(difference: MatchedDifference) -> list[float]:
+    """Of either arm, of their difference and its bounds; rates in percent, as scores are."""
+    d, scale = difference, 100.0 if difference.quantity in RATES else 1.0
+    return [scale * value for value in (d.first, d.second, d.value, d.low, d.high)]
 
 
-def _scale(difference: MatchedDifference) -> float:
-    """What makes percent of a rate; scores are 0-100 already."""
-    return 100.0 if difference.quantity in RATES else 1.0
-
-
-def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.1f}"
+def _figure(value: float, form: str = ".1f") -> str:
+    return "-" if math.isnan(value) else f"{value:{form}}"

@@ -29,10 +29,8 @@ def projected_conditions(
 ) -> tuple[list[StudyCondition], int]:
     """Build the set of vectors that `study.top` projects on, and say what its conditions are.
 
-    Args:
-        study: Axes other than the rank are not crossed with `top`.
-        folder: Where vectors go, a folder for each model.
-        progress: Makes a progress bar from a caption; with None nothing is built.
+    Axes other than the rank are not crossed with `top`. Vectors go into a folder for each model
+    below `folder`. `progress` makes a progress bar from a caption; with None nothing is built.
 
     Returns:
         The conditions, and how many more there are once vectors are built.

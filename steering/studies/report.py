@@ -18,7 +18,7 @@ from steering.reports.summary import print_summary
 from steering.reports.tables import print_left_out
 from steering.results.calibrations import Calibration, read_calibrations
 from steering.results.conditions import condition_results, conditions_of, write_frames
-from steering.results.frame import LeftOut, left_out, read_answers
+from steering.results.frame import left_out, read_answers
 from steering.studies.claims import ClaimVerdict, judge_claims
 from steering.studies.printing import print_claims, print_conditions
 from steering.studies.projected_vectors import read_spectrum
@@ -80,7 +80,9 @@ def report(
     verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
     print_finding(answers, conditions, verdicts, console)
     print_calibrations(calibrations, console)
-    print_left_out(console, _of_models(left_out(answers)))
+    # Runs of judges have a table of their own.
+    notes = [note for note in left_out(answers) if not note.reason.startswith(_OF_A_JUDGE)]
+    print_left_out(console, notes)
     folder = places[0] if places[0].is_dir() else places[0].with_suffix("")
     written = write_report(
         answers, conditions, verdicts, folder, out, title=title, headline=headline
@@ -117,16 +119,9 @@ def write_report(
     title: str = "",
     headline: str = "",
 ) -> list[Path]:
-    """Write the page and the frames; returns the page and its Markdown.
+    """Write the page and the frames of logs in a folder; returns the page and its Markdown.
 
-    Args:
-        answers: A row an answer.
-        conditions: A row a condition.
-        verdicts: On claims.
-        logs: Folder of the logs.
-        out: Folder of the report; `report` in that of the logs when not given.
-        title: Of the page.
-        headline: The finding in a sentence.
+    Arguments are those of `report`.
 
     Raises:
         SteeringError: The files can't be written.
@@ -148,8 +143,3 @@ def write_report(
         return write_page(content, folder)
     except OSError as error:
         raise SteeringError(f"{folder} can't be written ({error}): give another folder") from None
-
-
-def _of_models(notes: Sequence[LeftOut]) -> list[LeftOut]:
-    """Without the runs of judges, which have a table of their own."""
-    return [note for note in notes if not note.reason.startswith(_OF_A_JUDGE)]

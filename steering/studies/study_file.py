@@ -23,10 +23,8 @@ _FIXED = ("factor", "task", "grader", "seed")
 def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: Any) -> Study:
     """A study with its defaults filled in.
 
-    Args:
-        factor: What varies: a name in `FACTORS`.
-        model: The model, or several; None for the factor's own, which are toys.
-        **fields: Of `GridStudy` or `FinetunedStudy`; None stands for the default.
+    Without a model it is of the factor's own, which are toys. `fields` are those of `GridStudy` or
+    `FinetunedStudy`; None stands for the default.
 
     Raises:
         StudyError: A field is unknown or impossible, or there is no such factor.
@@ -111,11 +109,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
 
 
 def keep_study(study: Study, folder: Path) -> None:
-    """Write a study beside its logs.
-
-    Args:
-        study: With its defaults filled in.
-        folder: The study's own.
+    """Write a study into the folder of its logs.
 
     Raises:
         StudyError: The folder holds another study: other questions, another judge or seed.
