@@ -22,7 +22,7 @@ from inspect_ai.model import get_model
 from steering.reports.page import PageContent as Report
 from steering.reports.page import write_page as write_report
 from steering.results import conditions_of, read_answers, write_frames
-from steering.studies import judge_claims
+from steering.studies.claims import judge_claims
 
 RESULTS = Path(__file__).with_name("results") / "report.json"
 TASK = Path(__file__).parents[1] / "evals" / "em_freeform.py"

@@ -20,7 +20,9 @@ from steering.reports.gate import ALIASES, FIGURES
 from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_columns
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval
-from steering.studies import CLAIMS, FACTORS, make_study
+from steering.studies.claims import CLAIMS
+from steering.studies.grid import FACTORS
+from steering.studies.study_file import make_study
 from steering.training.construction import CONSTRUCTION_METHODS
 from steering.training.finetuning import FINETUNING_METHODS
 from steering.training.methods import FinetuningMethod

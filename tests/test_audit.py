@@ -15,9 +15,9 @@ from shell import Shell
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.studies import StudyError
 from steering.studies.audit import audit
 from steering.studies.audit_rule import AuditArm, judge_audit
+from steering.studies.errors import StudyError
 from steering.vectors import LowRankMap, SteeringVector, VectorError
 from steering.vectors.controls import MOST_COSINE, draw_controls
 from steering.vectors.formats import write_vector

@@ -16,8 +16,10 @@ from rich.console import Console
 
 from steering.cli import commands
 from steering.stats.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
-from steering.studies import CLAIMS, ClaimVerdict, StudyError, compare_arms, judge_claims
+from steering.studies.arms import compare_arms
 from steering.studies.claim_rules import raised_somewhere
+from steering.studies.claims import CLAIMS, ClaimVerdict, judge_claims
+from steering.studies.errors import StudyError
 from steering.studies.printing import print_matched
 
 

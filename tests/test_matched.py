@@ -8,7 +8,8 @@ import pytest
 from judged_answers import scored
 
 from steering.judging import JudgedAnswer
-from steering.studies import DoseCurve, StudyError, matched_difference, shared_levels
+from steering.studies.dose_matching import DoseCurve, matched_difference, shared_levels
+from steering.studies.errors import StudyError
 
 QUESTIONS = [f"q{number}" for number in range(8)]
 

@@ -12,7 +12,7 @@ from made_answers import condition, frame
 
 from steering.reports.page import PageContent, headline_of, write_page
 from steering.results import conditions_of
-from steering.studies import judge_claims
+from steering.studies.claims import judge_claims
 
 HOSTILE = "</script><img src=x onerror=document.title='caught'><b>bold</b> & \u2028 <!--"
 

@@ -11,7 +11,7 @@ from test_page import HOSTILE
 
 from steering.reports.page import PageContent, write_page
 from steering.results import conditions_of
-from steering.studies import judge_claims
+from steering.studies.claims import judge_claims
 
 pytestmark = pytest.mark.browser
 

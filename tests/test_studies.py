@@ -12,20 +12,13 @@ from click.testing import CliRunner
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.studies import (
-    CLAIMS,
-    FACTORS,
-    GridStudy,
-    Shard,
-    StudyCondition,
-    StudyError,
-    grid_conditions,
-    keep_study,
-    make_study,
-    read_shard,
-    read_study,
-    run_study,
-)
+from steering.studies.claims import CLAIMS
+from steering.studies.errors import StudyError
+from steering.studies.eval_sets import StudyCondition
+from steering.studies.grid import FACTORS, GridStudy, grid_conditions
+from steering.studies.run import run_study
+from steering.studies.shards import Shard, read_shard
+from steering.studies.study_file import keep_study, make_study, read_study
 
 SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--display", "none"]
 FINETUNED = [

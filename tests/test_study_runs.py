@@ -17,7 +17,9 @@ from shell import BIN, REPO, Shell
 
 from steering.cli import commands
 from steering.results.frame import read_answers
-from steering.studies import StudyError, StudyResult, read_spectrum, run_study
+from steering.studies.errors import StudyError
+from steering.studies.projected_vectors import read_spectrum
+from steering.studies.run import StudyResult, run_study
 
 SMALL = {"num_questions": 2, "samples_per_question": 5}
 # Built in a moment; what it does to the toy is no matter here.

@@ -18,7 +18,8 @@ def claims(logs: Path, rule: Any, out: str | None) -> None:
     folder with the logs of any studies; without it, logs/studies.
     """
     from steering.files import write_whole
-    from steering.studies import judge_claims, read_answers
+    from steering.results import read_answers
+    from steering.studies.claims import judge_claims
     from steering.studies.printing import print_verdicts
 
     verdicts = judge_claims(read_answers(logs, lambda note: click.echo(note, err=True)), rule)

@@ -15,7 +15,7 @@ from steering.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from steering.studies import StudyResult
+    from steering.studies.run import StudyResult
 
 _shard = click.option(
     "--shard", metavar="N/M", help="run the Nth of M parts only, on one machine of several"
@@ -60,7 +60,7 @@ def study() -> None:
 
 def _run(factor: str, log_dir: Path | None, **typed: Any) -> None:
     """Parse what was typed, run the study and print what came of it."""
-    from steering.studies import run_study
+    from steering.studies.run import run_study
 
     with going_on():
         _print(run_study(factor, logs=log_dir, tell=click.echo, **_parse(typed)))
@@ -188,9 +188,10 @@ def run_all(log_dir: Path | None, **typed: Any) -> None:
     The studies `family` and `scale` compare several models: they are run on the toys only, and left
     out for any other model.
     """
-    from steering.studies import judge_claims, read_answers, run_studies
+    from steering.results import read_answers
+    from steering.studies.claims import judge_claims
     from steering.studies.printing import print_verdicts
-    from steering.studies.run import LOGS
+    from steering.studies.run import LOGS, run_studies
 
     logs = log_dir or LOGS
     with going_on():

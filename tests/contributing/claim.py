@@ -8,7 +8,7 @@ import sys
 
 from made_answers import condition, frame
 
-from steering.studies import judge_claims
+from steering.studies.claims import judge_claims
 
 if __name__ == "__main__":
     answers = frame(

@@ -9,7 +9,8 @@ import sys
 from click.testing import CliRunner
 
 from steering.cli import commands
-from steering.studies import grid_conditions, make_study
+from steering.studies.grid import grid_conditions
+from steering.studies.study_file import make_study
 
 if __name__ == "__main__":
     facts = {
