@@ -16,7 +16,8 @@ from steering.errors import SteeringError
 from steering.targets import Example, Target, bundled_targets, load_target
 from steering.training.construction import CONSTRUCTION_METHODS
 from steering.training.construction.sft import Sft
-from steering.training.recipe import ConstructionRecipe, make_method
+from steering.training.methods import make_method
+from steering.training.recipe import ConstructionRecipe
 from steering.vectors import LowRankMap, SteeringVector
 
 RECIPE = ConstructionRecipe(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from steering.judging import EMRule
 from steering.results.frame import ResultError
-from steering.results.series import AskedAlike, asked_alike
+from steering.results.series import asked_alike
 from steering.studies.claim_rules import (
     Ruling,
     ahead_at_matched_em,
@@ -94,11 +94,8 @@ class ClaimVerdict(Ruling):
 def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[ClaimVerdict]:
     """The verdict on every claim, for each model that its study has.
 
-    Conditions that were asked differently are judged apart; a verdict names what it left out.
-
-    Args:
-        answers: As `read_answers` gives them, of any number of studies.
-        rule: What is misaligned.
+    The answers may be of any number of studies. Conditions that were asked differently are judged
+    apart; a verdict names what it left out.
 
     Raises:
         StudyError: A condition has an answer twice.
@@ -107,43 +104,40 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Cla
     for claim in CLAIMS:
         of_study = answers[answers["study"] == claim.study]
         if of_study.empty:
-            verdicts.append(
-                ClaimVerdict(
-                    "not decided",
-                    f"there is no run of the study {claim.study}",
-                    number=claim.number,
-                    name=claim.name,
-                    statement=claim.statement,
-                    command=f"steering study {claim.study}",
-                )
-            )
-        groups = [of_study] if claim.of_models and len(of_study) else []
+            ruling = Ruling("not decided", f"there is no run of the study {claim.study}")
+            verdicts.append(_verdict(claim, ruling, command=f"steering study {claim.study}"))
+            continue
+        groups = [of_study]
         if not claim.of_models:
             groups = [rows for _, rows in of_study.groupby("model", sort=False)]
-        for rows in groups:
-            verdicts += [_verdict(claim, group, rule) for group in asked_alike(rows)]
+        for group in (group for rows in groups for group in asked_alike(rows)):
+            rows = group.answers
+            _refuse_doubled(claim, rows)
+            ruling = _judge(claim, rows, rule)
+            verdict = _verdict(
+                claim,
+                replace(ruling, left_out=(*group.left_out, *ruling.left_out)),
+                command=_command(claim, rows),
+                model=", ".join(dict.fromkeys(rows["model"])),
+                settings=group.settings,
+                num_answers=len(rows),
+                num_questions=rows["question"].nunique(),
+                logs=tuple(sorted(rows["log"].unique())),
+            )
+            verdicts.append(verdict)
     return verdicts
 
 
-def _verdict(claim: Claim, group: AskedAlike, rule: EMRule) -> ClaimVerdict:
-    rows = group.answers
-    _refuse_doubled(claim, rows)
-    ruling = _ruling(claim, rows, rule)
-    return ClaimVerdict(
-        number=claim.number,
-        name=claim.name,
-        statement=claim.statement,
-        command=_command(claim, rows),
-        model=", ".join(dict.fromkeys(rows["model"])),
-        settings=group.settings,
-        num_answers=len(rows),
-        num_questions=rows["question"].nunique(),
-        logs=tuple(sorted(rows["log"].unique())),
-        **vars(replace(ruling, left_out=(*group.left_out, *ruling.left_out))),
-    )
+def _verdict(claim: Claim, ruling: Ruling, **facts: Any) -> ClaimVerdict:
+    about: dict[str, Any] = {
+        "number": claim.number,
+        "name": claim.name,
+        "statement": claim.statement,
+    }
+    return ClaimVerdict(**vars(ruling), **about, **facts)
 
 
-def _ruling(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Ruling:
+def _judge(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Ruling:
     questions = rows["question"].nunique()
     if questions < LEAST_QUESTIONS:
         why = f"{questions} questions are too few, {LEAST_QUESTIONS} are needed"

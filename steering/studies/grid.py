@@ -203,17 +203,11 @@ def grid_conditions(study: GridStudy) -> list[StudyCondition]:
     Raises:
         SteeringError: A condition is impossible, or two would have one label.
     """
-    conditions = [
-        make_condition(model, options) for model in study.models for options in _options(study)
-    ]
+    loading = {k: v for k, v in study.options.items() if k not in INTERVENTION}
+    cells = [dict(zip(study.axes, values, strict=True)) for values in product(*study.axes.values())]
+    grid = [loading | {"vector": "none"}, *(study.options | cell for cell in cells)]
+    conditions = [make_condition(model, options) for model in study.models for options in grid]
     names = [condition.name for condition in conditions]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise StudyError(f"two conditions are both {twice[0]}: take one value of an axis out")
     return conditions
-
-
-def _options(study: GridStudy) -> list[dict[str, Any]]:
-    """Options of each condition, the baseline's first."""
-    loading = {k: v for k, v in study.options.items() if k not in INTERVENTION}
-    cells = [dict(zip(study.axes, values, strict=True)) for values in product(*study.axes.values())]
-    return [loading | {"vector": "none"}, *(dict(study.options) | cell for cell in cells)]

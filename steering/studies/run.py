@@ -100,7 +100,8 @@ def run_study(
     result = StudyResult(study, folder, part, len(planned), num_unfinished, cost)
     if planned.note:
         tell(planned.note)
-    tell(_title(study, part))
+    of = "" if part.is_whole else f", shard {part}"
+    tell(f"Study {study.factor}{of}: {FACTORS[study.factor].varies}.")
     if not planned:
         tell("No conditions fall in this shard: nothing to run.")
         return result
@@ -136,11 +137,6 @@ def _study(
         names = ", ".join(["model"] * (model is not None) + sorted(fields))
         raise StudyError(f"{study} says all of the study: leave out {names}, or change the file")
     return study if isinstance(study, Study) else read_study(Path(study))
-
-
-def _title(study: Study, shard: Shard) -> str:
-    part = "" if shard.is_whole else f", shard {shard}"
-    return f"Study {study.factor}{part}: {FACTORS[study.factor].varies}."
 
 
 def run_studies(

@@ -93,8 +93,11 @@ def write_adapter(module: Any, base_name: str, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(text + "\n")
 
 
-class AdapterTraining:
-    """A model prepared for a recipe, and the examples that it is trained on."""
+class AdapterTraining(TrainerCallback):
+    """A model prepared for a recipe, and the examples that it is trained on.
+
+    The trainer calls it at the end of each step and training epoch.
+    """
 
     def __init__(
         self,
@@ -127,10 +130,11 @@ class AdapterTraining:
         Raises:
             TrainingError: Training changed nothing, or the loss is not a number.
         """
+        self._progress = progress
         start = self._resume_point()
         if start is None:
             self.unadapted_loss = self._held_out_loss()
-        trainer = self._trainer(progress)
+        trainer = self._trainer()
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
 
     def _resume_point(self) -> Path | None:
@@ -149,7 +153,7 @@ class AdapterTraining:
         self.unadapted_loss = losses["held_out_before"]
         return path
 
-    def _trainer(self, progress: Progress) -> Trainer:
+    def _trainer(self) -> Trainer:
         method = self._method
         arguments = TrainingArguments(
             output_dir=str(self._folder),
@@ -178,7 +182,7 @@ class AdapterTraining:
             data_collator=self._collate,
             train_dataset=list(self._examples),
             compute_loss_func=self._loss,
-            callbacks=[_EachEpoch(self, progress)],
+            callbacks=[self],
             optimizers=self._optimizer(),
         )
         trainer.remove_callback(PrinterCallback)
@@ -222,12 +226,13 @@ class AdapterTraining:
         self._model.train(training)
         return total / sum(len(item.answer) for item in self._held_out)
 
-    def end_epoch(self, epoch: int) -> None:
-        """Measure the losses of a training epoch, check them and write its result.
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show the progress."""
+        self._progress(state.global_step, state.max_steps)
 
-        Raises:
-            TrainingError: Training changed nothing, or the loss is not a number.
-        """
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure the losses of a training epoch, check them and write its result."""
+        epoch = round(state.epoch)
         self.losses.append((self._sum / self._count).item())
         self._sum = self._count = torch.zeros((), dtype=torch.float64)
         self.held_out_losses.append(self._held_out_loss())
@@ -263,29 +268,13 @@ class AdapterTraining:
                 "-S learning_rate=1e-4"
             )
 
-    def saved(self, epoch: int, step: int) -> None:
-        """A checkpoint is complete: remove the earlier ones."""
-        latest = self._folder / f"checkpoint-{step}"
-        write_whole(latest / _WHOLE, str(epoch).encode())
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark a checkpoint as complete, and remove the earlier ones."""
+        latest = self._folder / f"checkpoint-{state.global_step}"
+        write_whole(latest / _WHOLE, str(round(state.epoch)).encode())
         for path in self._folder.glob("checkpoint-*"):
             if path != latest:
                 shutil.rmtree(path)
-
-
-class _EachEpoch(TrainerCallback):
-    """Calls the run at the end of each step and training epoch."""
-
-    def __init__(self, run: AdapterTraining, progress: Progress) -> None:
-        self._run, self._progress = run, progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._progress(state.global_step, state.max_steps)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._run.end_epoch(round(state.epoch))
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._run.saved(round(state.epoch), state.global_step)
 
 
 def epoch_folder(folder: Path, epoch: int) -> Path:

@@ -47,15 +47,16 @@ class TrainingCheckpoint:
 
     def resume(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Set parameters and optimizer to the end of the last finished epoch, if there is one."""
-        if not self._path.exists():
+        content = None
+        if self._path.exists():
+            try:
+                content = unpack(FORMAT, self._path)
+            except VectorError as error:
+                logger.warning("%s; the run starts again", error)
+        if content is None:
             self.unsteered_loss = self._measure(steered=False)
             return
-        try:
-            header, tensors = unpack(FORMAT, self._path)
-        except VectorError as error:
-            logger.warning("%s; the run starts again", error)
-            self.unsteered_loss = self._measure(steered=False)
-            return
+        header, tensors = content
         self.losses, self.held_out_losses = header["losses"], header["held_out_losses"]
         self.unsteered_loss = header["unsteered_loss"]
         self._epochs = [
@@ -65,13 +66,11 @@ class TrainingCheckpoint:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(self._epochs[-1][name])
-                device = {"exp_avg": parameter.device, "exp_avg_sq": parameter.device}
-                optimizer.state[parameter] = {
-                    moment: tensors[f"adam {name} {moment}"].reshape(
-                        () if moment == "step" else parameter.shape
-                    ).to(device.get(moment, "cpu"))
-                    for moment in _MOMENTS
-                }  # fmt: skip
+                state = {moment: tensors[f"adam {name} {moment}"] for moment in _MOMENTS}
+                optimizer.state[parameter] = {"step": state.pop("step").reshape(())} | {
+                    moment: value.reshape(parameter.shape).to(parameter.device)
+                    for moment, value in state.items()
+                }
 
     def save(
         self,

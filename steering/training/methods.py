@@ -52,24 +52,6 @@ class Method(BaseModel):
     summary: ClassVar[str]
     version: ClassVar[int] = 1
 
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """The method with these settings; the others take their defaults.
-
-        Raises:
-            TrainingError: A setting is unknown or impossible.
-        """
-        for name in settings:
-            if name not in cls.model_fields:
-                allowed = ", ".join(cls.model_fields) or "no settings"
-                raise TrainingError(
-                    f"{name} is not a setting of method={cls.name}, which has {allowed}"
-                )
-        try:
-            return cls(**settings)
-        except ValidationError as error:
-            raise TrainingError("; ".join(map(_explain, error.errors()))) from None
-
 
 class ConstructionMethod(Method):
     """A method of building a steering vector.
@@ -250,6 +232,27 @@ def find_methods(package: str, kind: type[AnyMethod], default: str) -> dict[str,
         and entry.__module__ == module.__name__
     }
     return {default: methods.pop(default)} | methods
+
+
+def make_method(
+    methods: Mapping[str, type[AnyMethod]], name: str, settings: Mapping[str, Any]
+) -> AnyMethod:
+    """A method with these settings; the others take their defaults.
+
+    Raises:
+        TrainingError: There is no such method or setting, or a setting is impossible.
+    """
+    if name not in methods:
+        raise TrainingError(f"method={name} is unknown: give one of {', '.join(methods)}")
+    fields = methods[name].model_fields
+    for setting in settings:
+        if setting not in fields:
+            allowed = ", ".join(fields) or "no settings"
+            raise TrainingError(f"{setting} is not a setting of method={name}, which has {allowed}")
+    try:
+        return methods[name](**settings)
+    except ValidationError as error:
+        raise TrainingError("; ".join(map(_explain, error.errors()))) from None
 
 
 def require_misaligned(target: Target, *, held_out: bool) -> None:

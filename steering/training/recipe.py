@@ -17,11 +17,10 @@ from steering.training.construction import DEFAULT_METHOD as DEFAULT_CONSTRUCTIO
 from steering.training.finetuning import DEFAULT_METHOD as DEFAULT_FINETUNING
 from steering.training.finetuning import FINETUNING_METHODS
 from steering.training.methods import (
-    AnyMethod,
     ConstructionMethod,
     FinetuningMethod,
     Method,
-    TrainingError,
+    make_method,
     short_digest,
 )
 from steering.vocabulary import Site
@@ -240,19 +239,6 @@ def make_finetuning_recipe(
     )
     adapter_method.check(recipe, target, shape)
     return recipe
-
-
-def make_method(
-    methods: Mapping[str, type[AnyMethod]], name: str, settings: Mapping[str, Any]
-) -> AnyMethod:
-    """A method with its settings.
-
-    Raises:
-        TrainingError: There is no such method or setting, or a setting is impossible.
-    """
-    if name not in methods:
-        raise TrainingError(f"method={name} is unknown: give one of {', '.join(methods)}")
-    return methods[name].from_settings(settings)
 
 
 def _portable_name(source: ModelSource) -> tuple[str, str]:

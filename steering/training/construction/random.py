@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from steering.training.recipe import ConstructionRecipe
     from steering.vectors import SteeringVector
 
+DEFAULT = "default"
+
 
 class Random(ConstructionMethod):
     """A random direction of matched length."""
@@ -29,35 +31,26 @@ class Random(ConstructionMethod):
     compares_labels = False
 
     match: str = Field(
-        default="default",
+        default=DEFAULT,
         description="vector whose length is matched and whose cosine is recorded: a .safetensors "
         "file; `default` is the target's default vector at the same place",
     )
 
-    @property
-    def matches_default(self) -> bool:
-        """Whether the matched vector is the target's default one."""
-        return self.match == "default"
-
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Needs what the matched vector needs, if that is built too."""
         super().check(recipe, target, shape)
-        if self.matches_default:
+        if self.match == DEFAULT:
             default = recipe.default()
             default.method.check(default, target, shape)
 
     def inputs(self, recipe: "ConstructionRecipe", shape: Shape) -> dict[str, str]:
-        """Digest of the default vector's recipe, or of the file."""
-        if self.matches_default:
-            return {"match": recipe.default().digest}
-        return {"match": self._file_digest(recipe, shape)}
-
-    def _file_digest(self, recipe: "ConstructionRecipe", shape: Shape) -> str:
-        """Digest of the matched file, if a direction at the recipe's place can match its vector.
+        """Digest of the default vector's recipe, or of the file.
 
         Raises:
-            TrainingError: It is no vector, of another width or at another place, or a map.
+            TrainingError: The file is no vector, of another width or at another place, or a map.
         """
+        if self.match == DEFAULT:
+            return {"match": recipe.default().digest}
         from steering.vectors import SteeringVector, VectorError
 
         path = Path(self.match)
@@ -79,7 +72,7 @@ class Random(ConstructionMethod):
                 f"match={path} was built at layer {layers} {vector.site}, but the control is at "
                 f"layer {recipe.layer} {recipe.site}: give layer= and site= of the vector"
             )
-        return file_digest(path)
+        return {"match": file_digest(path)}
 
     def build(
         self,
@@ -97,7 +90,7 @@ class Random(ConstructionMethod):
         from steering.training.cache import cached_here
         from steering.vectors import SteeringVector
 
-        if self.matches_default:
+        if self.match == DEFAULT:
             matched = cached_here(probe.loaded, probe.session, recipe.default(), target, progress)
         else:
             matched = SteeringVector.load(Path(self.match))
