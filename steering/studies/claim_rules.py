@@ -150,11 +150,7 @@ def inverted_u(rows: pd.DataFrame, rule: EMRule) -> Ruling:
 
 
 def ahead_at_matched_em(quantity: Quantity) -> Callable[[pd.DataFrame, EMRule], Ruling]:
-    """A rule: steered answers have more of a score than finetuned ones with the same EM rate.
-
-    Args:
-        quantity: Of the answers.
-    """
+    """A rule: steered answers have more of a score than finetuned ones with the same EM rate."""
 
     def judge(rows: pd.DataFrame, rule: EMRule) -> Ruling:
         """Steered answers score higher, at the middle of the range of EM that both arms cover.
@@ -300,12 +296,9 @@ def band_of_layers(rows: pd.DataFrame, rule: EMRule) -> Ruling:
 
 
 def raised_everywhere(axis: str, least: int, what: str) -> Callable[[pd.DataFrame, EMRule], Ruling]:
-    """A rule: EM is above the baseline at each value of an axis.
+    """A rule: EM is above the baseline at each of `least` or more values of an axis.
 
-    Args:
-        axis: A column: of targets, or of models, each with a baseline of its own.
-        least: Values that are needed.
-        what: What they are, for people.
+    The axis is a column: of targets, or of models, each with a baseline of its own.
     """
 
     def judge(rows: pd.DataFrame, rule: EMRule) -> Ruling:

@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,31 +111,30 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Cla
         groups = [of_study]
         if not claim.of_models:
             groups = [rows for _, rows in of_study.groupby("model", sort=False)]
-        for group in (group for rows in groups for group in asked_alike(rows)):
+        for group in chain.from_iterable(map(asked_alike, groups)):
             rows = group.answers
             _refuse_doubled(claim, rows)
             ruling = _judge(claim, rows, rule)
-            verdict = _verdict(
-                claim,
-                replace(ruling, left_out=(*group.left_out, *ruling.left_out)),
-                command=_command(claim, rows),
-                model=", ".join(dict.fromkeys(rows["model"])),
-                settings=group.settings,
-                num_answers=len(rows),
-                num_questions=rows["question"].nunique(),
-                logs=tuple(sorted(rows["log"].unique())),
+            ruling = replace(ruling, left_out=(*group.left_out, *ruling.left_out))
+            verdicts.append(
+                _verdict(
+                    claim,
+                    ruling,
+                    command=_command(claim, rows),
+                    model=", ".join(dict.fromkeys(rows["model"])),
+                    settings=group.settings,
+                    num_answers=len(rows),
+                    num_questions=rows["question"].nunique(),
+                    logs=tuple(sorted(rows["log"].unique())),
+                )
             )
-            verdicts.append(verdict)
     return verdicts
 
 
 def _verdict(claim: Claim, ruling: Ruling, **facts: Any) -> ClaimVerdict:
-    about: dict[str, Any] = {
-        "number": claim.number,
-        "name": claim.name,
-        "statement": claim.statement,
-    }
-    return ClaimVerdict(**vars(ruling), **about, **facts)
+    return ClaimVerdict(
+        number=claim.number, name=claim.name, statement=claim.statement, **vars(ruling), **facts
+    )
 
 
 def _judge(claim: Claim, rows: pd.DataFrame, rule: EMRule) -> Ruling:

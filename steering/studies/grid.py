@@ -138,10 +138,8 @@ class Study(BaseModel, ABC):
     ) -> StudyConditions:
         """Check the study and say what its conditions are.
 
-        Args:
-            folder: The study's folder of logs, where what it builds is kept too.
-            shard: Which part of it.
-            progress: Makes a progress bar from a caption; with None nothing is built.
+        What it builds is kept in the folder of its logs. `progress` makes a progress bar from a
+        caption; with None nothing is built.
 
         Raises:
             SteeringError: A condition is impossible; nothing was built.

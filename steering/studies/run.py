@@ -148,16 +148,8 @@ def run_studies(
 ) -> Iterator[StudyResult]:
     """Run every study in turn.
 
-    Studies that compare models are run on the toys only, and left out for any other model.
-
-    Args:
-        model: The model of the others.
-        logs: Folder of all studies, each in a folder of its factor's name.
-        tell: Told what is about to be run and what it costs.
-        **arguments: As `run_study` takes them.
-
-    Yields:
-        Each study's result.
+    Studies that compare models are run on the toys only, and left out for any other model. The logs
+    of each go into a folder of its factor's name. Other arguments are as `run_study` takes them.
     """
     toy = find_model(model).is_toy
     for factor, entry in FACTORS.items():

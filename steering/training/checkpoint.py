@@ -5,7 +5,7 @@ own, so that the checkpoint of an unfinished run can't be mistaken for a vector.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -30,33 +30,23 @@ class TrainingCheckpoint:
         unsteered_loss: Held-out loss before the first.
     """
 
-    def __init__(self, run: str, unsteered_loss: Callable[..., float]) -> None:
-        """Set the run; nothing is read before `resume`.
-
-        Args:
-            run: Digest of the run.
-            unsteered_loss: Measures the held-out loss (with `steered=False`), called if there is
-                no checkpoint.
-        """
+    def __init__(self, run: str) -> None:
+        """Set the digest of the run; nothing is read before `resume`."""
         self._path = cache_folder() / "training" / f"{run}.safetensors"
-        self._measure = unsteered_loss
         self._epochs: list[dict[str, Tensor]] = []
         self.losses: list[float] = []
         self.held_out_losses: list[float] = []
         self.unsteered_loss = 0.0
 
-    def resume(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def resume(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> bool:
         """Set parameters and optimizer to the end of the last finished epoch, if there is one."""
-        content = None
-        if self._path.exists():
-            try:
-                content = unpack(FORMAT, self._path)
-            except VectorError as error:
-                logger.warning("%s; the run starts again", error)
-        if content is None:
-            self.unsteered_loss = self._measure(steered=False)
-            return
-        header, tensors = content
+        if not self._path.exists():
+            return False
+        try:
+            header, tensors = unpack(FORMAT, self._path)
+        except VectorError as error:
+            logger.warning("%s; the run starts again", error)
+            return False
         self.losses, self.held_out_losses = header["losses"], header["held_out_losses"]
         self.unsteered_loss = header["unsteered_loss"]
         self._epochs = [
@@ -71,6 +61,7 @@ class TrainingCheckpoint:
                     moment: value.reshape(parameter.shape).to(parameter.device)
                     for moment, value in state.items()
                 }
+        return True
 
     def save(
         self,

@@ -119,18 +119,12 @@ class ModelProbe:
                 self._cached[item] = row[real]
 
     def logits(self, batch: Batch, edits: Sequence[Intervention]) -> tuple[Tensor, Tensor]:
-        """Logits of the steered model at the answer tokens.
-
-        Args:
-            batch: The examples.
-            edits: Applied to every row.
+        """Logits at the answer tokens, with `edits` applied to every row.
 
         Returns:
             Float32 logits [answer tokens, vocabulary], and the answers' token ids [answer tokens].
         """
-        plan = InterventionBatch([edits] * len(batch.items), self.device)
-        plan.begin_prefill(batch.mask)
-        logits, first = self._forward(batch, plan)
+        logits, first = self._forward(batch, self._plan(batch, edits))
         labels = batch.labels[:, first:][:, 1:]
         answers = labels != IGNORED
         return logits[:, :-1][answers].float(), labels[answers]
@@ -179,25 +173,24 @@ class ModelProbe:
         edits: Sequence[Intervention] = (),
         adapter: Adapter | None = None,
     ) -> Tensor:
-        """The residual stream after every block.
-
-        Args:
-            batch: The examples.
-            edits: Applied to every row, at every token of a prompt that they name.
-            adapter: Adapter that every row carries.
+        """The residual stream after every block, with `edits` and an adapter applied to every row.
 
         Returns:
             [blocks, rows, tokens, width], in the model's precision.
         """
-        plan = InterventionBatch([edits] * len(batch.items), self.device)
-        plan.begin_prefill(batch.mask)
         blocks = range(self.loaded.shape.num_layers)
-        watch = _Watch([(layer, "resid_post") for layer in blocks], plan)
+        watch = _Watch([(layer, "resid_post") for layer in blocks], self._plan(batch, edits))
         self.session.adapters.load(adapter)
         active = self.session.adapters.active([adapter] * len(batch.items))
         with torch.no_grad(), active:
             self._forward(batch, watch, up_to_last_site=True)
         return torch.stack([watch.seen[layer, "resid_post"] for layer in blocks])
+
+    def _plan(self, batch: Batch, edits: Sequence[Intervention]) -> InterventionBatch:
+        """The same interventions for every row, each at the tokens of a prompt that it names."""
+        plan = InterventionBatch([edits] * len(batch.items), self.device)
+        plan.begin_prefill(batch.mask)
+        return plan
 
     def _observed(self, items: Sequence[Tokens], key: SiteKey) -> "Iterator[tuple[Batch, Tensor]]":
         """Each batch of the examples with its activations at a site."""

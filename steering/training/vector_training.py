@@ -48,7 +48,7 @@ class VectorTraining:
         )
         self._step_sizes = [group["lr"] for group in self.optimizer.param_groups]
         self._rows = settings.batch_size
-        self.checkpoint = TrainingCheckpoint(recipe.run, self.held_out_loss)
+        self.checkpoint = TrainingCheckpoint(recipe.run)
 
     def _neutral_examples(self) -> list[Tokens]:
         if not self._settings.kl_weight:
@@ -71,7 +71,8 @@ class VectorTraining:
             held-out loss after each and without the vector.
         """
         settings, checkpoint = self._settings, self.checkpoint
-        checkpoint.resume(self.parameters, self.optimizer)
+        if not checkpoint.resume(self.parameters, self.optimizer):
+            checkpoint.unsteered_loss = self.held_out_loss(steered=False)
         steps = -(-len(self.examples) // settings.batch_size)
         for epoch in range(len(checkpoint.losses), settings.training_epochs):
             losses = []
