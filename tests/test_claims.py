@@ -385,7 +385,7 @@ def test_without_a_study_the_command_that_makes_it_is_told() -> None:
 def test_the_command_prints_a_table_and_the_same_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steering.studies.read_answers", lambda *_: CASES[1][0])
+    monkeypatch.setattr("steering.results.read_answers", lambda *_: CASES[1][0])
     file = tmp_path / "verdicts.json"
     done = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", str(file)])
     assert done.exit_code == 0, done.output

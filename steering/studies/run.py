@@ -74,7 +74,7 @@ def run_study(
     goes on where it was; values that are added later join those that are there.
 
     Args:
-        study: A factor (`steering.studies.FACTORS`), a study file, or a `Study`.
+        study: A factor (`steering.studies.grid.FACTORS`), a study file, or a `Study`.
         model: The model, or several; None for the factor's own, which are toys.
         logs: The study's folder; None for a folder of the factor's name in `logs/studies`.
         shard: "2/4" runs the second of four parts, on one machine of several.
