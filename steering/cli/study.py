@@ -81,7 +81,7 @@ def _print(result: "StudyResult") -> None:
 
     from steering.studies.finetuned import FinetunedStudy
     from steering.studies.printing import print_matched
-    from steering.studies.report import print_finding
+    from steering.studies.report import print_figures
 
     if result.report is None:
         if result.is_done:
@@ -91,9 +91,8 @@ def _print(result: "StudyResult") -> None:
                 "steering claims read it like any study."
             )
         return
-    report = result.report
-    print_finding(report.answers, report.conditions, report.verdicts, Console())
-    for page in report.files:
+    print_figures(result.report, Console())
+    for page in result.report.files:
         click.echo(f"report: {page}")
     click.echo(f"\nLook at every answer: inspect view --log-dir {result.folder}")
     if isinstance(result.study, FinetunedStudy):

@@ -12,7 +12,7 @@ from typing import Any
 from steering.files import file_digest
 from steering.judging import EMRule
 from steering.models import find_model
-from steering.results import conditions_of, read_answers
+from steering.results import read_answers
 from steering.spec import INTERVENTION
 from steering.studies.audit_rule import SIDES, AuditArm, AuditFinding, Role, judge_audit
 from steering.studies.errors import StudyError
@@ -25,7 +25,7 @@ from steering.studies.eval_sets import (
     run_conditions,
     unfinished,
 )
-from steering.studies.report import write_report
+from steering.studies.report import figures_of, write_report
 from steering.studies.run import Tell, quiet
 
 LOGS = Path("logs/audits")
@@ -140,9 +140,7 @@ def audit(
         each = EvalOptions(grader=grader, seed=seed, task=name, limit=also_limit)
         metrics[name] = _metrics(run_conditions("audit", conditions, each, beside, display=display))
     title = f"Audit of {vector.name} on {model}"
-    pages = write_report(
-        answers, conditions_of(answers), (), folder, title=title, headline=finding.line
-    )
+    pages = write_report(figures_of(answers), folder, title=title, headline=finding.line)
     return AuditResult(folder, arms, finding, metrics, pages)
 
 

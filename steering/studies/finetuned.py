@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from steering.condition import ResolvedModel, resolve_condition, resolve_model
+from steering.condition import ResolvedModel, resolve_model
 from steering.judging import EMRule
 from steering.models import find_model
 from steering.spec import INTERVENTION, parse_options
-from steering.studies.eval_sets import EvalOptions, StudyCondition
+from steering.studies.eval_sets import EvalOptions, make_condition
 from steering.studies.grid import Study, StudyConditions
 from steering.studies.shards import Shard
 from steering.targets import Target, load_target
@@ -88,16 +88,9 @@ class FinetunedStudy(Study):
         model = resolve_model(self.model, parse_options(loading))
         adapters, num_untrained = self._adapters(model, loading, folder, progress)
 
-        def condition(options: Mapping[str, Any]) -> StudyCondition:
-            merged = loading | dict(options)
-            return StudyCondition(
-                self.model, merged, resolve_condition(model, parse_options(merged)).label
-            )
-
-        steered = {} if "vector" in self.options else {"target": self.target}
-        conditions = [condition({"vector": "none"})]
-        for magnitude in sorted(self.magnitudes):
-            conditions.append(condition(steered | self.options | {"magnitude": magnitude}))
+        target = {} if "vector" in self.options else {"target": self.target}
+        steered = target | self.options
+        magnitudes = [steered | {"magnitude": magnitude} for magnitude in sorted(self.magnitudes)]
         doses: list[dict[str, Any]] = []
         if not self.scales:
             doses = [{"adapter": str(path)} for path in adapters.values()]
@@ -105,7 +98,10 @@ class FinetunedStudy(Study):
             doses = [
                 {"adapter": str(last), "adapter_scale": scale} for scale in sorted(self.scales)
             ]
-        conditions += [condition(dose) for dose in doses]
+        conditions = [
+            make_condition(self.model, loading | options)
+            for options in ({"vector": "none"}, *magnitudes, *doses)
+        ]
         num_finetuned = len(self.scales) or self.training_epochs
         note = f"Trains {num_untrained} training epochs of an adapter on {self.target} first."
         return StudyConditions(

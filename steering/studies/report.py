@@ -4,7 +4,7 @@ Stands with the studies, since the report of a study holds the claims and the sp
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -41,8 +41,8 @@ class Report:
     answers: pd.DataFrame
     conditions: pd.DataFrame
     verdicts: Sequence[ClaimVerdict]
-    calibrations: Sequence[Calibration]
-    files: Sequence[Path]
+    calibrations: Sequence[Calibration] = ()
+    files: Sequence[Path] = ()
 
 
 def report(
@@ -74,45 +74,41 @@ def report(
     calibrations = read_calibrations(files)
     if files and all(is_of_judge(file.header) for file in files):
         print_calibrations(calibrations, console)
-        return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations, ())
+        return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations)
     answers = read_answers(files or places)
-    conditions = conditions_of(answers)
-    verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
-    print_finding(answers, conditions, verdicts, console)
+    content = figures_of(answers)
+    print_figures(content, console)
     print_calibrations(calibrations, console)
     # Runs of judges have a table of their own.
     notes = [note for note in left_out(answers) if not note.reason.startswith(_OF_A_JUDGE)]
     print_left_out(console, notes)
     folder = places[0] if places[0].is_dir() else places[0].with_suffix("")
-    written = write_report(
-        answers, conditions, verdicts, folder, out, title=title, headline=headline
-    )
-    for path in written:
+    pages = write_report(content, folder, out, title=title, headline=headline)
+    for path in pages:
         console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
-    return Report(answers, conditions, verdicts, calibrations, written)
+    return replace(content, calibrations=calibrations, files=pages)
 
 
-def print_finding(
-    answers: pd.DataFrame,
-    conditions: pd.DataFrame,
-    verdicts: Sequence[ClaimVerdict],
-    console: Console,
-) -> None:
+def figures_of(answers: pd.DataFrame) -> Report:
+    """What answers come to; nothing is written."""
+    verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
+    return Report(answers, conditions_of(answers), verdicts)
+
+
+def print_figures(content: Report, console: Console) -> None:
     """Print the conditions, of studies by dose and of other runs by task, and the verdicts."""
-    of_studies = conditions[conditions["study"] != ""]
+    of_studies = content.conditions[content.conditions["study"] != ""]
     for study, rows in of_studies.groupby("study"):
         print_conditions(rows, f"study {study}", console)
-    others = answers[answers["study"] == ""]
+    others = content.answers[content.answers["study"] == ""]
     if len(others):
         print_summary(condition_results(others), console)
-    several = conditions["model"].nunique() > 1
-    print_claims(verdicts, console, name_models=several)
+    several = content.conditions["model"].nunique() > 1
+    print_claims(content.verdicts, console, name_models=several)
 
 
 def write_report(
-    answers: pd.DataFrame,
-    conditions: pd.DataFrame,
-    verdicts: Sequence[ClaimVerdict],
+    content: Report,
     logs: Path,
     out: str | Path | None = None,
     *,
@@ -126,20 +122,20 @@ def write_report(
     Raises:
         SteeringError: The files can't be written.
     """
-    studies = [study for study in conditions["study"].unique() if study]
-    models = ", ".join(conditions["model"].unique())
-    content = PageContent(
+    studies = [study for study in content.conditions["study"].unique() if study]
+    models = ", ".join(content.conditions["model"].unique())
+    page = PageContent(
         title=title or (f"{', '.join(studies)}: {models}" if studies else models),
         headline=headline,
-        answers=answers,
-        conditions=conditions,
+        answers=content.answers,
+        conditions=content.conditions,
         logs=logs,
-        verdicts=[verdict.row() for verdict in verdicts],
+        verdicts=[verdict.row() for verdict in content.verdicts],
         spectrum=read_spectrum(logs) if "rank" in studies else (),
     )
     folder = Path(out) if out is not None else logs / "report"
     try:
-        write_frames(answers, folder)
-        return write_page(content, folder)
+        write_frames(content.answers, folder)
+        return write_page(page, folder)
     except OSError as error:
         raise SteeringError(f"{folder} can't be written ({error}): give another folder") from None

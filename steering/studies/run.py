@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from steering.models import find_model
-from steering.results import conditions_of, read_answers
+from steering.results import read_answers
 from steering.studies.arms import ArmComparison, compare_arms
-from steering.studies.claims import judge_claims
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import Cost, check_judges, cost_of, run_conditions, unfinished
 from steering.studies.finetuned import FinetunedStudy
 from steering.studies.grid import FACTORS, Study
-from steering.studies.report import Report, write_report
+from steering.studies.report import Report, figures_of, write_report
 from steering.studies.shards import Shard, read_shard
 from steering.studies.study_file import keep_study, make_study, read_study
 from steering.training.progress import progress_bar
@@ -114,16 +113,14 @@ def run_study(
     result = replace(result, is_done=True)
     if not part.is_whole:
         return result
-    answers = read_answers(paths, tell)
-    conditions = conditions_of(answers)
-    verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
+    report = figures_of(read_answers(paths, tell))
     page = folder / "report" / "index.html"
     # Nothing is new, and pictures take seconds.
-    pages = [page] if page.exists() and not num_unfinished else None
-    pages = pages or write_report(answers, conditions, verdicts, folder)
-    result = replace(result, report=Report(answers, conditions, verdicts, (), pages))
+    is_new = num_unfinished or not page.exists()
+    pages = write_report(report, folder) if is_new else [page]
+    result = replace(result, report=replace(report, files=pages))
     if isinstance(study, FinetunedStudy):
-        comparisons, reasons = compare_arms(answers, study.rule)
+        comparisons, reasons = compare_arms(report.answers, study.rule)
         result = replace(result, comparisons=comparisons, not_compared=reasons)
     return result
 
