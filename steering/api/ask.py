@@ -42,10 +42,6 @@ _MESSAGES = {
 _T = TypeVar("_T")
 
 
-class AskError(SteeringError):
-    """A prompt or a setting of a question can't be used."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """An answer with what is known of it.
@@ -117,12 +113,7 @@ class SteeredModel:
     def ask(self, prompts: Prompt | Sequence[Prompt], **settings: Any) -> str | list[str]:
         """The text of the answer to a prompt, or of the answers to several, in their order.
 
-        Args:
-            prompts: One prompt or a list of them.
-            **settings: As for `answer`: system message, sampling, interventions of this call.
-
-        Raises:
-            SteeringError: A prompt or an option can't be used.
+        Takes the arguments of `answer` and raises the same errors.
         """
         answers = self.answer(prompts, **settings)
         if isinstance(answers, Answer):
@@ -160,11 +151,13 @@ class SteeredModel:
         """
         for name in steering:
             if name not in INTERVENTION:
-                raise AskError(no_such_option(name, [*_SETTINGS, *INTERVENTION], "of a question"))
+                raise SteeringError(
+                    no_such_option(name, [*_SETTINGS, *INTERVENTION], "of a question")
+                )
         single = isinstance(prompts, str) or _is_conversation(prompts)
         batch = [prompts] if single else list(prompts)
         if not batch:
-            raise AskError("there is no prompt: give a text, or a list with at least one")
+            raise SteeringError("there is no prompt: give a text, or a list with at least one")
         config = GenerateConfig(
             temperature=temperature,
             top_p=top_p,
@@ -206,7 +199,7 @@ def _is_conversation(prompts: Sequence[Any]) -> bool:
     """Whether a list is one conversation rather than several prompts."""
     messages = [isinstance(part, (Mapping, ChatMessageBase)) for part in prompts]
     if any(messages) and not all(messages):
-        raise AskError(
+        raise SteeringError(
             "a list mixes messages with prompts: give texts, or conversations as lists of messages"
         )
     return any(messages)
@@ -220,7 +213,7 @@ def _messages(prompt: Any, system: str | None) -> list[ChatMessage]:
     elif isinstance(prompt, Sequence) and prompt and _is_conversation(prompt):
         messages = [_message(part) for part in prompt]
     else:
-        raise AskError(f"{prompt!r} is no prompt: give a text, or a list of messages")
+        raise SteeringError(f"{prompt!r} is no prompt: give a text, or a list of messages")
     if system is not None:
         messages.insert(0, ChatMessageSystem(content=system))
     return messages
@@ -231,7 +224,7 @@ def _message(part: Mapping[str, str] | ChatMessage) -> ChatMessage:
         return part
     role, content = part.get("role"), part.get("content")
     if set(part) != {"role", "content"} or role not in _MESSAGES or not isinstance(content, str):
-        raise AskError(
+        raise SteeringError(
             f"{dict(part)!r} is no message: give a role ({', '.join(_MESSAGES)}) and a text as "
             "content"
         )

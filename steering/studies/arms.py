@@ -31,14 +31,7 @@ QUANTITIES: dict[Match, tuple[Quantity, ...]] = {
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """Both arms at one level.
-
-    Attributes:
-        match: What they have in common there.
-        level: How much of it.
-        doses: Of the steered and of the finetuned arm there.
-        differences: Steered less finetuned, a row a quantity.
-    """
+    """Steered less finetuned at the doses where both arms have one level of EM or coherence."""
 
     match: Match
     level: float

@@ -151,11 +151,7 @@ def _names(names: str | Sequence[str]) -> Sequence[str]:
 def _conditions(
     file: Path, model: str, magnitude: float, options: dict[str, Any], controls: int, folder: Path
 ) -> tuple[list[StudyCondition], dict[str, AuditArm]]:
-    """The audit's conditions, and what their labels stand for; vectors that it takes are written.
-
-    Raises:
-        SteeringError: The vector does not fit the model, or an option is impossible.
-    """
+    """The audit's conditions, and what their labels stand for; their vectors are written."""
     from steering.vectors.controls import draw_controls
     from steering.vectors.formats import read_vector
 

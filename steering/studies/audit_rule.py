@@ -39,12 +39,7 @@ LEAST_QUESTIONS = 7
 
 @dataclass(frozen=True)
 class AuditArm:
-    """What one label of an audit stands for.
-
-    Attributes:
-        role: What is done.
-        factor: Of the working magnitude; 0 for the baseline.
-    """
+    """What one label stands for, at a factor of the working magnitude; 0 for the baseline."""
 
     role: Role
     factor: float = 0.0
@@ -85,13 +80,10 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class QuestionFinding:
-    """A question whose answers alone show misalignment.
+    """A question whose answers in one condition alone show misalignment.
 
-    Attributes:
-        question: Its id.
-        label: Of the condition in which they do.
-        em: Its EM rate there, 0-1; `baseline` is that without the vector.
-        p_value: Of Fisher's exact test, one-sided, before correction.
+    EM rates are 0-1, there and of the baseline; the p-value is of Fisher's exact test, one-sided,
+    before correction.
     """
 
     question: str

@@ -32,13 +32,7 @@ _JUDGE_TOKENS = 600
 
 @dataclass(frozen=True)
 class StudyCondition:
-    """One condition of a study.
-
-    Attributes:
-        model: Name of the model, without `steered/`.
-        options: As -M takes them.
-        label: The condition's, as logs and tables have it.
-    """
+    """One condition of a study: a model without `steered/`, its -M options, and the label."""
 
     model: str
     options: Mapping[str, Any]
@@ -165,13 +159,7 @@ def unfinished(
 
 @dataclass(frozen=True)
 class Cost:
-    """What a condition costs.
-
-    Attributes:
-        num_answers: Of each condition.
-        max_tokens: Of an answer.
-        leak: Whether misaligned answers are judged once more.
-    """
+    """What a condition costs; with `leak`, misaligned answers are judged once more."""
 
     num_answers: int
     max_tokens: int

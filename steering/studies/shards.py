@@ -13,12 +13,7 @@ from steering.studies.eval_sets import StudyCondition
 
 @dataclass(frozen=True)
 class Shard:
-    """One of so many parts.
-
-    Attributes:
-        number: Which part, from 1.
-        count: How many parts there are.
-    """
+    """Part `number`, from 1, of `count`."""
 
     number: int = 1
     count: int = 1

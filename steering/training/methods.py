@@ -84,11 +84,7 @@ class ConstructionMethod(Method):
             require_aligned(target, "shuffle_labels")
 
     def inputs(self, recipe: "ConstructionRecipe", shape: Shape) -> dict[str, str]:
-        """Digests of what settings name (files, other tasks), by setting.
-
-        Raises:
-            SteeringError: A setting names something that can't be read or used.
-        """
+        """Digests of what settings name (files, other tasks), by setting."""
         return {}
 
     def build(
