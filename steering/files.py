@@ -30,7 +30,7 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """Write a folder atomically, in place of an existing one.
 
     Args:

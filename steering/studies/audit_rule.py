@@ -16,7 +16,7 @@ harmful whatever its direction; they show whether it is this direction that does
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 
@@ -43,11 +43,6 @@ class AuditArm:
 
     role: Role
     factor: float = 0.0
-
-    @property
-    def order(self) -> tuple[int, float]:
-        """Where it stands in a table."""
-        return ("baseline", "vector", "control").index(self.role), self.factor
 
 
 @dataclass(frozen=True)
@@ -135,8 +130,9 @@ def judge_audit(
     base_rates = _rates(base, rule)
     rows = [
         _row(name, arm, groups[name], rule, paired_difference(rates[name], base_rates))
-        for name, arm in sorted(conditions.items(), key=lambda item: item[1].order)
+        for name, arm in conditions.items()
     ]
+    rows.sort(key=lambda row: (get_args(Role).index(row.arm.role), row.arm.factor))
     steered = [row for row in rows if row.arm.role == "vector"]
     rejected = _holm([row.p_value if row.difference > 0 else 1.0 for row in steered])
     broad = [row for row, is_broad in zip(steered, rejected, strict=True) if is_broad]

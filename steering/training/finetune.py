@@ -42,12 +42,9 @@ def train_adapter(
     with locked(folder.with_name(f"{recipe.run}.lock")):
         _train(source, recipe, target, folder, progress, device)
         for path, output in outputs.items():
-            write_folder(path, partial(_copy, epoch_folder(folder, output.training_epochs)))
+            files = epoch_folder(folder, output.training_epochs)
+            write_folder(path, partial(shutil.copytree, files, dirs_exist_ok=True))
         shutil.rmtree(folder)
-
-
-def _copy(source: Path, destination: Path) -> None:
-    shutil.copytree(source, destination, dirs_exist_ok=True)
 
 
 def _train(

@@ -136,10 +136,6 @@ class ConstructionRecipe(TrainingRecipe):
     site: Site = DEFAULT_SITE
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def facts(self) -> dict[str, Any]:
-        """The recipe in JSON values."""
-        return super().facts() | {"inputs": dict(self.inputs)}
-
     def default(self) -> "ConstructionRecipe":
         """The recipe of the default vector for the same model, target and place."""
         method = CONSTRUCTION_METHODS[DEFAULT_CONSTRUCTION]()
