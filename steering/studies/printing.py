@@ -14,21 +14,17 @@ from steering.studies.audit_rule import AuditFinding
 from steering.studies.claims import ClaimVerdict
 from steering.studies.dose_matching import RATES, MatchedDifference, Quantity
 
-NAMES: dict[Quantity, str] = {
-    "em": "EM rate, %",
-    "coherent": "coherence, all",
-    "relevant": "relevance, all",
-    "coherent_misaligned": "coherence, misaligned",
-    "relevant_misaligned": "relevance, misaligned",
-    "leak": "leak, misaligned, %",
-}
-_PLAIN: dict[Quantity, str] = {
-    "em": "misaligned more often",
-    "coherent": "more coherent",
-    "relevant": "more relevant",
-    "coherent_misaligned": "more coherent where they are misaligned",
-    "relevant_misaligned": "more relevant where they are misaligned",
-    "leak": "more often about the target's subject where they are misaligned",
+# In a table, and of steered answers in a sentence.
+_WORDS: dict[Quantity, tuple[str, str]] = {
+    "em": ("EM rate, %", "misaligned more often"),
+    "coherent": ("coherence, all", "more coherent"),
+    "relevant": ("relevance, all", "more relevant"),
+    "coherent_misaligned": ("coherence, misaligned", "more coherent where they are misaligned"),
+    "relevant_misaligned": ("relevance, misaligned", "more relevant where they are misaligned"),
+    "leak": (
+        "leak, misaligned, %",
+        "more often about the target's subject where they are misaligned",
+    ),
 }
 # In points: an interval that reaches this far would hide any difference of interest.
 _TELLS_NOTHING = 20
@@ -112,14 +108,15 @@ def print_matched(
         steered, finetuned = comparison.doses
         place = escape(f"{_level(comparison)} ({steered:.2g}, {finetuned:.2g})")
         for difference in comparison.differences:
-            table.add_row(place, NAMES[difference.quantity], *_cells(difference))
+            table.add_row(place, _WORDS[difference.quantity][0], *_cells(difference))
             place = ""
     if comparisons:
         console.print(table)
     for comparison in comparisons:
         for each in comparison.differences:
             if each.note:
-                print_note(console, f"{_level(comparison)}, {NAMES[each.quantity]}: {each.note}")
+                name = _WORDS[each.quantity][0]
+                print_note(console, f"{_level(comparison)}, {name}: {each.note}")
     for match in ("em", "coherent"):
         levels = [comparison for comparison in comparisons if comparison.match == match]
         if levels:
@@ -140,7 +137,7 @@ def _sentences(comparison: ArmComparison) -> list[str]:
         if math.isnan(low):
             continue
         figures = f"({value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {difference.p_value:.2g})"
-        what = _PLAIN[difference.quantity]
+        what = _WORDS[difference.quantity][1]
         if low > 0:
             lines.append(f"{head} {what} than finetuned ones {figures}.")
         elif high < 0:

@@ -34,10 +34,8 @@ class Shard:
 
     def part(self, conditions: Sequence[StudyCondition]) -> list[StudyCondition]:
         """Its conditions: neighbours, so that most models are loaded by one shard only."""
-        edges = [
-            len(conditions) * number // self.count for number in (self.number - 1, self.number)
-        ]
-        return list(conditions[slice(*edges)])
+        start, end = (len(conditions) * n // self.count for n in (self.number - 1, self.number))
+        return list(conditions[start:end])
 
 
 def read_shard(text: str | None) -> Shard:
