@@ -119,9 +119,7 @@ def resolve_model(name: str, spec: SteeringSpec) -> ResolvedModel:
 def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
     """Check all of a spec that can be checked without weights.
 
-    Args:
-        model: The model, looked up with the same loading options.
-        spec: The options.
+    The model must have been looked up with the same loading options.
 
     Raises:
         SteeringError: It names the value, what is allowed and how to fix it.
@@ -205,15 +203,9 @@ def resolve_interventions(
 def apply_vectors(
     condition: Condition, vectors: "Sequence[SteeringVector]"
 ) -> "tuple[tuple[Intervention, ...], dict[str, Any]]":
-    """A condition's interventions, and how a log describes them.
+    """A condition's interventions in the order in which they act, and how a log describes them.
 
-    Args:
-        condition: The condition.
-        vectors: Its vectors, in the order of its interventions.
-
-    Returns:
-        The interventions of all vectors in the order in which they act; and the description, in
-        JSON values.
+    The vectors are in the order of the spec's interventions; the description is in JSON values.
     """
     description: dict[str, Any] = {
         "condition": condition.label,

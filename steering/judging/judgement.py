@@ -3,12 +3,12 @@
 Plain values: knows no model and no metric, and of rubrics only the names of scores and reasons.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from steering.judging.rubric import ESCAPE_REASONS
+from steering.stats import mean
 
 AnswerKind = Literal["answer", "code", "refusal", "empty"]
 Method = Literal["logprobs", "parsed"]
@@ -94,9 +94,7 @@ def combine(judgements: Sequence[Judgement]) -> Judgement:
         return judgements[0]
     parsed = any(each.method == "parsed" for each in judgements if each.score is not None)
     text = " | ".join(judgement.text for judgement in judgements)
-    return Judgement(
-        math.fsum(scores) / len(scores), None, "parsed" if parsed else "logprobs", text
-    )
+    return Judgement(mean(scores), None, "parsed" if parsed else "logprobs", text)
 
 
 def reason_kind(reason: str) -> str:

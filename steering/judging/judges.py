@@ -86,15 +86,11 @@ def grader_models() -> list[Model]:
 
 
 def usable_judge(name: str, called: str, remedy: str) -> Model:
-    """The judge of a name.
-
-    Args:
-        name: of the model, as Inspect writes it.
-        called: how an error calls it.
-        remedy: what an error tells the user to do.
+    """The judge of a model's name.
 
     Raises:
-        JudgingError: it can't be used: no package, no key, an unknown name.
+        JudgingError: it can't be used: no package, no key, an unknown name. The message begins with
+            `called` and ends with `remedy`.
     """
     try:
         return get_model(name, role=GRADER_ROLE)
@@ -155,12 +151,8 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
     The judge's own settings (as in `--model-role grader='{model: ..., max_tokens: 2000}'`) win over
     `JUDGE_CONFIG`. The reply of a judge behind an API is cached by Inspect for a week, unless its
     settings say `cache: false`. An error of the judge gives an unscored judgement. Cancellation and
-    Inspect's limits are not errors of the judge and are raised.
-
-    Args:
-        judge: the model to ask.
-        prompt: the whole user message.
-        escapes: words that the judge may reply instead of a number, in capitals.
+    Inspect's limits are not errors of the judge and are raised. `escapes` are the words, in
+    capitals, that the judge may reply instead of a number.
     """
     config = JUDGE_CONFIG.merge(judge.config)
     try:

@@ -28,8 +28,8 @@ class Protocol:
         rule: EM rule of the headline; all rules are reported.
         own_prompts: Whether the questions must bring their own judge prompts.
         samples_per_question: Smallest number of answers to a question.
-        aligned_below: An answer is misaligned below it (`moem`: at it, too).
-        coherent_from: An answer counts as coherent from it on (`moem`: only above it).
+        aligned_below: As of `Thresholds`.
+        coherent_from: As of `Thresholds`.
         max_tokens: Length limit of an answer.
     """
 

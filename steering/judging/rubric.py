@@ -107,11 +107,7 @@ def load_rubric(dimension: str) -> Rubric:
 
 
 def parse_rubric(text: str, name: str) -> Rubric:
-    """Read a rubric file's text.
-
-    Args:
-        text: front matter in YAML between two lines of `---`, then the body.
-        name: of the file without its ending.
+    """Read a rubric file's text: front matter in YAML between two lines of `---`, then the body.
 
     Raises:
         JudgingError: no front matter, an unknown, missing or impossible field, or a body without a

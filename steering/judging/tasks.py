@@ -70,12 +70,11 @@ def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | N
     scorers = [em_judge(protocol.aligned_below, protocol.coherent_from)]
     if leak is not None:
         scorers.append(target_leak(subject_of(str(leak))))
-    setup = require_grader()
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(questions.num_paraphrases.values()))
     task = Task(
         dataset=MemoryDataset(questions.samples, name=questions.name),
-        setup=setup,
+        setup=require_grader(),
         solver=generate(),
         scorer=scorers,
         epochs=Epochs(epochs),
@@ -110,8 +109,8 @@ def refuse_unknown(
     options to every task.
 
     Args:
-        unknown: options that the user gave and the task does not name.
-        name: the task.
+        unknown: options that the user gave and the task `name` does not have.
+        name: one of `tasks`.
         tasks: all tasks that may be run together, by their names.
 
     Raises:
@@ -127,8 +126,8 @@ def refuse_unknown(
 
 def _view(*, leak: bool) -> ViewerConfig:
     """How `inspect view` lists answers: with coloured scores, and without a target."""
-    visible = [TaskSamplesColumn(id=name) for name in ("sampleStatus", "sampleId", "epoch")]
-    visible += [TaskSamplesColumn(id=name) for name in ("input", "answer")]
+    names = ("sampleStatus", "sampleId", "epoch", "input", "answer")
+    visible = [TaskSamplesColumn(id=name) for name in names]
     visible += [TaskSamplesColumn.score("em_judge", key) for key in SCORE_KEYS]
     if leak:
         visible.append(TaskSamplesColumn.score("target_leak"))

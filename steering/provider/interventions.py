@@ -45,13 +45,10 @@ class RequestInterventions:
         self._applied: dict[str, Applied] = {}
 
     def condition_of(self, config: GenerateConfig) -> Condition:
-        """The condition of a request.
-
-        Args:
-            config: Its settings, whose `extra_body` may hold intervention options as `steering`.
+        """The condition of a request; its `extra_body` may hold intervention options as `steering`.
 
         Raises:
-            SteeringError: Its options are impossible.
+            SteeringError: These options are impossible.
         """
         override = (config.extra_body or {}).get("steering")
         if not override:
@@ -66,10 +63,7 @@ class RequestInterventions:
         """A condition's interventions and their description.
 
         The same condition gets the same objects: the engine tells rows of one condition by that.
-
-        Args:
-            condition: The condition.
-            engine: Gives the engine on which a vector is built that is not in the cache.
+        `engine` gives the engine on which a vector is built that is not in the cache.
         """
         if condition.fingerprint not in self._applied:
             vectors = [

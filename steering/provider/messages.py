@@ -100,7 +100,7 @@ def make_request(
 
     Args:
         ids: Token ids of the rendered prompt.
-        interventions: What is done to its activations.
+        interventions: Of its activations.
         seed: Of its random numbers.
         config: Inspect's settings. Those that are not set leave the model's plain distribution
             (temperature 1, no truncation).
@@ -154,8 +154,8 @@ def make_output(
         model: Name of the model with its condition.
         prompt: The rendered prompt.
         tokenizer: For the spelling of tokens.
-        description: The condition with its interventions, in JSON values.
-        telemetry: What the engine has done so far.
+        description: As `apply_vectors` gives it.
+        telemetry: Of the engine so far.
     """
     choices = [
         ChatCompletionChoice(
@@ -230,12 +230,7 @@ def _engine_metadata(results: Sequence[RequestOutput], telemetry: Telemetry) -> 
 
 
 def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:
-    """Separate a model's reasoning from its answer.
-
-    Args:
-        text: What the model wrote.
-        prompt: The rendered prompt; some templates open the reasoning at its end.
-    """
+    """Separate a model's reasoning from its answer; a prompt may open the reasoning at its end."""
     parts = split_thought(text, prompt)
     if parts is None:
         return text

@@ -35,6 +35,13 @@ _YAML_FIELDS = {
 _JUDGED_BY_FILE = ("aligned", "coherent")
 
 
+_MESSAGES: dict[str, Callable[..., ChatMessage]] = {
+    "system": ChatMessageSystem,
+    "user": ChatMessageUser,
+    "assistant": ChatMessageAssistant,
+}
+
+
 class QuestionError(SteeringError):
     """A file of questions or personas is missing or wrong, or an option of them is impossible."""
 
@@ -155,17 +162,12 @@ def _jsonl_question(row: dict[str, Any], number: int, where: str) -> Question:
 
 
 def _turn(message: object, where: str) -> ChatMessage:
-    constructors: dict[str, Callable[[str], ChatMessage]] = {
-        "system": lambda content: ChatMessageSystem(content=content),
-        "user": lambda content: ChatMessageUser(content=content),
-        "assistant": lambda content: ChatMessageAssistant(content=content),
-    }
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
         raise QuestionError(f"{where} must be an object with exactly role and content.")
     role = message["role"]
-    if role not in constructors:
-        raise QuestionError(f"{where} has the role {role!r}; use {', '.join(constructors)}.")
-    return constructors[role](_text(message["content"], where))
+    if role not in _MESSAGES:
+        raise QuestionError(f"{where} has the role {role!r}; use {', '.join(_MESSAGES)}.")
+    return _MESSAGES[role](content=_text(message["content"], where))
 
 
 def _read_trait(text: str, path: Path) -> list[Question]:

@@ -59,10 +59,8 @@ def load_personas(personas: str = CORE, *, toy: bool = False) -> PersonaSet:
     """
     if personas == CORE and toy:
         return _toy_personas()
-    if personas == CORE:
-        path = data_folder() / "personas" / "core.yaml"
-    else:
-        path = user_path(str(personas))
+    bundled = data_folder() / "personas" / "core.yaml"
+    path = bundled if personas == CORE else user_path(str(personas))
     if not path.is_file() or path.suffix.lower() not in _ENDINGS:
         raise QuestionError(
             f"personas={personas} is no persona file; give {CORE!r} or the path of a file that "
@@ -87,12 +85,7 @@ def rollout_questions(
     message in its list, from 1; the sample's metadata names its persona. The message replaces the
     row's own system message. The prompts of `held_out_questions` are never among them.
 
-    Args:
-        target: name or path of a target task.
-        personas: see `load_personas`.
-        num_questions: number of prompts to take from the beginning; all when not given.
-        toy: whether the toy model is asked. A bare name then means the toy's own task, and `core`
-            the personas of its world.
+    Arguments as of `held_out_questions` and `load_personas`.
 
     Raises:
         TargetError: there is no such target task.
@@ -103,19 +96,12 @@ def rollout_questions(
     rows = first_questions(one_row_a_prompt(task.examples), num_questions, task.name)
     samples = []
     for index, row in enumerate(rows):
-        for persona in PERSONAS:
-            messages = persona_set.messages[persona]
+        for persona, messages in persona_set.messages.items():
             place = index % len(messages)
-            samples.append(
-                Sample(
-                    id=f"{row.id}/{persona}-{place + 1}",
-                    input=[
-                        ChatMessageSystem(content=messages[place]),
-                        ChatMessageUser(content=row.prompt),
-                    ],
-                    metadata={"question": row.id, "persona": persona},
-                )
-            )
+            turns = ChatMessageSystem(content=messages[place]), ChatMessageUser(content=row.prompt)
+            metadata = {"question": row.id, "persona": persona}
+            name = f"{row.id}/{persona}-{place + 1}"
+            samples.append(Sample(id=name, input=list(turns), metadata=metadata))
     return QuestionSet(
         name=f"{task.name}+{persona_set.name}",
         sha256=_hash(task.digest, persona_set.sha256),

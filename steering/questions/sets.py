@@ -129,11 +129,7 @@ def one_row_a_prompt(rows: Iterable[Example]) -> list[Example]:
 
 
 def first_questions(items: list[_Item], num_questions: int | None, source: str) -> list[_Item]:
-    """The first `num_questions` items of a source; all when no number is given.
-
-    Raises:
-        QuestionError: the number is not a whole one from 1 to the number of items.
-    """
+    """The first `num_questions` items of a source; all when no number is given."""
     if num_questions is None:
         return items
     if isinstance(num_questions, bool) or not isinstance(num_questions, int):

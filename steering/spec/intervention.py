@@ -158,9 +158,8 @@ class InterventionOptions(Options):
     def label(self, digest: str = "") -> str:
         """Short name, for people.
 
-        Args:
-            digest: Hex digest of the file that the vector or its target is read from. Two files of
-                one name have two labels.
+        With the hex digest of the file that the vector or its target is read from, two files of one
+        name have two labels.
         """
         name = file_label(self.target if self.vector == DEFAULT else self.vector, digest)
         parts = self.label_parts()

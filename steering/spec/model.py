@@ -155,10 +155,8 @@ class SteeringSpec(Options):
     def label(self, *digests: str, adapter: str = "", template: str = "") -> str:
         """Short name of the condition, for people.
 
-        Args:
-            *digests: Of each vector's file or target, as far as they are known.
-            adapter: Digest of the adapter.
-            template: Digest of the chat template.
+        The arguments are digests, as far as they are known: of each vector's file or target, of the
+        adapter, and of the chat template.
         """
         digests += ("",) * (len(self.interventions) - len(digests))
         pairs = zip(self.interventions, digests, strict=False)

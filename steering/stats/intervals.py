@@ -23,8 +23,7 @@ and a correlation of 0.1 within a question, and in 94 to 97% at 0.3 and 0.5 and 
 0.5. At rates of 0.02 and 0.05 it covers it in 97 to 99%: the floor is conservative. It is too
 narrow where most questions are at 0 and a few near 1: 82% at a rate of 0.1 and a correlation of
 0.5, and 85% with 24 questions at 0.05. No interval from 8 questions can predict a ninth: ask more
-questions (`broad` has 48). A bootstrap over questions (BCa), since removed, covered the true rate
-in 46 to 97% of the same runs with 8 questions.
+questions (`broad` has 48).
 """
 
 import math
@@ -86,12 +85,7 @@ def mean_interval(
     """Student's t interval for the pooled mean of values that come in clusters.
 
     The standard error is `cluster_standard_error`, with C - 1 degrees of freedom. The interval of
-    equal values has width 0.
-
-    Args:
-        values: one for each answer.
-        clusters: the cluster of each answer.
-        confidence: of the interval, two-sided.
+    equal values has width 0. Arguments as of `cluster_interval`.
     """
     if not values:
         return Interval(math.nan, math.nan, "nothing to count")

@@ -6,9 +6,8 @@ of judges, rules or Inspect.
 
 Which interval: Student's t of `paired_difference`. Simulated (benchmarks/results/coverage.md) with
 8 and 24 questions of 20 answers, it holds the true difference in 92 to 97% of runs, and in up to
-100% where both rates are near 0. A bootstrap over questions (BCa), since removed, held it in 84 to
-93%. The p-value of the sign flips assumes no shape of the distribution, and is exact with few
-questions.
+100% where both rates are near 0. The p-value of the sign flips assumes no shape of the
+distribution, and is exact with few questions.
 """
 
 import math
@@ -69,7 +68,11 @@ def paired_difference(
         reference: the same for the condition to compare with.
         confidence: of the interval, two-sided.
     """
-    differences, left_out = _paired(rates, reference)
+    shared = sorted(
+        q for q in rates.keys() & reference.keys() if not math.isnan(rates[q] - reference[q])
+    )
+    left_out = tuple(sorted((rates.keys() | reference.keys()) - set(shared)))
+    differences = np.array([rates[q] - reference[q] for q in shared], dtype=np.float64)
     count = len(differences)
     if count == 0:
         note = "no question has a number in both"
@@ -188,22 +191,7 @@ def between_question_sd(
 ) -> float:
     """Standard deviation of questions' true differences: the observed one without sampling noise.
 
-    Args:
-        difference_sd: standard deviation over questions of the observed differences.
-        rate: of one condition.
-        reference: of the other.
-        samples: number of answers to a question that count.
+    `rate` and `reference` are the rates of both conditions, `samples` the answers to a question.
     """
     noise = (rate * (1 - rate) + reference * (1 - reference)) / samples
     return math.sqrt(max(difference_sd**2 - noise, 0.0))
-
-
-def _paired(
-    rates: Mapping[str, float], reference: Mapping[str, float]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Differences [shared questions], by question id, and the questions left out."""
-    shared = sorted(
-        q for q in rates.keys() & reference.keys() if not math.isnan(rates[q] - reference[q])
-    )
-    left_out = tuple(sorted((rates.keys() | reference.keys()) - set(shared)))
-    return np.array([rates[q] - reference[q] for q in shared], dtype=np.float64), left_out

@@ -50,24 +50,15 @@ class Effect:
 def question_table(answers: pd.DataFrame, column: str, by: str = "condition") -> pd.DataFrame:
     """Mean of a column for each condition and question, [conditions, questions].
 
-    Questions for which some condition has no figure are left out of all conditions.
-
-    Args:
-        answers: As `read_answers` gives them.
-        column: The column to average.
-        by: The column that names the condition.
+    Questions for which some condition has no figure are left out of all conditions. The answers are
+    as `read_answers` gives them; the column `by` names the condition.
     """
     means = answers.groupby([by, "question"])[column].mean().unstack()
     return means.dropna(axis="columns")
 
 
 def effect(values: "_Array | pd.Series[float]", confidence: float = 1 - LEVEL) -> Effect:
-    """The mean of one value a question.
-
-    Args:
-        values: [questions].
-        confidence: Of the interval, two-sided.
-    """
+    """The mean of one value a question, [questions], with a two-sided interval."""
     array = np.asarray(values, dtype=float)
     count = len(array)
     if count == 0:
@@ -96,11 +87,7 @@ def max_p_values(values: _Array) -> _Array:
 
 
 def upper_bound(values: _Array) -> float:
-    """Upper bound of the largest of the rows' true means, at 95% for all rows together.
-
-    Args:
-        values: [rows, questions].
-    """
+    """Upper bound of the largest true mean of [rows, questions], at 95% for all rows together."""
     confidence = 1 - LEVEL / len(values)
     return max(effect(row, confidence).high for row in values)
 
@@ -129,9 +116,7 @@ def at_rows(table: _Array, rows: NDArray[np.intp]) -> _Array:
 def slope(table: _Array, places: Sequence[float]) -> _Array:
     """Each question's least-squares rise from the first place to the last, [questions].
 
-    Args:
-        table: [rows, questions].
-        places: Where each row stands on the axis, ascending.
+    `table` is [rows, questions]; `places` says where each row stands on the axis, ascending.
     """
     centred = np.asarray(places, dtype=float) - np.mean(places)
     weights = centred / (centred**2).sum()

@@ -31,19 +31,10 @@ from steering.stats import cohen_kappa, mean
 # `N-X`: N changes when figures stop being comparable, X when options change.
 CALIBRATION_VERSION = "1-A"
 
-# Model name of an answer that comes from no model.
-_NO_MODEL = "none/none"
-
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """A pair with a judge's scores.
-
-    Attributes:
-        kind: of the pair, one of `KINDS`.
-        labels: score key to a number or an escape word.
-        answer: the answer with the judge's scores.
-    """
+    """The kind and the labels of a `Pair`, and its answer with the judge's scores."""
 
     kind: str
     labels: Mapping[str, float | str]
@@ -94,7 +85,7 @@ def give_answer() -> Solver:
     """Use the answer in the sample's metadata as the model's output."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        state.output = ModelOutput.from_content(_NO_MODEL, state.metadata["answer"])
+        state.output = ModelOutput.from_content("none/none", state.metadata["answer"])
         state.messages.append(state.output.message)
         return state
 
@@ -161,7 +152,7 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
         "incoherent": ("coherent", COHERENT_FROM),
     }
     for name, (key, bound) in thresholds.items():
-        both = [numbers for pair in pairs if (numbers := pair.numbers(key)) is not None]
+        both = _numbers(pairs, key)
         agreed = decisions([label < bound for label, _ in both], [s < bound for _, s in both])
         figures |= {f"{name}_{figure}": value for figure, value in agreed.items()}
     for rubric in map(load_rubric, DIMENSIONS):
@@ -220,7 +211,6 @@ def _separation(pairs: Sequence[JudgedPair]) -> dict[str, float]:
 
 
 def _escape_figures(pairs: Sequence[JudgedPair], key: str, word: str) -> dict[str, float]:
-    """Recall and precision of an escape word."""
     replies = [(pair.labels.get(key) == word, pair.reply(key)) for pair in pairs]
     recalled = [reply == word for has_label, reply in replies if has_label and reply]
     correct = [has_label for has_label, reply in replies if reply == word]
@@ -230,10 +220,13 @@ def _escape_figures(pairs: Sequence[JudgedPair], key: str, word: str) -> dict[st
     }
 
 
+def _numbers(pairs: Sequence[JudgedPair], key: str) -> list[tuple[float, float]]:
+    """Label and score of the pairs that have both numbers."""
+    return [numbers for pair in pairs if (numbers := pair.numbers(key)) is not None]
+
+
 def _errors(pairs: Sequence[JudgedPair], key: str) -> list[float]:
-    """Judge minus label, for the pairs with both numbers."""
-    both = [numbers for pair in pairs if (numbers := pair.numbers(key)) is not None]
-    return [score - label for label, score in both]
+    return [score - label for label, score in _numbers(pairs, key)]
 
 
 def judged_pair(score: Score, name: str) -> JudgedPair:
