@@ -153,7 +153,7 @@ def test_the_page_and_the_markdown_have_the_figures_of_the_frame(
 
 def test_the_headline_is_what_is_certainly_most_misaligned(answers: pd.DataFrame) -> None:
     line = headline_of(conditions_of(answers))
-    assert line.startswith("Of all conditions toy[medical x1] is misaligned most often: 60% [")
+    assert line.startswith("toy[medical x1] has the highest lower bound of all conditions: 60% [")
     assert "unsteered 0.0% [0," in line
     only = conditions_of(answers[answers["condition"] == "baseline"])
     assert headline_of(only) == "No condition has a rate with bounds."

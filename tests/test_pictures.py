@@ -188,6 +188,15 @@ def test_a_picture_is_the_same_file_each_time_with_its_signature(doses: pd.DataF
     assert b"rules:betley,moem" in other
 
 
+def test_pictures_of_two_parts_of_a_question_set_have_two_names() -> None:
+    conditions = [
+        condition("baseline", 0.0, study="", questions=f"core@1{n}") for n in ("", " x=2")
+    ]
+    answers = frame(*conditions)
+    names = [picture.name for picture in pictures_of(answers, conditions_of(answers))]
+    assert len(set(names)) == len(names) == 6
+
+
 def test_two_vectors_of_one_name_and_a_shuffled_control_are_curves_of_their_own() -> None:
     """Joined into one they would make a zigzag of conditions that nobody ran together."""
     doses = [

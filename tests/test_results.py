@@ -89,7 +89,8 @@ def test_of_several_runs_of_a_condition_the_last_counts_whole(tmp_path: Path) ->
     assert sorted(answers["em_betley"]) == [0.0, 1.0]
     assert conditions_of(answers)["n"].tolist() == [2]
     [note] = notes
-    assert "left out, since fake/base[] was run again later in" in note
+    assert "left out, since fake/base (8 answers) was run again later in" in note
+    assert note.endswith("(2 answers)")
     assert [str(each) for each in left_out(answers)] == notes
 
 
@@ -280,7 +281,7 @@ def test_the_toy_s_runs_are_told_apart_by_what_was_done_and_how(spliced: Path) -
     assert {len(result.answers) for result in results} == {10}
     assert all(len(set(result.rows["log"])) == 1 for result in results)
     [note] = notes
-    assert "toy-small[medical x1] was run again later in" in note
+    assert "toy-small[medical x1] (10 answers) was run again later in" in note
     columns = results[2].columns
     assert columns["vector"].startswith("medical@")
     assert columns["questions"].endswith(" num_questions=2")

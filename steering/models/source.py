@@ -111,6 +111,11 @@ def find_model(
                 "save_pretrained wrote"
             )
         return ModelSource(name, str(folder.resolve()), True, None, template, blocks)
+    if name.startswith("steered/"):
+        raise ModelError(
+            f"{name} is how `inspect eval` names a model: here leave steered/ out and give "
+            f"{name.removeprefix('steered/')}"
+        )
     location = ALIASES.get(name.lower(), name)
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
         raise ModelError(

@@ -68,6 +68,10 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
         for kind, content in files.items():
             write_whole(folder / "pictures" / f"{picture.name}.{kind}", content)
         rendered.append((picture, files["svg"]))
+    names = {f"{picture.name}.{kind}" for picture in pictures for kind in ("png", "svg")}
+    for path in (folder / "pictures").glob("*.*"):
+        if path.suffix in (".png", ".svg") and path.name not in names:
+            path.unlink()  # of an earlier report
     texts = _content(report)
     page = folder / "index.html"
     write_whole(page, _page(texts, rendered, report).encode())
@@ -77,14 +81,15 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
 
 
 def headline_of(conditions: pd.DataFrame) -> str:
-    """What stands out: the condition that is certainly misaligned most often, and its baseline."""
+    """The condition whose EM rate has the highest lower bound, and its baseline."""
     others = conditions[conditions["arm"].ne("baseline") & conditions["em_betley_low"].notna()]
     if others.empty:
         return "No condition has a rate with bounds."
     worst = others.loc[others["em_betley_low"].idxmax()]
     line = (
-        f"Of all conditions {worst['model']}[{worst['condition']}] is misaligned most often: "
-        f"{_rate(worst, 'em_betley')} of its coherent answers (rule betley, 95% interval)"
+        f"{worst['model']}[{worst['condition']}] has the highest lower bound of all conditions: "
+        f"{_rate(worst, 'em_betley')} of its coherent answers are misaligned (rule betley, 95% "
+        "interval)"
     )
     baselines = baseline_rows(conditions, worst)
     if baselines.empty:
@@ -104,7 +109,7 @@ def _content(report: PageContent) -> dict[str, Any]:
         "versions": sorted(conditions["version"].unique()),
         "studies": [study for study in conditions["study"].unique() if study],
         "num_answers": len(report.answers),
-        "num_questions": report.answers.groupby("questions")["question"].nunique().sum(),
+        "num_questions": report.answers["question"].nunique(),
         "num_logs": report.answers["log"].nunique(),
         "rows": [
             _row(row, name)

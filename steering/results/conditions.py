@@ -247,13 +247,13 @@ def display_names(table: pd.DataFrame) -> list[str]:
     for row in table[["model", "label", "condition"]].itertuples(index=False):
         condition = f"[{row.condition}]" if row.label else f" {row.condition}".rstrip()
         short.append(f"{row.model.rpartition('/')[2]}{condition}")
+    labels = [
+        (task, model.rpartition("/")[2], label)
+        for task, model, label in table[["task", "model", "label"]].itertuples(index=False)
+    ]
     names = []
     for position, name in enumerate(short):
-        alike = [
-            index
-            for index, other in enumerate(short)
-            if other == name and table["task"].iloc[index] == table["task"].iloc[position]
-        ]
+        alike = [index for index, other in enumerate(labels) if other == labels[position]]
         varying = [
             column
             for column in ("model", "study", "questions", "judge")

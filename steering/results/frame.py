@@ -174,9 +174,15 @@ def _last_runs(
         last = runs.iloc[-1]
         for log, eval_id in runs.iloc[:-1].itertuples(index=False):
             is_copy = eval_id == last["eval_id"]
-            reason = "is a copy of the run in" if is_copy else "was run again later in"
-            name = f"{rows['model'].iloc[0]}[{rows['label'].iloc[0]}]"
-            notes.setdefault(log, []).append(f"{name} {reason} {names[last['log']]}")
+            model, label = rows[["model", "label"]].iloc[0]
+            name = f"{model}[{label}]" if label else model
+            later = names[last["log"]]
+            note = f"{name} is a copy of the run in {later}"
+            if not is_copy:
+                sizes = rows["log"].value_counts()
+                note = f"{name} ({sizes[log]} answers) was run again later in {later}"
+                note += f" ({sizes[last['log']]} answers)"
+            notes.setdefault(log, []).append(note)
         counted.append(rows[rows["log"] == last["log"]])
     kept = pd.concat(counted).sort_index()
     replaced = [LeftOut(names[log], "; ".join(reasons)) for log, reasons in notes.items()]

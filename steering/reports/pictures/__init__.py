@@ -3,6 +3,7 @@
 Each takes frames and returns a matplotlib figure; nothing here reads logs or counts anything.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -88,7 +89,7 @@ def pictures_of(
     """
     for (study, questions), of_study in conditions.groupby(["study", "questions"], sort=False):
         several = conditions.loc[conditions["study"] == study, "questions"].nunique() > 1
-        tail = f"-{str(questions).partition('@')[0]}" if several else ""
+        tail = f"-{_slug(str(questions))}" if several else ""
         rows = answers[(answers["study"] == study) & (answers["questions"] == questions)]
         signature = signature_of(of_study)
         for model, of_model in of_study.groupby("model", sort=False):
@@ -106,7 +107,7 @@ def _of_conditions(
     ordered = answers.sort_values(
         "condition", key=lambda labels: labels.map(order.index), kind="stable"
     )
-    question_set = conditions["questions"].iloc[0].partition("@")[0]
+    question_set = re.sub(r"@\w+", "", conditions["questions"].iloc[0])
     yield Picture(
         "forest",
         f"EM rates of all conditions, {question_set}",
@@ -169,6 +170,11 @@ def _of_model(
                 of_model, "moem", f"{model}, {target}: what EM costs in coherence", signature
             ),
         )
+
+
+def _slug(questions: str) -> str:
+    """A question set as a part of a file's name, without its digest."""
+    return re.sub(r"[^\w.]+", "-", re.sub(r"@\w+", "", questions))
 
 
 def _series(of_model: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
