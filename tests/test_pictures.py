@@ -26,6 +26,8 @@ from steering.results import conditions_of
 def _warnings_are_errors() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # Other tests of this process leave streams to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
         yield
 
 
@@ -189,10 +191,10 @@ def test_a_picture_is_the_same_file_each_time_with_its_signature(doses: pd.DataF
 
 
 def test_pictures_of_two_parts_of_a_question_set_have_two_names() -> None:
-    conditions = [
-        condition("baseline", 0.0, study="", questions=f"core@1{n}") for n in ("", " x=2")
-    ]
-    answers = frame(*conditions)
+    baseline = condition("baseline", 0.0, study="")
+    answers = frame(
+        *(baseline.assign(questions=f"core@1{part}") for part in ("", " num_questions=2"))
+    )
     names = [picture.name for picture in pictures_of(answers, conditions_of(answers))]
     assert len(set(names)) == len(names) == 6
 
