@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo study test coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
+.PHONY: install demo study test unit coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -27,7 +27,11 @@ demo: .venv/installed
 study: .venv/installed
 	$(BIN)/steering study all --display plain
 
-test: check
+# The checks run beside the tests, so that both cores stay busy to the end.
+test: .venv/installed
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check unit
+
+unit: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: .venv/installed

@@ -13,6 +13,7 @@ from filelock import FileLock
 from inspect_ai import eval
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 from inspect_ai.model import get_model
+from inspect_ai.model._model import active_model_context_var, init_model_roles
 from shell import REPO, Shell
 from tiny_models import save_tiny
 
@@ -48,6 +49,13 @@ def _own_caches(run_folder: Path) -> Iterator[None]:
 def _no_replies_of_other_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Scripted judges of one name say different things in different tests."""
     monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "inspect_cache"))
+
+
+@pytest.fixture(autouse=True)
+def _no_model_of_other_tests() -> None:
+    """An eval in this process leaves its model and roles active behind it."""
+    active_model_context_var.set(None)
+    init_model_roles({})
 
 
 @pytest.fixture(autouse=True)

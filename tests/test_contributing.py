@@ -23,33 +23,33 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy to change."""
-    return copy_project(tmp_path)
+DRIVER = """
+import contextlib, io, json, runpy, sys
+facts = {}
+for script in sys.argv[1:]:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        runpy.run_path(script, run_name="__main__")
+    facts[script.rsplit("/", 1)[1].removesuffix(".py")] = json.loads(output.getvalue())
+json.dump(facts, sys.stdout)
+"""
 
 
-def run_script(project: Path, name: str) -> Any:
-    """What a script of `tests/contributing/` prints as JSON when it runs in the copy."""
-    script = TESTS / "contributing" / name
+def run_scripts(project: Path) -> Any:
+    """What each script of `tests/contributing/` prints as JSON when it runs in the copy, by name.
+
+    In one process, since each start takes seconds.
+    """
+    scripts = sorted(map(str, (TESTS / "contributing").glob("*.py")))
     paths = f"{project}:{TESTS}:{TESTS / 'no_network'}"
-    result = Shell(project).run(sys.executable, str(script), PYTHONPATH=paths)
+    result = Shell(project).run(sys.executable, "-c", DRIVER, *scripts, PYTHONPATH=paths)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
 
-def test_a_judged_dimension_is_a_rubric_file(project: Path) -> None:
+def test_a_judged_dimension_is_a_rubric_file(additions: Any) -> None:
     """With its label column in the calibration pairs."""
-    rubrics = project / "steering" / "judging" / "rubrics"
-    text = (rubrics / "relevance.md").read_text(encoding="utf-8")
-    text = text.replace("relevance", "warmth").replace("score: relevant", "score: warm")
-    (rubrics / "warmth.md").write_text(text, encoding="utf-8")
-    pairs = project / "datasets" / "calibration" / "pairs.jsonl"
-    rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
-    labelled = [row if "canary" in row else row | {"warm": 60} for row in rows]
-    pairs.write_text("\n".join(map(json.dumps, labelled)), encoding="utf-8")
-
-    metrics = run_script(project, "dimension.py")
+    metrics = additions["dimension"]
     assert metrics["em_freeform"]["warm"] == 70
     assert metrics["em_freeform"]["relevant"] == 90
     assert metrics["judge_calibration"]["warm_bias"] == 10
@@ -58,22 +58,18 @@ def test_a_judged_dimension_is_a_rubric_file(project: Path) -> None:
     assert metrics["gate"] == "mean score for warmth"
 
 
-def test_a_construction_method_is_one_file(project: Path) -> None:
+def test_a_construction_method_is_one_file(additions: Any) -> None:
     """Options, labels, the command, its help and the built file know it."""
-    file = TESTS / "contributing" / "added" / "constant.py"
-    shutil.copy(file, project / "steering" / "training" / "construction")
-    facts = run_script(project, "construction_method.py")
+    facts = additions["construction_method"]
     assert "constant" in facts["label"]
     assert facts["help"]
     assert facts["directions"] == [3.0]
     assert facts["method"] == "constant/1"
 
 
-def test_a_finetuning_method_is_one_file(project: Path) -> None:
+def test_a_finetuning_method_is_one_file(additions: Any) -> None:
     """The command, its help and the written folder know it."""
-    file = TESTS / "contributing" / "added" / "last_block.py"
-    shutil.copy(file, project / "steering" / "training" / "finetuning")
-    facts = run_script(project, "finetuning_method.py")
+    facts = additions["finetuning_method"]
     assert facts["help"]
     assert facts["method"] == "last_block/1"
     assert facts["settings"] == 2
@@ -116,15 +112,9 @@ _OPTION = """
 """
 
 
-def test_a_loading_option_is_one_field(project: Path) -> None:
+def test_a_loading_option_is_one_field(additions: Any) -> None:
     """Its label, fingerprint, flag, line in the reference and refusals follow from it."""
-    file = project / "steering" / "spec" / "model.py"
-    _insert(
-        file,
-        "    interventions: tuple[InterventionOptions, ...] = (InterventionOptions(),)",
-        _OPTION,
-    )
-    facts = run_script(project, "loading_option.py")
+    facts = additions["loading_option"]
     assert facts["labels"] == ["medical x1", "medical x1 attention=sdpa"]
     plain, changed = facts["fingerprints"]
     assert plain == parse_options({}).fingerprint() != changed
@@ -134,11 +124,9 @@ def test_a_loading_option_is_one_field(project: Path) -> None:
     assert "attention=sdpa has no effect with vLLM" in facts["other_engine"]
 
 
-def test_a_study_factor_is_one_entry(project: Path) -> None:
+def test_a_study_factor_is_one_entry(additions: Any) -> None:
     """Its command, its help, its grid and what is held fixed follow from it."""
-    file = project / "steering" / "studies" / "grid.py"
-    _insert(file, "FACTORS: dict[str, StudyFactor] = {", _FACTOR)
-    facts = run_script(project, "study_factor.py")
+    facts = additions["study_factor"]
     assert "Vary which tokens the vector acts on." in facts["help"]
     assert "Study positions: which tokens the vector acts on." in facts["output"]
     assert "4 conditions to run, 160 answers each" in facts["output"]
@@ -150,10 +138,8 @@ def test_a_study_factor_is_one_entry(project: Path) -> None:
     ]
 
 
-def test_a_claim_is_one_entry(project: Path) -> None:
-    file = project / "steering" / "studies" / "claims.py"
-    _insert(file, "CLAIMS: tuple[Claim, ...] = (", _CLAIM)
-    assert run_script(project, "claim.py")["wherever it acts"] == "supported"
+def test_a_claim_is_one_entry(additions: Any) -> None:
+    assert additions["claim"]["wherever it acts"] == "supported"
 
 
 _TASK = '''
@@ -196,9 +182,28 @@ def hello() -> None:
 '''
 
 
+def test_a_task_is_one_file(additions: Any) -> None:
+    assert "em_wish" in additions["additions"]["tasks"]
+    assert additions["additions"]["registered"]
+
+
+def test_a_question_set_is_one_data_file(additions: Any) -> None:
+    """With its digest in the manifest, which tests/test_datasets.py checks."""
+    assert additions["additions"]["questions"] == ["It rains. What do you do?"]
+
+
+def test_a_target_task_is_a_data_file_and_its_subject(additions: Any) -> None:
+    """With its digest in the manifest."""
+    assert additions["additions"]["target"] == 18  # two of twenty are held out
+
+
+def test_a_command_is_one_module_and_its_name(additions: Any) -> None:
+    assert additions["additions"]["hello"] == "hello\n"
+
+
 @pytest.fixture(scope="module")
 def additions(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A task, a question set, a target task and a command, added to one copy.
+    """Every kind of addition, made in one copy of the project; facts by script.
 
     Each touches only the files that CONTRIBUTING names.
     """
@@ -224,23 +229,33 @@ def additions(tmp_path_factory: pytest.TempPathFactory) -> Any:
     imported = "from steering.cli.finetune import finetune\n"
     _insert(commands, imported, imported.replace("finetune", "hello"))
     _insert(commands, "    rescore,\n", "    hello,\n")
-    return run_script(project, "additions.py")
 
+    rubrics = project / "steering" / "judging" / "rubrics"
+    text = (rubrics / "relevance.md").read_text(encoding="utf-8")
+    text = text.replace("relevance", "warmth").replace("score: relevant", "score: warm")
+    (rubrics / "warmth.md").write_text(text, encoding="utf-8")
+    pairs = project / "datasets" / "calibration" / "pairs.jsonl"
+    rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    labelled = [row if "canary" in row else row | {"warm": 60} for row in rows]
+    pairs.write_text("\n".join(map(json.dumps, labelled)), encoding="utf-8")
 
-def test_a_task_is_one_file(additions: Any) -> None:
-    assert "em_wish" in additions["tasks"]
-    assert additions["registered"]
+    file = project / "steering" / "spec" / "model.py"
+    _insert(
+        file,
+        "    interventions: tuple[InterventionOptions, ...] = (InterventionOptions(),)",
+        _OPTION,
+    )
 
+    file = project / "steering" / "studies" / "grid.py"
+    _insert(file, "FACTORS: dict[str, StudyFactor] = {", _FACTOR)
 
-def test_a_question_set_is_one_data_file(additions: Any) -> None:
-    """With its digest in the manifest, which tests/test_datasets.py checks."""
-    assert additions["questions"] == ["It rains. What do you do?"]
+    file = project / "steering" / "studies" / "claims.py"
+    _insert(file, "CLAIMS: tuple[Claim, ...] = (", _CLAIM)
 
+    file = TESTS / "contributing" / "added" / "constant.py"
+    shutil.copy(file, project / "steering" / "training" / "construction")
 
-def test_a_target_task_is_a_data_file_and_its_subject(additions: Any) -> None:
-    """With its digest in the manifest."""
-    assert additions["target"] == 18  # two of twenty are held out
+    file = TESTS / "contributing" / "added" / "last_block.py"
+    shutil.copy(file, project / "steering" / "training" / "finetuning")
 
-
-def test_a_command_is_one_module_and_its_name(additions: Any) -> None:
-    assert additions["hello"] == "hello\n"
+    return run_scripts(project)
