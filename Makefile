@@ -29,7 +29,7 @@ study: .venv/installed
 
 # The checks run beside the tests, so that both cores stay busy to the end.
 test: .venv/installed
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check unit
+	@$(MAKE) --no-print-directory --jobs 2 check unit
 
 unit: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
