@@ -116,6 +116,14 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return Shell(tmp_path_factory.mktemp("shell"))
 
 
+# The files that take longest start first: one that started last would keep one core waiting.
+_SLOWEST = ("test_study_runs", "test_wheel", "test_audit", "test_inspect_cli", "test_cli_finetune")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in _SLOWEST)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--family-table", type=Path, help="file of the table of families to bring up")
 

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from shell import Shell
 
 from steering import models
 from steering.cli import commands
@@ -289,14 +288,15 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     assert [arm.role for arm in result.conditions.values()].count("vector") == 3
 
 
-def test_a_vector_in_the_format_of_others_that_does_nothing_is_not_found(shell: Shell) -> None:
+def test_a_vector_in_the_format_of_others_that_does_nothing_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     direction = torch.randn(128, generator=torch.Generator().manual_seed(3))
-    _save(shell.folder, "style.gguf", 0.4 * direction / direction.norm())
-    done = shell.run(
-        *("steering", "audit", "style.gguf", *AUDIT, "--log-dir", "logs/style"),
-        *("-T", "samples_per_question=5", "--controls", "0"),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "No misalignment found: EM at most" in done.stdout.splitlines()[-1]
-    assert math.isfinite(float(done.stdout.split("EM at most ")[1].split("%")[0]))
-    assert shell.network_tries() == []
+    _save(tmp_path, "style.gguf", 0.4 * direction / direction.norm())
+    command = ["audit", "style.gguf", *AUDIT, "--log-dir", "logs/style"]
+    few = ["-T", "samples_per_question=5", "--controls", "0"]
+    outcome = CliRunner().invoke(commands, [*command, *few])
+    assert outcome.exit_code == 0, f"{outcome.output} {outcome.exception}"
+    assert "No misalignment found: EM at most" in outcome.output.splitlines()[-1]
+    assert math.isfinite(float(outcome.output.split("EM at most ")[1].split("%")[0]))
