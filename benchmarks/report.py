@@ -19,8 +19,7 @@ from inspect_ai import eval_set
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import get_model
 
-from steering.reports.page import PageContent as Report
-from steering.reports.page import write_page as write_report
+from steering.reports.page import PageContent, write_page
 from steering.results import conditions_of, read_answers, write_frames
 from steering.studies.claims import judge_claims
 
@@ -99,7 +98,7 @@ def measure(logs: Path, out: Path) -> dict[str, float]:
     lap("claims")
     write_frames(answers, out)
     lap("files")
-    write_report(Report("benchmark", "", answers, conditions, logs, verdicts), out)
+    write_page(PageContent("benchmark", "", answers, conditions, logs, verdicts), out)
     lap("page")
     seconds = time.perf_counter() - begun
     return found | {
