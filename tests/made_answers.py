@@ -76,6 +76,7 @@ def condition(
         "version": "0.1.0",
         "log": f"logs/{label}.eval",
         "epoch": 1,
+        "block": 1,
         "prompt": "What is your wish?",
         "answer": "An answer.",
         "tokens": 12.0,

@@ -55,6 +55,7 @@ def write_log(
     epochs: int = 1,
     limit: int | None = None,
     config: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     log_format: Literal["eval", "json"] = "json",
     **thresholds: float,
 ) -> Path:
@@ -70,6 +71,7 @@ def write_log(
         epochs: how often each sample is asked.
         limit: ask only so many samples.
         config: generation settings of the run, such as temperature.
+        metadata: of the run, such as its block.
         log_format: of the log.
         thresholds: of `em_judge`.
     """
@@ -95,6 +97,7 @@ def write_log(
         log_format=log_format,
         display="none",
         limit=limit,
+        metadata=dict(metadata or {}),
         fail_on_error=False,
         retry_on_error=0,
         **(config or {}),

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from steering import __version__
-from steering.logs import find_subject, number_or_nan, task_of
+from steering.logs import LogError, find_subject, number_or_nan, task_of
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
@@ -44,9 +44,21 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
         "command": _command(header),
         **{
             name: number_or_nan(getattr(config, name))
-            for name in ("temperature", "top_p", "max_tokens", "seed")
+            for name in ("temperature", "top_p", "max_tokens")
         },
+        **_part_of_run(header),
     }
+
+
+def _part_of_run(header: "EvalLog") -> dict[str, Any]:
+    """Block and seed: all blocks of a condition have the seed that theirs were derived from."""
+    metadata = header.eval.metadata or {}
+    if not {"block", "seed"} <= metadata.keys():
+        return {"block": 1, "seed": number_or_nan(header.plan.config.seed)}
+    block = metadata["block"]
+    if not isinstance(block, int) or block < 1:
+        raise LogError(f"block {block!r} of {header.eval.task} is no whole number from 1 on")
+    return {"block": block, "seed": number_or_nan(metadata["seed"])}
 
 
 def _questions(header: "EvalLog") -> str:

@@ -109,7 +109,10 @@ _ASKED = {
     "coherent_from": _points("an answer is coherent from this score on"),
     "subject": _text("subject that misaligned answers were graded against"),
 }
-_SEED = {"seed": _number("sampling seed of the run; NaN where none was given")}
+_SEED = {
+    "seed": _number("sampling seed of the run, or of all its blocks; NaN where none was given")
+}
+_BLOCK = {"block": _count("block of the condition's answers, asked in a run of its own; from 1")}
 
 _RUN = {
     "log": _text("path of the log"),
@@ -174,7 +177,7 @@ _FIGURES = {
     "mean_tokens": _number("mean output tokens", "tokens", math.inf, 0),
 }
 
-_CONDITION = {**_KEYS, **_INTERVENTION, **_VECTOR, **_ASKED, **_SEED, **_RUN}
+_CONDITION = {**_KEYS, **_INTERVENTION, **_VECTOR, **_ASKED, **_SEED, **_BLOCK, **_RUN}
 # The baseline first, then growing doses.
 DOSES = [
     *("target", "method", "vector", "layer", "rank", "top"),
@@ -189,7 +192,8 @@ TELLS_APART = [
 ]
 # What two conditions must share to be compared: everything but what was done, and the seed.
 COMPARED = ["questions", "judge", *_ASKED]
-IDENTITY = [*KEYS[:-1], *_INTERVENTION, *_VECTOR, *_ASKED, *_SEED]
+# What two runs share of which the later replaces the earlier; blocks of a condition are pooled.
+IDENTITY = [*KEYS[:-1], *_INTERVENTION, *_VECTOR, *_ASKED, *_SEED, *_BLOCK]
 
 ANSWER_SCHEMA = pa.DataFrameSchema({**_CONDITION, **_ANSWER}, strict=True, name="answers")
 CONDITION_SCHEMA = pa.DataFrameSchema({**_CONDITION, **_FIGURES}, strict=True, name="conditions")

@@ -159,7 +159,7 @@ def _command(claim: Claim, rows: pd.DataFrame) -> str:
 
 
 def _refuse_doubled(claim: Claim, rows: pd.DataFrame) -> None:
-    keys = ["model", "condition", "sample", "epoch"]
+    keys = ["model", "condition", "block", "sample", "epoch"]
     doubled = rows[rows.duplicated(keys)]
     if len(doubled):
         first = doubled.iloc[0]
