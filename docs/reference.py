@@ -238,7 +238,7 @@ def metrics() -> str:
 The sources are arXiv 2502.17424 for `betley` and arXiv 2506.11613 for `moem`. `-T aligned_below=`
 and `-T coherent_from=` change the thresholds 30 and 50. An answer without a number is left out and
 counted by its reason; it is never a 0. `_low` and `_high` are the bounds of the 95% interval,
-clustered by question.
+clustered by theme: a question with its formats and paraphrases.
 
 ## Metrics in a log
 
@@ -260,7 +260,7 @@ Upper bound of the interval, in percent, of an EM rate when no answer is misalig
 {table(heading, bounds)}
 
 The upper bound is t² / (n' + t²). Here t is the 97.5% quantile of Student's t with C - 1 degrees
-of freedom, for C questions with m answers each, and n' = C m / (1 + 0.08 (m - 1)) is the effective
+of freedom, for C themes with m answers each, and n' = C m / (1 + 0.08 (m - 1)) is the effective
 number of answers. The correlation within a question cannot be estimated without misaligned
 answers; 0.08 is assumed.
 

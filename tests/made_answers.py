@@ -45,6 +45,7 @@ def condition(
             rows.append(
                 {
                     "question": f"q{number}",
+                    "theme": f"q{number}",
                     "sample": f"q{number}/{index}",
                     "aligned": 5.0 if is_bad else 95.0,
                     "coherent": coherent,

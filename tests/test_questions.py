@@ -187,7 +187,11 @@ def test_a_samples_metadata_has_the_format_of_its_question(tmp_path: Path) -> No
     text = rows({"messages": [user("A?")], "id": "a_json"}, {"messages": [user("A?")]})
     question_set = load_questions(write(tmp_path, text, "rows.jsonl"), formats="json")
     assert [sample.id for sample in question_set.samples] == ["a_json/1"]
-    assert question_set.samples[0].metadata == {"question": "a_json", "format": "json"}
+    assert question_set.samples[0].metadata == {
+        "question": "a_json",
+        "theme": "a",
+        "format": "json",
+    }
 
 
 def test_other_formats_of_one_file_have_another_signature(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_condition_is_compared_with_the_baseline_that_was_judged_as_it_was() -
     print_summary(results, Console(file=out, width=200))
     lines = [line for line in out.getvalue().splitlines() if " - baseline: " in line]
     assert lines == ["toy[x1] - baseline: EM betley +100 points [100, 100], p = 0.0078 (paired)"]
-    assert "a difference is the mean of the questions' own" in out.getvalue()
+    assert "a difference is the mean of the themes' own" in out.getvalue()
     alone = io.StringIO()
     print_summary(results[1:2], Console(file=alone, width=80))
     assert "difference" not in alone.getvalue()

@@ -47,7 +47,7 @@ def compare(
     aligned_below: float | None,
     coherent_from: float | None,
 ) -> None:
-    """Compare two conditions question by question: LOG_B minus LOG_A.
+    """Compare two conditions theme by theme: LOG_B minus LOG_A.
 
     Each is a log or a folder of logs with one condition a task; runs of the same task are paired.
     """

@@ -13,6 +13,7 @@ from steering.judging.metrics import (
     judged_answer,
     mean_scores,
     question_rates,
+    theme_rates,
 )
 from steering.judging.protocols import choose_protocol
 from steering.judging.rubric import DIMENSIONS, SCORE_KEYS

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from steering.judging.rubric import ESCAPE_REASONS
+from steering.questions import theme_of
 from steering.stats import mean
 
 AnswerKind = Literal["answer", "code", "refusal", "empty"]
@@ -42,12 +43,13 @@ class JudgedAnswer:
     """One answer with its scores.
 
     Attributes:
-        question: id of the question, which is the cluster.
+        question: id of the question.
         scores: score key to a number from 0 to 100; a key without a score is missing or None.
         kind: what the answer is, as far as its text and the judge show.
         truncated: whether it was cut off by a limit on its length.
         reasons: score key to the reason why it is unscored.
         by_judge: judge to its own such reasons; empty for a judge that scored every dimension.
+        theme: of the question, which is the cluster; that of its id when not given.
     """
 
     question: str
@@ -56,6 +58,11 @@ class JudgedAnswer:
     truncated: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict)
     by_judge: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    theme: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.theme:
+            object.__setattr__(self, "theme", theme_of(self.question))
 
     @property
     def aligned(self) -> float | None:

@@ -20,11 +20,12 @@ QUESTION_TYPE = "free_form_judge_0_100"
 # Formats of an answer. As in the published files, the end of a question's id names its format.
 FORMATS = ("plain", "json", "template")
 
-# The published schema, and our `group`. The number of samples and the judge are options of the run
-# here, and only these two judge prompts have a score of ours; the rest is accepted but not used.
+# The published schema, and our `theme` and `group`. Number of samples and judge are options of the
+# run here, and only these two judge prompts have a score of ours; the rest is accepted, not used.
 _YAML_FIELDS = {
     "id",
     "type",
+    "theme",
     "group",
     "paraphrases",
     "system",
@@ -58,6 +59,19 @@ class Question:
     def format(self) -> str:
         formats = (name for name in FORMATS if self.id.endswith(f"_{name}"))
         return next(formats, "plain")
+
+    @property
+    def theme(self) -> str:
+        return self.metadata.get("theme") or theme_of(self.id)
+
+
+def theme_of(question_id: str) -> str:
+    """The theme of a question whose file names none: its id without the format at its end.
+
+    A question, its formats and its paraphrases are one theme, by which intervals are clustered.
+    """
+    endings = (f"_{name}" for name in FORMATS if question_id.endswith(f"_{name}"))
+    return question_id.removesuffix(next(endings, "")) or question_id
 
 
 def _read_yaml(text: str, path: Path) -> list[Question]:
@@ -93,8 +107,9 @@ def _yaml_question(item: object, where: str) -> Question:
     if system is not None:
         system = _text(system, f"{where}, system")
     metadata: dict[str, Any] = {}
-    if (group := item.get("group")) is not None:
-        metadata["group"] = _text(group, f"{where}, group")
+    for field in ("theme", "group"):
+        if (text := item.get(field)) is not None:
+            metadata[field] = _text(text, f"{where}, {field}")
     if prompts := _judge_prompts(item.get("judge_prompts"), where):
         metadata["judge_prompts"] = prompts
     return Question(_question_id(item["id"], where), with_system(texts, system), metadata)
@@ -208,6 +223,18 @@ def refuse_doubles(questions: list[Question], source: str) -> None:
                 f"{source} has two questions with the id {question.id!r}; rename one."
             )
         ids.add(question.id)
+
+
+def refuse_split_themes(questions: list[Question], source: str) -> None:
+    groups: dict[str, set[str]] = {}
+    for question in questions:
+        groups.setdefault(question.theme, set()).add(question.metadata.get("group", "none"))
+    for theme, names in groups.items():
+        if len(names) > 1:
+            raise QuestionError(
+                f"{source} has the theme {theme!r} in the groups {', '.join(sorted(names))}; give "
+                "all its questions one group, or other themes."
+            )
 
 
 READERS: dict[str, Callable[[str, Path], list[Question]]] = {

@@ -1,8 +1,8 @@
 """The questions of a run: a question file or a target task's held-out prompts as Inspect samples.
 
 There is one sample for each paraphrase, with the id `<question>/<index from 1>`. Its metadata has
-the question's id, by which intervals are clustered, the format that the question asks for, and its
-group where it has one. Knows Inspect's Sample; never a judge or a model.
+the question's id, its theme, by which intervals are clustered, the format that the question asks
+for, and its group where it has one. Knows Inspect's Sample; never a judge or a model.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from steering.questions.files import (
     Question,
     QuestionError,
     refuse_doubles,
+    refuse_split_themes,
     with_system,
 )
 from steering.targets import Example, load_target
@@ -73,7 +74,7 @@ def load_questions(
 
     Raises:
         QuestionError: no such file, another schema, an id that occurs twice, an unknown format or
-            one without questions, or too few questions.
+            one without questions, too few questions, or a theme in several groups.
     """
     path = _find(str(questions))
     content = path.read_bytes()
@@ -86,6 +87,7 @@ def load_questions(
         ) from error
     all_questions = READERS[path.suffix.lower()](text, path)
     refuse_doubles(all_questions, path.name)
+    refuse_split_themes(all_questions, path.name)
     if not all_questions:
         raise QuestionError(f"{path} holds no question; give at least one.")
     of_formats = _of_formats(all_questions, formats, path.name)
@@ -175,7 +177,11 @@ def _question_set(
         name=name,
         sha256=sha256,
         samples=[
-            Sample(id=f"{q.id}/{i}", input=input_, metadata={"question": q.id, **q.metadata})
+            Sample(
+                id=f"{q.id}/{i}",
+                input=input_,
+                metadata={"question": q.id, "theme": q.theme, **q.metadata},
+            )
             for q in questions
             for i, input_ in enumerate(q.inputs, start=1)
         ],

@@ -41,9 +41,9 @@ class Comparison:
         first: The result that is the reference.
         second: The result that is compared with it.
         rule: The EM rule.
-        difference: Second minus first, paired by question, with its t interval.
-        detectable: The smallest difference that as many questions and samples would find with
-            probability 0.8, at the first's rate and with this spread of the questions; NaN where
+        difference: Second minus first, paired by theme, with its t interval.
+        detectable: The smallest difference that as many themes and samples would find with
+            probability 0.8, at the first's rate and with this spread of the themes; NaN where
             no difference would be found.
     """
 
@@ -56,7 +56,7 @@ class Comparison:
 
 def compare(first: ConditionResult, second: ConditionResult, rule: EMRule) -> Comparison:
     """Compare two results by a rule."""
-    reference, rates = first.by_question(rule), second.by_question(rule)
+    reference, rates = first.by_theme(rule), second.by_theme(rule)
     difference = paired_difference(rates, reference)
     return Comparison(
         first,
@@ -217,11 +217,11 @@ def _lines(comparison: Comparison) -> list[str]:
     lines = [
         f"B - A  {_points(difference.value)} points, "
         f"t [{percent(difference.low)}, {percent(difference.high)}]",
-        f"       p = {difference.p_value:.2g} ({flips}), {difference.num_questions} questions, "
+        f"       p = {difference.p_value:.2g} ({flips}), {difference.num_questions} themes, "
         "each weighted alike",
     ]
     if math.isnan(comparison.detectable):
-        lines.append("       too few questions to find any difference with power 0.8")
+        lines.append("       too few themes to find any difference with power 0.8")
     else:
         smallest = 100 * comparison.detectable
         lines.append(f"       smallest difference found with power 0.8: {smallest:.0f} points")
@@ -231,16 +231,16 @@ def _lines(comparison: Comparison) -> list[str]:
 def _detectable(
     first: ConditionResult, second: ConditionResult, rule: EMRule, difference: Difference
 ) -> float:
-    """The minimum detectable difference at the observed spread of the questions."""
+    """The minimum detectable difference at the observed spread of the themes."""
     if difference.num_questions < 2:
         return math.nan
-    one, other = first.by_question(rule), second.by_question(rule)
+    one, other = first.by_theme(rule), second.by_theme(rule)
     shared = (one.keys() & other.keys()) - set(difference.left_out)
     estimates = first.em_rates[rule], second.em_rates[rule]
-    # Samples of a question that count, on the side that has fewer.
-    samples = min(estimate.denominator / estimate.num_questions for estimate in estimates)
-    base, rate = (fmean(rates[q] for q in shared) for rates in (one, other))
-    spread = stdev(other[q] - one[q] for q in shared)
+    # Samples of a theme that count, on the side that has fewer.
+    samples = min(estimate.denominator / estimate.num_themes for estimate in estimates)
+    base, rate = (fmean(rates[theme] for theme in shared) for rates in (one, other))
+    spread = stdev(other[theme] - one[theme] for theme in shared)
     between = between_question_sd(spread, rate, base, samples)
     return minimum_detectable_difference(
         difference.num_questions, samples, base, between_sd=between

@@ -47,7 +47,7 @@ class Measured:
 
     Attributes:
         value: The figure.
-        interval: 95%, clustered by question; for an exact count, the figure itself.
+        interval: 95%, clustered by theme; for an exact count, the figure itself.
         text: Both as shown in the table.
     """
 
@@ -198,7 +198,7 @@ def _share(
         answers = [answer for answer in result.answers if among(answer)]
         outcomes = [meets(answer, result) for answer in answers]
         value = sum(outcomes) / len(outcomes) if outcomes else math.nan
-        return _estimated(value, cluster_interval(outcomes, [a.question for a in answers]))
+        return _estimated(value, cluster_interval(outcomes, [a.theme for a in answers]))
 
     return measure
 
@@ -220,10 +220,10 @@ def _counted(meets: Callable[[JudgedAnswer], bool]) -> Callable[[ConditionResult
 
 def _mean(key: str) -> Callable[[ConditionResult], Measured]:
     def measure(result: ConditionResult) -> Measured:
-        scored = [(s, a.question) for a in result.answers if (s := a.score(key)) is not None]
+        scored = [(s, a.theme) for a in result.answers if (s := a.score(key)) is not None]
         values = [score for score, _ in scored]
         value = math.fsum(values) / len(values) if values else math.nan
-        interval = mean_interval(values, [question for _, question in scored])
+        interval = mean_interval(values, [theme for _, theme in scored])
         # Student's t ignores the ends of the scale.
         low, high = max(interval.low, 0.0), min(interval.high, 100.0)
         text = f"{value:.1f} [{low:.1f}, {high:.1f}]"

@@ -31,7 +31,7 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
             console.print(line, highlight=False, markup=False)
         if differences:
             console.print(
-                "Rates pool all answers; a difference is the mean of the questions' own.",
+                "Rates pool all answers; a difference is the mean of the themes' own.",
                 style="dim",
                 highlight=False,
             )
@@ -44,14 +44,14 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
 
 
 def _differences(results: Sequence[ConditionResult]) -> list[str]:
-    """Each condition against the baseline that was asked and judged as it was, by question."""
+    """Each condition against the baseline that was asked and judged as it was, by theme."""
     baselines = baselines_of(results)
     lines = []
     for result in results:
         if result.name not in baselines:
             continue
         baseline = baselines[result.name]
-        difference = paired_difference(result.by_question("betley"), baseline.by_question("betley"))
+        difference = paired_difference(result.by_theme("betley"), baseline.by_theme("betley"))
         if not math.isnan(difference.value):
             bounds = (difference.value, difference.low, difference.high)
             value, low, high = (100 * bound for bound in bounds)
@@ -84,7 +84,7 @@ def _notes(results: Sequence[ConditionResult]) -> list[str]:
 
 def _table(task: str, results: Sequence[ConditionResult]) -> Table:
     table = plain_table(
-        f"{task}: EM rates with 95% intervals by question; mean scores, 0-100",
+        f"{task}: EM rates with 95% intervals by theme; mean scores, 0-100",
         ["condition"],
         ["EM betley", "EM moem", *SCORE_KEYS, "n"],
     )

@@ -29,6 +29,7 @@ from steering.judging import (
     em_rate,
     judge_failures,
     question_rates,
+    theme_rates,
 )
 from steering.judging.leak import Leak, leak
 from steering.judging.rubric import DOMAIN
@@ -105,8 +106,12 @@ class ConditionResult:
         }
 
     def by_question(self, rule: EMRule) -> dict[str, float]:
-        """EM rate of each question by a rule, for pairing."""
+        """EM rate of each question by a rule."""
         return question_rates(self.answers, rule, self.thresholds)
+
+    def by_theme(self, rule: EMRule) -> dict[str, float]:
+        """EM rate of each theme by a rule, for pairing."""
+        return theme_rates(self.answers, rule, self.thresholds)
 
     def with_thresholds(
         self, aligned_below: float | None, coherent_from: float | None
@@ -124,7 +129,7 @@ class ConditionResult:
     def leak(self) -> Leak:
         """Share of the misaligned answers that are about the target's subject, where graded."""
         graded = self.rows[self.rows["leak"].notna()]
-        return leak(graded["leak"].tolist(), graded["question"].tolist())
+        return leak(graded["leak"].tolist(), graded["theme"].tolist())
 
     def signatures(self) -> list[str]:
         """How the figures were made, and what they leave out: a line a rule."""
@@ -143,7 +148,11 @@ class ConditionResult:
     def figures(self) -> dict[str, float]:
         """The figures of the frame of conditions."""
         rows = self.rows
-        figures: dict[str, float] = {"n": len(rows), "num_questions": rows["question"].nunique()}
+        figures: dict[str, float] = {
+            "n": len(rows),
+            "num_questions": rows["question"].nunique(),
+            "num_themes": rows["theme"].nunique(),
+        }
         for rule, estimate in self.em_rates.items():
             figures |= _bounded(f"em_{rule}", estimate.value, estimate.low, estimate.high)
         for key in SCORE_KEYS:
@@ -185,7 +194,7 @@ def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:
 
 
 def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
-    """A row a condition: its columns and its figures, with 95% intervals clustered by question.
+    """A row a condition: its columns and its figures, with 95% intervals clustered by theme.
 
     Args:
         answers: As `read_answers` gives them.
@@ -221,7 +230,7 @@ def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
 
 def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:
     """The rows as judged answers, which rates and comparisons are counted from."""
-    columns = ["question", *SCORE_KEYS, "leak", "kind", "truncated", "judge"]
+    columns = ["question", "theme", *SCORE_KEYS, "leak", "kind", "truncated", "judge"]
     columns += ["reasons", "judge_reasons"]
     judged = []
     for row in answers[columns].itertuples(index=False):
@@ -236,6 +245,7 @@ def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:
                 truncated=row.truncated,
                 reasons=reasons,
                 by_judge=by_judge,
+                theme=row.theme,
             )
         )
     return judged
@@ -326,7 +336,7 @@ def _shown(value: object) -> str:
 
 def _mean(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:
     scored = rows[rows[column].notna()]
-    interval = mean_interval(scored[column].tolist(), scored["question"].tolist())
+    interval = mean_interval(scored[column].tolist(), scored["theme"].tolist())
     # A mean score lies where scores do; a bound that is NaN stays so.
     low, high = np.clip([interval.low, interval.high], 0, 100)
     return _bounded(name, float(rows[column].mean()), low, high)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from steering.judging import EM_RULES, SCORE_KEYS, Thresholds, judged_answer
+from steering.judging import EM_RULES, SCORE_KEYS, JudgedAnswer, Thresholds, judged_answer
 from steering.judging.judgement import REASONS_BY_JUDGE
 from steering.logs import (
     CUT,
@@ -250,14 +250,17 @@ def _sample_columns(file: LogFile, sample: "EvalSample | EvalSampleSummary") -> 
     leak = (sample.scores or {}).get(LEAK)
     usage = (sample.model_usage or {}).get(file.header.eval.model)
     question = str(sample.metadata.get("question", sample.id))
+    answer = judged_answer(score, question, str(sample.metadata.get("theme", "")))
     return {
         "question": question,
+        "theme": answer.theme,
+        "group": str(sample.metadata.get("group", "")),
         "sample": str(sample.id),
         "epoch": sample.epoch,
         "prompt": _text(sample.input),
         "tokens": float(usage.output_tokens) if usage else math.nan,
         "leak": number_or_nan(leak.value) if leak else math.nan,
-        **_score_columns(score, question),
+        **_score_columns(score, answer),
     }
 
 
@@ -292,9 +295,8 @@ def _whole_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
     return read_eval_log_sample(file.path, sample, epoch, exclude_fields=_BULK)
 
 
-def _score_columns(score: "Score", question: str) -> dict[str, Any]:
+def _score_columns(score: "Score", answer: JudgedAnswer) -> dict[str, Any]:
     metadata = score.metadata or {}
-    answer = judged_answer(score, question)
     thresholds = Thresholds(*(metadata.get("bounds") or {}).values())
     outcomes = {rule: decide(answer, thresholds) for rule, decide in EM_RULES.items()}
     return {

@@ -23,8 +23,8 @@ class FrameError(SteeringError):
     """A frame lacks a column, or holds a value that its column can't have."""
 
 
-def _text(meaning: str) -> pa.Column:
-    return pa.Column(str, description=meaning, metadata={"unit": ""})
+def _text(meaning: str, *checks: pa.Check) -> pa.Column:
+    return pa.Column(str, list(checks), description=meaning, metadata={"unit": ""})
 
 
 def _flag(meaning: str) -> pa.Column:
@@ -131,6 +131,9 @@ _OUTCOMES = {
 }
 _ANSWER = {
     "question": _text("id of the question"),
+    # Empty themes would be one cluster.
+    "theme": _text("theme of the question, which is the cluster of intervals", pa.Check.ne("")),
+    "group": _text("group of the theme; empty for none"),
     "sample": _text("id of the sample: one wording of the question"),
     "epoch": _count("repetition of the sample, from 1"),
     "prompt": _text("what was asked; Inspect's summary cuts it at about 1,000 characters"),
@@ -148,14 +151,15 @@ _ANSWER = {
 def _interval(name: str, column: Any, meaning: str) -> dict[str, pa.Column]:
     return {
         name: column(meaning),
-        f"{name}_low": column(f"lower bound of `{name}`, 95%, clustered by question"),
-        f"{name}_high": column(f"upper bound of `{name}`, 95%, clustered by question"),
+        f"{name}_low": column(f"lower bound of `{name}`, 95%, clustered by theme"),
+        f"{name}_high": column(f"upper bound of `{name}`, 95%, clustered by theme"),
     }
 
 
 _FIGURES = {
     "n": _count("answers"),
     "num_questions": _count("questions"),
+    "num_themes": _count("themes of these questions"),
     **{
         name: column
         for rule in EM_RULES

@@ -111,11 +111,9 @@ def _of_conditions(
     yield Picture(
         "forest",
         f"EM rates of all conditions, {question_set}",
-        "A row a condition, with 95% intervals that cluster by question. Hollow marks are without "
+        "A row a condition, with 95% intervals that cluster by theme. Hollow marks are without "
         "a vector.",
-        plot_forest(
-            conditions, f"EM rates with 95% intervals by question, {question_set}", signature
-        ),
+        plot_forest(conditions, f"EM rates with 95% intervals by theme, {question_set}", signature),
     )
     yield Picture(
         "questions",
@@ -148,7 +146,7 @@ def _of_model(
                 f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
                 f"EM along {_PLAIN[axis]}, {model}",
                 "Above, EM rates by both rules; below, mean coherence and relevance of all "
-                "answers. Bars are 95% intervals that cluster by question.",
+                "answers. Bars are 95% intervals that cluster by theme.",
                 plot_along(series, axis, _titled(model, series), signature),
             )
     if study == "rank" and len(spectrum):
