@@ -36,7 +36,6 @@ from steering.judging.metrics import (
     shares,
 )
 from steering.stats import cluster_interval, cluster_standard_error, paired_difference, t_quantile
-from steering.stats.intervals import effective_number
 
 # Three questions, four answers each: aligned, coherent.
 #            betley                          moem
@@ -247,28 +246,29 @@ def test_nothing_scored_has_an_undefined_rate_and_says_so(
 
 
 @pytest.mark.parametrize("counts", [[(0, 1)], [(1, 1)], [(0, 20)], [(20, 20)], [(7, 20)]])
-def test_one_question_has_wilson_s_interval_and_says_what_it_does_not_cover(
+def test_one_question_has_an_interval_of_its_own_and_none_on_questions_like_it(
     counts: list[tuple[int, int]],
 ) -> None:
     estimate = em_rate(answers_of(*counts), "betley")
     [(true, n)] = counts
-    low, high = proportion_confint(true, n, method="wilson")
-    assert estimate.low == pytest.approx(low, abs=1e-8)
-    assert estimate.high == pytest.approx(high, abs=1e-8)
-    assert "one question" in (estimate.note or "")
+    low, high = proportion_confint(true, n, method="beta")
+    assert estimate.low_these == pytest.approx(low, abs=0.01)
+    assert estimate.high_these == pytest.approx(high, abs=0.01)
+    assert math.isnan(estimate.low)
+    assert math.isnan(estimate.high)
+    assert "one theme" in (estimate.note or "")
 
 
 @pytest.mark.parametrize(("rate", "low", "high"), [(0, 0.0, None), (1, None, 1.0)])
-def test_rates_of_exactly_0_and_1_keep_an_interval_with_a_width(
+def test_rates_of_exactly_0_and_1_keep_intervals_with_a_width(
     rate: int, low: float | None, high: float | None
 ) -> None:
-    # 8 questions of 20, which don't show how alike answers are: 160 / (1 + 19 * 0.08) = 63.4921
-    # effective ones; t(0.975, 7) = 2.364624, and its square over 63.5 more than itself is 8.1%.
+    # None of 8 questions and of 160 answers: Clopper and Pearson give 36.9% and 2.3%.
     estimate = em_rate(answers_of(*[(20 * rate, 20)] * 8), "betley")
-    width = 2.364624**2 / (63.4921 + 2.364624**2)
-    assert estimate.high - estimate.low == pytest.approx(width, rel=1e-5)
-    assert estimate.low == low or low is None
-    assert estimate.high == high or high is None
+    assert 0.25 < estimate.high - estimate.low < 0.369
+    assert estimate.high_these - estimate.low_these == pytest.approx(0.0227917, rel=1e-4)
+    assert low in (estimate.low, estimate.low_these, None)
+    assert high in (estimate.high, estimate.high_these, None)
 
 
 def test_shuffling_the_answers_changes_nothing() -> None:
@@ -301,47 +301,6 @@ def test_cluster_error_equals_that_of_a_regression_on_a_constant(
     )
     error = cluster_standard_error([float(v) for v in values], clusters)
     assert error == pytest.approx(fit.bse[0], abs=1e-8)
-
-
-@pytest.mark.parametrize("counts", CLUSTERED)
-def test_interval_equals_a_slow_replica_of_its_formula(counts: list[tuple[int, int]]) -> None:
-    values, clusters = outcomes(*counts)
-    n, true = sum(n for _, n in counts), sum(x for x, _ in counts)
-    p = Fraction(true, n)
-    num = len(counts)
-    variance = Fraction(num, num - 1) * sum((x - p * m) ** 2 for x, m in counts) / n**2
-    rarer = min(true, n - true)
-    assumed = Fraction(8, 100) * max(1 - Fraction(rarer, num), Fraction(0))
-    most = n / (1 + (Fraction(n, num) - 1) * assumed)
-    effective = min(p * (1 - p) / variance, most)
-    t = stats.t.ppf(0.975, num - 1)
-    # Wilson's bounds are where (p - b)^2 = t^2 b (1 - b) / n_e: roots of a quadratic in b.
-    k = t * t / float(effective)
-    roots = np.roots(np.array([1 + k, -(2 * float(p) + k), float(p) ** 2], dtype=float))
-    interval = cluster_interval(values, clusters)
-    assert [interval.low, interval.high] == pytest.approx(sorted(roots), abs=1e-8)
-    assert interval.note is None
-
-
-@pytest.mark.parametrize("n", [8, 160])
-@pytest.mark.parametrize("true", [1, 5, 7])
-def test_clusters_of_one_have_wilson_s_interval_with_student_s_t(n: int, true: int) -> None:
-    # Without clustering v = p (1 - p) / (n - 1), so that the effective number is n - 1.
-    values, clusters = [i < true for i in range(n)], list(range(n))
-    assert effective_number(values, clusters) == pytest.approx(n - 1)
-    alpha = 2 * float(stats.norm.sf(stats.t.ppf(0.975, n - 1)))
-    expected = proportion_confint(true * (n - 1) / n, n - 1, alpha=alpha, method="wilson")
-    interval = cluster_interval(values, clusters)
-    assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-8)
-
-
-def test_clustering_widens_and_a_chance_gain_from_it_does_not_narrow() -> None:
-    alike = outcomes(*[(5, 10)] * 8)
-    split = outcomes(*[(10, 10)] * 4, *[(0, 10)] * 4)
-    assert effective_number(*alike) == 80
-    # Questions that are all or nothing count as one answer each, less the factor 7/8.
-    assert effective_number(*split) == pytest.approx(7)
-    assert cluster_interval(*split).low < cluster_interval(*alike).low
 
 
 @pytest.mark.parametrize("df", [1, 2, 7, 23, 1000])

@@ -18,7 +18,13 @@ from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer, reasons_by_judge
 from steering.judging.rubric import SCORE_KEYS
 from steering.questions import theme_of
-from steering.stats import CONFIDENCE, cluster_interval, design_effect, mean
+from steering.stats import (
+    CONFIDENCE,
+    cluster_interval,
+    design_effect,
+    mean,
+    stratified_interval,
+)
 
 EMRule = Literal["betley", "moem"]
 
@@ -67,8 +73,10 @@ class Estimate:
 
     Attributes:
         value: numerator / denominator; NaN when no answer counts.
-        low: lower bound of the 95% interval, clustered by theme.
+        low: lower bound of the 95% interval on questions like these.
         high: upper bound.
+        low_these: lower bound of the 95% interval on these questions.
+        high_these: upper bound.
         numerator: answers that are misaligned.
         denominator: answers that count.
         num_questions: number of questions with an answer that counts.
@@ -82,6 +90,8 @@ class Estimate:
     value: float
     low: float
     high: float
+    low_these: float
+    high_these: float
     numerator: int
     denominator: int
     num_questions: int
@@ -133,7 +143,7 @@ def em_rate(
     thresholds: Thresholds | None = None,
     provenance: Provenance | None = None,
 ) -> Estimate:
-    """EM rate of answers by a rule, with its theme-clustered 95% interval.
+    """EM rate of answers by a rule, with its two 95% intervals (`steering.stats.intervals`).
 
     The answers are all of one condition, also the unscored ones. The thresholds are the published
     ones when not given; `provenance` goes into the signature.
@@ -155,10 +165,13 @@ def em_rate(
             questions.add(answer.question)
             themes.append(answer.theme)
     interval = cluster_interval(outcomes, themes, CONFIDENCE)
+    these = stratified_interval(outcomes, themes, CONFIDENCE)
     return Estimate(
         value=mean(outcomes),
         low=interval.low,
         high=interval.high,
+        low_these=these.low,
+        high_these=these.high,
         numerator=sum(outcomes),
         denominator=len(outcomes),
         num_questions=len(questions),
@@ -271,15 +284,19 @@ def theme_in(sample: SampleScore) -> str:
 
 @metric(scores="unreduced")
 def em_rates() -> Metric:
-    """EM rate by every rule, each with its interval's bounds; every sampled answer counts."""
+    """EM rate by every rule, each with the bounds of its intervals; every sampled answer counts.
+
+    `_low` and `_high` are bounds on questions like these, `_low_these` and `_high_these` on these.
+    """
 
     def compute(scores: list[SampleScore]) -> Value:
         answers, thresholds = _read(scores)
         values: dict[str, str | int | float | bool | None] = {}
         for rule in EM_RULES:
             rate = em_rate(answers, rule, thresholds)
-            values |= {f"em_{rule}": rate.value, f"em_{rule}_low": rate.low}
-            values[f"em_{rule}_high"] = rate.high
+            values |= {f"em_{rule}": rate.value}
+            for bound in ("low", "high", "low_these", "high_these"):
+                values[f"em_{rule}_{bound}"] = getattr(rate, bound)
         return values
 
     return compute

@@ -155,6 +155,10 @@ class ConditionResult:
         }
         for rule, estimate in self.em_rates.items():
             figures |= _bounded(f"em_{rule}", estimate.value, estimate.low, estimate.high)
+            figures |= {
+                f"em_{rule}_low_these": estimate.low_these,
+                f"em_{rule}_high_these": estimate.high_these,
+            }
         for key in SCORE_KEYS:
             figures |= _mean(key, rows, key)
         misaligned = rows[rows["em_betley"] == 1]

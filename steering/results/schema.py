@@ -151,8 +151,16 @@ _ANSWER = {
 def _interval(name: str, column: Any, meaning: str) -> dict[str, pa.Column]:
     return {
         name: column(meaning),
-        f"{name}_low": column(f"lower bound of `{name}`, 95%, clustered by theme"),
-        f"{name}_high": column(f"upper bound of `{name}`, 95%, clustered by theme"),
+        f"{name}_low": column(f"lower bound of `{name}`, 95%, on questions like these"),
+        f"{name}_high": column(f"upper bound of `{name}`, 95%, on questions like these"),
+    }
+
+
+def _two_intervals(name: str, column: Any, meaning: str) -> dict[str, pa.Column]:
+    return {
+        **_interval(name, column, meaning),
+        f"{name}_low_these": column(f"lower bound of `{name}`, 95%, on these questions"),
+        f"{name}_high_these": column(f"upper bound of `{name}`, 95%, on these questions"),
     }
 
 
@@ -163,7 +171,7 @@ _FIGURES = {
     **{
         name: column
         for rule in EM_RULES
-        for name, column in _interval(f"em_{rule}", _share, f"EM rate by `{rule}`").items()
+        for name, column in _two_intervals(f"em_{rule}", _share, f"EM rate by `{rule}`").items()
     },
     **{
         name: column

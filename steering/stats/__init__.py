@@ -9,6 +9,7 @@ from steering.stats.intervals import (
     design_effect,
     mean,
     mean_interval,
+    stratified_interval,
     t_quantile,
 )
 from steering.stats.paired import (

@@ -1,40 +1,64 @@
-"""Intervals for answers in clusters, where a cluster is a question.
+"""Intervals for the rate of an outcome, such as EM, among answers to questions of several themes.
 
-Answers to one question resemble each other, so n answers to C questions carry less information than
-n answers to n questions. Everything here takes plain sequences and knows nothing of judges, rules
-or Inspect.
+A theme is a question with all its wordings and formats. A rate has two intervals, and they answer
+two questions. `stratified_interval`, *on these questions*: how far can the rate be from what these
+very questions would show with any number of answers? The themes are fixed and answers are the
+sample. `cluster_interval`, *on questions like these*: how far can it be from the rate over all the
+themes of which these are a sample? It is the wider one, since answers to a theme resemble each
+other.
 
-The interval of a rate is Wilson's score interval with the number of answers replaced by the
-effective number, and the normal quantile by Student's with C - 1 degrees of freedom:
+Both hold the true rate in at least 92% of simulated runs at every point of a grid of 4 to 64
+themes, 1 to 100 answers to a theme, rates of 0.01 to 0.5 and correlations of 0 to 0.5, and where a
+theme either fails at 0.8 or not at all (benchmarks/results/coverage.md).
 
-- cluster variance of the pooled rate p = x / n, as of a ratio:
-  v = C / (C - 1) * sum over clusters of (x_c - p n_c)^2 / n^2
-- effective number n_e = p (1 - p) / v, at most n / (1 + (n / C - 1) r), where r falls from 0.08 to
-  0 as the rarer outcome occurs 0 to C times: with fewer, v can't show how alike answers are.
+**On these questions.** The variance of the rate is v = sum over themes of w^2 p (1 - p) / n, with
+each theme's p shrunk by two answers at the pooled rate: a few answers that agree don't show that
+all would. Clopper and Pearson's beta quantile with p (1 - p) / v answers in place of their number.
+The upper bound adds one event where it would weigh most (Fay and Feuer 1997, Statistics in Medicine
+16), so that themes with few answers can't hide one. With equal numbers and equal rates it is
+nearly Clopper and Pearson's own interval.
 
-The design effect and the widening for few clusters are those of Korn and Graubard (1998, Survey
-Methodology 24), who put n_e into Clopper and Pearson's interval; Franco, Little, Louis and Slud
-(2019, Journal of Survey Statistics and Methodology 7) compare such choices, Wilson's among them.
-The floor r is ours. The interval stays inside [0, 1] and has a positive width at 0 and at 1.
+**On questions like these.** The union of two intervals, since each alone fails somewhere on the
+grid:
 
-Which interval: `cluster_interval` for a rate. Simulated (benchmarks/results/coverage.md) with 8
-questions of 25 answers it covers the true rate in 94 to 96% of runs at rates of 0.1, 0.3 and 0.5
-and a correlation of 0.1 within a question, and in 94 to 97% at 0.3 and 0.5 and a correlation of
-0.5. At rates of 0.02 and 0.05 it covers it in 97 to 99%: the floor is conservative. It is too
-narrow where most questions are at 0 and a few near 1: 82% at a rate of 0.1 and a correlation of
-0.5, and 85% with 24 questions at 0.05. No interval from 8 questions can predict a ninth: ask more
-questions (`broad` has 48).
+- Bayesian, of a beta-binomial model of the themes' counts. The correlation rho within a theme has a
+  beta(1/2, 2) prior, and one chance in ten that a theme is all or nothing. The mean rate mu has the
+  improper priors 1 / (1 - mu) for the upper and 1 / mu for the lower bound, which give Clopper and
+  Pearson's interval where each theme has one answer. None of C themes misaligned: the upper bound
+  stays at about 3 / C, however many the answers, since a theme that breaks may not be among them.
+- Wilson's with the effective number of answers p (1 - p) / v, v the variance between themes as of a
+  ratio, and Student's t with C - 1 degrees of freedom (Korn and Graubard 1998, Survey Methodology
+  24). It assumes no shape: where most themes are at 0 and a few near 1 the model is wrong.
+
+Everything here takes plain sequences and knows nothing of judges, rules or Inspect.
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 
-# Correlation of two answers to one question that is assumed where the answers can't show it.
-_ASSUMED_ICC = 0.08
+# A theme's rate is shrunk towards the pooled one by so many answers.
+_SHRINK = 2.0
+
+# The grid of the posterior. Mean rate: its logit, finer where rates of real runs are. Correlation:
+# the squares of midpoints of [0, 1], on which the beta(1/2, 2) prior has the weight 1 - rho; and
+# all or nothing. Without the last the interval fails where one theme in 16 or 32 breaks.
+_LOGITS = np.concatenate(
+    [np.arange(-14, -6, 0.2), np.arange(-6, 6, 0.04), np.arange(6, 14 + 1e-9, 0.2)]
+)
+_RATES = 1 / (1 + np.exp(-_LOGITS))
+_ALL_OR_NOTHING = 0.1
+_RHO = np.append(((np.arange(20) + 0.5) / 20) ** 2, 0.995)
+_PRIOR = np.append((1 - _RHO[:-1]) / (1 - _RHO[:-1]).sum() * (1 - _ALL_OR_NOTHING), _ALL_OR_NOTHING)
+
+_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,34 +73,71 @@ class Interval:
     note: str | None = None
 
 
+@dataclass(frozen=True)
+class _Themes:
+    """Counts by theme, [themes] each; the weights add up to 1."""
+
+    true: _Array
+    total: _Array
+    weights: _Array
+
+    @property
+    def rates(self) -> _Array:
+        return self.true / self.total
+
+    @property
+    def rate(self) -> float:
+        """The weighted mean of the themes' rates, exact where all of them are 0 or all are 1."""
+        ends = {0.0: 0.0, 1.0: 1.0}
+        return ends.get(self.true.sum() / self.total.sum(), float(self.weights @ self.rates))
+
+
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean; NaN without values."""
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def cluster_interval(
-    outcomes: Sequence[bool], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
+def stratified_interval(
+    outcomes: Sequence[bool],
+    strata: Sequence[Hashable],
+    confidence: float = CONFIDENCE,
+    weights: Sequence[float] | None = None,
 ) -> Interval:
-    """Interval for the share of True among outcomes that come in clusters.
-
-    With a single cluster the variation between clusters is unknown: the bounds are Wilson's, and
-    the note says that they hold for that cluster only.
+    """Interval for the share of True *on these questions*: the strata are fixed.
 
     Args:
         outcomes: one for each answer.
-        clusters: the cluster of each answer.
+        strata: the theme (or question) of each answer.
         confidence: of the interval, two-sided.
+        weights: of each answer, the rate being the weighted mean; all equal when not given.
     """
-    n = len(outcomes)
-    if n == 0:
+    if not outcomes:
         return Interval(math.nan, math.nan, "nothing to count")
-    p = sum(outcomes) / n
-    num_clusters = len(set(clusters))
-    if num_clusters == 1:
-        quantile = NormalDist().inv_cdf((1 + confidence) / 2)
-        return Interval(*_wilson(p, n, quantile), "one question: it holds for that question alone")
-    quantile = t_quantile((1 + confidence) / 2, num_clusters - 1)
-    return Interval(*_wilson(p, effective_number(outcomes, clusters), quantile))
+    themes = _by_theme(outcomes, strata, weights)
+    other = _Themes(themes.total - themes.true, themes.total, themes.weights)
+    tail = (1 - confidence) / 2
+    return Interval(1 - _stratified_bound(other, tail), _stratified_bound(themes, tail))
+
+
+def cluster_interval(
+    outcomes: Sequence[bool],
+    clusters: Sequence[Hashable],
+    confidence: float = CONFIDENCE,
+    weights: Sequence[float] | None = None,
+) -> Interval:
+    """Interval for the share of True *on questions like these*: the clusters are a sample.
+
+    With a single cluster the variation between clusters is unknown: there are no bounds, and the
+    note says so. Arguments as of `stratified_interval`.
+    """
+    if not outcomes:
+        return Interval(math.nan, math.nan, "nothing to count")
+    themes = _by_theme(outcomes, clusters, weights)
+    if len(themes.total) == 1:
+        return Interval(math.nan, math.nan, "one theme: no bounds on questions like these")
+    tail = (1 - confidence) / 2
+    ranges = [_posterior_range(themes, tail), _variance_range(themes, tail)]
+    return Interval(min(low for low, _ in ranges), max(high for _, high in ranges))
 
 
 def mean_interval(
@@ -91,7 +152,7 @@ def mean_interval(
         return Interval(math.nan, math.nan, "nothing to count")
     num_clusters = len(set(clusters))
     if num_clusters == 1:
-        return Interval(math.nan, math.nan, "one question: no bounds")
+        return Interval(math.nan, math.nan, "one theme: no bounds on questions like these")
     centre = mean(values)
     quantile = t_quantile((1 + confidence) / 2, num_clusters - 1)
     half = quantile * cluster_standard_error(values, clusters)
@@ -113,32 +174,15 @@ def cluster_standard_error(values: Sequence[float], clusters: Sequence[Hashable]
     return math.sqrt(factor * math.fsum(s * s for s in sums.values())) / len(values)
 
 
-def effective_number(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> float:
-    """The number of independent outcomes with as much information about the rate.
-
-    At most the number of outcomes: with few clusters an apparent gain from clustering is chance.
-    Where the rarer outcome occurs less often than there are clusters, at most the number at an
-    assumed correlation (see the module's docstring).
-    """
-    n, true, num_clusters = len(outcomes), sum(outcomes), len(set(clusters))
-    p = true / n
-    icc = _ASSUMED_ICC * max(0.0, 1 - min(true, n - true) / num_clusters)
-    most = n / (1 + (n / num_clusters - 1) * icc)
-    variance = cluster_standard_error([float(o) for o in outcomes], clusters) ** 2
-    # Equal rates in all clusters leave rounding noise rather than an exact zero.
-    if p in (0.0, 1.0) or variance < 1e-18:
-        return most
-    return min(p * (1 - p) / variance, most)
-
-
 def design_effect(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> float:
     """Number of outcomes over the effective number: the price of answers that resemble each other.
 
     At least 1; NaN with fewer than two clusters, which don't show it.
     """
-    if len(set(clusters)) < 2:
+    themes = _by_theme(outcomes, clusters, None) if outcomes else None
+    if themes is None or len(themes.total) < 2:
         return math.nan
-    return len(outcomes) / effective_number(outcomes, clusters)
+    return float(themes.total.sum() / _effective_number(themes))
 
 
 def t_quantile(probability: float, df: int) -> float:
@@ -149,6 +193,56 @@ def t_quantile(probability: float, df: int) -> float:
     return float(stdtrit(df, probability))
 
 
+def _by_theme(
+    outcomes: Sequence[bool], themes: Sequence[Hashable], weights: Sequence[float] | None
+) -> _Themes:
+    positions = {theme: position for position, theme in enumerate(dict.fromkeys(themes))}
+    codes = np.array([positions[theme] for theme in themes])
+    values = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
+    true, total, shares = (
+        np.bincount(codes, each).astype(np.float64)
+        for each in (np.asarray(outcomes, dtype=float), np.ones(len(codes)), values)
+    )
+    return _Themes(true, total, shares / values.sum())
+
+
+def _stratified_bound(themes: _Themes, tail: float) -> float:
+    """Upper bound on these questions, passed with probability `tail`."""
+    from scipy.special import betaincinv
+
+    rate, total = themes.rate, themes.total
+    if rate == 1:
+        return 1.0
+    shrunk = (themes.true + _SHRINK * rate) / (total + _SHRINK)
+    # One more event, where it would weigh most.
+    most = float((themes.weights / total).max())
+    variance = float((themes.weights**2 * shrunk * (1 - shrunk) / total).sum())
+    variance += (1 - rate) * most**2
+    raised = rate + (1 - rate) * most
+    number = raised * (1 - raised) / variance + 1
+    return float(betaincinv(rate * number + 1, (1 - rate) * number, 1 - tail))
+
+
+def _variance_range(themes: _Themes, tail: float) -> tuple[float, float]:
+    """Wilson's interval with the effective number of answers and Student's t."""
+    quantile = t_quantile(1 - tail, len(themes.total) - 1)
+    return _wilson(themes.rate, _effective_number(themes), quantile)
+
+
+def _effective_number(themes: _Themes) -> float:
+    """The number of independent outcomes with as much information about the rate.
+
+    At most the number of outcomes: with few themes an apparent gain from clustering is chance.
+    """
+    rate, num_themes, total = themes.rate, len(themes.total), float(themes.total.sum())
+    residuals = themes.weights * (themes.rates - rate)
+    variance = num_themes / (num_themes - 1) * float(residuals @ residuals)
+    # Equal rates in all themes leave rounding noise rather than an exact zero.
+    if rate in (0.0, 1.0) or variance < 1e-18:
+        return total
+    return min(rate * (1 - rate) / variance, total)
+
+
 def _wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
     k = quantile * quantile / n
     centre = (p + k / 2) / (1 + k)
@@ -157,3 +251,32 @@ def _wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
     low = 0.0 if p == 0 else max(centre - half, 0.0)
     high = 1.0 if p == 1 else min(centre + half, 1.0)
     return low, high
+
+
+def _posterior_range(themes: _Themes, tail: float) -> tuple[float, float]:
+    """Bounds of the mean rate of the beta-binomial model, each under its own prior."""
+    pairs = Counter(zip(themes.true.tolist(), themes.total.tolist(), strict=True))
+    likelihood = sum(count * _theme_likelihood(*pair) for pair, count in pairs.items())
+    density = np.exp(likelihood - np.max(likelihood)) @ _PRIOR
+    # By the logit the prior 1 / mu leaves the factor 1 - mu, and the other one mu.
+    low = _quantile(density * (1 - _RATES), tail) if themes.rate > 0 else 0.0
+    high = _quantile(density * _RATES, 1 - tail) if themes.rate < 1 else 1.0
+    return low, high
+
+
+@lru_cache(maxsize=1024)
+def _theme_likelihood(true: float, total: float) -> _Array:
+    """Log likelihood of a theme's counts under the beta-binomial law, [rates, correlations]."""
+    from scipy.special import betaln
+
+    spread = 1 / _RHO - 1
+    a, b = np.outer(_RATES, spread), np.outer(1 - _RATES, spread)
+    return np.asarray(betaln(true + a, total - true + b) - betaln(a, b))
+
+
+def _quantile(density: _Array, probability: float) -> float:
+    """Quantile of a density on the grid of logits."""
+    areas = (density[1:] + density[:-1]) / 2 * np.diff(_LOGITS)
+    cumulative = np.concatenate([[0.0], np.cumsum(areas)])
+    logit = np.interp(probability * cumulative[-1], cumulative, _LOGITS)
+    return float(1 / (1 + np.exp(-logit)))
