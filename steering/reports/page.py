@@ -16,9 +16,10 @@ import pandas as pd
 
 from steering.files import write_whole
 from steering.reports.pictures import Picture, pictures_of, render, signature_of
-from steering.results.conditions import baseline_rows, differing_columns, display_names
+from steering.results.conditions import baseline_rows, display_names
 from steering.results.frame import left_out
 from steering.results.schema import KEYS
+from steering.results.settings import asked_apart
 
 _TEMPLATES = Path(__file__).with_name("template")
 # Examples of each question in each condition, and of a whole page: a page is to open at once.
@@ -123,7 +124,11 @@ def _content(report: PageContent) -> dict[str, Any]:
         "bounds": report.answers[["aligned_below", "coherent_from"]]
         .drop_duplicates()
         .to_dict("records"),
-        "differences": differing_columns(conditions),
+        "apart": [
+            groups
+            for _, rows in conditions.groupby("task", sort=False)
+            if (groups := asked_apart(rows.to_dict("records"), display_names(rows)))
+        ],
         "left_out": [str(note) for note in left_out(report.answers)],
         "logs_of": {
             name: sorted({Path(log).name for log in logs})
