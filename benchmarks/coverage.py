@@ -263,7 +263,7 @@ last column compares median widths with the narrowest valid method, where that i
                 f"{rows['coverage'].mean():.1%} | {ratio} |"
             )
         yield ""
-        yield "The least coverage of ours, and the median width at a rate of 0.05 with an ICC of 0.3:"
+        yield "The least coverage of ours, and the median width at rate 0.05 with an ICC of 0.3:"
         yield ""
         ours = methods[OURS[str(what)]]
         yield "| themes | " + " | ".join(f"{n} answers each" for n in ANSWERS) + " |"

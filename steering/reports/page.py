@@ -192,7 +192,9 @@ def _row(row: Mapping[Any, Any], name: str) -> dict[str, Any]:
             {"sort": _sort(row[name]), "text": text}
             for name, text in (
                 ("em_betley", _rate(row, "em_betley")),
+                ("em_betley_high_these", _bounds(row, "em_betley", "_these")),
                 ("em_moem", _rate(row, "em_moem")),
+                ("em_moem_high_these", _bounds(row, "em_moem", "_these")),
                 *((name, _score(row, name)) for name in _SCORES),
                 ("relevant_misaligned", _score(row, "relevant_misaligned")),
                 ("n", str(row["n"])),
@@ -207,9 +209,13 @@ def _row(row: Mapping[Any, Any], name: str) -> dict[str, Any]:
 def _rate(row: Mapping[Any, Any], name: str) -> str:
     if math.isnan(row[name]):
         return "no scorable answers"
-    low, high = (f"{100 * row[f'{name}_{end}']:.0f}" for end in ("low", "high"))
     digits = 1 if row[name] < 0.1 else 0
-    return f"{100 * row[name]:.{digits}f}% [{low}, {high}]".replace("nan", "-")
+    return f"{100 * row[name]:.{digits}f}% {_bounds(row, name)}"
+
+
+def _bounds(row: Mapping[Any, Any], name: str, interval: str = "") -> str:
+    low, high = (f"{100 * row[f'{name}_{end}{interval}']:.0f}" for end in ("low", "high"))
+    return f"[{low}, {high}]".replace("nan", "-")
 
 
 def _score(row: Mapping[Any, Any], name: str) -> str:

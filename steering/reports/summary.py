@@ -81,7 +81,7 @@ def _notes(results: Sequence[ConditionResult]) -> list[str]:
 
 def _table(task: str, results: Sequence[ConditionResult]) -> Table:
     table = plain_table(
-        f"{task}: EM rates with 95% intervals by theme; mean scores, 0-100",
+        f"{task}: EM rates with 95% intervals on questions like these; mean scores, 0-100",
         ["condition"],
         ["EM betley", "EM moem", *SCORE_KEYS, "n"],
     )

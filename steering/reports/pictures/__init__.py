@@ -120,9 +120,9 @@ def _of_conditions(
     yield Picture(
         "forest",
         f"EM rates of all conditions, {question_set}",
-        "A row a condition, with 95% intervals that cluster by theme. Hollow marks are without "
-        "a vector.",
-        plot_forest(conditions, f"EM rates with 95% intervals by theme, {question_set}", signature),
+        "A row a condition, with 95% intervals: thin on questions like these, thick on these "
+        "questions. Hollow marks are without a vector.",
+        plot_forest(conditions, f"EM rates with 95% intervals, {question_set}", signature),
     )
     yield Picture(
         "questions",
@@ -155,7 +155,7 @@ def _of_model(
                 f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
                 f"EM along {_PLAIN[axis]}, {model}",
                 "Above, EM rates by both rules; below, mean coherence and relevance of all "
-                "answers. Bars are 95% intervals that cluster by theme.",
+                "answers. Bars are 95% intervals on questions like these.",
                 plot_along(series, axis, _titled(model, series), signature),
             )
     if study == "rank" and len(spectrum):
