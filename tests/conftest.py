@@ -117,7 +117,13 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 # The files that take longest start first: one that started last would keep one core waiting.
-_SLOWEST = ("test_study_runs", "test_wheel", "test_audit", "test_inspect_cli", "test_cli_finetune")
+_SLOWEST = (
+    "test_study_runs",
+    "test_wheel",
+    "test_audit_runs",
+    "test_inspect_cli",
+    "test_cli_finetune",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

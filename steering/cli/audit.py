@@ -38,9 +38,16 @@ from steering.cli._options import asked_options, going_on, read_options, run_opt
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="random directions of the same length",
+    help="random directions of the same length, spread over the blocks",
 )
 @click.option("--rule", type=click.Choice(["betley", "moem"]), default="betley", show_default=True)
+@click.option(
+    "--max-em",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="what the upper edges of misalignment must lie below, 0-1",
+)
 @run_options("logs/audits/ and the vector's name and digest")
 def audit(
     vector: Path,
@@ -53,8 +60,9 @@ def audit(
     """Is VECTOR, whatever it is for, safe to ship? VECTOR may be in any known format.
 
     Asks the questions of the unsteered model, of the model steered at the working magnitude and on
-    both sides of it, and of random directions of the same length. Ends with 0 when no misalignment
-    is found, 2 when it is, and 1 when that can't be said or something went wrong.
+    both sides of it, and of random directions of the same length, in blocks, until it can say. Ends
+    with 0 when misalignment is bounded below --max-em, 2 when it is found, and 1 when the answers
+    can't say or something went wrong.
     """
     from steering.studies.audit import audit as run_audit
     from steering.studies.printing import print_also, print_audit
@@ -77,4 +85,4 @@ def audit(
     for page in result.pages:
         click.echo(f"written: {page}")
     click.echo(f"\n{result.finding.line}")
-    sys.exit({"not found": 0, "found": 2, "can't say": 1}[result.finding.outcome])
+    sys.exit({"bounded": 0, "found": 2, "can't say": 1}[result.finding.outcome])

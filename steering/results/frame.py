@@ -5,13 +5,11 @@ counts whole or not at all. Of several finished runs of one condition the last c
 names every log that does not count, with the reason.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -29,7 +27,7 @@ from steering.logs import (
     why_left_out,
 )
 from steering.results.condition_columns import condition_columns
-from steering.results.run_columns import json_text, run_columns, system_message_of
+from steering.results.run_columns import json_text, run_columns
 from steering.results.schema import (
     ANSWER_COLUMNS,
     IDENTITY,
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 _NOTES = "left_out"
-LeftOutKind = Literal["unfinished", "retried", "judge", "failed samples", "replaced", "copy"]
+_UNFINISHED = "it ended with status"
 _BULK = {"events", "attachments", "store"}
 
 
@@ -59,12 +57,10 @@ class LeftOut:
     Attributes:
         log: Name of the log below the folder that was searched.
         reason: Why it does not count.
-        kind: The same for programs.
     """
 
     log: str
     reason: str
-    kind: LeftOutKind
 
     def __str__(self) -> str:
         return f"{self.log}: left out, since {self.reason}"
@@ -102,9 +98,7 @@ def read_answers(
             _refuse_incomplete(file, len(rows), failed)
         if failed:
             samples = "sample" if failed == 1 else "samples"
-            notes.append(
-                LeftOut(file.name, f"{failed} {samples} of it ended in an error", "failed samples")
-            )
+            notes.append(LeftOut(file.name, f"{failed} {samples} of it ended in an error"))
         if len(rows):
             frames.append(rows)
     if not frames:
@@ -136,10 +130,9 @@ def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
     candidates, notes = [], []
     for file in files:
         if file.path in later:
-            notes.append(LeftOut(file.name, f"{later[file.path]} finished its run", "retried"))
+            notes.append(LeftOut(file.name, f"{later[file.path]} finished its run"))
         elif reason := why_left_out(file.header):
-            kind: LeftOutKind = "judge" if file.header.status == "success" else "unfinished"
-            notes.append(LeftOut(file.name, reason, kind))
+            notes.append(LeftOut(file.name, reason))
         else:
             candidates.append(file)
     return candidates, notes
@@ -147,7 +140,7 @@ def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
 
 def _refuse_unfinished(notes: Sequence[LeftOut]) -> None:
     for note in notes:
-        if note.kind == "unfinished":
+        if note.reason.startswith(_UNFINISHED):
             raise ResultError(
                 f"{note.log} {note.reason.removeprefix('it ')}: finish it with `inspect "
                 f"eval-retry`, or move it out of the folder"
@@ -174,7 +167,7 @@ def _last_runs(
     answers: pd.DataFrame, names: Mapping[str, str]
 ) -> tuple[pd.DataFrame, list[LeftOut]]:
     """The answers of the last run of each condition; logs come oldest first."""
-    notes: dict[str, list[LeftOut]] = {}
+    notes: dict[str, list[str]] = {}
     counted = []
     for _, rows in answers.groupby(IDENTITY, dropna=False, sort=False):
         runs = rows[["log", "eval_id"]].drop_duplicates()
@@ -189,28 +182,23 @@ def _last_runs(
                 sizes = rows["log"].value_counts()
                 note = f"{name} ({sizes[log]} answers) was run again later in {later}"
                 note += f" ({sizes[last['log']]} answers)"
-            kind: LeftOutKind = "copy" if is_copy else "replaced"
-            notes.setdefault(log, []).append(LeftOut(names[log], note, kind))
+            notes.setdefault(log, []).append(note)
         counted.append(rows[rows["log"] == last["log"]])
     kept = pd.concat(counted).sort_index()
-    replaced = [
-        replace(parts[0], reason="; ".join(part.reason for part in parts))
-        for parts in notes.values()
-    ]
+    replaced = [LeftOut(names[log], "; ".join(reasons)) for log, reasons in notes.items()]
     return kept, replaced
 
 
 def _with_conditions(answers: pd.DataFrame) -> pd.DataFrame:
-    """The column `condition`: label and system message, and what tells those of one name apart."""
+    """The column `condition`: the label, and behind it what tells conditions of one label apart."""
     settings = answers[[*KEYS[:-1], "label", *TELLS_APART]].drop_duplicates()
-    pairs = settings[["label", "system_message"]].itertuples(index=False)
-    texts = pd.Series([_name(*pair) for pair in pairs], index=settings.index, dtype=object)
-    for _, rows in settings.groupby([*KEYS[:-1], texts], sort=False):
+    texts = pd.Series(settings["label"], index=settings.index, dtype=object)
+    for _, rows in settings.groupby([*KEYS[:-1], "label"], sort=False):
         if len(rows) > 1:
             varying = [name for name in TELLS_APART if rows[name].nunique(dropna=False) > 1]
             for index, row in rows.iterrows():
                 parts = ", ".join(_setting(name, row[name]) for name in varying[:3])
-                texts[index] = f"{texts[index]} ({parts})".strip()
+                texts[index] = f"{row['label']} ({parts})".strip()
     settings["condition"] = texts.astype("str")
     columns = [name for name in settings.columns if name != "condition"]
     # A merge would not match NaN with NaN in every version: the position in the table does.
@@ -218,12 +206,6 @@ def _with_conditions(answers: pd.DataFrame) -> pd.DataFrame:
     order = dict(zip(codes, settings["condition"], strict=True))
     position = answers.groupby(columns, dropna=False, sort=False).ngroup()
     return answers.assign(condition=position.map(order).astype("str"))
-
-
-def _name(label: str, system_message: str) -> str:
-    """What was done to the model and what it was told; "" for neither."""
-    digest = hashlib.sha256(system_message.encode()).hexdigest()[:8]
-    return " + ".join(filter(None, [label, f"system {digest}" if system_message else ""]))
 
 
 def _setting(name: str, value: object) -> str:
@@ -247,17 +229,8 @@ def _rows_of(file: LogFile) -> tuple[pd.DataFrame, int]:
             label=rows["label"].where(rows["label"] != "", label.removesuffix("]")),
             **run_columns(file.header),
         )
-        rows = _with_intervention(file, rows.assign(rubrics=_prompts(rows["rubrics"])))
+        rows = _with_intervention(file, rows)
     return rows, len(samples) - len(completed)
-
-
-def _prompts(rubrics: "pd.Series[str]") -> str:
-    """Digests of a run's judge prompts by score, where questions may bring prompts of their own."""
-    texts = sorted(rubrics.unique())
-    if len(texts) == 1:
-        return texts[0]
-    by_score = pd.DataFrame([json.loads(text) for text in texts if text]).fillna("")
-    return json_text({score: " ".join(sorted(by_score[score].unique())) for score in by_score})
 
 
 def _samples(file: LogFile) -> "Sequence[EvalSample | EvalSampleSummary]":
@@ -306,9 +279,7 @@ def _with_intervention(file: LogFile, rows: pd.DataFrame) -> pd.DataFrame:
         sample = _whole_sample(file, first["sample"], int(first["epoch"]))
         metadata = sample.output.metadata or {}
         steering = metadata.get("steering", {})
-        columns[label] = condition_columns(
-            metadata, header.eval.model_args, prompted=bool(system_message_of(header))
-        ) | {
+        columns[label] = condition_columns(metadata, header.eval.model_args) | {
             "fingerprint": str(steering.get("fingerprint", "")),
             # The first prompts of two conditions of one log ask two things.
             "prompt_sha256": str(steering.get("prompt_sha256", "")) if len(labels) == 1 else "",

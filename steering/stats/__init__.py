@@ -10,6 +10,7 @@ from steering.stats.intervals import (
     mean,
     mean_interval,
     stratified_interval,
+    stratified_upper_bound,
     t_quantile,
 )
 from steering.stats.paired import (

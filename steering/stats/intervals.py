@@ -119,6 +119,20 @@ def stratified_interval(
     return Interval(1 - _stratified_bound(other, tail), _stratified_bound(themes, tail))
 
 
+def stratified_upper_bound(
+    true: NDArray[np.int64], total: NDArray[np.int64], error: float
+) -> float:
+    """Upper bound on these questions, from counts; each stratum weighs the same.
+
+    Args:
+        true: How often the outcome is True, [strata].
+        total: Outcomes, at least one each, [strata].
+        error: One-sided.
+    """
+    weights = np.full(len(total), 1 / len(total))
+    return _stratified_bound(_Themes(true.astype(float), total.astype(float), weights), error)
+
+
 def cluster_interval(
     outcomes: Sequence[bool],
     clusters: Sequence[Hashable],

@@ -1,6 +1,6 @@
 """The audit of one vector in one call: does it make the model misaligned, and is it safe to ship?
 
-What is tested, and when it counts as found, stands in `audit_rule.py`.
+What is tested and when it counts stands in `audit_rule.py`, how much is asked in `audit_plan.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,19 @@ from typing import Any
 from steering.files import file_digest
 from steering.judging import EMRule
 from steering.models import find_model
+from steering.reports.page import PageTable
 from steering.results import read_answers
 from steering.spec import INTERVENTION
-from steering.studies.audit_rule import SIDES, AuditArm, AuditFinding, Role, judge_audit
+from steering.studies.audit_finding import AuditFinding, audit_table, judge_audit
+from steering.studies.audit_plan import AuditPlan, make_plan
+from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Role
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import (
     EvalOptions,
     StudyCondition,
     check_judges,
     cost_of,
+    load_task,
     make_condition,
     run_conditions,
     unfinished,
@@ -29,10 +33,10 @@ from steering.studies.report import figures_of, write_report
 from steering.studies.run import Tell, quiet
 
 LOGS = Path("logs/audits")
-# The question sets of a real model and of a toy, which knows its own world only; and the answers to
-# a question of each, where the user does not say.
+# The question sets of a real model and of a toy, which knows its own world only.
 _SETS = {False: ("core", "broad"), True: ("core", "toy_broad")}
-_SAMPLES = {"core": 20, "broad": 5, "toy_broad": 5}
+# Between the seeds of two blocks: no sample of one block shares a seed with one of another.
+_SEED_STEP = 1000
 
 Metrics = Mapping[str, float]
 
@@ -43,13 +47,15 @@ class AuditResult:
 
     Attributes:
         folder: Of its logs.
-        conditions: By label, what each stands for.
+        plan: How many answers it asks for, in which blocks.
+        conditions: By label, what each stands for, of the blocks that were asked.
         finding: The outcome with its figures; None after a dry run.
         also: By other task and label, the metrics of that task.
         pages: The page and its Markdown.
     """
 
     folder: Path
+    plan: AuditPlan
     conditions: Mapping[str, AuditArm]
     finding: AuditFinding | None = None
     also: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
@@ -68,6 +74,7 @@ def audit(
     seed: int = 0,
     controls: int = 3,
     rule: EMRule = "betley",
+    max_em: float = MAX_EM,
     also: str | Sequence[str] = (),
     also_limit: int | None = None,
     logs: str | Path | None = None,
@@ -77,7 +84,8 @@ def audit(
 ) -> AuditResult:
     """Ask a model with and without a vector, and beside random directions of the same length.
 
-    Everything is checked before a model is loaded. An audit that was stopped goes on where it was.
+    Everything is checked before a model is loaded. Answers are asked in blocks, and the audit stops
+    after the first block that decides. An audit that was stopped goes on where it was.
 
     Args:
         vector: A file in any known format.
@@ -85,17 +93,18 @@ def audit(
         magnitude: The working magnitude; half and twice as much are audited too.
         options: Further -M options of all conditions.
         questions: Question sets or files; by default core and broad, of a toy core and toy_broad.
-        task: Further -T options of em_freeform.
+        task: Further -T options of em_freeform; `samples_per_question` is the number in all blocks.
         grader: The judge, as --model-role grader= has it.
         seed: Of the answers.
-        controls: How many random directions.
+        controls: How many random directions, spread over the blocks.
         rule: What is misaligned.
-        also: Other Inspect tasks that are run with the same conditions.
+        max_em: What the upper edges of misalignment must lie below for "bounded", 0-1.
+        also: Other Inspect tasks that are run with the conditions of the first block.
         also_limit: Samples of each such task; None for all.
         logs: Folder; None for one of the vector's name and digest in `logs/audits`.
         display: As Inspect's --display.
-        dry_run: Check everything, say what it would cost, and write nothing.
-        tell: Told what is about to be run and what it costs.
+        dry_run: Check everything, say what it would cost and what it could show, and write nothing.
+        tell: Told the plan, what is about to be run and what it costs.
 
     Raises:
         SteeringError: The vector does not fit the model, an option is impossible, or a condition
@@ -105,43 +114,114 @@ def audit(
     folder = Path(logs) if logs is not None else LOGS / f"{vector.stem}-{file_digest(vector)[:6]}"
     if "questions" in task:
         raise StudyError("-T questions= is --questions here, which can be repeated")
+    if not 0 < max_em < 1:
+        raise StudyError(f"--max-em {max_em:g} is no share: give one above 0 and below 1, as 0.05")
     toy = find_model(model).is_toy
-    sets = [
-        EvalOptions(
-            {"samples_per_question": _SAMPLES.get(name, 20)} | task | {"questions": name},
-            grader,
-            seed,
-        )
-        for name in _names(questions) or _SETS[toy]
-    ]
-    costs = [cost_of(each) for each in sets]
-    check_judges(sets[0], toy=toy)
+    names = _names(questions) or _SETS[toy]
+    samples = task.pop("samples_per_question", None)
+    asked = [(name, load_task(EvalOptions(task | {"questions": name}))) for name in names]
+    plan = make_plan(asked, samples, max_em)
+    task["samples_per_question"] = plan.samples
+    check_judges(EvalOptions(grader=grader), toy=toy)
     with TemporaryDirectory() as scratch:
         # A dry run writes nothing into the user's folders.
         vectors = Path(scratch) if dry_run else folder / "vectors"
         conditions, arms = _conditions(vector, model, magnitude, options, controls, vectors)
-        for each, cost in zip(sets, costs, strict=True):
-            num_left = len(unfinished(conditions, each, folder))
-            summary = cost.summary(num_left) if num_left else "every condition has been run."
-            tell(f"Questions {each.task_args['questions']}: {summary}")
+        blocks = [
+            _Block(
+                number,
+                folder / f"block{number}",
+                _of_block(conditions, arms, number, plan.blocks),
+                [
+                    EvalOptions(
+                        task | {"questions": name},
+                        grader,
+                        seed + _SEED_STEP * (number - 1),
+                        metadata={"block": number, "seed": seed},
+                    )
+                    for name in names
+                ],
+            )
+            for number in range(1, plan.blocks + 1)
+        ]
+        for line in [*plan.lines(max_em), *_costs(blocks)]:
+            tell(line)
     if dry_run:
-        return AuditResult(folder, arms)
-    paths = [
-        path
-        for each in sets
-        for path in run_conditions("audit", conditions, each, folder, display=display)
-    ]
-    answers = read_answers(paths)
-    finding = judge_audit(answers, arms, rule)
+        return AuditResult(folder, plan, arms)
+    paths: list[Path] = []
+    for block in blocks:
+        paths += block.run(display)
+        answers = read_answers(paths)
+        arms_asked = {label: arm for label, arm in arms.items() if label in set(answers["label"])}
+        finding = judge_audit(answers, arms_asked, rule, max_em=max_em, looks=plan.blocks)
+        if finding.outcome != "can't say":
+            break
+        if block is not blocks[-1]:
+            tell(f"After block {block.number} of {plan.blocks}: not decided yet.")
     # Not in the audit's own folder, which the report reads: their scores are others.
     beside = folder.with_name(f"{folder.name}-also")
     metrics = {}
     for name in _names(also):
         each = EvalOptions(grader=grader, seed=seed, task=name, limit=also_limit)
-        metrics[name] = _metrics(run_conditions("audit", conditions, each, beside, display=display))
+        logs_of_task = run_conditions("audit", blocks[0].conditions, each, beside, display=display)
+        metrics[name] = _metrics(logs_of_task)
     title = f"Audit of {vector.name} on {model}"
-    pages = write_report(figures_of(answers), folder, title=title, headline=finding.line)
-    return AuditResult(folder, arms, finding, metrics, pages)
+    table = PageTable("The audit", *audit_table(finding), notes=finding.notes)
+    content = figures_of(answers)
+    pages = write_report(content, folder, title=title, headline=finding.line, table=table)
+    return AuditResult(folder, plan, arms_asked, finding, metrics, pages)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A part of the answers, asked with seeds of its own in a folder of its own."""
+
+    number: int
+    folder: Path
+    conditions: Sequence[StudyCondition]
+    sets: Sequence[EvalOptions]
+
+    def run(self, display: str | None) -> list[Path]:
+        """Ask what has not been asked; the logs."""
+        return [
+            path
+            for each in self.sets
+            for path in run_conditions("audit", self.conditions, each, self.folder, display=display)
+        ]
+
+    def num_left(self, options: EvalOptions) -> int:
+        """How many of its conditions have not answered a question set."""
+        return len(unfinished(self.conditions, options, self.folder))
+
+
+def _of_block(
+    conditions: Sequence[StudyCondition],
+    arms: Mapping[str, AuditArm],
+    number: int,
+    num_blocks: int,
+) -> list[StudyCondition]:
+    """All conditions but the random directions of other blocks, which are dealt out in turn."""
+    controls = [each for each in conditions if arms[each.label].role == "control"]
+    dealt = controls[number - 1 :: num_blocks]
+    return [each for each in conditions if each not in controls or each in dealt]
+
+
+def _costs(blocks: Sequence[_Block]) -> list[str]:
+    """What is left to be run of each question set, in the first block and in all."""
+    lines = []
+    for index, options in enumerate(blocks[0].sets):
+        left = [block.num_left(block.sets[index]) for block in blocks]
+        name = options.task_args["questions"]
+        if not any(left):
+            lines.append(f"Questions {name}: every condition has been run.")
+            continue
+        cost = cost_of(options)
+        number = next(number for number, num in enumerate(left) if num)
+        lines.append(f"Questions {name}, block {number + 1}: {cost.summary(left[number])}")
+        if sum(left) > left[number]:
+            total = sum(left) * cost.num_answers
+            lines.append(f"Questions {name}, all blocks: {total:,} answers at most.")
+    return lines
 
 
 def _names(names: str | Sequence[str]) -> Sequence[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import steering
 from steering.condition import resolve_condition, resolve_model
@@ -21,6 +21,9 @@ from steering.judging.tasks import own_options
 from steering.logs import each_header, local_path
 from steering.spec import parse_options
 from steering.studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from inspect_ai import Task
 
 # The tasks stand beside the package, in a clone and in a wheel.
 TASK = Path(steering.__file__).parents[1] / "evals" / "em_freeform.py"
@@ -65,6 +68,7 @@ class EvalOptions:
         seed: Of the answers; the same for each condition, so that their answers pair up.
         task: As `inspect eval` takes it.
         limit: Samples of it; None for all.
+        metadata: Of the logs, besides the study's name.
     """
 
     task_args: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +76,7 @@ class EvalOptions:
     seed: int = 0
     task: str = f"{TASK}@{TASK.stem}"
     limit: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_conditions(
@@ -121,7 +126,7 @@ def _run_model(
         model=models,
         task_args=dict(options.task_args),
         model_roles=_roles(options.grader),
-        metadata={"study": study},
+        metadata={"study": study, **options.metadata},
         seed=options.seed,
         limit=options.limit,
         display=display,  # type: ignore[arg-type]
@@ -185,6 +190,21 @@ def cost_of(options: EvalOptions) -> Cost:
         StudyError: The task has no such option.
         SteeringError: An option's value is impossible.
     """
+    task = load_task(options)
+    return Cost(
+        num_answers=len(task.dataset) * (task.epochs or 1),
+        max_tokens=task.config.max_tokens or 0,
+        leak=options.task_args.get("leak") is not None,
+    )
+
+
+def load_task(options: EvalOptions) -> "Task":
+    """The task em_freeform with its questions, checked.
+
+    Raises:
+        StudyError: The task has no such option.
+        SteeringError: An option's value is impossible.
+    """
     spec = spec_from_file_location(TASK.stem, TASK)
     assert spec is not None
     assert spec.loader is not None
@@ -195,17 +215,12 @@ def cost_of(options: EvalOptions) -> Cost:
         if name not in allowed:
             raise StudyError(f"-T {no_such_option(name, allowed, f'of {TASK.stem}')}")
     try:
-        task = module.em_freeform(**options.task_args)
+        return module.em_freeform(**options.task_args)
     except Exception as error:
         # The task wraps our errors for Inspect's command line; here they are ours again.
         if isinstance(error.__cause__, SteeringError):
             raise error.__cause__ from None
         raise
-    return Cost(
-        num_answers=len(task.dataset) * (task.epochs or 1),
-        max_tokens=task.config.max_tokens or 0,
-        leak=options.task_args.get("leak") is not None,
-    )
 
 
 def check_judges(options: EvalOptions, *, toy: bool) -> None:

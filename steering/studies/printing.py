@@ -10,7 +10,7 @@ from rich.markup import escape
 from steering.judging import EMRule
 from steering.reports.tables import percent, plain_table, print_note, rate_text
 from steering.studies.arms import ArmComparison
-from steering.studies.audit_rule import AuditFinding
+from steering.studies.audit_finding import AuditFinding, audit_table
 from steering.studies.claims import ClaimVerdict
 from steering.studies.dose_matching import RATES, MatchedDifference, Quantity
 
@@ -153,23 +153,10 @@ def _sentences(comparison: ArmComparison) -> list[str]:
 def print_audit(finding: AuditFinding) -> None:
     """A row a condition, then the notes."""
     console = Console()
-    table = plain_table(
-        "EM rates with 95% intervals by question; difference from the baseline, points, with the p "
-        "of the sign-flip test",
-        ["condition"],
-        ["EM", "difference", "p", "coherent", "relevant", "n"],
-    )
-    for row in finding.rows:
-        is_baseline = row.arm.role == "baseline"
-        table.add_row(
-            escape(row.label),
-            rate_text(row.em, row.low, row.high),
-            "" if is_baseline else f"{100 * row.difference:+.0f}",
-            "" if is_baseline else f"{row.p_value:.2g}",
-            f"{row.coherent:.0%}",
-            f"{row.relevant:.0f}",
-            str(row.num_answers),
-        )
+    heading, columns, rows = audit_table(finding)
+    table = plain_table(heading, columns[:1], columns[1:])
+    for row in rows:
+        table.add_row(*map(escape, row))
     console.print(table)
     for note in finding.notes:
         print_note(console, f"{note}.")

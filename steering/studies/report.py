@@ -13,7 +13,7 @@ from rich.console import Console
 from steering.errors import SteeringError
 from steering.logs import is_of_judge, log_files
 from steering.reports.calibration import print_calibrations
-from steering.reports.page import PageContent, write_page
+from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
 from steering.reports.tables import print_left_out
 from steering.results.calibrations import Calibration, read_calibrations
@@ -114,10 +114,11 @@ def write_report(
     *,
     title: str = "",
     headline: str = "",
+    table: PageTable | None = None,
 ) -> list[Path]:
     """Write the page and the frames of logs in a folder; returns the page and its Markdown.
 
-    Arguments are those of `report`.
+    Arguments are those of `report`; `table` is that which the headline rests on.
 
     Raises:
         SteeringError: The files can't be written.
@@ -127,6 +128,7 @@ def write_report(
     page = PageContent(
         title=title or (f"{', '.join(studies)}: {models}" if studies else models),
         headline=headline,
+        table=table,
         answers=content.answers,
         conditions=content.conditions,
         logs=logs,

@@ -5,7 +5,6 @@ has a marker and a line style too, so that a grey print can be read.
 """
 
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,6 @@ STYLES = (
 INK = "#333333"
 PALE = "#777777"
 _DPI = 144
-# Letters to a line.
-_SIGNATURE_WIDTH = 130
 
 
 def empty(
@@ -50,8 +47,7 @@ def empty(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
-    lines = textwrap.fill(signature.replace("|", " | "), _SIGNATURE_WIDTH)
-    figure.supxlabel(lines, fontsize=6, color=PALE)
+    figure.supxlabel(signature, fontsize=6, color=PALE)
     return figure, list(panel_axes)
 
 
