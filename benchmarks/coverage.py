@@ -1,48 +1,147 @@
-"""Coverage of the 95% intervals, by simulation.
+"""Coverage of the 95% intervals on a grid, by simulation, with their widths beside other methods'.
 
     python -m benchmarks.coverage
 
-Questions' rates follow a beta distribution and answers to a question a binomial one: 1,000 runs a
-row, with 8 questions of 25 answers and 24 of 20. Differences are between two conditions of the same
-questions; half of a question's effect is in both (a Gaussian copula). Writes results/coverage.md.
-Two minutes on one thread.
+Themes' rates follow a beta distribution and answers to a theme a binomial one; or a theme fails at
+0.8 or not at all. Each simulated run is read by both intervals of a rate, `stratified_interval` (on
+these questions: the truth is the mean of the rates of the themes that were drawn) and
+`cluster_interval` (on questions like these: the truth is the mean of their distribution), and by
+other methods. Differences are between two conditions of the same questions; half of a question's
+effect is in both (a Gaussian copula). Writes results/coverage.md, results/coverage.csv with every
+point, and docs/img/coverage.png. About 20 minutes on one thread.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import betaincinv, stdtrit
 
-from steering.stats import cluster_interval, paired_difference
+from steering.stats import cluster_interval, intervals, paired_difference, stratified_interval
 
-RESULTS = Path(__file__).parent / "results" / "coverage.md"
+RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[1] / "docs" / "img" / "coverage.png"
 RUNS = 1000
 SEED = 20250117
-RATES = [(8, 25, icc, rate) for icc in (0.1, 0.5) for rate in (0.1, 0.3, 0.5)] + [
-    (questions, samples, icc, rate)
-    for questions, samples in ((8, 25), (24, 20))
-    for icc in (0.0, 0.1, 0.5)
-    for rate in (0.02, 0.05)
-]
+THEMES = (4, 8, 24, 48, 64)
+ANSWERS = (1, 5, 20, 100)
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+ICCS = (0.0, 0.1, 0.3, 0.5)
+# The chance that a theme fails, at 0.8; the others never do.
+CHANCES = (1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64)
+FAILS = 0.8
+LEAST = 0.92
 DIFFERENCES = [
     (questions, 20, icc, base, other)
     for questions in (8, 24)
     for icc in (0.1, 0.5)
     for base, other in ((0.02, 0.02), (0.1, 0.1), (0.1, 0.3), (0.3, 0.5))
 ]
-HEAD = f"""# Coverage of the 95% intervals
+THESE, LIKE = "on these questions", "on questions like these"
+OURS = {THESE: "stratified_interval", LIKE: "cluster_interval"}
 
-Written by `python -m benchmarks.coverage`: {RUNS:,} runs in each row, with beta-binomial
-answers. The standard error of a coverage of 95% is 0.7 points. ICC is the correlation of
-two answers to one question. The coverage should be 93 to 97%. A smaller coverage is marked
-narrow, a larger one wide.
+Array = NDArray[np.float64]
+Bounds = tuple[float, float]
 
-## Rates
 
-`cluster_interval`: Wilson interval with the effective number of answers, Student's t.
-"""
+# Other methods, each of the counts of themes that all have the same number of answers.
+
+
+def pooled(counts: Array, samples: int) -> Bounds:
+    """Clopper and Pearson's interval of the pooled answers."""
+    true, total = counts.sum(), len(counts) * samples
+    low = 0.0 if true == 0 else float(betaincinv(true, total - true + 1, 0.025))
+    high = 1.0 if true == total else float(betaincinv(true + 1, total - true, 0.975))
+    return low, high
+
+
+def shrunk_wilson(counts: Array, samples: int) -> Bounds:
+    """As ours on these questions, with Wilson's interval in place of Clopper and Pearson's."""
+    themes, total = len(counts), len(counts) * samples
+    rate = counts.sum() / total
+    shrunk = (counts + 2 * rate) / (samples + 2)
+    variance = (shrunk * (1 - shrunk)).sum() / (themes * total)
+    number = rate * (1 - rate) / variance if variance else total
+    return intervals._wilson(rate, number, 1.96)
+
+
+def before(counts: Array, samples: int) -> Bounds:
+    """The interval of earlier versions: Wilson's, with an assumed correlation of 0.08 for few."""
+    themes, total = len(counts), len(counts) * samples
+    true = counts.sum()
+    rate = true / total
+    icc = 0.08 * max(0.0, 1 - min(true, total - true) / themes)
+    most = total / (1 + (samples - 1) * icc)
+    variance = themes / (themes - 1) * ((counts - rate * samples) ** 2).sum() / total**2
+    number = min(rate * (1 - rate) / variance, most) if variance > 1e-18 else most
+    return intervals._wilson(rate, number, float(stdtrit(themes - 1, 0.975)))
+
+
+_RNG = np.random.default_rng(0)
+_WEIGHTS = {themes: _RNG.dirichlet(np.ones(themes + 1), 500) for themes in THEMES}
+
+
+def gaffke(counts: Array, samples: int) -> Bounds:
+    """Gaffke (2005): no model; a Bayesian bootstrap with one more theme at the worst value."""
+    rates = np.sort(counts / samples)
+    weights = _WEIGHTS[len(counts)]
+    low = np.quantile(weights @ np.append(0.0, rates), 0.025)
+    return float(low), float(np.quantile(weights @ np.append(rates, 1.0), 0.975))
+
+
+def posterior(prior: Array | None) -> Callable[[Array, int], Bounds]:
+    """As ours on questions like these with another prior for the correlation; None: its profile."""
+
+    def bounds(counts: Array, samples: int) -> Bounds:
+        size = len(counts)
+        themes = intervals._Themes(counts, np.full(size, float(samples)), np.full(size, 1 / size))
+        low, high = intervals._variance_range(themes, 0.025)
+        values, numbers = np.unique(counts, return_counts=True)
+        likelihood = sum(
+            number * intervals._theme_likelihood(float(value), float(samples))
+            for value, number in zip(values, numbers, strict=True)
+        )
+        density = np.exp(likelihood - np.max(likelihood))
+        if prior is None:
+            profile = density.max(axis=1)
+            inside = -2 * np.log(np.maximum(profile, 1e-300)) <= stdtrit(size - 1, 0.975) ** 2
+            rates = intervals._RATES[inside]
+            ends = (0.0 if inside[0] else rates[0], 1.0 if inside[-1] else rates[-1])
+            return min(low, ends[0]), max(high, ends[1])
+        density = density @ prior
+        if themes.rate > 0:
+            low = min(low, intervals._quantile(density * (1 - intervals._RATES), 0.025))
+        if themes.rate < 1:
+            high = max(high, intervals._quantile(density * intervals._RATES, 0.975))
+        return low, high
+
+    return bounds
+
+
+def _beta(power: float, all_or_nothing: float) -> Array:
+    """A beta(1/2, power) prior on the grid of correlations, and all or nothing."""
+    weights = (1 - intervals._RHO[:-1]) ** (power - 1)
+    return np.append(weights / weights.sum() * (1 - all_or_nothing), all_or_nothing)
+
+
+RIVALS: dict[str, dict[str, Callable[[Array, int], Bounds]]] = {
+    THESE: {"pooled Clopper-Pearson": pooled, "shrunk Wilson": shrunk_wilson},
+    LIKE: {
+        "Wilson, assumed ICC (before)": before,
+        "Gaffke": gaffke,
+        "profile likelihood, t": posterior(None),
+        "beta(1/2, 2) alone": posterior(_beta(2, 0)),
+        "beta(1/2, 1), 10% all or nothing": posterior(_beta(1, 0.1)),
+        "beta(1/2, 2), 25% all or nothing": posterior(_beta(2, 0.25)),
+        "beta(1/2, 4), 10% all or nothing": posterior(_beta(4, 0.1)),
+    },
+}
 
 
 class Tally:
@@ -52,37 +151,135 @@ class Tally:
         self.num_covering = 0
         self.widths: list[float] = []
 
-    def add(self, low: float, high: float, truth: float) -> None:
-        self.num_covering += low <= truth <= high
-        self.widths.append(high - low)
+    def add(self, bounds: Bounds, truth: float) -> None:
+        self.num_covering += bounds[0] - 1e-9 <= truth <= bounds[1] + 1e-9
+        self.widths.append(bounds[1] - bounds[0])
 
-    def __str__(self) -> str:
-        coverage = 100 * self.num_covering / len(self.widths)
-        mark = "" if 93 <= coverage <= 97 else " **narrow**" if coverage < 93 else " wide"
-        return f"{coverage:.1f}%{mark} | {np.mean(self.widths):.2f}"
+    @property
+    def coverage(self) -> float:
+        return self.num_covering / len(self.widths)
 
 
-def question_rates(rate: float, icc: float, normals: np.ndarray) -> np.ndarray:
-    """True rates of questions [questions], of a beta law with mean `rate` and correlation `icc`."""
+def theme_rates(rate: float, icc: float, normals: Array) -> Array:
+    """True rates of themes [themes], of a beta law with mean `rate` and correlation `icc`."""
     if icc == 0:
         return np.full(len(normals), rate)
     spread = 1 / icc - 1
-    return stats.beta.ppf(stats.norm.cdf(normals), rate * spread, (1 - rate) * spread)
+    return np.asarray(stats.beta.ppf(stats.norm.cdf(normals), rate * spread, (1 - rate) * spread))
 
 
-def rate_row(questions: int, samples: int, icc: float, rate: float) -> str:
-    rng = np.random.default_rng(SEED)
-    wilson = Tally()
-    clusters = np.repeat(np.arange(questions), samples).tolist()
-    for _ in range(RUNS):
-        true = question_rates(rate, icc, rng.standard_normal(questions))
-        outcomes = rng.random((questions, samples)) < true[:, None]
-        interval = cluster_interval(outcomes.ravel().tolist(), clusters)
-        wilson.add(interval.low, interval.high, rate)
-    return f"| {questions} x {samples} | {icc} | {rate} | {wilson} |"
+@dataclass(frozen=True)
+class Law:
+    """How the true rates of themes are distributed.
+
+    Attributes:
+        name: as the tables have it.
+        mean: of the distribution.
+        draw: true rates of so many themes, [themes].
+    """
+
+    name: str
+    mean: float
+    draw: Callable[[np.random.Generator, int], Array]
+
+
+def _beta_law(rate: float, icc: float) -> Law:
+    name = f"rate {rate:g}, ICC {icc:g}"
+    if icc == 0:
+        return Law(name, rate, lambda rng, size: np.full(size, rate))
+    a, b = rate * (1 / icc - 1), (1 - rate) * (1 / icc - 1)
+    return Law(name, rate, lambda rng, size: rng.beta(a, b, size))
+
+
+def _fails_at_once(chance: float) -> Law:
+    name = f"{FAILS} at 1 in {1 / chance:.0f}"
+    return Law(name, FAILS * chance, lambda rng, size: FAILS * (rng.random(size) < chance))
+
+
+LAWS = [_beta_law(rate, icc) for rate in RATES for icc in ICCS]
+LAWS += [_fails_at_once(chance) for chance in CHANCES]
+
+
+def measure(runs: int = RUNS) -> pd.DataFrame:
+    """Coverage and median width of each method at each point."""
+    rows = []
+    for themes, samples, law in itertools.product(THEMES, ANSWERS, LAWS):
+        rng = np.random.default_rng(SEED)
+        names = np.repeat(np.arange(themes), samples).tolist()
+        ranks = np.arange(samples)
+        tallies = {(what, name): Tally() for what in RIVALS for name in (OURS[what], *RIVALS[what])}
+        for _ in range(runs):
+            rates = law.draw(rng, themes)
+            counts = rng.binomial(samples, rates).astype(float)
+            outcomes = (ranks < counts[:, None]).ravel().tolist()
+            truths = {THESE: float(rates.mean()), LIKE: law.mean}
+            for what, interval in ((THESE, stratified_interval), (LIKE, cluster_interval)):
+                ours = interval(outcomes, names)
+                tallies[what, OURS[what]].add((ours.low, ours.high), truths[what])
+                for name, method in RIVALS[what].items():
+                    tallies[what, name].add(method(counts, samples), truths[what])
+        for (what, name), tally in tallies.items():
+            width = np.median(tally.widths)
+            rows.append((what, name, themes, samples, law.name, tally.coverage, width))
+        if law is LAWS[-1]:
+            print(f"{themes} themes x {samples}", flush=True)
+    columns = ["interval", "method", "themes", "answers", "law", "coverage", "width"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def report(grid: pd.DataFrame) -> Iterator[str]:
+    """The lines of results/coverage.md."""
+    yield "# Coverage of the 95% intervals"
+    num_points = len(grid[["themes", "answers", "law"]].drop_duplicates())
+    yield f"""
+Written by `python -m benchmarks.coverage`: {RUNS:,} runs at each of {num_points} points, all of
+which are in coverage.csv. The standard error of a coverage of 95% is 0.7 points, so the least of so
+many is some three of them below the true one. The points: {", ".join(map(str, THEMES))} themes;
+{", ".join(map(str, ANSWERS))} answers to each; rates of {", ".join(map(str, RATES))} with
+correlations within a theme (ICC) of {", ".join(map(str, ICCS))}; and themes that fail at {FAILS}
+with a chance of 1 in {", ".join(f"{1 / chance:.0f}" for chance in CHANCES)} and never otherwise.
+
+A method is *valid* if it holds the truth in at least {LEAST:.0%} of the runs at every point. The
+last column compares median widths with the narrowest valid method, where that is worst.
+"""
+    for what, of_interval in grid.groupby("interval", sort=False):
+        yield f"## A rate {what}\n"
+        yield "| method | least coverage | at | points below 92% | mean coverage | widest ratio |"
+        yield "|---|---|---|---|---|---|"
+        methods = {
+            name: rows.reset_index(drop=True)
+            for name, rows in of_interval.groupby("method", sort=False)
+        }
+        valid = {name: rows for name, rows in methods.items() if (rows["coverage"] >= LEAST).all()}
+        narrowest = pd.concat([rows["width"] for rows in valid.values()], axis=1).min(axis=1)
+        for name, rows in methods.items():
+            worst = rows.loc[rows["coverage"].idxmin()]
+            below = int((rows["coverage"] < LEAST).sum())
+            ratio = f"{(rows['width'] / narrowest).max():.2f}" if name in valid else "-"
+            label = f"**`{name}`**" if name in OURS.values() else name
+            where = f"{worst['themes']} x {worst['answers']}, {worst['law']}"
+            yield (
+                f"| {label} | {worst['coverage']:.1%} | {where} | {below} | "
+                f"{rows['coverage'].mean():.1%} | {ratio} |"
+            )
+        yield ""
+        yield "The least coverage of ours, and the median width at rate 0.05 with an ICC of 0.3:"
+        yield ""
+        ours = methods[OURS[str(what)]]
+        yield "| themes | " + " | ".join(f"{n} answers each" for n in ANSWERS) + " |"
+        yield "|---" * (len(ANSWERS) + 1) + "|"
+        for themes in THEMES:
+            cells = []
+            for samples in ANSWERS:
+                rows = ours[(ours["themes"] == themes) & (ours["answers"] == samples)]
+                typical = rows[rows["law"] == "rate 0.05, ICC 0.3"]["width"].iloc[0]
+                cells.append(f"{rows['coverage'].min():.1%} ({typical:.2f})")
+            yield f"| {themes} | " + " | ".join(cells) + " |"
+        yield ""
 
 
 def difference_row(questions: int, samples: int, icc: float, base: float, other: float) -> str:
+    """Coverage and mean width of the interval of a paired difference."""
     rng = np.random.default_rng(SEED)
     student = Tally()
     for _ in range(RUNS):
@@ -90,31 +287,59 @@ def difference_row(questions: int, samples: int, icc: float, base: float, other:
         rates = []
         for rate in (other, base):
             normals = math.sqrt(0.5) * (shared + rng.standard_normal(questions))
-            counts = rng.binomial(samples, question_rates(rate, icc, normals))
+            counts = rng.binomial(samples, theme_rates(rate, icc, normals))
             rates.append({str(q): count / samples for q, count in enumerate(counts)})
         difference = paired_difference(*rates)
-        student.add(difference.low, difference.high, other - base)
-    return f"| {questions} x {samples} | {icc} | {base}, {other} | {student} |"
+        student.add((difference.low, difference.high), other - base)
+    cells = f"{student.coverage:.1%} | {np.mean(student.widths):.2f}"
+    return f"| {questions} x {samples} | {icc} | {base}, {other} | {cells} |"
 
 
-def lines() -> Iterator[str]:
-    yield HEAD
-    yield "| questions x samples | ICC | rate | coverage | width |"
-    yield "|---|---|---|---|---|"
-    yield from (rate_row(*row) for row in RATES)
-    yield "\n## Differences of two conditions, paired by question\n"
-    yield "`paired_difference`: Student's t over the differences of the questions.\n"
-    yield "| questions x samples | ICC | rates | coverage | width |"
+def differences() -> Iterator[str]:
+    yield "## Differences of two conditions, paired by theme\n"
+    yield "`paired_difference`: Student's t over the differences of the themes.\n"
+    yield "| themes x answers | ICC | rates | coverage | mean width |"
     yield "|---|---|---|---|---|"
     yield from (difference_row(*row) for row in DIFFERENCES)
 
 
+def draw_picture(grid: pd.DataFrame) -> None:
+    """The least and every coverage of both intervals over the number of themes, and before."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [
+        (THESE, OURS[THESE], "On these questions"),
+        (LIKE, OURS[LIKE], "On questions like these"),
+        (LIKE, "Wilson, assumed ICC (before)", "On questions like these, before"),
+    ]
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True)
+    for ax, (what, method, title) in zip(axes, panels, strict=True):
+        rows = grid[(grid["interval"] == what) & (grid["method"] == method)]
+        for position, themes in enumerate(THEMES):
+            coverage = 100 * rows[rows["themes"] == themes]["coverage"].to_numpy()
+            spread = np.linspace(-0.3, 0.3, len(coverage))
+            colours = np.where(coverage < 100 * LEAST, "#b2182b", "#2166ac")
+            ax.scatter(position + spread, coverage, s=5, c=colours, linewidths=0)
+        ax.axhline(95, color="black", linewidth=0.8)
+        ax.axhline(100 * LEAST, color="black", linewidth=0.8, linestyle=":")
+        ax.set_xticks(range(len(THEMES)), [str(each) for each in THEMES])
+        ax.set_xlabel("themes")
+        ax.set_title(title, fontsize=10)
+    axes[0].set_ylabel("runs whose interval holds the truth, %")
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=150)
+
+
 def main() -> None:
-    text = ""
-    for line in lines():
-        print(line, flush=True)
-        text += line + "\n"
-    RESULTS.write_text(text, encoding="utf-8")
+    grid = measure()
+    grid.to_csv(RESULTS / "coverage.csv", index=False, float_format="%.4g")
+    text = "\n".join([*report(grid), *differences()]) + "\n"
+    (RESULTS / "coverage.md").write_text(text, encoding="utf-8")
+    draw_picture(grid)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ SCORER = "em_judge"
 LEAK = "target_leak"
 # Scorer of the task judge_calibration, whose answers no model under test gave.
 CALIBRATION = "calibration"
+# Key of a task's metadata for the version of this package.
+VERSION = "steering_version"
 # What Inspect puts into a sample's summary in place of a value that is too long for it.
 CUT = "Key removed from summary (> 1k)"
 

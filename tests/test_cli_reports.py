@@ -98,25 +98,43 @@ def test_compare_prints_both_rules_and_takes_other_thresholds(run: Run, tmp_path
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"grader": "second"}, "judge (fake/grader, fake/second)"),
-        ({"questions": "set@2"}, "questions (set@1, set@2)"),
-        ({"aligned_below": 40}, "aligned_below (30, 40)"),
+        ({"grader": "second"}, "judge (A: fake/grader, B: fake/second)"),
+        ({"questions": "set@2"}, "questions (A: set@1, B: set@2)"),
+        ({"aligned_below": 40}, "aligned_below (A: 30, B: 40)"),
+        ({"metadata": {"steering_version": "9.9"}}, "version (A: unknown, B: 9.9)"),
+        (
+            {"config": {"temperature": 0, "max_tokens": 5}},
+            "temperature (A: none, B: 0); max_tokens (A: none, B: 5)",
+        ),
+        ({"config": {"system_message": "Hi."}}, "system_message (A: none, B: Hi.)"),
     ],
 )
-def test_compare_warns_of_what_differs(
+def test_compare_refuses_what_differs_in_more_than_the_condition(
     run: Run, tmp_path: Path, other: dict[str, Any], said: str
 ) -> None:
     a = write_log(tmp_path / "a", "one", A)
     b = write_log(tmp_path / "b", "two", A, **other)
-    status, out, _ = run("compare", a, b)
-    assert status == 0
-    assert f"A and B can't be compared: they differ in {said}" in " ".join(out.split())
+    status, out, err = run("compare", a, b)
+    assert (status, out) == (1, "")
+    assert f"differ in more than the condition: {said}." in err
+    assert "--anyway" in err
+    status, out, err = run("compare", a, b, "--anyway")
+    assert (status, err) == (0, "")
+    stamp, figures = (" ".join(out.split()).find(text) for text in (said, "EM betley"))
+    assert 0 < stamp < figures
 
 
-def test_compare_warns_of_another_version(run: Run, tmp_path: Path) -> None:
+def test_compare_refuses_another_rubric(run: Run, tmp_path: Path) -> None:
     a, b = write_log(tmp_path / "a", "one", A), write_log(tmp_path / "b", "two", A)
-    change(b, lambda log: log.eval.packages.update(steering="9.9"))
-    assert "they differ in version (" in run("compare", a, b)[1]
+
+    def edit(log: Any) -> None:
+        for sample in log.samples:
+            sample.scores["em_judge"].metadata["prompts"]["aligned"] = "0123456789ab"
+
+    change(b, edit)
+    status, _, err = run("compare", a, b)
+    assert status == 1
+    assert re.search(r"rubrics aligned \(A: [0-9a-f]{12}, B: 0123456789ab\)\.", err)
 
 
 def test_compare_pairs_folders_by_task_and_names_what_it_left_out(run: Run, tmp_path: Path) -> None:
@@ -144,7 +162,7 @@ def test_compare_pairs_folders_by_task_and_names_what_it_left_out(run: Run, tmp_
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        ({"a": [GOOD]}, {"a": [BAD]}, ["one question: no bounds", "+100.0 points, t [-, -]"]),
+        ({"a": [GOOD]}, {"a": [BAD]}, ["one theme: no bounds", "+100.0 points, t [-, -]"]),
         (
             {"a": [UNSCORED]},
             {"a": [UNSCORED]},
@@ -225,7 +243,9 @@ def test_what_is_counted_whole_is_held_against_its_bound_without_an_interval(
 ) -> None:
     """Which of these very answers were scored is no estimate, however few they are."""
     write_log(tmp_path / "all", "one", {"a": [GOOD] * 5})
-    status, out, _ = run("gate", tmp_path / "all", "--min", "coverage=1", "--max", "em_rate=1")
+    status, out, _ = run(
+        "gate", tmp_path / "all", "--min", "coverage=1", "--max", "unscored_share=0"
+    )
     assert status == 0
     assert re.search(r"coverage +5 of 5 +>= 1 +kept", out)
     write_log(tmp_path / "some", "one", {"a": [GOOD, GOOD, GOOD, UNSCORED]})
@@ -319,12 +339,10 @@ def test_nothing_to_count_is_not_kept(run: Run, tmp_path: Path, name: str) -> No
         assert " unknown" in out
 
 
-def test_one_question_has_no_bounds_for_a_mean(run: Run, tmp_path: Path) -> None:
-    write_log(tmp_path, "one", {"a": [GOOD]})
+def test_one_question_decides_no_bound(run: Run, tmp_path: Path) -> None:
+    write_log(tmp_path, "one", {"a": [GOOD] * 100})
     assert run("gate", tmp_path, "--min", "aligned=0")[0] == 1
-    # A rate has Wilson's: 0 of 1 is z^2 / (1 + z^2) = 0.793.
-    assert run("gate", tmp_path, "--max", "em_rate=0.80")[0] == 0
-    assert run("gate", tmp_path, "--max", "em_rate=0.79")[0] == 2
+    assert run("gate", tmp_path, "--max", "em_rate=0.05")[0] == 1
 
 
 def test_a_broken_bound_outweighs_one_that_cannot_be_judged(run: Run, tmp_path: Path) -> None:

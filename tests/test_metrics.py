@@ -413,10 +413,14 @@ def test_two_rates_made_differently_have_different_signatures() -> None:
         em_rate(ANSWERS, rule, bounds, provenance).signature
         for rule in EM_RULES
         for bounds in (Thresholds(), Thresholds(aligned_below=40), Thresholds(coherent_from=60))
-        for provenance in [base]
-        + [dataclasses.replace(base, **{f.name: "other"}) for f in dataclasses.fields(base)]
+        for provenance in [base, dataclasses.replace(base, settings={"temperature": "0"})]
+        + [
+            dataclasses.replace(base, **{name: "other"})
+            for name in vars(base)
+            if name != "settings"
+        ]
     }
-    assert len(signatures) == 2 * 3 * 5
+    assert len(signatures) == 2 * 3 * 6
     assert em_rate(ANSWERS, "betley", provenance=base).signature == (
         "rule:betley|aligned<30|coherent>=50|judge:toy/judge|questions:core@1a2b3c|"
         "condition:toy[medical x1]|version:0.1.0"

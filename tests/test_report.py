@@ -94,8 +94,9 @@ def test_a_condition_is_compared_with_the_baseline_that_was_judged_as_it_was() -
     by_another_judge = frame(condition("x2", 1, samples=2), study="", judge="b")
     results = condition_results(frame(answers, by_another_judge))
     print_summary(results, Console(file=out, width=200))
-    lines = [line for line in out.getvalue().splitlines() if " - baseline: " in line]
-    assert lines == ["toy[x1] - baseline: EM betley +100 points [100, 100], p = 0.0078 (paired)"]
+    lines = [line for line in out.getvalue().splitlines() if " - toy[baseline]: " in line]
+    difference = "EM betley +100 points [100, 100], p = 0.0078 (paired)"
+    assert lines == [f"toy[x1] - toy[baseline]: {difference}"]
     assert "a difference is the mean of the themes' own" in out.getvalue()
     alone = io.StringIO()
     print_summary(results[1:2], Console(file=alone, width=80))
@@ -106,9 +107,8 @@ def test_rows_that_cannot_be_compared_say_so(run: Callable[..., None], tmp_path:
     run()
     assert "can't be compared" not in printed(tmp_path)
     run(aligned_below=40)
-    assert "can't be compared: they differ in aligned_below (30, 40)" in " ".join(
-        printed(tmp_path).split()
-    )
+    assert "conditions that can't be compared with each other: " in printed(tmp_path)
+    assert "(aligned_below 30); " in " ".join(printed(tmp_path).split())
 
 
 def test_every_figure_has_its_signature_and_the_table_fits_80_columns(

@@ -102,7 +102,7 @@ def test_runs_that_asked_different_samples_are_two_conditions(tmp_path: Path) ->
     results = condition_results(answers)
     assert sorted(len(result.answers) for result in results) == [1, 3]
     assert len({result.name for result in results}) == 2
-    [difference] = differing_settings(results)
+    [difference] = differing_settings([result.columns for result in results])
     assert difference.startswith("asked (")
 
 
@@ -111,7 +111,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "top_p": ({"config": {"top_p": 0.9}}, "top_p (0.9, none)"),
     "max_tokens": ({"config": {"max_tokens": 5}}, "max_tokens (5, none)"),
     "system_message": ({"config": {"system_message": "Hi."}}, "system_message (Hi., none)"),
-    "sampling": ({"config": {"top_k": 3}}, 'sampling (none, {"top_k": 3})'),
+    "sampling": ({"config": {"top_k": 3}}, "sampling top_k (3, none)"),
     "questions": ({"questions": "set@2"}, "questions (set@1, set@2)"),
     "judge": ({"grader": "second"}, "judge (fake/grader, fake/second)"),
     "aligned_below": ({"aligned_below": 40}, "aligned_below (30, 40)"),
@@ -128,7 +128,7 @@ def test_runs_that_differ_in_a_setting_are_two_conditions_that_are_not_compared(
     answers = read_answers(tmp_path, pytest.fail)
     results = condition_results(answers)
     assert [len(result.answers) for result in results] == [2, 2]
-    assert differing_settings(results) == [difference]
+    assert differing_settings([result.columns for result in results]) == [difference]
     assert len({result.name for result in results}) == 2
     assert len(conditions_of(answers)) == 2
 
@@ -138,7 +138,7 @@ def test_runs_of_two_sampling_seeds_are_two_conditions_that_can_be_compared(tmp_
         write_log(tmp_path, "base", {"a": [GOOD, BAD]}, config={"seed": seed})
     results = condition_results(read_answers(tmp_path, pytest.fail))
     assert sorted(result.name for result in results) == ["base (seed 1)", "base (seed 2)"]
-    assert differing_settings(results) == []
+    assert differing_settings([result.columns for result in results]) == []
 
 
 def test_a_copied_or_converted_log_is_one_run(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_the_files_hold_what_the_frame_does(folder: Path, tmp_path: Path) -> Non
     pd.testing.assert_frame_equal(pd.read_parquet(paths["answers.parquet"]), answers)
     assert len(pd.read_csv(paths["answers.csv"])) == len(answers)
     assert len(pd.read_csv(paths["conditions.csv"])) == len(conditions_of(answers))
-    assert pd.read_csv(paths["left_out.csv"]).columns.tolist() == ["log", "reason"]
+    assert pd.read_csv(paths["left_out.csv"]).columns.tolist() == ["log", "kind", "reason"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(paths)
 
 

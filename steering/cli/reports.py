@@ -40,21 +40,35 @@ def report(log_dir: Path, out: Path | None) -> None:
 @click.option("--rule", help="betley or moem; both when not given")
 @_aligned_below
 @_coherent_from
+@click.option(
+    "--anyway",
+    is_flag=True,
+    help="compare also runs that were asked or judged differently, and say so above the figures",
+)
 def compare(
     log_a: Path,
     log_b: Path,
     rule: str | None,
     aligned_below: float | None,
     coherent_from: float | None,
+    anyway: bool,
 ) -> None:
     """Compare two conditions theme by theme: LOG_B minus LOG_A.
 
     Each is a log or a folder of logs with one condition a task; runs of the same task are paired.
+
+    Runs that differ in more than the condition (in their questions, sampling, system message, judge
+    or rubrics, thresholds or version) are refused, with the settings and both values.
     """
     from steering.reports.compare import compare_logs, read_rules
 
     compare_logs(
-        log_a, log_b, read_rules(rule), aligned_below=aligned_below, coherent_from=coherent_from
+        log_a,
+        log_b,
+        read_rules(rule),
+        aligned_below=aligned_below,
+        coherent_from=coherent_from,
+        anyway=anyway,
     )
 
 

@@ -8,7 +8,7 @@ by its reason. It is never a 0.
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
@@ -59,12 +59,21 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The sources of a figure, for its signature: `questions` is the set's name and hash."""
+    """The sources of a figure, for its signature.
+
+    Attributes:
+        judge: names of the judges' models.
+        questions: name and digest of the question set, and which part of it was asked.
+        condition: name of the condition.
+        version: of this package.
+        settings: further settings that move a figure, by name; those that are unset are left out.
+    """
 
     judge: str = "unknown"
     questions: str = "unknown"
     condition: str = "unknown"
     version: str = __version__
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -198,12 +207,16 @@ def theme_rates(
 
 
 def em_signature(rule: EMRule, thresholds: Thresholds, provenance: Provenance) -> str:
-    """How an EM rate is computed: rule, thresholds, judge, question set, condition, version."""
+    """How an EM rate is computed: rule, thresholds and everything of its provenance.
+
+    Rates that can't be compared have signatures that differ.
+    """
     below, from_ = ("<", ">=") if rule == "betley" else ("<=", ">")
-    sources = "|".join(f"{name}:{source}" for name, source in asdict(provenance).items())
+    sources = {name: value for name, value in vars(provenance).items() if name != "settings"}
+    parts = "|".join(f"{name}:{text}" for name, text in {**sources, **provenance.settings}.items())
     return (
         f"rule:{rule}|aligned{below}{thresholds.aligned_below:g}"
-        f"|coherent{from_}{thresholds.coherent_from:g}|{sources}"
+        f"|coherent{from_}{thresholds.coherent_from:g}|{parts}"
     )
 
 

@@ -5,6 +5,7 @@
 Inspect's value for unscored, and its reason is in the score's metadata.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -39,7 +40,7 @@ from steering.judging.metrics import (
     shares,
 )
 from steering.judging.model_output import final_text, is_truncated
-from steering.judging.rubric import DIMENSIONS, SCORE_OF, fill_prompt, load_rubric
+from steering.judging.rubric import DIMENSIONS, SCORE_OF, Rubric, fill_prompt, load_rubric
 
 # Key of a sample's metadata for the judge prompts that a question file brings.
 JUDGE_PROMPTS = "judge_prompts"
@@ -161,9 +162,7 @@ def _metadata(
     return {
         "judge": " + ".join(map(str, judges)),
         "prompts": {
-            rubric.score: (
-                "question file" if _prompts_of_file(state).get(rubric.score) else rubric.sha256[:12]
-            )
+            rubric.score: _digest(_prompts_of_file(state).get(rubric.score), rubric)
             for rubric in map(load_rubric, judgements)
         },
         "kind": _kind(state, judgements),
@@ -171,6 +170,13 @@ def _metadata(
         "methods": {SCORE_OF[d]: judgement.method for d, judgement in judgements.items()},
         "reasons": _reasons(judgements),
     }
+
+
+def _digest(own_prompt: str | None, rubric: Rubric) -> str:
+    """Digest of the prompt that judged an answer: the question file's own, or ours."""
+    if own_prompt:
+        return f"question file {hashlib.sha256(own_prompt.encode()).hexdigest()[:12]}"
+    return rubric.sha256[:12]
 
 
 def _prompts_of_file(state: TaskState) -> Mapping[str, str]:

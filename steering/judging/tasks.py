@@ -21,6 +21,7 @@ from inspect_ai.viewer import (
     ViewerConfig,
 )
 
+from steering import __version__
 from steering.errors import no_such_option
 from steering.evaluated_model import EvaluatedModel
 from steering.judging.errors import JudgingError
@@ -30,6 +31,7 @@ from steering.judging.metrics import EM_SCORES
 from steering.judging.protocols import Protocol
 from steering.judging.rubric import SCORE_KEYS
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
+from steering.logs import VERSION
 from steering.questions import QuestionSet
 from steering.targets import subject_of
 
@@ -84,6 +86,7 @@ def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | N
             "questions": questions.signature,
             "questions_sha256": questions.sha256,
             "protocol": name,
+            VERSION: __version__,
         },
         headline_metric=HeadlineMetric(scorer="em_judge", metric=f"em_{protocol.rule}"),
         viewer=_view(leak=leak is not None),

@@ -23,8 +23,9 @@ from steering.reports.tables import (
     print_note,
     print_signatures,
 )
-from steering.results.conditions import ConditionResult, condition_results, differing_settings
+from steering.results.conditions import ConditionResult, condition_results
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
+from steering.results.settings import differences_between
 from steering.stats import (
     Difference,
     between_question_sd,
@@ -74,6 +75,7 @@ def compare_logs(
     *,
     aligned_below: float | None = None,
     coherent_from: float | None = None,
+    anyway: bool = False,
     console: Console | None = None,
 ) -> None:
     """Print the comparison of two logs or folders, task by task: second minus first.
@@ -84,17 +86,19 @@ def compare_logs(
         rules: EM rules to compare by.
         aligned_below: Threshold in place of the run's own; likewise `coherent_from`.
         coherent_from: See there.
+        anyway: As of `print_comparison`.
         console: Where to print.
 
     Raises:
-        ResultError: There is nothing to pair, or more than one way to.
+        ResultError: There is nothing to pair, or more than one way to, or a pair was not asked
+            and judged alike.
     """
     sides, notes = [], []
     for logs in (first, second):
         answers = read_answers(logs)
         notes += left_out(answers)
         sides.append(_results(answers, aligned_below, coherent_from))
-    print_comparison(sides[0], sides[1], rules, notes, console)
+    print_comparison(sides[0], sides[1], rules, notes, anyway=anyway, console=console)
 
 
 def _results(
@@ -156,19 +160,34 @@ def print_comparison(
     second: Sequence[ConditionResult],
     rules: Sequence[EMRule],
     notes: Sequence[LeftOut] = (),
+    *,
+    anyway: bool = False,
     console: Console | None = None,
 ) -> None:
     """Print each pair of results: its figures by the rules, question by question below.
 
+    Args:
+        first: Results of one side, one a task.
+        second: Of the other side.
+        rules: EM rules to compare by.
+        notes: Logs that were left out.
+        anyway: Compare also what was not asked and judged alike, and say so above the figures.
+        console: Where to print.
+
     Raises:
-        ResultError: There is nothing to pair, or more than one way to.
+        ResultError: There is nothing to pair, or more than one way to, or a pair was not asked and
+            judged alike.
     """
     console = console or Console()
-    for one, other in match(first, second):
+    pairs = match(first, second)
+    if not anyway:
+        _require_asked_alike(pairs)
+    for one, other in pairs:
         console.print(f"\n{one.task}", highlight=False, markup=False)
         console.print(f"A: {one.name}\nB: {other.name}", highlight=False, markup=False)
-        for setting in differing_settings((one, other)):
-            print_note(console, f"A and B can't be compared: they differ in {setting}.")
+        if settings := differences_between(one.columns, other.columns):
+            line = f"Compared anyway: A and B also differ in {'; '.join(settings)}."
+            print_note(console, line)
         if one.model != other.model:
             print_note(
                 console,
@@ -262,6 +281,16 @@ def _figure(value: float) -> str:
 
 def _tasks(results: Sequence[ConditionResult]) -> str:
     return ", ".join(sorted({result.task for result in results}))
+
+
+def _require_asked_alike(pairs: Sequence[tuple[ConditionResult, ConditionResult]]) -> None:
+    for one, other in pairs:
+        if settings := differences_between(one.columns, other.columns):
+            raise ResultError(
+                f"the runs of {one.task} differ in more than the condition: {'; '.join(settings)}. "
+                "Their difference may come from that: run one of them again as the other was run, "
+                "or add --anyway to compare them all the same"
+            )
 
 
 def _require_shared_question(first: ConditionResult, second: ConditionResult) -> None:

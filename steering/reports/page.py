@@ -16,9 +16,10 @@ import pandas as pd
 
 from steering.files import write_whole
 from steering.reports.pictures import Picture, pictures_of, render, signature_of
-from steering.results.conditions import baseline_rows, differing_columns, display_names
+from steering.results.conditions import baseline_rows, display_names
 from steering.results.frame import left_out
 from steering.results.schema import KEYS
+from steering.results.settings import asked_apart
 
 _TEMPLATES = Path(__file__).with_name("template")
 # Examples of each question in each condition, and of a whole page: a page is to open at once.
@@ -137,7 +138,11 @@ def _content(report: PageContent) -> dict[str, Any]:
         "bounds": report.answers[["aligned_below", "coherent_from"]]
         .drop_duplicates()
         .to_dict("records"),
-        "differences": differing_columns(conditions),
+        "apart": [
+            groups
+            for _, rows in conditions.groupby("task", sort=False)
+            if (groups := asked_apart(rows.to_dict("records"), display_names(rows)))
+        ],
         "left_out": [str(note) for note in left_out(report.answers)],
         "logs_of": {
             name: sorted({Path(log).name for log in logs})
@@ -201,7 +206,9 @@ def _row(row: Mapping[Any, Any], name: str) -> dict[str, Any]:
             {"sort": _sort(row[name]), "text": text}
             for name, text in (
                 ("em_betley", _rate(row, "em_betley")),
+                ("em_betley_high_these", _bounds(row, "em_betley", "_these")),
                 ("em_moem", _rate(row, "em_moem")),
+                ("em_moem_high_these", _bounds(row, "em_moem", "_these")),
                 *((name, _score(row, name)) for name in _SCORES),
                 ("relevant_misaligned", _score(row, "relevant_misaligned")),
                 ("n", str(row["n"])),
@@ -216,9 +223,13 @@ def _row(row: Mapping[Any, Any], name: str) -> dict[str, Any]:
 def _rate(row: Mapping[Any, Any], name: str) -> str:
     if math.isnan(row[name]):
         return "no scorable answers"
-    low, high = (f"{100 * row[f'{name}_{end}']:.0f}" for end in ("low", "high"))
     digits = 1 if row[name] < 0.1 else 0
-    return f"{100 * row[name]:.{digits}f}% [{low}, {high}]".replace("nan", "-")
+    return f"{100 * row[name]:.{digits}f}% {_bounds(row, name)}"
+
+
+def _bounds(row: Mapping[Any, Any], name: str, interval: str = "") -> str:
+    low, high = (f"{100 * row[f'{name}_{end}{interval}']:.0f}" for end in ("low", "high"))
+    return f"[{low}, {high}]".replace("nan", "-")
 
 
 def _score(row: Mapping[Any, Any], name: str) -> str:

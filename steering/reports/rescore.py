@@ -66,7 +66,7 @@ def print_rescored(results: Sequence[ConditionResult], console: Console | None =
     for task in sorted({result.task for result in results}):
         of_task = [result for result in results if result.task == task]
         table = plain_table(
-            f"{task}: EM rates with 95% intervals by theme",
+            f"{task}: EM rates with 95% intervals",
             ["condition"],
             ["aligned below", "coherent from", "EM betley", "EM moem"],
         )
@@ -87,7 +87,7 @@ def print_grid(results: Sequence[ConditionResult], console: Console | None = Non
     console = console or Console()
     for result in results:
         table = plain_table(
-            f"{result.task}, {escape(result.name)}: EM betley with 95% intervals by theme, "
+            f"{result.task}, {escape(result.name)}: EM betley with 95% intervals, "
             f"by the thresholds of aligned (down) and coherent (across)",
             [""],
             [f">={coherent:g}" for coherent in COHERENT_GRID],

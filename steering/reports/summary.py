@@ -9,6 +9,7 @@ from rich.table import Table
 
 from steering.judging import EM_RULES, SCORE_KEYS, mean_scores
 from steering.reports.tables import (
+    apart_notes,
     estimate_text,
     plain_table,
     print_judges,
@@ -16,7 +17,7 @@ from steering.reports.tables import (
     print_signatures,
     rate_text,
 )
-from steering.results.conditions import ConditionResult, baselines_of, differing_settings
+from steering.results.conditions import ConditionResult, baselines_of
 from steering.stats import paired_difference
 
 
@@ -56,7 +57,7 @@ def _differences(results: Sequence[ConditionResult]) -> list[str]:
             bounds = (difference.value, difference.low, difference.high)
             value, low, high = (100 * bound for bound in bounds)
             lines.append(
-                f"{result.name} - baseline: EM betley {value:+.0f} points "
+                f"{result.name} - {baseline.name}: EM betley {value:+.0f} points "
                 f"[{low:.0f}, {high:.0f}], p = {difference.p_value:.2g} (paired)"
             )
     return lines
@@ -74,17 +75,13 @@ def _leaks(results: Sequence[ConditionResult]) -> list[str]:
 
 def _notes(results: Sequence[ConditionResult]) -> list[str]:
     """What keeps the rows of one table from being compared, or an interval from being trusted."""
-    notes = [
-        f"These rows can't be compared: they differ in {setting}."
-        for setting in differing_settings(results)
-    ]
     limits = {result.em_rates["betley"].note for result in results} - {None}
-    return notes + [f"Note: {limit}" for limit in sorted(map(str, limits))]
+    return apart_notes(results) + [f"Note: {limit}" for limit in sorted(map(str, limits))]
 
 
 def _table(task: str, results: Sequence[ConditionResult]) -> Table:
     table = plain_table(
-        f"{task}: EM rates with 95% intervals by theme; mean scores, 0-100",
+        f"{task}: EM rates with 95% intervals on questions like these; mean scores, 0-100",
         ["condition"],
         ["EM betley", "EM moem", *SCORE_KEYS, "n"],
     )

@@ -12,6 +12,7 @@ from steering.judging import Estimate, Failures, judge_failures, shortened
 from steering.results.calibrations import Calibration
 from steering.results.conditions import ConditionResult
 from steering.results.frame import LeftOut
+from steering.results.settings import asked_apart
 
 # Kinds of failure that are shown for each judge.
 _CAUSES = 3
@@ -49,6 +50,17 @@ def estimate_text(estimate: Estimate) -> str:
 def percent(share: float) -> str:
     """A share in whole percent; a dash where there is none."""
     return "-" if math.isnan(share) else str(round(100 * share))
+
+
+def apart_notes(results: Sequence[ConditionResult]) -> list[str]:
+    """Which of a task's conditions can't be compared with which others, a line a task."""
+    lines = []
+    for task in sorted({result.task for result in results}):
+        of_task = [result for result in results if result.task == task]
+        names = [result.name for result in of_task]
+        if groups := asked_apart([result.columns for result in of_task], names):
+            lines.append(f"{task}: conditions that can't be compared with each other: {groups}.")
+    return lines
 
 
 def print_note(console: Console, note: str) -> None:

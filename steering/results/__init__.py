@@ -4,12 +4,12 @@ from steering.results.conditions import (
     ConditionResult,
     condition_results,
     conditions_of,
-    differing_settings,
     judged_answers,
     write_frames,
 )
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
 from steering.results.schema import FrameError, check_answers, check_conditions
+from steering.results.settings import differing_settings
 
 __all__ = [
     "ConditionResult",

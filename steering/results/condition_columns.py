@@ -10,13 +10,17 @@ from typing import Any
 
 
 def condition_columns(
-    metadata: Mapping[str, Any], model_args: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any],
+    model_args: Mapping[str, Any] | None = None,
+    *,
+    prompted: bool = False,
 ) -> dict[str, Any]:
     """The columns of a condition.
 
     Args:
         metadata: Metadata of an output of a steered model; empty for one of any other provider.
         model_args: The -M options as given.
+        prompted: Whether the run had a system message.
 
     Returns:
         Texts are "" and numbers NaN where there is none, or where several vectors differ.
@@ -28,7 +32,7 @@ def condition_columns(
         **dict.fromkeys(("target", "method", "site", "operation", "positions", "unit"), ""),
         **dict.fromkeys(("layer", "magnitude", "relative_magnitude", "rank", "top"), math.nan),
         **dict.fromkeys(("training_epochs", "build_seed", "adapter_scale"), math.nan),
-        "arm": _arm(interventions, adapted=bool(adapter)),
+        "arm": _arm(interventions, adapted=bool(adapter), prompted=prompted),
         "family": engine.get("family", ""),
         "num_parameters": float(engine.get("parameters") or math.nan),
         "vector": " + ".join(_vector_name(each["vector"]) for each in interventions),
@@ -52,9 +56,10 @@ def condition_columns(
     return columns
 
 
-def _arm(interventions: Sequence[Mapping[str, Any]], *, adapted: bool) -> str:
+def _arm(interventions: Sequence[Mapping[str, Any]], *, adapted: bool, prompted: bool) -> str:
     if not interventions:
-        return "finetuned" if adapted else "baseline"
+        unsteered = "prompted" if prompted else "baseline"
+        return "finetuned" if adapted else unsteered
     if adapted:
         return "both"
     vectors = [each["vector"] for each in interventions]

@@ -7,7 +7,7 @@ A `ConditionResult` holds the answers of one condition and counts what every sur
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,13 +40,13 @@ from steering.results.schema import (
     CONDITION_SCHEMA,
     DOSES,
     KEYS,
+    SIGNED,
     check_answers,
     check_conditions,
 )
+from steering.results.settings import NONE, settings_of
 from steering.stats import mean_interval
 
-# Said only where nothing else differs: they follow from most other differences.
-_CONSEQUENCES = ("asked", "prompt_sha256")
 _SHARES = ("coherent", "refusal", "code", "unscored", "truncated")
 
 
@@ -90,12 +90,14 @@ class ConditionResult:
     def provenance(self) -> Provenance:
         """For the signature of the figures."""
         columns = self.columns
-        model = columns["model"]
+        model, condition = columns["model"], columns["condition"]
+        seed = settings_of(columns, ["seed"]).get("seed", NONE)
         return Provenance(
             judge=columns["judge"],
             questions=columns["questions"],
-            condition=f"steered/{model}[{columns['condition']}]" if columns["label"] else model,
+            condition=f"steered/{model}[{condition}]" if columns["label"] else model,
             version=columns["version"],
+            settings=settings_of(columns, SIGNED) | {"seed": seed},
         )
 
     @cached_property
@@ -220,7 +222,9 @@ def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
     """Write `answers.parquet`, `answers.csv`, `conditions.csv` and `left_out.csv` atomically."""
     buffer = io.BytesIO()
     answers.to_parquet(buffer, index=False)
-    notes = pd.DataFrame([asdict(note) for note in left_out(answers)], columns=["log", "reason"])
+    notes = pd.DataFrame(
+        [asdict(note) for note in left_out(answers)], columns=["log", "kind", "reason"]
+    )
     files = {
         "answers.parquet": buffer.getvalue(),
         "answers.csv": answers.to_csv(index=False).encode(),
@@ -281,24 +285,6 @@ def display_names(table: pd.DataFrame) -> list[str]:
     return names
 
 
-def differing_columns(table: pd.DataFrame) -> list[str]:
-    """What keeps rows of conditions from being compared: each setting that differs, with values."""
-    names = [name for name in COMPARED if table[name].nunique(dropna=False) > 1]
-    if table["model"].nunique() > 1:
-        # Every model has a chat template of its own.
-        names = [name for name in names if name != "prompt_sha256"]
-    causes = [name for name in names if name not in _CONSEQUENCES]
-    return [
-        f"{name} ({', '.join(sorted({_shown(value) for value in table[name]}))})"
-        for name in causes or names[:1]
-    ]
-
-
-def differing_settings(results: Iterable[ConditionResult]) -> list[str]:
-    """As `differing_columns`, of results."""
-    return differing_columns(pd.DataFrame([result.columns for result in results]))
-
-
 def baseline_rows(conditions: pd.DataFrame, row: Mapping[Any, Any]) -> pd.DataFrame:
     """The baselines that were asked and judged as a condition was; of several those of its seed.
 
@@ -329,13 +315,7 @@ def _short(values: "pd.Series[str]", position: int) -> str:
     """A value of a column, without the digest of a question set where the names differ already."""
     names = values.str.replace(r"@[0-9a-f]+", "", regex=True)
     texts = names if names.nunique() == values.nunique() else values
-    return _shown(texts.iloc[position])
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return "none" if math.isnan(value) else f"{value:g}"
-    return str(value) or "none"
+    return texts.iloc[position] or NONE
 
 
 def _mean(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:

@@ -5,11 +5,13 @@ counts whole or not at all. Of several finished runs of one condition the last c
 names every log that does not count, with the reason.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -27,7 +29,7 @@ from steering.logs import (
     why_left_out,
 )
 from steering.results.condition_columns import condition_columns
-from steering.results.run_columns import json_text, run_columns
+from steering.results.run_columns import json_text, run_columns, system_message_of
 from steering.results.schema import (
     ANSWER_COLUMNS,
     IDENTITY,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 _NOTES = "left_out"
-_UNFINISHED = "it ended with status"
+LeftOutKind = Literal["unfinished", "retried", "judge", "failed samples", "replaced", "copy"]
 _BULK = {"events", "attachments", "store"}
 
 
@@ -57,10 +59,12 @@ class LeftOut:
     Attributes:
         log: Name of the log below the folder that was searched.
         reason: Why it does not count.
+        kind: The same for programs.
     """
 
     log: str
     reason: str
+    kind: LeftOutKind
 
     def __str__(self) -> str:
         return f"{self.log}: left out, since {self.reason}"
@@ -98,7 +102,9 @@ def read_answers(
             _refuse_incomplete(file, len(rows), failed)
         if failed:
             samples = "sample" if failed == 1 else "samples"
-            notes.append(LeftOut(file.name, f"{failed} {samples} of it ended in an error"))
+            notes.append(
+                LeftOut(file.name, f"{failed} {samples} of it ended in an error", "failed samples")
+            )
         if len(rows):
             frames.append(rows)
     if not frames:
@@ -130,9 +136,10 @@ def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
     candidates, notes = [], []
     for file in files:
         if file.path in later:
-            notes.append(LeftOut(file.name, f"{later[file.path]} finished its run"))
+            notes.append(LeftOut(file.name, f"{later[file.path]} finished its run", "retried"))
         elif reason := why_left_out(file.header):
-            notes.append(LeftOut(file.name, reason))
+            kind: LeftOutKind = "judge" if file.header.status == "success" else "unfinished"
+            notes.append(LeftOut(file.name, reason, kind))
         else:
             candidates.append(file)
     return candidates, notes
@@ -140,7 +147,7 @@ def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
 
 def _refuse_unfinished(notes: Sequence[LeftOut]) -> None:
     for note in notes:
-        if note.reason.startswith(_UNFINISHED):
+        if note.kind == "unfinished":
             raise ResultError(
                 f"{note.log} {note.reason.removeprefix('it ')}: finish it with `inspect "
                 f"eval-retry`, or move it out of the folder"
@@ -167,7 +174,7 @@ def _last_runs(
     answers: pd.DataFrame, names: Mapping[str, str]
 ) -> tuple[pd.DataFrame, list[LeftOut]]:
     """The answers of the last run of each condition; logs come oldest first."""
-    notes: dict[str, list[str]] = {}
+    notes: dict[str, list[LeftOut]] = {}
     counted = []
     for _, rows in answers.groupby(IDENTITY, dropna=False, sort=False):
         runs = rows[["log", "eval_id"]].drop_duplicates()
@@ -182,23 +189,28 @@ def _last_runs(
                 sizes = rows["log"].value_counts()
                 note = f"{name} ({sizes[log]} answers) was run again later in {later}"
                 note += f" ({sizes[last['log']]} answers)"
-            notes.setdefault(log, []).append(note)
+            kind: LeftOutKind = "copy" if is_copy else "replaced"
+            notes.setdefault(log, []).append(LeftOut(names[log], note, kind))
         counted.append(rows[rows["log"] == last["log"]])
     kept = pd.concat(counted).sort_index()
-    replaced = [LeftOut(names[log], "; ".join(reasons)) for log, reasons in notes.items()]
+    replaced = [
+        replace(parts[0], reason="; ".join(part.reason for part in parts))
+        for parts in notes.values()
+    ]
     return kept, replaced
 
 
 def _with_conditions(answers: pd.DataFrame) -> pd.DataFrame:
-    """The column `condition`: the label, and behind it what tells conditions of one label apart."""
+    """The column `condition`: label and system message, and what tells those of one name apart."""
     settings = answers[[*KEYS[:-1], "label", *TELLS_APART]].drop_duplicates()
-    texts = pd.Series(settings["label"], index=settings.index, dtype=object)
-    for _, rows in settings.groupby([*KEYS[:-1], "label"], sort=False):
+    pairs = settings[["label", "system_message"]].itertuples(index=False)
+    texts = pd.Series([_name(*pair) for pair in pairs], index=settings.index, dtype=object)
+    for _, rows in settings.groupby([*KEYS[:-1], texts], sort=False):
         if len(rows) > 1:
             varying = [name for name in TELLS_APART if rows[name].nunique(dropna=False) > 1]
             for index, row in rows.iterrows():
                 parts = ", ".join(_setting(name, row[name]) for name in varying[:3])
-                texts[index] = f"{row['label']} ({parts})".strip()
+                texts[index] = f"{texts[index]} ({parts})".strip()
     settings["condition"] = texts.astype("str")
     columns = [name for name in settings.columns if name != "condition"]
     # A merge would not match NaN with NaN in every version: the position in the table does.
@@ -206,6 +218,12 @@ def _with_conditions(answers: pd.DataFrame) -> pd.DataFrame:
     order = dict(zip(codes, settings["condition"], strict=True))
     position = answers.groupby(columns, dropna=False, sort=False).ngroup()
     return answers.assign(condition=position.map(order).astype("str"))
+
+
+def _name(label: str, system_message: str) -> str:
+    """What was done to the model and what it was told; "" for neither."""
+    digest = hashlib.sha256(system_message.encode()).hexdigest()[:8]
+    return " + ".join(filter(None, [label, f"system {digest}" if system_message else ""]))
 
 
 def _setting(name: str, value: object) -> str:
@@ -229,8 +247,17 @@ def _rows_of(file: LogFile) -> tuple[pd.DataFrame, int]:
             label=rows["label"].where(rows["label"] != "", label.removesuffix("]")),
             **run_columns(file.header),
         )
-        rows = _with_intervention(file, rows)
+        rows = _with_intervention(file, rows.assign(rubrics=_prompts(rows["rubrics"])))
     return rows, len(samples) - len(completed)
+
+
+def _prompts(rubrics: "pd.Series[str]") -> str:
+    """Digests of a run's judge prompts by score, where questions may bring prompts of their own."""
+    texts = sorted(rubrics.unique())
+    if len(texts) == 1:
+        return texts[0]
+    by_score = pd.DataFrame([json.loads(text) for text in texts if text]).fillna("")
+    return json_text({score: " ".join(sorted(by_score[score].unique())) for score in by_score})
 
 
 def _samples(file: LogFile) -> "Sequence[EvalSample | EvalSampleSummary]":
@@ -279,7 +306,9 @@ def _with_intervention(file: LogFile, rows: pd.DataFrame) -> pd.DataFrame:
         sample = _whole_sample(file, first["sample"], int(first["epoch"]))
         metadata = sample.output.metadata or {}
         steering = metadata.get("steering", {})
-        columns[label] = condition_columns(metadata, header.eval.model_args) | {
+        columns[label] = condition_columns(
+            metadata, header.eval.model_args, prompted=bool(system_message_of(header))
+        ) | {
             "fingerprint": str(steering.get("fingerprint", "")),
             # The first prompts of two conditions of one log ask two things.
             "prompt_sha256": str(steering.get("prompt_sha256", "")) if len(labels) == 1 else "",

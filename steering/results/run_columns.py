@@ -5,8 +5,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from steering import __version__
-from steering.logs import LogError, find_subject, number_or_nan, task_of
+from steering.logs import VERSION, LogError, find_subject, number_or_nan, task_of
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
@@ -34,10 +33,10 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
         "task": task_of(header),
         "questions": _questions(header),
         "protocol": _protocol(str(metadata.get("protocol", ""))),
-        "version": (evaluation.packages or {}).get("steering", __version__),
+        "version": _version(header),
         "asked": _digest(sorted(map(str, evaluation.dataset.sample_ids or []))),
         "solver": json_text(steps),
-        "system_message": config.system_message or "",
+        "system_message": system_message_of(header),
         "sampling": json_text(settings),
         "judge_settings": json_text(_judge_settings(header)),
         "subject": find_subject(header),
@@ -59,6 +58,20 @@ def _part_of_run(header: "EvalLog") -> dict[str, Any]:
     if not isinstance(block, int) or block < 1:
         raise LogError(f"block {block!r} of {header.eval.task} is no whole number from 1 on")
     return {"block": block, "seed": number_or_nan(metadata["seed"])}
+
+
+def system_message_of(header: "EvalLog") -> str:
+    """What the model was told before every question; "" for nothing."""
+    steps = [step for step in header.plan.steps if step.solver.endswith("system_message")]
+    messages = [header.plan.config.system_message, *(step.params.get("template") for step in steps)]
+    return "\n\n".join(str(message) for message in messages if message)
+
+
+def _version(header: "EvalLog") -> str:
+    """Version that ran the task: Inspect names it only for tasks of an installed package."""
+    packages = header.eval.packages or {}
+    logged = (header.eval.metadata or {}).get(VERSION) or packages.get("steering")
+    return str(logged or "unknown")
 
 
 def _questions(header: "EvalLog") -> str:

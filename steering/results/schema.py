@@ -57,15 +57,19 @@ _KEYS = {
     "questions": _text("name and digest of the question set, and which part of it was asked"),
     "judge": _text("the judges' models, joined by ` + `"),
     "condition": _text(
-        "label of the condition; where two conditions of a task, model, question set and judge "
-        "have one label, the settings that tell them apart follow in parentheses"
+        "label of the condition, with a digest of the run's system message; where two conditions "
+        "of a task, model, question set and judge have one label, the settings that tell them "
+        "apart follow in parentheses"
     ),
 }
 KEYS = list(_KEYS)
 
 # What was done to the model.
 _INTERVENTION = {
-    "arm": _text("`baseline`, `steered`, `control`, `finetuned` or `both`"),
+    "arm": _text(
+        "`baseline`, `prompted` (unsteered, with a system message), `steered`, `control`, "
+        "`finetuned` or `both`"
+    ),
     "target": _text("target task of the vector or adapter"),
     "method": _text("construction method of the vector"),
     "site": _text("where in the block the vector acts"),
@@ -94,16 +98,16 @@ _VECTOR = {
 # What was asked, how it was sampled and how it was judged.
 _ASKED = {
     "protocol": _text("protocol of the task"),
-    "version": _text("version of this package"),
+    "version": _text("version of this package that ran the task; `unknown` if not logged"),
     "asked": _text("digest of the ids of the samples that were asked"),
     "solver": _text("solver steps other than plain generation, as JSON; empty for none"),
     "prompt_sha256": _text("digest of the first rendered prompt: template and system message"),
-    "system_message": _text("system message given to the run"),
+    "system_message": _text("system message given to the run, or by a solver step"),
     "temperature": _number("sampling temperature"),
     "top_p": _number("nucleus sampling", SHARE),
     "max_tokens": _number("longest answer", "tokens"),
     "sampling": _text("other generation settings that were given, as JSON; empty for none"),
-    "rubrics": _text("digest of each rubric or judge prompt, by score"),
+    "rubrics": _text("digest of each rubric, or of the question file's judge prompts, by score"),
     "judge_settings": _text("options and generation settings of the judges, as JSON"),
     "aligned_below": _points("an answer is misaligned below this score"),
     "coherent_from": _points("an answer is coherent from this score on"),
@@ -202,8 +206,12 @@ TELLS_APART = [
     *_SEED,
     "fingerprint",
 ]
-# What two conditions must share to be compared: everything but what was done, and the seed.
-COMPARED = ["questions", "judge", *_ASKED]
+# What two conditions must share to be compared: everything but what was done, and the seed. The
+# subject is that of one figure, whose text names it.
+COMPARED = ["questions", "judge", *(name for name in _ASKED if name != "subject")]
+# What moves a figure and has no place of its own in its signature.
+_PLACED = ("questions", "judge", "version", "aligned_below", "coherent_from")
+SIGNED = [*(name for name in COMPARED if name not in _PLACED), "dtype", "fingerprint"]
 # What two runs share of which the later replaces the earlier; blocks of a condition are pooled.
 IDENTITY = [*KEYS[:-1], *_INTERVENTION, *_VECTOR, *_ASKED, *_SEED, *_BLOCK]
 

@@ -13,7 +13,9 @@ import pandas as pd
 from steering.reports.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
 from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
 from steering.reports.pictures.style import render
+from steering.results.schema import SIGNED
 from steering.results.series import asked_alike, split_series
+from steering.results.settings import NONE, settings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,9 @@ _PLAIN = {
     "training_epochs": "training epochs",
     "layer": "the layer that is steered",
 }
+# Every condition has another one of these.
+_OF_EACH = ("fingerprint",)
+_MOST_VALUES = 3
 # More conditions than this make a picture that nobody can read.
 _MOST_ROWS = 60
 
@@ -70,11 +75,15 @@ class Picture:
 
 def signature_of(conditions: pd.DataFrame) -> str:
     """How the figures of some conditions were made, in a line."""
-    parts = {
-        name: " and ".join(sorted(map(str, conditions[name].unique())))
-        for name in ("judge", "questions", "version")
-    }
-    return "|".join(["rules:betley,moem", *(f"{name}:{value}" for name, value in parts.items())])
+    columns = ["judge", "questions", "version", *(name for name in SIGNED if name not in _OF_EACH)]
+    rows = [settings_of(row, columns) for row in conditions.to_dict("records")]
+    names = dict.fromkeys(name for row in rows for name in row)
+    parts = {name: sorted({row.get(name, NONE) for row in rows}) for name in names}
+    shown = (
+        f"{name}:{' and '.join(values) if len(values) <= _MOST_VALUES else f'{len(values)} values'}"
+        for name, values in parts.items()
+    )
+    return "|".join(["rules:betley,moem", *shown])
 
 
 def pictures_of(
@@ -111,9 +120,9 @@ def _of_conditions(
     yield Picture(
         "forest",
         f"EM rates of all conditions, {question_set}",
-        "A row a condition, with 95% intervals that cluster by theme. Hollow marks are without "
-        "a vector.",
-        plot_forest(conditions, f"EM rates with 95% intervals by theme, {question_set}", signature),
+        "A row a condition, with 95% intervals: thin on questions like these, thick on these "
+        "questions. Hollow marks are without a vector.",
+        plot_forest(conditions, f"EM rates with 95% intervals, {question_set}", signature),
     )
     yield Picture(
         "questions",
@@ -146,7 +155,7 @@ def _of_model(
                 f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
                 f"EM along {_PLAIN[axis]}, {model}",
                 "Above, EM rates by both rules; below, mean coherence and relevance of all "
-                "answers. Bars are 95% intervals that cluster by theme.",
+                "answers. Bars are 95% intervals on questions like these.",
                 plot_along(series, axis, _titled(model, series), signature),
             )
     if study == "rank" and len(spectrum):

@@ -16,7 +16,9 @@ _BINS = np.linspace(0, 100, 11)
 
 
 def plot_forest(conditions: pd.DataFrame, title: str, signature: str) -> "Figure":
-    """EM rates by both rules with their intervals, a row a condition.
+    """EM rates by both rules, a row a condition.
+
+    Thin bars are intervals on questions like these, thick ones on these questions.
 
     Args:
         conditions: A row each, the first at the top; baselines are drawn hollow.
@@ -24,16 +26,18 @@ def plot_forest(conditions: pd.DataFrame, title: str, signature: str) -> "Figure
         signature: How.
     """
     rows = conditions.to_dict("records")
-    height = 1.6 + 1.4 * _ROW * len(rows)
-    figure, [axes] = empty(title, signature, size=(7.0, height))
+    figure, [axes] = empty(title, signature, size=(7.0, 1.6 + 1.4 * _ROW * len(rows)))
     for number, rule in enumerate(("betley", "moem")):
         colour, marker, _ = STYLES[number]
         column = f"em_{rule}"
         for place, row in enumerate(rows):
             hollow = row["arm"] == "baseline"
+            height = place + 0.22 * (number - 0.5)
+            these = [100 * row[f"{column}_{end}_these"] for end in ("low", "high")]
+            axes.plot(these, [height] * 2, color=colour, linewidth=4, alpha=0.35)
             axes.errorbar(
                 [100 * row[column]],
-                [place + 0.22 * (number - 0.5)],
+                [height],
                 xerr=error_bars([row], column, 100),
                 color=colour,
                 marker=marker,

@@ -5,6 +5,7 @@ has a marker and a line style too, so that a grey print can be read.
 """
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ STYLES = (
 INK = "#333333"
 PALE = "#777777"
 _DPI = 144
+# Letters to a line.
+_SIGNATURE_WIDTH = 130
 
 
 def empty(
@@ -47,7 +50,8 @@ def empty(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
-    figure.supxlabel(signature, fontsize=6, color=PALE)
+    lines = textwrap.fill(signature.replace("|", " | "), _SIGNATURE_WIDTH)
+    figure.supxlabel(lines, fontsize=6, color=PALE)
     return figure, list(panel_axes)
 
 
