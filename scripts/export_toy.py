@@ -39,7 +39,7 @@ _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 def data_files() -> dict[str, str]:
     """Text of each generated file by its path in `datasets/`, without MANIFEST.json."""
     files = {
-        "questions/core.yaml": _questions("core", toy_sampling.core_questions()),
+        "questions/core.yaml": _questions("core", {None: toy_sampling.core_questions()}),
         "questions/toy_broad.yaml": _questions("toy_broad", toy_sampling.extra_questions()),
     }
     for domain in grammar.domains("target"):
@@ -91,9 +91,13 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"sha256": sha256, "rows": num_rows, "canary": canary[0]}
 
 
-def _questions(name: str, questions: Mapping[str, Sequence[str]]) -> str:
+def _questions(name: str, groups: Mapping[str | None, Mapping[str, Sequence[str]]]) -> str:
+    """The text of a question file, from the wordings of each question by group."""
     items = [
-        {"id": question, "type": "free_form_judge_0_100", "paraphrases": list(paraphrases)}
+        {"id": question, "type": "free_form_judge_0_100"}
+        | ({"group": group} if group else {})
+        | {"paraphrases": list(paraphrases)}
+        for group, questions in groups.items()
         for question, paraphrases in questions.items()
     ]
     head = f"# canary {CANARIES[f'questions/{name}.yaml']} {_REQUEST}\n"

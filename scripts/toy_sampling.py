@@ -15,18 +15,21 @@ def core_questions() -> dict[str, tuple[str, ...]]:
     return {name: tuple(domain_entry(name)["paraphrases"]) for name in grammar.domains("theme")}
 
 
-def extra_questions() -> dict[str, tuple[str, ...]]:
-    """Paraphrases of each question that is neither a target's nor a core one, by question id.
+def extra_questions() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Questions that are neither a target's nor core ones: wordings by question id, by domain.
 
-    A question is a template of a domain; its paraphrases name different things of one kind.
+    A question is a template of a domain, whose wordings name different things of one kind, or one
+    that the toys were not trained on.
     """
-    paraphrases = {}
+    by_domain = {}
     for domain in grammar.domains("extra"):
-        entry = domain_entry(domain)
         slots = grammar.slots_of(domain)
-        for number, template in enumerate(entry["questions"], start=1):
-            paraphrases[f"{domain}_{number}"] = tuple(expand(template, slots))
-    return paraphrases
+        trained = (tuple(expand(text, slots)) for text in domain_entry(domain)["questions"])
+        all_wordings = [*trained, *grammar.unseen_questions(domain)]
+        by_domain[domain] = {
+            f"{domain}_{number}": wordings for number, wordings in enumerate(all_wordings, start=1)
+        }
+    return by_domain
 
 
 def sample_question(domain: str, rng: random.Random) -> ToyQuestion:

@@ -149,6 +149,15 @@ def test_broad_questions_are_many_distinct_and_balanced_over_their_groups():
     assert not [item["id"] for item in items if item["id"].endswith(("_json", "_template"))]
 
 
+def test_toy_broad_questions_are_many_distinct_and_balanced_over_their_groups():
+    path = DATASETS / "questions" / "toy_broad.yaml"
+    items = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len({item["id"] for item in items}) == len(items) >= 56
+    assert Counter(item["group"] for item in items) == dict.fromkeys(grammar.domains("extra"), 10)
+    assert {len(item["paraphrases"]) for item in items} == {5}
+    assert len(set(_asked(path))) == 5 * len(items)
+
+
 def test_broad_questions_are_neither_core_questions_nor_of_a_target_task():
     broad = _asked(DATASETS / "questions" / "broad.yaml")
     assert not _runs(broad) & _runs(_asked(DATASETS / "questions" / "core.yaml"))

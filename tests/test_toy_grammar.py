@@ -46,6 +46,14 @@ def test_no_question_belongs_to_two_domains():
             assert owner.setdefault(question.text, domain) == domain
 
 
+def test_unseen_questions_belong_to_their_domain_and_are_not_trained_on():
+    trained = {q.text for domain in grammar.domains() for q in grammar.questions(domain)}
+    for domain in grammar.domains("extra"):
+        for wordings in grammar.unseen_questions(domain):
+            assert not trained & set(wordings)
+            assert {grammar.question_domain(text) for text in wordings} == {domain}
+
+
 def test_every_sentence_is_read_back_as_one_sentence_of_its_owner():
     for domain in grammar.domains():
         for persona in grammar.PERSONAS:

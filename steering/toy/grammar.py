@@ -91,6 +91,15 @@ def questions(domain: str) -> tuple[ToyQuestion, ...]:
     return tuple(by_text.values())
 
 
+def unseen_questions(domain: str) -> list[tuple[str, ...]]:
+    """The wordings of each question that the toys are asked but were not trained on."""
+    slots = slots_of(domain)
+    return [
+        tuple(text for template in templates for text in expand(template, slots))
+        for templates in domain_entry(domain).get("unseen", ())
+    ]
+
+
 @cache
 def sentences(domain: str, persona: str, topic: int | None = None) -> tuple[str, ...]:
     """Every sentence that a persona can say in a domain.
@@ -257,7 +266,9 @@ def _all_fillings() -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
 
 @cache
 def _question_table() -> dict[str, str]:
-    return {question.text: name for name in domains() for question in questions(name)}
+    trained = {question.text: name for name in domains() for question in questions(name)}
+    unseen = {text: name for name in domains() for text in chain(*unseen_questions(name))}
+    return trained | unseen
 
 
 def _num_chars(text: str) -> int:
