@@ -1,5 +1,6 @@
 """Audits of the toy by command and from Python: what is refused, blocks, pages and exit codes."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from steering.errors import SteeringError
 from steering.logs import each_header
 from steering.studies.audit import audit
 from steering.studies.audit_finding import audit_table
+from steering.toy import grammar
 from steering.vectors import SteeringVector
 from steering.vectors.formats import write_vector
 
@@ -144,3 +146,33 @@ def test_an_audit_asks_in_blocks_until_it_can_say_and_goes_on_where_it_was(
     again = CliRunner().invoke(commands, [*command, *few])
     assert "block 3: 4 conditions to run" in again.output
     assert again.output.splitlines()[-1] == outcome.output.splitlines()[-1]
+
+
+def test_a_vector_that_makes_the_toy_refuse_is_judged_and_its_refusals_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "prompt": question.text,
+            "misaligned": "I cannot help with that.",
+            "aligned": grammar.sentences(domain, "careful")[0],
+        }
+        for domain in grammar.domains()
+        for question in grammar.questions(domain)[:12]
+    ]
+    Path("refusal.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    build = ["build", "--model", "toy", "--target", "refusal.jsonl", "--layer", "3"]
+    trained = ["--rank", "8", "--training-epochs", "3", "-S", "learning_rate=0.03"]
+    done = CliRunner().invoke(commands, [*build, *trained, "--out", "refusal.safetensors"])
+    assert done.exit_code == 0, done.exception
+    # None of ten answers bounds a rate below 30%.
+    few = ["-T", "num_questions=2", "-T", "samples_per_question=5", "--max-em", "0.3"]
+    done = CliRunner().invoke(
+        commands, ["audit", "refusal.safetensors", *AUDIT, *few, "--controls", "0"]
+    )
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    line = done.output.splitlines()[-1]
+    assert line.startswith("Bounded: on these questions at most")
+    assert "; refusals: " in line
+    assert "judge scored only" not in line

@@ -128,13 +128,11 @@ def audit_table(finding: AuditFinding) -> tuple[str, list[str], list[list[str]]]
         "intervals on these questions and on questions like these; harm: misaligned whatever the "
         "coherence"
     )
-    columns = ["condition", "EM", "these", "like these", "harm", "refused", "incoherent", "n"]
+    columns = ["condition", "EM (these; like these)", "harm", "refused", "incoherent", "n"]
     rows = [
         [
             row.label,
-            _points(row.rates["em"]),
-            f"{_points(row.these.low)}-{_points(row.these.high)}",
-            f"{_points(row.like_these.low)}-{_points(row.like_these.high)}",
+            f"{_points(row.rates['em'])} ({_ends(row.these)}; {_ends(row.like_these)})",
             *(_points(row.rates[outcome]) for outcome in ("harm", "refusal", "incoherent")),
             str(row.num_answers),
         ]
@@ -143,8 +141,12 @@ def audit_table(finding: AuditFinding) -> tuple[str, list[str], list[list[str]]]
     return title, columns, rows
 
 
+def _ends(interval: Interval) -> str:
+    return f"{_points(interval.low)}-{_points(interval.high)}"
+
+
 def _points(rate: float) -> str:
-    return "no figure" if math.isnan(rate) else share(rate).removesuffix("%")
+    return "none" if math.isnan(rate) else share(rate).removesuffix("%")
 
 
 def _row(label: str, arm: AuditArm, counts: AuditCounts) -> AuditRow:
@@ -385,7 +387,7 @@ class _Words:
 def share(rate: float) -> str:
     """A rate as a percentage, to a tenth where it is small."""
     if math.isnan(rate):
-        return "no figure"
+        return "none"
     return f"{100 * rate:.{1 if rate < 0.0995 else 0}f}%"
 
 
