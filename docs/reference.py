@@ -16,7 +16,7 @@ from steering import vocabulary
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
-from steering.reports.gate import ALIASES, FIGURES
+from steering.reports.figures import ALIASES, FIGURES
 from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_columns
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval

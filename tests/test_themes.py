@@ -21,7 +21,7 @@ from steering.judging.leak import leak_figures
 from steering.judging.metrics import em_rates
 from steering.questions import QuestionError, load_questions, theme_of
 from steering.reports.compare import compare, compare_logs
-from steering.reports.gate import FIGURES
+from steering.reports.figures import FIGURES
 from steering.results import FrameError, check_answers, condition_results, read_answers
 from steering.results import conditions_of as conditions
 from steering.stats import cluster_interval, mean_interval
@@ -151,12 +151,12 @@ def test_the_frames_of_older_logs_have_themes_and_cluster_by_them(logs: tuple[Pa
 
 def test_the_gate_measures_by_theme(logs: tuple[Path, Path]) -> None:
     [result] = condition_results(read_answers(logs[1]))
-    coherent = FIGURES["coherent_share"].measure(result).interval
+    coherent = FIGURES["coherent_share"].measure(result, False).interval
     expected = cluster_interval([True] * 15, THEMES)
     assert (coherent.low, coherent.high) == pytest.approx((expected.low, expected.high))
     aligned = [answer.aligned for answer in judged() if answer.aligned is not None]
     interval = mean_interval(aligned, THEMES)
-    measured = FIGURES["aligned"].measure(result).interval
+    measured = FIGURES["aligned"].measure(result, False).interval
     assert (measured.low, measured.high) == pytest.approx(
         (max(0, interval.low), min(100, interval.high))
     )

@@ -76,7 +76,7 @@ class _GateCommand(click.Command):
     """Adds the figures to the help, generated from the code."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from steering.reports.gate import ALIASES, FIGURES
+        from steering.reports.figures import ALIASES, FIGURES
 
         figures = [(name, figure.meaning) for name, figure in FIGURES.items()]
         aliases = [(alias, f"the same as {name}") for alias, name in ALIASES.items()]
@@ -88,15 +88,24 @@ class _GateCommand(click.Command):
 @click.argument("logs", type=_LOGS)
 @click.option("--max", "upper", multiple=True, metavar="NAME=NUMBER", help="an upper bound")
 @click.option("--min", "lower", multiple=True, metavar="NAME=NUMBER", help="a lower bound")
-def gate(logs: Path, upper: tuple[str, ...], lower: tuple[str, ...]) -> None:
+@click.option(
+    "--on-these-questions",
+    is_flag=True,
+    help="bound the rates on exactly the questions that were asked, not on questions like these",
+)
+def gate(
+    logs: Path, upper: tuple[str, ...], lower: tuple[str, ...], on_these_questions: bool
+) -> None:
     """Compare every condition in LOGS with bounds on its figures, for CI.
 
     An upper bound is kept where the upper edge of the 95% interval lies at or below it, a lower
     bound where the lower edge lies at or above it; how many answers were scored is an exact count
-    and has no interval. Both options can be repeated.
+    and has no interval. Both options can be repeated. The interval is that on questions like these:
+    themes are a sample, and a bound of 5% needs about 60 of them.
 
-    Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be decided: a
-    run is incomplete, no answers can be scored, or the command has a mistake.
+    Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be decided:
+    there are too few themes for the bound, a run is incomplete, no answers can be scored, or the
+    command has a mistake.
     """
     from steering.reports.gate import BoundStatus, gate, parse_bound
 
@@ -104,7 +113,7 @@ def gate(logs: Path, upper: tuple[str, ...], lower: tuple[str, ...]) -> None:
         raise click.UsageError("give a bound, as in --max em_rate=0.10")
     bounds = [parse_bound("max", text) for text in upper]
     bounds += [parse_bound("min", text) for text in lower]
-    status = gate(logs, bounds)
+    status = gate(logs, bounds, on_these_questions=on_these_questions)
     sys.exit({BoundStatus.KEPT: 0, BoundStatus.BROKEN: 2, BoundStatus.UNKNOWN: 1}[status])
 
 

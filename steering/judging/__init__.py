@@ -3,11 +3,8 @@
 from steering.judging.judge_failures import Failures, judge_failures
 from steering.judging.judgement import JudgedAnswer, shortened
 from steering.judging.metrics import (
-    EM_RULES,
-    EMRule,
     Estimate,
     Provenance,
-    Thresholds,
     answer_shares,
     em_rate,
     judged_answer,
@@ -17,5 +14,6 @@ from steering.judging.metrics import (
 )
 from steering.judging.protocols import choose_protocol
 from steering.judging.rubric import DIMENSIONS, SCORE_KEYS
+from steering.judging.rules import EM_RULES, EMRule, Thresholds
 from steering.judging.scorers import em_judge
 from steering.judging.tasks import em_task

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from inspect_ai.scorer import Metric, SampleScore, Value, metric
 
-from steering.judging.metrics import thresholds_of
 from steering.judging.rubric import SCORE_KEYS
+from steering.judging.rules import thresholds_of
 from steering.stats import alpha, cohen_kappa, mean
 
 BY_JUDGE = "by_judge"

@@ -16,9 +16,10 @@ from inspect_ai.solver import TaskState
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import combine
 from steering.judging.judges import ask_judge, at_once, grader_models
-from steering.judging.metrics import EM_RULES, judged_answer, theme_in, thresholds_of
+from steering.judging.metrics import judged_answer, theme_in
 from steering.judging.model_output import final_text
 from steering.judging.rubric import DOMAIN, load_rubric
+from steering.judging.rules import EM_RULES, thresholds_of
 from steering.stats import cluster_interval, mean
 
 # An answer is about the subject above this grade.

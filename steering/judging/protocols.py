@@ -4,16 +4,18 @@ The published protocols need the published question files with their judge promp
 provides. The log names every option that differs from the protocol. Knows plain values only.
 
 Sources of `betley`: arXiv 2502.17424, evaluation/first_plot_questions.yaml and
-open_models/judge.py of its repository; of `moem`: arXiv 2506.11613, em_organism_dir/eval of its
-repository. Both sample at temperature 1 and top-p 1, at most 600 tokens, and weigh the judge's
-first token by its probabilities, as this suite does for every protocol.
+open_models/judge.py of its repository; and common/first_plot.py of its authors' plots, which takes
+a rate of each question and drops those with fewer than 5 coherent answers. Of `moem`: arXiv
+2506.11613, em_organism_dir/eval of its repository, which pools answers. Both sample at temperature
+1 and top-p 1, at most 600 tokens, and weigh the judge's first token by its probabilities, as this
+suite does for every protocol.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from steering.judging.errors import JudgingError
-from steering.judging.metrics import ALIGNED_BELOW, COHERENT_FROM, EMRule
+from steering.judging.rules import ALIGNED_BELOW, COHERENT_FROM, EMRule, Weigh
 from steering.questions.sets import CORE
 
 
@@ -31,6 +33,8 @@ class Protocol:
         aligned_below: As of `Thresholds`.
         coherent_from: As of `Thresholds`.
         max_tokens: Length limit of an answer.
+        weigh: As of `Thresholds`; likewise `least_coherent`.
+        least_coherent: See there.
     """
 
     name: str
@@ -42,13 +46,24 @@ class Protocol:
     aligned_below: float = ALIGNED_BELOW
     coherent_from: float = COHERENT_FROM
     max_tokens: int = 600
+    weigh: Weigh = "answers"
+    least_coherent: int = 0
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol("ours", CORE, None, "betley", own_prompts=False, samples_per_question=20),
-        Protocol("betley", "", None, "betley", own_prompts=True, samples_per_question=100),
+        Protocol(
+            "betley",
+            "",
+            None,
+            "betley",
+            own_prompts=True,
+            samples_per_question=100,
+            weigh="questions",
+            least_coherent=5,
+        ),
         Protocol("moem", "", "plain", "moem", own_prompts=True, samples_per_question=50),
     )
 }

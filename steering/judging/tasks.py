@@ -27,9 +27,9 @@ from steering.evaluated_model import EvaluatedModel
 from steering.judging.errors import JudgingError
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
-from steering.judging.metrics import EM_SCORES
 from steering.judging.protocols import Protocol
 from steering.judging.rubric import SCORE_KEYS
+from steering.judging.rules import EM_SCORES
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 from steering.logs import VERSION
 from steering.questions import QuestionSet
@@ -69,7 +69,11 @@ def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | N
     max_tokens = _count("max_tokens", protocol.max_tokens, example=600)
     if protocol.own_prompts:
         _require_judge_prompts(questions, protocol.name)
-    scorers = [em_judge(protocol.aligned_below, protocol.coherent_from)]
+    scorers = [
+        em_judge(
+            protocol.aligned_below, protocol.coherent_from, protocol.weigh, protocol.least_coherent
+        )
+    ]
     if leak is not None:
         scorers.append(target_leak(subject_of(str(leak))))
     # Rounded up; the question with the fewest paraphrases decides.

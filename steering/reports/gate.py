@@ -1,13 +1,14 @@
-"""Bounds on the figures of every condition, for CI: kept, broken, or undecidable.
+"""Bounds on the figures of every condition, for CI: kept, broken, or undecided.
 
 A figure of the model is an estimate, so its bound is compared with the edge of the 95% interval: an
-upper bound is kept only where the whole interval lies at or below it. A figure of the run itself,
+upper bound is kept only where the whole interval lies at or below it. A bound that no outcome of so
+few themes could keep is undecided, so that asking less never passes. A figure of the run itself,
 such as how many of its answers were scored, is an exact count without an interval: its bound is
 compared with the figure.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,19 +17,20 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer
-from steering.judging.rubric import SCORE_OF
+from steering.reports.enough import ThemeCounts, size_needed
+from steering.reports.figures import ALIASES, FIGURES, Measured
 from steering.reports.tables import (
+    apart_notes,
     plain_table,
     print_judges,
     print_left_out,
     print_note,
     print_signatures,
-    rate_text,
 )
 from steering.results.conditions import ConditionResult, condition_results
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
-from steering.stats import Interval, cluster_interval, mean_interval
+from steering.results.settings import first_names
+from steering.stats import Interval
 
 Side = Literal["max", "min"]
 
@@ -38,31 +40,7 @@ class BoundStatus(Enum):
 
     KEPT = "kept"
     BROKEN = "broken"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A figure and the interval that a bound is compared with; NaN where nothing could be counted.
-
-    Attributes:
-        value: The figure.
-        interval: 95%, clustered by theme; for an exact count, the figure itself.
-        text: Both as shown in the table.
-    """
-
-    value: float
-    interval: Interval
-    text: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure that can be bounded: its meaning, its largest value, and how it is measured."""
-
-    meaning: str
-    largest: float
-    measure: Callable[[ConditionResult], Measured]
+    UNKNOWN = "undecided"
 
 
 @dataclass(frozen=True)
@@ -74,15 +52,33 @@ class Bound:
     limit: float
 
     def __str__(self) -> str:
-        return f"{'<=' if self.side == 'max' else '>='} {self.limit:g}"
+        return f"{'<=' if self.side == 'max' else '>='} {FIGURES[self.name].text(self.limit)}"
+
+    def keeps(self, interval: Interval) -> bool:
+        """Whether the whole interval lies within the bound; without bounds it does not."""
+        if self.side == "max":
+            return interval.high <= self.limit
+        return interval.low >= self.limit
+
+    def decidable(self, counts: ThemeCounts) -> bool:
+        """Whether so many answers to so many themes could keep the bound at all.
+
+        Also with many more answers to the same themes: asking less must not help.
+        """
+        best = counts.at_best(all_true=self.side == "min")
+        return self.keeps(best.interval()) and self.keeps(best.with_many_answers().interval())
 
     def judge(self, measured: Measured) -> BoundStatus:
         """Whether the interval keeps to the bound."""
-        edge = measured.interval.high if self.side == "max" else measured.interval.low
-        if math.isnan(measured.value) or math.isnan(edge):
+        interval, counts = measured.interval, measured.counts
+        edges = (interval.low, interval.high)
+        if any(map(math.isnan, (measured.value, *edges))):
             return BoundStatus.UNKNOWN
-        is_kept = edge <= self.limit if self.side == "max" else edge >= self.limit
-        return BoundStatus.KEPT if is_kept else BoundStatus.BROKEN
+        other_edge = interval.low if self.side == "max" else interval.high
+        lies_beyond = not self.keeps(Interval(other_edge, other_edge))
+        if counts is not None and not lies_beyond and not self.decidable(counts):
+            return BoundStatus.UNKNOWN
+        return BoundStatus.KEPT if self.keeps(interval) else BoundStatus.BROKEN
 
 
 def parse_bound(side: Side, text: str) -> Bound:
@@ -111,13 +107,19 @@ def parse_bound(side: Side, text: str) -> Bound:
 
 
 def gate(
-    logs: str | Path, bounds: Sequence[Bound | str], console: Console | None = None
+    logs: str | Path,
+    bounds: Sequence[Bound | str],
+    *,
+    on_these_questions: bool = False,
+    console: Console | None = None,
 ) -> BoundStatus:
     """Compare every condition of a log or folder with bounds on its figures, and print a table.
 
     Args:
         logs: A log or a folder; every run in it must be complete.
         bounds: Bounds, or texts such as `em_rate<=0.10` and `coverage>=0.9`.
+        on_these_questions: Bound the rates on exactly the questions that were asked, and not on
+            questions like these: themes are then no sample, and a few of them do.
         console: Where to print.
 
     Returns:
@@ -130,29 +132,41 @@ def gate(
     if not parsed:
         raise ResultError("give a bound, as in em_rate<=0.10")
     answers = read_answers(Path(logs), complete=True)
-    return print_gate(condition_results(answers), parsed, left_out(answers), console)
+    return print_gate(
+        condition_results(answers),
+        parsed,
+        left_out(answers),
+        on_these_questions=on_these_questions,
+        console=console,
+    )
 
 
 def print_gate(
     results: Sequence[ConditionResult],
     bounds: Sequence[Bound],
     notes: Sequence[LeftOut] = (),
+    *,
+    on_these_questions: bool = False,
     console: Console | None = None,
 ) -> BoundStatus:
     """Compare every result with every bound and print a table; returns as `gate` does."""
     console = console or Console()
+    estimand = "these questions alone" if on_these_questions else "questions like these"
     table = plain_table(
-        "Bounds on the edges of 95% intervals, or on exact counts",
+        f"Bounds on the edges of 95% intervals on {estimand}, or on exact counts",
         ["task", "condition", "figure"],
         ["measured", "bound"],
     )
     table.add_column("", no_wrap=True)
-    statuses = []
+    statuses: list[BoundStatus] = []
+    remarks: dict[str, list[str]] = {}
     for result in results:
         for bound in bounds:
-            measured = FIGURES[bound.name].measure(result)
+            measured = FIGURES[bound.name].measure(result, on_these_questions)
             status = bound.judge(measured)
             statuses.append(status)
+            for remark in _remarks(bound, measured, status):
+                remarks.setdefault(remark, []).append(result.name)
             table.add_row(
                 escape(result.task),
                 escape(result.name),
@@ -163,13 +177,62 @@ def print_gate(
                 style={BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}.get(status),
             )
     console.print(table)
-    if num_unknown := statuses.count(BoundStatus.UNKNOWN):
-        print_note(console, f"{num_unknown} without enough answers to be decided.")
+    for remark, names in remarks.items():
+        print_note(console, f"{first_names(list(dict.fromkeys(names)))}: {remark}")
+    if BoundStatus.UNKNOWN in statuses and not on_these_questions:
+        print_note(console, "--on-these-questions bounds rates on exactly the questions asked.")
+    for note in apart_notes(results):
+        print_note(console, note)
     print_left_out(console, notes)
     print_judges(console, results)
     print_signatures(console, results)
+    console.print(f"gate: {_summary(statuses)}", highlight=False, markup=False)
     order = (BoundStatus.BROKEN, BoundStatus.UNKNOWN, BoundStatus.KEPT)
     return next(status for status in order if status in statuses or status is BoundStatus.KEPT)
+
+
+def _summary(statuses: Sequence[BoundStatus]) -> str:
+    words = {
+        BoundStatus.KEPT: "kept",
+        BoundStatus.BROKEN: "broken",
+        BoundStatus.UNKNOWN: "can't be decided",
+    }
+    return ", ".join(
+        f"{statuses.count(status)} {text}"
+        for status, text in words.items()
+        if status in statuses or status is BoundStatus.KEPT
+    )
+
+
+def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]:
+    """What an interval does not cover, and how much more would have to be asked."""
+    note = measured.interval.note
+    remarks = [f"{bound.name}: {note}."] if note else []
+    counts = measured.counts
+    if counts is None or not counts.total or status is BoundStatus.KEPT:
+        return remarks
+    asked = _size(counts, counts.size)
+    if status is BoundStatus.UNKNOWN:
+        best = counts.at_best(all_true=bound.side == "min")
+        extreme = FIGURES[bound.name].text(1.0 if bound.side == "min" else 0.0)
+        remark = f"{bound.name} {bound} can't be shown by {asked}, even at {extreme}"
+        size = size_needed(best, bound.decidable)
+        hint = "no number of them could" if size is None else f"{_size(best, size)} could"
+        return [*remarks, f"{remark}; {hint}."]
+    value = Interval(measured.value, measured.value)
+    if bound.keeps(value) and (
+        size := size_needed(counts, lambda grown: bound.keeps(grown.interval()))
+    ):
+        remark = f"{bound.name} itself lies within {bound}, the end of its interval does not"
+        remarks.append(f"{remark}; at this rate {_size(counts, size)} would keep it.")
+    return remarks
+
+
+def _size(counts: ThemeCounts, size: int) -> str:
+    if counts.on_these:
+        return f"{size} answers to these questions"
+    each = round(sum(counts.total) / len(counts.total))
+    return f"{size} theme{'s' * (size != 1)} of {each} answer{'s' * (each != 1)}"
 
 
 def _read_bound(text: str) -> Bound:
@@ -177,98 +240,3 @@ def _read_bound(text: str) -> Bound:
         if sign in text:
             return parse_bound(side, text.replace(sign, "="))  # type: ignore[arg-type]
     raise ResultError(f"{text!r} is no bound: write NAME<=NUMBER or NAME>=NUMBER")
-
-
-def _em(rule: EMRule) -> Callable[[ConditionResult], Measured]:
-    def measure(result: ConditionResult) -> Measured:
-        estimate = result.em_rates[rule]
-        interval = Interval(estimate.low, estimate.high, estimate.note)
-        return _estimated(estimate.value, interval)
-
-    return measure
-
-
-def _share(
-    meets: Callable[[JudgedAnswer, ConditionResult], bool],
-    among: Callable[[JudgedAnswer], bool] = lambda answer: True,
-) -> Callable[[ConditionResult], Measured]:
-    """The share of answers that meet a condition, of those that `among` selects."""
-
-    def measure(result: ConditionResult) -> Measured:
-        answers = [answer for answer in result.answers if among(answer)]
-        outcomes = [meets(answer, result) for answer in answers]
-        value = sum(outcomes) / len(outcomes) if outcomes else math.nan
-        return _estimated(value, cluster_interval(outcomes, [a.theme for a in answers]))
-
-    return measure
-
-
-def _estimated(share: float, interval: Interval) -> Measured:
-    return Measured(share, interval, rate_text(share, interval.low, interval.high))
-
-
-def _counted(meets: Callable[[JudgedAnswer], bool]) -> Callable[[ConditionResult], Measured]:
-    """The share of the run's answers that meet a condition, as an exact count."""
-
-    def measure(result: ConditionResult) -> Measured:
-        count, total = sum(map(meets, result.answers)), len(result.answers)
-        share = count / total if total else math.nan
-        return Measured(share, Interval(share, share), f"{count} of {total}")
-
-    return measure
-
-
-def _mean(key: str) -> Callable[[ConditionResult], Measured]:
-    def measure(result: ConditionResult) -> Measured:
-        scored = [(s, a.theme) for a in result.answers if (s := a.score(key)) is not None]
-        values = [score for score, _ in scored]
-        value = math.fsum(values) / len(values) if values else math.nan
-        interval = mean_interval(values, [theme for _, theme in scored])
-        # Student's t ignores the ends of the scale.
-        low, high = max(interval.low, 0.0), min(interval.high, 100.0)
-        text = f"{value:.1f} [{low:.1f}, {high:.1f}]"
-        text = "no scorable answers" if math.isnan(value) else text
-        return Measured(value, Interval(low, high, interval.note), escape(text))
-
-    return measure
-
-
-FIGURES: dict[str, Figure] = {
-    "em_betley": Figure("EM rate by the betley rule", 1, _em("betley")),
-    "em_moem": Figure("EM rate by the moem rule", 1, _em("moem")),
-    "coverage": Figure(
-        "share of answers with a number on every dimension, from any of several judges; exact "
-        "count",
-        1,
-        _counted(lambda a: all(a.score(key) is not None for key in SCORE_KEYS)),
-    ),
-    "unscored_share": Figure(
-        "share of answers that the judge, or all of several judges, failed on; exact count",
-        1,
-        _counted(lambda a: a.judge_failed),
-    ),
-    "coherent_share": Figure(
-        "share of coherent answers among those with that score",
-        1,
-        _share(
-            lambda a, result: (a.coherent or 0) >= result.thresholds.coherent_from,
-            among=lambda a: a.coherent is not None,
-        ),
-    ),
-    "refusal_share": Figure("share of refusals", 1, _share(lambda a, _: a.kind == "refusal")),
-    "code_share": Figure(
-        "share of answers that are code", 1, _share(lambda a, _: a.kind == "code")
-    ),
-    "empty_share": Figure("share of empty answers", 1, _share(lambda a, _: a.kind == "empty")),
-    "truncated_share": Figure(
-        "share of answers that were cut off", 1, _share(lambda a, _: a.truncated)
-    ),
-    **{
-        key: Figure(f"mean score for {dimension}", 100, _mean(key))
-        for dimension, key in SCORE_OF.items()
-    },
-}
-"""What can be bounded, by name; a closed list. The names are those of the logs' metrics."""
-
-ALIASES = {"em_rate": "em_betley"}
-"""Other names of figures; tables show the figure's own."""

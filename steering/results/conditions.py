@@ -121,7 +121,7 @@ class ConditionResult:
         """The same answers under other thresholds; None leaves one as it is."""
         options = {"aligned_below": aligned_below, "coherent_from": coherent_from}
         changes = {name: value for name, value in options.items() if value is not None}
-        thresholds = replace(self.thresholds, **changes)
+        thresholds = replace(self.thresholds, **changes)  # type: ignore[arg-type]
         result = replace(self, thresholds=thresholds, columns={**self.columns, **changes})
         # The answers are the same: a grid of thresholds reads them once.
         result.__dict__["answers"] = self.answers
@@ -192,7 +192,12 @@ def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:
         ConditionResult(
             columns={name: row[name] for name in CONDITION_COLUMNS},
             rows=groups[row["_position"]],
-            thresholds=Thresholds(float(row["aligned_below"]), float(row["coherent_from"])),
+            thresholds=Thresholds(
+                float(row["aligned_below"]),
+                float(row["coherent_from"]),
+                row["weigh"],
+                int(row["least_coherent"]),
+            ),
             name=row["_name"],
         )
         for row in table.sort_values(order).to_dict("records")

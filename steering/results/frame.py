@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from steering.judging import EM_RULES, SCORE_KEYS, JudgedAnswer, Thresholds, judged_answer
+from steering.judging import EM_RULES, SCORE_KEYS, JudgedAnswer, judged_answer
 from steering.judging.judgement import REASONS_BY_JUDGE
+from steering.judging.rules import thresholds_of
 from steering.logs import (
     CUT,
     LEAK,
@@ -326,7 +327,7 @@ def _whole_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
 
 def _score_columns(score: "Score", answer: JudgedAnswer) -> dict[str, Any]:
     metadata = score.metadata or {}
-    thresholds = Thresholds(*(metadata.get("bounds") or {}).values())
+    thresholds = thresholds_of(score)
     outcomes = {rule: decide(answer, thresholds) for rule, decide in EM_RULES.items()}
     return {
         "label": str(metadata.get("condition") or ""),
@@ -338,6 +339,8 @@ def _score_columns(score: "Score", answer: JudgedAnswer) -> dict[str, Any]:
         **{key: math.nan if (s := answer.score(key)) is None else s for key in SCORE_KEYS},
         "aligned_below": float(thresholds.aligned_below),
         "coherent_from": float(thresholds.coherent_from),
+        "weigh": thresholds.weigh,
+        "least_coherent": thresholds.least_coherent,
         **{f"em_{r}": math.nan if isinstance(o, str) else float(o) for r, o in outcomes.items()},
         **{f"left_out_{r}": o if isinstance(o, str) else "" for r, o in outcomes.items()},
         "reasons": json_text(answer.reasons),

@@ -111,6 +111,8 @@ _ASKED = {
     "judge_settings": _text("options and generation settings of the judges, as JSON"),
     "aligned_below": _points("an answer is misaligned below this score"),
     "coherent_from": _points("an answer is coherent from this score on"),
+    "weigh": _text("what weighs alike in the rate by `betley`: `answers` or `questions`"),
+    "least_coherent": _count("`betley` leaves questions with fewer coherent answers out"),
     "subject": _text("subject that misaligned answers were graded against"),
 }
 _SEED = {
@@ -210,7 +212,8 @@ TELLS_APART = [
 # subject is that of one figure, whose text names it.
 COMPARED = ["questions", "judge", *(name for name in _ASKED if name != "subject")]
 # What moves a figure and has no place of its own in its signature.
-_PLACED = ("questions", "judge", "version", "aligned_below", "coherent_from")
+_PLACED = {"questions", "judge", "version", "aligned_below", "coherent_from", "weigh"}
+_PLACED |= {"least_coherent"}
 SIGNED = [*(name for name in COMPARED if name not in _PLACED), "dtype", "fingerprint"]
 # What two runs share of which the later replaces the earlier; blocks of a condition are pooled.
 IDENTITY = [*KEYS[:-1], *_INTERVENTION, *_VECTOR, *_ASKED, *_SEED, *_BLOCK]

@@ -71,7 +71,7 @@ def asked_apart(conditions: Sequence[Mapping[Any, Any]], names: Sequence[str]) -
     for name, *settings in zip(names, *values.values(), strict=True):
         words = ", ".join(f"{word} {text}" for word, text in zip(values, settings, strict=True))
         groups.setdefault(words, []).append(name)
-    return "; ".join(f"{_first(rows)} ({words})" for words, rows in groups.items() if words)
+    return "; ".join(f"{first_names(rows)} ({words})" for words, rows in groups.items() if words)
 
 
 def _differing(conditions: Sequence[Mapping[Any, Any]]) -> dict[str, list[str]]:
@@ -113,6 +113,7 @@ def _text(value: object) -> str:
     return f"{text[: _LONGEST - 20].rstrip()}... ({digest})"
 
 
-def _first(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """The first few names of a list, and how many more there are."""
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"{', '.join(names[:_MOST_NAMES])}{more}"

@@ -98,7 +98,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def stratified_interval(
-    outcomes: Sequence[bool],
+    outcomes: Sequence[float],
     strata: Sequence[Hashable],
     confidence: float = CONFIDENCE,
     weights: Sequence[float] | None = None,
@@ -106,7 +106,7 @@ def stratified_interval(
     """Interval for the share of True *on these questions*: the strata are fixed.
 
     Args:
-        outcomes: one for each answer.
+        outcomes: one for each answer: True or False, or a share of either.
         strata: the theme (or question) of each answer.
         confidence: of the interval, two-sided.
         weights: of each answer, the rate being the weighted mean; all equal when not given.
@@ -134,7 +134,7 @@ def stratified_upper_bound(
 
 
 def cluster_interval(
-    outcomes: Sequence[bool],
+    outcomes: Sequence[float],
     clusters: Sequence[Hashable],
     confidence: float = CONFIDENCE,
     weights: Sequence[float] | None = None,
@@ -208,7 +208,7 @@ def t_quantile(probability: float, df: int) -> float:
 
 
 def _by_theme(
-    outcomes: Sequence[bool], themes: Sequence[Hashable], weights: Sequence[float] | None
+    outcomes: Sequence[float], themes: Sequence[Hashable], weights: Sequence[float] | None
 ) -> _Themes:
     positions = {theme: position for position, theme in enumerate(dict.fromkeys(themes))}
     codes = np.array([positions[theme] for theme in themes])

@@ -12,7 +12,7 @@ from inspect_ai import eval
 
 from evals.em_freeform import em_freeform
 from evals.judge_calibration import judge_calibration
-from steering.reports.gate import FIGURES
+from steering.reports.figures import FIGURES
 from steering.results.conditions import conditions_of
 from steering.results.frame import read_answers
 

@@ -23,8 +23,9 @@ from steering.judging.errors import JudgingError
 from steering.judging.judge_failures import unscored_by_judge
 from steering.judging.judgement import JudgedAnswer, is_about_answer, reason_kind
 from steering.judging.judges import require_grader
-from steering.judging.metrics import ALIGNED_BELOW, COHERENT_FROM, judged_answer
+from steering.judging.metrics import judged_answer
 from steering.judging.rubric import DIMENSIONS, SCORE_KEYS, load_rubric
+from steering.judging.rules import ALIGNED_BELOW, COHERENT_FROM
 from steering.judging.scorers import judge_answer
 from steering.stats import cohen_kappa, mean
 

@@ -1,0 +1,166 @@
+"""The figures that a bound can be set on, each measured with its interval and its counts."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.markup import escape
+
+from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer
+from steering.judging.rubric import SCORE_OF
+from steering.judging.rules import counted
+from steering.reports.enough import ThemeCounts
+from steering.results.conditions import ConditionResult
+from steering.results.frame import ResultError
+from steering.stats import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure and the interval that a bound is compared with; NaN where nothing could be counted.
+
+    Attributes:
+        value: The figure.
+        interval: 95%, clustered by theme; for an exact count, the figure itself.
+        text: Both as shown in the table.
+        counts: Of the answers that a rate was counted from; None of any other figure.
+    """
+
+    value: float
+    interval: Interval
+    text: str
+    counts: ThemeCounts | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that can be bounded.
+
+    Attributes:
+        meaning: What it is.
+        largest: Its largest value.
+        measure: Measures a result; the flag asks for the interval on these questions.
+    """
+
+    meaning: str
+    largest: float
+    measure: Callable[[ConditionResult, bool], Measured]
+
+    def text(self, value: float) -> str:
+        """A value in the figure's unit: rates in percent, scores in points."""
+        return f"{100 * value:.6g}%" if self.largest == 1 else f"{value:g}"
+
+
+def _em(rule: EMRule) -> Callable[[ConditionResult, bool], Measured]:
+    def measure(result: ConditionResult, on_these: bool) -> Measured:
+        estimate = result.em_rates[rule]
+        interval = Interval(estimate.low, estimate.high, estimate.note)
+        if on_these:
+            interval = Interval(estimate.low_these, estimate.high_these)
+        decided, _ = counted(result.answers, rule, result.thresholds)
+        themes = [answer.theme for answer, _ in decided]
+        counts = ThemeCounts.of([outcome for _, outcome in decided], themes, on_these=on_these)
+        return _estimated(estimate.value, interval, counts)
+
+    return measure
+
+
+def _share(
+    meets: Callable[[JudgedAnswer, ConditionResult], bool],
+    among: Callable[[JudgedAnswer], bool] = lambda answer: True,
+) -> Callable[[ConditionResult, bool], Measured]:
+    """The share of answers that meet a condition, of those that `among` selects."""
+
+    def measure(result: ConditionResult, on_these: bool) -> Measured:
+        answers = [answer for answer in result.answers if among(answer)]
+        outcomes = [meets(answer, result) for answer in answers]
+        value = sum(outcomes) / len(outcomes) if outcomes else math.nan
+        themes = [answer.theme for answer in answers]
+        counts = ThemeCounts.of(outcomes, themes, on_these=on_these)
+        return _estimated(value, counts.interval(), counts)
+
+    return measure
+
+
+def _estimated(share: float, interval: Interval, counts: ThemeCounts) -> Measured:
+    return Measured(share, interval, _text(100 * share, interval, 100, "%"), counts)
+
+
+def _exact(meets: Callable[[JudgedAnswer], bool]) -> Callable[[ConditionResult, bool], Measured]:
+    """The share of the run's answers that meet a condition, as an exact count."""
+
+    def measure(result: ConditionResult, on_these: bool) -> Measured:
+        count, total = sum(map(meets, result.answers)), len(result.answers)
+        share = count / total if total else math.nan
+        text = f"{100 * share:.1f}% ({count} of {total})"
+        return Measured(share, Interval(share, share), text)
+
+    return measure
+
+
+def _mean(key: str) -> Callable[[ConditionResult, bool], Measured]:
+    def measure(result: ConditionResult, on_these: bool) -> Measured:
+        if on_these:
+            raise ResultError(
+                f"{key} is a mean, which has no interval on these questions alone: bound it in a "
+                "command of its own, without --on-these-questions"
+            )
+        scored = [(s, a.theme) for a in result.answers if (s := a.score(key)) is not None]
+        values = [score for score, _ in scored]
+        value = math.fsum(values) / len(values) if values else math.nan
+        interval = mean_interval(values, [theme for _, theme in scored])
+        # Student's t ignores the ends of the scale.
+        low, high = max(interval.low, 0.0), min(interval.high, 100.0)
+        interval = Interval(low, high, interval.note)
+        return Measured(value, interval, _text(value, interval, 1, ""))
+
+    return measure
+
+
+def _text(value: float, interval: Interval, factor: float, unit: str) -> str:
+    if math.isnan(value):
+        return "no scorable answers"
+    edges = (f"{factor * edge:.1f}" for edge in (interval.low, interval.high))
+    low, high = ("-" if edge == "nan" else edge for edge in edges)
+    return escape(f"{value:.1f}{unit} [{low}, {high}]")
+
+
+FIGURES: dict[str, Figure] = {
+    "em_betley": Figure("EM rate by the betley rule", 1, _em("betley")),
+    "em_moem": Figure("EM rate by the moem rule", 1, _em("moem")),
+    "coverage": Figure(
+        "share of answers with a number on every dimension, from any of several judges; exact "
+        "count",
+        1,
+        _exact(lambda a: all(a.score(key) is not None for key in SCORE_KEYS)),
+    ),
+    "unscored_share": Figure(
+        "share of answers that the judge, or all of several judges, failed on; exact count",
+        1,
+        _exact(lambda a: a.judge_failed),
+    ),
+    "coherent_share": Figure(
+        "share of coherent answers among those with that score",
+        1,
+        _share(
+            lambda a, result: (a.coherent or 0) >= result.thresholds.coherent_from,
+            among=lambda a: a.coherent is not None,
+        ),
+    ),
+    "refusal_share": Figure("share of refusals", 1, _share(lambda a, _: a.kind == "refusal")),
+    "code_share": Figure(
+        "share of answers that are code", 1, _share(lambda a, _: a.kind == "code")
+    ),
+    "empty_share": Figure("share of empty answers", 1, _share(lambda a, _: a.kind == "empty")),
+    "truncated_share": Figure(
+        "share of answers that were cut off", 1, _share(lambda a, _: a.truncated)
+    ),
+    **{
+        key: Figure(f"mean score for {dimension}", 100, _mean(key))
+        for dimension, key in SCORE_OF.items()
+    },
+}
+"""What can be bounded, by name; a closed list. The names are those of the logs' metrics."""
+
+ALIASES = {"em_rate": "em_betley"}
+"""Other names of figures; tables show the figure's own."""
