@@ -19,7 +19,7 @@ from steering.judging.protocols import PROTOCOLS
 from steering.reports.figures import ALIASES, FIGURES
 from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_columns
 from steering.spec import OPTIONS
-from steering.stats import cluster_interval
+from steering.stats import cluster_interval, stratified_interval
 from steering.studies.claims import CLAIMS
 from steering.studies.grid import FACTORS
 from steering.studies.study_file import make_study
@@ -213,18 +213,20 @@ measure the decision that EM rates count. A figure without data is `unknown`.
 def metrics() -> str:
     figures = ((f"`{name}`", figure.meaning) for name, figure in FIGURES.items())
     also = ", ".join(f"`{other}` is another name of `{name}`" for other, name in ALIASES.items())
-    counts, questions = (5, 10, 20, 50, 100), (8, 16, 24, 48)
+    counts = (5, 20, 100)
     bounds = (
         (
-            c,
+            themes,
             *(
-                f"{100 * cluster_interval([False] * (c * m), list(range(c)) * m).high:.1f}"
+                f"{100 * interval([False] * (themes * m), list(range(themes)) * m).high:.1f}"
+                for interval in (cluster_interval, stratified_interval)
                 for m in counts
             ),
         )
-        for c in questions
+        for themes in (8, 16, 24, 48, 64)
     )
-    heading = " | ".join(["questions", *(f"{m} answers each" for m in counts)])
+    estimands = ("questions like these", "these questions")
+    heading = " | ".join(["themes", *(f"{e}, {m} answers each" for e in estimands for m in counts)])
     shares = one_line(inspect.getdoc(answer_shares))
     return f"""# Metrics
 
@@ -255,14 +257,14 @@ end of its 95% interval. For an exact count it uses the figure itself.
 
 ## How many answers a bound needs
 
-Upper bound of the interval, in percent, of an EM rate when no answer is misaligned:
+Upper bound of each interval, in percent, of an EM rate when no answer is misaligned:
 
 {table(heading, bounds)}
 
-The upper bound is t² / (n' + t²). Here t is the 97.5% quantile of Student's t with C - 1 degrees
-of freedom, for C themes with m answers each, and n' = C m / (1 + 0.08 (m - 1)) is the effective
-number of answers. The correlation within a question cannot be estimated without misaligned
-answers; 0.08 is assumed.
+On questions like these the number of themes decides: none of C themes misaligned leaves an upper
+bound of about 3 / C, however many answers there are. `steering gate` takes the larger one of that
+with your number of answers and that with 100 to each theme, so that fewer answers never help. On
+these questions the number of answers decides.
 
 ## Columns of the frames
 

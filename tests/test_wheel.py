@@ -18,7 +18,7 @@ from shell import REPO, Shell
 from steering.cli import commands
 
 # As in examples/user-repo.
-BOUNDS = ("--max", "em_rate=0.25", "--min", "coverage=0.9")
+BOUNDS = ("--max", "em_rate=0.25", "--min", "coverage=0.9", "--on-these-questions")
 
 
 @pytest.fixture(scope="module")

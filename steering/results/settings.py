@@ -16,6 +16,8 @@ NONE = "none"
 # Said only where nothing else differs: they follow from most other differences.
 _CONSEQUENCES = ("asked", "prompt")
 _LONGEST = 40
+# Of a digest.
+_DIGITS = 12
 _MOST_NAMES = 4
 
 
@@ -32,6 +34,8 @@ def settings_of(columns: Mapping[Any, Any], names: Iterable[str]) -> dict[str, s
     texts: dict[str, str] = {}
     for name in names:
         word, value = name.removesuffix("_sha256"), columns[name]
+        if name.endswith("_sha256"):
+            value = str(value)[:_DIGITS]
         parts = _parts(value)
         pairs = {f"{word} {key}": part for key, part in parts.items()} if parts else {word: value}
         texts |= {key: text for key, part in pairs.items() if (text := _text(part)) != NONE}
@@ -107,7 +111,7 @@ def _text(value: object) -> str:
     text = " ".join(whole.replace("|", " ").split())
     if text == whole and len(text) <= _LONGEST:
         return text
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:_DIGITS]
     if whole.startswith(("{", "[")):
         return digest
     return f"{text[: _LONGEST - 20].rstrip()}... ({digest})"
