@@ -15,10 +15,17 @@ from made_answers import condition, frame, noisy
 from rich.console import Console
 
 from steering.cli import commands
-from steering.stats.trends import chosen_by_others, effect, max_p_values, slope, upper_bound
+from steering.stats.trends import (
+    at_rows,
+    chosen_by_others,
+    effect,
+    max_p_values,
+    slope_weights,
+    upper_bound,
+)
 from steering.studies.arms import compare_arms
 from steering.studies.claim_rules import raised_somewhere
-from steering.studies.claims import CLAIMS, ClaimVerdict, judge_claims
+from steering.studies.claims import CLAIMS, PAPER, ClaimVerdict, judge_claims
 from steering.studies.errors import StudyError
 from steering.studies.printing import print_matched
 
@@ -43,8 +50,14 @@ def _doses(rates: Sequence[float], last_coherent: float = 20.0, **facts: Any) ->
     return frame(_base(**facts), *conditions, study="magnitude")
 
 
-def _arms(relevant: tuple[float, float], coherent: tuple[float, float], top: float) -> pd.DataFrame:
+def _arms(
+    relevant: tuple[float, float] = (80.0, 80.0),
+    coherent: tuple[float, float] = (90.0, 90.0),
+    top: float = 0.6,
+    tuned_top: float | None = None,
+) -> pd.DataFrame:
     """A finetuned study, with the scores of the steered and of the finetuned arm."""
+    tuned_top = top if tuned_top is None else tuned_top
     steered = [
         condition(
             f"x{dose}", rate, magnitude=float(dose), relevant=relevant[0], coherent=coherent[0]
@@ -62,7 +75,7 @@ def _arms(relevant: tuple[float, float], coherent: tuple[float, float], top: flo
             relevant=relevant[1],
             coherent=coherent[1],
         )
-        for epoch, rate in ((1, top / 2), (2, top))
+        for epoch, rate in ((1, tuned_top / 2), (2, tuned_top))
     ]
     return frame(_base(), *steered, *finetuned, study="finetuned")
 
@@ -101,7 +114,7 @@ CASES: dict[int, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = {
     ),
     2: (
         _doses([0.1, 0.4, 0.6, 0.5, 0.1]),
-        _doses([0.0, 0.0, 0.0, 0.0]),
+        _doses([0.5, 0.5, 0.5, 0.5], last_coherent=90.0),
         # It rises to the last dose, whose answers are coherent still.
         _doses([0.1, 0.2, 0.4, 0.6], last_coherent=90.0),
     ),
@@ -145,6 +158,21 @@ CASES: dict[int, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = {
         _models("scale", [0.6, 0.4, 0.2]),
         _models("scale", [0.3, [0.9, 0, 0.1, 0.8, 0, 0.7, 0.1, 0], 0.3 * np.arange(8) % 1]),
     ),
+    11: (
+        _arms(top=0.6, tuned_top=0.2),
+        _arms(top=0.2, tuned_top=0.6),
+        _arms(top=0.0),
+    ),
+}
+NO_EFFECT = {
+    2: _doses([0.0, 0.0, 0.0, 0.0]),
+    3: _arms(top=0.0),
+    4: _arms(top=0.0),
+    5: _along("rank", "rank", {1: 0.0, 2: 0.0, 4: 0.0}),
+    6: _along("epochs", "training_epochs", {1: 0.0, 2: 0.0, 3: 0.05, 4: 0.0}),
+    7: _along("layer", "layer", {0: 0.0, 1: 0.05, 2: 0.0, 3: 0.0}),
+    10: _models("scale", [0.0, 0.0, 0.0]),
+    11: _arms(top=0.0),
 }
 
 
@@ -171,7 +199,7 @@ def test_few_questions_decide_nothing(number: int) -> None:
     verdict = _one(number, answers[answers["question"] < "q4"])
     assert (verdict.verdict, verdict.why) == (
         "not decided",
-        "4 questions are too few, 6 are needed",
+        "4 themes are too few, 6 are needed",
     )
 
 
@@ -190,7 +218,7 @@ def test_few_questions_decide_nothing(number: int) -> None:
             _along("layer", "layer", {0: 0.6, 1: 0.0, 2: 0.6, 3: 0.0}),
             "layer 1 has less effect but",
         ),
-        (5, _along("rank", "rank", {1: 0.0, 2: 0.0, 4: 0.0}), "no effect to share"),
+        (5, _along("rank", "rank", {1: 0.0, 2: 0.3, 4: 0.0}), "no effect to share"),
         (10, _models("scale", [0.4, 0.4, 0.4]), "not less susceptible by 5 points"),
         (10, _models("scale", [0.4, 0.4]), "2 sizes are too few"),
     ],
@@ -211,13 +239,89 @@ def test_projections_count_beside_trained_ranks() -> None:
     assert len(verdict.figures) == 2
 
 
-def test_crossed_axes_are_taken_apart() -> None:
-    """Of two targets crossed with magnitudes the longer series is read, and they are not mixed."""
-    other = [
-        condition(f"finance x{dose}", 0.0, magnitude=float(dose), target="finance")
-        for dose in (1, 2)
+@pytest.mark.parametrize("number", NO_EFFECT)
+def test_without_an_effect_a_claim_about_its_shape_decides_nothing(number: int) -> None:
+    """Before, claims 2, 6 and 7 were refuted and claim 10 supported where nothing happened."""
+    verdict = _one(number, NO_EFFECT[number])
+    assert (verdict.verdict, verdict.why) == ("not decided", "no effect to describe")
+
+
+def test_crossed_axes_are_judged_apart() -> None:
+    """A layer study at two magnitudes is two studies; before, the weaker one alone was judged."""
+    weak = _along("layer", "layer", {0: 0.0, 1: 0.0, 2: 0.0}).assign(magnitude=0.25)
+    strong = CASES[7][0]
+    crossed = frame(strong, weak[weak["arm"] != "baseline"])
+    crossed["condition"] += " x" + crossed["magnitude"].astype(str)
+    verdicts = [each for each in judge_claims(crossed) if each.number == 7]
+    assert [(each.settings, each.verdict, each.num_conditions) for each in verdicts] == [
+        ("magnitude 0.25", "not decided", 4),
+        ("magnitude 1.0", "supported", 5),
     ]
-    assert _one(1, frame(_doses([0.1, 0.5, 0.6, 0.2]), *other)).verdict == "supported"
+    assert verdicts[1].num_answers == len(strong)
+
+
+def _seeds(rates: Sequence[float], **facts: Any) -> pd.DataFrame:
+    """A vector at one magnitude, built with several seeds, of which each has its own rate."""
+    conditions = [
+        condition(f"x1 seed {seed}", rate, build_seed=float(seed), vector=f"medical@{seed}")
+        for seed, rate in enumerate(rates)
+    ]
+    return frame(_base(), *conditions, study="magnitude", **facts)
+
+
+def test_every_build_seed_counts() -> None:
+    """Before, the first of five decided: supported by one that works, refuted by one that fails."""
+    cases = {
+        "not decided": ([0.6, 0.0, 0.0, 0.0, 0.0], [0.0, 0.6, 0.6, 0.0, 0.0]),
+        "supported": ([0.5, 0.6, 0.5, 0.55, 0.6], [0.1, 0.6, 0.6, 0.6, 0.6]),
+    }
+    for expected, studies in cases.items():
+        for rates in studies:
+            verdict = _one(1, _seeds(rates))
+            assert verdict.verdict == expected
+            assert verdict.build_seeds == [0, 1, 2, 3, 4]
+            assert (verdict.num_answers, verdict.num_conditions, verdict.scope) == (6 * 160, 6, "")
+
+
+def test_a_verdict_on_one_build_seed_says_so() -> None:
+    verdict = _one(1, CASES[1][0])
+    assert verdict.scope == "one build seed: it holds for this vector alone"
+    assert verdict.reading() == "800 answers of 5 conditions to 8 themes, 1 build seed"
+
+
+def test_a_place_without_one_of_the_build_seeds_is_refused_by_name() -> None:
+    answers = _doses([0.1, 0.5, 0.6])
+    other = condition("x1 seed 1", 0.1, magnitude=1.0, build_seed=1.0)
+    verdict = _one(1, frame(answers, other))
+    assert verdict.verdict == "not decided"
+    assert "build seed 1 at magnitude 2.0 was not run" in verdict.why
+
+
+def test_what_the_abstract_does_not_say_is_a_hypothesis_with_its_source() -> None:
+    assert [claim.number for claim in CLAIMS if claim.source == PAPER] == [1, 3, 4]
+    assert all("hypothesis" in claim.source for claim in CLAIMS if claim.source != PAPER)
+
+
+def test_themes_are_the_clusters() -> None:
+    """Three formats of a question are one theme: eight themes, not twenty-four."""
+    answers = _doses([0.1, 0.5, 0.6, 0.2])
+    formats = answers["sample"].str.extract(r"/(\d+)", expand=False).astype(int) % 3
+    answers["question"] += formats.map({0: "", 1: "_json", 2: "_template"})
+    verdict = _one(1, answers)
+    assert verdict.figures == _one(1, _doses([0.1, 0.5, 0.6, 0.2])).figures
+    assert verdict.num_themes == 8
+
+
+def test_harm_is_by_alignment_alone() -> None:
+    """Half of the steered harm is gibberish, all finetuned harm is fluent: not more coherent."""
+    answers = _arms(coherent=(96.0, 85.0))
+    steered = (answers["arm"] == "steered") & (answers["aligned"] < 30)
+    gibberish = steered & (np.arange(len(answers)) % 2 == 0)
+    answers.loc[gibberish, ["coherent", "em_moem", "em_betley"]] = [15.0, 0.0, math.nan]
+    verdict = _one(4, answers)
+    assert verdict.verdict == "refuted"
+    assert verdict.why == "finetuned answers are ahead"
+    assert "steered 55.5, finetuned 85.0" in verdict.figures[0]
 
 
 def test_each_model_of_a_study_has_its_own_verdict() -> None:
@@ -236,9 +340,9 @@ def test_a_comparison_of_arms_is_printed_in_a_table_and_in_sentences() -> None:
     console = Console(file=io.StringIO(), width=200)
     print_matched(comparisons, reasons, "moem", console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "EM 30% (1, 1)" in printed
-    line = "At EM 30%, steered answers are more relevant where they are misaligned than finetuned"
-    assert f"{line} ones (+30.0 points [+30.0, +30.0], p = 0)." in printed
+    assert "45% harmful answers (1.5, 1.5)" in printed
+    line = "At 45% harmful answers, steered answers are more relevant where they are harmful than"
+    assert f"{line} finetuned ones (+30.0 points [+30.0, +30.0], p = 0)." in printed
     assert "Not compared: at matched coherence the arms share less than 5.0 points" in printed
 
 
@@ -272,7 +376,7 @@ def test_more_noise_never_supports_what_less_left_open(number: int) -> None:
         assert supported[0]
 
 
-def test_two_vectors_under_one_folder_are_two_series() -> None:
+def test_two_vectors_under_one_folder_are_judged_apart() -> None:
     """Two files at the same magnitudes: neither is averaged with the other."""
     one = _doses([0.1, 0.5, 0.6, 0.2]).assign(vector="one@aaaa")
     other = frame(
@@ -280,26 +384,30 @@ def test_two_vectors_under_one_folder_are_two_series() -> None:
         vector="other@bbbb",
         study="magnitude",
     )
-    verdict = _one(1, frame(one, other))
-    assert verdict.figures == _one(1, one).figures
-    assert verdict.left_out == ("[other x1], [other x2], [other x3] (another series)",)
+    verdicts = [each for each in judge_claims(frame(one, other)) if each.number == 1]
+    assert [(each.settings, each.verdict) for each in verdicts] == [
+        ("vector one@aaaa", "supported"),
+        ("vector other@bbbb", "refuted"),
+    ]
+    assert verdicts[0].figures == _one(1, one).figures
 
 
 def test_a_second_vector_is_not_mixed_into_the_steered_arm() -> None:
-    arms = _arms((90.0, 60.0), (90.0, 90.0), 0.6)
+    arms = _arms((90.0, 60.0), (90.0, 90.0), 0.6).assign(vector="one@aaaa")
     other = [condition(f"other x{dose}", 0.0, magnitude=float(dose)) for dose in (1, 2)]
     both = frame(arms, frame(*other, vector="other@bbbb", study="finetuned"))
-    verdict = _one(3, both)
-    assert verdict.figures == _one(3, arms).figures
-    assert verdict.left_out == ("[other x1], [other x2] (another series)",)
+    first, second = (each for each in judge_claims(both) if each.number == 3)
+    assert first.figures == _one(3, arms).figures
+    assert second.why == "no effect to describe"
+    assert second.settings == "vector other@bbbb"
 
 
-def test_a_control_of_shuffled_labels_is_not_averaged_with_the_vector() -> None:
+def test_a_vector_of_shuffled_labels_is_not_averaged_with_the_vector() -> None:
     real = _doses([0.1, 0.5, 0.6, 0.2]).assign(shuffled_labels=False)
     control = condition("medical x2 shuffled", 0.0, magnitude=2.0, shuffled_labels=True)
-    verdict = _one(1, frame(real, control))
-    assert verdict.figures == _one(1, real).figures
-    assert verdict.left_out == ("[medical x2 shuffled] (another series)",)
+    verdicts = [each for each in judge_claims(frame(real, control)) if each.number == 1]
+    assert verdicts[0].figures == _one(1, real).figures
+    assert [each.settings for each in verdicts] == ["shuffled_labels False", "shuffled_labels True"]
 
 
 def test_vectors_that_differ_along_the_axis_are_one_series() -> None:
@@ -376,7 +484,7 @@ def test_what_was_judged_by_another_is_left_out_by_name_and_doubled_answers_are_
 
 def test_without_a_study_the_command_that_makes_it_is_told() -> None:
     verdicts = judge_claims(CASES[1][0])
-    assert [verdict.number for verdict in verdicts] == list(range(1, 11))
+    assert [verdict.number for verdict in verdicts] == list(range(1, 12))
     for verdict in verdicts[2:]:
         assert verdict.verdict == "not decided"
         assert verdict.command == f"steering study {CLAIMS[verdict.number - 1].study}"
@@ -413,11 +521,33 @@ def test_a_question_is_never_measured_where_it_has_chosen_itself() -> None:
     assert chosen_by_others(table, -1).tolist() == [0, 1, 1]
 
 
+def test_a_vector_is_never_measured_where_it_has_chosen_itself() -> None:
+    rng = np.random.default_rng(0)
+    # Each vector has a row of its own that it makes large.
+    table = rng.normal(size=(5, 3, 1)) + np.zeros((5, 3, 8))
+    chosen = chosen_by_others(table)
+    for seed in range(3):
+        others = np.delete(table, seed, axis=1).sum(axis=(1, 2))
+        assert (chosen[seed] == others.argmax()).all()
+    assert at_rows(table, chosen).shape == (3, 8)
+
+
+def test_an_effect_counts_seeds_and_themes_as_samples() -> None:
+    """In 400 draws without an effect, at most 2.5% of the intervals lie above 0, but for chance."""
+    rng = np.random.default_rng(1)
+    above = 0
+    for _ in range(400):
+        seeds, themes = rng.normal(0, 0.1, (3, 1)), rng.normal(0, 0.1, (1, 8))
+        above += effect(seeds + themes + rng.normal(0, 0.05, (3, 8))).low > 0
+    assert above / 400 <= 0.045
+    assert np.isnan(effect(np.zeros((3, 0))).value)
+
+
 def test_the_slope_is_that_of_least_squares() -> None:
     table = np.random.default_rng(0).normal(size=(4, 3))
     places = [0.0, 1.0, 2.5, 3.0]
     expected = [np.polyfit(places, column, 1)[0] * 3.0 for column in table.T]
-    assert slope(table, places) == pytest.approx(expected)
+    assert slope_weights(places) @ table == pytest.approx(expected)
 
 
 def test_an_effect_has_the_interval_of_student() -> None:

@@ -81,7 +81,7 @@ def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> No
     again = CliRunner().invoke(commands, command)
     assert again.exit_code == 0, f"{again.output} {again.exception}"
     assert "Every condition has been run." in again.output
-    assert "Claim 5, few directions: not decided" in again.output
+    assert "Claim 5, few directions (hypothesis of ours): not decided" in again.output
     assert f"report: {folder / 'report' / 'index.html'}" in again.output
     assert _ids(folder) == after
 
@@ -95,7 +95,7 @@ def test_claims_by_its_command_says_what_is_missing(rank_study: StudyResult, she
     done = shell.run("steering", "claims", str(rank_study.folder))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 few directions" in done.stdout
-    assert "2 questions are too few, 6 are needed." in done.stdout
+    assert "2 themes are too few, 6 are needed." in done.stdout
     assert "steering study run" in done.stdout
     assert shell.network_tries() == []
 
@@ -132,9 +132,11 @@ def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
     assert set(answers["study"]) == {"finetuned"}
     assert set(answers["arm"]) == {"baseline", "steered", "finetuned"}
     assert answers.loc[answers["em_betley"] == 1, "leak"].notna().all()
-    assert [comparison.match for comparison in finetuned.comparisons][:3] == ["em"] * 3
-    quantities = [each.quantity for each in finetuned.comparisons[0].differences]
-    assert quantities[:3] == ["relevant_misaligned", "coherent_misaligned", "leak"]
+    assert set(answers.loc[answers["arm"] == "finetuned", "build_seed"]) == {0.0}
+    for comparison in finetuned.comparisons:
+        quantities = [each.quantity for each in comparison.differences]
+        if comparison.match == "harm":
+            assert quantities[:3] == ["relevant_harmful", "coherent_harmful", "leak"]
 
 
 def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
@@ -154,8 +156,6 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     assert "1 conditions to run, 20 answers each" in done.output
     [added] = set(_ids(finetuned.folder)) - before
     assert added == "steered/toy[medical x0.75]"
-    assert "matched EM (moem)" in done.output
-    assert "leak," in done.output
     assert re.search(r"toy\[baseline\] .* 20\b", done.output)
 
 

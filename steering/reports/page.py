@@ -50,7 +50,7 @@ class PageContent:
         answers: A row an answer, as `read_answers` gives them.
         conditions: A row a condition, as `conditions_of` gives them.
         logs: Folder that the log viewer opens.
-        verdicts: Of the paper's claims, as `ClaimVerdict.row` gives them.
+        verdicts: Of claims, as `ClaimVerdict.row` gives them.
         spectrum: Singular values of a set of vectors.
         table: That the headline rests on.
     """

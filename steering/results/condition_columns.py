@@ -47,6 +47,7 @@ def condition_columns(
             "target": adapter.get("target", ""),
             "training_epochs": float(adapter.get("training_epoch", math.nan)),
             "adapter_scale": float(adapter["scale"]),
+            "build_seed": float(adapter.get("seed", math.nan)),
         }
     by_vector = [_intervention_columns(each) for each in interventions]
     for name in by_vector[0] if by_vector else ():

@@ -83,7 +83,7 @@ _INTERVENTION = {
     "rank": _number("dimension of the steering subspace", "directions"),
     "top": _number("principal directions that a projected vector keeps", "directions"),
     "training_epochs": _number("passes over the target data while building", "epochs"),
-    "build_seed": _number("seed of the building of the vector"),
+    "build_seed": _number("seed of the building of the vector or adapter"),
     "adapter_scale": _number("multiplier of the adapter's own scaling"),
     "num_parameters": _number("parameters of the model", "count"),
 }

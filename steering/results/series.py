@@ -1,13 +1,12 @@
-"""Which answers may be compared: those asked alike, and series that differ in one axis only.
+"""Which answers may be compared: those asked alike, and those that differ in some axes only.
 
-A condition is never mixed with one that was asked differently, and conditions stand in one series
-only where nothing but its axis differs. What is left out is named. A column that a frame does not
-have counts as the same everywhere.
+A condition is never mixed with one that was asked differently, and conditions stand in one stratum
+only where nothing but its axes and the build seed differ. What is left out is named. A column that
+a frame does not have counts as the same everywhere.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -27,6 +26,8 @@ _INTERVENTION = (
 )
 # Another value of the axis is another vector or adapter, so these differ along it.
 _FOLLOWS = {
+    "build_seed": ("vector", "adapter"),
+    "target": ("vector", "adapter"),
     "rank": ("vector",),
     "top": ("vector", "rank"),
     "training_epochs": ("vector", "adapter"),
@@ -107,46 +108,58 @@ def _names(rows: pd.DataFrame, reason: str) -> str:
     return f"{', '.join(names[:_MOST_NAMES])}{more} ({reason})"
 
 
-@dataclass(frozen=True)
-class Series:
-    """The baseline, and conditions that differ in nothing but an axis.
+def strata(answers: pd.DataFrame, axes: Sequence[str], arm: str = "steered") -> list[AskedAlike]:
+    """The conditions of an arm in groups that differ in nothing but some axes and the build seed.
 
-    Attributes:
-        axis: The column that differs.
-        answers: A row an answer.
-        places: On the axis, ascending.
-        left_out: Conditions that stand in other series.
-    """
-
-    axis: str
-    answers: pd.DataFrame
-    places: tuple[Any, ...]
-    left_out: tuple[str, ...] = ()
-
-
-def series_along(answers: pd.DataFrame, axis: str, arm: str = "steered") -> Series:
-    """The longest series along an axis, and the first of several.
+    Where other options were crossed with the axes, each combination of them is a stratum: at two
+    magnitudes, two studies of the layer. What differs between models only, such as the default
+    layer, makes none.
 
     Args:
-        answers: Of one model, asked alike.
-        axis: The column that differs.
+        answers: Of one model or several, asked alike.
+        axes: Columns that may differ within a stratum.
         arm: Of the conditions beside the baseline.
+
+    Returns:
+        The answers of each stratum with those of the baselines, and what sets it apart. Conditions
+        that have no place on any axis are left out by name, in the first.
 
     Raises:
         ResultError: Two conditions stand at one place and no column tells them apart.
     """
-    rows = answers[(answers["arm"] == arm) & answers[axis].notna()]
-    groups = split_series(rows, axis)
-    longest = max(groups, key=lambda group: group[axis].nunique(), default=rows)
-    if doubled := _doubled(longest, axis):
-        raise ResultError(f"{doubled}: judge them apart, each in a folder of its own")
-    others = rows[~rows["condition"].isin(longest["condition"].unique())]
-    return Series(
-        axis,
-        pd.concat([baseline_of(answers), longest]),
-        tuple(sorted(longest[axis].unique())),
-        (_names(others, "another series"),) if len(others) else (),
-    )
+    rows = answers[answers["arm"] == arm]
+    on_axis = rows[list(axes)].notna().any(axis=1)
+    off, rows = rows[~on_axis], rows[on_axis]
+    left_out = (_names(off, f"no {axes[0]}"),) if len(off) else ()
+    may_follow = {name for axis in (*axes, "build_seed") for name in _FOLLOWS.get(axis, ())}
+    columns = [
+        name
+        for name in _INTERVENTION
+        if name not in {*axes, "build_seed", *may_follow} and name in rows
+    ]
+    crossed = [
+        name
+        for name in columns
+        if any(of.nunique(dropna=False) > 1 for _, of in rows.groupby("model")[name])
+    ]
+    baselines = answers[answers["arm"] == "baseline"]
+    parts: list[tuple[list[str], pd.DataFrame]] = []
+    for group in _groups(rows, crossed) if crossed else [rows]:
+        split = [group]
+        if _doubled(group, axes):
+            split = _split(group, [name for name in ("vector", "adapter") if name in group], axes)
+        parts += [(crossed + (["vector"] if len(split) > 1 else []), part) for part in split]
+    for _, part in parts:
+        if doubled := _doubled(part, axes):
+            raise ResultError(f"{doubled}: judge them apart, each in a folder of its own")
+    return [
+        AskedAlike(
+            pd.concat([baselines[baselines["model"].isin(part["model"])], part]),
+            _words(part, names) if len(parts) > 1 else "",
+            left_out if number == 0 else (),
+        )
+        for number, (names, part) in enumerate(parts)
+    ]
 
 
 def split_series(rows: pd.DataFrame, axis: str) -> list[pd.DataFrame]:
@@ -161,7 +174,7 @@ def split_series(rows: pd.DataFrame, axis: str) -> list[pd.DataFrame]:
     return [
         series
         for group in _groups(rows, constant)
-        for series in (_split(group, columns, axis) if _doubled(group, axis) else [group])
+        for series in (_split(group, columns, [axis]) if _doubled(group, [axis]) else [group])
     ]
 
 
@@ -172,23 +185,28 @@ def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
     return [group for _, group in rows.groupby(keys, dropna=False, sort=True)]
 
 
-def _split(group: pd.DataFrame, columns: Sequence[str], axis: str) -> list[pd.DataFrame]:
-    """Series apart by what follows the axis, such as two files at the same layers.
+def _split(group: pd.DataFrame, columns: Sequence[str], axes: Sequence[str]) -> list[pd.DataFrame]:
+    """Groups apart by what follows the axes, such as two files at the same layers.
 
-    As it was where that tears series apart: every vector of the study `rank` has one rank.
+    As it was where that tears them apart: every vector of the study `rank` has one rank.
     """
     parts = _groups(group, columns)
-    longest = max(part[axis].nunique() for part in parts)
-    return parts if longest == group[axis].nunique() else [group]
+    longest = max(len(part[list(axes)].drop_duplicates()) for part in parts)
+    return parts if longest == len(group[list(axes)].drop_duplicates()) else [group]
 
 
-def _doubled(rows: pd.DataFrame, axis: str) -> str:
-    """Two conditions that stand at one place of the axis, if any do."""
-    for place, group in rows.groupby(axis):
-        labels = sorted(group["condition"].unique())
-        if len(labels) > 1:
-            return f"[{labels[0]}] and [{labels[1]}] both stand at {axis} {place}"
-    return ""
+def _doubled(rows: pd.DataFrame, axes: Sequence[str]) -> str:
+    """Two conditions that stand at one place with one build seed, if any do."""
+    place = [name for name in ("model", *axes, "build_seed") if name in rows]
+    conditions = rows[[*place, "condition"]].drop_duplicates()
+    twice = conditions[conditions.duplicated(place, keep=False)]
+    if twice.empty:
+        return ""
+    first = twice.sort_values([*place, "condition"]).iloc[0]
+    same = (twice[place].isna() & first[place].isna()) | (twice[place] == first[place])
+    labels = sorted(twice.loc[same.all(axis=1), "condition"])
+    where = " ".join(f"{name} {first[name]}" for name in axes)
+    return f"[{labels[0]}] and [{labels[1]}] both stand at {where}"
 
 
 def baseline_of(answers: pd.DataFrame) -> pd.DataFrame:

@@ -199,7 +199,7 @@ def design_effect(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> flo
     return float(themes.total.sum() / _effective_number(themes))
 
 
-def t_quantile(probability: float, df: int) -> float:
+def t_quantile(probability: float, df: float) -> float:
     """Quantile of Student's t with `df` degrees of freedom."""
     # Imported here: scipy takes a third of a second to import, and only finished runs need it.
     from scipy.special import stdtrit

@@ -1,14 +1,14 @@
 """Steered against finetuned: two dose curves from one baseline, compared where they are alike."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
-from steering.judging import EMRule, Thresholds
-from steering.results import judged_answers
-from steering.results.frame import ResultError
-from steering.results.series import Series, asked_alike, series_along
+from steering.judging import EMRule
+from steering.results.series import AskedAlike, asked_alike, strata
 from steering.studies.dose_matching import (
     DoseCurve,
     Match,
@@ -24,14 +24,14 @@ ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
 # Of these the paper's claim speaks first (arXiv 2606.08682): relevance and coherence of the harmful
 # answers. The others tell what an arm does to all its answers.
 QUANTITIES: dict[Match, tuple[Quantity, ...]] = {
-    "em": ("relevant_misaligned", "coherent_misaligned", "leak", "relevant", "coherent"),
-    "coherent": ("em", "relevant_misaligned", "relevant"),
+    "harm": ("relevant_harmful", "coherent_harmful", "leak", "relevant", "coherent"),
+    "coherent": ("em", "relevant_harmful", "relevant"),
 }
 
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """Steered less finetuned at the doses where both arms have one level of EM or coherence."""
+    """Steered less finetuned at the doses where both arms have one level of harm or coherence."""
 
     match: Match
     level: float
@@ -42,63 +42,98 @@ class ArmComparison:
 def compare_arms(
     answers: pd.DataFrame, rule: EMRule = "moem"
 ) -> tuple[list[ArmComparison], list[str]]:
-    """Steered against finetuned at matched EM and at matched coherence.
+    """Steered against finetuned where they do harm equally often, and where equally coherent.
 
-    The answers are of one model and one target. By the rule `moem` unless another is named: its
-    rate is a share of all answers, so both arms count the same ones at every dose.
+    The answers are of one model and one target.
 
     Returns:
-        The comparisons, and why there is none where an arm does not get far enough.
+        The comparisons, and why there is none where an arm does not get far enough, or has its
+        doses too far apart.
 
     Raises:
-        StudyError: The conditions were not asked alike, or an arm has no doses.
+        StudyError: The conditions were not asked alike, an arm has no doses, or options were
+            crossed with them.
     """
     groups = asked_alike(answers)
-    if len(groups) > 1:
-        settings = " and ".join(group.settings for group in groups)
-        raise StudyError(f"the runs of this study differ in {settings}: run it anew")
-    first, second = (_curve(groups[0].answers, arm, rule) for arm in ARMS)
+    pairs = arm_pairs(groups[0].answers)
+    parts = groups if len(groups) > 1 else pairs
+    if len(parts) > 1:
+        settings = " and ".join(part.settings for part in parts)
+        raise StudyError(f"the runs of this study differ in {settings}: compare them apart")
+    first, second = dose_curves(pairs[0].answers, rule)
     has_leak = answers["leak"].notna().any()
-    comparisons, reasons = [], []
+    comparisons: list[ArmComparison] = []
+    reasons: list[str] = []
     for match, quantities in QUANTITIES.items():
         try:
-            levels = shared_levels(first, second, match, names=ARMS)
-        except (StudyError, ResultError) as error:
+            levels = shared_levels(first, second, match)
+        except StudyError as error:
             reasons.append(str(error))
             continue
         for level in levels:
-            positions = [curve.position(match, level) or 0.0 for curve in (first, second)]
+            try:
+                doses = [curve.dose(curve.between(match, level)) for curve in (first, second)]
+            except StudyError as error:
+                reasons.append(str(error))
+                continue
             differences = [
                 matched_difference(first, second, quantity, match, level)
                 for quantity in quantities
                 if quantity != "leak" or has_leak
             ]
-            doses = (first.dose(positions[0]), second.dose(positions[1]))
-            comparisons.append(ArmComparison(match, level, doses, differences))
+            comparisons.append(ArmComparison(match, level, (doses[0], doses[1]), differences))
     return comparisons, reasons
 
 
-def arm_series(answers: pd.DataFrame, arm: Arm) -> Series:
-    """An arm's conditions along its dose, and the baseline.
+def arm_pairs(answers: pd.DataFrame) -> list[AskedAlike]:
+    """Each stratum of the steered arm beside each of the finetuned one, with the baseline.
 
-    The dose is the magnitude of the steered arm; of the finetuned arm the adapter's scale where it
-    varies, else the training epoch.
+    Raises:
+        StudyError: An arm has no doses.
+    """
+    of_arms = [strata(answers, [arm_axis(answers, arm)], arm) for arm in ARMS]
+    for arm, of_arm in zip(ARMS, of_arms, strict=True):
+        if all(arm not in set(stratum.answers["arm"]) for stratum in of_arm):
+            raise StudyError(f"there is no condition of the {arm} arm")
+    return [
+        AskedAlike(
+            pd.concat([steered.answers, tuned.answers[tuned.answers["arm"] == "finetuned"]]),
+            ", ".join(filter(None, [steered.settings, tuned.settings])),
+            (*steered.left_out, *tuned.left_out),
+        )
+        for steered, tuned in product(*of_arms)
+    ]
+
+
+def arm_axis(answers: pd.DataFrame, arm: Arm) -> str:
+    """The column of an arm's doses.
+
+    The magnitude of the steered arm; of the finetuned arm the adapter's scale where it varies, else
+    the training epoch.
     """
     if arm == "steered":
-        return series_along(answers, "magnitude", arm)
+        return "magnitude"
     scales = answers.loc[answers["arm"] == arm, "adapter_scale"]
-    axis = "adapter_scale" if scales.nunique() > 1 else "training_epochs"
-    return series_along(answers, axis, arm)
+    return "adapter_scale" if scales.nunique() > 1 else "training_epochs"
 
 
-def _curve(answers: pd.DataFrame, arm: Arm, rule: EMRule) -> DoseCurve:
-    """An arm's dose curve; the baseline is dose 0 of every arm."""
-    series = arm_series(answers, arm)
-    rows = series.answers
-    doses = rows[series.axis].where(rows["arm"] == arm, 0.0)
-    first = answers.iloc[0]
-    return DoseCurve(
-        {float(dose): judged_answers(group) for dose, group in rows.groupby(doses)},
-        rule,
-        Thresholds(float(first["aligned_below"]), float(first["coherent_from"])),
-    )
+def dose_curves(answers: pd.DataFrame, rule: EMRule) -> tuple[DoseCurve, DoseCurve]:
+    """The dose curves of both arms; the baseline is dose 0 of each.
+
+    Args:
+        answers: One of `arm_pairs`.
+        rule: Of the EM rates.
+
+    Raises:
+        StudyError: As `DoseCurve`.
+    """
+    curves = []
+    for arm in ARMS:
+        rows = answers[answers["arm"].isin(["baseline", arm])]
+        is_baseline = rows["arm"] == "baseline"
+        dosed = rows.assign(
+            dose=rows[arm_axis(answers, arm)].where(~is_baseline, 0.0),
+            build_seed=rows["build_seed"].where(~is_baseline, np.nan),
+        )
+        curves.append(DoseCurve(dosed, rule, arm))
+    return curves[0], curves[1]

@@ -11,7 +11,7 @@ from steering.judging import EMRule
 from steering.reports.tables import percent, plain_table, print_note, rate_text
 from steering.studies.arms import ArmComparison
 from steering.studies.audit_finding import AuditFinding, audit_table
-from steering.studies.claims import ClaimVerdict
+from steering.studies.claims import PAPER, ClaimVerdict
 from steering.studies.dose_matching import RATES, MatchedDifference, Quantity
 
 # In a table, and of steered answers in a sentence.
@@ -19,11 +19,12 @@ _WORDS: dict[Quantity, tuple[str, str]] = {
     "em": ("EM rate, %", "misaligned more often"),
     "coherent": ("coherence, all", "more coherent"),
     "relevant": ("relevance, all", "more relevant"),
-    "coherent_misaligned": ("coherence, misaligned", "more coherent where they are misaligned"),
-    "relevant_misaligned": ("relevance, misaligned", "more relevant where they are misaligned"),
+    "harm": ("harmful, %", "harmful more often"),
+    "coherent_harmful": ("coherence, harmful", "more coherent where they are harmful"),
+    "relevant_harmful": ("relevance, harmful", "more relevant where they are harmful"),
     "leak": (
-        "leak, misaligned, %",
-        "more often about the target's subject where they are misaligned",
+        "leak, harmful, %",
+        "more often about the target's subject where they are harmful",
     ),
 }
 # In points: an interval that reaches this far would hide any difference of interest.
@@ -56,31 +57,41 @@ def print_claims(
 ) -> None:
     """A line a verdict, with the model where asked for, and what it left out."""
     for verdict in verdicts:
-        name = _heading(verdict.name, verdict.model if name_models else "", verdict.settings)
-        _print_line(console, f"Claim {verdict.number}, {name}: {verdict.verdict}, {verdict.why}.")
+        of = verdict.model if name_models else ""
+        name = _heading(verdict.name, verdict.source, of, verdict.settings)
+        scope = f" ({verdict.scope})" if verdict.scope else ""
+        line = f"Claim {verdict.number}, {name}: {verdict.verdict}{scope}, {verdict.why}."
+        _print_line(console, line)
         for conditions in verdict.left_out:
             print_note(console, f"Left out: {conditions}.")
 
 
 def print_verdicts(verdicts: Sequence[ClaimVerdict]) -> None:
-    """A table of verdicts with what they rest on."""
+    """A table of verdicts with what they rest on: the paper's claims, then hypotheses."""
     console = Console()
-    table = plain_table(
-        "The paper's claims (arXiv 2606.08682)", ["claim", "verdict", "because"], []
-    )
-    for verdict in verdicts:
-        name = _heading(f"{verdict.number} {verdict.name}", verdict.model, verdict.settings)
-        because = [f"{verdict.why}.", *verdict.figures]
-        because += [f"left out: {conditions}" for conditions in verdict.left_out]
-        if verdict.num_answers:
-            because.append(f"n = {verdict.num_answers}, {verdict.num_questions} questions")
-        because.append(verdict.command)
-        table.add_row(escape(name), verdict.verdict, escape("\n".join(because)))
-        table.add_section()
-    console.print(table)
+    groups = {
+        "The paper's claims (arXiv 2606.08682)": True,
+        "Hypotheses of others and of ours": False,
+    }
+    for title, is_paper in groups.items():
+        table = plain_table(title, ["claim", "verdict", "because"], [])
+        for verdict in verdicts:
+            if (verdict.source == PAPER) != is_paper:
+                continue
+            parts = [verdict.model, verdict.settings]
+            name = _heading(f"{verdict.number} {verdict.name}", *parts)
+            because = [f"{verdict.why}.", *verdict.figures]
+            because += [f"left out: {conditions}" for conditions in verdict.left_out]
+            because += list(filter(None, [verdict.reading(), verdict.scope]))
+            because.append(verdict.command)
+            source = "" if is_paper else f"\n{verdict.source}"
+            table.add_row(escape(f"{name}{source}"), verdict.verdict, escape("\n".join(because)))
+            table.add_section()
+        console.print(table)
     console.print(
-        "Rules were fixed in advance (steering/studies/claim_rules.py). Each claim is tested at 5% "
-        "by itself: of ten, one may be wrong by chance.",
+        "A verdict is on these runs. Rules were fixed in advance (steering/studies/claim_rules.py, "
+        "arm_rules.py). Each claim is tested at 5% by itself: of eleven, one may be wrong by "
+        "chance. The abstract names the factors of the hypotheses, not what was found for them.",
         style="dim",
         highlight=False,
     )
@@ -98,9 +109,9 @@ def print_matched(
     """
     console = console or Console()
     table = plain_table(
-        f"steered less finetuned at matched EM ({rule}) and at matched coherence (and the doses "
-        "there), of all or of misaligned answers; 95% intervals paired by question; leak: about "
-        "the target's subject",
+        f"steered less finetuned at matched rate of harm and at matched coherence (and the doses "
+        f"there), of all or of harmful answers; EM by {rule}; 95% intervals paired by theme; leak: "
+        "about the target's subject",
         ["matched at", "what"],
         ["steered", "finetuned", "difference", "p"],
     )
@@ -117,7 +128,7 @@ def print_matched(
             if each.note:
                 name = _WORDS[each.quantity][0]
                 print_note(console, f"{_level(comparison)}, {name}: {each.note}")
-    for match in ("em", "coherent"):
+    for match in ("harm", "coherent"):
         levels = [comparison for comparison in comparisons if comparison.match == match]
         if levels:
             # Between its ends, where both arms have doses on either side.
@@ -182,8 +193,8 @@ def _print_line(console: Console, line: str) -> None:
 
 
 def _level(comparison: ArmComparison) -> str:
-    if comparison.match == "em":
-        return f"EM {100 * comparison.level:.0f}%"
+    if comparison.match == "harm":
+        return f"{100 * comparison.level:.0f}% harmful answers"
     return f"coherence {comparison.level:.1f}"
 
 

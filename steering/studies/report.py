@@ -91,7 +91,7 @@ def report(
 
 def figures_of(answers: pd.DataFrame) -> Report:
     """What answers come to; nothing is written."""
-    verdicts = [verdict for verdict in judge_claims(answers) if verdict.num_answers]
+    verdicts = [verdict for verdict in judge_claims(answers) if verdict.model]
     return Report(answers, conditions_of(answers), verdicts)
 
 
