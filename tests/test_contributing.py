@@ -86,10 +86,12 @@ _FACTOR = """
 """
 _CLAIM = """
     Claim(
-        11,
+        12,
         "wherever it acts",
+        OURS,
         "A vector induces EM at whatever tokens it acts.",
         "magnitude",
+        along("positions", "magnitude"),
         raised_everywhere("positions", 2, "positions"),
     ),
 """
