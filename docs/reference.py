@@ -179,7 +179,8 @@ def studies() -> str:
             values = ", ".join(map(str, make_study(factor).fields()["axes"][entry.option]))
         rows.append((f"`{factor}`", entry.varies, values))
     rules = (
-        f"### {claim.number}. {claim.name}\n\n{claim.statement} Study: `{claim.study}`.\n\n"
+        f"### {claim.number}. {claim.name}\n\n{claim.statement} Source: {claim.source}. Study: "
+        f"`{claim.study}`.\n\n"
         f"{(inspect.getdoc(claim.judge) or '').strip()}\n"
         for claim in CLAIMS
     )
@@ -191,8 +192,18 @@ def studies() -> str:
 
 ## The rules of `steering claims`
 
-The claims are those of the paper (arXiv 2606.08682), in our words. Each claim has a rule that was
-fixed before any run. It ends as supported, refuted or not decided.
+A claim whose source is the abstract of arXiv 2606.08682 is the paper's, in our words. The abstract
+names magnitude, subspace, epochs, families, scales, tasks and layers as factors that the paper
+studies, and does not say what was found. So the other claims are hypotheses, each with its source,
+and a verdict on them says nothing of the paper. Each claim has a rule that was fixed before any
+run. It ends as supported, refuted or not decided, on the runs that it read.
+
+A rule reads the conditions of one study that were asked alike and differ in nothing but its axis.
+Where other options were crossed with the axis, each combination is judged apart. Themes and build
+seeds are both samples: the error of every figure counts the variance between themes and the
+variance between the vectors of several build seeds. With one build seed a verdict holds for that
+vector alone. A rule about the shape of an effect ends as "not decided: no effect to describe" where
+EM rises nowhere by 10 points.
 
 {chr(10).join(rules)}"""
 
