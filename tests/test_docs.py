@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from scipy import stats
 from shell import BIN, REPO, Shell
 
 from steering.cli import commands
@@ -75,10 +74,17 @@ def test_a_generated_page_equals_the_output_of_its_function(name: str) -> None:
     assert PAGES[f"docs/reference/{name}"] == REFERENCE["PAGES"][name](), "run `make reference`"
 
 
-def test_the_bounds_in_the_reference_follow_from_the_formula() -> None:
-    t, answers = stats.t.ppf(0.975, 23), 24 * 5 / (1 + 0.08 * 4)
+def test_the_bounds_in_the_reference_are_about_those_of_clopper_and_pearson() -> None:
+    """None of n answers, or of n themes, misaligned: 1 - 0.025 ** (1 / n)."""
     page = PAGES["docs/reference/metrics.md"]
-    assert f"| 24 | {100 * t**2 / (answers + t**2):.1f} |" in page
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+ \| ){5}([\d.]+) \|$", page, flags=re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [8, 16, 24, 48, 64]
+    for line in re.findall(r"^\| \d+ \| [\d.| ]+$", page, flags=re.MULTILINE):
+        themes, *bounds = map(float, line.strip("| ").split(" | "))
+        for answers, bound in zip((5, 20, 100), bounds[3:], strict=True):
+            exact = 100 * (1 - 0.025 ** (1 / (themes * answers)))
+            assert bound == pytest.approx(exact, abs=0.06)
+        assert 2.5 <= themes * bounds[2] / 100 <= 3.2
     assert cluster_interval([False] * 80_000, list(range(8)) * 10_000).high > 0.05
 
 
