@@ -221,7 +221,9 @@ def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]
         return [*remarks, f"{remark}; {hint}."]
     value = Interval(measured.value, measured.value)
     if bound.keeps(value) and (
-        size := size_needed(counts, lambda grown: bound.keeps(grown.interval()))
+        size := size_needed(
+            counts, lambda grown: bound.keeps(grown.interval()) and bound.decidable(grown)
+        )
     ):
         remark = f"{bound.name} itself lies within {bound}, the end of its interval does not"
         remarks.append(f"{remark}; at this rate {_size(counts, size)} would keep it.")
