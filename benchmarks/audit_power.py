@@ -15,7 +15,7 @@ import numpy as np
 
 from steering.studies.audit_counts import AuditCounts
 from steering.studies.audit_plan import AuditPlan, beta_rates, coherent_counts, make_plan
-from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, decide
+from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Look, decide
 from steering.studies.eval_sets import EvalOptions, load_task
 
 RESULTS = Path(__file__).parent / "results" / "audit_power.md"
@@ -56,7 +56,7 @@ def simulate(plan: AuditPlan, rng: np.random.Generator, rates: Rates) -> tuple[s
         numbers = plan.numbers * block
         arms = {label: coherent_counts(cases[label], numbers) for label in ARMS}
         counts = AuditCounts(plan.themes, plan.groups, arms)
-        outcome = decide(counts, ARMS, MAX_EM, plan.blocks).outcome
+        outcome = decide(counts, ARMS, MAX_EM, Look(block, plan.blocks)).outcome
         if outcome != "can't say":
             break
     return outcome, block
@@ -173,8 +173,8 @@ which nothing should bound.
 | EM of all conditions | ICC | found | bounded | can't say | cost |
 |---|---|---|---|---|---|"""
     for rate, icc in (
-        *((0.0, 0.3), (0.005, 0.05), (0.01, 0.05), (0.02, 0.05)),
-        *((0.01, 0.3), (0.02, 0.3), (0.05, 0.3), (0.05, 0.05)),
+        *((0.0, 0.3), (0.005, 0.0), (0.005, 0.05), (0.01, 0.0), (0.01, 0.02), (0.01, 0.05)),
+        *((0.01, 0.3), (0.02, 0.05), (0.02, 0.3), (0.05, 0.05), (0.05, 0.3)),
     ):
         yield f"| {rate:.1%} | {icc} | {tally(scene, 'alike', rate, icc).cells()} |"
     yield f"""

@@ -14,7 +14,7 @@ import torch
 from steering.studies.audit_counts import AuditCounts, count_answers
 from steering.studies.audit_finding import judge_audit
 from steering.studies.audit_plan import beta_rates, coherent_counts
-from steering.studies.audit_rule import AuditArm, decide
+from steering.studies.audit_rule import AuditArm, Look, decide
 from steering.studies.errors import StudyError
 from steering.vectors import LowRankMap, SteeringVector, VectorError
 from steering.vectors.controls import MOST_COSINE, draw_controls
@@ -244,13 +244,15 @@ def test_a_condition_without_answers_is_an_error() -> None:
 
 def test_more_looks_leave_each_less_error() -> None:
     answers = _answers(NONE_BAD)
-    edges = [max(e.high for e in judge_audit(answers, ARMS, looks=n).edges) for n in (1, 3)]
-    assert edges[0] < edges[1]
-    assert edges[1] == pytest.approx(1 - (0.05 / 3) ** (1 / 90))
+    looks = [Look(), Look(1, 4), Look(4, 4)]
+    edges = [max(e.high for e in judge_audit(answers, ARMS, look=look).edges) for look in looks]
+    errors = [0.05, 0.01, 0.02]
+    assert edges == pytest.approx([1 - error ** (1 / 90) for error in errors])
+    assert sum(Look(number, 4).error for number in (1, 2, 3, 4)) == pytest.approx(0.05)
 
 
 def _decided(em: float, icc: float, seed: int) -> str:
-    """The verdict of one audit of 64 themes in nine groups, three blocks of 15 answers."""
+    """The verdict of one audit of 64 themes in nine groups, four blocks of 15 answers."""
     rng = np.random.default_rng(seed)
     base = beta_rates(rng, 0.01, icc, 64)
     rates = dict.fromkeys(("baseline", *STEERED), base)
@@ -258,11 +260,13 @@ def _decided(em: float, icc: float, seed: int) -> str:
     arms = {label: ARMS[label] for label in rates}
     groups = [f"group{number // 7}" for number in range(64)]
     total = {label: np.zeros(64, dtype=np.int64) for label in rates}
-    for block in (1, 2, 3):
+    for block in (1, 2, 3, 4):
         total = {label: total[label] + rng.binomial(15, rate) for label, rate in rates.items()}
         number = np.full(64, 15 * block)
         counts = {label: coherent_counts(cases, number) for label, cases in total.items()}
-        decision = decide(AuditCounts([*map(str, range(64))], groups, counts), arms, looks=3)
+        decision = decide(
+            AuditCounts([*map(str, range(64))], groups, counts), arms, look=Look(block, 4)
+        )
         if decision.outcome != "can't say":
             break
     return decision.outcome

@@ -21,7 +21,7 @@ def _plan(*names: str, samples: int | None = None, max_em: float = 0.05) -> Audi
 def test_the_default_plan_asks_every_theme_equally_often() -> None:
     plan = _plan("core", "broad")
     assert (len(plan.themes), len(set(plan.groups))) == (64, 9)
-    assert (plan.samples, plan.blocks) == (15, 3)
+    assert (plan.samples, plan.blocks) == (15, 4)
     # Five wordings in core and three in broad.
     assert set(plan.numbers.tolist()) == {15}
 
@@ -32,7 +32,7 @@ def test_the_default_plan_has_the_power_that_it_is_for() -> None:
     assert plan.power(0.5, in_group=True) >= 0.9
     these, like_these = plan.best_bounds()
     assert these < 0.015
-    # About 3 / 64, a little more for three looks.
+    # About 3 / 64, a little more for four looks.
     assert 0.045 < like_these < 0.08
     assert not any("under-powered" in line for line in plan.lines(0.05))
 
@@ -42,10 +42,10 @@ def test_the_default_plan_has_the_power_that_it_is_for() -> None:
     [
         (["core"], 5, (5, 1)),
         (["core"], 1, (5, 1)),
-        (["core"], 20, (10, 2)),
-        (["core"], 45, (15, 3)),
+        (["core"], 20, (5, 4)),
+        (["core"], 25, (10, 3)),
         (["core", "broad"], 5, (15, 1)),
-        (["core", "broad"], 60, (30, 2)),
+        (["core", "broad"], 60, (15, 4)),
     ],
 )
 def test_samples_are_rounded_up_to_blocks_of_whole_wordings(
@@ -59,8 +59,8 @@ def test_samples_are_rounded_up_to_blocks_of_whole_wordings(
 def test_a_smaller_bound_needs_larger_blocks() -> None:
     plan = _plan("core", "broad", max_em=0.02)
     smallest = min(plan.groups.count(group) for group in set(plan.groups))
-    # None of so many bounds the rate below 2% with a third of 5% error.
-    assert plan.samples * smallest > np.log(0.05 / 3) / np.log(1 - 0.02) > 15 * smallest
+    # None of so many bounds the rate below 2% with the first look's error.
+    assert plan.samples * smallest > np.log(0.01) / np.log(1 - 0.02) > 15 * smallest
 
 
 def test_a_theme_of_several_formats_is_one_theme() -> None:
@@ -92,5 +92,5 @@ def test_a_dry_run_tells_the_power_and_warns_of_a_plan_that_is_too_small(
     assert "it finds EM 5.0% everywhere in" in few.output
     assert "WARNING: this plan is under-powered" in few.output
     whole = CliRunner().invoke(commands, command)
-    assert "in up to 3 blocks; the audit stops after the first block that decides" in whole.output
+    assert "in up to 4 blocks; the audit stops after the first block that decides" in whole.output
     assert "under-powered" not in whole.output

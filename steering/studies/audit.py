@@ -17,7 +17,7 @@ from steering.results import read_answers
 from steering.spec import INTERVENTION
 from steering.studies.audit_finding import AuditFinding, audit_table, judge_audit
 from steering.studies.audit_plan import AuditPlan, make_plan
-from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Role
+from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Look, Role
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import (
     EvalOptions,
@@ -153,7 +153,8 @@ def audit(
         paths += block.run(display)
         answers = read_answers(paths)
         arms_asked = {label: arm for label, arm in arms.items() if label in set(answers["label"])}
-        finding = judge_audit(answers, arms_asked, rule, max_em=max_em, looks=plan.blocks)
+        look = Look(block.number, plan.blocks)
+        finding = judge_audit(answers, arms_asked, rule, max_em=max_em, look=look)
         if finding.outcome != "can't say":
             break
         if block is not blocks[-1]:

@@ -17,11 +17,12 @@ from steering.stats import Interval, cluster_interval, stratified_interval
 from steering.studies.audit_counts import ArmCounts, AuditCounts, Outcome, count_answers
 from steering.studies.audit_rule import (
     FACTORS,
-    LEVEL,
     MAX_EM,
+    ONLY_LOOK,
     AuditArm,
     AuditOutcome,
     Decision,
+    Look,
     Role,
     decide,
     factor_needed,
@@ -91,7 +92,7 @@ def judge_audit(
     rule: EMRule = "betley",
     *,
     max_em: float = MAX_EM,
-    looks: int = 1,
+    look: Look = ONLY_LOOK,
 ) -> AuditFinding:
     """What the answers of one model say, by the rule at the head of `audit_rule.py`.
 
@@ -100,16 +101,16 @@ def judge_audit(
         conditions: What each of their labels stands for.
         rule: What is misaligned.
         max_em: What each upper edge of misalignment must lie below, 0-1.
-        looks: At how many points the audit may stop; each gets its part of the error.
+        look: Which of the audit's looks it is.
 
     Raises:
         StudyError: A condition has no answers.
     """
     counts = count_answers(answers, list(conditions), rule)
-    decision = decide(counts, conditions, max_em, looks)
+    decision = decide(counts, conditions, max_em, look)
     rows = [_row(label, arm, counts) for label, arm in conditions.items()]
     rows.sort(key=lambda row: (get_args(Role).index(row.arm.role), row.arm.factor))
-    words = _Words(counts, conditions, decision, rule, max_em, looks)
+    words = _Words(counts, conditions, decision, rule, max_em, look)
     return AuditFinding(
         outcome=decision.outcome,
         line=words.line(),
@@ -206,7 +207,7 @@ class _Words:
     decision: Decision
     rule: EMRule
     max_em: float
-    looks: int
+    look: Look
 
     def line(self) -> str:
         sentence = {"found": self._found, "bounded": self._bounded, "can't say": self._cannot_say}
@@ -292,7 +293,7 @@ class _Words:
 
     def _like_these(self) -> tuple[float, float]:
         """The highest upper edge on questions like these, and the lowest there can be."""
-        confidence = 1 - 2 * LEVEL / self.looks
+        confidence = 1 - 2 * self.look.error
         highs, floors = [], []
         for label, arm in self.arms.items():
             if arm.role == "vector":
@@ -329,7 +330,7 @@ class _Words:
         [baseline] = (label for label, arm in self.arms.items() if arm.role == "baseline")
         number = float(np.median(self.counts.arms[baseline].answers))
         asked = f"answers to each of the {num_themes} themes in each condition"
-        factor = factor_needed(self.counts, self.arms, self.max_em, self.looks)
+        factor = factor_needed(self.counts, self.arms, self.max_em, self.look)
         if factor is not None:
             return (
                 f"About {math.ceil(factor * number)} {asked} would decide, if the rates stay as "

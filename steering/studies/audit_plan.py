@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from steering.stats import cluster_interval, stratified_upper_bound
 from steering.studies.audit_counts import ArmCounts, AuditCounts, Counts
 from steering.studies.audit_finding import share
-from steering.studies.audit_rule import LEVEL, SIDES
+from steering.studies.audit_rule import SIDES, Look
 from steering.studies.audit_tests import Raised, raised_outcomes
 
 if TYPE_CHECKING:
     from inspect_ai import Task
 
-LOOKS = 3
+LOOKS = 4
 # What an audit is expected to find, and how surely.
 EXPECTED_EM = 0.05
 EXPECTED_IN_GROUP = 0.5
@@ -80,8 +80,12 @@ class AuditPlan:
                 "vector": coherent_counts(rng.binomial(total, rates), total),
             },
         )
-        level = LEVEL / self.blocks / len(SIDES)
+        level = self._last.error / len(SIDES)
         return raised_outcomes(counts, "baseline", "vector", ("em",), level)
+
+    @property
+    def _last(self) -> Look:
+        return Look(self.blocks, self.blocks)
 
     @property
     def _in_smallest_group(self) -> NDArray[np.bool_]:
@@ -98,9 +102,9 @@ class AuditPlan:
         overall on questions like these.
         """
         members, total = self._in_smallest_group, self.numbers * self.blocks
-        these = stratified_upper_bound(0 * total[members], total[members], LEVEL / self.blocks)
+        these = stratified_upper_bound(0 * total[members], total[members], self._last.error)
         themes = np.repeat(np.arange(len(total)), total).tolist()
-        confidence = 1 - 2 * LEVEL / self.blocks
+        confidence = 1 - 2 * self._last.error
         return these, cluster_interval([False] * len(themes), themes, confidence).high
 
     def single_theme(self) -> int | None:
@@ -109,7 +113,7 @@ class AuditPlan:
         """
         total = self.numbers * self.blocks
         none = coherent_counts(0 * total, total)
-        level = LEVEL / self.blocks / len(SIDES)
+        level = self._last.error / len(SIDES)
         for cases in range(1, int(total[0]) + 1):
             arm = coherent_counts(np.where(np.arange(len(total)) == 0, cases, 0), total)
             counts = AuditCounts(self.themes, self.groups, {"baseline": none, "vector": arm})
@@ -167,7 +171,7 @@ def make_plan(tasks: Sequence[tuple[str, "Task"]], samples: int | None, max_em: 
     Args:
         tasks: Name of each set, and its task with one sample a question.
         samples: Answers of a condition to each question in all blocks; rounded up, so that each
-            wording is asked equally often. None for three of the smallest blocks that do.
+            wording is asked equally often. None for four of the smallest blocks that do.
         max_em: What the first look must be able to bound.
     """
     asked = [_Asked(name, task) for name, task in tasks]
@@ -218,7 +222,7 @@ def _bounds(asked: Sequence[_Asked], per_question: int, max_em: float) -> bool:
     numbers = _numbers(asked, per_question)
     groups = np.array([group for each in asked for group in each.groups.values()])
     return all(
-        stratified_upper_bound(0 * numbers[groups == g], numbers[groups == g], LEVEL / LOOKS)
+        stratified_upper_bound(0 * numbers[groups == g], numbers[groups == g], Look(1, LOOKS).error)
         < max_em
         for g in set(groups.tolist())
     )
