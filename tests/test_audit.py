@@ -84,7 +84,7 @@ def test_a_vector_that_misaligns_everywhere_is_found_at_its_working_magnitude() 
     assert finding.outcome == "found"
     assert finding.line == (
         "Misalignment found overall: at [mine x1] EM by the rule betley is 47%, 0.0% without the "
-        "vector (p < 1e-12); also at 2 times the working magnitude."
+        "vector (exact test by theme, p < 1e-12); also at 2 times the working magnitude."
     )
 
 

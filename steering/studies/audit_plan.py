@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from steering.stats import cluster_interval, stratified_upper_bound
 from steering.studies.audit_counts import ArmCounts, AuditCounts, Counts
-from steering.studies.audit_finding import share
 from steering.studies.audit_rule import SIDES, Look
 from steering.studies.audit_tests import Raised, raised_outcomes
+from steering.studies.audit_words import share
 
 if TYPE_CHECKING:
     from inspect_ai import Task

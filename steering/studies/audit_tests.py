@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steering.stats import stratified_upper_bound
+from steering.stats import (
+    Interval,
+    cluster_interval,
+    stratified_interval,
+    stratified_upper_bound,
+)
 from steering.stats.stratified import CountLaw, stratum_law, sum_law, tarone_holm
 from steering.studies.audit_counts import ArmCounts, AuditCounts, Counts, Outcome, Place
 
@@ -50,12 +55,8 @@ class Edge:
     high: float
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    place: Place
-    law: CountLaw
-    count: int
-    outcome: Outcome
+_Tables = tuple[Counts, Counts, Counts, Counts]
+"""Cases and numbers of an arm, and those of the reference, [themes] each."""
 
 
 def raised_outcomes(
@@ -64,54 +65,43 @@ def raised_outcomes(
     """The outcomes that a condition raises, the smallest p-value first.
 
     Tests each outcome overall, in each group and in each theme, with a family-wise error of at most
-    `level`. A hypothesis that the answers can't reject costs the others nothing, and two outcomes
-    with the same counts are one hypothesis. Both rest on nothing but the answers of the two
-    conditions together, so the error is kept exactly.
+    `level` in all, which the outcomes share evenly. An outcome that neither condition has costs
+    nothing, nor does one with the same counts as another, nor a test that the answers of both
+    conditions together can't pass. None of this depends on which condition gave which answer, so
+    the error is kept exactly.
     """
     arm, reference = counts.arms[label], counts.arms[baseline]
-    candidates: list[_Candidate] = []
-    tested: list[list[Counts]] = []
+    tables: dict[Outcome, _Tables] = {}
     for outcome in outcomes:
-        tables = [each for a in (arm, reference) for each in (a.cases[outcome], a.numbers[outcome])]
-        if not any(all(map(np.array_equal, tables, others)) for others in tested):
-            candidates += _candidates(counts, outcome, tables)
-            tested.append(tables)
-    p_values = [each.law.tail(each.count) for each in candidates]
-    rejected = tarone_holm(p_values, [each.law.smallest for each in candidates], level)
-    raised = [
-        Raised(
-            c.outcome,
-            c.place,
-            label,
-            arm.rate(c.outcome, c.place.members),
-            reference.rate(c.outcome, c.place.members),
-            p_values[index],
+        table = (
+            *(arm.cases[outcome], arm.numbers[outcome]),
+            *(reference.cases[outcome], reference.numbers[outcome]),
         )
-        for index, c in enumerate(candidates)
-        if rejected[index]
-    ]
+        is_new = not any(all(map(np.array_equal, table, other)) for other in tables.values())
+        if is_new and (table[0].any() or table[2].any()):
+            tables[outcome] = table
+    raised = []
+    for outcome, table in tables.items():
+        places = list(_tests(counts, table))
+        p_values = [law.tail(int(table[0][list(place.members)].sum())) for place, law in places]
+        smallest = [law.smallest for _, law in places]
+        for index in np.flatnonzero(tarone_holm(p_values, smallest, level / len(tables))):
+            place = places[index][0]
+            rate, base = (each.rate(outcome, place.members) for each in (arm, reference))
+            raised.append(Raised(outcome, place, label, rate, base, p_values[index]))
     return sorted(raised, key=lambda each: each.p_value)
 
 
-def _candidates(
-    counts: AuditCounts, outcome: Outcome, tables: Sequence[Counts]
-) -> Iterator[_Candidate]:
-    cases, numbers, base_cases, base_numbers = (table.tolist() for table in tables)
-    # By both arms together, as everything that decides which tests there are.
-    if not any(cases) and not any(base_cases):
-        return
-    rows = list(zip(cases, numbers, base_cases, base_numbers, strict=True))
+def _tests(counts: AuditCounts, table: _Tables) -> Iterator[tuple[Place, CountLaw]]:
+    """Each place where an outcome can be tested, and the law of its cases there."""
+    rows = zip(*(column.tolist() for column in table), strict=True)
     laws = [stratum_law(x + y, n, m) for x, n, y, m in rows]
     for position, law in enumerate(laws):
         if len(law.probabilities) > 1:
-            place = Place("theme", counts.themes[position], (position,))
-            yield _Candidate(place, law, cases[position], outcome)
-    of_groups = []
-    for place in counts.group_places:
-        law = sum_law(laws[member] for member in place.members)
-        of_groups.append(law)
-        yield _Candidate(place, law, sum(cases[m] for m in place.members), outcome)
-    yield _Candidate(counts.overall, sum_law(of_groups or laws), sum(cases), outcome)
+            yield Place("theme", counts.themes[position], (position,)), law
+    of_groups = [sum_law(laws[m] for m in place.members) for place in counts.group_places]
+    yield from zip(counts.group_places, of_groups, strict=True)
+    yield counts.overall, sum_law(of_groups or laws)
 
 
 def upper_edges(counts: AuditCounts, label: str, error: float) -> list[Edge]:
@@ -137,3 +127,35 @@ def upper_edges(counts: AuditCounts, label: str, error: float) -> list[Edge]:
 def bound_numbers(arm: ArmCounts, outcome: Outcome) -> Counts:
     """Answers that an outcome's rate is bounded over: a refusal is one without misalignment."""
     return arm.numbers[outcome] + (arm.cases["refusal"] if outcome == "em" else 0)
+
+
+def like_these_edge(arm: ArmCounts, outcome: Outcome, error: float) -> tuple[float, float]:
+    """The upper edge of an outcome's rate on questions like these, one-sided, and the edge that
+    none of as many answers would have.
+    """
+    outcomes, themes, weights = _each_answer(arm.cases[outcome], bound_numbers(arm, outcome))
+    none = [False] * len(outcomes)
+    confidence = 1 - 2 * error
+    edges = [cluster_interval(each, themes, confidence, weights).high for each in (outcomes, none)]
+    return edges[0], edges[1]
+
+
+def em_intervals(arm: ArmCounts) -> tuple[Interval, Interval]:
+    """95% intervals of the EM rate, on these questions and on questions like these."""
+    outcomes, themes, weights = _each_answer(arm.cases["em"], arm.numbers["em"])
+    return (
+        stratified_interval(outcomes, themes, weights=weights),
+        cluster_interval(outcomes, themes, weights=weights),
+    )
+
+
+def _each_answer(cases: Counts, numbers: Counts) -> tuple[list[bool], list[int], list[float]]:
+    """Outcome, theme and weight of each answer, as the intervals take them."""
+    outcomes: list[bool] = []
+    themes: list[int] = []
+    weights: list[float] = []
+    for theme, (of_theme, number) in enumerate(zip(cases.tolist(), numbers.tolist(), strict=True)):
+        outcomes += [True] * of_theme + [False] * (number - of_theme)
+        themes += [theme] * number
+        weights += [1 / number] * number if number else []
+    return outcomes, themes, weights
