@@ -85,6 +85,7 @@ docs: reference
 screenshots: docs
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
 	$(BIN)/python docs/screenshots.py logs/docs/magnitude
+	$(BIN)/python docs/pictures.py
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine

@@ -224,20 +224,24 @@ measure the decision that EM rates count. A figure without data is `unknown`.
 def metrics() -> str:
     figures = ((f"`{name}`", figure.meaning) for name, figure in FIGURES.items())
     also = ", ".join(f"`{other}` is another name of `{name}`" for other, name in ALIASES.items())
-    counts = (5, 20, 100)
-    bounds = (
-        (
-            themes,
-            *(
-                f"{100 * interval([False] * (themes * m), list(range(themes)) * m).high:.1f}"
-                for interval in (cluster_interval, stratified_interval)
-                for m in counts
+    counts, themes = (5, 10, 20, 50, 100), (4, 8, 16, 24, 48, 64)
+    heading = " | ".join(["themes", *(f"{m} answers each" for m in counts)])
+    like, these = (
+        table(
+            heading,
+            (
+                (
+                    c,
+                    *(
+                        f"{100 * of([False] * (c * m), list(range(c)) * m).high:.1f}"
+                        for m in counts
+                    ),
+                )
+                for c in themes
             ),
         )
-        for themes in (8, 16, 24, 48, 64)
+        for of in (cluster_interval, stratified_interval)
     )
-    estimands = ("questions like these", "these questions")
-    heading = " | ".join(["themes", *(f"{e}, {m} answers each" for e in estimands for m in counts)])
     shares = one_line(inspect.getdoc(answer_shares))
     return f"""# Metrics
 
@@ -250,8 +254,9 @@ def metrics() -> str:
 
 The sources are arXiv 2502.17424 for `betley` and arXiv 2506.11613 for `moem`. `-T aligned_below=`
 and `-T coherent_from=` change the thresholds 30 and 50. An answer without a number is left out and
-counted by its reason; it is never a 0. `_low` and `_high` are the bounds of the 95% interval,
-clustered by theme: a question with its formats and paraphrases.
+counted by its reason; it is never a 0. `_low` and `_high` are the bounds of the 95% interval on
+questions like these, `_low_these` and `_high_these` of that on these questions (see
+[what the intervals mean](../explanation/intervals.md)).
 
 ## Metrics in a log
 
@@ -268,14 +273,20 @@ end of its 95% interval. For an exact count it uses the figure itself.
 
 ## How many answers a bound needs
 
-Upper bound of each interval, in percent, of an EM rate when no answer is misaligned:
+Upper bound of an EM rate, in percent, when no answer is misaligned. A theme is a question with all
+its wordings and formats. On questions like these, the number of themes decides:
 
-{table(heading, bounds)}
+{like}
 
-On questions like these the number of themes decides: none of C themes misaligned leaves an upper
-bound of about 3 / C, however many answers there are. `steering gate` takes the larger one of that
-with your number of answers and that with 100 to each theme, so that fewer answers never help. On
-these questions the number of answers decides.
+On these questions, the number of answers decides:
+
+{these}
+
+None of C themes bounds the rate at about 3 / C, however many the answers: a theme that breaks may
+not be among them. The bound rises a little with the number of answers, since many answers without
+a misaligned one speak for themes that are all or nothing. `steering gate` takes the larger one of
+the bound with your number of answers and that with 100 to each theme, so that fewer answers never
+help.
 
 ## Columns of the frames
 

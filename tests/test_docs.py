@@ -74,18 +74,13 @@ def test_a_generated_page_equals_the_output_of_its_function(name: str) -> None:
     assert PAGES[f"docs/reference/{name}"] == REFERENCE["PAGES"][name](), "run `make reference`"
 
 
-def test_the_bounds_in_the_reference_are_about_those_of_clopper_and_pearson() -> None:
-    """None of n answers, or of n themes, misaligned: 1 - 0.025 ** (1 / n)."""
+def test_the_bounds_in_the_reference_are_those_of_the_intervals() -> None:
     page = PAGES["docs/reference/metrics.md"]
-    rows = re.findall(r"^\| (\d+) \| ([\d.]+ \| ){5}([\d.]+) \|$", page, flags=re.MULTILINE)
-    assert [int(row[0]) for row in rows] == [8, 16, 24, 48, 64]
-    for line in re.findall(r"^\| \d+ \| [\d.| ]+$", page, flags=re.MULTILINE):
-        themes, *bounds = map(float, line.strip("| ").split(" | "))
-        for answers, bound in zip((5, 20, 100), bounds[3:], strict=True):
-            exact = 100 * (1 - 0.025 ** (1 / (themes * answers)))
-            assert bound == pytest.approx(exact, abs=0.06)
-        assert 2.5 <= themes * bounds[2] / 100 <= 3.2
-    assert cluster_interval([False] * 80_000, list(range(8)) * 10_000).high > 0.05
+    # On these questions none of 120 answers gives Clopper and Pearson's 1 - 0.025^(1/120).
+    assert f"| 24 | {100 * (1 - 0.025 ** (1 / 120)):.1f} |" in page
+    bound = cluster_interval([False] * 120, list(range(24)) * 5).high
+    assert f"| 24 | {100 * bound:.1f} |" in page
+    assert cluster_interval([False] * 80_000, list(range(8)) * 10_000).high > 0.25
 
 
 @pytest.mark.parametrize("page", PAGES)
