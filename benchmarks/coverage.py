@@ -124,22 +124,16 @@ def posterior(prior: Array | None) -> Callable[[Array, int], Bounds]:
     return bounds
 
 
-def _beta(power: float, all_or_nothing: float) -> Array:
-    """A beta(1/2, power) prior on the grid of correlations, and all or nothing."""
-    weights = (1 - intervals._RHO[:-1]) ** (power - 1)
-    return np.append(weights / weights.sum() * (1 - all_or_nothing), all_or_nothing)
-
-
 RIVALS: dict[str, dict[str, Callable[[Array, int], Bounds]]] = {
     THESE: {"pooled Clopper-Pearson": pooled, "shrunk Wilson": shrunk_wilson},
     LIKE: {
         "Wilson, assumed ICC (before)": before,
         "Gaffke": gaffke,
         "profile likelihood, t": posterior(None),
-        "beta(1/2, 2) alone": posterior(_beta(2, 0)),
-        "beta(1/2, 1), 10% all or nothing": posterior(_beta(1, 0.1)),
-        "beta(1/2, 2), 25% all or nothing": posterior(_beta(2, 0.25)),
-        "beta(1/2, 4), 10% all or nothing": posterior(_beta(4, 0.1)),
+        "prior beta(1/2, 2) alone": posterior(intervals.correlation_prior(0, 2, 0)),
+        "prior 0, beta(1/2, 2), 0.1": posterior(intervals.correlation_prior(0, 2, 0.1)),
+        "prior 0, beta(1/2, 4), 0.1": posterior(intervals.correlation_prior(0, 4, 0.1)),
+        "prior 0.3, beta(1/2, 3), 0.05": posterior(intervals.correlation_prior(0.3, 3, 0.05)),
     },
 }
 

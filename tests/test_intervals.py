@@ -42,10 +42,11 @@ def test_bayesian_bounds_equal_a_slow_replica_of_the_posterior() -> None:
     counts = [*[(0, 20)] * 10, (2, 20), (5, 7)]
     rates = np.linspace(1e-4, 1 - 1e-4, 2001)
     rhos = (np.arange(60) + 0.5) ** 2 / 60**2
-    # Beta(1/2, 2) in nine cases of ten, else all or nothing.
-    # On the squares of a uniform grid the density has the factor 1 - rho.
-    prior = 1 - rhos
-    grid = [(rho, 0.9 * weight / prior.sum()) for rho, weight in zip(rhos, prior, strict=True)]
+    # Independent, beta(1/2, 5/2), or all or nothing.
+    # On the squares of a uniform grid the density has the factor (1 - rho)^1.5.
+    prior = (1 - rhos) ** 1.5
+    grid = [(rho, 0.6 * weight / prior.sum()) for rho, weight in zip(rhos, prior, strict=True)]
+    grid += [(1e-6, 0.3), (0.995, 0.1)]
     posterior = sum(
         weight
         * np.prod(
@@ -55,7 +56,7 @@ def test_bayesian_bounds_equal_a_slow_replica_of_the_posterior() -> None:
             ],
             axis=0,
         )
-        for rho, weight in [*grid, (0.995, 0.1)]
+        for rho, weight in grid
     )
     high = np.cumsum(posterior / (1 - rates))
     low = np.cumsum(posterior / rates)

@@ -21,11 +21,12 @@ nearly Clopper and Pearson's own interval.
 **On questions like these.** The union of two intervals, since each alone fails somewhere on the
 grid:
 
-- Bayesian, of a beta-binomial model of the themes' counts. The correlation rho within a theme has a
-  beta(1/2, 2) prior, and one chance in ten that a theme is all or nothing. The mean rate mu has the
-  improper priors 1 / (1 - mu) for the upper and 1 / mu for the lower bound, which give Clopper and
-  Pearson's interval where each theme has one answer. None of C themes misaligned: the upper bound
-  stays at about 3 / C, however many the answers, since a theme that breaks may not be among them.
+- Bayesian, of a beta-binomial model of the themes' counts. The prior of the correlation rho within
+  a theme: answers are independent (3 in 10), rho follows beta(1/2, 5/2) (6 in 10), a theme is all
+  or nothing (1 in 10). The mean rate mu has the improper priors 1 / (1 - mu) for the upper and
+  1 / mu for the lower bound, which give Clopper and Pearson's interval where each theme has one
+  answer. None of C themes misaligned: the upper bound stays at about 3 / C, however many the
+  answers, since a theme that breaks may not be among them.
 - Wilson's with the effective number of answers p (1 - p) / v, v the variance between themes as of a
   ratio, and Student's t with C - 1 degrees of freedom (Korn and Graubard 1998, Survey Methodology
   24). It assumes no shape: where most themes are at 0 and a few near 1 the model is wrong.
@@ -44,21 +45,30 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 
+_Array = NDArray[np.float64]
+
 # A theme's rate is shrunk towards the pooled one by so many answers.
 _SHRINK = 2.0
 
 # The grid of the posterior. Mean rate: its logit, finer where rates of real runs are. Correlation:
-# the squares of midpoints of [0, 1], on which the beta(1/2, 2) prior has the weight 1 - rho; and
-# all or nothing. Without the last the interval fails where one theme in 16 or 32 breaks.
+# independent, the squares of midpoints of [0, 1], on which the beta(1/2, 5/2) prior has the weight
+# (1 - rho)^1.5, and all or nothing. Without the last the interval fails where one theme in 16 or 32
+# breaks; without the first it is up to three times as wide where answers are independent.
 _LOGITS = np.concatenate(
     [np.arange(-14, -6, 0.2), np.arange(-6, 6, 0.04), np.arange(6, 14 + 1e-9, 0.2)]
 )
 _RATES = 1 / (1 + np.exp(-_LOGITS))
-_ALL_OR_NOTHING = 0.1
-_RHO = np.append(((np.arange(20) + 0.5) / 20) ** 2, 0.995)
-_PRIOR = np.append((1 - _RHO[:-1]) / (1 - _RHO[:-1]).sum() * (1 - _ALL_OR_NOTHING), _ALL_OR_NOTHING)
+_RHO = np.concatenate([[1e-6], ((np.arange(20) + 0.5) / 20) ** 2, [0.995]])
 
-_Array = NDArray[np.float64]
+
+def correlation_prior(independent: float, power: float, all_or_nothing: float) -> _Array:
+    """Weights of the grid of correlations: a beta(1/2, `power`) prior between two extremes."""
+    between = (1 - _RHO[1:-1]) ** (power - 1)
+    share = 1 - independent - all_or_nothing
+    return np.concatenate([[independent], share * between / between.sum(), [all_or_nothing]])
+
+
+_PRIOR = correlation_prior(0.3, 2.5, 0.1)
 
 
 @dataclass(frozen=True)
