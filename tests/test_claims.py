@@ -25,9 +25,10 @@ from steering.stats.trends import (
 )
 from steering.studies.arms import compare_arms
 from steering.studies.claim_rules import raised_somewhere
-from steering.studies.claims import CLAIMS, PAPER, ClaimVerdict, judge_claims
+from steering.studies.claims import CLAIMS, PAPER, judge_claims
 from steering.studies.errors import StudyError
 from steering.studies.printing import print_matched
+from steering.studies.verdicts import ClaimVerdict
 
 
 def _base(**facts: Any) -> pd.DataFrame:

@@ -63,12 +63,21 @@ def test_every_factor_has_a_command_and_every_claim_a_factor() -> None:
     ],
 )
 def test_a_grid_has_one_baseline_and_a_condition_a_value(factor: str, labels: list[str]) -> None:
-    conditions = _grid(factor)
+    conditions = _grid(factor, axes={"build_seed": [0]})
     assert [each.label for each in conditions] == ["baseline", *(f"medical {x}" for x in labels)]
 
 
+def test_vectors_are_built_with_three_seeds_unless_that_changes_nothing() -> None:
+    def labels(**fields: Any) -> list[str]:
+        return [each.label for each in _grid("magnitude", axes={"magnitude": [1]}, **fields)][1:]
+
+    assert labels() == ["medical x1", "medical x1 seed 1", "medical x1 seed 2"]
+    assert labels(options={"build_seed": 1}) == ["medical x1 seed 1"]
+    assert len(labels(options={"method": "pca"})) == 1
+
+
 def test_targets_of_the_toy_are_those_of_its_world() -> None:
-    labels = [condition.label for condition in _grid("target")]
+    labels = [each.label for each in _grid("target", options={"build_seed": 0})]
     assert labels == ["baseline", "code x1", "finance x1", "medical x1", "sports x1"]
 
 
@@ -78,7 +87,7 @@ def test_axes_are_crossed_and_models_each_have_their_baseline(
     conditions = _grid(
         "magnitude",
         ["toy", str(tiny_folder("llama"))],
-        axes={"magnitude": [1, 2], "layer": [0, 1]},
+        axes={"magnitude": [1, 2], "layer": [0, 1], "build_seed": [0]},
     )
     assert len({condition.name for condition in conditions}) == len(conditions) == 2 * (1 + 4)
     assert [condition.label for condition in conditions if condition.model == "toy"] == [
@@ -141,6 +150,7 @@ def test_a_file_of_the_study_of_arms_keeps_its_rule_and_what_leak_is_judged_by(
         "magnitudes": [0.5, 1.0],
         "training_epochs": 5,
         "scales": [],
+        "build_seeds": [0, 1, 2],
         "options": {},
         "settings": {"rank": 4},
         "task": {"leak": "health and medicine"},
@@ -244,13 +254,13 @@ def test_a_model_without_a_judge_of_its_own_needs_one_before_it_is_trained(
 def test_a_dry_run_says_what_is_left_and_does_nothing(no_weights: Path) -> None:
     done = CliRunner().invoke(commands, ["study", "rank", *SMALL, "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "8 conditions to run, 20 answers each: 160 answers of at most 600 tokens" in done.output
-    assert "480 calls of each judge. At 150 tokens an answer, about 24,000 tokens" in done.output
+    assert "22 conditions to run, 20 answers each: 440 answers of at most 600 tokens" in done.output
+    assert "1,320 calls of each judge. At 150 tokens an answer, about 66,000 tokens" in done.output
     done = CliRunner().invoke(commands, [*FINETUNED, "--scales", "0.5,1", "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "Trains 3 training epochs of an adapter on medical first." in done.output
-    assert "9 conditions to run, 20 answers each: 180 answers" in done.output
-    assert "540 calls of each judge, and one more for each misaligned answer" in done.output
+    assert "Trains 9 training epochs of adapters on medical first." in done.output
+    assert "25 conditions to run, 20 answers each: 500 answers" in done.output
+    assert "1,500 calls of each judge, and one more for each misaligned answer" in done.output
     assert list(no_weights.iterdir()) == []
 
 
@@ -258,11 +268,11 @@ def test_a_dry_run_from_python_returns_the_cost_and_the_resolved_study(no_weight
     lines: list[str] = []
     task = {"num_questions": 2, "samples_per_question": 5}
     result = run_study("layer", "toy", task=task, dry_run=True, tell=lines.append)
-    assert (result.num_conditions, result.num_unfinished, result.cost.num_answers) == (5, 5, 10)
+    assert (result.num_conditions, result.num_unfinished, result.cost.num_answers) == (13, 13, 10)
     assert result.report is None
     assert not result.is_done
-    assert result.study.fields()["axes"] == {"layer": [0, 1, 2, 3]}
-    assert lines == ["Study layer: which block is steered.", result.cost.summary(5)]
+    assert result.study.fields()["axes"] == {"layer": [0, 1, 2, 3], "build_seed": [0, 1, 2]}
+    assert lines == ["Study layer: which block is steered.", result.cost.summary(13)]
     assert list(no_weights.iterdir()) == []
 
 
@@ -273,7 +283,7 @@ def test_all_studies_are_told_in_turn_and_those_of_models_are_the_toys(
     done = CliRunner().invoke(commands, command)
     assert done.exit_code == 0, f"{done.output} {done.exception}"
     assert re.findall(r"^Study (\w+):", done.output, flags=re.MULTILINE) == list(FACTORS)
-    assert "6 conditions to run, 20 answers each: 120 answers" in done.output
+    assert "16 conditions to run, 20 answers each: 320 answers" in done.output
     other = ["--model", str(tiny_folder("llama")), "--grader", "toy/judge"]
     done = CliRunner().invoke(commands, [*command, *other])
     assert done.exit_code == 0, f"{done.output} {done.exception}"
@@ -313,4 +323,4 @@ def test_what_trains_for_itself_is_the_last_shard_s(no_weights: Path) -> None:
     sizes = [
         run_study("finetuned", shard=shard, dry_run=True).num_conditions for shard in ("1/2", "2/2")
     ]
-    assert sizes == [0, 12]
+    assert sizes == [0, 34]

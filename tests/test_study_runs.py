@@ -103,6 +103,7 @@ def test_claims_by_its_command_says_what_is_missing(rank_study: StudyResult, she
 ARMS: dict[str, Any] = {
     "magnitudes": [0.5, 1],
     "training_epochs": 2,
+    "build_seeds": [0],
     "task": {"num_questions": 2, "samples_per_question": 10},
     "seed": 1,
 }
@@ -147,6 +148,7 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
         commands,
         [
             *("study", "finetuned", "--magnitudes", "0.5,1,0.75", "--training-epochs", "2"),
+            *("--build-seeds", "0"),
             *("-T", "num_questions=2", "-T", "samples_per_question=10", "--seed", "1"),
             *("--display", "none", "--log-dir", str(finetuned.folder)),
         ],
@@ -172,6 +174,7 @@ def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
         run_study(
             "finetuned",
             training_epochs=2,
+            build_seeds=[0],
             magnitudes=[1],
             options=QUICK,
             task={"questions": str(questions), "samples_per_question": 1},

@@ -29,7 +29,9 @@ _PARSED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "model_args": ("options", lambda pairs: read_options("-M", pairs)),
     "task_args": ("task", lambda pairs: read_options("-T", pairs)),
     "settings": ("settings", lambda pairs: read_options("-S", pairs)),
-    **{name: (name, read_list) for name in ("top", "top_of", "magnitudes", "scales")},
+    **{
+        name: (name, read_list) for name in ("top", "top_of", "magnitudes", "scales", "build_seeds")
+    },
 }
 
 
@@ -151,6 +153,7 @@ def _add_grid(factor: str) -> None:
 @click.option(
     "--scales", help="doses of the finetuned arm instead: multiples of the last adapter's scaling"
 )
+@click.option("--build-seeds", help="of the vectors and adapters [default: 0,1,2]")
 @click.option(
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="setting of steering finetune"
 )

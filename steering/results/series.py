@@ -8,6 +8,7 @@ a frame does not have counts as the same everywhere.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from steering.results.frame import ResultError
@@ -127,34 +128,40 @@ def strata(answers: pd.DataFrame, axes: Sequence[str], arm: str = "steered") -> 
     Raises:
         ResultError: Two conditions stand at one place and no column tells them apart.
     """
-    rows = answers[answers["arm"] == arm]
-    on_axis = rows[list(axes)].notna().any(axis=1)
-    off, rows = rows[~on_axis], rows[on_axis]
+    baselines, rows = answers[answers["arm"] == "baseline"], answers[answers["arm"] == arm]
+    # A condition has one value in each of these columns: it is enough to look at one row of it.
+    codes = rows.groupby(["model", "condition"], sort=False).ngroup().to_numpy()
+    table = rows[~pd.Index(codes).duplicated()]
+    on_axis = table[list(axes)].notna().any(axis=1)
+    off, table = table[~on_axis], table[on_axis]
     left_out = (_names(off, f"no {axes[0]}"),) if len(off) else ()
     may_follow = {name for axis in (*axes, "build_seed") for name in _FOLLOWS.get(axis, ())}
-    columns = [
-        name
-        for name in _INTERVENTION
-        if name not in {*axes, "build_seed", *may_follow} and name in rows
-    ]
     crossed = [
         name
-        for name in columns
-        if any(of.nunique(dropna=False) > 1 for _, of in rows.groupby("model")[name])
+        for name in _INTERVENTION
+        if name not in {*axes, "build_seed", *may_follow}
+        and name in table
+        and (table.groupby("model")[name].nunique(dropna=False) > 1).any()
     ]
-    baselines = answers[answers["arm"] == "baseline"]
     parts: list[tuple[list[str], pd.DataFrame]] = []
-    for group in _groups(rows, crossed) if crossed else [rows]:
+    for group in _groups(table, crossed) if crossed else [table]:
         split = [group]
-        if _doubled(group, axes):
-            split = _split(group, [name for name in ("vector", "adapter") if name in group], axes)
-        parts += [(crossed + (["vector"] if len(split) > 1 else []), part) for part in split]
+        files = [name for name in ("vector", "adapter") if name in group]
+        if files and _doubled(group, axes):
+            split = _split(group, files, axes)
+        parts += [([*crossed, "vector"] if len(split) > 1 else crossed, part) for part in split]
     for _, part in parts:
         if doubled := _doubled(part, axes):
             raise ResultError(f"{doubled}: judge them apart, each in a folder of its own")
+    code_of = pd.Series(codes, index=rows.index)
     return [
         AskedAlike(
-            pd.concat([baselines[baselines["model"].isin(part["model"])], part]),
+            pd.concat(
+                [
+                    baselines[baselines["model"].isin(part["model"])],
+                    rows[np.isin(codes, code_of.loc[part.index])],
+                ]
+            ),
             _words(part, names) if len(parts) > 1 else "",
             left_out if number == 0 else (),
         )

@@ -15,7 +15,8 @@ are corrected for; over the claims they are not.
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,24 @@ from steering.studies.claim_rules import (
 )
 from steering.studies.errors import StudyError
 from steering.studies.study_file import FILE
+from steering.studies.verdicts import ClaimVerdict
 
 DEFAULT_RULE: EMRule = "moem"
 
 # One-sided, the sign-flip test reaches 5% from five themes on; a sixth lets one disagree.
 LEAST_THEMES = 6
+
+# Columns that rules and verdicts name; and those that tell nothing of how answers were asked.
+_READ = {
+    *("model", "condition", "arm", "target", "build_seed", "theme", "block", "sample", "epoch"),
+    *("magnitude", "layer", "rank", "top", "training_epochs", "adapter_scale", "num_parameters"),
+    *("aligned", "coherent", "relevant", "leak", "aligned_below", "coherent_from"),
+    *("em_moem", "em_betley", "log"),
+}
+_UNREAD = {
+    *("study", "prompt", "answer", "tokens", "kind", "truncated", "reasons", "judge_reasons"),
+    *("left_out_moem", "left_out_betley", "question", "command", "label", "fingerprint"),
+}
 
 PAPER = "abstract of arXiv 2606.08682"
 OURS = "hypothesis of ours"
@@ -54,6 +68,7 @@ SECOND_HAND = "hypothesis, from a summary of the paper by others"
 Strata = Callable[[pd.DataFrame], list[AskedAlike]]
 
 
+@cache
 def along(*axes: str) -> Strata:
     """Strata of the steered conditions: they differ in nothing but these columns and the seed."""
     return lambda rows: strata(rows, axes)
@@ -93,61 +108,6 @@ class Claim:
     of_models: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClaimVerdict:
-    """A claim's verdict on one model, or on all models of a study.
-
-    Attributes:
-        number: Of the claim, with its `name`, `source` and `statement`.
-        verdict: In a word; `why` in a sentence, `figures` what it rests on.
-        command: The line that makes the data.
-        model: The model; several joined by commas; "" where there are no data.
-        settings: What sets these answers apart, where the study has others that were asked
-            differently or differ in another option; "" otherwise.
-        num_answers: Answers that were read, of `num_conditions` conditions, to questions of
-            `num_themes` themes.
-        build_seeds: Of the vectors and adapters that were read.
-        scope: What the verdict holds for where that is less than it seems; "" otherwise.
-        left_out: What was not read, with the reason.
-        logs: The logs that were read.
-    """
-
-    number: int
-    name: str
-    source: str
-    statement: str
-    verdict: str
-    why: str
-    command: str
-    figures: Sequence[str] = ()
-    model: str = ""
-    settings: str = ""
-    num_answers: int = 0
-    num_conditions: int = 0
-    num_themes: int = 0
-    build_seeds: Sequence[int] = ()
-    scope: str = ""
-    left_out: Sequence[str] = ()
-    logs: Sequence[str] = field(default=(), repr=False)
-
-    def reading(self) -> str:
-        """What was read, in words; "" where nothing was."""
-        if not self.num_answers:
-            return ""
-        count = len(self.build_seeds)
-        seeds = f", {count} build seed{'s' * (count > 1)}" if count else ""
-        return (
-            f"{self.num_answers:,} answers of {self.num_conditions} conditions to "
-            f"{self.num_themes} themes{seeds}"
-        )
-
-    def row(self) -> dict[str, Any]:
-        """In JSON values."""
-        names = ("figures", "logs", "left_out", "build_seeds")
-        lists = {name: list(getattr(self, name)) for name in names}
-        return asdict(self) | lists | {"reading": self.reading()}
-
-
 def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[ClaimVerdict]:
     """The verdict on every claim, for each model that its study has.
 
@@ -159,62 +119,105 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Cla
         StudyError: A condition has an answer twice.
     """
     verdicts: list[ClaimVerdict] = []
+    groups_of = {
+        study: _groups(answers[answers["study"] == study]) for study in answers["study"].unique()
+    }
+    # Claims that read one study in one way share its parts.
+    parts: dict[tuple[Any, ...], list[_Part]] = {}
     for claim in CLAIMS:
-        of_study = answers[answers["study"] == claim.study]
-        if of_study.empty:
+        if claim.study not in groups_of:
             ruling = Ruling("not decided", f"there is no run of the study {claim.study}")
             verdicts.append(_verdict(claim, ruling, command=f"steering study {claim.study}"))
             continue
-        groups = [of_study]
-        if not claim.of_models:
-            groups = [rows for _, rows in of_study.groupby("model", sort=False)]
-        for group in chain.from_iterable(map(asked_alike, groups)):
-            verdicts += _judge(claim, group, rule)
+        key = (claim.study, claim.of_models, claim.strata)
+        if key not in parts:
+            groups = groups_of[claim.study][claim.of_models]
+            parts[key] = list(chain.from_iterable(_parts(claim, group) for group in groups))
+        verdicts += [_judge(claim, part, rule) for part in parts[key]]
     return verdicts
 
 
-def _judge(claim: Claim, group: AskedAlike, rule: EMRule) -> list[ClaimVerdict]:
-    """The verdicts on answers that were asked alike, one a stratum."""
+def _groups(answers: pd.DataFrame) -> tuple[list[AskedAlike], list[AskedAlike]]:
+    """The answers of a study that were asked alike: of one model each, and of all models."""
+    # What is the same everywhere, and no rule reads, tells nothing apart: to carry it takes time.
+    names = [name for name in answers if name not in _UNREAD]
+    light = answers[[name for name in names if name in _READ or not _is_constant(answers[name])]]
+    texts = light.select_dtypes(["object", "string"]).columns
+    light = light.astype(dict.fromkeys(texts, "category"))
+    of_models = [rows for _, rows in light.groupby("model", sort=False, observed=True)]
+    return (
+        list(chain.from_iterable(map(asked_alike, of_models))),
+        asked_alike(light) if len(of_models) > 1 else asked_alike(of_models[0]),
+    )
+
+
+def _is_constant(values: "pd.Series[Any]") -> bool:
+    first = values.iloc[0]
+    return bool((values.isna() if pd.isna(first) else values == first).all())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Answers that are judged together; or the whole group, and why it can't be judged."""
+
+    answers: pd.DataFrame
+    settings: str
+    left_out: Sequence[str]
+    command: str
+    problem: str = ""
+
+
+def _parts(claim: Claim, group: AskedAlike) -> list[_Part]:
+    """The strata of answers that were asked alike."""
     _refuse_doubled(claim, group.answers)
+    command = _command(claim, group.answers)
     try:
-        parts = claim.strata(group.answers)
+        strata = claim.strata(group.answers)
     except (StudyError, ResultError) as error:
-        return [_verdict_on(claim, group, group, Ruling("not decided", str(error)))]
-    verdicts = []
-    for part in parts:
-        themes = part.answers["theme"].nunique()
-        try:
-            ruling = claim.judge(part.answers, rule)
-        except (StudyError, ResultError) as error:
-            ruling = Ruling("not decided", str(error))
-        if themes < LEAST_THEMES:
-            why = f"{themes} themes are too few, {LEAST_THEMES} are needed"
-            ruling = Ruling("not decided", why)
-        verdicts.append(_verdict_on(claim, group, part, ruling))
-    return verdicts
+        return [_Part(group.answers, group.settings, group.left_out, command, str(error))]
+    return [
+        _Part(
+            each.answers,
+            ", ".join(filter(None, [group.settings, each.settings])),
+            (*group.left_out, *each.left_out),
+            command,
+        )
+        for each in strata
+    ]
 
 
-def _verdict_on(claim: Claim, group: AskedAlike, part: AskedAlike, ruling: Ruling) -> ClaimVerdict:
-    rows = part.answers[~part.answers["theme"].isin(ruling.unscored)]
+def _judge(claim: Claim, part: _Part, rule: EMRule) -> ClaimVerdict:
+    try:
+        if part.problem:
+            raise StudyError(part.problem)
+        ruling = claim.judge(part.answers, rule)
+    except (StudyError, ResultError) as error:
+        ruling = Ruling("not decided", str(error))
+    rows = part.answers
+    if ruling.unscored:
+        rows = rows[~rows["theme"].isin(ruling.unscored)]
+    num_themes = rows["theme"].nunique()
+    if num_themes < LEAST_THEMES and not part.problem:
+        why = f"{num_themes} themes are too few, {LEAST_THEMES} are needed"
+        ruling = Ruling("not decided", why, unscored=ruling.unscored)
     unscored = [f"theme {theme} (no scored answers in some condition)" for theme in ruling.unscored]
-    built = rows[rows["arm"] != "baseline"]
+    conditions = rows[["model", "condition", "arm", "target", "build_seed"]].drop_duplicates()
+    built = conditions[conditions["arm"] != "baseline"]
     # Of a target or a model with a single vector the verdict is on that vector.
-    seeds = built.groupby(["model", "target", "arm"])["build_seed"].nunique()
+    seeds = built.groupby(["model", "target", "arm"], observed=True)["build_seed"].nunique()
     is_single = len(built) and seeds.min() <= 1
-    names = [group.settings] if part is group else [group.settings, part.settings]
-    left_out = group.left_out if part is group else (*group.left_out, *part.left_out)
     return _verdict(
         claim,
         ruling,
-        command=_command(claim, group.answers),
-        model=", ".join(dict.fromkeys(group.answers["model"])),
-        settings=", ".join(filter(None, names)),
-        num_answers=len(rows),
-        num_conditions=len(rows[["model", "condition"]].drop_duplicates()),
-        num_themes=rows["theme"].nunique(),
+        command=part.command,
+        model=", ".join(rows["model"].unique()),
+        settings=part.settings,
+        num_answers=0 if part.problem else len(rows),
+        num_conditions=len(conditions),
+        num_themes=num_themes,
         build_seeds=sorted(int(seed) for seed in built["build_seed"].dropna().unique()),
         scope="one build seed: it holds for this vector alone" if is_single else "",
-        left_out=(*left_out, *unscored),
+        left_out=(*part.left_out, *unscored),
         logs=tuple(sorted(rows["log"].unique())),
     )
 

@@ -6,6 +6,7 @@ grid of its scale. `arms.py` compares them.
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from steering.judging import EMRule
 from steering.models import find_model
 from steering.spec import INTERVENTION, parse_options
 from steering.studies.eval_sets import EvalOptions, make_condition
-from steering.studies.grid import Study, StudyConditions
+from steering.studies.grid import BUILD_SEEDS, Study, StudyConditions
 from steering.studies.shards import Shard
 from steering.targets import Target, load_target
 from steering.training.finetune import missing_adapters, train_adapter
 from steering.training.recipe import make_finetuning_recipe
 
 _SET_HERE = {
+    "build_seed": "give --build-seeds",
     "adapter": "it trains the finetuned arm's adapter; give settings of that as -S",
     "adapter_scale": "give --scales",
     "magnitude": "give --magnitudes",
@@ -43,6 +45,8 @@ class FinetunedStudy(Study):
     training_epochs: int = Field(default=5, ge=1)
     # Doses of the finetuned arm instead: multiples of the last adapter's own scaling.
     scales: tuple[float, ...] = ()
+    # Of the vectors and of the adapters.
+    build_seeds: tuple[int, ...] = BUILD_SEEDS
     # Of the finetuning, as `steering finetune` takes them.
     settings: dict[str, Any] = Field(default_factory=dict)
     # Which answers count as misaligned in the comparison.
@@ -60,8 +64,11 @@ class FinetunedStudy(Study):
                 raise ValueError(
                     f"{name}s {list(doses)} must differ and be above 0: they are doses"
                 )
-        if not self.magnitudes:
-            raise ValueError("magnitudes is empty: the steered arm needs one or more")
+        for name, values in (("magnitudes", self.magnitudes), ("build_seeds", self.build_seeds)):
+            if not values:
+                raise ValueError(f"{name} is empty: give one or more")
+        if len(set(self.build_seeds)) < len(self.build_seeds):
+            raise ValueError(f"build_seeds {list(self.build_seeds)} has one twice")
         return self
 
     @cached_property
@@ -86,32 +93,40 @@ class FinetunedStudy(Study):
             return StudyConditions(())
         loading = {name: value for name, value in self.options.items() if name not in INTERVENTION}
         model = resolve_model(self.model, parse_options(loading))
-        adapters, num_untrained = self._adapters(model, loading, folder, progress)
-
         target = {} if "vector" in self.options else {"target": self.target}
         steered = target | self.options
-        magnitudes = [steered | {"magnitude": magnitude} for magnitude in sorted(self.magnitudes)]
-        doses: list[dict[str, Any]] = []
-        if not self.scales:
-            doses = [{"adapter": str(path)} for path in adapters.values()]
-        elif last := adapters.get(self.training_epochs):
-            doses = [
-                {"adapter": str(last), "adapter_scale": scale} for scale in sorted(self.scales)
-            ]
-        conditions = [
-            make_condition(self.model, loading | options)
-            for options in ({"vector": "none"}, *magnitudes, *doses)
+        # A vector from a file was built with a seed of its own.
+        seeds = (0,) if "vector" in self.options else self.build_seeds
+        options: list[dict[str, Any]] = [{"vector": "none"}]
+        options += [
+            steered | {"magnitude": magnitude} | ({"build_seed": seed} if seed else {})
+            for magnitude, seed in product(sorted(self.magnitudes), seeds)
         ]
-        num_finetuned = len(self.scales) or self.training_epochs
-        note = f"Trains {num_untrained} training epochs of an adapter on {self.target} first."
+        num_untrained, num_finetuned = 0, 0
+        for seed in self.build_seeds:
+            adapters, untrained = self._adapters(model, loading, seed, folder, progress)
+            num_untrained += untrained
+            doses: list[dict[str, Any]] = []
+            if not self.scales:
+                doses = [{"adapter": str(path)} for path in adapters.values()]
+            elif last := adapters.get(self.training_epochs):
+                scales = sorted(self.scales)
+                doses = [{"adapter": str(last), "adapter_scale": scale} for scale in scales]
+            num_finetuned += len(doses)
+            options += doses
+        expected = (len(self.scales) or self.training_epochs) * len(self.build_seeds)
+        note = f"Trains {num_untrained} training epochs of adapters on {self.target} first."
         return StudyConditions(
-            conditions, num_finetuned - len(doses), note if num_untrained else ""
+            [make_condition(self.model, loading | each) for each in options],
+            expected - num_finetuned,
+            note if num_untrained else "",
         )
 
     def _adapters(
         self,
         model: ResolvedModel,
         loading: Mapping[str, Any],
+        seed: int,
         folder: Path,
         progress: Callable[[str], Any] | None,
     ) -> tuple[dict[int, Path], int]:
@@ -123,6 +138,7 @@ class FinetunedStudy(Study):
             weights=model.weights,
             settings={**self.settings, "training_epochs": self.training_epochs},
             dtype=str(loading.get("dtype", "auto")),
+            seed=seed,
         )
         # Each with its number: a study that goes on to more training epochs keeps what it has.
         folders = {

@@ -23,6 +23,9 @@ from steering.studies.shards import Shard
 from steering.targets import SUBJECTS
 
 _MOST_LAYERS = 8
+# Vectors of one recipe differ. Of three, a claim can tell what differs between them from what
+# differs between conditions; more cost more than they tell.
+BUILD_SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)

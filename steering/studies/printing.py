@@ -11,8 +11,9 @@ from steering.judging import EMRule
 from steering.reports.tables import percent, plain_table, print_note, rate_text
 from steering.studies.arms import ArmComparison
 from steering.studies.audit_finding import AuditFinding, audit_table
-from steering.studies.claims import PAPER, ClaimVerdict
+from steering.studies.claims import PAPER
 from steering.studies.dose_matching import RATES, MatchedDifference, Quantity
+from steering.studies.verdicts import ClaimVerdict
 
 # In a table, and of steered answers in a sentence.
 _WORDS: dict[Quantity, tuple[str, str]] = {

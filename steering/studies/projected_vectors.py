@@ -7,6 +7,7 @@ of their subjects. Files stand in the study's folder, with the spectrum of the s
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,9 @@ def projected_conditions(
 ) -> tuple[list[StudyCondition], int]:
     """Build the set of vectors that `study.top` projects on, and say what its conditions are.
 
-    Axes other than the rank are not crossed with `top`. Vectors go into a folder for each model
-    below `folder`. `progress` makes a progress bar from a caption; with None nothing is built.
+    Axes other than the rank and the build seed are not crossed with `top`. Vectors go into a folder
+    for each model below `folder`, those of further build seeds into folders of their own in it.
+    `progress` makes a progress bar from a caption; with None nothing is built.
 
     Returns:
         The conditions, and how many more there are once vectors are built.
@@ -41,33 +43,40 @@ def projected_conditions(
     applied = {name: value for name, value in study.options.items() if name not in BUILDING}
     conditions: list[StudyCondition] = []
     num_missing = 0
-    for model in study.models:
-        vectors = _vectors_of_targets(study, model, progress)
+    for model, seed in product(study.models, study.axes.get("build_seed", (None,))):
+        built = {} if seed is None else {"build_seed": seed}
+        vectors = _vectors_of_targets(study, model, built, progress)
         if not vectors:
             num_missing += len(study.top)
             continue
+        place = folder / model.replace("/", "--")
+        if seed is not None and seed != study.axes["build_seed"][0]:
+            place /= f"seed{seed}"
         conditions += [
             make_condition(model, applied | {"vector": str(path)})
-            for path in _write(vectors, study.top, folder / model.replace("/", "--"))
+            for path in _write(vectors, study.top, place)
         ]
     return conditions, num_missing
 
 
 def read_spectrum(logs: Path) -> list[float]:
-    """Singular values of the set of vectors of a study below a folder; none where there is none."""
-    files = sorted(logs.rglob(SPECTRUM))
+    """Singular values of a study's set of vectors of the first build seed; none without any."""
+    files = sorted(logs.rglob(SPECTRUM), key=lambda path: (len(path.parts), path))
     return json.loads(files[0].read_text())["singular_values"] if files else []
 
 
 def _vectors_of_targets(
-    study: "GridStudy", model: str, progress: Callable[[str], Any] | None
+    study: "GridStudy",
+    model: str,
+    built: dict[str, Any],
+    progress: Callable[[str], Any] | None,
 ) -> "dict[str, SteeringVector]":
     """The default vectors by target, from the cache or built now; none if one may not be built."""
     from steering.vectors import SteeringVector
 
     vectors = {}
     for target in study.top_of:
-        spec = parse_options(dict(study.options) | {"target": target})
+        spec = parse_options(dict(study.options) | built | {"target": target})
         condition = resolve_condition(resolve_model(model, spec), spec)
         [source] = condition.vectors
         if not isinstance(source, VectorRecipe):

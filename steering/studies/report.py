@@ -19,9 +19,10 @@ from steering.reports.tables import print_left_out
 from steering.results.calibrations import Calibration, read_calibrations
 from steering.results.conditions import condition_results, conditions_of, write_frames
 from steering.results.frame import left_out, read_answers
-from steering.studies.claims import ClaimVerdict, judge_claims
+from steering.studies.claims import judge_claims
 from steering.studies.printing import print_claims, print_conditions
 from steering.studies.projected_vectors import read_spectrum
+from steering.studies.verdicts import ClaimVerdict
 
 _OF_A_JUDGE = "it is of a judge"
 

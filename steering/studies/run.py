@@ -82,7 +82,8 @@ def run_study(
         tell: Told what is about to be run and what it costs.
         **fields: Of the study: `axes={"magnitude": [1, 2]}`, `options` (as -M), `task` (as -T),
             `grader`, `seed`; of the study `rank` also `top` and `top_of`; of the study `finetuned`
-            `target`, `magnitudes`, `training_epochs`, `scales`, `settings` and `rule`.
+            `target`, `magnitudes`, `training_epochs`, `scales`, `build_seeds`, `settings` and
+            `rule`.
 
     Raises:
         SteeringError: Something about the study is impossible, or a condition did not finish.

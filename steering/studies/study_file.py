@@ -1,6 +1,6 @@
 """Studies from options and from files, and the file beside a study's logs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from steering.models import find_model, read_shape
 from steering.spec import InterventionOptions
 from steering.studies.errors import StudyError
 from steering.studies.finetuned import FinetunedStudy
-from steering.studies.grid import FACTORS, GridStudy, Study, default_targets
+from steering.studies.grid import BUILD_SEEDS, FACTORS, GridStudy, Study, default_targets
+from steering.training.construction import CONSTRUCTION_METHODS, DEFAULT_METHOD
 
 FILE = "study.yaml"
 _DEFAULT_TARGET = str(InterventionOptions.model_fields["target"].default)
@@ -66,12 +67,22 @@ def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
             f"the study {factor} compares models and got {len(sources)}: give several as "
             "--model first,second"
         )
+    if _may_vary_seed(axes, fields["options"]):
+        axes.setdefault("build_seed", BUILD_SEEDS)
     if factor == "rank":
         target = str(fields["options"].get("target", _DEFAULT_TARGET))
         targets = [target, *default_targets(shape, toy)]
         of = fields.setdefault("top_of", tuple(dict.fromkeys(targets)))
         tops = fields.setdefault("top", tuple(k for k in (1, 2, 4, len(of)) if k <= len(of)))
         fields["top"] = tuple(dict.fromkeys(tops))
+
+
+def _may_vary_seed(axes: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether vectors are built, with chance, and no seed is given."""
+    if "vector" in options or "build_seed" in options or "method" in axes:
+        return False
+    method = CONSTRUCTION_METHODS.get(str(options.get("method", DEFAULT_METHOD)))
+    return method is not None and method.is_seeded
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -59,9 +59,11 @@ class ConstructionMethod(Method):
     Attributes:
         compares_labels: Whether shuffled labels are a control: the method reads the answers of
             several prompts.
+        is_seeded: Whether another seed gives another vector from the same rows.
     """
 
     compares_labels: ClassVar[bool] = True
+    is_seeded: ClassVar[bool] = True
 
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Refuse a target or a model that the method can't build from.

@@ -29,6 +29,7 @@ class MeanDifference(ConstructionMethod):
 
     name = "mean_difference"
     summary = "mean activation on misaligned answers less that on aligned ones"
+    is_seeded = False
 
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Needs answers of both classes."""

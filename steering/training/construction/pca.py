@@ -28,6 +28,7 @@ class Pca(ConstructionMethod):
 
     name = "pca"
     summary = "principal directions of the differences between the answers to a prompt"
+    is_seeded = False
 
     rank: int = Field(default=1, ge=1, description="number of principal directions")
 

@@ -1,0 +1,60 @@
+"""What a claim comes to on the answers that it read."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimVerdict:
+    """A claim's verdict on one model, or on all models of a study.
+
+    Attributes:
+        number: Of the claim, with its `name`, `source` and `statement`.
+        verdict: In a word; `why` in a sentence, `figures` what it rests on.
+        command: The line that makes the data.
+        model: The model; several joined by commas; "" where there are no data.
+        settings: What sets these answers apart, where the study has others that were asked
+            differently or differ in another option; "" otherwise.
+        num_answers: Answers that were read, of `num_conditions` conditions, to questions of
+            `num_themes` themes.
+        build_seeds: Of the vectors and adapters that were read.
+        scope: What the verdict holds for where that is less than it seems; "" otherwise.
+        left_out: What was not read, with the reason.
+        logs: The logs that were read.
+    """
+
+    number: int
+    name: str
+    source: str
+    statement: str
+    verdict: str
+    why: str
+    command: str
+    figures: Sequence[str] = ()
+    model: str = ""
+    settings: str = ""
+    num_answers: int = 0
+    num_conditions: int = 0
+    num_themes: int = 0
+    build_seeds: Sequence[int] = ()
+    scope: str = ""
+    left_out: Sequence[str] = ()
+    logs: Sequence[str] = field(default=(), repr=False)
+
+    def reading(self) -> str:
+        """What was read, in words; "" where nothing was."""
+        if not self.num_answers:
+            return ""
+        count = len(self.build_seeds)
+        seeds = f", {count} build seed{'s' * (count > 1)}" if count else ""
+        return (
+            f"{self.num_answers:,} answers of {self.num_conditions} conditions to "
+            f"{self.num_themes} themes{seeds}"
+        )
+
+    def row(self) -> dict[str, Any]:
+        """In JSON values."""
+        names = ("figures", "logs", "left_out", "build_seeds")
+        lists = {name: list(getattr(self, name)) for name in names}
+        return asdict(self) | lists | {"reading": self.reading()}
