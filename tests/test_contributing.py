@@ -81,7 +81,7 @@ _FACTOR = """
         "which tokens the vector acts on",
         "positions",
         lambda shape, toy: ("all", "prompt", "response"),
-        options={"magnitude": 2},
+        options={"magnitude": 2, "build_seed": 0},
     ),
 """
 _CLAIM = """
