@@ -74,6 +74,14 @@ def test_too_few_themes_are_told_how_many_would_do() -> None:
     assert gated(condition("x1", 0.0, questions=needed, samples=20))[0] is BoundStatus.KEPT
 
 
+@pytest.mark.parametrize(("limit", "needed"), [(0.05, 63), (0.25, 12)])
+def test_the_numbers_of_themes_that_the_docs_name_are_those_that_a_bound_needs(
+    limit: float, needed: int
+) -> None:
+    text = gated(condition("x1", 0.0, questions=4, samples=20), bound=f"em_rate={limit}")[1]
+    assert f"even at 0%; {needed} themes of 20 answers could" in text
+
+
 def test_a_rate_within_its_bound_is_told_how_many_themes_would_keep_it() -> None:
     """One of 640 answers in one of 64 themes: the rate is 0.2%, its upper edge above 5%."""
     rates = [0.6] + [0.0] * 63

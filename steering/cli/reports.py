@@ -101,7 +101,7 @@ def gate(
     An upper bound is kept where the upper edge of the 95% interval lies at or below it, a lower
     bound where the lower edge lies at or above it; how many answers were scored is an exact count
     and has no interval. Both options can be repeated. The interval is that on questions like these:
-    themes are a sample, and a bound of 5% needs about 60 of them.
+    themes are a sample, and a bound of 5% needs 63 of them.
 
     Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be decided:
     there are too few themes for the bound, a run is incomplete, no answers can be scored, or the
