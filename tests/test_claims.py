@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from made_answers import condition, frame, noisy
 from rich.console import Console
 
+from benchmarks.claims_null import NULLS, shares, studies
 from steering.cli import commands
 from steering.stats.trends import (
     at_rows,
@@ -24,7 +26,6 @@ from steering.stats.trends import (
     upper_bound,
 )
 from steering.studies.arms import compare_arms
-from steering.studies.claim_rules import raised_somewhere
 from steering.studies.claims import CLAIMS, PAPER, judge_claims
 from steering.studies.errors import StudyError
 from steering.studies.printing import print_matched
@@ -200,7 +201,7 @@ def test_few_questions_decide_nothing(number: int) -> None:
     verdict = _one(number, answers[answers["question"] < "q4"])
     assert (verdict.verdict, verdict.why) == (
         "not decided",
-        "4 themes are too few, 6 are needed",
+        "4 themes are too few, 7 are needed",
     )
 
 
@@ -276,8 +277,8 @@ def test_every_build_seed_counts() -> None:
         "not decided": ([0.6, 0.0, 0.0, 0.0, 0.0], [0.0, 0.6, 0.6, 0.0, 0.0]),
         "supported": ([0.5, 0.6, 0.5, 0.55, 0.6], [0.1, 0.6, 0.6, 0.6, 0.6]),
     }
-    for expected, studies in cases.items():
-        for rates in studies:
+    for expected, of_seeds in cases.items():
+        for rates in of_seeds:
             verdict = _one(1, _seeds(rates))
             assert verdict.verdict == expected
             assert verdict.build_seeds == [0, 1, 2, 3, 4]
@@ -561,28 +562,25 @@ def test_an_effect_has_the_interval_of_student() -> None:
     assert upper_bound(np.vstack([values, values])) > high
 
 
-def _null_share(runs: int) -> float:
-    """How often claim 1 is supported where no dose does anything."""
-    rng = np.random.default_rng(5)
-    labels = ["baseline", "x1", "x2", "x3", "x4"]
-    answers = frame(
-        *(condition(label, 0.0, magnitude=float(dose)) for dose, label in enumerate(labels)),
-        study="magnitude",
-    )
-    supported = 0
-    for _ in range(runs):
-        rates = rng.beta(1, 8, size=8)
-        misaligned = rng.binomial(20, rates, size=(len(labels), 8))
-        em = np.arange(20) < misaligned[:, :, None]  # [conditions, questions, answers]
-        ruling = raised_somewhere(answers.assign(em_moem=em.ravel().astype(float)), "moem")
-        supported += ruling.verdict == "supported"
-    return supported / runs
+# Claims about the shape of an effect, or about arms that have one.
+SHAPES = {2, 3, 4, 5, 6, 7, 10, 11}
 
 
-def test_chance_alone_seldom_supports_a_claim() -> None:
-    assert _null_share(40) <= 0.125
+def _null(runs: int) -> dict[int, Counter[str]]:
+    """What claims say of studies in which no condition does anything, and vectors differ."""
+    chance = NULLS["vectors that differ"]
+    return shares(studies(chance.rate), chance, runs, seed=1)
+
+
+def test_where_nothing_happens_chance_seldom_supports_a_claim_and_no_shape_is_decided() -> None:
+    for number, counts in _null(12).items():
+        assert counts["supported"] <= 2
+        assert number not in SHAPES or counts["no effect to describe"] >= 11
 
 
 @pytest.mark.long
 def test_chance_alone_supports_a_claim_in_one_of_twenty_studies() -> None:
-    assert _null_share(500) <= 0.07
+    runs = 300
+    for number, counts in _null(runs).items():
+        assert counts["supported"] / runs <= 0.07
+        assert number not in SHAPES or counts["no effect to describe"] / runs >= 0.98

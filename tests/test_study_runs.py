@@ -1,5 +1,6 @@
 """Studies of the toy, run: added to, stopped, in shards; and the frames that they leave."""
 
+import json
 import os
 import re
 import shutil
@@ -86,6 +87,25 @@ def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> No
     assert _ids(folder) == after
 
 
+def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_path: Path) -> None:
+    """From the runs of a study to the verdicts of `steering claims`, with nothing in between."""
+    run_study(
+        "magnitude",
+        axes={"magnitude": [1e-6, 2e-6, 3e-6, 4e-6]},
+        options=QUICK,
+        task={"samples_per_question": 2},
+        logs=tmp_path,
+    )
+    done = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", "-"])
+    assert done.exit_code == 0, done.output
+    first, second = json.loads(done.output)[:2]
+    assert first["verdict"] != "supported"
+    assert (second["verdict"], second["why"]) == ("not decided", "no effect to describe")
+    assert second["source"].startswith("hypothesis of arXiv")
+    assert first["scope"] == "one build seed: it holds for this vector alone"
+    assert first["reading"] == "80 answers of 5 conditions to 8 themes, 1 build seed"
+
+
 def test_other_questions_have_no_place_in_a_study_s_folder(rank_study: StudyResult) -> None:
     with pytest.raises(StudyError, match="holds a study with task"):
         run_study("rank", task={"num_questions": 1}, logs=rank_study.folder)
@@ -95,7 +115,7 @@ def test_claims_by_its_command_says_what_is_missing(rank_study: StudyResult, she
     done = shell.run("steering", "claims", str(rank_study.folder))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 few directions" in done.stdout
-    assert "2 themes are too few, 6 are needed." in done.stdout
+    assert "2 themes are too few, 7 are needed." in done.stdout
     assert "steering study run" in done.stdout
     assert shell.network_tries() == []
 

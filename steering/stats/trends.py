@@ -116,7 +116,7 @@ def _tail(value: float, error: float, df: float) -> float:
     return float(stdtr(df, -value / error)) if error else float(value <= TOLERANCE)
 
 
-def max_p_values(values: _Array) -> _Array:
+def max_p_values(*values: _Array) -> _Array:
     """One-sided p of each row's mean being above 0, corrected for the choice among the rows.
 
     The test of the maximum: the signs of a theme's values are flipped in all rows at once, and a
@@ -126,20 +126,26 @@ def max_p_values(values: _Array) -> _Array:
     the larger of this and of Student's t with both variances, by Bonferroni over the rows.
 
     Args:
-        values: [rows, seeds, themes], or [rows, themes] for one seed.
+        *values: [rows, seeds, themes], or [rows, themes] for one seed. Several tables, each with
+            rows and seeds of its own, share the themes; where they don't, each is tested by itself
+            and all by Bonferroni.
 
     Returns:
-        [rows].
+        [rows of all tables].
     """
-    tables = values if values.ndim == 3 else values[:, None]
-    p_values = _flip_p_values(tables.mean(axis=1))
-    if tables.shape[1] == 1:
-        return p_values
-    tails = []
-    for table in tables:
-        by_theme = table.mean(axis=0)
-        tails.append(_tail(float(by_theme.mean()), *_error([table], by_theme)))
-    return np.maximum(p_values, np.minimum(len(tables) * np.array(tails), 1.0))
+    tables = [rows if rows.ndim == 3 else rows[:, None] for rows in values]
+    by_theme = [rows.mean(axis=1) for rows in tables]
+    if len({rows.shape[1] for rows in by_theme}) == 1:
+        p_values = _flip_p_values(np.concatenate(by_theme))
+    else:
+        each = np.concatenate([_flip_p_values(rows) for rows in by_theme])
+        p_values = np.minimum(len(tables) * each, 1.0)
+    tails = [
+        _tail(float(means.mean()), *_error([row], means)) if len(row) > 1 else 0.0
+        for table, of_theme in zip(tables, by_theme, strict=True)
+        for row, means in zip(table, of_theme, strict=True)
+    ]
+    return np.maximum(p_values, np.minimum(len(tails) * np.array(tails), 1.0))
 
 
 def _flip_p_values(values: _Array) -> _Array:

@@ -8,7 +8,7 @@ Effects below 5 points of EM count as too small to matter: with 8 questions of 2
 interval of a difference near 0 is about as wide. Refuted needs data that show the opposite, or an
 effect that is too small; missing data decide nothing. A rule about the shape of an effect decides
 nothing where there is none: where EM does not rise by 10 points anywhere, by the test of the
-maximum over all conditions at 5%. Every p and every interval counts themes and build seeds as
+maximum over all conditions at 1%. Every p and every interval counts themes and build seeds as
 samples (`steering.stats.trends`).
 """
 

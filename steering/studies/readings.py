@@ -5,7 +5,6 @@ What the rules of the claims read. Knows the columns of the frame of answers; no
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,14 @@ from numpy.typing import NDArray
 
 from steering.judging import EMRule
 from steering.results.series import baseline_of
-from steering.stats.trends import LEVEL, max_p_values
+from steering.stats.trends import max_p_values
 from steering.studies.errors import StudyError
 
 # An effect is described (its shape over doses, layers or sizes) from this on: a shape has parts,
 # and each has to differ from others by the least effect that matters.
 LEAST_TO_DESCRIBE = 0.1
+# Smaller than that of the claims: where nothing happens, hardly any shape is to be described.
+LEVEL_OF_EFFECT = 0.01
 
 _Array = NDArray[np.float64]
 
@@ -45,19 +46,15 @@ class Reading:
         """From the baseline, [places, seeds, themes]."""
         return self.rates - self.baseline
 
-    @cached_property
-    def p_value(self) -> float:
-        """Of the largest effect that can be described, corrected for all places; 1 without any."""
-        large = self.differences.mean(axis=(1, 2)) >= LEAST_TO_DESCRIBE
-        return float(min(max_p_values(self.differences)[large], default=1.0))
-
 
 def has_effect(*readings: Reading) -> bool:
     """Whether somewhere in some readings there is an effect to describe.
 
-    By the test of the maximum over the places of a reading, and Bonferroni over readings.
+    By the test of the maximum over all places of all readings together, at `LEVEL_OF_EFFECT`.
     """
-    return min(reading.p_value for reading in readings) <= LEVEL / len(readings)
+    means = np.concatenate([reading.differences.mean(axis=(1, 2)) for reading in readings])
+    p_values = max_p_values(*(reading.differences for reading in readings))
+    return bool(((p_values <= LEVEL_OF_EFFECT) & (means >= LEAST_TO_DESCRIBE)).any())
 
 
 def read_rates(rows: pd.DataFrame, axis: str, rule: EMRule, arm: str = "steered") -> Reading:
@@ -127,6 +124,7 @@ def by_value(
         StudyError: As `read_rates`.
     """
     steered = rows[rows["arm"] == "steered"]
-    for key, of_value in steered.groupby([*order, column], sort=True):
+    keys = [*order, column] if order else column
+    for key, of_value in steered.groupby(keys, sort=True, observed=True):
         baseline = rows[(rows["arm"] == "baseline") & rows["model"].isin(of_value["model"])]
         yield key, read_rates(pd.concat([baseline, of_value]), "magnitude", rule)
