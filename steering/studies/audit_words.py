@@ -19,7 +19,7 @@ _WORDS: Mapping[Outcome, str] = {
     "code": "answers in code",
 }
 _LEVELS = ("overall", "group", "theme")
-_MOST_NOTES = 5
+_MOST_NOTES = 3
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class AuditWords:
                 each.outcome != "em",
                 _LEVELS.index(each.place.level),
                 self.arms[each.label].factor != 1,
-                each.p_value,
+                -each.rate,
             ),
         )
         first: dict[str, Raised] = {}
@@ -107,8 +107,8 @@ class AuditWords:
         return (
             f"Bounded: on these questions at most {share(worst.high)} of the answers are "
             f"misaligned at any magnitude, {parts} (below {share(self.max_em)}, one-sided 95%; "
-            f"worst: {self._edge(worst)}); on questions like these at most {share(like)}, and "
-            f"{len(self.counts.themes)} themes bear no bound below {share(floor)}"
+            f"worst: {self._edge(worst)}); on questions like these at most {share(like)} "
+            f"(with none of {len(self.counts.themes)} themes misaligned: {share(floor)})"
         )
 
     def _edge(self, edge: Edge) -> str:
