@@ -3,7 +3,7 @@
     python -m benchmarks.audit_power
 
 Simulates the answers of whole audits of `core` and `broad` and judges them with the audit's own
-rule, look after look. Writes results/audit_power.md. About eight minutes on one thread.
+rule, look after look. Writes results/audit_power.md. About five minutes on one thread.
 """
 
 from collections import Counter
