@@ -84,7 +84,7 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
         commands,
         [
             *("audit", "vectors/medical.safetensors", *AUDIT, "--log-dir", "logs/audit"),
-            *("-T", "samples_per_question=5", "--controls", "1"),
+            *("-T", "samples_per_question=5", "-T", "num_questions=3", "--controls", "1"),
             *("--also", "says.py", "--also-limit", "2"),
         ],
     )
@@ -102,7 +102,7 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
         "vectors/medical.safetensors",
         "toy",
         questions="core",
-        task={"samples_per_question": 5},
+        task={"samples_per_question": 5, "num_questions": 3},
         controls=1,
         logs="logs/audit",
         tell=lines.append,
@@ -124,11 +124,11 @@ def test_an_audit_asks_in_blocks_until_it_can_say_and_goes_on_where_it_was(
     monkeypatch.chdir(tmp_path)
     direction = torch.randn(128, generator=torch.Generator().manual_seed(3))
     _save(tmp_path, "style.gguf", 0.4 * direction / direction.norm())
-    command = ["audit", "style.gguf", *AUDIT, "--log-dir", "logs/style", "--controls", "2"]
-    few = ["-T", "num_questions=2", "-T", "samples_per_question=15"]
+    command = ["audit", "style.gguf", *AUDIT, "--log-dir", "logs/style", "--controls", "1"]
+    few = ["-T", "num_questions=2", "-T", "samples_per_question=10"]
     outcome = CliRunner().invoke(commands, [*command, *few])
     assert outcome.exit_code == 1, f"{outcome.output} {outcome.exception}"
-    assert "each condition answers each question 5 times in a block, in up to 3 blocks" in (
+    assert "each condition answers each question 5 times in a block, in up to 2 blocks" in (
         " ".join(outcome.output.split())
     )
     assert "WARNING: this plan is under-powered" in outcome.output
@@ -139,12 +139,12 @@ def test_an_audit_asks_in_blocks_until_it_can_say_and_goes_on_where_it_was(
         for h in headers
         if h.eval.metadata
     }
-    assert asked == {(1, 0, 0), (2, 0, 1000), (3, 0, 2000)}
-    # A random direction in each of the first two blocks, and none in the third.
-    assert len(headers) == 5 + 5 + 4
-    shutil.rmtree("logs/style/block3")
+    assert asked == {(1, 0, 0), (2, 0, 1000)}
+    # The random direction is asked in the first block only.
+    assert len(headers) == 5 + 4
+    shutil.rmtree("logs/style/block2")
     again = CliRunner().invoke(commands, [*command, *few])
-    assert "block 3: 4 conditions to run" in again.output
+    assert "block 2: 4 conditions to run" in again.output
     assert again.output.splitlines()[-1] == outcome.output.splitlines()[-1]
 
 
