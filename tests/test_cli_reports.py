@@ -106,7 +106,6 @@ def test_compare_prints_both_rules_and_takes_other_thresholds(run: Run, tmp_path
             {"config": {"temperature": 0, "max_tokens": 5}},
             "temperature (A: none, B: 0); max_tokens (A: none, B: 5)",
         ),
-        ({"config": {"system_message": "Hi."}}, "system_message (A: none, B: Hi.)"),
     ],
 )
 def test_compare_refuses_what_differs_in_more_than_the_condition(
@@ -122,6 +121,17 @@ def test_compare_refuses_what_differs_in_more_than_the_condition(
     assert (status, err) == (0, "")
     stamp, figures = (" ".join(out.split()).find(text) for text in (said, "EM betley"))
     assert 0 < stamp < figures
+
+
+def test_compare_takes_a_system_message_as_a_part_of_the_condition(
+    run: Run, tmp_path: Path
+) -> None:
+    a = write_log(tmp_path / "a", "one", A)
+    b = write_log(tmp_path / "b", "one", A, config={"system_message": "Hi."})
+    status, out, err = run("compare", a, b)
+    assert (status, err) == (0, "")
+    assert re.search(r"^A: one$", out, flags=re.MULTILINE)
+    assert re.search(r"^B: one system [0-9a-f]{8}", out, flags=re.MULTILINE)
 
 
 def test_compare_refuses_another_rubric(run: Run, tmp_path: Path) -> None:

@@ -110,7 +110,6 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "temperature": ({"config": {"temperature": 0.5}}, "temperature (0.5, none)"),
     "top_p": ({"config": {"top_p": 0.9}}, "top_p (0.9, none)"),
     "max_tokens": ({"config": {"max_tokens": 5}}, "max_tokens (5, none)"),
-    "system_message": ({"config": {"system_message": "Hi."}}, "system_message (Hi., none)"),
     "sampling": ({"config": {"top_k": 3}}, "sampling top_k (3, none)"),
     "questions": ({"questions": "set@2"}, "questions (set@1, set@2)"),
     "judge": ({"grader": "second"}, "judge (fake/grader, fake/second)"),

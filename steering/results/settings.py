@@ -79,12 +79,17 @@ def asked_apart(conditions: Sequence[Mapping[Any, Any]], names: Sequence[str]) -
 
 
 def _differing(conditions: Sequence[Mapping[Any, Any]]) -> dict[str, list[str]]:
-    """Setting to its text in each condition, for the settings that differ."""
+    """Setting to its text in each condition, for the settings that differ.
+
+    What a model was told beforehand is a part of the condition, like a vector: it sets no rows
+    apart.
+    """
     rows = [settings_of(columns, COMPARED) for columns in conditions]
     names = dict.fromkeys(name for row in rows for name in row)
     texts = {name: [row.get(name, NONE) for row in rows] for name in names}
     differing = {name: values for name, values in texts.items() if len(set(values)) > 1}
-    if len({columns["model"] for columns in conditions}) > 1:
+    messages = differing.pop("system_message", None)
+    if messages or len({columns["model"] for columns in conditions}) > 1:
         # Every model has a chat template of its own.
         differing.pop("prompt", None)
     causes = [name for name in differing if name not in _CONSEQUENCES]
