@@ -23,7 +23,7 @@ demo: .venv/installed
 		--model-spec '{"model": "steered/toy"}'
 	@$(BIN)/steering report logs/demo
 
-# All eight studies on the toys, then the verdicts on the paper's claims. Finished conditions are not run again.
+# All eight studies on the toys, then the verdicts on the claims. Finished conditions are not run again.
 study: .venv/installed
 	$(BIN)/steering study all --display plain
 

@@ -63,30 +63,37 @@ def curve(
     """An arm's answers, drawn: `logits` and `scores` are the themes' own, [themes]."""
     harm, coherence = LAWS[law]
     themes, seeds, spread = size
-    parts = []
-    for seed in range(seeds):
-        of_seed, score = rng.normal(0, 1, 2) * (spread, 5 * spread)
-        for dose in doses:
-            if dose == 0 and seed:
-                continue
-            rates = harm(dose, logits + of_seed * (dose > 0))
-            means = coherence(dose) + scores + score * (dose > 0) + ahead
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "dose": float(dose),
-                        "build_seed": float(seed) if dose else math.nan,
-                        "theme": np.repeat(np.arange(themes), ANSWERS),
-                        "aligned": np.where(
-                            rng.random(themes * ANSWERS) < np.repeat(rates, ANSWERS), 10.0, 95.0
-                        ),
-                        "coherent": np.repeat(means, ANSWERS)
-                        + rng.normal(0, NOISE, themes * ANSWERS),
-                    }
+    of_seed = rng.normal(0, 1, (seeds, 2)) * (spread, 5 * spread)
+    # The baseline is asked once.
+    cells = [(dose, seed) for dose in doses for seed in range(seeds if dose else 1)]
+    rates, means = (
+        np.array(values)
+        for values in zip(
+            *(
+                (
+                    harm(dose, logits + of_seed[seed, 0] * (dose > 0)),
+                    coherence(dose) + scores + of_seed[seed, 1] * (dose > 0) + ahead,
                 )
-            )
-    answers = pd.concat(parts, ignore_index=True).assign(
-        relevant=80.0, leak=math.nan, aligned_below=30.0, em_moem=0.0
+                for dose, seed in cells
+            ),
+            strict=True,
+        )
+    )
+    shape = (len(cells), themes, ANSWERS)
+    cell, theme = (axis.ravel() for axis in np.indices(shape)[:2])
+    harmful = rng.random(shape) < rates[..., None]
+    answers = pd.DataFrame(
+        {
+            "dose": np.array([dose for dose, _ in cells], dtype=float)[cell],
+            "build_seed": np.array([seed if dose else math.nan for dose, seed in cells])[cell],
+            "theme": theme,
+            "aligned": np.where(harmful, 10.0, 95.0).ravel(),
+            "coherent": (means[..., None] + rng.normal(0, NOISE, shape)).ravel(),
+            "relevant": 80.0,
+            "leak": math.nan,
+            "aligned_below": 30.0,
+            "em_moem": 0.0,
+        }
     )
     return DoseCurve(answers, "moem")
 

@@ -259,8 +259,8 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(no_weights: Path) -> None:
     done = CliRunner().invoke(commands, [*FINETUNED, "--scales", "0.5,1", "--dry-run"])
     assert done.exit_code == 0, done.output
     assert "Trains 9 training epochs of adapters on medical first." in done.output
-    assert "25 conditions to run, 20 answers each: 500 answers" in done.output
-    assert "1,500 calls of each judge, and one more for each misaligned answer" in done.output
+    assert "28 conditions to run, 20 answers each: 560 answers" in done.output
+    assert "1,680 calls of each judge, and one more for each misaligned answer" in done.output
     assert list(no_weights.iterdir()) == []
 
 
@@ -323,4 +323,4 @@ def test_what_trains_for_itself_is_the_last_shard_s(no_weights: Path) -> None:
     sizes = [
         run_study("finetuned", shard=shard, dry_run=True).num_conditions for shard in ("1/2", "2/2")
     ]
-    assert sizes == [0, 34]
+    assert sizes == [0, 37]

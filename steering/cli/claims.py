@@ -1,4 +1,4 @@
-"""The command that holds the paper's claims against the logs of studies."""
+"""The command that holds claims about emergent misalignment against the logs of studies."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ import click
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
 @click.option("--json", "out", metavar="FILE", help="write the verdicts as JSON, too; - prints it")
 def claims(logs: Path, rule: Any, out: str | None) -> None:
-    """Say what the studies in LOGS make of the paper's ten claims.
+    """Say what the studies in LOGS make of three claims of the paper and of eight hypotheses.
 
     Each is supported, refuted or not decided, by a rule that was fixed in advance. LOGS is a
     folder with the logs of any studies; without it, logs/studies.

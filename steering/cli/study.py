@@ -185,7 +185,7 @@ def run_file(file: Path, **typed: Any) -> None:
 @asked_options
 @run_options("logs/studies")
 def run_all(log_dir: Path | None, **typed: Any) -> None:
-    """Run every study in turn, then tell what they say of the paper's claims.
+    """Run every study in turn, then tell what they say of the claims.
 
     The studies `family` and `scale` compare several models: they are run on the toys only, and left
     out for any other model.

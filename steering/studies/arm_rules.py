@@ -29,9 +29,9 @@ def ahead_at_matched_harm(quantity: Quantity) -> Rule:
         cover, and each arm has doses on either side of it. Supported: the interval of the
         difference lies above 0. Refuted: below 0, or below 5 points.
         """
-        steered, tuned = dose_curves(rows, rule)
         if not all(has_effect(reading) for reading in _of_arms(rows, rule)):
             return NO_EFFECT
+        steered, tuned = dose_curves(rows, rule)
         levels = shared_levels(steered, tuned, "harm")
         middle = levels[len(levels) // 2]
         d = matched_difference(steered, tuned, quantity, "harm", middle)

@@ -147,11 +147,13 @@ class DoseCurve:
             for seed in self.seeds
         ]
 
+        size, cells = shape[0] * shape[2], dose * shape[2] + theme
+
         def table(values: _Array) -> _Array:
-            cells = np.zeros(shape)
-            for index, rows in enumerate(tables):
-                np.add.at(cells, (dose[rows], index, theme[rows]), (weights * values)[rows])
-            return cells
+            weighted = weights * values
+            sums = [np.bincount(cells[rows], weighted[rows], size) for rows in tables]
+            stacked = np.stack(sums, axis=1).reshape(shape[0], shape[2], shape[1])
+            return np.asarray(stacked.swapaxes(1, 2), dtype=np.float64)
 
         self._refuse_gaps(table(np.ones(len(answers))))
         self._sums: dict[Quantity, _Array] = {}

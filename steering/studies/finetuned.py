@@ -39,8 +39,8 @@ class FinetunedStudy(Study):
     model: str = "toy"
     # Both arms learn from it.
     target: str = "medical"
-    # Doses of the steered arm.
-    magnitudes: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    # Doses of the steered arm: close to each other where harm rises, so that arms can be matched.
+    magnitudes: tuple[float, ...] = (0.25, 0.5, 0.625, 0.75, 1.0, 1.5, 2.0)
     # Of the finetuned arm: its last one. The arm's doses are all up to it.
     training_epochs: int = Field(default=5, ge=1)
     # Doses of the finetuned arm instead: multiples of the last adapter's own scaling.
