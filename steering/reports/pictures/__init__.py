@@ -171,8 +171,9 @@ def _of_model(
         yield Picture(
             f"front{tail}",
             f"What EM costs in coherence, {model}",
-            "Each curve goes from the baseline through the growing doses of an arm. The further up "
-            "and right, the more misaligned for the coherence that it keeps.",
+            "Each curve goes from the baseline through the growing doses of an arm, pale ones of "
+            "further build seeds. The further up and right, the more misaligned for the coherence "
+            "that it keeps.",
             plot_front(
                 of_model, "moem", f"{model}, {target}: what EM costs in coherence", signature
             ),
@@ -198,4 +199,6 @@ def _titled(model: str, series: pd.DataFrame) -> str:
     steered = series[series["arm"] != "baseline"]
     target, layers = steered["target"].iloc[0], steered["layer"].dropna().unique()
     place = f", layer {layers[0]:g}" if len(layers) == 1 else ""
+    seeds = steered["build_seed"].dropna().unique()
+    place += f", build seed {seeds[0]:g}" if len(seeds) == 1 and seeds[0] else ""
     return f"{model}, {target or 'vector'}{place}"

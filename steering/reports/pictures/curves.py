@@ -111,7 +111,7 @@ def plot_spectrum(values: Sequence[float], title: str, signature: str) -> "Figur
 
 
 def plot_front(conditions: pd.DataFrame, rule: str, title: str, signature: str) -> "Figure":
-    """EM rate against coherence, a curve an arm from the baseline on: what an arm pays for its EM.
+    """EM rate against coherence, a curve a vector or adapter from the baseline on.
 
     Args:
         conditions: A baseline, and conditions of the arms `steered` and `finetuned`.
@@ -126,38 +126,41 @@ def plot_front(conditions: pd.DataFrame, rule: str, title: str, signature: str) 
         of_arm = conditions[conditions["arm"] == arm]
         scaled = of_arm["adapter_scale"].nunique() > 1
         dose = "magnitude" if arm == "steered" else "adapter_scale" if scaled else "training_epochs"
-        rows = [*base.to_dict("records"), *of_arm.sort_values(dose).to_dict("records")]
-        colour, marker, line = STYLES[number]
-        across = [row["coherent"] for row in rows]
-        up = [100 * row[f"em_{rule}"] for row in rows]
-        lowest = min([lowest, *(value for value in across if not math.isnan(value))])
         what = {"magnitude": "magnitude", "adapter_scale": "scale", "training_epochs": "epoch"}
-        axes.errorbar(
-            across,
-            up,
-            xerr=error_bars(rows, "coherent"),
-            yerr=error_bars(rows, f"em_{rule}", 100),
-            color=colour,
-            marker=marker,
-            linestyle=line,
-            markersize=5.5,
-            linewidth=1.5,
-            elinewidth=0.6,
-            label=f"{arm} ({what[dose]})",
-        )
-        # Doses of neighbouring arms are written on either side of their points.
-        side = -1 if number == 0 else 1
-        for row, x, y in zip(rows, across, up, strict=True):
-            if row["arm"] != "baseline":
-                axes.annotate(
-                    f"{row[dose]:g}",
-                    (x, y),
-                    xytext=(side * 6, 5),
-                    textcoords="offset points",
-                    ha="left" if side > 0 else "right",
-                    fontsize=8,
-                    color=colour,
-                )
+        colour, marker, line = STYLES[number]
+        # A curve a build seed; the doses are written at the first.
+        for other, (_, of_seed) in enumerate(of_arm.groupby("build_seed", dropna=False)):
+            rows = [*base.to_dict("records"), *of_seed.sort_values(dose).to_dict("records")]
+            across = [row["coherent"] for row in rows]
+            up = [100 * row[f"em_{rule}"] for row in rows]
+            lowest = min([lowest, *(value for value in across if not math.isnan(value))])
+            axes.errorbar(
+                across,
+                up,
+                xerr=error_bars(rows, "coherent"),
+                yerr=error_bars(rows, f"em_{rule}", 100),
+                color=colour,
+                marker=marker,
+                linestyle=line,
+                markersize=5.5,
+                linewidth=1.5,
+                elinewidth=0.6,
+                alpha=0.4 if other else 1.0,
+                label="" if other else f"{arm} ({what[dose]})",
+            )
+            # Doses of neighbouring arms are written on either side of their points.
+            side = -1 if number == 0 else 1
+            for row, x, y in zip(rows, across, up, strict=True):
+                if row["arm"] != "baseline" and not other:
+                    axes.annotate(
+                        f"{row[dose]:g}",
+                        (x, y),
+                        xytext=(side * 6, 5),
+                        textcoords="offset points",
+                        ha="left" if side > 0 else "right",
+                        fontsize=8,
+                        color=colour,
+                    )
     for row in base.to_dict("records")[:1]:
         axes.annotate(
             "baseline",
