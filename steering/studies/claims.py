@@ -162,6 +162,7 @@ class _Part:
     """Answers that are judged together; or the whole group, and why it can't be judged."""
 
     answers: pd.DataFrame
+    model: str
     settings: str
     left_out: Sequence[str]
     command: str
@@ -172,13 +173,15 @@ def _parts(claim: Claim, group: AskedAlike) -> list[_Part]:
     """The strata of answers that were asked alike."""
     _refuse_doubled(claim, group.answers)
     command = _command(claim, group.answers)
+    model = ", ".join(group.answers["model"].unique())
     try:
         strata = claim.strata(group.answers)
     except (StudyError, ResultError) as error:
-        return [_Part(group.answers, group.settings, group.left_out, command, str(error))]
+        return [_Part(group.answers, model, group.settings, group.left_out, command, str(error))]
     return [
         _Part(
             each.answers,
+            model,
             ", ".join(filter(None, [group.settings, each.settings])),
             (*group.left_out, *each.left_out),
             command,
@@ -211,7 +214,7 @@ def _judge(claim: Claim, part: _Part, rule: EMRule) -> ClaimVerdict:
         claim,
         ruling,
         command=part.command,
-        model=", ".join(rows["model"].unique()),
+        model=part.model,
         settings=part.settings,
         num_answers=0 if part.problem else len(rows),
         num_conditions=len(conditions),

@@ -46,10 +46,10 @@ class ClaimVerdict:
         """What was read, in words; "" where nothing was."""
         if not self.num_answers:
             return ""
-        count = len(self.build_seeds)
+        count, of = len(self.build_seeds), self.num_conditions
         seeds = f", {count} build seed{'s' * (count > 1)}" if count else ""
         return (
-            f"{self.num_answers:,} answers of {self.num_conditions} conditions to "
+            f"{self.num_answers:,} answers of {of} condition{'s' * (of > 1)} to "
             f"{self.num_themes} themes{seeds}"
         )
 
