@@ -160,8 +160,9 @@ def test_leak_is_the_share_of_graded_harmful_answers_over_half() -> None:
     assert "neither arm has one" in (neither.note or "")
 
 
-def test_the_interval_is_the_jackknife_of_the_themes_differences() -> None:
-    """With curves that meet the level at a dose exactly, it is Student's t of paired means."""
+def test_the_interval_is_that_of_the_jackknife_of_the_themes_differences() -> None:
+    """Where curves meet the level at a dose exactly, it is Student's t of paired means; a little
+    wider, since where the level is costs a degree of freedom, too."""
     from scipy import stats
 
     shifts = dict(zip(THEMES, np.random.default_rng(3).normal(5, 4, len(THEMES)), strict=True))
@@ -170,10 +171,13 @@ def test_the_interval_is_the_jackknife_of_the_themes_differences() -> None:
     )
     second = _curve({1: _dose(4), 2: _dose(10)})
     difference = matched_difference(first, second, "relevant_harmful", "harm", 0.5)
-    expected = stats.ttest_1samp(list(shifts.values()), 0)
-    interval = expected.confidence_interval(0.95)
-    assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
-    assert difference.p_value == pytest.approx(expected.pvalue)
+    values = np.array(list(shifts.values()))
+    half = stats.t.ppf(0.975, 6) * stats.sem(values) * math.sqrt(8 / 7)
+    assert difference.value == pytest.approx(values.mean())
+    assert (difference.low, difference.high) == pytest.approx(
+        (values.mean() - half, values.mean() + half)
+    )
+    assert difference.p_value < 0.05
 
 
 def test_build_seeds_that_disagree_widen_the_interval() -> None:

@@ -362,7 +362,7 @@ def matched_difference(
         if (count := len(curve.seeds)) > 1:
             every = np.ones((count, num_themes))
             by_seed = curve.at(quantity, between, 1 - np.eye(count), every)[0]
-            variances.append((_jackknife_variance(by_seed), count - 1))
+            variances.append((_jackknife_variance(by_seed, value[0]), count - 1))
     one, other = values
     difference = MatchedDifference(quantity, one, other, one - other)
     if math.isnan(difference.value):
@@ -370,7 +370,8 @@ def matched_difference(
     if quantity in RATES and one == other == 0:
         note = "neither arm has one: read the interval of each arm's own rate"
         return replace(difference, note=note)
-    variances.append((_jackknife_variance(by_theme), num_themes - 1))
+    # One degree of freedom for the difference, one for where the level is.
+    variances.append((_jackknife_variance(by_theme, one - other), num_themes - 2))
     error, df = crossed_error(variances)
     if math.isnan(error):
         note = "an arm has no such answer without one of the themes or build seeds: no bounds"
@@ -385,10 +386,9 @@ def matched_difference(
     )
 
 
-def _jackknife_variance(without: _Array) -> float:
-    """Of a value, from the values with each unit left out, [units]."""
-    count = len(without)
-    return (count - 1) / count * float(((without - without.mean()) ** 2).sum())
+def _jackknife_variance(without: _Array, value: float) -> float:
+    """Of a value, from those with each unit left out, [units]; rather too large, with few units."""
+    return float(((without - value) ** 2).sum())
 
 
 def _p_value(value: float, error: float, df: float) -> float:
