@@ -133,7 +133,7 @@ RIVALS: dict[str, dict[str, Callable[[Array, int], Bounds]]] = {
         "prior beta(1/2, 2) alone": posterior(intervals.correlation_prior(0, 2, 0)),
         "prior 0, beta(1/2, 2), 0.1": posterior(intervals.correlation_prior(0, 2, 0.1)),
         "prior 0, beta(1/2, 4), 0.1": posterior(intervals.correlation_prior(0, 4, 0.1)),
-        "prior 0.3, beta(1/2, 3), 0.05": posterior(intervals.correlation_prior(0.3, 3, 0.05)),
+        "prior 0.3, beta(1/2, 2.5), 0.1": posterior(intervals.correlation_prior(0.3, 2.5, 0.1)),
     },
 }
 

@@ -176,4 +176,4 @@ def test_the_headline_compares_with_the_baseline_that_was_asked_alike() -> None:
     colder = condition("baseline (temperature 0)", 0.5, arm="baseline", temperature=0.0)
     warm = frame(condition("baseline", 0.0), condition("x1", 1.0)).assign(temperature=1.0)
     conditions = conditions_of(frame(colder, warm))
-    assert headline_of(conditions).endswith("unsteered 0.0% [0, 31].")
+    assert headline_of(conditions).endswith("unsteered 0.0% [0, 28].")

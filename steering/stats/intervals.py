@@ -22,8 +22,8 @@ nearly Clopper and Pearson's own interval.
 grid:
 
 - Bayesian, of a beta-binomial model of the themes' counts. The prior of the correlation rho within
-  a theme: answers are independent (3 in 10), rho follows beta(1/2, 5/2) (6 in 10), a theme is all
-  or nothing (1 in 10). The mean rate mu has the improper priors 1 / (1 - mu) for the upper and
+  a theme: answers are independent (30%), rho follows beta(1/2, 3) (65%), themes are all or nothing
+  (5%). The mean rate mu has the improper priors 1 / (1 - mu) for the upper and
   1 / mu for the lower bound, which give Clopper and Pearson's interval where each theme has one
   answer. None of C themes misaligned: the upper bound stays at about 3 / C, however many the
   answers, since a theme that breaks may not be among them.
@@ -51,8 +51,8 @@ _Array = NDArray[np.float64]
 _SHRINK = 2.0
 
 # The grid of the posterior. Mean rate: its logit, finer where rates of real runs are. Correlation:
-# independent, the squares of midpoints of [0, 1], on which the beta(1/2, 5/2) prior has the weight
-# (1 - rho)^1.5, and all or nothing. Without the last the interval fails where one theme in 16 or 32
+# independent, the squares of midpoints of [0, 1], on which the beta(1/2, 3) prior has the weight
+# (1 - rho)^2, and all or nothing. Without the last the interval fails where one theme in 16 or 32
 # breaks; without the first it is up to three times as wide where answers are independent.
 _LOGITS = np.concatenate(
     [np.arange(-14, -6, 0.2), np.arange(-6, 6, 0.04), np.arange(6, 14 + 1e-9, 0.2)]
@@ -68,7 +68,7 @@ def correlation_prior(independent: float, power: float, all_or_nothing: float) -
     return np.concatenate([[independent], share * between / between.sum(), [all_or_nothing]])
 
 
-_PRIOR = correlation_prior(0.3, 2.5, 0.1)
+_PRIOR = correlation_prior(0.3, 3, 0.05)
 
 
 @dataclass(frozen=True)
