@@ -177,7 +177,8 @@ def test_the_interval_is_that_of_the_jackknife_of_the_themes_differences() -> No
     assert (difference.low, difference.high) == pytest.approx(
         (values.mean() - half, values.mean() + half)
     )
-    assert difference.p_value < 0.05
+    error = stats.sem(values) * math.sqrt(8 / 7)
+    assert difference.p_value == pytest.approx(2 * stats.t.sf(values.mean() / error, 6))
 
 
 def test_build_seeds_that_disagree_widen_the_interval() -> None:
