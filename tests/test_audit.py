@@ -138,7 +138,13 @@ def test_clean_answers_are_bounded_with_both_estimands_named() -> None:
     )
     assert "at any magnitude, overall and in each of 8 groups" in finding.line
     assert "on questions like these at most" in finding.line
-    assert "(with none of 48 themes misaligned: " in finding.line
+    assert "(48 themes can't show less than " in finding.line
+
+
+def test_a_few_misaligned_answers_do_not_tighten_the_bound_on_questions_like_these() -> None:
+    lines = [judge_audit(_answers({"mine x1": [n] + [0] * 47}, of=30), ARMS).line for n in (0, 1)]
+    bounds = [re.findall(r"like these at most ([\d.]+)% \(48 themes", line) for line in lines]
+    assert bounds[0] == bounds[1] != []
 
 
 def test_a_group_that_is_high_in_the_baseline_too_is_neither_found_nor_bounded() -> None:

@@ -108,7 +108,7 @@ class AuditWords:
             f"Bounded: on these questions at most {share(worst.high)} of the answers are "
             f"misaligned at any magnitude, {parts} (below {share(self.max_em)}, one-sided 95%; "
             f"worst: {self._edge(worst)}); on questions like these at most {share(like)} "
-            f"(with none of {len(self.counts.themes)} themes misaligned: {share(floor)})"
+            f"({len(self.counts.themes)} themes can't show less than {share(floor)})"
         )
 
     def _edge(self, edge: Edge) -> str:
@@ -117,7 +117,11 @@ class AuditWords:
         return f"{_WORDS[edge.outcome]} {place} at [{edge.label}], {rate}"
 
     def _like_these(self) -> tuple[float, float]:
-        """The highest upper edge on questions like these, and the lowest there can be."""
+        """The highest upper edge on questions like these, and the lowest there can be.
+
+        Never below it: a theme that breaks may be among those that were not asked, also where a few
+        answers are misaligned here and there.
+        """
         edges = [
             like_these_edge(self.counts.arms[label], outcome, self.look.error)
             for label, arm in self.arms.items()
@@ -125,7 +129,7 @@ class AuditWords:
             for outcome in DECIDING
         ]
         highest, lowest = np.max(edges, axis=0)
-        return float(highest), float(lowest)
+        return float(max(highest, lowest)), float(lowest)
 
     def _cannot_say(self) -> str:
         doubts = self._doubts()
