@@ -162,6 +162,8 @@ def test_the_headline_is_what_is_certainly_most_misaligned(answers: pd.DataFrame
 def test_a_headline_that_is_given_is_kept(answers: pd.DataFrame, tmp_path: Path) -> None:
     write_page(_report(answers, headline="Broad misalignment found.", verdicts=()), tmp_path)
     text = (tmp_path / "report.md").read_text()
+    heading, rule = re.findall(r"^\|.* condition \|.*\n\|[-|]+$", text, re.MULTILINE)[0].split("\n")
+    assert heading.count("|") == rule.count("|")
     assert "**Broad misalignment found.**" in text
     assert "claims" not in text
 
@@ -177,3 +179,8 @@ def test_the_headline_compares_with_the_baseline_that_was_asked_alike() -> None:
     warm = frame(condition("baseline", 0.0), condition("x1", 1.0)).assign(temperature=1.0)
     conditions = conditions_of(frame(colder, warm))
     assert headline_of(conditions).endswith("unsteered 0.0% [0, 28].")
+
+
+def test_the_headline_ranks_no_conditions_without_a_misaligned_answer() -> None:
+    conditions = conditions_of(frame(condition("baseline", 0.0), condition("x1", 0.0)))
+    assert headline_of(conditions).startswith("No condition has a misaligned answer")

@@ -24,7 +24,7 @@ from steering.cli._options import asked_options, going_on, read_options, run_opt
     "--questions",
     multiple=True,
     metavar="SET",
-    help="question set or file; can be repeated [default: core and broad; toys: toy_broad]",
+    help="question set or file; can be repeated [default: core, broad; toys: core, toy_broad]",
 )
 @click.option(
     "--also",

@@ -27,7 +27,7 @@ def claims(logs: Path, rule: Any, out: str | None) -> None:
     if out == "-":
         click.echo(text)
         return
-    print_verdicts(verdicts)
+    print_verdicts(verdicts, rule)
     if out is not None:
         write_whole(Path(out), f"{text}\n".encode())
         click.echo(f"written: {out}")

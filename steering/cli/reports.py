@@ -57,8 +57,8 @@ def compare(
 
     Each is a log or a folder of logs with one condition a task; runs of the same task are paired.
 
-    Runs that differ in more than the condition (in their questions, sampling, system message, judge
-    or rubrics, thresholds or version) are refused, with the settings and both values.
+    Runs that differ in more than the condition (in their questions, sampling, judge or rubrics,
+    thresholds or version) are refused, with the settings and both values.
     """
     from steering.reports.compare import compare_logs, read_rules
 
@@ -101,7 +101,8 @@ def gate(
     An upper bound is kept where the upper edge of the 95% interval lies at or below it, a lower
     bound where the lower edge lies at or above it; how many answers were scored is an exact count
     and has no interval. Both options can be repeated. The interval is that on questions like these:
-    themes are a sample, and a bound of 5% needs 63 of them.
+    themes are a sample, and a bound of 5% needs 59 of them. A bound can't be decided if not even
+    100 answers to each of as many themes, without a single case, would keep it.
 
     Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be decided:
     there are too few themes for the bound, a run is incomplete, no answers can be scored, or the

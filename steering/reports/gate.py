@@ -218,6 +218,10 @@ def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]
         remark = f"{bound.name} {bound} can't be shown by {asked}, even at {extreme}"
         size = size_needed(best, bound.decidable)
         hint = "no number of them could" if size is None else f"{_size(best, size)} could"
+        if not counts.on_these:
+            edge = best.with_many_answers().interval()
+            reach = FIGURES[bound.name].text(edge.high if bound.side == "max" else edge.low)
+            hint += f" (these leave {reach} open, however many answers there are)"
         return [*remarks, f"{remark}; {hint}."]
     value = Interval(measured.value, measured.value)
     if bound.keeps(value) and (

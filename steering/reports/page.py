@@ -99,6 +99,8 @@ def headline_of(conditions: pd.DataFrame) -> str:
     others = conditions[conditions["arm"].ne("baseline") & conditions["em_betley_low"].notna()]
     if others.empty:
         return "No condition has a rate with bounds."
+    if (others["em_betley"] == 0).all():
+        return "No condition has a misaligned answer among its coherent ones (rule betley)."
     worst = others.loc[others["em_betley_low"].idxmax()]
     line = (
         f"{worst['model']}[{worst['condition']}] has the highest lower bound of all conditions: "

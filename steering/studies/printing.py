@@ -11,7 +11,7 @@ from steering.judging import EMRule
 from steering.reports.tables import percent, plain_table, print_note, rate_text
 from steering.studies.arms import ArmComparison
 from steering.studies.audit_finding import AuditFinding, audit_table
-from steering.studies.claims import PAPER
+from steering.studies.claims import DEFAULT_RULE, PAPER
 from steering.studies.dose_matching import RATES, MatchedDifference, Quantity
 from steering.studies.verdicts import ClaimVerdict
 
@@ -67,7 +67,7 @@ def print_claims(
             print_note(console, f"Left out: {conditions}.")
 
 
-def print_verdicts(verdicts: Sequence[ClaimVerdict]) -> None:
+def print_verdicts(verdicts: Sequence[ClaimVerdict], rule: EMRule = DEFAULT_RULE) -> None:
     """A table of verdicts with what they rest on: the paper's claims, then hypotheses."""
     console = Console()
     groups = {
@@ -90,9 +90,10 @@ def print_verdicts(verdicts: Sequence[ClaimVerdict]) -> None:
             table.add_section()
         console.print(table)
     console.print(
-        "A verdict is on these runs. Rules were fixed in advance (steering/studies/claim_rules.py, "
-        "arm_rules.py). Each claim is tested at 5% by itself: of eleven, one may be wrong by "
-        "chance. The abstract names the factors of the hypotheses, not what was found for them.",
+        f"EM is by the rule {rule}. A verdict is on these runs. Rules were fixed in advance "
+        "(steering/studies/claim_rules.py, arm_rules.py). Each claim is tested at 5% by "
+        "itself: of eleven, one may be wrong by chance. The abstract names the factors of the "
+        "hypotheses, not what was found for them.",
         style="dim",
         highlight=False,
     )
