@@ -29,7 +29,7 @@ def test_mean_interval_equals_a_regression_s_with_student_s_t() -> None:
     ours = mean_interval(values.tolist(), clusters.tolist())
     assert (ours.low, ours.high) == pytest.approx(tuple(fit.conf_int()[0]))
     assert mean_interval([], []).note == "nothing to count"
-    assert "one question" in (mean_interval([1.0, 2.0], ["a", "a"]).note or "")
+    assert "one theme" in (mean_interval([1.0, 2.0], ["a", "a"]).note or "")
 
 
 def test_design_effects_worked_out_by_hand() -> None:
@@ -39,10 +39,10 @@ def test_design_effects_worked_out_by_hand() -> None:
     assert design_effect(split, clusters) == pytest.approx(80 / 7)
     # Half of each question: nothing is lost.
     assert design_effect([i < 5 for _ in range(8) for i in range(10)], clusters) == 1
-    # None at all: 1 + 9 * 0.08. Two, in two questions: 1 + 9 * 0.08 * 6/8.
-    assert design_effect([False] * 80, clusters) == pytest.approx(1.72)
+    # None at all, or two in two questions: no more alike than chance would have it.
+    assert design_effect([False] * 80, clusters) == 1
     two = [i == 0 and n < 2 for n in range(8) for i in range(10)]
-    assert design_effect(two, clusters) == pytest.approx(1.54)
+    assert design_effect(two, clusters) == 1
     assert math.isnan(design_effect([True, False], ["a", "a"]))
 
 
@@ -54,7 +54,10 @@ def test_a_rate_near_0_narrows_as_more_is_seen_and_not_by_leaps() -> None:
         for count in range(10)
     ]
     steps = np.diff(highs[:9])
-    assert np.abs(steps).max() < 0.02
+    # The first one speaks against themes that are all or nothing, which zeros leave open: the one
+    # leap, downwards, that docs/explanation/intervals.md tells of.
+    assert -0.2 < steps[0] < 0
+    assert np.abs(steps[1:]).max() < 0.02
 
 
 @pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
