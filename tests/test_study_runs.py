@@ -103,7 +103,7 @@ def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_pat
     assert (second["verdict"], second["why"]) == ("not decided", "no effect to describe")
     assert second["source"].startswith("hypothesis of arXiv")
     assert first["scope"] == "one build seed: it holds for this vector alone"
-    assert first["reading"] == "80 answers of 5 conditions to 8 themes, 1 build seed"
+    assert first["reading"] == "200 answers of 5 conditions to 8 themes, 1 build seed"
 
 
 def test_other_questions_have_no_place_in_a_study_s_folder(rank_study: StudyResult) -> None:
