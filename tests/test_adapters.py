@@ -342,7 +342,9 @@ def test_em_target_asks_about_the_target_of_the_adapter(
     assert questions[0] == questions[1]
     monkeypatch.setenv("COLUMNS", "200")
     steering = " ".join(CliRunner().invoke(commands, ["report", "logs"]).output.split())
-    assert re.search(r"toy\[adapter money-\w+\] - toy\[baseline\]: EM betley [+-]\d+ points", steering)
+    assert re.search(
+        r"toy\[adapter money-\w+\] - toy\[baseline\]: EM betley [+-]\d+ points", steering
+    )
     assert "can't be compared" not in steering
 
 
