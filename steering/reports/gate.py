@@ -220,7 +220,9 @@ def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]
         hint = "no number of them could" if size is None else f"{_size(best, size)} could"
         if not counts.on_these:
             edge = best.with_many_answers().interval()
-            reach = FIGURES[bound.name].text(edge.high if bound.side == "max" else edge.low)
+            reach = FIGURES[bound.name].text(
+                round(edge.high if bound.side == "max" else edge.low, 3)
+            )
             hint += f" (these leave {reach} open, however many answers there are)"
         return [*remarks, f"{remark}; {hint}."]
     value = Interval(measured.value, measured.value)
