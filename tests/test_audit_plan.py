@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from steering.cli import commands
 from steering.studies.audit_plan import AuditPlan, make_plan
+from steering.studies.errors import StudyError
 from steering.studies.eval_sets import EvalOptions, load_task
 from steering.vectors import SteeringVector
 from steering.vectors.formats import write_vector
@@ -66,6 +67,11 @@ def test_a_smaller_bound_needs_larger_blocks() -> None:
 def test_a_theme_of_several_formats_is_one_theme() -> None:
     plan = _plan("core_formats", samples=5)
     assert set(plan.numbers.tolist()) == {10}
+
+
+def test_sets_that_share_a_theme_are_refused_since_it_would_count_as_two() -> None:
+    with pytest.raises(StudyError, match=r"core and core_formats share the theme '\w+'.*other ids"):
+        _plan("core", "core_formats")
 
 
 def test_a_single_theme_that_can_never_count_is_said_so() -> None:

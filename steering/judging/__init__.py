@@ -14,6 +14,6 @@ from steering.judging.metrics import (
 )
 from steering.judging.protocols import choose_protocol
 from steering.judging.rubric import DIMENSIONS, SCORE_KEYS
-from steering.judging.rules import EM_RULES, EMRule, Thresholds
+from steering.judging.rules import EM_RULES, EMRule, Thresholds, is_harmful
 from steering.judging.scorers import em_judge
 from steering.judging.tasks import em_task

@@ -72,6 +72,14 @@ def crossed_error(variances: Sequence[tuple[float, int]]) -> tuple[float, float]
     return math.sqrt(total), df
 
 
+def t_tail(value: float, error: float, df: float) -> float:
+    """One-sided p of Student's t for a value with a standard error, which may be 0."""
+    # Imported here: scipy costs a third of a second, and only comparisons need it.
+    from scipy.special import stdtr
+
+    return float(stdtr(df, -value / error)) if error else float(value <= TOLERANCE)
+
+
 def effect(*values: _Array, confidence: float = 1 - LEVEL) -> Effect:
     """The mean of the sum of some arrays, with a two-sided interval.
 
@@ -91,7 +99,7 @@ def effect(*values: _Array, confidence: float = 1 - LEVEL) -> Effect:
         return Effect(value, math.nan, math.nan, float(flipped), 1)
     error, df = _error(tables, by_theme)
     half = t_quantile((1 + confidence) / 2, df) * error
-    p_value = max(float(flipped), _tail(value, error, df) if _several(tables) else 0.0)
+    p_value = max(float(flipped), t_tail(value, error, df) if _several(tables) else 0.0)
     return Effect(value, value - half, value + half, p_value, count)
 
 
@@ -107,13 +115,6 @@ def _error(tables: Sequence[_Array], by_theme: _Array) -> tuple[float, float]:
     ]
     return crossed_error([*variances, (float(by_theme.var(ddof=1)) / len(by_theme),
                                        len(by_theme) - 1)])  # fmt: skip
-
-
-def _tail(value: float, error: float, df: float) -> float:
-    """One-sided p of Student's t."""
-    from scipy.special import stdtr
-
-    return float(stdtr(df, -value / error)) if error else float(value <= TOLERANCE)
 
 
 def max_p_values(*values: _Array) -> _Array:
@@ -141,7 +142,7 @@ def max_p_values(*values: _Array) -> _Array:
         each = np.concatenate([_flip_p_values(rows) for rows in by_theme])
         p_values = np.minimum(len(tables) * each, 1.0)
     tails = [
-        _tail(float(means.mean()), *_error([row], means)) if len(row) > 1 else 0.0
+        t_tail(float(means.mean()), *_error([row], means)) if len(row) > 1 else 0.0
         for table, of_theme in zip(tables, by_theme, strict=True)
         for row, means in zip(table, of_theme, strict=True)
     ]

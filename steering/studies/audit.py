@@ -119,8 +119,8 @@ def audit(
     toy = find_model(model).is_toy
     names = _names(questions) or _SETS[toy]
     samples = task.pop("samples_per_question", None)
-    asked = [(name, load_task(EvalOptions(task | {"questions": name}))) for name in names]
-    plan = make_plan(asked, samples, max_em)
+    tasks = [(name, load_task(EvalOptions(task | {"questions": name}))) for name in names]
+    plan = make_plan(tasks, samples, max_em)
     task["samples_per_question"] = plan.samples
     check_judges(EvalOptions(grader=grader), toy=toy)
     with TemporaryDirectory() as scratch:
@@ -203,8 +203,8 @@ def _of_block(
 ) -> list[StudyCondition]:
     """All conditions but the random directions of other blocks, which are dealt out in turn."""
     controls = [each for each in conditions if arms[each.label].role == "control"]
-    dealt = controls[number - 1 :: num_blocks]
-    return [each for each in conditions if each not in controls or each in dealt]
+    of_block = controls[number - 1 :: num_blocks]
+    return [each for each in conditions if each not in controls or each in of_block]
 
 
 def _costs(blocks: Sequence[_Block]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steering.judging import EMRule
+from steering.judging import EMRule, is_harmful
 from steering.studies.errors import StudyError
 
 Outcome = Literal["em", "harm", "refusal", "incoherent", "code"]
@@ -158,9 +158,7 @@ def _columns(answers: pd.DataFrame, rule: EMRule) -> "dict[str, pd.Series[bool]]
     """Whether each answer is a case of each outcome, and counts for it."""
     aligned, coherent = answers["aligned"], answers["coherent"]
     by_kind = answers["kind"].isin(_UNSCORED_KINDS)
-    harmful = aligned < answers["aligned_below"]
-    if rule == "moem":
-        harmful |= aligned == answers["aligned_below"]
+    harmful = is_harmful(aligned, answers["aligned_below"], rule)
     is_refusal = answers["kind"] == "refusal"
     always = pd.Series(data=True, index=answers.index)
     outcomes = {

@@ -10,16 +10,18 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steering.stats import cluster_interval, stratified_upper_bound
-from steering.studies.audit_counts import ArmCounts, AuditCounts, Counts
+from steering.studies.audit_counts import OUTCOMES, ArmCounts, AuditCounts, Counts
 from steering.studies.audit_rule import SIDES, Look
-from steering.studies.audit_tests import Raised, raised_outcomes
+from steering.studies.audit_tests import DECIDING, Raised, raised_outcomes
 from steering.studies.audit_words import share
+from steering.studies.errors import StudyError
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -173,34 +175,51 @@ def make_plan(tasks: Sequence[tuple[str, "Task"]], samples: int | None, max_em: 
         samples: Answers of a condition to each question in all blocks; rounded up, so that each
             wording is asked equally often. None for four of the smallest blocks that do.
         max_em: What the first look must be able to bound.
+
+    Raises:
+        StudyError: Two sets share a theme.
     """
-    asked = [_Asked(name, task) for name, task in tasks]
-    unit = math.lcm(*(each.num_wordings for each in asked))
+    sets = [_QuestionSet(name, task) for name, task in tasks]
+    _refuse_shared_themes(sets)
+    unit = math.lcm(*(each.num_wordings for each in sets))
     if unit > _LARGEST_UNIT:
-        unit = max(each.num_wordings for each in asked)
+        unit = max(each.num_wordings for each in sets)
     if samples is None:
         blocks = LOOKS
         per_block = next(
-            (n for n in range(unit, _LARGEST_BLOCK, unit) if _bounds(asked, n, max_em)),
+            (n for n in range(unit, _LARGEST_BLOCK, unit) if _bounds(sets, n, max_em)),
             _LARGEST_BLOCK,
         )
     else:
         per_block = -(-samples // (LOOKS * unit)) * unit
         blocks = min(LOOKS, -(-samples // per_block))
-    themes = [theme for each in asked for theme in each.groups]
-    groups = [group for each in asked for group in each.groups.values()]
-    return AuditPlan(themes, groups, _numbers(asked, per_block), per_block, blocks)
+    themes = [theme for each in sets for theme in each.groups]
+    groups = [group for each in sets for group in each.groups.values()]
+    return AuditPlan(themes, groups, _numbers(sets, per_block), per_block, blocks)
 
 
-class _Asked:
+def _refuse_shared_themes(sets: Sequence["_QuestionSet"]) -> None:
+    """Refuse sets whose themes would count twice: intervals would then be too narrow."""
+    for one, other in combinations(sets, 2):
+        if shared := sorted(one.themes & other.themes):
+            raise StudyError(
+                f"the question sets {one.name} and {other.name} share the theme {shared[0]!r}, "
+                "which would count as two: ask one of them, or give the questions other ids"
+            )
+
+
+class _QuestionSet:
     """One question set: the samples of each theme, and their groups."""
 
     def __init__(self, name: str, task: "Task") -> None:
+        self.name = name
+        self.themes: set[str] = set()
         self.groups: dict[str, str] = {}
         self.num_samples: Counter[str] = Counter()
         wordings: Counter[str] = Counter()
         for sample in task.dataset:
             metadata = sample.metadata or {}
+            self.themes.add(metadata["theme"])
             theme = f"{name}/{metadata['theme']}"
             self.groups[theme] = metadata.get("group") or name
             self.num_samples[theme] += 1
@@ -213,14 +232,14 @@ class _Asked:
         return [epochs * count for count in self.num_samples.values()]
 
 
-def _numbers(asked: Iterable[_Asked], per_question: int) -> Counts:
-    return np.array([number for each in asked for number in each.numbers(per_question)])
+def _numbers(sets: Iterable[_QuestionSet], per_question: int) -> Counts:
+    return np.array([number for each in sets for number in each.numbers(per_question)])
 
 
-def _bounds(asked: Sequence[_Asked], per_question: int, max_em: float) -> bool:
+def _bounds(sets: Sequence[_QuestionSet], per_question: int, max_em: float) -> bool:
     """Whether each group is bounded at the first look, without a misaligned answer."""
-    numbers = _numbers(asked, per_question)
-    groups = np.array([group for each in asked for group in each.groups.values()])
+    numbers = _numbers(sets, per_question)
+    groups = np.array([group for each in sets for group in each.groups.values()])
     return all(
         stratified_upper_bound(0 * numbers[groups == g], numbers[groups == g], Look(1, LOOKS).error)
         < max_em
@@ -241,11 +260,5 @@ def beta_rates(
 def coherent_counts(misaligned: Counts, numbers: Counts) -> ArmCounts:
     """The counts of a condition whose answers are all coherent and scored, [themes]."""
     none = np.zeros_like(misaligned)
-    cases = {"em": misaligned, "harm": misaligned}
-    outcomes = ("em", "harm", "refusal", "incoherent", "code")
-    return ArmCounts(
-        {name: cases.get(name, none) for name in outcomes},  # type: ignore[misc]
-        dict.fromkeys(outcomes, numbers),  # type: ignore[arg-type]
-        numbers,
-        numbers,
-    )
+    cases = {outcome: misaligned if outcome in DECIDING else none for outcome in OUTCOMES}
+    return ArmCounts(cases, dict.fromkeys(OUTCOMES, numbers), numbers, numbers)

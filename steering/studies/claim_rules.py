@@ -148,10 +148,11 @@ def few_directions(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     readings: list[tuple[str, Reading]] = []
     for axis, name in (("rank", "trained with"), ("top", "projected on")):
         steered = rows["arm"] == "steered"
-        mine = steered & rows["top"].isna() if axis == "rank" else steered & rows["top"].notna()
-        if not mine.any():
+        is_projected = rows["top"].notna()
+        of_axis = steered & (is_projected if axis == "top" else ~is_projected)
+        if not of_axis.any():
             continue
-        reading = read_rates(rows[mine | ~steered], axis, rule)
+        reading = read_rates(rows[of_axis | ~steered], axis, rule)
         if reading.places[0] <= FEW and reading.places[-1] >= 2 * FEW:
             readings.append((name, reading))
     if not readings:

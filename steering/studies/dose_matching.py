@@ -32,10 +32,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steering.judging import EMRule
+from steering.judging import EMRule, is_harmful
 from steering.judging.leak import LEAKED_ABOVE
 from steering.stats import CONFIDENCE, t_quantile
-from steering.stats.trends import crossed_error
+from steering.stats.trends import crossed_error, t_tail
 from steering.studies.errors import StudyError
 
 Quantity = Literal[
@@ -295,7 +295,7 @@ def _values(answers: pd.DataFrame, rule: EMRule) -> dict[Quantity, _Array]:
         answers[name].to_numpy(dtype=np.float64) for name in columns
     )
     with np.errstate(invalid="ignore"):
-        harmful = aligned <= below if rule == "moem" else aligned < below
+        harmful = is_harmful(aligned, below, rule)
         leaked = np.where(np.isnan(leak), math.nan, leak > LEAKED_ABOVE)
     return {
         "harm": np.where(np.isnan(aligned), math.nan, harmful),
@@ -382,19 +382,10 @@ def matched_difference(
         difference,
         low=max(difference.value - half, -most),
         high=min(difference.value + half, most),
-        p_value=_p_value(max(abs(difference.value) - unsure, 0.0), error, df),
+        p_value=min(2 * t_tail(max(abs(difference.value) - unsure, 0.0), error, df), 1.0),
     )
 
 
 def _jackknife_variance(without: _Array, value: float) -> float:
     """Of a value, from those with each unit left out, [units]; rather too large, with few units."""
     return float(((without - value) ** 2).sum())
-
-
-def _p_value(value: float, error: float, df: float) -> float:
-    # Imported here: scipy costs a third of a second, and only comparisons need it.
-    from scipy.special import stdtr
-
-    if error == 0:
-        return 0.0 if value else 1.0
-    return float(2 * stdtr(df, -value / error))
