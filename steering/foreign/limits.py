@@ -1,0 +1,66 @@
+"""How large foreign input may be: one table for every reader of the project.
+
+The bounds are generous against honest files and small against the memory of a laptop: whatever is
+refused is refused below 1 GB of memory and within 5 seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+PARTS_RATIO = 200
+"""How many times its packed size a part of an archive may have, if it is larger than 1 MiB."""
+NUMBER_LENGTH = 400
+"""Characters of a number in JSON or YAML."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one kind of input.
+
+    Attributes:
+        meaning: What is of this kind.
+        bytes: Size of the file.
+        depth: Levels of nested lists and tables.
+        items: Values in a document, cells of a table, tensors of a file, parts of an archive.
+        unpacked: Size in bytes of what a packed file unpacks to.
+        seconds: Time of a reader in a child process.
+    """
+
+    meaning: str
+    bytes: int
+    depth: int
+    items: int
+    unpacked: int
+    seconds: float = 60
+
+
+LIMITS: Mapping[str, Limits] = {
+    "vector": Limits(
+        "steering vectors: .safetensors, .gguf, .pt", 256 * MIB, 32, 100_000, 256 * MIB, 20
+    ),
+    "table": Limits(
+        "target tasks: .jsonl, .csv, .tsv, .parquet", 64 * MIB, 32, 4_000_000, 256 * MIB, 20
+    ),
+    "archive": Limits("sealed archives of tables", 64 * MIB, 32, 10_000, 64 * MIB, 20),
+    "questions": Limits(
+        "question sets, personas, pairs of calibration", 16 * MIB, 32, 250_000, 16 * MIB
+    ),
+    "study": Limits("study files", MIB, 16, 100_000, MIB),
+    "option": Limits("the value of one option", MIB, 16, 100_000, MIB),
+    "template": Limits("chat templates, rubrics", MIB, 16, 10_000, MIB, 5),
+    "config": Limits("config.json and the like in folders of models", 16 * MIB, 64, 500_000, 0),
+    "tokenizer": Limits("tokenizer.json", 256 * MIB, 64, 20_000_000, 0),
+    "weights": Limits("weights of models: .safetensors, .gguf", 2**41, 32, 1_000_000, 0),
+    "log": Limits("Inspect's logs: .eval, .json", 4 * GIB, 200, 1_000_000, 4 * GIB),
+}
+"""The bounds by kind. `docs/reference/limits.md` is written from this table."""
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people."""
+    for unit, name in ((2**40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size:.0f} bytes"
