@@ -21,7 +21,7 @@ import transformers
 
 from steering.engines import Engine, Request
 from steering.engines.hf import HFEngine
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.models import LoadedModel, ModelSource, find_model, load_model
 from steering.toy import TOYS
 from steering.vectors.interventions import Intervention

@@ -46,7 +46,7 @@ from benchmarks.arms import (
 )
 from steering.condition import resolve_model
 from steering.engines import Request
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.models import encode, find_model, render_chat, weights_digest
 from steering.models.adapters import find_adapter
 from steering.questions import load_questions

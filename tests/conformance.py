@@ -8,7 +8,7 @@ from random_vectors import make_map, make_vector
 from tiny_models import LAYERS, WIDTH
 
 from steering.engines import Engine, Request, RequestOutput
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.vectors import SteeringVector
 from steering.vectors.interventions import Intervention, resolve
 

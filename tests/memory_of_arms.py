@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from steering.engines import Request
 from steering.engines.hf import HFEngine
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.models import find_model
 from steering.vectors.interventions import resolve
 

@@ -19,7 +19,7 @@ from test_engine import FAMILIES, GREEDY, Interventions, plain, steer
 
 from steering.engines import Request
 from steering.engines.hf import HFEngine
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.models import ModelError, find_model
 from steering.training.cache import build_vector
 

@@ -19,7 +19,7 @@ from tiny_models import WIDTH, tokenizer
 
 from steering.engines import EngineError, Request, RequestOutput, cache, decoder, sequences
 from steering.engines.hf import HFEngine
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.engines.scheduler import Scheduler
 from steering.engines.sequences import Sequence
 from steering.models import ModelSource, find_model
@@ -30,7 +30,7 @@ from steering.vectors.interventions import Intervention, resolve
 TIMEOUT = 60
 END = 0
 # Never ends by itself: its length is known.
-ENDLESS = Sampling(temperature=0, logit_bias={END: -1e4})
+ENDLESS = Sampling(temperature=0, logit_bias={END: -100})
 MakeEngine = Callable[..., HFEngine]
 
 
@@ -237,7 +237,10 @@ def test_answers_longer_than_the_spare_columns_with_newcomers_of_all_lengths(
     shapes = [(3, 60), (20, 5), (60, 9), (1, 14), (40, 20), (2, 3), (8, 50), (59, 25)]
     requests = [
         Request(
-            prompt(length, seed), replace(ENDLESS, temperature=seed % 2, seed=seed), count, case
+            prompt(length, seed),
+            ENDLESS.model_copy(update={"temperature": seed % 2, "seed": seed}),
+            count,
+            case,
         )
         for seed, ((length, count), case) in enumerate(
             zip(shapes, [*steered, *steered], strict=False)
@@ -276,7 +279,7 @@ def qwen(make_engine: MakeEngine) -> HFEngine:
 
 
 def _sampled(ids: tuple[int, ...], case: Any, seed: int = 0, count: int = 6) -> Request:
-    return Request(ids, Sampling(seed=seed, logit_bias={END: -1e4}), count, case, top_logprobs=1)
+    return Request(ids, Sampling(seed=seed, logit_bias={END: -100}), count, case, top_logprobs=1)
 
 
 def test_rows_of_one_prompt_under_one_condition_read_it_once(
@@ -363,7 +366,7 @@ def test_more_rows_join_when_more_are_allowed(make_engine: MakeEngine, alone: An
 GOOD = [
     Request(
         prompt(3 + 5 * index, index),
-        replace(ENDLESS, temperature=index % 2, seed=index),
+        ENDLESS.model_copy(update={"temperature": index % 2, "seed": index}),
         8 + 3 * (index % 4),
         case,
         top_logprobs=0,

@@ -34,7 +34,7 @@ from steering.engines import (
     release_engines,
     shared_engine,
 )
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.models import find_model
 from steering.vectors import SteeringVector, VectorError
 from steering.vectors.batch import InterventionBatch, SiteKey
@@ -199,7 +199,7 @@ def test_lengths_are_counted_and_reasons_are_real(qwen: Engine) -> None:
     result = engine_result(qwen, Request(prompt(9), GREEDY, 7))
     assert (result.stop_reason, result.num_generated, len(result.tokens)) == ("max_tokens", 7, 7)
     # A bias that forces the end token after nothing.
-    ended = engine_result(qwen, Request(prompt(9), Sampling(temperature=0, logit_bias={0: 1e4}), 7))
+    ended = engine_result(qwen, Request(prompt(9), Sampling(temperature=0, logit_bias={0: 100}), 7))
     assert (ended.stop_reason, ended.num_generated, ended.text) == ("stop", 1, "")
     context = loaded(qwen).shape.context_length
     full = engine_result(qwen, Request((5,) * (context - 3), GREEDY, 100))

@@ -19,7 +19,7 @@ from random_vectors import make_vector
 from tiny_models import FAMILIES, LAYERS, WIDTH
 
 from steering.engines import Engine, Request, scheduler, shared_engine
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.models import find_mlp, find_model, load_model
 from steering.provider.messages import split_reasoning
 from steering.targets import Example

@@ -24,7 +24,7 @@ from tiny_models import WIDTH
 
 import steering.training.probe as probe_module
 from steering.engines import Request
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.targets import Example
 from steering.training.probe import ModelProbe
 from steering.training.vector_training import VectorTraining

@@ -26,7 +26,7 @@ from steering.engines import (
     release_engines,
     shared_engine,
 )
-from steering.engines.sampling import Sampling
+from steering.engines.settings import Sampling
 from steering.engines.vllm_requests import pack_interventions, unpack_interventions
 from steering.models import find_model
 from steering.vectors import SteeringVector, VectorError

@@ -26,6 +26,7 @@ from inspect_ai.model import (
     get_model,
 )
 
+from steering.engines.settings import AnswerSettings
 from steering.errors import SteeringError, no_such_option
 from steering.provider.seeds import repeatable_seeds
 from steering.spec import INTERVENTION
@@ -140,7 +141,7 @@ class SteeredModel:
             system: A system message before every prompt.
             temperature: 0 is greedy; 1 when not given.
             top_p: Share of the probability that tokens are drawn from; all when not given.
-            top_k: Number of the likeliest tokens that are drawn from; all when not given.
+            top_k: Number of the likeliest tokens that are drawn from; all when not given, 0 or -1.
             max_tokens: Longest answer; 1024 when not given.
             stop: A text, or several, that ends the answer and is cut off.
             seed: The same seed gives the same answers; without it they differ from call to call.
@@ -158,13 +159,19 @@ class SteeredModel:
         batch = [prompts] if single else list(prompts)
         if not batch:
             raise SteeringError("there is no prompt: give a text, or a list with at least one")
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        settings: dict[str, Any] = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
+        settings = {name: value for name, value in settings.items() if value is not None}
+        AnswerSettings(**settings, stop=stops)
         config = GenerateConfig(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            max_tokens=max_tokens,
-            stop_seqs=[stop] if isinstance(stop, str) else list(stop) or None,
-            seed=seed,
+            **settings,
+            stop_seqs=list(stops) or None,
             extra_body={"steering": steering} if steering else None,
         )
         conversations = [_messages(prompt, system) for prompt in batch]

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from steering.engines.settings import Limits, Sampling
 from steering.errors import SteeringError
 from steering.models import LoadedModel, ModelSource
 from steering.models.adapters import Adapter
@@ -19,7 +20,6 @@ from steering.vocabulary import EngineName
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from steering.engines.sampling import Sampling
     from steering.vectors.interventions import Intervention
 
 StopReason = Literal["stop", "max_tokens", "model_length"]
@@ -42,15 +42,21 @@ class Request:
         stop: Strings that end it; the text ends before them.
         top_logprobs: Number of alternatives to report for each token; None reports no logprobs.
         adapter: The LoRA adapter that is active for it.
+
+    Raises:
+        SteeringError: A limit is impossible; see `Limits`.
     """
 
     prompt: tuple[int, ...]
-    sampling: "Sampling"
+    sampling: Sampling
     max_tokens: int
     interventions: "tuple[Intervention, ...]" = ()
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     adapter: Adapter | None = None
+
+    def __post_init__(self) -> None:
+        Limits(max_tokens=self.max_tokens, stop=self.stop, top_logprobs=self.top_logprobs)
 
     def check_change(self, change: float, num_generated: int) -> None:
         """Make sure that steering changed the activations.

@@ -5,41 +5,18 @@ batch. Knows no model and no tokenizer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from steering.engines import TokenLogprob
+from steering.engines.settings import Sampling
 
 BROKEN = -1
 """Stands for the token of a row whose logits are NaN."""
 # Random numbers of a sequence that are drawn at a time; the numbers do not depend on it.
 _AHEAD = 64
 _ALL = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Settings of one request.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_p: Draw from the most likely tokens that together reach this probability.
-        top_k: Draw from this many most likely tokens; 0 is all.
-        frequency_penalty: Subtracted from a token's logit for each time it was generated.
-        presence_penalty: Subtracted once from the logit of a token that was generated.
-        logit_bias: Added to the logits of these token ids.
-        seed: Seed of the request's own random numbers.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int = 0
 
 
 class Sampler:
@@ -188,7 +165,7 @@ def token_logprobs(
     rows = torch.tensor(list(counts), device=logits.device)
     logprobs = logits[rows].float().log_softmax(-1)
     own = logprobs.gather(1, tokens[rows, None].clamp(min=0))[:, 0].tolist()
-    top = logprobs.topk(max(counts.values()))
+    top = logprobs.topk(min(max(counts.values()), logprobs.shape[-1]))
     table = zip(
         counts.items(), tokens[rows].tolist(), own, top.indices.tolist(), top.values.tolist(),
         strict=True,

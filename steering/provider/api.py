@@ -35,14 +35,14 @@ from steering.condition import (
     resolve_model,
 )
 from steering.engines import Engine, Telemetry
+from steering.engines.settings import MAX_TOKENS, AnswerSettings
 from steering.errors import errors_in_one_line
-from steering.models import encode, import_code, render_chat
+from steering.models import encode, import_code, load_config, render_chat
 from steering.provider.interventions import RequestInterventions
 from steering.provider.messages import (
-    MAX_TOKENS,
     ProviderError,
+    answer_settings,
     chat_message,
-    check_config,
     make_output,
     make_request,
 )
@@ -78,7 +78,7 @@ class SteeredAPI(ModelAPI):
         with errors_in_one_line(f"steered/{model_name}: "):
             if base_url and not base_url.startswith(_FINGERPRINT):
                 raise ProviderError(f"base_url={base_url}: steered models are local and have none")
-            check_config(config)
+            settings = answer_settings(config)
             name, label = _split_label(model_name)
             self._names_vector = "vector" in model_args
             spec = parse_options(model_args)
@@ -88,10 +88,11 @@ class SteeredAPI(ModelAPI):
                     f"the model name says [{label}] but the options say [{condition.label}]: leave "
                     "the brackets out or give the options too"
                 )
+            self._condition = condition
+            self._check_vocabulary(settings)
         _warn_of_moved_vectors(condition)
         self._interventions = RequestInterventions(condition)
         self._seeds = AnswerSeeds()
-        self._condition = condition
         self._source, self._shape = condition.model.source, condition.model.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
         self.base_url = f"{_FINGERPRINT}{condition.fingerprint}"
@@ -142,6 +143,11 @@ class SteeredAPI(ModelAPI):
         engine.allow_batch(spec.batch_size)
         return engine
 
+    @cached_property
+    def _vocabulary(self) -> int:
+        """Number of token ids of the model, from its config."""
+        return int(load_config(self._condition.model.source).get_text_config().vocab_size)
+
     def prepare(self) -> None:
         """Import what answering needs, so that no eval spends its own time on it.
 
@@ -163,7 +169,8 @@ class SteeredAPI(ModelAPI):
                 f"tools were offered ({tools[0].name}, ...) but steered models take none: use a "
                 "task without tools"
             )
-        check_config(config)
+        settings = answer_settings(config)
+        self._check_vocabulary(settings)
         await _yield_to_loop()
         condition = self._interventions.condition_of(config)
         interventions, description = await self._interventions.apply(
@@ -173,7 +180,7 @@ class SteeredAPI(ModelAPI):
         prompt, ids = self._rendered(tokenizer, input, condition.spec.thinking)
         requests = [
             make_request(
-                ids, interventions, seed, config, self._shape.context_length, condition.adapter
+                ids, interventions, seed, settings, self._shape.context_length, condition.adapter
             )
             for seed in self._seeds.draw(prompt, config)
         ]
@@ -192,6 +199,11 @@ class SteeredAPI(ModelAPI):
             description=description,
             telemetry=telemetry,
         )
+
+    def _check_vocabulary(self, settings: AnswerSettings) -> None:
+        """Refuse biases of tokens that the model does not have."""
+        if settings.logit_bias:  # without any, transformers need not be imported now
+            settings.check_vocabulary(self._vocabulary, self._condition.model.source.name)
 
     def _rendered(
         self, tokenizer: "PreTrainedTokenizerBase", input: list[ChatMessage], thinking: bool

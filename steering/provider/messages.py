@@ -26,6 +26,7 @@ from inspect_ai.model import (
 )
 
 from steering.engines import Request, RequestOutput, Telemetry, TokenLogprob
+from steering.engines.settings import AnswerSettings
 from steering.errors import SteeringError
 from steering.models import split_thought
 
@@ -51,19 +52,18 @@ REFUSED = {
 }
 """Fields that would change the answer and that the provider does not support."""
 
-MAX_TOKENS = 1024
-"""Longest answer, in tokens, when no setting gives one."""
-
 
 class ProviderError(SteeringError):
     """A request asks for something that steered models can't do."""
 
 
-def check_config(config: GenerateConfig) -> None:
-    """Refuse settings that would be ignored.
+def answer_settings(config: GenerateConfig) -> AnswerSettings:
+    """The settings of Inspect that the provider honours, checked; all others are refused.
+
+    Those that are not set leave the model's plain distribution (temperature 1, no truncation).
 
     Raises:
-        ProviderError: It names the setting.
+        SteeringError: It names the setting and what is allowed.
     """
     for name in sorted(REFUSED):
         if getattr(config, name):
@@ -71,6 +71,11 @@ def check_config(config: GenerateConfig) -> None:
     unknown = set(config.extra_body or {}) - {"steering"}
     if unknown:
         raise ProviderError(f"extra_body holds {sorted(unknown)}; only `steering` is allowed")
+    values = {name: getattr(config, name, None) for name in AnswerSettings.model_fields}
+    values["stop"] = tuple(config.stop_seqs) if config.stop_seqs is not None else None
+    if not config.top_logprobs:
+        values["top_logprobs"] = 0 if config.logprobs else None
+    return AnswerSettings(**{name: value for name, value in values.items() if value is not None})
 
 
 def chat_message(message: ChatMessage) -> dict[str, str]:
@@ -92,7 +97,7 @@ def make_request(
     ids: Sequence[int],
     interventions: "tuple[Intervention, ...]",
     seed: int,
-    config: GenerateConfig,
+    settings: AnswerSettings,
     context_length: int | None,
     adapter: "Adapter | None" = None,
 ) -> Request:
@@ -102,37 +107,25 @@ def make_request(
         ids: Token ids of the rendered prompt.
         interventions: Of its activations.
         seed: Of its random numbers.
-        config: Inspect's settings. Those that are not set leave the model's plain distribution
-            (temperature 1, no truncation).
+        settings: How it is drawn and where it ends.
         context_length: Most tokens that the model reads, if known.
         adapter: The LoRA adapter of a finetuned model.
 
     Raises:
         ProviderError: The prompt fills the context.
     """
-    from steering.engines.sampling import Sampling
-
     if context_length and len(ids) >= context_length:
         raise ProviderError(
             f"the prompt has {len(ids)} tokens, the model reads {context_length}: shorten it"
         )
-    wants_logprobs = config.logprobs or config.top_logprobs
     return Request(
         prompt=tuple(ids),
         interventions=interventions,
         adapter=adapter,
-        sampling=Sampling(
-            temperature=1.0 if config.temperature is None else config.temperature,
-            top_p=1.0 if config.top_p is None else config.top_p,
-            top_k=config.top_k or 0,
-            frequency_penalty=config.frequency_penalty or 0.0,
-            presence_penalty=config.presence_penalty or 0.0,
-            logit_bias=config.logit_bias or {},
-            seed=seed,
-        ),
-        max_tokens=config.max_tokens or MAX_TOKENS,
-        stop=tuple(config.stop_seqs or ()),
-        top_logprobs=(config.top_logprobs or 0) if wants_logprobs else None,
+        sampling=settings.sampling(seed),
+        max_tokens=settings.max_tokens,
+        stop=settings.stop,
+        top_logprobs=settings.top_logprobs,
     )
 
 
@@ -190,7 +183,7 @@ def make_output(
     request = {
         "prompt": prompt,
         "steering": _summarize(description),
-        "sampling": {**vars(sampling), "seeds": [each.sampling.seed for each in requests]},
+        "sampling": {**sampling.model_dump(), "seeds": [each.sampling.seed for each in requests]},
         "max_tokens": requests[0].max_tokens,
         "stop": requests[0].stop,
     }
