@@ -19,9 +19,9 @@ from tiny_models import WIDTH, tokenizer
 
 from steering.engines import EngineError, Request, RequestOutput, cache, decoder, sequences
 from steering.engines.hf import HFEngine
-from steering.engines.settings import Sampling
 from steering.engines.scheduler import Scheduler
 from steering.engines.sequences import Sequence
+from steering.engines.settings import Sampling
 from steering.models import ModelSource, find_model
 from steering.vectors import SteeringVector, VectorError
 from steering.vectors.batch import InterventionBatch
