@@ -28,9 +28,9 @@ from steering.judging.judges import (
     JUDGE_CONFIG,
     ask_judge,
     grader_model,
-    read_reply,
 )
 from steering.judging.model_output import final_text, is_truncated
+from steering.judging.replies import read_reply
 
 ESCAPES = ("CODE", "REFUSAL")
 
@@ -182,20 +182,6 @@ def test_limits_of_inspect_are_no_error_of_the_judge() -> None:
 
     with pytest.raises(LimitExceededError):
         anyio.run(ask_judge, fake("limited", exceed), "prompt")
-
-
-def test_cancellation_is_no_error_of_the_judge() -> None:
-    async def cancelled() -> bool:
-        def cancel(prompt: str, config: GenerateConfig) -> str:
-            raise anyio.get_cancelled_exc_class()
-
-        try:
-            await ask_judge(fake("cancelled", cancel), "prompt")
-        except anyio.get_cancelled_exc_class():
-            return True
-        return False
-
-    assert anyio.run(cancelled)
 
 
 def test_judge_is_asked_for_logprobs_greedily_and_its_own_settings_win() -> None:

@@ -25,8 +25,8 @@ class Judgement:
     Attributes:
         score: 0 to 100, or None when unscored.
         reason: None when scored; else a short kind (`refusal`, `code`, `judge error`,
-            `judge refused`, `low mass`, `no number`, `out of range`, `cut off`), followed by a
-            colon and details where there are any.
+            `judge refused`, `low mass`, `impossible log probabilities`, `no number`,
+            `out of range`, `cut off`), followed by a colon and details where there are any.
         method: how the reply was read: `logprobs` (mean over the first token's distribution) or
             `parsed` (from the text); None when no reply came.
         text: the judge's reply, empty when none came.
