@@ -1,10 +1,12 @@
 """Reading of foreign bytes: files and texts that this project did not write, within stated bounds.
 
 Owns the bounds of every kind of input (`limits.py`), how files are opened (`reading.py`), how JSON
-and YAML are parsed (`documents.py`) and where readers run that can't be bounded (`child.py`). Knows
-no format of this project. All of it raises SteeringError in one line.
+and YAML are parsed (`documents.py`), what archives unpack to (`archives.py`), and where readers run
+that can't be bounded (`child.py`). Knows no format of this project. All of it raises SteeringError
+in one line.
 """
 
+from steering.foreign.archives import check_log, check_zip
 from steering.foreign.child import in_child
 from steering.foreign.documents import json_lines, parse_json, parse_yaml
 from steering.foreign.limits import GIB, KIB, LIMITS, MIB, Limits, size_text
@@ -17,6 +19,8 @@ __all__ = [
     "MIB",
     "Limits",
     "check_file",
+    "check_log",
+    "check_zip",
     "decode",
     "in_child",
     "json_lines",

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
-PARTS_RATIO = 200
-"""How many times its packed size a part of an archive may have, if it is larger than 1 MiB."""
+RATIO = 200
+"""How many times its packed size an archive, or a part of it, may have where it is larger than
+`RATIO_BYTES`."""
+RATIO_BYTES = 16 * MIB
+PART_BYTES = 128 * MIB
+"""Bytes that one part of an archive may unpack to, and of a log in one piece of JSON."""
+MAX_PARTS = 200_000
+"""Parts of an archive, of any kind."""
 NUMBER_LENGTH = 400
 """Characters of a number in JSON or YAML."""
 
@@ -53,7 +59,7 @@ LIMITS: Mapping[str, Limits] = {
     "config": Limits("config.json and the like in folders of models", 16 * MIB, 64, 500_000, 0),
     "tokenizer": Limits("tokenizer.json", 256 * MIB, 64, 20_000_000, 0),
     "weights": Limits("weights of models: .safetensors, .gguf", 2**41, 32, 1_000_000, 0),
-    "log": Limits("Inspect's logs: .eval, .json", 4 * GIB, 200, 1_000_000, 4 * GIB),
+    "log": Limits("Inspect's logs: .eval, .json", 4 * GIB, 200, 2_000_000, 4 * GIB),
 }
 """The bounds by kind. `docs/reference/limits.md` is written from this table."""
 
