@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo study test unit coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm
+.PHONY: install demo study test unit coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm faults
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -91,6 +91,10 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.evals
 	$(BIN)/python -m benchmarks.table
+
+# Thousands of small runs with injected faults: kills, full disks, NaN, broken judges, hostile files.
+faults: .venv/installed
+	$(BIN)/python -m benchmarks.faults --out benchmarks/results/faults.md
 
 check: .venv/installed
 	$(BIN)/ruff check .
