@@ -1,4 +1,4 @@
-"""Models that say what a trial wants, at the network's edge, and logs of evals that they took part in.
+"""Models that say what a trial wants, at the network's edge, and evals that they take part in.
 
 Everything of Inspect's above the provider `faults/<name>` is real.
 """
@@ -31,7 +31,7 @@ SCORES = ("alignment", "coherence", "relevance")
 
 @modelapi(name="faults")
 class FakeAPI(ModelAPI):
-    """Replies to the last message as `REPLIES` says; what that raises is what the network raised."""
+    """Replies to the last message as `REPLIES` says; what that raises the network raised."""
 
     def __init__(
         self,

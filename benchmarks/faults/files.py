@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.mutations import MUTATIONS, Mutation, _zeros, same
+from benchmarks.faults.bombs import packed_spaces
+from benchmarks.faults.mutations import MUTATIONS, same
 from benchmarks.faults.specimens import Specimen, impossible, write_specimens
 from benchmarks.faults.trials import Problem, doing, draw_of, executed, measured, refusal
 
@@ -30,7 +31,7 @@ class Faults:
             name: specimen.plain(specimen.read(specimen.path))
             for name, specimen in self._specimens.items()
         }
-        _zeros()  # packed once, and not within a trial
+        packed_spaces()  # packed once, and not within a trial
 
     def run(self, seed: int) -> list[Problem]:
         """One file, one mutation, one reading."""
@@ -80,7 +81,7 @@ class Faults:
         except RecursionError as error:
             problems.append(("traceback", f"{error}"))
         if (specimen.sealed or unchanged) and value != expected:
-            problems.append(("wrong", f"read as something else: {str(value):.80}"))
+            problems.append(("wrong", f"read as something else: {value!s:.80}"))
         if fault := impossible(value):
             problems.append(("wrong", f"read as {fault}"))
         return problems

@@ -10,22 +10,19 @@ import os
 import pickle
 import random
 import re
-import zipfile
-import zlib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from benchmarks.faults.specimens import seal, zipped
+from benchmarks.faults.bombs import alias_bomb, parquet_bomb, template_bomb, zip_bomb
+from benchmarks.faults.specimens import parts_of, zipped
 from benchmarks.faults.trials import MARKER
 
 Place = Callable[[Path], object]
 Mutation = Callable[[bytes, str, random.Random], "bytes | Place | None"]
-_BOMB = 1_200_000_000
 _TEXTS = ("json", "jsonl", "yaml", "csv", "text")
 _HOSTILE = [
     None, True, -1, 0, 1e308, 10**30, "", "\x00", "\x1b[31mred", [], {}, "x" * 2_000_000, 3.7,
@@ -84,7 +81,7 @@ def _pickled_lie(content: bytes, form: str, huge: int, draw: random.Random) -> b
     """An integer in a pickle is huge: of a shape, a stride, an offset or a count."""
     if form == "pickle":
         return _with_huge(content, huge, draw)
-    parts = _parts(content)
+    parts = parts_of(content)
     name = next((name for name in parts or {} if name.endswith("data.pkl")), None)
     if parts is None or name is None:
         return None
@@ -164,83 +161,6 @@ def not_text(content: bytes, form: str, draw: random.Random) -> bytes | None:
     )  # fmt: skip
 
 
-def alias_bomb(content: bytes, form: str, draw: random.Random) -> bytes | None:
-    """A few hundred bytes of YAML that are gigabytes of lists or text."""
-    if form not in ("yaml", "text"):
-        return None
-    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
-    if form == "text":
-        return b"---\n" + "\n".join(lines).encode() + b"\n---\nbody\n"
-    if draw.random() < 0.5:
-        return "\n".join([*lines, "factor: *a8", "aligned: *a8", "misaligned: *a8"]).encode()
-    anchors = "\n".join(f"- {line.partition(': ')[2]}" for line in lines)
-    fields = "id: *a8\n  type: free_form_judge_0_100\n  paraphrases: *a8"
-    return f"{anchors}\n- {fields}\n".encode()
-
-
-def zip_bomb(content: bytes, form: str, draw: random.Random) -> bytes | Place | None:
-    """A part of an archive unpacks to more than a gigabyte."""
-    if form not in ("zip", "sealed"):
-        return None
-    if form == "sealed":
-        return seal(bomb("rows.jsonl"))
-    parts = _parts(content) or {}
-    name = draw.choice(list(parts))
-    return bomb(name, parts)
-
-
-@cache
-def _zeros() -> tuple[bytes, int]:
-    """The raw deflate stream of a gigabyte and more of spaces, and its checksum."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
-    block, stream, crc = b" " * 10_000_000, [], 0
-    for _ in range(_BOMB // len(block)):
-        stream.append(packer.compress(block))
-        crc = zlib.crc32(block, crc)
-    return b"".join([*stream, packer.flush()]), crc
-
-
-def bomb(name: str, parts: "dict[str, bytes] | None" = None) -> bytes:
-    """A zip whose part of this name unpacks to `_BOMB` spaces."""
-    stream, crc = _zeros()
-    rest = {key: value for key, value in (parts or {}).items() if key != name}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key, value in rest.items():
-            archive.writestr(key, value)
-        # Writing what is packed already: a stored part whose entry is then changed.
-        info = zipfile.ZipInfo(name)
-        at = buffer.tell()
-        archive.writestr(info, stream, zipfile.ZIP_STORED)
-        info.compress_type, info.CRC, info.file_size = zipfile.ZIP_DEFLATED, crc, _BOMB
-    data = bytearray(buffer.getvalue())
-    head = info.FileHeader()
-    data[at : at + len(head)] = head
-    return bytes(data)
-
-
-def parquet_bomb(content: bytes, form: str, draw: random.Random) -> bytes | None:
-    """A table of a few hundred kilobytes with tens of millions of rows."""
-    if not content.startswith(b"PAR1"):
-        return None
-    return _many_rows()
-
-
-@cache
-def _many_rows() -> bytes:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    buffer = io.BytesIO()
-    column = pa.array(["x" * 40]).take(pa.array([0] * 1_000_000))
-    table = pa.table({"prompt": column, "misaligned": column})
-    with pq.ParquetWriter(buffer, table.schema, use_dictionary=True) as writer:
-        for _ in range(20):
-            writer.write_table(table)
-    return buffer.getvalue()
-
-
 class _Runs:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"echo pickle >> {os.environ[MARKER]}",)
@@ -293,26 +213,6 @@ def _auto_map(content: bytes, command: str, draw: random.Random) -> Place:
     return place
 
 
-def template_bomb(content: bytes, form: str, draw: random.Random) -> bytes | None:
-    """A template that loops, or a text of it that is huge."""
-    if b"{%" not in content or form != "text":
-        return None
-    return (
-        draw.choice(
-            [
-                b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-                b"{% for a in range(10 ** 9) %}x{% endfor %}",
-                b"{{ 'x' * 10 ** 10 }}",
-                b"{% set ns = namespace(t='x') %}{% for a in range(40) %}"
-                b"{% set ns.t = ns.t + ns.t %}{% endfor %}{{ ns.t }}",
-                b"{{ 9 ** 9 ** 9 }}",
-                b"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-            ]
-        )
-        + content
-    )
-
-
 def other_kind(content: bytes, form: str, draw: random.Random) -> Place:
     """Something that is no file of that kind stands at the path."""
     kind = draw.choice(["zero", "fifo", "folder", "loop", "dangling", "lfs", "empty", "random"])
@@ -348,7 +248,7 @@ def same(content: bytes, form: str, draw: random.Random) -> bytes | None:
     if form == "csv":
         return content.replace(b"\r\n", b"\n")
     if form == "zip":
-        parts = _parts(content)
+        parts = parts_of(content)
         return None if parts is None else zipped(parts)
     if form == "yaml":
         return draw.choice([content + b"# a remark\n", b"---\n" + content])
@@ -380,14 +280,6 @@ MUTATIONS: dict[Mutation, int] = {
     same: 3,
 }
 """Each mutation and how often it is chosen, where it has something to do."""
-
-
-def _parts(content: bytes) -> dict[str, bytes] | None:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, NotImplementedError):
-        return None
 
 
 def _parsed(content: bytes, form: str) -> Any:

@@ -57,9 +57,6 @@ def write_specimens(folder: Path) -> dict[str, Specimen]:
     return specimens | _logs(folder)
 
 
-# Vectors ----------------------------------------------------------------------------------------
-
-
 def plain_vector(vector: SteeringVector) -> Any:
     """A vector's content, without the digest of the file that it was imported from."""
     header = vector.header()
@@ -177,6 +174,15 @@ def zipped(parts: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def parts_of(content: bytes) -> dict[str, bytes] | None:
+    """The parts of a zip; None if it is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, NotImplementedError):
+        return None
+
+
 def seal(content: bytes) -> bytes:
     """An archive as easy-dataset-share seals it."""
     from cryptography.fernet import Fernet
@@ -184,9 +190,6 @@ def seal(content: bytes) -> bytes:
     salt = b"0123456789abcdef"
     key = hashlib.pbkdf2_hmac("sha256", PASSWORD.encode(), salt, 100_000)
     return salt + Fernet(base64.urlsafe_b64encode(key)).encrypt(content)
-
-
-# Questions, personas, pairs, studies, rubrics, templates ------------------------------------------
 
 
 def _texts(folder: Path) -> dict[str, Specimen]:
@@ -268,13 +271,10 @@ def _plain_questions(questions: Any) -> Any:
             sample.input
             if isinstance(sample.input, str)
             else [(message.role, message.text) for message in sample.input],
-            {key: value for key, value in (sample.metadata or {}).items()},
+            dict(sample.metadata or {}),
         )
         for sample in questions.samples
     ]
-
-
-# Models and adapters ----------------------------------------------------------------------------
 
 
 def _models(folder: Path) -> dict[str, Specimen]:
@@ -337,9 +337,6 @@ def _save_adapter(folder: Path) -> Path:
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
-
-
-# Logs -------------------------------------------------------------------------------------------
 
 
 def _logs(folder: Path) -> dict[str, Specimen]:
