@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.bombs import packed_spaces
-from benchmarks.faults.mutations import MUTATIONS, same
+from benchmarks.faults.mutations import MUTATIONS, Mutation, same
 from benchmarks.faults.specimens import Specimen, impossible, write_specimens
 from benchmarks.faults.trials import Problem, doing, draw_of, executed, measured, refusal
 
