@@ -112,7 +112,7 @@ def resolve_model(name: str, spec: SteeringSpec) -> ResolvedModel:
     template = None if spec.use_chat_template else PLAIN_TEMPLATE
     if spec.chat_template is not None:
         template = read_template(spec.chat_template)
-    source = find_model(name, spec.revision, template=template, blocks=spec.blocks)
+    source = find_model(name, spec.revision, template=template, blocks=spec.blocks, mlp=spec.mlp)
     return ResolvedModel(source, read_shape(source), weights_digest(source), engine)
 
 

@@ -25,7 +25,9 @@ def _edited(hidden: torch.Tensor, intervention: Intervention, prompt: int) -> to
 
 
 @contextmanager
-def _hooked(blocks: Any, interventions: Sequence[Intervention], prompt: int) -> Any:
+def _hooked(
+    blocks: Any, interventions: Sequence[Intervention], prompt: int, mlp: str = "mlp"
+) -> Any:
     # Hooks of one module act in the order in which they are registered, as interventions do.
     with ExitStack() as stack:
         for intervention in interventions:
@@ -39,7 +41,7 @@ def _hooked(blocks: Any, interventions: Sequence[Intervention], prompt: int) -> 
 
                 handle = block.register_forward_pre_hook(before)
             else:
-                module = block.mlp if intervention.site == "mlp_out" else block
+                module = block.get_submodule(mlp) if intervention.site == "mlp_out" else block
 
                 def after(
                     _: Any, __: Any, out: Any, intervention: Intervention = intervention
@@ -55,11 +57,19 @@ def _hooked(blocks: Any, interventions: Sequence[Intervention], prompt: int) -> 
 
 @torch.no_grad()
 def reference_logits(
-    model: Any, blocks: Any, prompt: Sequence[int], tokens: Sequence[int], interventions: Any
+    model: Any,
+    blocks: Any,
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    interventions: Any,
+    mlp: str = "mlp",
 ) -> torch.Tensor:
-    """Logits [len(tokens) + 1, vocabulary] after the prompt and after each token."""
+    """Logits [len(tokens) + 1, vocabulary] after the prompt and after each token.
+
+    `mlp` is the path of the MLP in a block, by hand.
+    """
     sequence = torch.tensor([[*prompt, *tokens]])
-    with _hooked(blocks, interventions, len(prompt)):
+    with _hooked(blocks, interventions, len(prompt), mlp):
         logits = model(input_ids=sequence, use_cache=False).logits
     return logits[0, len(prompt) - 1 :]
 
@@ -84,7 +94,12 @@ def reference_greedy(
 
 
 def check_greedy(
-    model: Any, blocks: Any, request: Request, tokens: Sequence[int], end: Sequence[int]
+    model: Any,
+    blocks: Any,
+    request: Request,
+    tokens: Sequence[int],
+    end: Sequence[int],
+    mlp: str = "mlp",
 ) -> torch.Tensor:
     """Check that an answer is the reference's greedy one; returns its logits at each token.
 
@@ -95,7 +110,7 @@ def check_greedy(
     Returns:
         [len(tokens), vocabulary].
     """
-    logits = reference_logits(model, blocks, request.prompt, tokens, request.interventions)
+    logits = reference_logits(model, blocks, request.prompt, tokens, request.interventions, mlp)
     likeliest = logits.argmax(-1).tolist()
     assert list(tokens) == likeliest[: len(tokens)]
     assert not set(tokens) & set(end)

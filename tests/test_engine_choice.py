@@ -38,6 +38,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
         ({"device": "cpu"}, True, True, "hf"),
         ({"dtype": "nf4"}, True, True, "hf"),
         ({"blocks": "model.layers"}, True, True, "hf"),
+        ({"mlp": "feed_forward"}, True, True, "hf"),
     ],
 )
 def test_auto_is_vllm_where_it_is_installed_and_there_is_a_gpu(

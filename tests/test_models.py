@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import LAYERS, WIDTH
-from torch import nn
 
 from steering.models import (
     ALIASES,
@@ -20,7 +19,6 @@ from steering.models import (
     default_layer,
     encode,
     find_blocks,
-    find_mlp,
     find_model,
     load_model,
     read_shape,
@@ -186,25 +184,6 @@ def test_blocks_that_are_named_are_taken_and_others_say_what_there_is(
         load_model(find_model(folder, blocks="model.layers"), device="cpu")
     with pytest.raises(ModelError, match=r"transformer\.h \(4\).*-M blocks="):
         find_blocks(loaded.model, 7)
-
-
-class _Block(nn.Module):
-    """A block whose parts have other names than most."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-
-def test_the_mlp_of_a_block_is_found_whatever_its_name() -> None:
-    attention, norm = nn.MultiheadAttention(4, 1), nn.LayerNorm(4)
-    feed = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
-    assert find_mlp(_Block(norm=norm, self_attn=attention, feed_forward=feed)) == "feed_forward"
-    assert find_mlp(_Block(ffn=feed, attention=attention, norm=norm)) == "ffn"
-    assert find_mlp(_Block(mlp=feed, per_layer_projection=nn.Linear(4, 4))) == "mlp"
-    with pytest.raises(ModelError, match=r"no MLP, its parts are self_attn, norm.*resid_post"):
-        find_mlp(_Block(self_attn=attention, norm=norm))
 
 
 def test_the_shape_of_old_names_and_of_defaults_is_read(

@@ -44,6 +44,10 @@ _LINEAR = {
 # A window shorter than the prompts, so that sliding attention matters.
 _SLIDING = {"sliding_window": 8}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+# Half of the blocks mix by a state-space model.
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
+_EVERY_OTHER = {"layer_types": ["mamba", "attention"] * 2, "shared_intermediate_size": 48}
 _OLD = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 512}
 _VISION = {"hidden_size": 16, "intermediate_size": 16, "image_size": 28, "patch_size": 14}
 
@@ -56,11 +60,13 @@ class Family:
         config: `model_type` of its config.
         own: What its config says that those of other families do not.
         vision: Of an image-text class, what the config of its vision tower says.
+        mlp: Path of the MLP in a block; empty where a block has none, or several.
     """
 
     config: str
     own: Mapping[str, Any] = field(default_factory=dict)
     vision: Mapping[str, Any] | None = None
+    mlp: str = "mlp"
 
 
 FAMILIES: dict[str, Family] = {
@@ -103,6 +109,27 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family("gpt2", _OLD),
     "gpt-neox": Family("gpt_neox"),
 }  # fmt: skip
+# Whose blocks mix in several ways, return tuples, or have an MLP of another name.
+MORE_FAMILIES: dict[str, Family] = {
+    "bamba": Family("bamba", _MAMBA | {"attn_layer_indices": [1, 3]}, mlp="feed_forward"),
+    "granite4": Family(
+        "granitemoehybrid", _MAMBA | _EVERY_OTHER | {"num_local_experts": 0}, mlp="shared_mlp"
+    ),
+    "granite4-moe": Family("granitemoehybrid", _MAMBA | _EVERY_OTHER | _LOCAL_EXPERTS, mlp=""),
+    "falcon-h1": Family("falcon_h1", _MAMBA | {"mamba_d_ssm": 2 * WIDTH}, mlp="feed_forward"),
+    "nemotron-h": Family(
+        "nemotron_h",
+        _EXPERTS
+        | {"layers_block_type": ["mamba", "attention", "mlp", "moe"], "mamba_num_heads": 4,
+           "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "n_routed_experts": 4,
+           "moe_shared_expert_intermediate_size": 24, "n_group": 1, "topk_group": 1},
+        mlp="",
+    ),
+    "bloom": Family("bloom", {"n_layer": LAYERS, "n_head": 4}, mlp=""),
+    "mpt": Family("mpt", {"d_model": WIDTH, "n_heads": 4, "n_layers": LAYERS, "max_seq_len": 512},
+                  mlp=""),
+    "opt": Family("opt", {"ffn_dim": 48, "word_embed_proj_dim": WIDTH}, mlp="fc2"),
+}  # fmt: skip
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -128,12 +155,12 @@ def save_tiny(
 
     Args:
         folder: Where to.
-        family: One of `FAMILIES`.
+        family: One of `FAMILIES` or `MORE_FAMILIES`.
         seed: Of the weights.
         layers: Number of blocks.
         **changed: What the config of the text model says otherwise.
     """
-    words, made = tokenizer(), FAMILIES[family]
+    words, made = tokenizer(), (FAMILIES | MORE_FAMILIES)[family]
     config_class = CONFIG_MAPPING[made.config]
     shared = {
         **_SHARED,

@@ -59,7 +59,7 @@ class Session:
         self._stopping = stopping
         self.adapters = Adapters(loaded.model)
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
-        self._blocks = Blocks(loaded.model, loaded.blocks, self._wrapped)
+        self._blocks = Blocks(loaded.model, loaded.blocks, self._wrapped, loaded.mlp)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
         self._interventions: Interventions = InterventionBatch([])
         self._num_blocks = loaded.shape.num_layers
@@ -141,8 +141,9 @@ def _activations(value: Any) -> torch.Tensor:
     hidden = value if isinstance(value, torch.Tensor) else value[0]
     if hidden.ndim != 3:
         raise EngineError(
-            f"activations of {hidden.ndim} dimensions {tuple(hidden.shape)} can't be steered: a "
-            "residual stream has rows, tokens and width. This architecture is not supported"
+            f"activations of {hidden.ndim} dimensions {tuple(hidden.shape)} can't be steered: "
+            "rows, tokens and width are needed. Choose another site, such as site=resid_post; if "
+            "that is refused too, this architecture is not supported"
         )
     return hidden
 

@@ -1,5 +1,6 @@
 """The blocks of a model as nnsight wraps them: where both engines find the sites."""
 
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -10,13 +11,15 @@ from steering.models import find_mlp
 class Blocks:
     """The transformer blocks, each as an nnsight envoy with `input` and `output`."""
 
-    def __init__(self, model: nn.Module, path: str, envoy: Any) -> None:
-        """Find the blocks under a path of the model, whose wrapper by nnsight is `envoy`."""
+    def __init__(self, model: nn.Module, path: str, envoy: Any, mlp: str | None = None) -> None:
+        """Find the blocks under a path of the model, whose wrapper by nnsight is `envoy`.
+
+        `mlp` is the path of the MLP in a block, if the user names it.
+        """
         self._modules = list(model.get_submodule(path).children())
+        self._mlp = mlp
         self._mlps: dict[int, str] = {}
-        for name in path.split("."):
-            envoy = getattr(envoy, name)
-        self._envoys = envoy
+        self._envoys = attrgetter(path)(envoy)
 
     def __getitem__(self, layer: int) -> Any:
         return self._envoys[layer]
@@ -25,9 +28,9 @@ class Blocks:
         """The MLP of a layer's block.
 
         Raises:
-            ModelError: It has none.
+            ModelError: It has none, or several parts that could be it.
         """
         # Cached, since every pass needs it.
         if layer not in self._mlps:
-            self._mlps[layer] = find_mlp(self._modules[layer])
-        return getattr(self[layer], self._mlps[layer])
+            self._mlps[layer] = find_mlp(self._modules[layer], self._mlp)
+        return attrgetter(self._mlps[layer])(self[layer])

@@ -31,6 +31,7 @@ class LoadedModel:
         model: The transformers model, in eval mode, frozen.
         tokenizer: Its tokenizer, with the chat template that is used.
         blocks: Path of the list of transformer blocks inside `model`.
+        mlp: Path of the MLP in a block, if the user names it.
         shape: Depth and width.
         end_tokens: Ids that end an answer.
     """
@@ -40,6 +41,7 @@ class LoadedModel:
     blocks: str
     shape: Shape
     end_tokens: tuple[int, ...]
+    mlp: str | None = None
 
     def accepts(self, argument: str) -> bool:
         """Whether the model's forward pass takes this argument."""
@@ -142,6 +144,7 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         blocks=find_blocks(model, shape.num_layers, source.blocks),
         shape=shape,
         end_tokens=_end_tokens(model.generation_config, tokenizer, source),
+        mlp=source.mlp,
     )
 
 

@@ -58,6 +58,7 @@ class ModelSource:
         revision: Branch, tag or commit of a hub model.
         template: Chat template (Jinja) instead of the model's own.
         blocks: Path of the list of transformer blocks, if the user names it.
+        mlp: Path of the MLP in a block, if the user names it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelSource:
     revision: str | None = None
     template: str | None = None
     blocks: str | None = None
+    mlp: str | None = None
 
     @property
     def is_toy(self) -> bool:
@@ -88,6 +90,7 @@ def find_model(
     *,
     template: str | None = None,
     blocks: str | None = None,
+    mlp: str | None = None,
 ) -> ModelSource:
     """Find what a name means: a toy, a local folder, an alias, or a hub id. Uses no network.
 
@@ -102,7 +105,7 @@ def find_model(
             f"revision={revision} has no effect on {name}, which is local: leave it out"
         )
     if name in TOYS:
-        return ModelSource(name, str(TOYS[name]), True, None, template, blocks)
+        return ModelSource(name, str(TOYS[name]), True, None, template, blocks, mlp)
     if folder.is_dir():
         weights = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
         if not (folder / "config.json").is_file() or not weights:
@@ -110,7 +113,7 @@ def find_model(
                 f"the folder {name} holds no model (config.json and weights): give a folder that "
                 "save_pretrained wrote"
             )
-        return ModelSource(name, str(folder.resolve()), True, None, template, blocks)
+        return ModelSource(name, str(folder.resolve()), True, None, template, blocks, mlp)
     if name.startswith("steered/"):
         raise ModelError(
             f"{name} is how `inspect eval` names a model: here leave steered/ out and give "
@@ -122,7 +125,7 @@ def find_model(
             f"no model is called {name}. Allowed: {', '.join([*TOYS, *ALIASES])}, a hub id "
             "(owner/name), or the path of a local folder"
         )
-    return ModelSource(name, location, False, revision, template, blocks)
+    return ModelSource(name, location, False, revision, template, blocks, mlp)
 
 
 def read_shape(source: ModelSource) -> Shape:
@@ -213,12 +216,13 @@ def default_layer(source: ModelSource, num_layers: int) -> int:
 
 
 def weights_digest(source: ModelSource) -> str:
-    """SHA-256, in hex, of a model's files, its chat template and its blocks path.
+    """SHA-256, in hex, of a model's files, its chat template and the paths that the user named.
 
     No weight is loaded.
     """
     digest = hashlib.sha256()
-    for text in (source.template, source.blocks):
+    mlp = None if source.mlp is None else f"mlp={source.mlp}"
+    for text in (source.template, source.blocks, mlp):
         if text is not None:
             digest.update(text.encode() + b"\0")
     if not source.local:

@@ -73,6 +73,13 @@ class SteeringSpec(Options):
         engine="hf",
         flag="--blocks",
     )
+    mlp: str | None = option(
+        None,
+        "path of the MLP in a block, for `site=mlp_out` where it is not found by itself",
+        example="feed_forward",
+        engine="hf",
+        flag="--mlp",
+    )
     revision: Annotated[str | None, BeforeValidator(_revision)] = option(
         None,
         "branch, tag or commit of a hub model",
