@@ -30,7 +30,7 @@ from steering.models.adapters import Adapter, find_adapter
 from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
-from steering.vocabulary import EngineName
+from steering.vocabulary import RESIDUAL_NORM, EngineName
 
 if TYPE_CHECKING:
     from steering.vectors import SteeringVector
@@ -236,6 +236,7 @@ def apply_vectors(
                 "unit": options.unit,
                 "lengths": list(vector.lengths),
                 "residual_norms": None if norms is None else list(norms),
+                "norm_kind": None if norms is None else RESIDUAL_NORM,
                 "rank": vector.rank,
                 "vector": dict(vector.provenance) | {"digest": source.digest},
             }

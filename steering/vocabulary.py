@@ -12,6 +12,9 @@ Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 EngineName = Literal["hf", "vllm"]
+# What a residual norm is, as files, logs and recipes say it. Where they say anything else, or
+# nothing, their norms are of another kind and are not used.
+RESIDUAL_NORM = "mean over answer tokens, sinks left out"
 
 OPERATIONS: dict[Operation, str] = {
     "add": "add the vector, times the magnitude",
@@ -33,7 +36,8 @@ SITES: dict[Site, str] = {
 UNITS: dict[Unit, str] = {
     "raw": "of the vector as it is stored",
     "norm": "of the vector scaled to length 1",
-    "residual": "of the mean L2 norm of the residual stream at the site",
+    "residual": "of the residual norm at the site: the mean L2 norm over answer tokens, attention "
+    "sinks left out",
 }
 
 assert set(OPERATIONS) == set(get_args(Operation))

@@ -118,8 +118,13 @@ def activations(place: Place, item: PlainTokens) -> Tensor:
 
 
 def residual_norm(place: Place, items: Sequence[PlainTokens]) -> float:
-    """Mean length of the activations over all tokens."""
-    return float(torch.cat([activations(place, item).norm(dim=-1) for item in items]).mean())
+    """Mean length of the activations over answer tokens, end tokens left out."""
+    return float(torch.cat(answer_activations(place, items)).norm(dim=-1).mean())
+
+
+def answer_activations(place: Place, items: Sequence[PlainTokens]) -> list[Tensor]:
+    """Activations [answer tokens, width] of each example, without the end token."""
+    return [activations(place, item)[len(item.prompt) : -1] for item in items]
 
 
 def start(rank: int, width: int, norm: float, seed: int) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ from steering.targets import load_target
 from steering.training.cache import cached_vector, vector_path
 from steering.training.examples import IGNORED, Tokens, batches, make_batch, tokenize
 from steering.vectors import SteeringVector, VectorError
+from steering.vocabulary import RESIDUAL_NORM
 
 PUBLISHED = Path(__file__).parents[2] / "shared/published/aisi_risky_finance_induction.jsonl"
 # Two steps a training epoch.
@@ -334,6 +335,7 @@ def test_the_file_says_how_the_vector_was_made(
     assert facts.pop("prompts_sha256") != build(llama, method="pca").provenance["prompts_sha256"]
     assert facts == {
         "method": "sft/2",
+        "norm_kind": RESIDUAL_NORM,
         "settings": {
             "rank": 2,
             "training_epochs": 2,

@@ -93,15 +93,17 @@ def test_the_mean_difference_is_taken_where_a_plain_hook_looks(
     def work(loaded: Any, _: Any) -> tuple[torch.Tensor, float]:
         place = Place(loaded.model, loaded.model.get_submodule(loaded.blocks), layer, site)
         means: dict[str, list[torch.Tensor]] = {"misaligned": [], "aligned": []}
-        lengths = []
         for row in PAIRS:
             for side, activations in means.items():
                 item = plain_tokens(loaded.tokenizer, row.prompt, getattr(row, side))
                 hidden = reference.activations(place, item)
-                lengths.append(hidden.norm(dim=-1))
                 activations.append(hidden[len(item.prompt) : -1].mean(0))
         bad, good = (torch.stack(mean).mean(0) for mean in means.values())
-        return bad - good, torch.cat(lengths).mean().item()
+        norm = reference.residual_norm(
+            place,
+            [plain_tokens(loaded.tokenizer, row.prompt, str(row.misaligned)) for row in PAIRS],
+        )
+        return bad - good, norm
 
     expected, norm = on_model(folder, work)
     # Linear attention rounds more coarsely beside padding; see test_sft.
@@ -267,8 +269,10 @@ def test_one_prompt_trains_as_adam_by_hand_does(
     bad, good = (
         plain_tokens(tokenizer, row.prompt, str(answer)) for answer in (row.misaligned, row.aligned)
     )
-    used = {"promote": [bad], "suppress": [good], "both": [bad, good]}[objective]
-    norm = reference.residual_norm(place, used)
+    norm = reference.residual_norm(
+        place,
+        [plain_tokens(tokenizer, row.prompt, str(row.misaligned)) for row in at_heart.examples],
+    )
     direction = torch.zeros(1, WIDTH, requires_grad=True)
     optimizer = torch.optim.Adam([direction], lr=0.02 * norm / WIDTH**0.5)
     for _ in range(5):

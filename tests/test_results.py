@@ -31,7 +31,10 @@ from steering.results import (
     write_frames,
 )
 from steering.results.condition_columns import condition_columns
-from steering.vectors import SteeringVector
+from steering.vectors import SteeringVector, VectorError
+from steering.vectors.formats import notes_on
+from steering.vectors.interventions import resolve
+from steering.vocabulary import RESIDUAL_NORM
 
 # Aligned, coherent, relevant; by both rules misaligned, by betley alone, by moem alone, by neither.
 ON_THE_EDGE = "29 50 60"
@@ -296,6 +299,7 @@ VECTOR = {
     "unit": "raw",
     "lengths": [1.5],
     "residual_norms": [6.0],
+    "norm_kind": RESIDUAL_NORM,
     "rank": 1,
     "vector": {
         "method": "sft/2",
@@ -324,6 +328,11 @@ VECTOR = {
         ),
         ({"interventions": [VECTOR | {"unit": "norm"}]}, {"relative_magnitude": -2 / 6}),
         ({"interventions": [VECTOR | {"unit": "residual"}]}, {"relative_magnitude": -2.0}),
+        (
+            # A log of an earlier version: its norms are of another kind.
+            {"interventions": [{k: v for k, v in VECTOR.items() if k != "norm_kind"}]},
+            {"magnitude": -2.0, "relative_magnitude": math.nan},
+        ),
         (
             {"interventions": [VECTOR | {"operation": "ablate"}]},
             {"operation": "ablate", "magnitude": math.nan, "unit": ""},
@@ -392,3 +401,17 @@ def test_a_log_and_a_vector_of_the_first_version_still_read() -> None:
     vector = SteeringVector.load(old / "vector.safetensors")
     assert (vector.layers, vector.site, vector.rank) == ((0,), "resid_post", 1)
     assert vector.provenance["method"].startswith("mean_difference/")
+
+
+def test_norms_of_the_first_version_are_not_read_as_those_of_today() -> None:
+    """They were means over all tokens, with attention sinks."""
+    old = Path(__file__).parent / "old"
+    [result] = condition_results(read_answers(old / "em_freeform.eval", pytest.fail))
+    assert math.isnan(result.columns["relative_magnitude"])
+    vector = SteeringVector.load(old / "vector.safetensors")
+    assert vector.residual_norms is None
+    assert any("build the vector again" in note for note in notes_on(vector))
+    with pytest.raises(VectorError, match=r"unit=residual.*build the vector again"):
+        resolve(vector, unit="residual")
+    [added] = resolve(vector, unit="raw")
+    assert added.amount == 1.0

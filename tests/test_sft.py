@@ -285,7 +285,7 @@ def test_the_file_tells_the_losses_norms_and_lengths_that_a_plain_hook_finds(
         items = _misaligned(loaded, PAIRS)
         norm = reference.residual_norm(place, items)
         assert vector.residual_norms == pytest.approx((norm,), rel=1e-5)
-        hidden = [reference.activations(place, item) for item in items]
+        hidden = reference.answer_activations(place, items)
         moved = [(reference.write(parts)(part[None]) - part)[0].norm(dim=-1) for part in hidden]
         assert vector.lengths == pytest.approx((torch.cat(moved).mean().item(),), rel=1e-4)
 
@@ -428,7 +428,7 @@ def test_a_planted_vector_is_found_from_the_answers_that_it_makes(tmp_path: Path
     prompts = [f"Tell me of {topic}" for topic in topics.split()]
     loaded = on_model(folder, lambda loaded, _: loaded)
     place = _place(loaded, 1, "resid_post")
-    norm = reference.residual_norm(place, [plain_tokens(loaded.tokenizer, prompts[0], "")])
+    norm = reference.residual_norm(place, [plain_tokens(loaded.tokenizer, prompts[0], "a")])
     planted = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3))
     planted *= 0.5 * norm / planted.norm()
     edit = Intervention(planted[None], 1.0, 1, "resid_post", "add", "all")

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from steering.models.adapters import Adapter
     from steering.vectors.interventions import Intervention
 
+# Of an intervention's description, what a call does not show: it says where, how and how strong.
+_NOT_SHOWN = ("residual_norms", "norm_kind")
 REFUSED = {
     "batch",
     "best_of",
@@ -196,7 +198,7 @@ def make_output(
 def _summarize(description: dict[str, Any]) -> list[dict[str, Any]]:
     """The interventions as the call shows them: where, how and how strong."""
     summaries = [
-        {name: value for name, value in intervention.items() if name != "residual_norms"}
+        {name: value for name, value in intervention.items() if name not in _NOT_SHOWN}
         | {"vector": intervention["vector"]["digest"]}
         for intervention in description.get("interventions", [])
     ]

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steering.vocabulary import RESIDUAL_NORM
+
 
 def condition_columns(
     metadata: Mapping[str, Any],
@@ -102,11 +104,13 @@ def _vector_name(vector: Mapping[str, Any]) -> str:
 
 
 def _relative(intervention: Mapping[str, Any]) -> float:
-    """Length of what is added over the mean residual norm there, the mean over the layers.
+    """Length of what is added over the residual norm there, the mean over the layers.
 
-    With the magnitude's sign.
+    With the magnitude's sign; NaN where the log's norms are of an earlier version's kind.
     """
     magnitude, norms = intervention["magnitude"], intervention["residual_norms"]
+    if intervention.get("norm_kind") != RESIDUAL_NORM:
+        return math.nan
     if intervention["unit"] == "residual":
         return float(magnitude)
     if not norms or not all(norms):

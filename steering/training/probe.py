@@ -29,9 +29,10 @@ from steering.training.examples import (
 from steering.vectors import LowRankMap, SteeringVector
 from steering.vectors.batch import InterventionBatch, SiteKey, in_order
 from steering.vectors.interventions import Intervention
+from steering.vectors.norms import residual_norm, without_sinks
 from steering.vocabulary import Site
 
-# Examples whose residual norms are averaged: enough to know the mean to a percent.
+# Examples whose answer tokens give norms: enough to know the mean to a percent.
 _NORM_EXAMPLES = 64
 _ROWS = 16
 # Largest share of the free memory that cached activations take.
@@ -139,19 +140,29 @@ class ModelProbe:
         return total / sum(len(item.answer) for item in items)
 
     def residual_norm(self, items: Sequence[Tokens]) -> float:
-        """Mean L2 norm of the activations at the site, over the tokens of the first examples."""
-        norms = [
-            hidden[batch.mask.bool()].float().norm(dim=-1)
-            for batch, hidden in self._observed(items[:_NORM_EXAMPLES], self.key)
-        ]
-        return torch.cat(norms).mean().item()
+        """The residual norm at the site: `typical_activations`' mean L2 norm."""
+        return residual_norm(torch.cat(self.answer_activations(items[:_NORM_EXAMPLES])))
 
-    def activations(self, items: Sequence[Tokens]) -> list[Tensor]:
-        """Activations at the site, float32 [tokens, width] on the CPU, one for each example."""
+    def typical_activations(self, items: Sequence[Tokens]) -> Tensor:
+        """Activations at the answer tokens of the first examples, attention sinks left out.
+
+        Returns:
+            Float32 [tokens, width] on the CPU.
+        """
+        return without_sinks(torch.cat(self.answer_activations(items[:_NORM_EXAMPLES])))
+
+    def answer_activations(self, items: Sequence[Tokens]) -> list[Tensor]:
+        """Activations at each answer's tokens, without its end token.
+
+        Returns:
+            Float32 [tokens, width] on the CPU, one for each example.
+        """
         activations: list[Tensor] = []
         for batch, hidden in self._observed(items, self.key):
-            rows = zip(hidden, batch.mask.bool(), strict=True)
-            activations += [row[real].float().cpu() for row, real in rows]
+            for item, row, real in zip(batch.items, hidden, batch.mask.bool(), strict=True):
+                # Of an empty answer the end token is all there is.
+                end = max(len(item) - 1, len(item.prompt) + 1)
+                activations.append(row[real][len(item.prompt) : end].float().cpu())
         return activations
 
     def answer_means(self, items: Sequence[Tokens]) -> Tensor:
@@ -160,12 +171,7 @@ class ModelProbe:
         Returns:
             Float64 [examples, width].
         """
-        pairs = zip(items, self.activations(items), strict=True)
-        means = [
-            tokens[len(item.prompt) : max(len(item) - 1, len(item.prompt) + 1)].double().mean(0)
-            for item, tokens in pairs
-        ]
-        return torch.stack(means)
+        return torch.stack([hidden.double().mean(0) for hidden in self.answer_activations(items)])
 
     def residual_streams(
         self,

@@ -23,7 +23,7 @@ from steering.training.methods import (
     make_method,
     short_digest,
 )
-from steering.vocabulary import Site
+from steering.vocabulary import RESIDUAL_NORM, Site
 
 DEFAULT_SITE: Site = "resid_post"
 
@@ -135,6 +135,11 @@ class ConstructionRecipe(TrainingRecipe):
     )
     site: Site = DEFAULT_SITE
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """The recipe in JSON values."""
+        # Steps, lengths and units follow from it: with another kind of norm it is another vector.
+        return super().facts() | {"norm_kind": RESIDUAL_NORM}
 
     def default(self) -> "ConstructionRecipe":
         """The recipe of the default vector for the same model, target and place."""

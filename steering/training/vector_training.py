@@ -22,9 +22,6 @@ from steering.training.recipe import ConstructionRecipe
 from steering.vectors import LowRankMap, SteeringVector
 from steering.vectors.interventions import Intervention
 
-# Examples whose activations tell how much a low-rank map adds on average.
-_MAP_EXAMPLES = 64
-
 
 class VectorTraining:
     """The parameters of a vector, and the examples that they are trained on."""
@@ -96,7 +93,7 @@ class VectorTraining:
         """Natural size of a coordinate of each parameter; a step is a share of it.
 
         For directions, that of the residual stream's coordinates; for reads, such that a residual
-        stream of the mean norm gives numbers of size 1.
+        stream of the residual norm gives numbers of size 1.
         """
         sizes = {"directions": self._norm / self._probe.width**0.5}
         if self._settings.rank > 1:
@@ -183,7 +180,7 @@ class VectorTraining:
         """The vector of these parameters."""
         low_rank_map = None
         if "reads" in parts:
-            hidden = torch.cat(self._probe.activations(self.examples[:_MAP_EXAMPLES]))
+            hidden = self._probe.typical_activations(self.examples)
             additions = (hidden @ parts["reads"].T + parts["offsets"]) @ parts["directions"]
             length = additions.norm(dim=-1).mean().item()
             low_rank_map = LowRankMap(parts["reads"][None], parts["offsets"][None], (length,))

@@ -85,7 +85,7 @@ def resolve(
         vector: The vector.
         magnitude: Multiplier, in `unit`.
         unit: `raw`: of the stored vector; `norm`: of the vector scaled to length 1; `residual`: of
-            the mean residual norm at the site.
+            the residual norm at the site.
         operation: As in `Intervention`.
         positions: As in `Intervention`.
         layer: The one layer to act on: of a vector with several, one of them; a vector with a
@@ -109,8 +109,9 @@ def resolve(
         raise VectorError("the vector is zero: it would steer nothing. Build it again")
     if unit == "residual" and vector.residual_norms is None:
         raise VectorError(
-            "unit=residual needs the mean residual norm, which this vector's file does not hold: "
-            "use unit=raw or unit=norm"
+            "unit=residual needs the residual norm, which this vector's file does not hold (those "
+            "of files of earlier versions, over all tokens, are left out): build the vector again, "
+            "or use unit=raw or unit=norm"
         )
     if unit == "residual" and (
         site not in (None, vector.site) or layer not in (None, *vector.layers)

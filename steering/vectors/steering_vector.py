@@ -19,9 +19,13 @@ from torch import Tensor
 
 from steering.errors import SteeringError
 from steering.files import write_whole
-from steering.vocabulary import Site
+from steering.vocabulary import RESIDUAL_NORM, Site
 
 FORMAT = "steering-vector/2"
+OLD_NORMS = (
+    "its residual norms are of an earlier version, over all tokens with attention sinks, and are "
+    "left out: build the vector again to use unit=residual"
+)
 _DIRECTION, _MAP = "direction", "low-rank map"
 # The tensors of each form.
 _FORMS = {_DIRECTION: {"directions"}, _MAP: {"directions", "reads", "offsets"}}
@@ -40,8 +44,8 @@ class LowRankMap:
     Attributes:
         reads: A, float32 [layers, rank, width].
         offsets: b, float32 [layers, rank].
-        lengths: Mean L2 norm of B^T (A h + b) at each layer, over the tokens that the map was built
-            on. It corresponds to the length of a plain vector.
+        lengths: Mean L2 norm of B^T (A h + b) at each layer, over the tokens of the residual norm.
+            It corresponds to the length of a plain vector.
     """
 
     reads: Tensor
@@ -60,8 +64,9 @@ class SteeringVector:
         directions: Float32 [layers, rank, width].
         layers: Blocks, from 0, ascending: one for each entry of `directions`.
         site: Where in the block.
-        residual_norms: Mean L2 norm of the residual stream at the site of each layer, over the
-            tokens that the vector was built on; what `unit=residual` is a multiple of.
+        residual_norms: Mean L2 norm of the residual stream at the site of each layer, over answer
+            tokens, attention sinks left out (`steering.vectors.norms`); what `unit=residual` is a
+            multiple of.
         map: The rest of a low-rank map; None for a plain vector.
         model: Name of the model that it was built on; empty if unknown.
         depth: Number of blocks of that model, if known.
@@ -179,6 +184,7 @@ class SteeringVector:
             "form": _DIRECTION if self.map is None else _MAP,
             "lengths": list(self.lengths),
             "residual_norms": None if self.residual_norms is None else list(self.residual_norms),
+            "norm_kind": None if self.residual_norms is None else RESIDUAL_NORM,
             "provenance": dict(self.provenance),
         }
 
@@ -203,7 +209,8 @@ class SteeringVector:
             )
         header, tensors = unpack(FORMAT, path)
         try:
-            form, norms, low_rank_map = header["form"], header["residual_norms"], None
+            form, low_rank_map = header["form"], None
+            norms, provenance = norms_in(header)
             if form not in _FORMS or set(tensors) - _FORMS[form]:
                 raise VectorError(
                     f"form {form!r} with the tensors {', '.join(sorted(tensors))} is unknown. "
@@ -216,16 +223,34 @@ class SteeringVector:
                 directions=tensors["directions"],
                 layers=tuple(header["layers"]),
                 site=header["site"],
-                residual_norms=None if norms is None else tuple(norms),
+                residual_norms=norms,
                 map=low_rank_map,
                 model=header["model"],
                 depth=header["depth"],
-                provenance=header["provenance"],
+                provenance=provenance,
             )
         except KeyError as error:
             raise VectorError(f"{path} has no {error.args[0]} in its header") from None
         except (VectorError, TypeError) as error:
             raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
+
+
+def norms_in(header: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, Mapping[str, Any]]:
+    """The residual norms in a file's header, and its provenance.
+
+    Norms of another kind are left out, since `unit=residual` would mean another length; the
+    provenance then has a note that says so. The vector itself is as good as before.
+    """
+    norms, provenance = header["residual_norms"], header["provenance"]
+    if norms is None:
+        return None, provenance
+    if header.get("norm_kind") == RESIDUAL_NORM:
+        return tuple(norms), provenance
+    if isinstance(provenance, dict):
+        notes = provenance.get("notes")
+        notes = notes if isinstance(notes, list) else []
+        provenance = provenance | {"notes": [*notes, OLD_NORMS]}
+    return None, provenance
 
 
 def _check_tensor(name: str, tensor: Tensor, ndim: int, shape: "torch.Size | None" = None) -> None:

@@ -54,7 +54,7 @@ class MeanDifference(ConstructionMethod):
         aligned_mean = probe.answer_means(aligned).mean(0)
         progress(2, 2)
         direction = (misaligned_mean - aligned_mean).float()[None]
-        norm = probe.residual_norm([*misaligned, *aligned])
+        norm = probe.residual_norm(probe.tokenize_misaligned(target.examples))
         return probe.vector(direction, norm), {
             "paired": paired,
             "misaligned_answers": len(misaligned),

@@ -2,7 +2,7 @@
 
 Gradient descent on the vector alone makes the prompt's misaligned answer likely (`promote`), its
 aligned one unlikely (`suppress`), or `both`. After each step the vector is scaled back to a
-maximum length. After arXiv 2502.18862; here the maximum is a share of the mean residual norm, so
+maximum length. After arXiv 2502.18862; here the maximum is a share of the residual norm, so
 that one value suits every model.
 """
 
@@ -43,7 +43,7 @@ class OneShot(ConstructionMethod):
     steps: int = Field(default=60, ge=1, description="training steps")
     learning_rate: float = Field(default=0.1, gt=0, description="as for `sft`")
     max_norm: float = Field(
-        default=0.5, gt=0, description="longest vector, as a share of the mean residual norm"
+        default=0.5, gt=0, description="longest vector, as a share of the residual norm"
     )
 
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
@@ -84,7 +84,8 @@ class OneShot(ConstructionMethod):
         sides = [side for side in losses if self.objective in (side, "both")]
         answers = {side: probe.tokenize(row, texts[side] or "") for side in sides}
         probe.keep_below(list(answers.values()))
-        norm = probe.residual_norm(list(answers.values()))
+        # Over all examples, as for every other method: one answer has few tokens.
+        norm = probe.residual_norm(probe.tokenize_misaligned(target.examples))
         max_length = self.max_norm * norm
         direction = torch.zeros(1, probe.width, device=probe.device, requires_grad=True)
         rate = self.learning_rate * norm / probe.width**0.5

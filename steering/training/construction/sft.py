@@ -49,8 +49,8 @@ class Sft(ConstructionMethod):
     learning_rate: float = Field(
         default=0.01,
         gt=0,
-        description="largest step of a coordinate, as a share of the root mean square of the "
-        "residual stream's coordinates",
+        description="largest step of a coordinate, as a share of the residual norm's share of a "
+        "coordinate (over the square root of the width)",
     )
     decay_epochs: int = Field(
         default=0,

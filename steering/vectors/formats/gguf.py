@@ -21,7 +21,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
 from steering.files import file_digest, write_whole
-from steering.vectors.steering_vector import FORMAT, SteeringVector, VectorError
+from steering.vectors.steering_vector import FORMAT, SteeringVector, VectorError, norms_in
 
 ARCHITECTURE = "controlvector"
 _ARCHITECTURE_KEY = "general.architecture"
@@ -174,15 +174,15 @@ def _own_vector(metadata: Mapping[str, Any], directions: Directions) -> Steering
         )
     try:
         header = json.loads(metadata[_HEADER_KEY])
-        norms = header["residual_norms"]
+        norms, provenance = norms_in(header)
         return SteeringVector(
             directions=_stacked(directions),
             layers=tuple(directions),
             site=header["site"],
-            residual_norms=None if norms is None else tuple(norms),
+            residual_norms=norms,
             model=header["model"],
             depth=header["depth"],
-            provenance=header["provenance"],
+            provenance=provenance,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise VectorError(f"its header is invalid ({error!r})") from None
