@@ -15,6 +15,7 @@ import torch
 from steering.engines import EngineError
 from steering.engines.adapters import Adapters
 from steering.engines.blocks import Blocks
+from steering.engines.sequences import RELEASED
 from steering.models import LoadedModel
 from steering.vectors.batch import InterventionBatch, SiteKey
 
@@ -94,9 +95,9 @@ class Session:
                     blocks[layer].skip(hidden)
 
     def check_running(self) -> None:
-        """Raise once the program is ending; a long run calls this before each pass."""
+        """Raise once the model is being released; a long run calls this before each pass."""
         if self._stopping.is_set():
-            raise EngineError("the program is ending")
+            raise EngineError(RELEASED)
 
     def run(
         self,

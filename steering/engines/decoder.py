@@ -21,7 +21,7 @@ from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.sampling import BROKEN, Sampler, token_logprobs
-from steering.engines.sequences import NAN_LOGITS, Sequence, in_chunks
+from steering.engines.sequences import NAN_LOGITS, RELEASED, Sequence, in_chunks
 from steering.models import LoadedModel, family_of
 from steering.vectors.batch import InterventionBatch
 
@@ -191,6 +191,8 @@ class Decoder:
         self._clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        if self._stopping.is_set():
+            error = EngineError(RELEASED)  # without a traceback, which would hold on to the model
         if len(removed) == 1 or self._stopping.is_set():
             for sequence in removed:
                 sequence.fail(error)

@@ -13,22 +13,24 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import Engine, Request, RequestOutput, Telemetry
+from steering.engines import Engine, EngineError, Request, RequestOutput, Telemetry
 from steering.engines._nnsight import Session
 from steering.engines.decoder import Decoder
 from steering.engines.memory import free_cached_memory
 from steering.engines.scheduler import Scheduler
-from steering.engines.sequences import Sequence, fail, settle
+from steering.engines.sequences import RELEASED, Sequence, as_error, fail, settle
 from steering.models import LoadedModel, ModelSource, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
+# How long a release waits for the pass, or for the loading, that runs.
 _LAST_PASS_S = 30
 
 
@@ -46,13 +48,10 @@ class HFEngine(Engine):
     def __init__(self, source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> None:
         """Remember the model. Its weights load on the worker thread, with the first request."""
         self._load = lambda: load_model(source, dtype=dtype, device=device)
-        self._scheduler: Scheduler[Sequence] = Scheduler(max_sequences=1)
-        self._calls: list[_Call] = []
-        self._inbox: queue.SimpleQueue[Sequence | _Call] = queue.SimpleQueue()
-        self._start = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._decoder: Decoder | None = None
+        self._lock = threading.Lock()
+        self._max_sequences = 1
+        self._worker: _Worker | None = None
+        self._released: _Worker | None = None
 
     def submit(self, request: Request) -> "Future[RequestOutput]":
         sequence = Sequence(request, Future())
@@ -68,66 +67,138 @@ class HFEngine(Engine):
         return self.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
 
     def allow_batch(self, size: int) -> None:
-        self._scheduler.max_sequences = max(size, self._scheduler.max_sequences)
+        with self._lock:
+            self._max_sequences = max(size, self._max_sequences)
+            if self._worker is not None:
+                self._worker.scheduler.max_sequences = self._max_sequences
 
     def telemetry(self) -> Telemetry:
-        waiting = len(self._scheduler) + self._inbox.qsize()
-        return self._decoder.telemetry(waiting) if self._decoder else Telemetry(waiting=waiting)
+        worker = self._worker
+        return Telemetry() if worker is None else worker.telemetry()
 
     def release(self) -> None:
-        self._stop()
-        self._decoder = self._thread = None
+        with self._lock:
+            worker, self._worker = self._worker or self._released, None
+            self._released = worker
+        if worker is not None:
+            worker.stop()
+
+    def _send(self, item: "Sequence | _Call") -> None:
+        with self._lock:
+            if self._worker is None or not self._worker.put(item):
+                self._worker = _Worker(self._load, self._max_sequences, self._released)
+                self._worker.put(item)
+
+
+class _Worker:
+    """The thread of one loaded model, from its first request to its release."""
+
+    def __init__(
+        self, load: Callable[[], LoadedModel], max_sequences: int, previous: "_Worker | None"
+    ) -> None:
+        """Start the thread. It loads the weights once those of the previous worker are freed."""
+        self.scheduler: Scheduler[Sequence] = Scheduler(max_sequences)
+        self._load = load
+        self._previous = previous
+        self._calls: list[_Call] = []
+        self._inbox: queue.SimpleQueue[Sequence | _Call | None] = queue.SimpleQueue()
+        self._outstanding: set[Future[Any]] = set()
+        self._decoder: Decoder | None = None
         self._stopping = threading.Event()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="steering", daemon=True)
+        self._thread.start()
+        # Torch aborts a process that exits during a pass.
+        atexit.register(self.stop)
+
+    def put(self, item: "Sequence | _Call") -> bool:
+        """Queue an item; False if the worker takes no more."""
+        with self._closing:
+            if self._closed:
+                return False
+            self._outstanding.add(item.future)
+            item.future.add_done_callback(self._outstanding.discard)
+            self._inbox.put(item)
+            return True
+
+    def telemetry(self) -> Telemetry:
+        """Counts and times so far."""
+        decoder, waiting = self._decoder, len(self.scheduler) + self._inbox.qsize()
+        return Telemetry(waiting=waiting) if decoder is None else decoder.telemetry(waiting)
+
+    def stop(self) -> None:
+        """End the thread at its next pass, and every future: may be called again, by any thread."""
+        self._stopping.set()
+        self._close()
+        self._inbox.put(None)
+        if threading.current_thread() is self._thread:
+            return  # which ends with its present turn
+        self._thread.join(timeout=_LAST_PASS_S)
+        # It still loads, or hangs: nobody waits for that.
+        self._fail_outstanding(EngineError(RELEASED))
+
+    def _close(self) -> None:
+        """Take no more items."""
+        with self._closing:
+            self._closed = True
+
+    def _work(self) -> None:
+        """The thread's loop."""
+        error: Exception = EngineError(RELEASED)
+        try:
+            if self._previous is not None:
+                self._previous._thread.join()
+                self._previous = None
+            while not self._stopping.is_set():
+                admitted: list[Sequence] = []
+                try:
+                    self._turn(admitted)
+                except BaseException as fault:
+                    self._fail_all(as_error(fault), admitted)
+        except BaseException as fault:
+            error = as_error(fault)
+        finally:
+            self._end(error)
+
+    def _end(self, error: Exception) -> None:
+        """End every future and free the model's memory."""
+        self._close()
+        with suppress(BaseException):  # a fault must not keep the others from their error
+            while not self._inbox.empty():
+                self._sort_in(self._inbox.get())
+            self._fail_all(error, [])
+        self._fail_outstanding(error)
+        self._decoder = None
+        atexit.unregister(self.stop)
         # The loaded objects were frozen, and a model has reference cycles.
         gc.unfreeze()
         gc.collect()
         free_cached_memory()
 
-    def _send(self, item: "Sequence | _Call") -> None:
-        self._inbox.put(item)
-        with self._start:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="steering", daemon=True)
-                self._thread.start()
-                atexit.register(self._stop)
-
-    def _stop(self) -> None:
-        """End the work at its next pass: torch aborts a process that exits during one."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._inbox.put(_Call(lambda *_: None, Future()))
-            self._thread.join(timeout=_LAST_PASS_S)
-
-    def _work(self) -> None:
-        """The worker thread's loop."""
-        while not self._stopping.is_set():
-            admitted: list[Sequence] = []
-            try:
-                self._turn(admitted)
-            except Exception as error:
-                self._fail_all(error, admitted)
-
     def _turn(self, admitted: list[Sequence]) -> None:
         """Run the calls, admit sequences (into `admitted` too), decode until more work waits."""
         if not self._calls and not (self._decoder and self._decoder.sequences):
             self._wait()
+        if self._stopping.is_set():
+            return
         decoder = self._decoder = self._decoder or self._load_decoder()
-        while self._calls:
+        while self._calls and not self._stopping.is_set():
             call = self._calls.pop(0)
             settle(call.future, partial(call.work, decoder.loaded, decoder.session))
-        admitted += self._scheduler.take([item.num_columns for item in decoder.sequences])
-        decoder.admit(admitted, self._scheduler.max_sequences)
+        admitted += self.scheduler.take([item.num_columns for item in decoder.sequences])
+        decoder.admit(admitted, self.scheduler.max_sequences)
         decoder.run(self._is_interrupted)
         # What a failed pass has preempted starts again, fewer sequences at a time.
         preempted, decoder.preempted = decoder.preempted, []
         if preempted:
             if decoder.out_of_memory:
-                self._scheduler.halve([item.num_columns for item in preempted])
-            self._scheduler.put_back([(item, item.num_columns) for item in preempted])
+                self.scheduler.halve([item.num_columns for item in preempted])
+            self.scheduler.put_back([(item, item.num_columns) for item in preempted])
 
     def _load_decoder(self) -> Decoder:
         decoder = Decoder(self._load(), self._stopping)
-        self._scheduler.set_budget(*decoder.memory_budget())
+        self.scheduler.set_budget(*decoder.memory_budget())
         # Imported and loaded objects stay: searching them again and again for garbage would stop
         # the whole process, and Inspect's event loop, for half a second each time.
         gc.freeze()
@@ -138,35 +209,42 @@ class HFEngine(Engine):
         assert self._decoder is not None
         while not self._inbox.empty():
             self._sort_in(self._inbox.get())
-        admits = self._scheduler.admits([item.num_columns for item in self._decoder.sequences])
+        admits = self.scheduler.admits([item.num_columns for item in self._decoder.sequences])
         return bool(self._calls) or admits
 
     def _wait(self) -> None:
         """Wait for work, then for the rest of its burst."""
-        if not len(self._scheduler):
+        if not len(self.scheduler):
             self._sort_in(self._inbox.get())
         began = time.monotonic()
-        while not self._calls and (window := self._scheduler.window(time.monotonic() - began)):
+        while not (self._calls or self._stopping.is_set()) and (
+            window := self.scheduler.window(time.monotonic() - began)
+        ):
             try:
                 self._sort_in(self._inbox.get(timeout=window))
             except queue.Empty:
                 return
 
-    def _sort_in(self, item: "Sequence | _Call") -> None:
+    def _sort_in(self, item: "Sequence | _Call | None") -> None:
         if isinstance(item, _Call):
             self._calls.append(item)
-        else:
-            self._scheduler.add(item, item.num_columns)
+        elif item is not None:
+            self.scheduler.add(item, item.num_columns)
 
     def _fail_all(self, error: Exception, admitted: list[Sequence]) -> None:
-        """Give every future the error, so that none waits for ever."""
+        """Give every future but those in the inbox the error, so that none waits for ever."""
         for call in self._calls:
             fail(call.future, error)
         self._calls.clear()
         if self._decoder:
             self._decoder.fail(error)
-        while len(self._scheduler):
-            admitted += self._scheduler.take()
+        while len(self.scheduler):
+            for sequence in self.scheduler.take():
+                sequence.fail(error)
         for sequence in admitted:
             if not sequence.future.done():  # by another start of the same request
                 sequence.fail(error)
+
+    def _fail_outstanding(self, error: Exception) -> None:
+        for future in list(self._outstanding):
+            fail(future, error)

@@ -3,12 +3,13 @@
 import time
 from collections import abc
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import Request, RequestOutput, StopReason, TokenLogprob
+from steering.engines import EngineError, Request, RequestOutput, StopReason, TokenLogprob
 
 if TYPE_CHECKING:
     from steering.vectors.interventions import Intervention
@@ -23,6 +24,8 @@ NAN_LOGITS = (
     "the magnitude or use -M dtype=float32"
 )
 """The error of a sequence whose logits are NaN."""
+RELEASED = "the model was released while this waited or ran. Submit it again: the model loads anew"
+"""The error of whatever a release has ended."""
 # Most prompt tokens of one pass, so that activations stay small.
 _PREFILL_TOKENS = 8192
 
@@ -181,18 +184,39 @@ def before_stop(text: str, stop: abc.Sequence[str]) -> str | None:
 
 
 def settle(future: "Future[T]", work: Callable[[], T]) -> None:
-    """Set the result of `work`, or its exception, unless the future was cancelled."""
-    if not future.set_running_or_notify_cancel():
+    """Set the result of `work`, or its exception, unless the future was cancelled or is settled."""
+    if not _takes_outcome(future):
         return
-    try:
-        result = work()
-    except Exception as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+    with suppress(InvalidStateError):
+        try:
+            result = work()
+        except BaseException as error:
+            future.set_exception(as_error(error))
+        else:
+            future.set_result(result)
 
 
 def fail(future: "Future[Any]", error: Exception) -> None:
-    """Set the exception unless the future was cancelled."""
-    if future.set_running_or_notify_cancel():
-        future.set_exception(error)
+    """Set the exception unless the future was cancelled or is settled."""
+    if future.running() or _takes_outcome(future):
+        with suppress(InvalidStateError):
+            future.set_exception(error)
+
+
+def as_error(error: BaseException) -> Exception:
+    """An error that a future can hold for whoever waits, without ending the waiter's thread too."""
+    if isinstance(error, Exception):
+        return error
+    return EngineError(
+        f"the work on the model was broken off ({type(error).__name__}: {error}). Submit it again"
+    )
+
+
+def _takes_outcome(future: "Future[Any]") -> bool:
+    """Whether nobody has cancelled or settled it; those who wait learn of a cancellation."""
+    if future.done() and not future.cancelled():
+        return False
+    try:
+        return future.set_running_or_notify_cancel()
+    except RuntimeError:  # a release has settled it just now
+        return False

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from steering.engines import Engine, EngineError, Request, RequestOutput, Telemetry
 from steering.engines.hf import HFEngine
-from steering.engines.sequences import NAN_LOGITS
+from steering.engines.sequences import NAN_LOGITS, RELEASED, as_error, fail
 from steering.engines.vllm_requests import (
     lora_rank,
     lora_request,
@@ -70,11 +70,14 @@ class VLLMEngine(Engine):
         self._max_sequences = 1
         self._names = count()
         self._start = threading.Lock()
+        self._previous: threading.Thread | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
+        self._outstanding: set[Future[Any]] = set()
         self._llm: Any = None
         self._transformers: HFEngine | None = None
         self._broken: EngineError | None = None
@@ -115,12 +118,22 @@ class VLLMEngine(Engine):
         )
 
     def release(self) -> None:
+        if threading.current_thread() is self._thread:
+            # Which can't wait for its own end.
+            threading.Thread(target=self.release, name="steering-vllm-release").start()
+            return
         with self._start:
+            if self._loop is None or self._thread is None:
+                return
+            self._ending.set()
             if self._transformers is not None:
                 self._transformers.release()
-            if self._loop is not None and self._thread is not None:
-                self._loop.call_soon_threadsafe(self._end)
-                self._thread.join(timeout=_LAST_REQUEST_S)
+            self._loop.call_soon_threadsafe(self._end)
+            self._thread.join(timeout=_LAST_REQUEST_S)
+            # It still loads: nobody waits for that.
+            for future in list(self._outstanding):
+                fail(future, EngineError(RELEASED))
+            self._previous = self._thread
             self._reset()
 
     def _end(self) -> None:
@@ -131,9 +144,11 @@ class VLLMEngine(Engine):
             task.cancel()
 
         async def leave() -> None:
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._unload()
-            loop.stop()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._unload()
+            finally:
+                loop.stop()
 
         self._leaving = loop.create_task(leave())
 
@@ -147,7 +162,12 @@ class VLLMEngine(Engine):
                 )
                 self._thread.start()
                 atexit.register(self.release)
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            future = asyncio.run_coroutine_threadsafe(
+                _until_released(work, self._ending, self._previous), self._loop
+            )
+            self._outstanding.add(future)
+            future.add_done_callback(self._outstanding.discard)
+            return future
 
     async def _on_transformers(self, work: "Callable[[LoadedModel, Any], T]") -> T:
         async with self._lock:
@@ -304,7 +324,7 @@ class VLLMEngine(Engine):
 
     async def _unload(self) -> None:
         """Free the weights of either engine, once running requests have ended."""
-        while self._running:
+        while self._running > 0:
             await asyncio.sleep(_LOOK_S)
         if self._llm is not None:
             self._llm.shutdown()
@@ -328,6 +348,22 @@ class VLLMEngine(Engine):
             # With a reference to them, since an id is unique only among living objects.
             self._registered[id(interventions)] = (interventions, key)
         return self._registered[id(interventions)][1]
+
+
+async def _until_released(
+    work: "Coroutine[Any, Any, T]", ending: threading.Event, previous: threading.Thread | None
+) -> T:
+    """Do the work once a previous thread has freed its weights; a release ends it by an error."""
+    try:
+        if previous is not None:
+            await asyncio.to_thread(previous.join)
+        return await work
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and not ending.is_set():
+            raise
+        raise (EngineError(RELEASED) if ending.is_set() else as_error(error)) from None
+    finally:
+        work.close()
 
 
 def _failure(event: str, error: Exception) -> EngineError:
