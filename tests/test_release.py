@@ -20,7 +20,7 @@ from steering.models import find_model, load_model
 
 TIMEOUT = 20
 # Runs until it is stopped, as far as a test waits: token 0 ends answers.
-LONG = Request(prompt(1), Sampling(temperature=0, logit_bias={0: -1e4}), 480)
+LONG = Request(prompt(1), Sampling(temperature=0, logit_bias={0: -100.0}), 480)
 SHORT = Request(prompt(2), GREEDY, 3)
 RELEASED = r"released.*[Ss]ubmit it again"
 
