@@ -5,7 +5,7 @@ is disabled unless requested.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,9 @@ def render_chat(
 ) -> str:
     """The prompt as the model reads it.
 
+    A conversation that ends in an assistant message is continued: its last turn stays open, and the
+    model writes on. The template may trim the whitespace at the end of the message.
+
     Args:
         tokenizer: The model's tokenizer.
         messages: `{"role", "content"}` of each turn.
@@ -86,8 +89,8 @@ def render_chat(
         answered: Whether the last message is the assistant's, rendered as a finished turn.
 
     Raises:
-        ModelError: The tokenizer has no chat template, its template refuses the messages, or the
-            model can't think.
+        ModelError: The tokenizer has no chat template, its template refuses the messages or leaves
+            out the message to be continued, or the model can't think.
     """
     if not tokenizer.chat_template:
         raise ModelError(
@@ -95,10 +98,17 @@ def render_chat(
             "give one as -M chat_template=file.jinja; for a base model, use -M "
             "use_chat_template=false"
         )
-    text = _with_system(tokenizer, messages, thinking, answered)
-    if answered:
+    continued = not answered and bool(messages) and messages[-1]["role"] == "assistant"
+    ending = {
+        "add_generation_prompt": not answered and not continued,
+        "continue_final_message": continued,
+    }
+    text = _with_system(tokenizer, messages, enable_thinking=thinking, **ending)
+    if answered or continued:
         return text
-    silent = text if not thinking else _with_system(tokenizer, messages, False, False)
+    silent = text
+    if thinking:
+        silent = _with_system(tokenizer, messages, enable_thinking=False, **ending)
     silent += _end_of_thought(tokenizer, silent)
     if thinking and silent == text:
         raise ModelError(
@@ -109,19 +119,19 @@ def render_chat(
 
 
 def _with_system(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Turn], thinking: bool, answered: bool
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Turn], **settings: bool
 ) -> str:
     """Render; a system message that the template refuses or drops is put before the question."""
     folded = _folded(messages)
     try:
-        text = _rendered(tokenizer, messages, thinking, answered)
+        text = _rendered(tokenizer, messages, settings)
     except ModelError:
         if folded is None:
             raise
     else:
         if folded is None or messages[0]["content"].strip() in text:
             return text
-    return _rendered(tokenizer, folded, thinking, answered)
+    return _rendered(tokenizer, folded, settings)
 
 
 def _folded(messages: Sequence[Turn]) -> list[Turn] | None:
@@ -139,20 +149,22 @@ def _folded(messages: Sequence[Turn]) -> list[Turn] | None:
 
 
 def _rendered(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Turn], thinking: bool, answered: bool
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Turn], settings: Mapping[str, bool]
 ) -> str:
     from jinja2.exceptions import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(
-            list(messages),
-            tokenize=False,
-            add_generation_prompt=not answered,
-            enable_thinking=thinking,
-        )
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, **settings)
     except TemplateError as error:
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path} refuses the messages ({error})"
+        ) from None
+    except ValueError:
+        if not settings["continue_final_message"]:
+            raise
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} leaves out or changes the last "
+            "assistant message, so it can't be continued: end the conversation with a user message"
         ) from None
     assert isinstance(text, str)
     return text
@@ -168,7 +180,7 @@ def _end_of_thought(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
     return ""
 
 
-def split_thought(text: str, prompt: str = "") -> tuple[str, str] | None:
+def split_thought(text: str, prompt: str = "", prefill: str = "") -> tuple[str, str] | None:
     """A model's thought and its answer; None if it did not think.
 
     After a thought that is never closed the answer is empty.
@@ -176,6 +188,7 @@ def split_thought(text: str, prompt: str = "") -> tuple[str, str] | None:
     Args:
         text: The generated text.
         prompt: The rendered prompt; some templates open the thought at its end.
+        prefill: The assistant message that the text continues, which may have opened the thought.
     """
     body = text.lstrip()
     if prompt.endswith(_TURN) and body.startswith(_CHANNEL):
@@ -184,6 +197,7 @@ def split_thought(text: str, prompt: str = "") -> tuple[str, str] | None:
         return thought.strip(), _TURN_ENDS.split(answer)[0].strip() if closed else ""
     for opener, closer in _THOUGHTS:
         opened = prompt.rstrip().endswith(opener)
+        opened = opened or prefill.rfind(opener) > prefill.rfind(closer)
         if body.startswith(opener):
             opened, body = True, body.removeprefix(opener)
         if opened or closer in body:
@@ -197,9 +211,25 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def answer_end_token(tokenizer: "PreTrainedTokenizerBase", end_tokens: Sequence[int]) -> int:
-    """The model's end token that its chat template puts after an answer."""
+def answer_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The first special token that the chat template puts behind an answer.
+
+    None without a template, and where the template puts nothing or plain text only, which stop
+    strings can end.
+    """
+    if not tokenizer.chat_template:
+        return None
     answer = "An answer."
     turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
-    tail = render_chat(tokenizer, turns, answered=True).rpartition(answer)[2]
-    return next((token for token in encode(tokenizer, tail) if token in end_tokens), end_tokens[0])
+    try:
+        _, rendered, tail = render_chat(tokenizer, turns, answered=True).rpartition(answer)
+    except ModelError:  # a template for single questions
+        return None
+    special = tokenizer.added_tokens_decoder if rendered else {}
+    return next((token for token in encode(tokenizer, tail) if token in special), None)
+
+
+def answer_end_token(tokenizer: "PreTrainedTokenizerBase", end_tokens: Sequence[int]) -> int:
+    """The token that ends an answer in training: that of the template, else the model's own."""
+    end = answer_end(tokenizer)
+    return end_tokens[0] if end is None else end

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steering.models.blocks import find_blocks
-from steering.models.chat import use_template
+from steering.models.chat import answer_end, use_template
 from steering.models.source import (
     ModelError,
     ModelSource,
@@ -33,7 +33,8 @@ class LoadedModel:
         blocks: Path of the list of transformer blocks inside `model`.
         mlp: Path of the MLP in a block, if the user names it.
         shape: Depth and width.
-        end_tokens: Ids that end an answer.
+        end_tokens: Ids that end an answer: those of the generation config, of the tokenizer and of
+            the chat template.
     """
 
     model: "PreTrainedModel"
@@ -162,7 +163,7 @@ def end_tokens(source: ModelSource, tokenizer: "PreTrainedTokenizerBase") -> tup
     """Ids that end an answer, of a model that is not loaded.
 
     Raises:
-        ModelError: Neither the generation config nor the tokenizer names one.
+        ModelError: Neither the generation config, the tokenizer nor the template names one.
     """
     from transformers import GenerationConfig
 
@@ -212,11 +213,13 @@ def _end_tokens(
     generation: Any, tokenizer: "PreTrainedTokenizerBase", source: ModelSource
 ) -> tuple[int, ...]:
     ids = getattr(generation, "eos_token_id", None)
-    if ids is None:
-        ids = tokenizer.eos_token_id
-    if ids is None:
+    # A finetuned model often has the generation config of its base model, and so another end.
+    ends = [*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id]
+    ends = [token for token in [*ends, answer_end(tokenizer)] if token is not None]
+    if not ends:
         raise ModelError(
-            f"neither the generation config nor the tokenizer of {source.location} names an end "
-            "token: each answer would run to max_tokens. Add eos_token_id to generation_config.json"
+            f"neither generation config, tokenizer nor chat template of {source.location} name an "
+            "end token: each answer would run to max_tokens. Add eos_token_id to "
+            "generation_config.json"
         )
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+    return tuple(dict.fromkeys(ends))

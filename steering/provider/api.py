@@ -195,6 +195,7 @@ class SteeredAPI(ModelAPI):
             requests,
             model=self.model_name,
             prompt=prompt,
+            prefill=input[-1].text if input[-1].role == "assistant" else "",
             tokenizer=tokenizer,
             description=description,
             telemetry=telemetry,

@@ -137,6 +137,7 @@ def make_output(
     *,
     model: str,
     prompt: str,
+    prefill: str,
     tokenizer: "PreTrainedTokenizerBase",
     description: dict[str, Any],
     telemetry: Telemetry,
@@ -148,6 +149,8 @@ def make_output(
         requests: The request of each.
         model: Name of the model with its condition.
         prompt: The rendered prompt.
+        prefill: The assistant message that the answer continues; only the continuation is in the
+            output, as from Inspect's vllm and sglang providers.
         tokenizer: For the spelling of tokens.
         description: As `apply_vectors` gives it.
         telemetry: Of the engine so far.
@@ -155,7 +158,7 @@ def make_output(
     choices = [
         ChatCompletionChoice(
             message=ChatMessageAssistant(
-                content=split_reasoning(result.text, prompt),
+                content=split_reasoning(result.text, prompt, prefill),
                 model=model,
                 source="generate",
             ),
@@ -224,9 +227,9 @@ def _engine_metadata(results: Sequence[RequestOutput], telemetry: Telemetry) -> 
     }
 
 
-def split_reasoning(text: str, prompt: str = "") -> str | list[Content]:
+def split_reasoning(text: str, prompt: str = "", prefill: str = "") -> str | list[Content]:
     """Separate a model's reasoning from its answer; a prompt may open the reasoning at its end."""
-    parts = split_thought(text, prompt)
+    parts = split_thought(text, prompt, prefill)
     if parts is None:
         return text
     reasoning, answer = parts
