@@ -7,7 +7,7 @@ is disabled unless requested.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steering.models.source import ModelError
 
@@ -149,7 +149,7 @@ def _folded(messages: Sequence[Turn]) -> list[Turn] | None:
 
 
 def _rendered(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Turn], settings: Mapping[str, bool]
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Turn], settings: Mapping[str, Any]
 ) -> str:
     from jinja2.exceptions import TemplateError
 
