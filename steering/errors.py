@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+# Characters of a message.
+_LONGEST = 4000
+
 
 class SteeringError(Exception):
     """An option, file or request of the user can't be used.
@@ -11,6 +14,33 @@ class SteeringError(Exception):
     The message names the value, what is allowed and how to fix it, in one line, and is shown
     without a traceback. A room derives a class of its own only where it is caught by name.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """A text that may quote anything, as one line that is safe to print.
+
+    What a terminal would act on is escaped, and the middle of a long text is left out.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 500]} ... {text[-400:]}"
+    text = text.replace("\n", " ")
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+@contextmanager
+def raised_as(kind: type[SteeringError]) -> Iterator[None]:
+    """Raise errors of the rooms below as errors of this room, which is caught by name."""
+    try:
+        yield
+    except kind:
+        raise
+    except SteeringError as error:
+        raise kind(str(error)) from None
 
 
 def no_such_option(name: str, allowed: Sequence[str], where: str = "here") -> str:

@@ -162,9 +162,17 @@ def test_convert_keeps_the_numbers_and_tells_what_it_left_out(tmp_path, run, kin
     assert any("no residual norms" in note for note in notes)
 
 
-def test_convert_without_layer_keeps_them_all_and_warns_of_layer_0(tmp_path, run):
+def test_convert_keeps_all_layers_of_candidates_only_when_told_to(tmp_path, run):
     source = write_foreign("persona", tmp_path, 3, DIRECTION, 6)
-    code, out, err = run("convert", source, tmp_path / "v.gguf")
+    refusal = run("convert", source, tmp_path / "v.gguf")
+    _fails_in_one_line(refusal, "layers 0, 1, 2, 3, 4, and none is chosen")
+    assert "--layer all" in refusal[2]
+    _fails_in_one_line(run("convert", source, tmp_path / "v.gguf", "--layer", "9"), "9 is none of")
+    _fails_in_one_line(run("convert", source, tmp_path / "v.gguf", "--layer", "x"), "12,16")
+    assert not (tmp_path / "v.gguf").exists()
+    code, out, err = run("convert", source, tmp_path / "two.safetensors", "--layer", "1,3")
+    assert (code, "layer 1, 3" in out) == (0, True)
+    code, out, err = run("convert", source, tmp_path / "v.gguf", "--layer", "all")
     assert code == 0
     assert "layer 0-4" in out
     assert "llama.cpp" in err

@@ -4,6 +4,8 @@ import json
 import pickle
 import re
 import sys
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGUFReader
+from safetensors.torch import save_file
 from tiny_models import LAYERS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -44,7 +47,7 @@ def _same(one: SteeringVector, other: SteeringVector) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_foreign_vector_acts_at_the_block_that_its_tool_meant(tmp_path, kind):
     path = write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH)
-    vector = read_vector(path).at(LAYER)
+    vector = read_vector(path, "all").at(LAYER)
     assert torch.equal(vector.directions, DIRECTION[None, None])
     assert vector.directions.dtype == torch.float32
     assert vector.site == SITES.get(kind, "resid_post")
@@ -56,7 +59,9 @@ def test_a_foreign_vector_acts_at_the_block_that_its_tool_meant(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {"persona"}))
 def test_a_file_for_one_block_steers_no_other(tmp_path, kind):
-    assert read_vector(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH)).layers == (LAYER,)
+    assert read_vector(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH), "all").layers == (
+        LAYER,
+    )
 
 
 def test_rows_of_persona_vectors_are_the_outputs_of_the_blocks(tmp_path, tiny_folder):
@@ -68,7 +73,7 @@ def test_rows_of_persona_vectors_are_the_outputs_of_the_blocks(tmp_path, tiny_fo
     with torch.no_grad():
         states = model(torch.tensor([[5, 6, 7]]), output_hidden_states=True).hidden_states
     torch.save(torch.stack([state[0, -1] for state in states]), tmp_path / "theirs.pt")
-    vector = read_vector(tmp_path / "theirs.pt")
+    vector = read_vector(tmp_path / "theirs.pt", "all")
     assert vector.layers == tuple(range(LAYERS - 1))
     assert vector.depth == LAYERS
     assert torch.equal(vector.directions[:, 0], torch.stack(messages[:-1]))
@@ -99,7 +104,7 @@ def test_provenance_keeps_what_a_foreign_file_says(tmp_path):
 @pytest.mark.parametrize("suffix", ["safetensors", "gguf"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_imported_comes_back_from_every_format_that_can_hold_it(tmp_path, kind, suffix):
-    vector = read_vector(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH))
+    vector = read_vector(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH), "all")
     path = tmp_path / f"ours.{suffix}"
     if (kind, suffix) == ("moem", "gguf"):
         with pytest.raises(VectorError, match="mlp_out"):
@@ -173,7 +178,7 @@ def test_a_vector_for_another_model_is_refused_wherever_it_comes_from(tmp_path):
         vector.check_fits(width=9, num_layers=DEPTH, model="theirs")
     with pytest.raises(VectorError, match="layer 3, theirs has 3 blocks"):
         vector.check_fits(width=WIDTH, num_layers=3, model="theirs")
-    vector = read_vector(write_foreign("persona", tmp_path, LAYER, DIRECTION, DEPTH))
+    vector = read_vector(write_foreign("persona", tmp_path, LAYER, DIRECTION, DEPTH), "all")
     with pytest.raises(VectorError, match="6 blocks, theirs has 7"):
         vector.check_fits(width=WIDTH, num_layers=7, model="theirs")
 
@@ -243,7 +248,7 @@ def test_their_class_is_not_imported(tmp_path, monkeypatch):
 def test_a_pt_file_that_holds_no_vector_is_refused_by_what_it_holds(tmp_path, content, part):
     torch.save(content, tmp_path / "v.pt")
     with pytest.raises(VectorError, match=part) as error:
-        read_vector(tmp_path / "v.pt")
+        read_vector(tmp_path / "v.pt", "all")
     assert "v.pt" in str(error.value)
 
 
@@ -419,7 +424,7 @@ def _damaged(whole: bytes) -> Iterator[tuple[str, bytes]]:
 def _try(path: Path) -> tuple[SteeringVector | None, str]:
     """The vector, or the words with which it was refused."""
     try:
-        return read_vector(path), ""
+        return read_vector(path, "all"), ""
     except VectorError as error:
         return None, str(error)
 
@@ -463,7 +468,7 @@ def test_every_flipped_bit_of_the_numbers_is_noticed_in_gguf(tmp_path):
 def test_damage_to_a_foreign_file_never_ends_in_anything_but_a_line(tmp_path, kind):
     """Other numbers in a file without checksums, as GGUF is, are for nobody to notice."""
     path = write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH)
-    vector, refused = read_vector(path), 0
+    vector, refused = read_vector(path, "all"), 0
     for what, content in _damaged(path.read_bytes()):
         path.write_bytes(content)
         read, refusal = _try(path)
@@ -509,7 +514,7 @@ def test_an_array_that_claims_to_be_endless_is_not_read_for_ever(tmp_path):
     content = path.read_bytes().replace(b"\x08\0\0\0" + text, b"\x09\0\0\0" + array)
     assert len(content) == path.stat().st_size
     path.write_bytes(content)
-    with pytest.raises(VectorError, match="it ends at byte"):
+    with pytest.raises(VectorError, match="more than 100000 values"):
         read_vector(path)
 
 
@@ -518,3 +523,129 @@ def test_what_a_file_says_can_be_written_as_json(tmp_path):
     torch.save(content, tmp_path / "v.pt")
     provenance = json.loads(json.dumps(read_vector(tmp_path / "v.pt").provenance))
     assert provenance["more"] == {"a": [1, "a tensor torch.float32 [8]"]}
+
+
+@pytest.mark.parametrize("content", [torch.ones(6, WIDTH), {1: DIRECTION, 3: DIRECTION}])
+def test_of_a_file_with_a_direction_for_each_layer_one_is_named_or_all_are(tmp_path, content):
+    path = tmp_path / "v.pt"
+    torch.save(content, path)
+    with pytest.raises(VectorError, match=r"none is chosen.*--layer all"):
+        read_vector(path)
+    with pytest.raises(VectorError, match="77 is none of them"):
+        read_vector(path, 77)
+    vector = read_vector(path, 3)
+    assert vector.layers == (3,)
+    assert "chosen_layers" not in vector.provenance
+    assert read_vector(path, [1, 3]).provenance["chosen_layers"] == [1, 3]
+    everything = read_vector(path, "all")
+    assert len(everything.layers) > 1
+    assert everything.provenance["chosen_layers"] == "all"
+
+
+def test_a_single_direction_acts_at_the_layer_that_is_named_and_at_no_other(tmp_path):
+    torch.save(DIRECTION.double(), tmp_path / "direction.pt")
+    for layer in (None, "all", [1, 2]):
+        with pytest.raises(VectorError, match=r"no layer.*--layer 2"):
+            read_vector(tmp_path / "direction.pt", layer)
+    vector = read_vector(tmp_path / "direction.pt", 2)
+    assert (vector.layers, vector.site) == ((2,), "resid_post")
+    assert torch.equal(vector.directions[0, 0], DIRECTION)
+    assert "output of block 2" in notes_on(vector)[0]
+
+
+def test_a_vector_of_ours_for_many_layers_stays_as_it_is(tmp_path):
+    write_vector(_vector(), tmp_path / "v.safetensors")
+    assert read_vector(tmp_path / "v.safetensors").layers == (1, LAYER)
+    with pytest.raises(VectorError, match="together"):
+        read_vector(tmp_path / "v.safetensors", [1])
+
+
+@pytest.mark.parametrize(
+    ("component", "accepted"),
+    [("hidden_states", True), (None, True), ("attention_heads", False), ("router_logits", False)],
+)
+def test_easysteers_vectors_for_other_parts_than_the_residual_stream_are_refused(
+    tmp_path, component, accepted
+):
+    facts = json.dumps({"version": 1, "component": component, "metadata": None})
+    path = tmp_path / "v.gguf"
+    write_control_vector(path, {2: DIRECTION}, **{"controlvector.easysteer": facts})
+    if accepted:
+        assert read_vector(path).layers == (2,)
+    else:
+        with pytest.raises(VectorError, match=f"{component}.*hidden_states"):
+            read_vector(path)
+
+
+def test_layers_whose_direction_is_zero_are_left_out_of_a_control_vector(tmp_path):
+    zero = torch.zeros(WIDTH)
+    write_control_vector(tmp_path / "v.gguf", {1: zero, 2: zero, 3: DIRECTION})
+    vector = read_vector(tmp_path / "v.gguf")
+    assert vector.layers == (3,)
+    assert notes_on(vector) == ("the directions of the layers 1, 2 are zero and left out",)
+    write_control_vector(tmp_path / "zero.gguf", {1: zero, 2: zero})
+    assert read_vector(tmp_path / "zero.gguf").layers == (1, 2)
+
+
+def test_a_safetensors_file_of_another_tool_is_refused_with_the_way_to_import_it(tmp_path):
+    save_file({"steering_vector": DIRECTION}, tmp_path / "v.safetensors")
+    with pytest.raises(VectorError, match=r"steering_vector \[8\].*torch.save.*steering convert"):
+        read_vector(tmp_path / "v.safetensors")
+
+
+def _zipped_pickle(path: Path, pickled: bytes) -> None:
+    """What torch.save writes, with another pickle in it."""
+    torch.save({3: DIRECTION}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        pytest.param(b"\x80\x02c__builtin__\nbytearray\nI68719476736\n\x85R.", id="bytearray"),
+        pytest.param(b"\x80\x02ctorch\nFloatTensor\nI17179869184\n\x85R.", id="tensor"),
+        pytest.param(b"\x80\x02ctorch.storage\nUntypedStorage\nI68719476736\n\x85R.", id="storage"),
+        pytest.param(b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", id="deep"),
+        pytest.param(
+            b"\x80\x02}K\x01\x85" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(60)) + b"Ns.",
+            id="tuples that hash for ever",
+        ),
+        pytest.param(
+            b"\x80\x02]q\0" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(60)) + b".",
+            id="shared lists",
+        ),
+        pytest.param(b"\x80\x02" + b"N0" * 100_000 + b"N.", id="many operations"),
+        pytest.param(b"\x80\x02X\xff\xff\xff\xffa.", id="endless text"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_a_tiny_pickle_that_asks_for_much_is_refused_at_once(tmp_path, pickled):
+    path = tmp_path / "v.pt"
+    _zipped_pickle(path, pickled)
+    start = time.monotonic()
+    with pytest.raises(VectorError) as error:
+        read_vector(path, "all")
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - start < 3
+
+
+def test_a_view_of_one_number_as_billions_is_refused(tmp_path):
+    path = tmp_path / "v.pt"
+    for content in (
+        {3: torch.ones(1).expand(2**34)},
+        torch.ones(1, 1).expand(2**17, 2**17),
+        {"steering_vector": DIRECTION, "layer_idx": 3, "more": torch.ones(1).expand(2**40)},
+    ):
+        torch.save(content, path)
+        assert path.stat().st_size < 5000
+        with pytest.raises(VectorError, match="256 MiB"):
+            read_vector(path, "all")
+
+
+def test_a_legacy_file_is_read_in_a_process_of_its_own(tmp_path):
+    torch.save({3: DIRECTION}, tmp_path / "v.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_vector(tmp_path / "v.pt").directions[0, 0], DIRECTION)

@@ -18,7 +18,7 @@ def show(file: Path, as_json: bool) -> None:
     from steering.vectors.describe import describe_vector
     from steering.vectors.formats import read_vector
 
-    vector, digest = read_vector(file), file_digest(file)
+    vector, digest = read_vector(file, "all"), file_digest(file)
     if as_json:
         click.echo(json.dumps(vector.header() | {"sha256": digest}, indent=2))
         return
@@ -31,22 +31,23 @@ def show(file: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--layer", type=int, help="Keep this layer only.")
+@click.option("--layer", help="Layers to keep: 16, or 12,16, or all. Files of others may need it.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def convert(source: Path, destination: Path, layer: int | None, force: bool) -> None:
+def convert(source: Path, destination: Path, layer: str | None, force: bool) -> None:
     """Write a steering vector in another format.
 
     IN may be in any known format; the suffix of OUT determines the format of OUT.
     """
     from steering.vectors import VectorError
     from steering.vectors.describe import form_text, layers_text, printable
-    from steering.vectors.formats import notes_on, read_vector, write_vector
+    from steering.vectors.formats import notes_on, read_layers, read_vector, write_vector
 
     if destination.exists() and not force:
         raise VectorError(f"{destination} exists: give another name, or --force")
-    vector = read_vector(source)
-    if layer is not None:
-        vector = vector.at(layer)
+    layers = None if layer is None else read_layers(layer)
+    vector = read_vector(source, layers)
+    if isinstance(layers, int):
+        vector = vector.at(layers)
     for note in (*notes_on(vector), *write_vector(vector, destination)):
         click.echo(f"Note: {printable(note)}", err=True)
     if vector.residual_norms is None:

@@ -242,7 +242,8 @@ def _conditions(
     if not magnitude:
         raise StudyError("--magnitude 0 steers nothing: give the magnitude that you ship")
     ablates = options.get("operation") == "ablate"
-    vector = read_vector(file)
+    layer = options.get("layer")
+    vector = read_vector(file, layer if isinstance(layer, int) else None)
     path = file
     if file.suffix != ".safetensors":
         path = folder / f"{file.stem}.safetensors"

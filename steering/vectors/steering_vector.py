@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, raised_as
 from steering.files import write_whole
+from steering.foreign import decode, parse_json, read_bytes
 from steering.vocabulary import RESIDUAL_NORM, Site
 
 FORMAT = "steering-vector/2"
@@ -294,18 +295,26 @@ def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         VectorError: It is not such a file, or any bit of it has changed.
     """
+    with raised_as(VectorError):
+        content = read_bytes(path, "vector")
     try:
-        content = path.read_bytes()
+        # The library has no bound on the number of tensors.
+        length = int.from_bytes(content[:8], "little")
+        head = parse_json(decode(content[8 : 8 + length], path), path, "vector")
         tensors = load(content)
-        head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = head.get("__metadata__", {})
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, SteeringError, KeyError, ValueError) as error:
         raise VectorError(
             f"{path} can't be read as {format}: it is truncated, damaged, or another kind of file "
             f"({error}). Download or build it again"
         ) from None
+    metadata = head.get("__metadata__") or {}
     if metadata.get("format") != format:
-        raise VectorError(f"{path} has the format {metadata.get('format')}; {format} is needed")
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise VectorError(
+            f"{path} has the format {metadata.get('format')}; {format} is needed. It holds "
+            f"{shapes or 'nothing'}: if another tool wrote it, save the direction with torch.save "
+            "as a dict of block to tensor [width], and import that with `steering convert`"
+        )
     text, expected = str(metadata.get("header")), str(metadata.get("sha256"))
     digest = _digest(text, tensors)
     if digest != expected:
@@ -313,10 +322,8 @@ def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} is damaged: its content has the digest {digest[:12]}, its header says "
             f"{expected[:12]}. Download or build it again"
         )
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise VectorError(f"{path} has a header that is not JSON ({error})") from None
+    with raised_as(VectorError):
+        header = parse_json(text, f"the header of {path}", "vector")
     if not isinstance(header, dict):
         raise VectorError(f"{path} has the header {text[:40]}; a JSON object is needed")
     return header, tensors
@@ -327,7 +334,7 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

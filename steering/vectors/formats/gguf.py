@@ -10,23 +10,33 @@ and damage is detected; other readers ignore these keys.
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
+from steering.errors import raised_as
 from steering.files import file_digest, write_whole
+from steering.foreign import (
+    LIMITS,
+    GGUFHeader,
+    GGUFTensor,
+    check_file,
+    parse_json,
+    read_gguf_header,
+    size_text,
+)
 from steering.vectors.steering_vector import FORMAT, SteeringVector, VectorError, norms_in
 
 ARCHITECTURE = "controlvector"
 _ARCHITECTURE_KEY = "general.architecture"
 _MODEL_KEY = f"{ARCHITECTURE}.model_hint"
 _COUNT_KEY = f"{ARCHITECTURE}.layer_count"
+_EASYSTEER_KEY, _EASYSTEER_COMPONENT = f"{ARCHITECTURE}.easysteer", "hidden_states"
 _OURS = "steering."
 _FORMAT_KEY, _HEADER_KEY, _DIGEST_KEY = (
     f"{_OURS}{name}" for name in ("format", "header", "sha256")
@@ -46,12 +56,22 @@ def read_gguf(path: Path) -> SteeringVector:
     try:
         if any(key.startswith(_OURS) for key in metadata):
             return _own_vector(metadata, directions)
+        # Front ends write zeros for the layers that they leave alone.
+        nonzero = {layer: row for layer, row in directions.items() if row.any()} or directions
+        zeros = [str(layer) for layer in directions if layer not in nonzero]
+        note = f"the directions of the layers {', '.join(zeros)} are zero and left out"
+        notes = {"notes": [note]} if zeros else {}
         return SteeringVector(
-            directions=_stacked(directions),
-            layers=tuple(directions),
+            directions=_stacked(nonzero),
+            layers=tuple(nonzero),
             site="resid_post",
             model=str(metadata.get(_MODEL_KEY, "")),
-            provenance={**metadata, "imported_from": "gguf", "imported_sha256": file_digest(path)},
+            provenance={
+                **metadata,
+                **notes,
+                "imported_from": "gguf",
+                "imported_sha256": file_digest(path),
+            },
         )
     except VectorError as error:
         raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
@@ -107,59 +127,72 @@ def _check_holds(vector: SteeringVector) -> None:
     )
 
 
-class _Reader(GGUFReader):
-    """Refuses to read past the end of the file.
-
-    The library's own reader truncates such a read, and continues for as many elements as the file
-    declares: one flipped bit can keep it busy for ever.
-    """
-
-    def _get(
-        self, offset: int, dtype: Any, count: int = 1, override_order: Any = None
-    ) -> np.ndarray:
-        end = int(offset) + np.dtype(dtype).itemsize * int(count)
-        if end > len(self.data):
-            raise ValueError(f"it ends at byte {len(self.data)}, before its byte {end}")
-        return super()._get(offset, dtype, count, override_order)
-
-
 def _content(path: Path) -> tuple[dict[str, Any], Directions]:
     """The file's metadata, and its directions in the order of their layers."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            reader = _Reader(path)
-        # The library adds names in capitals for the counts at the start of the file.
-        metadata = {
-            name: field.contents()
-            for name, field in reader.fields.items()
-            if not name.startswith("GGUF.")
-        }
-    # Invalid numbers raise errors of many types in the library.
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise VectorError(f"{path} can't be read as a GGUF file ({reason})") from None
-    if metadata.get(_ARCHITECTURE_KEY) != ARCHITECTURE:
-        architecture = metadata.get(_ARCHITECTURE_KEY)
-        raise VectorError(
-            f"{path} has {_ARCHITECTURE_KEY}={architecture!r}: a control vector "
-            f"({_ARCHITECTURE_KEY}={ARCHITECTURE!r}) is needed"
-        )
-    directions: Directions = {}
-    for tensor in reader.tensors:
-        match = re.fullmatch(r"direction\.(0|[1-9][0-9]{0,8})", tensor.name)
-        if match is None:
-            raise VectorError(f"{path} holds {tensor.name!r}: only direction.<layer> is allowed")
-        if tensor.tensor_type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
-            kind = f"{tensor.tensor_type.name} {tensor.shape.tolist()}"
-            raise VectorError(f"{path} holds {tensor.name} as {kind}: F32 [width] is needed")
-        # A copy in this machine's byte order, since the reader only maps the file.
-        directions[int(match[1])] = np.array(tensor.data, dtype=np.float32)
+    with raised_as(VectorError):
+        size = check_file(path, "vector")
+        with path.open("rb") as file:
+            header = read_gguf_header(file, size, path, "vector")
+            _check_kind(path, header)
+            directions = {
+                layer: _direction(path, file, size, header.order, tensor)
+                for layer, tensor in zip(_layers(path, header), header.tensors, strict=True)
+            }
     widths = sorted({len(direction) for direction in directions.values()})
     if len(widths) != 1:
         content = f"widths {widths}" if widths else "no directions"
         raise VectorError(f"{path} holds {content}: directions of one width are needed")
-    return metadata, dict(sorted(directions.items()))
+    return header.metadata, dict(sorted(directions.items()))
+
+
+def _check_kind(path: Path, header: GGUFHeader) -> None:
+    """Refuse what is no control vector of the residual stream, or a larger one than is read."""
+    architecture = header.metadata.get(_ARCHITECTURE_KEY)
+    if architecture != ARCHITECTURE:
+        raise VectorError(
+            f"{path} has {_ARCHITECTURE_KEY}={architecture!r}: a control vector "
+            f"({_ARCHITECTURE_KEY}={ARCHITECTURE!r}) is needed"
+        )
+    # EasySteer names the part of the block in JSON.
+    if (easysteer := header.metadata.get(_EASYSTEER_KEY)) is not None:
+        facts = parse_json(str(easysteer), f"{path}: {_EASYSTEER_KEY}", "vector")
+        component = facts.get("component") if isinstance(facts, dict) else None
+        if component not in (None, _EASYSTEER_COMPONENT):
+            raise VectorError(
+                f"{path} has the component {component!r} of EasySteer: only "
+                f"{_EASYSTEER_COMPONENT}, the residual stream, can be steered here"
+            )
+    most = LIMITS["vector"].unpacked
+    if 4 * sum(tensor.num_values for tensor in header.tensors) > most:
+        raise VectorError(f"{path} has directions of more than {size_text(most)}: split it")
+
+
+def _layers(path: Path, header: GGUFHeader) -> list[int]:
+    layers = []
+    for tensor in header.tensors:
+        match = re.fullmatch(r"direction\.(0|[1-9][0-9]{0,8})", tensor.name)
+        if match is None:
+            raise VectorError(f"{path} holds {tensor.name!r}: only direction.<layer> is allowed")
+        layers.append(int(match[1]))
+    return layers
+
+
+def _direction(
+    path: Path, file: IO[bytes], size: int, order: str, tensor: GGUFTensor
+) -> np.ndarray:
+    """Float32 [width], in this machine's order of bytes."""
+    if tensor.type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
+        names = {each.value: each.name for each in GGMLQuantizationType}
+        name = names.get(tensor.type, f"type {tensor.type}")
+        raise VectorError(
+            f"{path} holds {tensor.name} as {name} {list(tensor.shape)}: F32 [width] is needed"
+        )
+    end = tensor.offset + 4 * tensor.num_values
+    if end > size:
+        raise VectorError(f"{path} is cut short: it ends at byte {size}, before its byte {end}")
+    file.seek(tensor.offset)
+    data = np.frombuffer(file.read(4 * tensor.num_values), dtype=f"{order}f4")
+    return data.astype(np.float32)
 
 
 def _own_vector(metadata: Mapping[str, Any], directions: Directions) -> SteeringVector:
@@ -173,7 +206,7 @@ def _own_vector(metadata: Mapping[str, Any], directions: Directions) -> Steering
             f"says {expected[:12]}. Download or convert it again"
         )
     try:
-        header = json.loads(metadata[_HEADER_KEY])
+        header = parse_json(str(metadata[_HEADER_KEY]), "its header", "vector")
         norms, provenance = norms_in(header)
         return SteeringVector(
             directions=_stacked(directions),
