@@ -26,7 +26,7 @@ from steering.models import (
     read_template,
     weights_digest,
 )
-from steering.models.adapters import Adapter, find_adapter
+from steering.models.adapters import Adapter, check_layers, find_adapter
 from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
@@ -134,6 +134,7 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
         adapter = find_adapter(
             spec.adapter, model.source, model.shape, model.weights, spec.adapter_scale
         )
+        check_layers(adapter, model.source, model.weights)
         identity["adapter"] = adapter.digest
     label = spec.label(
         *(v.target.digest if isinstance(v, VectorRecipe) else v.digest for v in vectors),

@@ -1,6 +1,8 @@
 """Finetuned requests: as peft alone, beside steered and unsteered ones, on one set of weights."""
 
+import hashlib
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from adapter_files import adapter_at, blocks, change_config, peft_alone, save_adapter
@@ -20,7 +23,9 @@ from test_engine import FAMILIES, GREEDY, Interventions, plain, steer
 from steering.engines import Request
 from steering.engines.hf import HFEngine
 from steering.engines.settings import Sampling
+from steering.files import file_digest
 from steering.models import ModelError, find_model
+from steering.models.adapters import Adapter
 from steering.training.cache import build_vector
 
 TIMEOUT = 60
@@ -259,6 +264,13 @@ def test_a_vector_is_built_on_the_base_model_whatever_is_loaded(
     assert torch.equal(engine.call(build).result(TIMEOUT), before)
 
 
+def unchecked(folder: Path) -> Adapter:
+    """An adapter whose weights nobody has compared with the model's layers."""
+    sums = file_digest(folder / "adapter_model.safetensors")
+    sums += file_digest(folder / "adapter_config.json")
+    return Adapter(folder, hashlib.sha256(sums.encode()).hexdigest())
+
+
 def damaged(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, Any]]) -> None:
     path = folder / "adapter_model.safetensors"
     save_file(change(load_file(path)), path)
@@ -312,7 +324,7 @@ def test_a_bad_adapter_fails_its_own_requests_only(
     engine = start(llama)
     if not first:
         answer(engine, requests)
-    failing = [replace(request, adapter=adapter_at(llama, bad)) for request in requests[:2]]
+    failing = [replace(request, adapter=unchecked(bad)) for request in requests[:2]]
     futures = hand_over(engine, [failing[0], *requests, failing[1]])
     for future in (futures[0], futures[-1], engine.submit(failing[0])):
         with pytest.raises(ModelError, match=message) as caught:
@@ -326,6 +338,54 @@ def test_an_adapter_that_reaches_no_layer_is_an_error(llama: Path, tmp_path: Pat
     """Never silently the baseline."""
     saved = save_adapter(llama, tmp_path / "lora")
     change_config(saved, target_modules=["no_such_layer"])
-    request = Request(prompt(7), GREEDY, 6, adapter=adapter_at(llama, saved))
+    request = Request(prompt(7), GREEDY, 6, adapter=unchecked(saved))
     with pytest.raises(ModelError, match="lora can't be loaded into this model"):
+        start(llama).submit(request).result(TIMEOUT)
+
+
+@pytest.mark.parametrize("case", [*BROKEN, "embeddings", "peft fails", "copying fails"])
+def test_no_adapter_that_fails_changes_the_shared_weights(
+    case: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one whose file grew between the check and the load, or that fails in the middle."""
+    bad = save_adapter(llama, tmp_path / "bad", seed=2)
+    name = "base_model.model.model.embed_tokens.weight"
+    changes: dict[str, Any] = {key: change for key, (change, _) in BROKEN.items()}
+    changes["embeddings"] = lambda tensors: tensors | {name: torch.ones(259, 32)}
+    if case in changes:
+        damaged(bad, changes[case])
+    else:
+        function = {"peft fails": "get_peft_model", "copying fails": "set_peft_model_state_dict"}
+        real = getattr(peft, function[case])
+
+        def fail(*args: Any, **options: Any) -> Any:
+            real(*args, **options)
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(peft, function[case], fail)
+
+    def weights(loaded: Any, _: Any) -> dict[str, torch.Tensor]:
+        tensors = loaded.model.state_dict().items()
+        return {k.replace("base_layer.", ""): v.clone() for k, v in tensors if "lora" not in k}
+
+    engine = start(llama)
+    before = engine.call(weights).result(TIMEOUT)
+    baseline = answer(engine, [Request(prompt(7), GREEDY, 6, top_logprobs=0)])
+    with pytest.raises(ModelError, match="bad"):
+        engine.submit(Request(prompt(7), GREEDY, 6, adapter=unchecked(bad))).result(TIMEOUT)
+    after = engine.call(weights).result(TIMEOUT)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    again = answer(engine, [Request(prompt(7), GREEDY, 6, top_logprobs=0)])
+    assert [r.logprobs for r in again] == [r.logprobs for r in baseline]
+
+
+def test_an_adapter_that_was_overwritten_is_not_used_under_its_old_digest(
+    llama: Path, tmp_path: Path
+) -> None:
+    saved = save_adapter(llama, tmp_path / "lora", seed=1)
+    request = Request(prompt(7), GREEDY, 6, adapter=adapter_at(llama, saved))
+    shutil.rmtree(saved)
+    save_adapter(llama, saved, seed=2)
+    with pytest.raises(ModelError, match=r"files of adapter=lora have changed"):
         start(llama).submit(request).result(TIMEOUT)

@@ -12,11 +12,13 @@ from typing import Any
 
 import inspect_ai
 import pytest
+import torch
 from adapter_files import adapter_at, change_config, save_adapter
 from click.testing import CliRunner
 from fake_hub import MODEL_COMMIT, fake_hub
 from finetuning import train
 from inspect_ai._util.error import PrerequisiteError
+from safetensors.torch import load_file, save_file
 from shell import REPO
 from test_provider import GREEDY, ask, save_vector, steered
 from tiny_models import LAYERS, WIDTH, save_tiny
@@ -62,6 +64,20 @@ def copied(folder: Path, out: Path) -> Path:
     return Path(shutil.copytree(folder, out))
 
 
+ROOT = "base_model.model.model.layers"
+QUERY = f"{ROOT}.0.self_attn.q_proj"
+
+
+def rewrite(folder: Path, changes: dict[str, tuple[int, ...] | None]) -> None:
+    """Put weights of these shapes into an adapter's file, or take them out."""
+    weights = load_file(folder / WEIGHTS)
+    for name, shape in changes.items():
+        weights.pop(name, None)
+        if shape is not None:
+            weights[name] = torch.ones(shape)
+    save_file(weights, folder / WEIGHTS)
+
+
 # What is wrong, how an adapter comes to be so, and what the one line says.
 WRONG: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no config": (lambda f: (f / CONFIG).unlink(), [f"has no {CONFIG}", "peft or steering"]),
@@ -79,7 +95,99 @@ WRONG: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "biases": (lambda f: change_config(f, bias="lora_only"), ["biases of its own"]),
     "an init that changes the base": (
         lambda f: change_config(f, init_lora_weights="pissa_niter_4"),
-        ["changes the base weights (pissa_niter_4)"],
+        ["may change the base weights", "pissa_niter_4"],
+    ),
+    "layers twice": (
+        lambda f: change_config(f, layer_replication=[[0, 2], [1, 4]]),
+        ["layer_replication", "merge_and_unload"],
+    ),
+    "a setting of a later peft": (
+        lambda f: change_config(f, use_wonder=True),
+        ["use_wonder=True", "merge_and_unload"],
+    ),
+    "code of its choice": (
+        lambda f: change_config(f, megatron_config={"a": 1}, megatron_core="wave"),
+        ["megatron_config", "merge_and_unload"],
+    ),
+    "an init that nobody knows": (
+        lambda f: change_config(f, init_lora_weights="wonder"),
+        ["init_lora_weights=wonder"],
+    ),
+    "embeddings": (
+        lambda f: rewrite(f, {"base_model.model.model.embed_tokens.weight": (259, WIDTH)}),
+        ["embed_tokens.weight", "not a LoRA", "merge_and_unload"],
+    ),
+    "embeddings as a layer has them": (
+        lambda f: rewrite(f, {"base_model.model.model.embed_tokens.base_layer.weight": (9, 9)}),
+        ["embed_tokens.base_layer.weight", "not a LoRA"],
+    ),
+    "a head": (
+        lambda f: rewrite(f, {"base_model.model.lm_head.weight": (259, WIDTH)}),
+        ["lm_head.weight", "not a LoRA"],
+    ),
+    "a head that its config names": (
+        lambda f: rewrite(f, {"base_model.model.lm_head.modules_to_save.weight": (259, WIDTH)}),
+        ["lm_head.modules_to_save.weight", "not a LoRA"],
+    ),
+    "new tokens": (
+        lambda f: change_config(f, trainable_token_indices=[1, 2]),
+        ["tokens of its own"],
+    ),
+    "directions with lengths": (
+        lambda f: rewrite(f, {f"{QUERY}.lora_magnitude_vector": (WIDTH,)}),
+        ["lora_magnitude_vector", "not a LoRA"],
+    ),
+    "a bias in the file": (
+        lambda f: rewrite(f, {f"{QUERY}.lora_B.bias": (WIDTH,)}),
+        ["lora_B.bias", "not a LoRA"],
+    ),
+    "half a layer": (lambda f: rewrite(f, {f"{QUERY}.lora_A.weight": None}), ["lacks", "lora_A"]),
+    "a layer that the model lacks": (
+        lambda f: rewrite(
+            f,
+            {
+                f"{ROOT}.0.self_attn.w.lora_A.weight": (4, WIDTH),
+                f"{ROOT}.0.self_attn.w.lora_B.weight": (WIDTH, 4),
+            },
+        ),
+        ["self_attn.w.lora_A", "has no layer"],
+    ),
+    "a layer that its config leaves out": (
+        lambda f: change_config(f, target_modules=["o_proj"]),
+        ["has no layer", "target_modules"],
+    ),
+    "no layer of the model": (
+        lambda f: change_config(f, target_modules=["no_such_layer"]),
+        ["no_such_layer"],
+    ),
+    "another rank than its config says": (
+        lambda f: change_config(f, r=3),
+        ["stores", "[4, 48]", "[3, 48]"],
+    ),
+    "a rank that no memory holds": (
+        lambda f: change_config(f, r=10**12),
+        ["stores", "[4, 48]"],
+    ),
+    "ranks of another pattern": (
+        lambda f: change_config(f, rank_pattern={"q_proj": 2}),
+        ["q_proj.lora_", "[2, 32]"],
+    ),
+    "another width inside": (
+        lambda f: rewrite(f, {f"{ROOT}.0.mlp.down_proj.lora_A.weight": (4, 40)}),
+        ["down_proj.lora_A", "[4, 40]", "[4, 48]"],
+    ),
+    "a pattern that never ends": (
+        lambda f: change_config(f, target_modules=r"(?:(?:[a-z._0-9]|[a-z])+)+[!?]"),
+        ["target_modules", "takes too long"],
+    ),
+    "a pattern that is none": (
+        lambda f: change_config(f, target_modules="(q_proj"),
+        ["target_modules", "(q_proj"],
+    ),
+    "a rank that is a word": (lambda f: change_config(f, r="four"), ["r=", "four"]),
+    "config of a million brackets": (
+        lambda f: (f / CONFIG).write_text("[" * 10**6),
+        ["can't be read"],
     ),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), [f"has no {WEIGHTS}", "save_pretrained"]),
     "a pickle": (

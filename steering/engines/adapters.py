@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steering.models import ModelError
-from steering.models.adapters import Adapter
+from steering.models.adapters import WEIGHTS, Adapter, check_unchanged, peft_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,6 +31,7 @@ class Adapters:
     def __init__(self, model: "PreTrainedModel") -> None:
         """Remember the model, which stays unchanged until an adapter is loaded."""
         self._model = model
+        self._modules = [name for name, _ in model.named_modules()]
         self._peft: PeftModel | None = None
         self._loaded: set[str] = set()
         self._failed: dict[str, Exception] = {}
@@ -61,20 +62,31 @@ class Adapters:
         self._loaded.add(adapter.name)
 
     def _load(self, adapter: Adapter) -> None:
-        from peft import PeftModel, get_peft_model_state_dict
+        from peft import (
+            PeftModel,
+            get_peft_model,
+            get_peft_model_state_dict,
+            set_peft_model_state_dict,
+        )
         from peft.tuners.lora import LoraLayer
         from safetensors.torch import load_file
 
-        name, folder = adapter.name, str(adapter.folder)
+        name = adapter.name
+        check_unchanged(adapter)
+        stored = load_file(adapter.folder / WEIGHTS)
         try:
+            config = peft_config(adapter, self._modules)
             if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self._model, folder, adapter_name=name)
+                wrapped = get_peft_model(self._model, config, adapter_name=name)
+                assert isinstance(wrapped, PeftModel)
+                self._peft = wrapped
             else:
-                self._peft.load_adapter(folder, adapter_name=name)
+                self._peft.add_adapter(name, config)
+            self._peft.eval()  # new layers have dropout
+            set_peft_model_state_dict(self._peft, stored, adapter_name=name)
         finally:
             # After a failure too: an adapter that peft has made active would act on every row.
             self._deactivate()
-        stored = load_file(adapter.folder / "adapter_model.safetensors")
         loaded = get_peft_model_state_dict(
             self._peft, adapter_name=name, save_embedding_layers=False
         )

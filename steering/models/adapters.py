@@ -6,23 +6,39 @@ checks here run before any weight of the model is loaded; of the adapter's weigh
 is read.
 """
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import time
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steering.files import file_digest
-from steering.models import ModelError, ModelSource, Shape
+from steering.models import ModelError, ModelSource, Shape, build_empty
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 FORMAT = "steering-adapter/1"
 FACTS = "steering.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-# Settings of peft that sequences of one batch can't have individually, or that change the base.
+# The settings of peft that are supported. All others must be empty: sequences of one batch can't
+# have them individually, or they change the base weights, or a later peft has added them.
+_SUPPORTED = {
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path"),
+    *("revision", "inference_mode", "r", "lora_alpha", "lora_dropout", "fan_in_fan_out"),
+    *("use_rslora", "init_lora_weights", "target_modules", "exclude_modules", "bias"),
+    *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
+    # Without effect by themselves.
+    *("megatron_core", "qalora_group_size", "eva_config", "corda_config", "runtime_config"),
+    *("loftq_config", "lora_ga_config"),
+}
 _UNSUPPORTED = {
     "use_dora": "DoRA",
     "lora_bias": "biases of its own",
@@ -32,8 +48,11 @@ _UNSUPPORTED = {
     "alora_invocation_tokens": "activated LoRA",
     "use_bdlora": "block-diagonal LoRA",
 }
-# Initialisations that change the base weights; the others matter only at the start of training.
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq")
+# Initialisations that leave the base weights as they are, and so matter only before training.
+_INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal")
+_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_(?:(?:A|B)\.weight|embedding_(?:A|B))")
+_PATTERNS_S = 1
+_PLAIN = re.compile(r"[\w.]+")
 # Layers that read the residual stream, and those that write it.
 _READERS = re.compile(r"\.([qkv]_proj|gate_proj|up_proj|gate_up_proj|in_proj_\w+)\.lora_A")
 _WRITERS = re.compile(r"\.(o_proj|down_proj|out_proj)\.lora_B")
@@ -80,8 +99,132 @@ def find_adapter(
     facts = read_facts(folder) if (folder / FACTS).exists() else {}
     _check_base(location, config, facts, source, weights)
     _check_shapes(location, shapes, source, shape)
+    return Adapter(folder, _digest(folder), scale, facts)
+
+
+def _digest(folder: Path) -> str:
     sums = file_digest(folder / WEIGHTS) + file_digest(folder / CONFIG)
-    return Adapter(folder, hashlib.sha256(sums.encode()).hexdigest(), scale, facts)
+    return hashlib.sha256(sums.encode()).hexdigest()
+
+
+def check_unchanged(adapter: Adapter) -> None:
+    """Refuse an adapter whose files have changed since it was found, or that holds other weights.
+
+    Raises:
+        ModelError: They would answer under the digest of the files before.
+    """
+    location = adapter.folder.name
+    if _digest(adapter.folder) != adapter.digest:
+        raise ModelError(
+            f"the files of adapter={location} have changed since this run looked at them: start "
+            "again"
+        )
+    _check_names(location, _read_shapes(adapter.folder / WEIGHTS, location))
+
+
+@functools.lru_cache(maxsize=64)
+def check_layers(adapter: Adapter, source: ModelSource, weights: str) -> None:
+    """Refuse an adapter whose weights are not those of the model's layers that its config names.
+
+    The model and the adapter's layers are built without memory for weights. A pair that was
+    accepted is not checked again; `weights` is the digest of the model's weights.
+
+    Raises:
+        ModelError: It names the weight and both shapes.
+    """
+    import torch
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    location = adapter.folder.name
+    stored = _read_shapes(adapter.folder / WEIGHTS, location)
+    model = build_empty(source)
+    try:
+        config = peft_config(adapter, [name for name, _ in model.named_modules()])
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            adapted: Any = get_peft_model(model, config, low_cpu_mem_usage=True)
+        needed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"adapter={location} does not fit {source.name} ({message}): steer the model that it "
+            "was trained on"
+        ) from None
+    for name in sorted(stored.keys() | needed.keys()):
+        if name not in needed:
+            raise ModelError(
+                f"adapter={location} holds {name}, for which {source.name} has no layer that its "
+                "target_modules name: steer the model that it was trained on"
+            )
+        if name not in stored:
+            raise ModelError(
+                f"adapter={location} lacks {name}, which its target_modules name: download or "
+                "train it again"
+            )
+        if stored[name] != tuple(needed[name].shape):
+            raise ModelError(
+                f"adapter={location} stores {name} as {list(stored[name])}, but {source.name} and "
+                f"its {CONFIG} need {list(needed[name].shape)}: steer the model that it was "
+                "trained on"
+            )
+
+
+def peft_config(adapter: Adapter, modules: Sequence[str]) -> "LoraConfig":
+    """The config of an adapter for peft, without any regular expression of the file's.
+
+    Those that it has are matched here, within a second, since peft would match them without bound.
+
+    Args:
+        adapter: The adapter.
+        modules: Names of the modules of the model, without adapters.
+
+    Raises:
+        ModelError: A pattern is none, or takes longer.
+    """
+    from peft import LoraConfig
+
+    config: Any = LoraConfig.from_pretrained(str(adapter.folder))
+    config.init_lora_weights = True
+    deadline = time.monotonic() + _PATTERNS_S
+
+    def names(option: str, pattern: str) -> list[str]:
+        return _matching(pattern, modules, deadline, f"{option} of adapter={adapter.folder.name}")
+
+    for option in ("target_modules", "exclude_modules"):
+        value = getattr(config, option)
+        if isinstance(value, str) and value != "all-linear":
+            setattr(config, option, names(option, value))
+    for option in ("rank_pattern", "alpha_pattern"):
+        values = getattr(config, option) or {}
+        if not all(_PLAIN.fullmatch(key) for key in values):
+            # The first pattern that matches a module counts.
+            pairs = [(key, names(option, rf"(.*\.)?({key})")) for key in reversed(values)]
+            setattr(config, option, {name: values[key] for key, names in pairs for name in names})
+    layers = config.layers_pattern or []
+    for text in [layers] if isinstance(layers, str) else layers:
+        if not _PLAIN.fullmatch(text):
+            raise ModelError(
+                f"layers_pattern={text[:80]!r} of adapter={adapter.folder.name} is not supported: "
+                "give the name of a list of blocks, as layers"
+            )
+    assert isinstance(config, LoraConfig)
+    return config
+
+
+def _matching(pattern: str, names: Sequence[str], deadline: float, where: str) -> list[str]:
+    import regex  # unlike re, it has a timeout
+
+    try:
+        compiled = regex.compile(pattern)
+        return [
+            name
+            for name in names
+            if compiled.fullmatch(name, timeout=max(deadline - time.monotonic(), 1e-3))
+        ]
+    except TimeoutError:
+        reason = "takes too long to match"
+    except regex.error as error:
+        reason = f"is not a regular expression ({error})"
+    raise ModelError(f"{where} {reason} ({pattern[:80]}): name the layers in a list")
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -144,18 +287,29 @@ def _read_config(path: Path, location: str) -> dict[str, Any]:
             f"adapter={location} has no {CONFIG}: give a folder written by peft or steering "
             "finetune (give a fully finetuned model as the model itself)"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(
             f"{CONFIG} of adapter={location} can't be read ({type(error).__name__}: {error}): "
             "download the folder again"
         ) from None
     if kind != "LORA":
         raise ModelError(f"adapter={location} is a {kind}; only LORA is supported")
-    unsupported = [meaning for name, meaning in _UNSUPPORTED.items() if config.get(name)]
+    # An empty list of tokens or modules is a setting too.
+    beyond = [name for name, value in config.items() if name not in _SUPPORTED and value]
+    unsupported = [_UNSUPPORTED.get(name, f"{name}={config[name]}") for name in beyond]
     if config.get("bias", "none") != "none":
         unsupported.append("biases of its own")
-    if str(config.get("init_lora_weights")).lower().startswith(_BASE_CHANGING):
-        unsupported.append(f"an init that changes the base weights ({config['init_lora_weights']})")
+    if str(config.get("init_lora_weights")).lower() not in _INITS:
+        unsupported.append(
+            "an init that may change the base weights "
+            f"(init_lora_weights={config['init_lora_weights']})"
+        )
+    for name in ("r", "lora_alpha"):
+        if not isinstance(config.get(name, 1), int | float) or config.get(name, 1) < 1:
+            raise ModelError(
+                f"{CONFIG} of adapter={location} has {name}={config[name]}: a number above 0 is "
+                "needed"
+            )
     if unsupported:
         raise ModelError(
             f"adapter={location} has {unsupported[0]}, which is not supported in a batch with "
@@ -215,6 +369,7 @@ def _check_shapes(
     """Refuse an adapter of a model of another width or depth."""
     if not shapes:
         raise ModelError(f"adapter={location} has no weights: train it again")
+    _check_names(location, shapes)
     for name, dims in shapes.items():
         if _TOWER.search(name):
             continue
@@ -229,4 +384,16 @@ def _check_shapes(
             raise ModelError(
                 f"adapter={location} changes block {block[1]}, but {source.name} has blocks "
                 f"0-{shape.num_layers - 1}: steer the model that it was trained on"
+            )
+
+
+def _check_names(location: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse an adapter that holds more than the LoRA of layers: peft would load that too."""
+    for name, dims in shapes.items():
+        if not _WEIGHT.fullmatch(name):
+            raise ModelError(
+                f"adapter={location} holds {name} {list(dims)}, which is not a LoRA of a layer "
+                "(embeddings, heads, biases and magnitudes would change the model that other "
+                "sequences use): merge it into its model (peft's merge_and_unload) and give that "
+                "model, or save it without them (save_embedding_layers=False)"
             )

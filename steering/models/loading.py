@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from steering.models.blocks import find_blocks
 from steering.models.chat import answer_end, use_template
+from steering.models.checkpoint import check_weights, readable, refuse_unfit
 from steering.models.source import (
     ModelError,
     ModelSource,
@@ -88,6 +89,28 @@ def import_code(source: ModelSource) -> None:
     _auto_class(load_config(source))
 
 
+def build_empty(source: ModelSource) -> "PreTrainedModel":
+    """The model as its config describes it, without memory for its weights (on `meta`)."""
+    import torch
+
+    config = load_config(source)
+    with torch.device("meta"), readable(source):
+        model: PreTrainedModel = _auto_class(config).from_config(config)
+    return model
+
+
+def check_checkpoint(source: ModelSource, config: "PretrainedConfig") -> None:
+    """Refuse a checkpoint whose weights are not those that its config describes; reads none.
+
+    Weights that are stored quantized are checked as they load: their shapes are others.
+
+    Raises:
+        ModelError: It names the weights.
+    """
+    if _quantization(config) is None:
+        check_weights(_auto_class(config), source, where_from(source))
+
+
 def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
     """Load weights and tokenizer.
 
@@ -124,20 +147,17 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
     if device != "cpu" or dtype in QUANTIZED:
         # Weights are read onto their devices directly, not through the machine's memory.
         options["device_map"] = "auto" if device == EVERY else {"": device}
-    loaded: Any = _auto_class(load_config(source)).from_pretrained(
-        source.location, output_loading_info=True, **options, **where_from(source)
-    )
-    model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ModelError(
-            f"{source.location} lacks {len(missing)} weights of {type(model).__name__} "
-            f"({missing[0]}, ...), which would be random. Give a complete checkpoint"
+    config = load_config(source)
+    _check_quantization(config, dtype, source)
+    check_checkpoint(source, config)
+    with readable(source):
+        model, report = _auto_class(config).from_pretrained(
+            source.location, output_loading_info=True, **options, **where_from(source)
         )
+    refuse_unfit(model, report, source)
     tokenizer = load_tokenizer(source)
     model = model.eval().requires_grad_(False)
-    if dtype in QUANTIZED:
-        _keep_unpacked(model)
+    _keep_unpacked(model)
     shape = read_shape(source)
     return LoadedModel(
         model=model,
@@ -198,9 +218,30 @@ def _auto_class(config: "PretrainedConfig") -> Any:
     return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
 
+def _quantization(config: "PretrainedConfig") -> str | None:
+    """How a checkpoint's weights are quantized in its files, as its config names it."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        settings = getattr(config.get_text_config(), "quantization_config", None)
+    if settings is None:
+        return None
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    return str(settings.get("quant_method", "quantized"))
+
+
+def _check_quantization(config: "PretrainedConfig", dtype: str, source: ModelSource) -> None:
+    method = _quantization(config)
+    if method is not None and dtype in QUANTIZED:
+        raise ModelError(
+            f"dtype={dtype} has no effect on {source.name}, whose weights are stored quantized "
+            f"({method}): use dtype=auto, or give a checkpoint that is not quantized"
+        )
+
+
 def _keep_unpacked(model: "PreTrainedModel") -> None:
     """Keep bitsandbytes from packing 4-bit weights at their first use on a CPU with AVX512-BF16.
 
+    Those that were saved in 4 bits too, whatever was asked for.
     Packed weights have no gradient, so a vector trained on them would be wrong, and layers whose
     sizes are not multiples of 32 and 64 can't be packed.
     """
