@@ -31,8 +31,10 @@ class Place:
         if self.site == "resid_pre":
             handle = block.register_forward_pre_hook(lambda _, args: (act(args[0]), *args[1:]))
         else:
-            module = {"mlp_out": block.mlp, "resid_post": block}[self.site]
-            handle = module.register_forward_hook(lambda _, __, out: act(out))
+            module = block.mlp if self.site == "mlp_out" else block
+            handle = module.register_forward_hook(
+                lambda _, __, out: (act(out[0]), *out[1:]) if isinstance(out, tuple) else act(out)
+            )
         try:
             yield
         finally:

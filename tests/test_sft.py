@@ -361,9 +361,12 @@ def test_blocks_below_the_edit_run_once_for_each_example(
     options = {"site": site, "layer": layer, "training_epochs": 5, "batch_size": 3}
     counts = _rows_by_block(tiny_folder("llama"), **options)
     examples = len(PAIRS) + len(HELD_OUT)
-    assert [counts[block] for block in below] == [examples] * len(below)
+    # Two examples once more to check that skipping changes nothing, and a session's first pass of
+    # one token.
+    extra = [counts[block] - examples for block in below]
+    assert set(extra) <= {2, 3}
     # What is above runs for each example in each epoch, and for the held-out ones after it.
-    assert counts[3] == 5 * examples + len(HELD_OUT)
+    assert counts[3] == 5 * examples + len(HELD_OUT) + 2 + extra[0]
 
 
 def test_blocks_below_run_again_when_there_is_no_room_for_what_they_gave(

@@ -129,6 +129,24 @@ MORE_FAMILIES: dict[str, Family] = {
     "mpt": Family("mpt", {"d_model": WIDTH, "n_heads": 4, "n_layers": LAYERS, "max_seq_len": 512},
                   mlp=""),
     "opt": Family("opt", {"ffn_dim": 48, "word_embed_proj_dim": WIDTH}, mlp="fc2"),
+    "gpt-j": Family("gptj", _OLD | {"rotary_dim": 4}),
+    "codegen": Family("codegen", _OLD | {"rotary_dim": 4}),
+    "gpt-neo": Family(
+        "gpt_neo",
+        {"num_layers": LAYERS, "num_heads": 4, "attention_types": [[["global", "local"], 2]],
+         "window_size": 8},
+    ),
+    "falcon": Family(
+        "falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "head_dim": None}
+    ),
+    # The last two blocks read the keys and values of earlier ones.
+    "gemma4-shared": Family(
+        "gemma4_text",
+        _SLIDING
+        | {"num_kv_shared_layers": 2, "global_head_dim": 8, "hidden_size_per_layer_input": 8,
+           "vocab_size_per_layer_input": 259,
+           "layer_types": ["sliding_attention", "full_attention"] * 2},
+    ),
 }  # fmt: skip
 
 
@@ -169,6 +187,8 @@ def save_tiny(
         **made.own,
         **changed,
     }
+    # None leaves out what a config has no room for.
+    shared = {name: value for name, value in shared.items() if value is not None}
     if made.vision is None:
         config = config_class(**shared)
     else:

@@ -59,6 +59,7 @@ class Session:
         """Wrap the model. Once `stopping` is set, no further pass runs."""
         self._stopping = stopping
         self.adapters = Adapters(loaded.model)
+        self._model, self._path = loaded.model, loaded.blocks
         self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
         self._blocks = Blocks(loaded.model, loaded.blocks, self._wrapped, loaded.mlp)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
@@ -67,6 +68,7 @@ class Session:
         self._num_skipped = 0
         self._unused = range(0)
         self._skipped_to: torch.Tensor | None = None
+        self._output_sizes: dict[int, int] = {}
         self._install()
 
     def _install(self) -> None:
@@ -80,7 +82,7 @@ class Session:
         with self._wrapped.edit(inplace=True) as tracer:
             for _ in tracer.iter[:]:
                 for layer in range(session._num_skipped):
-                    blocks[layer].skip(session._skipped_to)
+                    blocks[layer].skip(session._as_output(layer, session._skipped_to))
                 hidden = session._skipped_to
                 for key in session._interventions.sites:
                     layer, site = key
@@ -92,7 +94,31 @@ class Session:
                     else:
                         module.output = _with_activations(value, hidden)
                 for layer in session._unused:
-                    blocks[layer].skip(hidden)
+                    blocks[layer].skip(session._as_output(layer, hidden))
+
+    def _read_output_sizes(self) -> dict[int, int]:
+        """How many items the tuple has that each block returns; 0 of a block without a tuple."""
+        sizes: dict[int, int] = {}
+        hooks = [
+            block.register_forward_hook(
+                lambda _, __, output, layer=layer: sizes.__setitem__(
+                    layer, len(output) if isinstance(output, tuple) else 0
+                )
+            )
+            for layer, block in enumerate(self._model.get_submodule(self._path).children())
+        ]
+        try:
+            with torch.no_grad():
+                self._model(input_ids=self._placeholder, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return sizes
+
+    def _as_output(self, layer: int, hidden: torch.Tensor | None) -> Any:
+        """What the block of a layer would return with these activations."""
+        size = self._output_sizes[layer]
+        return (hidden, *[None] * (size - 1)) if size else hidden
 
     def check_running(self) -> None:
         """Raise once the model is being released; a long run calls this before each pass."""
@@ -127,6 +153,8 @@ class Session:
         self._num_skipped, self._skipped_to = below or (0, None)
         first_unused = interventions.sites[-1][0] + 1 if up_to_last_site else self._num_blocks
         self._unused = range(first_unused, self._num_blocks)
+        if (self._num_skipped or self._unused) and not self._output_sizes:
+            self._output_sizes = self._read_output_sizes()
         outcome: list[T] = []
         try:
             self._wrapped.trace(

@@ -6,12 +6,14 @@ the model's thread.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from steering.engines import EngineError
 from steering.engines._nnsight import Session
 from steering.engines.memory import free_memory
 from steering.models import LoadedModel
@@ -32,9 +34,13 @@ from steering.vectors.interventions import Intervention
 from steering.vectors.norms import residual_norm, without_sinks
 from steering.vocabulary import Site
 
+logger = logging.getLogger(__name__)
+
 # Examples whose answer tokens give norms: enough to know the mean to a percent.
 _NORM_EXAMPLES = 64
 _ROWS = 16
+# Examples with which caching is checked against a whole pass.
+_CHECKED = 2
 # Largest share of the free memory that cached activations take.
 _MEMORY_SHARE = 0.5
 
@@ -109,7 +115,8 @@ class ModelProbe:
         """Run the blocks below the edit once for these examples and cache their output.
 
         Without memory for all of them nothing is cached, and every later pass runs the blocks
-        again.
+        again. So it does where the blocks above need more of them than their output, as those do
+        that share keys and values with blocks below (Gemma 4).
         """
         size = sum(map(len, items)) * self.width * self.loaded.model.dtype.itemsize
         if not self._num_below or size > _MEMORY_SHARE * free_memory(self.device):
@@ -118,6 +125,24 @@ class ModelProbe:
         for batch, hidden in self._observed(items, below):
             for item, row, real in zip(batch.items, hidden, batch.mask.bool(), strict=True):
                 self._cached[item] = row[real]
+        if not self._can_skip(self.batch(items[:_CHECKED])):
+            self._cached.clear()
+
+    def _can_skip(self, batch: Batch) -> bool:
+        """Whether cached output of the blocks below gives the logits of a whole pass."""
+        with torch.no_grad():
+            cached, self._cached = self._cached, {}
+            expected, _ = self.logits(batch, ())
+            self._cached = cached
+            try:
+                logits, _ = self.logits(batch, ())
+            except (EngineError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # whatever the model's code raises without these blocks
+                logger.debug("blocks below layer %d run every time: %s", self.key[0], error)
+                return False
+        tolerance = torch.finfo(self.loaded.model.dtype).eps ** 0.5
+        return bool((logits - expected).norm() <= tolerance * expected.norm())
 
     def logits(self, batch: Batch, edits: Sequence[Intervention]) -> tuple[Tensor, Tensor]:
         """Logits at the answer tokens, with `edits` applied to every row.
@@ -217,7 +242,8 @@ class ModelProbe:
         if self.loaded.accepts("logits_to_keep"):
             # Logits of prompts are not needed; without answers to read one column is computed.
             first = longest - 1 if up_to_last_site else batch.first_answer - 1
-            options["logits_to_keep"] = longest - first
+            # As a tensor: for a number, Gemma 4 leaves earlier columns out of its last blocks too.
+            options["logits_to_keep"] = torch.arange(first, longest)
         below = self._below(batch)
         model = self.loaded.model
         logits = self.session.run(
