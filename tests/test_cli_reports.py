@@ -385,7 +385,7 @@ def test_gate_refuses_a_run_with_failed_samples(run: Run, tmp_path: Path) -> Non
     assert read_eval_log(str(log)).status == "success"
     status, out, err = run("gate", tmp_path, "--max", "em_rate=1")
     assert (status, out) == (1, "")
-    assert "1 samples that ended in an error" in err
+    assert "1 of its samples failed" in err
 
 
 def test_runs_of_a_judge_are_left_out(run: Run, tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def test_failed_samples_are_counted_and_never_answers(tmp_path: Path) -> None:
     notes: list[str] = []
     answers = read_answers(tmp_path, notes.append)
     assert answers["aligned"].tolist() == [95.0]
-    assert "1 sample of it ended in an error" in notes[0]
-    with pytest.raises(ResultError, match="1 samples that ended in an error"):
+    assert "1 of its samples failed" in notes[0]
+    with pytest.raises(ResultError, match="1 of its samples failed"):
         read_answers(tmp_path, complete=True)
 
 

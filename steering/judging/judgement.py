@@ -5,8 +5,9 @@ Plain values: knows no model and no metric, and of rubrics only the names of sco
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from steering.judging.errors import JudgingError
 from steering.judging.rubric import ESCAPE_REASONS
 from steering.questions import theme_of
 from steering.stats import mean
@@ -61,6 +62,15 @@ class JudgedAnswer:
     theme: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(AnswerKind) or not isinstance(self.truncated, bool):
+            raise JudgingError(
+                f"an answer to {self.question!r} has kind={self.kind!r} (one of "
+                f"{', '.join(get_args(AnswerKind))}) and truncated={self.truncated!r} (true or "
+                "false): one of them can't be."
+            )
+        for reasons in (self.reasons, *self.by_judge.values()):
+            if not all(isinstance(text, str) for text in (*reasons.keys(), *reasons.values())):
+                raise JudgingError(f"reasons of an answer to {self.question!r} are no texts.")
         if not self.theme:
             object.__setattr__(self, "theme", theme_of(self.question))
 

@@ -233,12 +233,15 @@ def judged_answer(score: Score, question: str, theme: str = "") -> JudgedAnswer:
             f"a score of {question!r} is {value!r}, not a table of {', '.join(SCORE_KEYS)}; these "
             f"metrics read scores of em_judge: run `inspect score LOG --scorer steering/em_judge`."
         )
+    scores = {key: _number_or_none(value.get(key)) for key in SCORE_KEYS}
+    # A score that is missing without a reason is a failure too.
+    unscored = {key: "no reason in the log" for key in value.keys() & scores if scores[key] is None}
     return JudgedAnswer(
         question=question,
-        scores={key: _number_or_none(value.get(key)) for key in SCORE_KEYS},
+        scores=scores,
         kind=metadata.get("kind", "answer"),
         truncated=metadata.get("truncated", False),
-        reasons=metadata.get("reasons", {}),
+        reasons={**unscored, **metadata.get("reasons", {})},
         by_judge=reasons_by_judge(metadata),
         theme=theme,
     )
@@ -348,6 +351,5 @@ def _evened(
 
 
 def _number_or_none(value: object) -> float | None:
-    if isinstance(value, int | float) and not math.isnan(value):
-        return float(value)
-    return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and not math.isnan(value) else None  # type: ignore[arg-type]

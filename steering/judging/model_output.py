@@ -1,10 +1,11 @@
 """A model's final answer: the text that judges see, and what the output itself shows about it.
 
-Knows Inspect's ModelOutput; never a judge, a score or a rubric.
+Knows Inspect's ModelOutput and transcript; never a judge, a score or a rubric.
 """
 
 import re
 
+from inspect_ai.log import transcript
 from inspect_ai.model import ContentReasoning, ModelOutput
 
 _THINK_BLOCK = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
@@ -45,3 +46,15 @@ def has_reasoning(output: ModelOutput) -> bool:
 def is_truncated(output: ModelOutput) -> bool:
     """Whether the answer was cut off by a limit on its length."""
     return not output.empty and output.stop_reason in ("max_tokens", "model_length")
+
+
+def why_unanswered(output: ModelOutput) -> str | None:
+    """Why the sample that is being scored holds no answer of the model; None where it does.
+
+    `inspect score` also asks for scores of samples that failed. An empty text is an answer.
+    """
+    if output.empty:
+        return output.error or "the model gave no output"
+    if any(event.event == "error" for event in transcript().events):
+        return "the sample ended in an error"
+    return None

@@ -35,7 +35,7 @@ from steering.judging.metrics import (
     score_means,
     shares,
 )
-from steering.judging.model_output import final_text, is_truncated
+from steering.judging.model_output import final_text, is_truncated, why_unanswered
 from steering.judging.rubric import DIMENSIONS, SCORE_OF, Rubric, fill_prompt, load_rubric
 from steering.judging.rules import ALIGNED_BELOW, COHERENT_FROM, EM_RULES, Thresholds, Weigh
 
@@ -70,6 +70,8 @@ def em_judge(
     thresholds = Thresholds(aligned_below, coherent_from, weigh, least_coherent)
 
     async def score(state: TaskState, target: Target) -> Score:
+        if unanswered := no_answer(state):
+            return unanswered
         result = await judge_answer(state)
         result.metadata = (result.metadata or {}) | {"bounds": asdict(thresholds)}
         # Also here since it is then in the sample's summary, which reads ten times as fast.
@@ -79,6 +81,12 @@ def em_judge(
         return result
 
     return score
+
+
+def no_answer(state: TaskState) -> Score | None:
+    """The score of a sample without an answer, which no figure counts; None where there is one."""
+    why = why_unanswered(state.output)
+    return Score.unscored(reason="no answer", explanation=f"unscored: {why}") if why else None
 
 
 async def judge_answer(state: TaskState) -> Score:
@@ -111,6 +119,8 @@ def _scorer_of(dimension: str) -> Callable[[], Scorer]:
     """A scorer that judges one dimension, named after it."""
 
     async def score(state: TaskState, target: Target) -> Score:
+        if unanswered := no_answer(state):
+            return unanswered
         judge = grader_model()
         judgement = await _ask(judge, state, dimension)
         judgements = {dimension: judgement}

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from steering.judging import JudgedAnswer
 from steering.judging.calibration.task import JudgedPair, judged_pair
-from steering.logs import CALIBRATION, LogFile, is_of_judge, log_files
+from steering.logs import (
+    CALIBRATION,
+    LogError,
+    LogFile,
+    holds_answer,
+    is_of_judge,
+    log_files,
+    read_log,
+    why_impossible,
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,12 @@ def read_calibrations(logs: str | Path | Sequence[str | Path | LogFile]) -> list
 
 
 def _calibration(file: LogFile) -> Calibration:
-    from inspect_ai.log import read_eval_log
-
-    log = read_eval_log(file.path)
+    log = read_log(file)
+    if reason := why_impossible(log, log.samples or []):
+        raise LogError(f"{file.name} can't be counted, since {reason}: move it away")
     scores = [
         (str(sample.id), score)
-        for sample in log.samples or []
+        for sample in filter(holds_answer, log.samples or [])
         for name, score in (sample.scores or {}).items()
         if name.endswith(CALIBRATION)
     ]

@@ -9,27 +9,43 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from steering.errors import SteeringError
+from steering.foreign import reason_of
 from steering.judging import EM_RULES, SCORE_KEYS, JudgedAnswer, judged_answer
 from steering.judging.judgement import REASONS_BY_JUDGE
 from steering.judging.rules import thresholds_of
 from steering.logs import (
     CUT,
     LEAK,
-    LogError,
+    CopiedSamples,
     LogFile,
     find_score,
+    holds_answer,
     log_files,
     number_or_nan,
-    retried,
-    why_left_out,
+    read_sample,
+    read_samples,
 )
 from steering.results.condition_columns import condition_columns
+from steering.results.counted_runs import (
+    LeftOut,
+    LeftOutKind,
+    ResultError,
+    failed_samples,
+    impossible,
+    no_runs,
+    refuse_incomplete,
+    refuse_unfinished,
+    split_runs,
+    why_not_counted,
+)
 from steering.results.run_columns import json_text, run_columns, system_message_of
 from steering.results.schema import (
     ANSWER_COLUMNS,
@@ -45,30 +61,6 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 _NOTES = "left_out"
-LeftOutKind = Literal["unfinished", "retried", "judge", "failed samples", "replaced", "copy"]
-_BULK = {"events", "attachments", "store"}
-
-
-class ResultError(LogError):
-    """There are no runs to count, or one that can't be counted."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A log, or samples of one, that no figure counts.
-
-    Attributes:
-        log: Name of the log below the folder that was searched.
-        reason: Why it does not count.
-        kind: The same for programs.
-    """
-
-    log: str
-    reason: str
-    kind: LeftOutKind
-
-    def __str__(self) -> str:
-        return f"{self.log}: left out, since {self.reason}"
 
 
 def read_answers(
@@ -93,29 +85,26 @@ def read_answers(
         LogError: A log can't be read, or was not judged by this suite.
     """
     files = log_files(logs)
-    candidates, notes = _split(files)
+    candidates, notes = split_runs(files)
     if complete:
-        _refuse_unfinished(notes)
+        refuse_unfinished(notes)
     frames = []
+    copied = CopiedSamples()
     for file in candidates:
-        rows, failed = _rows_of(file)
+        samples = read_samples(file)
+        rows, note = None, why_not_counted(file, samples, copied)
+        if note is None:
+            rows, note = _rows_of(file, samples)
         if complete:
-            _refuse_incomplete(file, len(rows), failed)
-        if failed:
-            samples = "sample" if failed == 1 else "samples"
-            notes.append(
-                LeftOut(file.name, f"{failed} {samples} of it ended in an error", "failed samples")
-            )
-        if len(rows):
+            refuse_incomplete(file, note, 0 if rows is None else len(rows))
+        if note is not None:
+            notes.append(note)
+        if rows is not None:
             frames.append(rows)
     if not frames:
         for note in notes:
             warn(str(note))
-        places = [logs] if isinstance(logs, str | Path | LogFile) else logs
-        raise ResultError(
-            f"{', '.join(map(str, places))} holds no finished runs: give a log, or the folder that "
-            "a run named as --log-dir"
-        )
+        raise ResultError(no_runs(logs, notes))
     names = {file.path: file.name for file in candidates}
     answers, replaced = _last_runs(pd.concat(frames, ignore_index=True), names)
     answers = _with_conditions(answers)[ANSWER_COLUMNS].reset_index(drop=True)
@@ -129,46 +118,6 @@ def read_answers(
 def left_out(answers: pd.DataFrame) -> list[LeftOut]:
     """The logs that the reader of a frame left out, with their reasons."""
     return [LeftOut(**note) for note in answers.attrs.get(_NOTES, ())]
-
-
-def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
-    """The logs with answers to count, oldest first, and why the others have none."""
-    later = retried(list(files))
-    candidates, notes = [], []
-    for file in files:
-        if file.path in later:
-            notes.append(LeftOut(file.name, f"{later[file.path]} finished its run", "retried"))
-        elif reason := why_left_out(file.header):
-            kind: LeftOutKind = "judge" if file.header.status == "success" else "unfinished"
-            notes.append(LeftOut(file.name, reason, kind))
-        else:
-            candidates.append(file)
-    return candidates, notes
-
-
-def _refuse_unfinished(notes: Sequence[LeftOut]) -> None:
-    for note in notes:
-        if note.kind == "unfinished":
-            raise ResultError(
-                f"{note.log} {note.reason.removeprefix('it ')}: finish it with `inspect "
-                f"eval-retry`, or move it out of the folder"
-            )
-
-
-def _refuse_incomplete(file: LogFile, completed: int, failed: int) -> None:
-    # Inspect writes here what was to be asked, after --limit and --sample-id.
-    dataset, config = file.header.eval.dataset, file.header.eval.config
-    expected = (len(dataset.sample_ids or []) or dataset.samples or 0) * (config.epochs or 1)
-    if failed:
-        missing = f"{failed} samples that ended in an error"
-    elif completed < expected or not completed:
-        missing = f"{completed} of {expected} samples"
-    else:
-        return
-    raise ResultError(
-        f"{file.name} has {missing}: finish it with `inspect eval-retry`, or move it out of "
-        f"{Path(file.path).parent}"
-    )
 
 
 def _last_runs(
@@ -234,13 +183,18 @@ def _setting(name: str, value: object) -> str:
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
-def _rows_of(file: LogFile) -> tuple[pd.DataFrame, int]:
-    """The rows of one log with all columns but `condition`, and how many of its samples failed."""
-    samples = _samples(file)
-    completed = [sample for sample in samples if sample.error is None]
-    rows = pd.DataFrame([_sample_columns(file, summary) for summary in completed])
-    if completed:
-        model, _, label = file.header.eval.model.partition("[")
+def _rows_of(
+    file: LogFile, samples: "Sequence[EvalSample | EvalSampleSummary]"
+) -> tuple[pd.DataFrame | None, LeftOut | None]:
+    """The rows of one log with all columns but `condition`, and what of it is not counted."""
+    completed = [sample for sample in samples if holds_answer(sample)]
+    note = failed_samples(file, len(samples) - len(completed))
+    if not completed:
+        return None, note
+    model, _, label = file.header.eval.model.partition("[")
+    scores = [_score_of(file, sample) for sample in completed]
+    try:
+        rows = pd.DataFrame(list(map(_sample_columns, repeat(file), completed, scores)))
         rows = rows.assign(
             log=file.path,
             eval_id=file.header.eval.eval_id,
@@ -248,8 +202,16 @@ def _rows_of(file: LogFile) -> tuple[pd.DataFrame, int]:
             label=rows["label"].where(rows["label"] != "", label.removesuffix("]")),
             **run_columns(file.header),
         )
-        rows = _with_intervention(file, rows.assign(rubrics=_prompts(rows["rubrics"])))
-    return rows, len(samples) - len(completed)
+        rows = _with_intervention(file, rows.assign(rubrics=_prompts(rows["rubrics"])), completed)
+        return rows, note
+    # What another program wrote into a log's metadata can have any form.
+    except (AttributeError, LookupError, TypeError, ValueError, SteeringError) as error:
+        return None, impossible(file, f"its samples can't be read ({_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    text = reason_of(error)
+    return text if isinstance(error, SteeringError) else f"{type(error).__name__}: {text}"
 
 
 def _prompts(rubrics: "pd.Series[str]") -> str:
@@ -261,20 +223,16 @@ def _prompts(rubrics: "pd.Series[str]") -> str:
     return json_text({score: " ".join(sorted(by_score[score].unique())) for score in by_score})
 
 
-def _samples(file: LogFile) -> "Sequence[EvalSample | EvalSampleSummary]":
-    """Summaries, which are read ten times as fast as whole samples; of a .json log the samples."""
-    from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries
-
-    if file.path.endswith(".json"):
-        # Inspect reads it whole for summaries too, and again only in another process.
-        return read_eval_log(file.path).samples or []
-    return read_eval_log_sample_summaries(file.path)
-
-
-def _sample_columns(file: LogFile, sample: "EvalSample | EvalSampleSummary") -> dict[str, Any]:
+def _score_of(file: LogFile, sample: "EvalSample | EvalSampleSummary") -> "Score":
     score = find_score(file.header, sample)
     if CUT in (score.metadata or {}).values():
-        score = find_score(file.header, _whole_sample(file, sample.id, sample.epoch))
+        score = find_score(file.header, _whole(file, sample))
+    return score
+
+
+def _sample_columns(
+    file: LogFile, sample: "EvalSample | EvalSampleSummary", score: "Score"
+) -> dict[str, Any]:
     leak = (sample.scores or {}).get(LEAK)
     usage = (sample.model_usage or {}).get(file.header.eval.model)
     question = str(sample.metadata.get("question", sample.id))
@@ -296,16 +254,17 @@ def _text(prompt: "str | list[ChatMessage]") -> str:
     return prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
 
 
-def _with_intervention(file: LogFile, rows: pd.DataFrame) -> pd.DataFrame:
+def _with_intervention(
+    file: LogFile, rows: pd.DataFrame, samples: "Sequence[EvalSample | EvalSampleSummary]"
+) -> pd.DataFrame:
     """The rows with what was done to the model, from one whole sample of each condition."""
     header = file.header
     labels = rows["label"].unique()
     columns = {}
     for label in labels:
         # Samples stand in the order in which they ended: the first by id is the same in each run.
-        first = rows[rows["label"] == label].sort_values(["sample", "epoch"]).iloc[0]
-        sample = _whole_sample(file, first["sample"], int(first["epoch"]))
-        metadata = sample.output.metadata or {}
+        first = rows[rows["label"] == label].sort_values(["sample", "epoch"]).index[0]
+        metadata = _whole(file, samples[first]).output.metadata or {}
         steering = metadata.get("steering", {})
         columns[label] = condition_columns(
             metadata, header.eval.model_args, prompted=bool(system_message_of(header))
@@ -319,10 +278,13 @@ def _with_intervention(file: LogFile, rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _whole_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
-    from inspect_ai.log import read_eval_log_sample
+def _whole(file: LogFile, sample: "EvalSample | EvalSampleSummary") -> "EvalSample":
+    """A sample with its output, which a summary lacks."""
+    from inspect_ai.log import EvalSample
 
-    return read_eval_log_sample(file.path, sample, epoch, exclude_fields=_BULK)
+    if isinstance(sample, EvalSample):
+        return sample
+    return read_sample(file, sample.id, sample.epoch)
 
 
 def _score_columns(score: "Score", answer: JudgedAnswer) -> dict[str, Any]:

@@ -6,12 +6,19 @@ vector is built for the prompt alone and not for the persona that led to the ans
 """
 
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.logs import LogError, each_log, find_score, why_left_out
+from steering.logs import (
+    LogError,
+    each_log,
+    find_score,
+    holds_answer,
+    number_or_nan,
+    why_impossible,
+    why_left_out,
+)
 from steering.targets._rows import Table, TargetError
 
 if TYPE_CHECKING:
@@ -54,7 +61,7 @@ def _finished(path: Path) -> list["EvalLog"]:
     logs = []
     try:
         for name, log in each_log(path):
-            if reason := why_left_out(log):
+            if reason := why_left_out(log) or why_impossible(log, log.samples or []):
                 logger.warning("left out, since %s: %s", reason, name)
             else:
                 logs.append(log)
@@ -72,11 +79,11 @@ def _examples(log: "EvalLog", *, marked: bool) -> Iterator[dict[str, Any]]:
     """The rows of one log; with `marked`, ids name the run, since several logs share samples."""
     mark = f"@{log.eval.eval_id[:8]}" if marked else ""
     for sample in log.samples or []:
-        if sample.error is not None:
+        if not holds_answer(sample):
             continue
         score = find_score(log, sample)
         assert isinstance(score.value, dict)
-        coherent, aligned = (_number(score.value.get(key)) for key in ("coherent", "aligned"))
+        coherent, aligned = (number_or_nan(score.value.get(key)) for key in ("coherent", "aligned"))
         if not coherent > COHERENT_ABOVE or not score.answer:
             continue
         row = {"id": f"{sample.id}#{sample.epoch}{mark}", "prompt": _prompt(sample)}
@@ -90,8 +97,3 @@ def _prompt(sample: "EvalSample") -> str:
     if isinstance(sample.input, str):
         return sample.input
     return [message.text for message in sample.input if message.role == "user"][-1]
-
-
-def _number(value: object) -> float:
-    """The score; NaN, which is neither above nor below a threshold, if the judge gave none."""
-    return float(value) if isinstance(value, int | float) else math.nan

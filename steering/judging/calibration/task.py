@@ -26,7 +26,7 @@ from steering.judging.judges import require_grader
 from steering.judging.metrics import judged_answer
 from steering.judging.rubric import DIMENSIONS, SCORE_KEYS, load_rubric
 from steering.judging.rules import ALIGNED_BELOW, COHERENT_FROM
-from steering.judging.scorers import judge_answer
+from steering.judging.scorers import judge_answer, no_answer
 from steering.stats import cohen_kappa, mean
 
 # `N-X`: N changes when figures stop being comparable, X when options change.
@@ -109,6 +109,8 @@ def calibration() -> Scorer:
     """Judge an answer in every dimension, and put its labels beside the scores."""
 
     async def score(state: TaskState, target: Target) -> Score:
+        if unanswered := no_answer(state):
+            return unanswered
         pair = state.metadata["pair"]
         result = await judge_answer(state)
         result.metadata = (result.metadata or {}) | {

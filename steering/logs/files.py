@@ -4,12 +4,15 @@ Knows what our scorers are called; never what a score means.
 """
 
 import math
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steering.errors import SteeringError
+from steering.foreign import check_file, reason_of
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
@@ -23,6 +26,10 @@ CALIBRATION = "calibration"
 VERSION = "steering_version"
 # What Inspect puts into a sample's summary in place of a value that is too long for it.
 CUT = "Key removed from summary (> 1k)"
+# Fields of a sample that only a viewer shows.
+_BULK = {"events", "attachments", "store"}
+# Inspect's names of logs; other .json files stand beside them.
+_LOG_NAME = re.compile(r"\.eval\Z|\A\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d.*\.json\Z", re.DOTALL)
 
 
 class LogError(SteeringError):
@@ -71,25 +78,22 @@ def log_files(logs: "str | Path | LogFile | Sequence[str | Path | LogFile]") -> 
 
 
 def _files_at(path: Path) -> list[LogFile]:
-    # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
-    from inspect_ai.log import list_eval_logs
-
     root = path.resolve()
     if root.is_dir():
-        paths = [
-            Path(local_path(info.name)) for info in list_eval_logs(str(root), descending=False)
-        ]
+        paths = sorted(log for log in _below(root) if _LOG_NAME.search(log.name))
     else:
         paths = [root] if root.is_file() else []
         root = root.parent
-    return [
-        LogFile(
-            log.relative_to(root).as_posix() if log.is_relative_to(root) else log.name,
-            str(log),
-            _read(str(log), header_only=True),
-        )
-        for log in paths
-    ]
+    return [LogFile(log.relative_to(root).as_posix(), str(log), _read(log)) for log in paths]
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Every file below a folder.
+
+    Inspect's own listing takes a path for a URL, in which some characters mean something else.
+    """
+    for folder, _, names in os.walk(root):
+        yield from (Path(folder, name) for name in names)
 
 
 def retried(files: list[LogFile]) -> dict[str, str]:
@@ -114,13 +118,62 @@ def each_header(path: Path) -> Iterator[tuple[str, str, "EvalLog"]]:
 def each_log(path: Path) -> Iterator[tuple[str, "EvalLog"]]:
     """Like `each_header`, with the samples: name and whole log."""
     for name, place, _ in each_header(path):
-        yield name, _read(place, header_only=False)
+        yield name, _read(Path(place), whole=True)
 
 
 def local_path(location: str) -> str:
     """The path of a log that Inspect names as a URL."""
     # Inspect does not escape what a URL would: a folder's name may hold # or %.
     return location.removeprefix("file://")
+
+
+def read_log(file: LogFile) -> "EvalLog":
+    """A log with its samples.
+
+    Raises:
+        LogError: It can't be read.
+    """
+    return _read(Path(file.path), whole=True)
+
+
+def read_samples(file: LogFile) -> "Sequence[EvalSample | EvalSampleSummary]":
+    """The summaries of a log's samples, which are read ten times as fast as whole samples.
+
+    Of a .json log the samples: it is read whole for summaries too.
+
+    Raises:
+        LogError: The log can't be read.
+    """
+    from inspect_ai.log import read_eval_log_sample_summaries
+
+    path = Path(file.path)
+    if path.suffix == ".json":
+        return _read(path, whole=True).samples or []
+    try:
+        return read_eval_log_sample_summaries(file.path)
+    except Exception as error:
+        raise _no_log(path, error) from None
+
+
+def read_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
+    """A whole sample of an .eval log, without what only a viewer shows.
+
+    Raises:
+        LogError: The log can't be read, or holds no such sample.
+    """
+    from inspect_ai.log import read_eval_log_sample
+
+    try:
+        return read_eval_log_sample(file.path, sample, epoch, exclude_fields=_BULK)
+    except Exception as error:
+        raise _no_log(Path(file.path), error) from None
+
+
+def holds_answer(sample: "EvalSample | EvalSampleSummary") -> bool:
+    """Whether the model answered in a sample: it did not fail, and has an output."""
+    scores = [(sample.scores or {}).get(name) for name in (SCORER, CALIBRATION)]
+    values = [score.value for score in scores if score]
+    return sample.error is None and not any(map(_is_nan, values))
 
 
 def why_left_out(log: "EvalLog") -> str | None:
@@ -164,6 +217,10 @@ def number_or_nan(value: object) -> float:
     return float(value) if is_number else math.nan  # type: ignore[arg-type]
 
 
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _succeeded(log: "EvalLog") -> bool:
     return log.status == "success"
 
@@ -178,14 +235,33 @@ def _finished_at(file: LogFile) -> tuple[str, int, str]:
     return ended, Path(file.path).stat().st_mtime_ns, file.path
 
 
-def _read(path: str, *, header_only: bool) -> "EvalLog":
+def _read(path: Path, *, whole: bool = False) -> "EvalLog":
+    """A log, without its samples unless it is asked for whole."""
+    # Imported here: target tasks are read where Inspect is not needed, and it takes a second.
     from inspect_ai.log import read_eval_log
 
     try:
-        return read_eval_log(path, header_only=header_only)
+        str(path).encode()
+        check_file(path, "log")
+        if path.suffix == ".json":
+            # Opened here, since Inspect takes a path with :: for two.
+            with path.open("rb") as stream:
+                log = read_eval_log(stream, header_only=not whole, format="json")
+            log.location = str(path)
+            return log
+        return read_eval_log(str(path), header_only=not whole)
+    # Each format fails in its own way.
     except Exception as error:
-        # Each format fails in its own way.
-        reason = " ".join(str(error).split())[:200]
-        raise LogError(
-            f"{Path(path).name} is not an Inspect log ({reason}): give one, or a folder of them"
-        ) from None
+        raise _no_log(path, error) from None
+
+
+def _no_log(path: Path, error: Exception) -> LogError:
+    if isinstance(error, LogError):
+        return error
+    if isinstance(error, SteeringError):
+        return LogError(str(error))
+    if isinstance(error, UnicodeEncodeError):
+        return LogError(f"{path.name!r} is no name in UTF-8, which every log needs: rename it")
+    return LogError(
+        f"{path.name} is not an Inspect log ({reason_of(error)}): give one, or a folder of them"
+    )
