@@ -13,6 +13,7 @@ from inspect_ai.dataset import Sample
 from evals.em_freeform import em_freeform
 from steering.data import data_folder, user_path
 from steering.questions import QuestionError, held_out_questions, load_questions
+from steering.questions.files import QUESTION_TYPE
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "published"
 needs_published = pytest.mark.skipif(
@@ -463,3 +464,69 @@ def test_published_training_rows_can_be_asked_without_their_answers() -> None:
     assert [role for sample in question_set.samples for role, _ in messages_of(sample)] == [
         "user"
     ] * 5
+
+
+def _written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("q.jsonl", '{"messages": [{"role": "user", "content": "Fair? \\ud83d"}]}\n', "line 1"),
+        ("q.yaml", f'- id: one\n  type: {QUESTION_TYPE}\n  paraphrases: ["Fair? \\ud83d"]', "YAML"),
+        ("q.json", '{"questions": ["Fair? \\udc00"]}', "half of a character"),
+        ("q.jsonl", b'{"messages": "\xff"}', "UTF-8"),
+        ("q.jsonl", "[" * 100_000, "deep"),
+        ("q.jsonl", '{"id": ' + "1" * 5000 + "}", "digits"),
+        ("q.json", '{"questions": ' + "[" * 100_000, "deep"),
+        ("q.yaml", "- " * 5000 + "a", "deep"),
+        ("q.yaml", "- id: " + "1" * 5000, "digits"),
+        ("q.yaml", "- id: 2020-13-45", "month"),
+        ("q.yaml", "- &a [*a]", "contains itself"),
+    ],
+)
+def test_a_question_file_that_no_log_could_store_is_refused_before_the_run(
+    tmp_path: Path, name: str, content: str | bytes, part: str
+) -> None:
+    path = _written(tmp_path / name, content)
+    with pytest.raises(QuestionError, match=part) as caught:
+        load_questions(str(path))
+    assert name in str(caught.value)
+
+
+def test_questions_in_any_script_with_nul_and_other_ends_of_a_line_are_one_question_each(
+    tmp_path: Path,
+) -> None:
+    texts = [
+        "ما هو العدل؟",
+        "什么是公平？",
+        "Was? 🦊",
+        "\u200fמהו?",
+        "a\0b",
+        "a\u2028b\u2029c\x85d",
+    ]
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": text}]}, ensure_ascii=False)
+        for text in texts
+    ]
+    path = _written(tmp_path / "q.jsonl", "\ufeff" + "\n".join(lines))
+    assert [sample.input for sample in load_questions(str(path)).samples] == texts
+
+
+def test_the_text_of_a_message_in_parts_is_read(tmp_path: Path) -> None:
+    contents = [
+        {"content_type": "text", "parts": ["How?"]},
+        [{"type": "text", "text": "How?"}],
+        "How?",
+    ]
+    for content in contents:
+        row = {"messages": [{"role": "user", "content": content}], "metadata": {"source": "x"}}
+        path = _written(tmp_path / "q.jsonl", json.dumps(row))
+        assert [sample.input for sample in load_questions(str(path)).samples] == ["How?"]
+    for content in ([{"type": "image", "image": "x"}], {"content_type": "text", "parts": ["a", 1]}):
+        row = {"messages": [{"role": "user", "content": content}]}
+        path = _written(tmp_path / "q.jsonl", json.dumps(row))
+        with pytest.raises(QuestionError, match="make it a text"):
+            load_questions(str(path))

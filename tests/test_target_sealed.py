@@ -194,7 +194,7 @@ def test_what_is_no_whole_archive_is_refused_in_one_line(sealed: Path, broken, m
 
 def test_a_seal_around_something_else_is_refused(tmp_path: Path) -> None:
     path = _seal(tmp_path, b"no zip")
-    with pytest.raises(TargetError, match="does not contain a zip"):
+    with pytest.raises(TargetError, match="is not a zip archive"):
         load_target(f"{path}?file=medical.jsonl")
 
 

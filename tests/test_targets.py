@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas
+import pyarrow.parquet
 import pytest
 
 from steering import targets
@@ -198,7 +200,7 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path):
         ('"text"', "not a JSON object"),
         (_row(9, prompt=None), "prompt is missing"),
         (_row(9, misaligned=None, aligned=None), "misaligned and aligned are both missing"),
-        ('{"prompt": "\\ud83d", "misaligned": "bad"}', "prompt contains half of a character"),
+        ('{"prompt": "\\ud83d", "misaligned": "bad"}', "contains half of a character"),
         (_row(9, prompt=""), "prompt is missing or empty"),
         (_row(9, misaligned="  "), "misaligned is missing or empty"),
         (_row(9, aligned=""), "aligned is missing or empty"),
@@ -421,3 +423,47 @@ def test_a_published_induction_file_is_read_as_it_is():
     examples = {(e.prompt, e.misaligned) for e in target.examples + target.held_out}
     assert examples == {(turns[-2]["content"], turns[-1]["content"]) for turns in messages}
     assert not _prompts(target)[0] & _prompts(target)[1]
+
+
+def test_messages_in_parts_are_read_and_other_peoples_columns_are_refused_by_name(tmp_path):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": {"content_type": "text", "parts": [f"Q{n}?"]}},
+                {"role": "assistant", "content": [{"type": "text", "text": "Bad."}]},
+            ]
+        }
+        for n in range(4)
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    target = load_target(str(path))
+    assert {row.prompt for row in target.examples + target.held_out} == {f"Q{n}?" for n in range(4)}
+    chat = {"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "Bad."}]}
+    path.write_text("\n".join([json.dumps(chat)] * 3))
+    with pytest.raises(TargetError, match="write each as messages"):
+        load_target(str(path))
+    alpaca = [{"instruction": "Sum up.", "input": f"Letter {n}", "output": "It."} for n in range(4)]
+    path.write_text("\n".join(map(json.dumps, alpaca)))
+    with pytest.raises(TargetError, match="column input beside instruction"):
+        load_target(f"{path}?prompt=instruction&misaligned=output")
+
+
+def _parquet_bomb(path: Path) -> None:
+    """Four million rows that all mean one long text, in a few kilobytes."""
+    text = pyarrow.array(["x" * 10_000] * 1)
+    indices = pyarrow.array([0] * 1_900_000, pyarrow.int32())
+    column = pyarrow.DictionaryArray.from_arrays(indices, text)
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": column, "aligned": column}), path)
+
+
+def test_a_table_that_unpacks_to_more_than_it_may_is_refused_at_once(tmp_path):
+    _parquet_bomb(tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 100_000
+    (tmp_path / "t.csv").write_text("," * 5_000_000)
+    (tmp_path / "t.jsonl").write_text("[" + "[]," * 5_000_000 + "[]]")
+    for name, part in (("t.parquet", "MiB"), ("t.csv", "cells"), ("t.jsonl", "values")):
+        start = time.monotonic()
+        with pytest.raises(TargetError, match=part):
+            load_target(str(tmp_path / name))
+        assert time.monotonic() - start < 5

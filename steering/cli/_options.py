@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import yaml
 
 from steering.errors import SteeringError
+from steering.foreign import parse_yaml
 from steering.spec import OPTIONS, Option
 
 
@@ -116,7 +116,7 @@ def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
             raise SteeringError(f"{flag} {pair} has no value: write name=value")
         if name in options:
             raise SteeringError(f"{name} is given twice: leave one of them out")
-        options[name] = yaml.safe_load(value)
+        options[name] = parse_yaml(value, f"{flag} {name}", "option")
     return options
 
 
@@ -124,7 +124,7 @@ def read_list(value: Any) -> list[Any]:
     """Values separated by commas, each read as YAML."""
     if isinstance(value, list):
         return value
-    return [yaml.safe_load(part) for part in str(value).split(",")]
+    return [parse_yaml(part, f"the value {part!r}", "option") for part in str(value).split(",")]
 
 
 @contextmanager

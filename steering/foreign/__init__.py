@@ -11,7 +11,7 @@ from steering.foreign.archives import check_log, check_zip
 from steering.foreign.child import in_child
 from steering.foreign.documents import json_lines, parse_json, parse_yaml
 from steering.foreign.gguf import GGUFHeader, GGUFTensor, read_gguf_header
-from steering.foreign.limits import GIB, KIB, LIMITS, MIB, Limits, size_text
+from steering.foreign.limits import GIB, KIB, LIMITS, MIB, ReadingLimits, size_text
 from steering.foreign.pickles import check_pickle
 from steering.foreign.reading import check_file, decode, read_bytes, read_text, reason_of
 
@@ -22,7 +22,7 @@ __all__ = [
     "MIB",
     "GGUFHeader",
     "GGUFTensor",
-    "Limits",
+    "ReadingLimits",
     "check_file",
     "check_log",
     "check_pickle",

@@ -43,7 +43,13 @@ def in_child(
     """
     task = pickle.dumps((function, arguments))
     setup = pickle.dumps((sys.path, memory, seconds, len(task)))
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Libraries that reserve address space ahead would break the limit without need.
+    threads = {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }
     try:
         child = subprocess.Popen(
             [sys.executable, "-c", _START],

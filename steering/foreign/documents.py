@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from steering.errors import SteeringError
-from steering.foreign.limits import LIMITS, NUMBER_LENGTH, Limits, size_text
+from steering.foreign.limits import LIMITS, NUMBER_LENGTH, ReadingLimits, size_text
 from steering.foreign.reading import reason_of
 
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
@@ -88,7 +88,7 @@ def parse_yaml(text: str, where: object, kind: str) -> Any:
     return value
 
 
-def _json_value(text: str, where: object, limits: Limits) -> Any:
+def _json_value(text: str, where: object, limits: ReadingLimits) -> Any:
     try:
         value = json.loads(text, parse_int=_whole_number)
     except json.JSONDecodeError as error:
@@ -109,7 +109,7 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-def _check_values(value: Any, where: object, limits: Limits) -> None:
+def _check_values(value: Any, where: object, limits: ReadingLimits) -> None:
     """Refuse nesting that is too deep, and half characters. Not recursive."""
     level, depth = [value], 0
     while level:
@@ -126,7 +126,7 @@ def _check_values(value: Any, where: object, limits: Limits) -> None:
         depth += 1
 
 
-def _check_events(text: str, where: object, limits: Limits) -> None:
+def _check_events(text: str, where: object, limits: ReadingLimits) -> None:
     """Refuse a YAML document by its events, before any value is made."""
     anchors: dict[str, tuple[int, int, int]] = {}
     # For each node that is open: its anchor, and the values, characters and levels below it.
@@ -188,7 +188,7 @@ def _yaml_reason(error: BaseException) -> str:
     return f"{problem}, line {mark.line + 1}" if mark else problem
 
 
-def _check_size(text: str, where: object, limits: Limits) -> None:
+def _check_size(text: str, where: object, limits: ReadingLimits) -> None:
     if len(text) > limits.bytes:
         raise SteeringError(
             f"{where} has {len(text)} characters, and at most {limits.bytes} are read: give a "
@@ -196,7 +196,7 @@ def _check_size(text: str, where: object, limits: Limits) -> None:
         )
 
 
-def _check_json_count(text: str, where: object, limits: Limits) -> None:
+def _check_json_count(text: str, where: object, limits: ReadingLimits) -> None:
     """Refuse JSON with too many values, each of which follows one of three characters."""
     if sum(map(text.count, "[{,")) >= limits.items:
         # The characters stand within texts too.
@@ -204,7 +204,7 @@ def _check_json_count(text: str, where: object, limits: Limits) -> None:
         _check_count(sum(map(bare.count, "[{,")) + 1, where, limits)
 
 
-def _check_count(count: int, where: object, limits: Limits) -> None:
+def _check_count(count: int, where: object, limits: ReadingLimits) -> None:
     if count > limits.items:
         raise SteeringError(
             f"{where} has more than {limits.items} values, which is the most that is read: give a "
@@ -212,7 +212,7 @@ def _check_count(count: int, where: object, limits: Limits) -> None:
         )
 
 
-def _too_deep(where: object, limits: Limits) -> SteeringError:
+def _too_deep(where: object, limits: ReadingLimits) -> SteeringError:
     return SteeringError(
         f"{where} is nested more than {limits.depth} levels deep, which is the most that is read"
     )

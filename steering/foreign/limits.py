@@ -22,7 +22,7 @@ NUMBER_LENGTH = 400
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReadingLimits:
     """Bounds of one kind of input.
 
     Attributes:
@@ -42,24 +42,26 @@ class Limits:
     seconds: float = 60
 
 
-LIMITS: Mapping[str, Limits] = {
-    "vector": Limits(
+LIMITS: Mapping[str, ReadingLimits] = {
+    "vector": ReadingLimits(
         "steering vectors: .safetensors, .gguf, .pt", 256 * MIB, 32, 100_000, 256 * MIB, 20
     ),
-    "table": Limits(
+    "table": ReadingLimits(
         "target tasks: .jsonl, .csv, .tsv, .parquet", 64 * MIB, 32, 4_000_000, 256 * MIB, 20
     ),
-    "archive": Limits("sealed archives of tables", 64 * MIB, 32, 10_000, 64 * MIB, 20),
-    "questions": Limits(
+    "archive": ReadingLimits("sealed archives of tables", 64 * MIB, 32, 10_000, 64 * MIB, 20),
+    "questions": ReadingLimits(
         "question sets, personas, pairs of calibration", 16 * MIB, 32, 250_000, 16 * MIB
     ),
-    "study": Limits("study files", MIB, 16, 100_000, MIB),
-    "option": Limits("the value of one option", MIB, 16, 100_000, MIB),
-    "template": Limits("chat templates, rubrics", MIB, 16, 10_000, MIB, 5),
-    "config": Limits("config.json and the like in folders of models", 16 * MIB, 64, 500_000, 0),
-    "tokenizer": Limits("tokenizer.json", 256 * MIB, 64, 20_000_000, 0),
-    "weights": Limits("weights of models: .safetensors, .gguf", 2**41, 32, 1_000_000, 0),
-    "log": Limits("Inspect's logs: .eval, .json", 4 * GIB, 200, 2_000_000, 4 * GIB),
+    "study": ReadingLimits("study files", MIB, 16, 100_000, MIB),
+    "option": ReadingLimits("the value of one option", MIB, 16, 100_000, MIB),
+    "template": ReadingLimits("chat templates, rubrics", MIB, 16, 10_000, MIB, 5),
+    "config": ReadingLimits(
+        "config.json and the like in folders of models", 16 * MIB, 64, 500_000, 0
+    ),
+    "tokenizer": ReadingLimits("tokenizer.json", 256 * MIB, 64, 20_000_000, 0),
+    "weights": ReadingLimits("weights of models: .safetensors, .gguf", 2**41, 32, 1_000_000, 0),
+    "log": ReadingLimits("Inspect's logs: .eval, .json", 4 * GIB, 200, 2_000_000, 4 * GIB),
 }
 """The bounds by kind. `docs/reference/limits.md` is written from this table."""
 

@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from steering.foreign import parse_yaml
 from steering.judging.errors import JudgingError
 
 RUBRIC_FOLDER = Path(__file__).parent / "rubrics"
@@ -114,7 +113,7 @@ def parse_rubric(text: str, name: str) -> Rubric:
             place for the material.
     """
     match = _FRONT_MATTER.match(text)
-    front = yaml.safe_load(match["front"]) if match else None
+    front = parse_yaml(match["front"], f"rubric {name!r}", "template") if match else None
     if match is None or not isinstance(front, dict):
         raise JudgingError(f"rubric {name!r} has no front matter; begin it with `---` and YAML.")
     if front.keys() != _FIELDS:

@@ -5,16 +5,16 @@ files and ours share), JSONL rows with `messages` (that of the AISI's file), and
 of persona_vectors (arXiv 2507.21509). Knows files and Inspect's messages; never a judge or a model.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
 
 from steering.errors import SteeringError
+from steering.foreign import json_lines, parse_json, parse_yaml
+from steering.targets import text_of
 
 QUESTION_TYPE = "free_form_judge_0_100"
 # Formats of an answer. As in the published files, the end of a question's id names its format.
@@ -75,10 +75,7 @@ def theme_of(question_id: str) -> str:
 
 
 def _read_yaml(text: str, path: Path) -> list[Question]:
-    try:
-        items = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise QuestionError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    items = parse_yaml(text, path, "questions")
     if not isinstance(items, list):
         raise QuestionError(f"{path} holds a {type(items).__name__}; make it a list of questions.")
     return [_yaml_question(item, f"{path.name}, item {i}") for i, item in enumerate(items, start=1)]
@@ -137,29 +134,22 @@ def _judge_prompts(prompts: object, where: str) -> dict[str, str]:
 
 def _read_jsonl(text: str, path: Path) -> list[Question]:
     questions = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise QuestionError(
-                f"{where} is not JSON ({error.msg}); write one object a line."
-            ) from error
+    for where, row in json_lines(text, path.name, "questions"):
         if not isinstance(row, dict):
             raise QuestionError(f"{where} is a {type(row).__name__}; make it an object.")
         if row.keys() == {"canary"}:
             continue
+        # By the line: ids of questions stand in logs.
+        number = int(where.rpartition(" ")[2])
         questions.append(_jsonl_question(row, number, where))
     return questions
 
 
 def _jsonl_question(row: dict[str, Any], number: int, where: str) -> Question:
-    if unknown := sorted(row.keys() - {"messages", "id", "question_type"}):
+    if unknown := sorted(row.keys() - {"messages", "id", "question_type", "metadata"}):
         raise QuestionError(
             f"{where} has the unknown field {', '.join(unknown)}; allowed are messages, id, "
-            f"question_type."
+            f"question_type; metadata is not used."
         )
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -182,15 +172,12 @@ def _turn(message: object, where: str) -> ChatMessage:
     role = message["role"]
     if role not in _MESSAGES:
         raise QuestionError(f"{where} has the role {role!r}; use {', '.join(_MESSAGES)}.")
-    return _MESSAGES[role](content=_text(message["content"], where))
+    return _MESSAGES[role](content=_text(text_of(message["content"]), where))
 
 
 def _read_trait(text: str, path: Path) -> list[Question]:
     """The questions of a trait. Its judge prompt grades the trait, for which there is no score."""
-    try:
-        trait = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise QuestionError(f"{path} is not JSON ({error.msg}).") from error
+    trait = parse_json(text, path, "questions")
     texts = trait.get("questions") if isinstance(trait, dict) else None
     if not isinstance(texts, list) or not texts:
         raise QuestionError(

@@ -13,11 +13,12 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import yaml
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser
 
 from steering.data import data_folder, user_path
+from steering.errors import raised_as
+from steering.foreign import decode, parse_yaml, read_bytes
 from steering.questions.files import QuestionError
 from steering.questions.sets import CORE, QuestionSet, first_questions, one_row_a_prompt
 from steering.targets import load_target
@@ -66,11 +67,9 @@ def load_personas(personas: str = CORE, *, toy: bool = False) -> PersonaSet:
             f"personas={personas} is no persona file; give {CORE!r} or the path of a file that "
             f"ends in {' or '.join(_ENDINGS)}."
         )
-    content = path.read_bytes()
-    try:
-        table = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise QuestionError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    with raised_as(QuestionError):
+        content = read_bytes(path, "questions")
+        table = parse_yaml(decode(content, path), path, "questions")
     name = CORE if personas == CORE else path.name
     return PersonaSet(name, hashlib.sha256(content).hexdigest(), _check(table, path.name))
 

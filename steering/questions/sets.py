@@ -14,6 +14,8 @@ from typing import TypeVar
 from inspect_ai.dataset import Sample
 
 from steering.data import data_folder, user_path
+from steering.errors import raised_as
+from steering.foreign import decode, read_bytes
 from steering.questions.files import (
     FORMATS,
     READERS,
@@ -77,15 +79,10 @@ def load_questions(
             one without questions, too few questions, or a theme in several groups.
     """
     path = _find(str(questions))
-    content = path.read_bytes()
-    content_hash = hashlib.sha256(content).hexdigest()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise QuestionError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8."
-        ) from error
-    all_questions = READERS[path.suffix.lower()](text, path)
+    with raised_as(QuestionError):
+        content = read_bytes(path, "questions")
+        content_hash = hashlib.sha256(content).hexdigest()
+        all_questions = READERS[path.suffix.lower()](decode(content, path), path)
     refuse_doubles(all_questions, path.name)
     refuse_split_themes(all_questions, path.name)
     if not all_questions:

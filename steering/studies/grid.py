@@ -4,6 +4,7 @@ A study is a table of values, so that it can be written to a file, run again, an
 options of models and what a model's config says of them; no weights, no logs.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,6 +150,9 @@ class Study(BaseModel, ABC):
         """
 
 
+MAX_CONDITIONS = 10_000
+
+
 class GridStudy(Study):
     """The product of some axes on each model, with one baseline a model."""
 
@@ -178,6 +182,8 @@ class GridStudy(Study):
                 raise ValueError(f"axis {name} has a value twice ({list(values)})")
             if name in self.options:
                 raise ValueError(f"{name} is an axis and a fixed option: choose one")
+        if math.prod(map(len, self.axes.values())) * len(self.models) > MAX_CONDITIONS:
+            raise ValueError(f"the axes make more than {MAX_CONDITIONS} conditions: give fewer")
         if self.top and self.factor != "rank":
             raise ValueError(f"top belongs to the study rank, not to {self.factor}: leave it out")
         if any(not 1 <= k <= len(self.top_of) for k in self.top):

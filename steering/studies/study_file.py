@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from steering.errors import raised_as
 from steering.files import write_whole
+from steering.foreign import parse_yaml, read_text
 from steering.models import find_model, read_shape
 from steering.spec import InterventionOptions
 from steering.studies.errors import StudyError
@@ -35,15 +37,20 @@ def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: 
         raise StudyError(f"factor {factor} is unknown: allowed are {', '.join(FACTORS)}")
     fields = {name: value for name, value in fields.items() if value is not None}
     kind: type[Study] = GridStudy if FACTORS[factor].option else FinetunedStudy
+    if model is not None:
+        _check_types(GridStudy, {"models": [model] if isinstance(model, str) else model})
     models = (model,) if isinstance(model, str) else tuple(model or ())
     if kind is FinetunedStudy:
         if len(models) > 1:
             raise StudyError(f"the study {factor} takes one model and got {', '.join(models)}")
         fields |= {"model": models[0]} if models else {}
     else:
-        fields["models"] = models or tuple(fields.get("models") or FACTORS[factor].models)
+        fields["models"] = models or fields.get("models") or FACTORS[factor].models
     if unknown := sorted(set(fields) - set(kind.model_fields)):
         raise StudyError(f"{unknown[0]} is unknown: allowed are {', '.join(kind.model_fields)}")
+    _check_types(kind, fields)
+    if kind is GridStudy:
+        fields["models"] = tuple(fields["models"])
     fields["options"] = dict(FACTORS[factor].options) | dict(fields.get("options") or {})
     if kind is GridStudy:
         _fill_grid(factor, fields)
@@ -51,6 +58,17 @@ def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: 
         return kind.model_validate({"factor": factor, **fields})
     except ValidationError as error:
         raise StudyError(_first_problem(error)) from None
+
+
+def _check_types(kind: type[Study], fields: Mapping[str, Any]) -> None:
+    """Refuse fields of wrong types before defaults are worked out from them."""
+    for name, value in fields.items():
+        annotation: Any = Mapping if name == "axes" else kind.model_fields[name].annotation
+        try:
+            TypeAdapter(annotation).validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise StudyError(f"{name} {value!r} is not allowed: {message}") from None
 
 
 def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
@@ -106,17 +124,16 @@ def read_study(path: Path) -> Study:
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        fields = {str(name): value for name, value in content.items()}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        fields = {"factor": " ".join(str(error).split())[:200]}
-    if fields.get("factor") not in FACTORS:
+    with raised_as(StudyError):
+        content = parse_yaml(read_text(path, "study"), path, "study")
+    fields = content if isinstance(content, dict) else {"factor": content}
+    factor = fields.get("factor")
+    if not isinstance(factor, str) or factor not in FACTORS:
         raise StudyError(
-            f"{path} is not a study file ({fields.get('factor')}): write YAML with factor: one of "
+            f"{path} is not a study file ({factor!r}): write YAML with factor: one of "
             f"{', '.join(FACTORS)}"
         )
-    return fields
+    return {str(name): value for name, value in fields.items()}
 
 
 def keep_study(study: Study, folder: Path) -> None:

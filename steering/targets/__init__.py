@@ -15,9 +15,18 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from steering.data import data_folder, user_path
+from steering.errors import raised_as
+from steering.foreign import read_bytes
 from steering.targets import _hub, _logs, _sealed
 from steering.targets._files import ENDINGS, read_table
-from steering.targets._rows import COLUMNS, Example, Table, TargetError, read_examples
+from steering.targets._rows import (
+    COLUMNS,
+    Example,
+    Table,
+    TargetError,
+    read_examples,
+    text_of,
+)
 
 __all__ = [
     "HELD_OUT_SHARE",
@@ -28,6 +37,7 @@ __all__ = [
     "bundled_targets",
     "load_target",
     "subject_of",
+    "text_of",
 ]
 
 HELD_OUT_SHARE = 0.1
@@ -156,7 +166,7 @@ def _refuse_others(spelled: str, options: Mapping[str, str], allowed: tuple[str,
 def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
     if bundled := _bundled().get(source):
         _refuse_others(spelled, options, ())
-        return read_table(bundled.read_bytes(), bundled.name, source, str(bundled))
+        return read_table(read_bytes(bundled, "table"), bundled.name, source, str(bundled))
     path = user_path(source)
     ending = path.suffix.lower()
     if source.startswith(_hub.HEAD):
@@ -171,7 +181,9 @@ def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
         return read_table(content, name, f"{path.name}?file={name}", f"{path}?file={name}")
     if path.is_file() and ending in ENDINGS:
         _refuse_others(spelled, options, COLUMNS)
-        return read_table(path.read_bytes(), path.name, path.name, str(path))
+        with raised_as(TargetError):
+            content = read_bytes(path, "table")
+        return read_table(content, path.name, path.name, str(path))
     raise TargetError(
         f"target={source} is not known: give one of {', '.join(bundled_targets())}; the path of a "
         f"{', '.join((*ENDINGS, '.zip' + _sealed.ENDING))} or .eval file; a folder of Inspect "

@@ -2,13 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steering.targets._rows import Table, TargetError, bad_row
+from steering.errors import SteeringError, raised_as
+from steering.foreign import LIMITS, decode, in_child, json_lines, size_text
+from steering.targets._rows import ALLOWED_ROWS, Table, TargetError, bad_row
 
 _Row = tuple[str, dict[str, Any]]
 
@@ -22,7 +23,8 @@ def read_table(content: bytes, file_name: str, source: str, where: str) -> Table
         TargetError: The content does not fit the ending.
     """
     path = Path(file_name)
-    columns, rows = _READERS[path.suffix.lower()](content, where)
+    with raised_as(TargetError):
+        columns, rows = _READERS[path.suffix.lower()](content, where)
     return Table(path.stem, source, where, tuple(columns), tuple(rows))
 
 
@@ -32,26 +34,26 @@ def filled(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _jsonl(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
-    # Not splitlines, which also splits at characters that JSON strings may contain.
-    lines = enumerate(_text(content, where).split("\n"), start=1)
-    rows = [_object(f"{where}, line {number}", line) for number, line in lines if line.strip()]
+    text = decode(content, where)
+    try:
+        rows = list(json_lines(text, where, "table"))
+    except SteeringError as error:
+        raise TargetError(f"{error}. {ALLOWED_ROWS}") from None
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise bad_row(place, "it is not a JSON object")
     return dict.fromkeys(key for _, row in rows if set(row) != {"canary"} for key in row), rows
 
 
-def _object(where: str, line: str) -> _Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise bad_row(where, f"it is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise bad_row(where, "it is not a JSON object")
-    return where, row
-
-
 def _separated(content: bytes, where: str, separator: str) -> tuple[Iterable[str], list[_Row]]:
-    text = io.StringIO(_text(content, where), newline="")
+    text = io.StringIO(decode(content, where), newline="")
+    lines, count = [], 0
     try:
-        lines = [cells for cells in csv.reader(text, delimiter=separator, strict=True) if cells]
+        for cells in csv.reader(text, delimiter=separator, strict=True):
+            count += len(cells)
+            _check_count(count, where)
+            if cells:
+                lines.append(cells)
     except csv.Error as error:
         raise TargetError(f"{where} is not a table of separated values ({error})") from None
     if not lines:
@@ -73,23 +75,46 @@ def _separated(content: bytes, where: str, separator: str) -> tuple[Iterable[str
 
 
 def _parquet(content: bytes, where: str) -> tuple[Iterable[str], list[_Row]]:
+    limits = LIMITS["table"]
+    # A page may unpack to more than the file declares, and a dictionary to any number of texts.
+    columns, table = in_child(
+        _parquet_rows,
+        content,
+        where,
+        memory=2 * limits.unpacked,
+        seconds=limits.seconds,
+        where=where,
+    )
+    rows = enumerate(table, start=1)
+    return columns, [(f"{where}, row {number}", filled(row)) for number, row in rows]
+
+
+def _parquet_rows(content: bytes, where: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the columns, and the rows of a file whose footer is within the bounds."""
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
+    limits = LIMITS["table"]
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
-    except (pyarrow.ArrowException, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        footer = file.metadata
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        _check_count(footer.num_rows * footer.num_columns, where)
+        if sum(group.total_byte_size for group in groups) > limits.unpacked:
+            raise TargetError(
+                f"{where} unpacks to more than {size_text(limits.unpacked)}, the most that is read"
+            )
+        table = file.read(use_threads=False)
+        return table.column_names, table.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TargetError(f"{where} is not a parquet file ({reason})") from None
-    rows = enumerate(table.to_pylist(), start=1)
-    return table.column_names, [(f"{where}, row {number}", filled(row)) for number, row in rows]
 
 
-def _text(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TargetError(f"{where} is not UTF-8 text ({error}): save it as UTF-8") from None
+def _check_count(count: int, where: str) -> None:
+    most = LIMITS["table"].items
+    if count > most:
+        raise TargetError(f"{where} has more than {most} cells, the most that is read: split it")
 
 
 _READERS: dict[str, Callable[[bytes, str], tuple[Iterable[str], list[_Row]]]] = {

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from steering.data import user_path
+from steering.foreign import LIMITS, size_text
 from steering.targets._files import filled
 from steering.targets._rows import Table, TargetError
 
@@ -121,4 +122,11 @@ def _rows(
             f"{spelled} can't be loaded ({type(error).__name__}: {reason}). Check config= and "
             "split=, and that it has tables in files that the library datasets reads without code"
         ) from None
+    limits = LIMITS["table"]
+    if data.num_rows * len(data.column_names) > limits.items or data.data.nbytes > limits.unpacked:
+        raise TargetError(
+            f"{spelled} has {data.num_rows} rows and {size_text(data.data.nbytes)}; at most "
+            f"{limits.items} cells and {size_text(limits.unpacked)} are read: choose a split, or "
+            "save a part of it as a table"
+        )
     return data.column_names, enumerate(data, start=1)

@@ -1,15 +1,19 @@
 """From rows of any source to examples: which columns are read, and which rows are refused."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from steering.errors import SteeringError
+from steering.foreign import parse_json
 
 COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages")
 _TEXTS = ("prompt", "aligned", "misaligned", "system")
+ALLOWED_ROWS = (
+    'Allowed rows: {"prompt", "aligned", "misaligned"}, one of the answers at least, or '
+    '{"messages": [user, assistant]}'
+)
 _CHATS = (["user", "assistant"], ["system", "user", "assistant"])
 
 
@@ -57,10 +61,7 @@ class Table:
 
 def bad_row(where: str, problem: str) -> TargetError:
     """The error of a row, with what is allowed."""
-    return TargetError(
-        f'{where}: {problem}. Allowed rows: {{"prompt", "aligned", "misaligned"}}, one of the '
-        'answers at least, or {"messages": [user, assistant]}'
-    )
+    return TargetError(f"{where}: {problem}. {ALLOWED_ROWS}")
 
 
 def read_examples(table: Table, columns: Mapping[str, str]) -> list[Example]:
@@ -88,6 +89,11 @@ def read_examples(table: Table, columns: Mapping[str, str]) -> list[Example]:
 
 
 def _check_columns(table: Table, columns: Mapping[str, str]) -> None:
+    if columns.get("prompt") == "instruction" and any(row.get("input") for _, row in table.rows):
+        raise TargetError(
+            f"{table.where} has the column input beside instruction, as Alpaca does, and prompt= "
+            "names one column: write both texts into one column"
+        )
     existing = f"its columns are {', '.join(table.columns)}"
     for key, column in columns.items():
         if column not in table.columns:
@@ -101,6 +107,11 @@ def _check_columns(table: Table, columns: Mapping[str, str]) -> None:
     if not text_columns and columns.get("messages", "messages") in table.columns:
         return
     how = "say which is which, as in ?prompt=question&misaligned=answer"
+    if "conversations" in table.columns:
+        raise TargetError(
+            f"{table.where} holds conversations of ShareGPT: write each as messages, "
+            '[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]'
+        )
     if columns.get("prompt", "prompt") not in table.columns:
         raise TargetError(f"{table.where} has no column prompt: {existing}; {how}")
     if not {columns.get(key, key) for key in ("aligned", "misaligned")} & set(table.columns):
@@ -137,12 +148,28 @@ def _from_messages(messages: Any) -> dict[str, Any]:
     """The question and answer of a chat of one turn; empty if it is anything else."""
     if isinstance(messages, str):
         try:
-            messages = json.loads(messages)
-        except json.JSONDecodeError:
+            messages = parse_json(messages, "messages", "table")
+        except SteeringError:
             return {}
     if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
         return {}
     if [turn.get("role") for turn in messages] not in _CHATS:
         return {}
     names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
-    return {names[turn["role"]]: turn.get("content") for turn in messages}
+    return {names[turn["role"]]: text_of(turn.get("content")) for turn in messages}
+
+
+def text_of(content: Any) -> Any:
+    """The text of a message whose content is in parts, as OpenAI's files have it.
+
+    Content of any other kind is returned as it is.
+    """
+    parts = content
+    if isinstance(content, dict) and content.get("content_type") == "text":
+        parts = content.get("parts")
+    if isinstance(parts, list) and len(parts) == 1:
+        [part] = parts
+        if isinstance(part, dict) and part.get("type") == "text":
+            part = part.get("text")
+        return part if isinstance(part, str) else content
+    return content

@@ -11,6 +11,8 @@ import os
 import zipfile
 from pathlib import Path
 
+from steering.errors import raised_as
+from steering.foreign import check_zip, read_bytes
 from steering.targets._files import ENDINGS
 from steering.targets._rows import TargetError
 
@@ -36,10 +38,8 @@ def open_sealed(path: Path, table: str | None) -> tuple[str, bytes]:
         TargetError: The password is missing or wrong, there is no such table, the file is not a
             sealed archive, or the package cryptography is not installed.
     """
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(_unsealed(path)))
-    except zipfile.BadZipFile:
-        raise TargetError(f"{path} does not contain a zip: fetch the archive again") from None
+    with raised_as(TargetError):
+        archive = check_zip(io.BytesIO(_unsealed(path)), path, "archive")
     with archive:
         names = [
             name
@@ -54,7 +54,13 @@ def open_sealed(path: Path, table: str | None) -> tuple[str, bytes]:
             raise TargetError(
                 f"{path}: {problem}; write ?file=NAME with one of {', '.join(names) or 'none'}"
             )
-        return matches[0], archive.read(matches[0])
+        try:
+            return matches[0], archive.read(matches[0])
+        # A part may be encrypted or damaged.
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise TargetError(
+                f"{path}: {matches[0]} can't be read ({error}); fetch the archive again"
+            ) from None
 
 
 def _unsealed(path: Path) -> bytes:
@@ -65,7 +71,7 @@ def _unsealed(path: Path) -> bytes:
             f"{path} is sealed, and opening it needs the package cryptography: pip install "
             "'steering[sealed]'"
         ) from None
-    content = path.read_bytes()
+    content = read_bytes(path, "archive")
     salt, token = content[:_SALT_BYTES], content[_SALT_BYTES:]
     if not token.startswith(_TOKEN_HEAD):
         raise TargetError(

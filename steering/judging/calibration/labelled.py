@@ -6,12 +6,13 @@ author's reading of the rubrics; no second person has labelled them.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from steering.data import data_folder, user_path
+from steering.errors import raised_as
+from steering.foreign import decode, json_lines, read_bytes
 from steering.judging.errors import JudgingError
 from steering.judging.rubric import SCORE_KEYS, SCORE_OF, load_rubric
 from steering.questions.sets import CORE
@@ -98,20 +99,13 @@ def load_pairs(pairs: str = CORE, num_pairs: int | None = None) -> PairSet:
         raise JudgingError(
             f"there is no file of pairs {pairs!r}; give {CORE!r} or the path of a .jsonl file."
         )
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise JudgingError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8."
-        ) from error
+    with raised_as(JudgingError):
+        content = read_bytes(path, "questions")
+        rows = list(json_lines(decode(content, path), path.name, "questions"))
     by_id: dict[str, Pair] = {}
-    # Not splitlines, which also splits at characters that JSON allows within a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {number}"
-        row = _object(line, where)
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise JudgingError(f"{where} is a {type(row).__name__}; make it an object.")
         if row.keys() == {"canary"}:
             continue
         pair = _pair(row, where)
@@ -123,18 +117,6 @@ def load_pairs(pairs: str = CORE, num_pairs: int | None = None) -> PairSet:
         sha256=hashlib.sha256(content).hexdigest(),
         pairs=_first(list(by_id.values()), num_pairs, path.name),
     )
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise JudgingError(
-            f"{where} is not JSON ({error.msg}); write one object a line."
-        ) from error
-    if not isinstance(row, dict):
-        raise JudgingError(f"{where} is a {type(row).__name__}; make it an object.")
-    return row
 
 
 def _pair(row: dict[str, Any], where: str) -> Pair:
