@@ -24,9 +24,10 @@ RESULTS = Path(__file__).parents[1] / "results" / "faults.md"
 KINDS = {
     "engine": 200,
     "files": 320,
+    "judges": 130,
 }
 # Trials of one seed, where that is more than one.
-SIZES: dict[str, int] = {}
+SIZES = {"judges": 12}
 MAX_TRACEBACKS = 0.01
 
 
