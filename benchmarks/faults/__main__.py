@@ -25,6 +25,7 @@ KINDS = {
     "engine": 200,
     "files": 320,
     "judges": 130,
+    "provider": 120,
 }
 # Trials of one seed, where that is more than one.
 SIZES = {"judges": 12}

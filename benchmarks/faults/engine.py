@@ -22,6 +22,7 @@ from benchmarks.faults.trials import Problem, draw_of, one_line
 from steering.engines import Request, RequestOutput, hf
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
+from steering.errors import SteeringError
 from steering.models import LoadedModel, find_model, load_model
 from steering.models.source import ModelSource
 from steering.vectors.interventions import Intervention, resolve
@@ -151,7 +152,7 @@ class Faults:
         self._inject(plan, kinds, draw)
         bad = [_bad_request(draw, self._pool) for kind in kinds if kind == "bad request"]
         cancelled = draw.sample(numbers, min(len(numbers) - 1, 2)) if "cancel" in kinds else []
-        order: list[Request | int] = [*numbers, *bad]
+        order: list[Request | int] = [*numbers, *filter(None, bad)]
         draw.shuffle(order)
         futures: dict[int, Future[RequestOutput]] = {}
         others: list[Future[Any]] = []
@@ -268,7 +269,7 @@ def _request(draw: random.Random) -> Request:
             top_k=draw.choice([0, 0, 1, 5, 500]),
             frequency_penalty=draw.choice([0.0, 0.0, 0.7]),
             presence_penalty=draw.choice([0.0, 0.0, -0.4]),
-            logit_bias=draw.choice([{}, {}, {tiny.END: -1e4}, {40: 3.0, 41: -3.0}]),
+            logit_bias=draw.choice([{}, {}, {tiny.END: -100.0}, {40: 3.0, 41: -3.0}]),
             seed=draw.randrange(2**31),
         )
     return Request(
@@ -297,27 +298,34 @@ def _interventions(draw: random.Random) -> tuple[Intervention, ...]:
     return edits
 
 
-def _bad_request(draw: random.Random, pool: list[Request]) -> Request:
+def _bad_request(draw: random.Random, pool: list[Request]) -> Request | None:
     """A request that no engine can answer; what it comes to does not matter, as long as it ends."""
     good = draw.choice(pool)
     basis = torch.ones(1, tiny.WIDTH + draw.choice([-1, 1, 32]))
     edit = Intervention(basis, 1.0, 1, "resid_post", "add", "all")
     fitting = replace(edit, basis=torch.ones(1, tiny.WIDTH))
-    return draw.choice(
+    # Settings that can't be made are the provider's; these are made around its checks.
+    nan = good.sampling.model_copy(update={"temperature": float("nan")})
+    far = good.sampling.model_copy(update={"logit_bias": {10**7: 1.0}})
+    make = draw.choice(
         [
-            replace(good, interventions=(edit,)),
-            replace(good, interventions=(replace(fitting, layer=99),)),
-            replace(good, interventions=(replace(fitting, amount=1e38),)),
-            replace(good, interventions=(replace(fitting, amount=float("nan")),)),
-            replace(good, prompt=(*good.prompt, 10**6)),
-            replace(good, prompt=(*good.prompt, -5)),
-            replace(good, prompt=()),
-            replace(good, prompt=good.prompt * 200),
-            replace(good, max_tokens=0),
-            replace(good, max_tokens=-3),
-            replace(good, sampling=replace(good.sampling, temperature=float("nan"))),
-            replace(good, sampling=Sampling(logit_bias={10**7: 1.0})),
-            replace(good, top_logprobs=10**5),
-            replace(good, stop=("",)),
+            lambda: replace(good, interventions=(edit,)),
+            lambda: replace(good, interventions=(replace(fitting, layer=99),)),
+            lambda: replace(good, interventions=(replace(fitting, amount=1e38),)),
+            lambda: replace(good, interventions=(replace(fitting, amount=float("nan")),)),
+            lambda: replace(good, prompt=(*good.prompt, 10**6)),
+            lambda: replace(good, prompt=(*good.prompt, -5)),
+            lambda: replace(good, prompt=()),
+            lambda: replace(good, prompt=good.prompt * 200),
+            lambda: replace(good, max_tokens=0),
+            lambda: replace(good, max_tokens=-3),
+            lambda: replace(good, sampling=nan),
+            lambda: replace(good, sampling=far),
+            lambda: replace(good, top_logprobs=10**5),
+            lambda: replace(good, stop=("",)),
         ]
     )
+    try:
+        return make()
+    except SteeringError:
+        return None  # refused before it reaches an engine

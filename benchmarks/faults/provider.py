@@ -22,7 +22,7 @@ from steering.provider.api import SteeredAPI
 
 _CLI = 40
 _NAN, _INF = float("nan"), float("inf")
-_JUNK: list[Any] = ["", None, [], {}, {"a": 1}, "\x00", "x" * 5000, "a,b", [1, 2], b"x", object()]
+_JUNK: list[Any] = ["", None, [], {}, {"a": 1}, "\x00", "x" * 1000, "a,b", [1, 2], b"x", object()]
 
 # Values that no model can take, by option.
 _BAD: dict[str, list[Any]] = {
@@ -189,8 +189,20 @@ class Faults:
         )
         display = draw.choice(["plain", "none", "rich", "log"])
         inspect = str(Path(sys.executable).with_name("inspect"))
-        command = [inspect, "eval", "evals/em_freeform.py", "--model", "steered/toy", "--limit", "1",
-                   "--display", display, "--log-dir", str(self._folder / "logs"), *arguments]
+        command = [
+            inspect,
+            "eval",
+            "evals/em_freeform.py",
+            "--model",
+            "steered/toy",
+            "--limit",
+            "1",
+            "--display",
+            display,
+            "--log-dir",
+            str(self._folder / "logs"),
+            *arguments,
+        ]
         doing(" ".join(command[1:]))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         environment.pop("INSPECT_DISPLAY", None)
