@@ -26,6 +26,7 @@ KINDS = {
     "files": 320,
     "judges": 130,
     "provider": 120,
+    "logs": 90,
 }
 # Trials of one seed, where that is more than one.
 SIZES = {"judges": 12}
