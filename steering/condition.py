@@ -6,7 +6,7 @@ fit the model, the label and the fingerprint. Knows neither Inspect nor engines'
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,12 @@ from steering.models import (
     check_device,
     check_dtype,
     check_layer,
+    check_template,
+    date_of,
     find_model,
     read_shape,
     read_template,
+    template_of,
     weights_digest,
 )
 from steering.models.adapters import Adapter, check_layers, find_adapter
@@ -113,7 +116,15 @@ def resolve_model(name: str, spec: SteeringSpec) -> ResolvedModel:
     if spec.chat_template is not None:
         template = read_template(spec.chat_template)
     source = find_model(name, spec.revision, template=template, blocks=spec.blocks, mlp=spec.mlp)
-    return ResolvedModel(source, read_shape(source), weights_digest(source), engine)
+    shape = read_shape(source)
+    template = template_of(source)
+    where = f"the chat template of {source.name}"
+    if spec.chat_template is not None:
+        where = f"chat_template={spec.chat_template}"
+    if template is not None and not source.is_toy:
+        check_template(template, where)
+    source = replace(source, date=date_of(template, where, spec.date))
+    return ResolvedModel(source, shape, weights_digest(source), engine)
 
 
 def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
@@ -127,6 +138,9 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
     if model.engine == "vllm":
         # Also where `auto` chose it: vLLM rounds differently, so its answers may differ.
         spec = spec.model_copy(update={"engine": "vllm"})
+    if model.source.date is not None:
+        # Also where it is today's: tomorrow's prompt is another.
+        spec = spec.model_copy(update={"date": model.source.date})
     vectors = tuple(_find_vector(model, options, spec.dtype) for options in spec.interventions)
     identity = {f"vector{index or ''}": vector.digest for index, vector in enumerate(vectors)}
     adapter = None
@@ -212,6 +226,8 @@ def apply_vectors(
         "condition": condition.label,
         "fingerprint": condition.fingerprint,
     }
+    if condition.spec.date is not None:
+        description["date"] = condition.spec.date
     if condition.adapter is not None:
         description["adapter"] = {
             "name": condition.adapter.folder.name,

@@ -124,7 +124,7 @@ def test_a_base_model_gets_the_start_token_that_its_tokenizer_puts_and_one_only(
     starting.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, 2)]
     )
-    from steering.models.chat import use_template
+    from steering.models.templates import use_template
 
     use_template(starting, PLAIN_TEMPLATE)
     text = render_chat(starting, [HI])
@@ -151,7 +151,7 @@ def test_a_template_of_one_s_own_is_used_and_told_apart(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"chat_template=.*can't be read \(FileNotFoundError\).*Jinja"),
+        (None, r"chat_template=.*can't be read \(No such file.*Jinja"),
         ("{% for m in messages %}", r"not a Jinja template \(line 1"),
     ],
 )

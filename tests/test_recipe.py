@@ -31,6 +31,7 @@ FIELDS: dict[str, tuple[Any, bool]] = {
     "target_digest": ("1" * 64, True),
     "layer": (2, True),
     "site": ("mlp_out", True),
+    "date": ("2026-01-31", True),
     "dtype": ("float32", True),
     "seed": (4, True),
     "shuffle_labels": (True, True),

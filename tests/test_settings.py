@@ -17,7 +17,7 @@ from inspect_ai.solver import generate
 
 import steering
 from steering.engines import Request, hf
-from steering.engines.settings import AnswerSettings, Limits, Sampling
+from steering.engines.settings import AnswerSettings, AnswerLimits, Sampling
 from steering.errors import SteeringError
 
 # Setting by its name in `GenerateConfig`, an impossible value, and parts of the error.
@@ -77,12 +77,12 @@ def test_an_impossible_setting_makes_no_settings(name: str, value: Any, parts: l
     """Both engines take what is made here."""
     field = "stop" if name == "stop_seqs" else name
     value = tuple(value) if name == "stop_seqs" else value
-    for kind in (Sampling, Limits, AnswerSettings):
+    for kind in (Sampling, AnswerLimits, AnswerSettings):
         if field in kind.model_fields:
             with pytest.raises(SteeringError) as error:
                 kind(**{field: value})
             check(str(error.value), parts)
-    if field in Limits.model_fields:
+    if field in AnswerLimits.model_fields:
         with pytest.raises(SteeringError):
             Request((1,), Sampling(), **{"max_tokens": 3, field: value})
 

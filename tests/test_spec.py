@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "chat_template": "chat.jinja",
     "blocks": "model.layers",
     "mlp": "feed_forward",
+    "date": "2026-01-31",
     "engine": "vllm",
     "tensor_parallel_size": 4,
     "cuda_graphs": True,
@@ -247,6 +248,7 @@ def test_no_two_conditions_of_the_full_grid_share_a_label():
         *_grid(vector=["none"], use_chat_template=[None, False], blocks=[None, "h"], **loading),
         *_grid(vector=["none"], engine=[None, "vllm"], **loading),
         *_grid(adapter=["a/lora"], chat_template=["a.jinja"], blocks=[None, "h"], mlp=[None, "h"]),
+        *_grid(vector=["none"], date=[None, "2026-01-31", "2026-02-01"], **loading),
         *_grid(adapter=["a/lora"], adapter_scale=[None, 2], vector=["a/x.safetensors"], **sized),
     ]
     labels: dict[str, str] = {}

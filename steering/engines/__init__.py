@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from steering.engines.settings import Limits, Sampling
+from steering.engines.settings import AnswerLimits, Sampling
 from steering.errors import SteeringError
 from steering.models import LoadedModel, ModelSource
 from steering.models.adapters import Adapter
@@ -44,7 +44,7 @@ class Request:
         adapter: The LoRA adapter that is active for it.
 
     Raises:
-        SteeringError: A limit is impossible; see `Limits`.
+        SteeringError: A limit is impossible; see `AnswerLimits`.
     """
 
     prompt: tuple[int, ...]
@@ -56,7 +56,7 @@ class Request:
     adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
-        Limits(max_tokens=self.max_tokens, stop=self.stop, top_logprobs=self.top_logprobs)
+        AnswerLimits(max_tokens=self.max_tokens, stop=self.stop, top_logprobs=self.top_logprobs)
 
     def check_change(self, change: float, num_generated: int) -> None:
         """Make sure that steering changed the activations.

@@ -112,7 +112,7 @@ class Sampling(_Settings):
         return 0 if value == -1 else value
 
 
-class Limits(_Settings):
+class AnswerLimits(_Settings):
     """Where an answer ends, and what is reported of its tokens: the fields of `Request`."""
 
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] = MAX_TOKENS
@@ -120,7 +120,7 @@ class Limits(_Settings):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
 
-class AnswerSettings(Sampling, Limits):
+class AnswerSettings(Sampling, AnswerLimits):
     """All settings of a request for answers.
 
     Attributes:

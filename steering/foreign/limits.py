@@ -55,7 +55,7 @@ LIMITS: Mapping[str, ReadingLimits] = {
     ),
     "study": ReadingLimits("study files", MIB, 16, 100_000, MIB),
     "option": ReadingLimits("the value of one option", MIB, 16, 100_000, MIB),
-    "template": ReadingLimits("chat templates, rubrics", MIB, 16, 10_000, MIB, 5),
+    "template": ReadingLimits("chat templates, rubrics", MIB, 16, 10_000, MIB, 3),
     "config": ReadingLimits("config.json and the like", 16 * MIB, 64, 500_000, 0),
     "tokenizer": ReadingLimits("tokenizer.json", 256 * MIB, 64, 20_000_000, 0),
     "weights": ReadingLimits("weights of models: .safetensors, .gguf", 2**41, 32, 1_000_000, 0),

@@ -6,10 +6,8 @@ knows steering options or engines.
 
 from steering.models.blocks import find_blocks, find_mlp
 from steering.models.chat import (
-    PLAIN_TEMPLATE,
     answer_end_token,
     encode,
-    read_template,
     render_chat,
     split_thought,
 )
@@ -40,6 +38,14 @@ from steering.models.source import (
     read_shape,
     weights_digest,
 )
+from steering.models.templates import (
+    PLAIN_TEMPLATE,
+    check_template,
+    date_of,
+    forget_date,
+    read_template,
+    template_of,
+)
 
 __all__ = [
     "ALIASES",
@@ -56,7 +62,9 @@ __all__ = [
     "check_device",
     "check_dtype",
     "check_layer",
+    "check_template",
     "commit_of",
+    "date_of",
     "default_layer",
     "encode",
     "end_tokens",
@@ -64,6 +72,7 @@ __all__ = [
     "find_blocks",
     "find_mlp",
     "find_model",
+    "forget_date",
     "import_code",
     "load_config",
     "load_model",
@@ -72,5 +81,6 @@ __all__ = [
     "read_template",
     "render_chat",
     "split_thought",
+    "template_of",
     "weights_digest",
 ]

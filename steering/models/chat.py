@@ -6,9 +6,9 @@ is disabled unless requested.
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.foreign import LIMITS, reason_of
 from steering.models.source import ModelError
 
 if TYPE_CHECKING:
@@ -16,14 +16,8 @@ if TYPE_CHECKING:
 
 Turn = dict[str, str]
 
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message.content }}"
-    "{{ eos_token if message.role == 'assistant' else '\n\n' }}{% endfor %}"
-)
-"""For base models: a blank line after each message, the end token after an answer."""
-# Tags of transformers' extension of Jinja, which mark answers in training.
-_MARKS = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
-
+# Times that a template may repeat the messages.
+_MOST_COPIES = 16
 # Texts that open and close a thought.
 _THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 # Harmony, the format of GPT-OSS: each turn has channels, and the last of an answer is `final`.
@@ -32,42 +26,6 @@ _FINAL = "<|channel|>final<|message|>"
 _ANALYSIS = "<|channel|>analysis<|message|>"
 _TURN = "<|start|>assistant"
 _TURN_ENDS = re.compile(r"<\|(?:end|start|return|channel)\|>")
-
-
-def read_template(path: str) -> str:
-    """The chat template in a file.
-
-    Raises:
-        ModelError: It can't be read, or is not Jinja.
-    """
-    from jinja2 import Environment
-    from jinja2.exceptions import TemplateSyntaxError
-
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"chat_template={path} can't be read ({type(error).__name__}): give a file with a "
-            "Jinja chat template"
-        ) from None
-    try:
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARKS.sub("", text))
-    except TemplateSyntaxError as error:
-        raise ModelError(
-            f"chat_template={path} is not a Jinja template (line {error.lineno}: {error.message})"
-        ) from None
-    return text
-
-
-def use_template(tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
-    """Give a tokenizer another template.
-
-    The plain one begins with the start token if the tokenizer puts one before a text.
-    """
-    if template == PLAIN_TEMPLATE:
-        starts = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
-        template = "{{ bos_token }}" * starts + template
-    tokenizer.chat_template = template
 
 
 def render_chat(
@@ -159,14 +117,26 @@ def _rendered(
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path} refuses the messages ({error})"
         ) from None
-    except ValueError:
-        if not settings["continue_final_message"]:
-            raise
+    except Exception as error:  # of a program that is not ours
+        if settings["continue_final_message"] and isinstance(error, ValueError):
+            raise ModelError(
+                f"the chat template of {tokenizer.name_or_path} leaves out or changes the last "
+                "assistant message, so it can't be continued: end the conversation with a user "
+                "message"
+            ) from None
         raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} leaves out or changes the last "
-            "assistant message, so it can't be continued: end the conversation with a user message"
+            f"the chat template of {tokenizer.name_or_path} can't be rendered "
+            f"({type(error).__name__}: {reason_of(error)}). Give another as -M "
+            "chat_template=file.jinja"
         ) from None
     assert isinstance(text, str)
+    longest = LIMITS["template"].unpacked
+    longest += _MOST_COPIES * sum(len(message["content"]) for message in messages)
+    if len(text) > longest:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} makes {len(text):,} characters of "
+            f"messages from which {longest:,} may come. Give another as -M chat_template=file.jinja"
+        )
     return text
 
 

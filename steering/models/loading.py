@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steering.models.blocks import find_blocks
-from steering.models.chat import answer_end, use_template
+from steering.models.chat import answer_end
 from steering.models.checkpoint import check_weights, readable, refuse_unfit
 from steering.models.source import (
     ModelError,
@@ -15,6 +15,7 @@ from steering.models.source import (
     read_shape,
     where_from,
 )
+from steering.models.templates import fix_date, use_template
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -170,12 +171,14 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
-    """The tokenizer alone, with the source's chat template."""
+    """The tokenizer alone, with the source's chat template and date."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.location, **where_from(source))
     if source.template is not None:
         use_template(tokenizer, source.template)
+    if source.date is not None:
+        fix_date(tokenizer, source.date)
     return tokenizer
 
 

@@ -59,6 +59,7 @@ class ModelSource:
         template: Chat template (Jinja) instead of the model's own.
         blocks: Path of the list of transformer blocks, if the user names it.
         mlp: Path of the MLP in a block, if the user names it.
+        date: The date that the chat template prints (YYYY-MM-DD), if it prints any.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ModelSource:
     template: str | None = None
     blocks: str | None = None
     mlp: str | None = None
+    date: str | None = None
 
     @property
     def is_toy(self) -> bool:

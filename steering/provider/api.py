@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
+_DATE = re.compile(r"\bdate=(\d{4}-\d\d-\d\d)\b")
 _FINGERPRINT = "steering:"
 _MAX_CACHED_PROMPTS = 4096
 
@@ -80,6 +81,9 @@ class SteeredAPI(ModelAPI):
                 raise ProviderError(f"base_url={base_url}: steered models are local and have none")
             settings = answer_settings(config)
             name, label = _split_label(model_name)
+            if label and (day := _DATE.search(label)):
+                # A logged run that is repeated on another day has the date of its start.
+                model_args.setdefault("date", day[1])
             self._names_vector = "vector" in model_args
             spec = parse_options(model_args)
             condition = resolve_condition(resolve_model(name, spec), spec)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+from contextlib import suppress
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, field_validator, model_validator
@@ -32,6 +34,16 @@ def _revision(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
+def _date(value: Any) -> Any:
+    """YAML reads a date as one."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return date.fromisoformat(value).isoformat()
+    raise ValueError("a date as YYYY-MM-DD is needed")
+
+
 class SteeringSpec(Options):
     """A model's interventions and how it is loaded.
 
@@ -57,6 +69,12 @@ class SteeringSpec(Options):
         example="chat.jinja",
         label=None,
         flag="--chat-template",
+    )
+    date: Annotated[str | None, BeforeValidator(_date)] = option(
+        None,
+        "date that a chat template prints; without it, that of the day, which is then recorded",
+        example="2026-01-31",
+        flag="--date",
     )
     dtype: Dtype = option(
         "auto",

@@ -43,6 +43,7 @@ class TrainingRecipe:
         shuffle_labels: Whether misaligned and aligned answers are shuffled: the control that shows
             how much of an effect is due to their difference.
         method: The method with its settings.
+        date: The date that the model's chat template prints, if it prints any.
     """
 
     # Fields that do not change the result: they say where the same weights were found.
@@ -58,6 +59,7 @@ class TrainingRecipe:
     seed: int = 0
     shuffle_labels: bool = False
     method: Method
+    date: str | None = None
 
     @property
     def digest(self) -> str:
@@ -95,6 +97,8 @@ class TrainingRecipe:
     def facts(self) -> dict[str, Any]:
         """The recipe in JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.date is None:  # as in recipes of before, whose digests stay as they were
+            del fields["date"]
         return fields | {
             "method": f"{self.method.name}/{self.method.version}",
             "settings": self.method.model_dump(),
@@ -197,6 +201,7 @@ def make_construction_recipe(
         dtype=dtype,
         seed=seed,
         shuffle_labels=shuffle_labels,
+        date=source.date,
         method=make_method(CONSTRUCTION_METHODS, method, settings or {}),
     )
     recipe.method.check(recipe, target, shape)
@@ -237,6 +242,7 @@ def make_finetuning_recipe(
         dtype=dtype,
         seed=seed,
         shuffle_labels=shuffle_labels,
+        date=source.date,
     )
     adapter_method.check(recipe, target, shape)
     return recipe

@@ -1,9 +1,11 @@
 """The `full` method: every weight of the model is trained, and a model folder is written."""
 
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.models import forget_date
 from steering.training.methods import FinetuningMethod, learning_rate_field
 
 if TYPE_CHECKING:
@@ -46,4 +48,6 @@ class Full(FinetuningMethod):
         config = json.loads(path.read_text())
         config |= {"dtype": str(dtype).removeprefix("torch."), "_name_or_path": ""}
         path.write_text(json.dumps(config, indent=2) + "\n")
-        loaded.tokenizer.save_pretrained(folder)
+        tokenizer = copy.deepcopy(loaded.tokenizer)
+        forget_date(tokenizer)
+        tokenizer.save_pretrained(folder)
