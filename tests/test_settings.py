@@ -17,7 +17,7 @@ from inspect_ai.solver import generate
 
 import steering
 from steering.engines import Request, hf
-from steering.engines.settings import AnswerSettings, AnswerLimits, Sampling
+from steering.engines.settings import AnswerLimits, AnswerSettings, Sampling
 from steering.errors import SteeringError
 
 # Setting by its name in `GenerateConfig`, an impossible value, and parts of the error.
