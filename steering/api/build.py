@@ -14,7 +14,7 @@ from steering.errors import no_such_option
 from steering.models import EVERY
 from steering.spec import OPTIONS, SteeringSpec, parse_options
 from steering.targets import Target, load_target
-from steering.training.cache import cached_vector, missing_outputs, vector_path
+from steering.training.cache import cached_vector, missing_outputs, read_cached, vector_path
 from steering.training.construction import DEFAULT_METHOD as DEFAULT_CONSTRUCTION
 from steering.training.finetune import missing_adapters, train_adapter
 from steering.training.finetuning import DEFAULT_METHOD as DEFAULT_FINETUNING
@@ -133,7 +133,7 @@ def build_files(
     ]
     if out is None:
         outputs = {vector_path(recipe): recipe for recipe in recipes}
-        missing = {path: recipe for path, recipe in outputs.items() if not path.exists()}
+        missing = {path: recipe for path, recipe in outputs.items() if read_cached(recipe) is None}
     else:
         outputs = _vector_files(recipes, Path(out))
         missing = missing_outputs(outputs, _recipe_digest, force=force)

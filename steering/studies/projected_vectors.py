@@ -16,7 +16,7 @@ from steering.files import write_whole
 from steering.spec import BUILDING, parse_options
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import StudyCondition, make_condition
-from steering.training.cache import cached_vector, vector_path
+from steering.training.cache import cached_vector, read_cached
 
 if TYPE_CHECKING:
     from steering.studies.grid import GridStudy
@@ -72,9 +72,7 @@ def _vectors_of_targets(
     progress: Callable[[str], Any] | None,
 ) -> "dict[str, SteeringVector]":
     """The default vectors by target, from the cache or built now; none if one may not be built."""
-    from steering.vectors import SteeringVector
-
-    vectors = {}
+    vectors: dict[str, SteeringVector] = {}
     for target in study.top_of:
         spec = parse_options(dict(study.options) | built | {"target": target})
         condition = resolve_condition(resolve_model(model, spec), spec)
@@ -84,9 +82,9 @@ def _vectors_of_targets(
                 "top projects default vectors of several target tasks, and -M vector= names a "
                 "file: leave one of them out"
             )
-        path = vector_path(source.recipe)
-        if path.exists():
-            vectors[target] = SteeringVector.load(path)
+        vector = read_cached(source.recipe)
+        if vector is not None:
+            vectors[target] = vector
         elif progress is None:
             return {}
         else:

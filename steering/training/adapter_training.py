@@ -6,6 +6,7 @@ checkpoint to resume from. What is trained, and how it is written, is the method
 """
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -18,16 +19,18 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from steering.files import write_folder, write_whole
-from steering.models import LoadedModel
-from steering.models.adapters import FACTS, read_facts, write_facts
+from steering.files import file_digest, write_folder, write_whole
+from steering.models import LoadedModel, ModelError
+from steering.models.adapters import read_facts, write_facts
 from steering.training.examples import IGNORED, Tokens, make_batch
 from steering.training.methods import TrainingError
 from steering.training.progress import Progress
 from steering.training.recipe import FinetuningRecipe
 
+logger = logging.getLogger(__name__)
+
 _HELD_OUT_ROWS = 16
-# File in a checkpoint that was written completely; it holds the training epoch.
+# File in a checkpoint that was written completely; it holds the training epoch and the digests.
 _WHOLE = "whole"
 
 
@@ -138,11 +141,13 @@ class AdapterTraining(TrainerCallback):
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
 
     def _resume_point(self) -> Path | None:
-        """The last complete checkpoint; incomplete ones are removed."""
+        """The last complete checkpoint; others are removed, and all if an epoch's result is not
+        as it was written."""
         complete: list[tuple[int, Path]] = []
         for path in self._folder.glob("checkpoint-*"):
-            if (path / _WHOLE).exists():
-                complete.append((int((path / _WHOLE).read_text()), path))
+            epoch = _finished_epoch(path)
+            if epoch and has_epochs(self._folder, self._recipe.at_epoch(epoch)):
+                complete.append((epoch, path))
             else:
                 shutil.rmtree(path)
         if not complete:
@@ -271,7 +276,8 @@ class AdapterTraining(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark a checkpoint as complete, and remove the earlier ones."""
         latest = self._folder / f"checkpoint-{state.global_step}"
-        write_whole(latest / _WHOLE, str(round(state.epoch)).encode())
+        facts = {"epoch": round(state.epoch), "sha256": _digests(latest)}
+        write_whole(latest / _WHOLE, json.dumps(facts).encode())
         for path in self._folder.glob("checkpoint-*"):
             if path != latest:
                 shutil.rmtree(path)
@@ -282,9 +288,47 @@ def epoch_folder(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch}"
 
 
-def has_epoch(folder: Path, epoch: int) -> bool:
-    """Whether a run has finished a training epoch."""
-    return (epoch_folder(folder, epoch) / FACTS).is_file()
+def has_epochs(folder: Path, recipe: FinetuningRecipe) -> bool:
+    """Whether a run's folder has the results of the recipe's training epochs, as they were
+    written."""
+    for epoch in range(1, recipe.training_epochs + 1):
+        path = epoch_folder(folder, epoch)
+        if not path.exists():
+            return False
+        try:
+            is_result = recipe.at_epoch(epoch).describes(read_facts(path))
+        except ModelError:
+            is_result = False
+        if not is_result:
+            logger.warning("%s is damaged or of another recipe: it is trained again", path)
+            return False
+    return True
+
+
+def _finished_epoch(checkpoint: Path) -> int | None:
+    """The training epoch of a checkpoint; None if it is incomplete or damaged."""
+    path = checkpoint / _WHOLE
+    if not path.is_file():
+        return None
+    try:
+        facts = json.loads(path.read_text())
+        epoch, digests = int(facts["epoch"]), facts["sha256"]
+    except (ValueError, TypeError, KeyError):
+        epoch, digests = 0, None
+    if epoch and _digests(checkpoint) == digests:
+        return epoch
+    logger.warning("%s is damaged: training starts again", checkpoint)
+    return None
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """SHA-256 of each of a checkpoint's files, by name."""
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(checkpoint)): file_digest(path)
+        for path in paths
+        if path.name != _WHOLE
+    }
 
 
 def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -70,9 +70,31 @@ def cached_here(
     path = vector_path(recipe)
     # The training epochs of a run share its checkpoint, so they share the lock.
     with locked(path.with_name(f"{recipe.run}.lock")):
-        if not path.exists():
+        vector = read_cached(recipe)
+        if vector is None:
+            if path.exists():
+                logger.warning(
+                    "%s is damaged or of another recipe: the vector is built again", path
+                )
             build_vector(loaded, session, recipe, target, progress).save(path)
-    return SteeringVector.load(path)
+            vector = SteeringVector.load(path)
+    return vector
+
+
+def read_cached(recipe: ConstructionRecipe) -> "SteeringVector | None":
+    """The recipe's vector in the cache.
+
+    None if there is none, or if what stands in its place is damaged or of another recipe: a file's
+    name proves nothing.
+    """
+    from steering.vectors import SteeringVector, VectorError
+
+    try:
+        vector = SteeringVector.load(vector_path(recipe))
+    except VectorError:
+        return None
+    place = {"layer": vector.layers[0], "site": vector.site}
+    return vector if recipe.describes({**vector.provenance, **place}) else None
 
 
 def build_vector(
@@ -120,14 +142,23 @@ def provenance(
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file of a run; if another process holds it, say so and wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the lock file of a run; if another process holds it, say so and wait.
+
+    Raises:
+        TrainingError: The cache can't be written to.
+    """
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         hold = lock.acquire(timeout=0)
     except Timeout:
         logger.warning("waiting for another process that builds the same: %s", path.stem)
         hold = lock.acquire()
+    except OSError as error:
+        raise TrainingError(
+            f"the cache {path.parent} can't be written to ({error.strerror}): set STEERING_CACHE "
+            "to another folder"
+        ) from None
     with hold:
         yield
 

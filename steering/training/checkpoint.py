@@ -32,6 +32,7 @@ class TrainingCheckpoint:
 
     def __init__(self, run: str) -> None:
         """Set the digest of the run; nothing is read before `resume`."""
+        self._run = run
         self._path = cache_folder() / "training" / f"{run}.safetensors"
         self._epochs: list[dict[str, Tensor]] = []
         self.losses: list[float] = []
@@ -44,6 +45,8 @@ class TrainingCheckpoint:
             return False
         try:
             header, tensors = unpack(FORMAT, self._path)
+            if header.get("run") != self._run:
+                raise VectorError(f"{self._path} is of the run {header.get('run')}")
         except VectorError as error:
             logger.warning("%s; the run starts again", error)
             return False
@@ -86,6 +89,7 @@ class TrainingCheckpoint:
             for moment in _MOMENTS
         }
         header = {
+            "run": self._run,
             "losses": self.losses,
             "held_out_losses": self.held_out_losses,
             "unsteered_loss": self.unsteered_loss,

@@ -56,10 +56,10 @@ def _train(
     device: str,
 ) -> None:
     from steering.models import load_model
-    from steering.training.adapter_training import AdapterTraining, has_epoch
+    from steering.training.adapter_training import AdapterTraining, has_epochs
     from steering.training.examples import render_prompt, shuffled_labels, tokenize
 
-    if all(has_epoch(folder, epoch) for epoch in range(1, recipe.training_epochs + 1)):
+    if has_epochs(folder, recipe):
         return
     loaded = load_model(source, dtype=recipe.dtype, device=device)
     examples = target.examples

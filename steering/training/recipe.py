@@ -5,6 +5,7 @@ digest names the result in the cache and in files.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +104,13 @@ class TrainingRecipe:
             "method": f"{self.method.name}/{self.method.version}",
             "settings": self.method.model_dump(),
         }
+
+    def describes(self, facts: Mapping[str, Any]) -> bool:
+        """Whether a result with these facts is this recipe's, whatever the model's name."""
+        expected = json.loads(json.dumps(self.facts() | {"recipe": self.digest}))
+        return all(
+            facts.get(name) == value for name, value in expected.items() if name not in self._names
+        )
 
     def at_epoch(self, epoch: int) -> Self:
         """The recipe of a training epoch of the same run, counted from 1."""
