@@ -115,7 +115,14 @@ def resolve_model(name: str, spec: SteeringSpec) -> ResolvedModel:
     template = None if spec.use_chat_template else PLAIN_TEMPLATE
     if spec.chat_template is not None:
         template = read_template(spec.chat_template)
-    source = find_model(name, spec.revision, template=template, blocks=spec.blocks, mlp=spec.mlp)
+    source = find_model(
+        name,
+        spec.revision,
+        template=template,
+        blocks=spec.blocks,
+        mlp=spec.mlp,
+        trust_remote_code=spec.trust_remote_code,
+    )
     shape = read_shape(source)
     template = template_of(source)
     where = f"the chat template of {source.name}"

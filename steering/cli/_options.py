@@ -71,6 +71,8 @@ def _loading_option(option: Option) -> Callable[[Any], Any]:
     if option.default is True:
         meaning = f"{option.name}=false; {meaning}"
         return click.option(option.flag, option.name, flag_value=False, default=None, help=meaning)
+    if option.default is False:
+        return click.option(option.flag, option.name, flag_value=True, default=None, help=meaning)
     if option.default is not None:
         meaning += f" [default: {option.default}]"
     return click.option(option.flag, option.name, help=meaning)

@@ -60,7 +60,10 @@ class Session:
         self._stopping = stopping
         self.adapters = Adapters(loaded.model)
         self._model, self._path = loaded.model, loaded.blocks
-        self._wrapped = TransformersModel(loaded.model, tokenizer=loaded.tokenizer)
+        # Of an image-text model nnsight would load the processor, with whatever code it brings.
+        self._wrapped = TransformersModel(
+            loaded.model, tokenizer=loaded.tokenizer, task="text-generation"
+        )
         self._blocks = Blocks(loaded.model, loaded.blocks, self._wrapped, loaded.mlp)
         self._placeholder = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
         self._interventions: Interventions = InterventionBatch([])

@@ -288,6 +288,7 @@ class VLLMEngine(Engine):
             model = SteeredVLLM(
                 self._source.location,
                 revision=None if self._source.local else commit_of(self._source),
+                trust_remote_code=self._source.trust_remote_code,
                 dispatch=True,
                 mode="async",
                 dtype=self._dtype,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steering.models.source import ModelError, ModelSource
+from steering.models.source import ModelError, ModelSource, readable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,34 +78,6 @@ def refuse_unfit(model: "nn.Module", report: Mapping[str, Any], source: ModelSou
             f"({_some(unexpected)}): its config.json describes another model, for instance with "
             "fewer blocks. Give the config.json that belongs to these weights, or leave them out"
         )
-
-
-@contextmanager
-def readable(source: ModelSource) -> Iterator[None]:
-    """While transformers reads a model's files: its errors in one line.
-
-    Raises:
-        ModelError: A file is missing or damaged, or a library is missing.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except ModelError:
-        raise
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise _unreadable(source, error) from error
-    except (AttributeError, KeyError, TypeError, ArithmeticError, AssertionError) as error:
-        # What transformers stumbles over when a config has values that make no sense.
-        raise _unreadable(source, error) from error
-
-
-def _unreadable(source: ModelSource, error: Exception) -> ModelError:
-    text = " ".join(str(error).split())[:300]
-    return ModelError(
-        f"{source.location} can't be loaded ({type(error).__name__}: {text}): check its "
-        "config.json and weights, or download the model again"
-    )
 
 
 def _left_over(model: "nn.Module", report: Mapping[str, Any]) -> list[str]:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from steering.models.blocks import find_blocks
 from steering.models.chat import answer_end
-from steering.models.checkpoint import check_weights, readable, refuse_unfit
+from steering.models.checkpoint import check_weights, refuse_unfit
 from steering.models.source import (
     ModelError,
     ModelSource,
     Shape,
     load_config,
     read_shape,
+    readable,
     where_from,
 )
 from steering.models.templates import fix_date, use_template
@@ -86,8 +87,15 @@ def check_dtype(dtype: str) -> None:
 
 
 def import_code(source: ModelSource) -> None:
-    """Import torch, transformers and the model's code, which takes seconds; load no weights."""
-    _auto_class(load_config(source))
+    """Import torch, transformers and the model's code, which takes seconds; load no weights.
+
+    Raises:
+        ModelError: The weights of a local model are not those that its config describes.
+    """
+    config = load_config(source)
+    _auto_class(config)
+    if source.local:
+        check_checkpoint(source, config)
 
 
 def build_empty(source: ModelSource) -> "PreTrainedModel":
@@ -96,7 +104,9 @@ def build_empty(source: ModelSource) -> "PreTrainedModel":
 
     config = load_config(source)
     with torch.device("meta"), readable(source):
-        model: PreTrainedModel = _auto_class(config).from_config(config)
+        model: PreTrainedModel = _auto_class(config).from_config(
+            config, trust_remote_code=source.trust_remote_code
+        )
     return model
 
 
@@ -108,7 +118,8 @@ def check_checkpoint(source: ModelSource, config: "PretrainedConfig") -> None:
     Raises:
         ModelError: It names the weights.
     """
-    if _quantization(config) is None:
+    # A model of Python of its own need not allow to be built without memory.
+    if _quantization(config) is None and not source.trust_remote_code:
         check_weights(_auto_class(config), source, where_from(source))
 
 
@@ -174,7 +185,8 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     """The tokenizer alone, with the source's chat template and date."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.location, **where_from(source))
+    with readable(source):
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **where_from(source))
     if source.template is not None:
         use_template(tokenizer, source.template)
     if source.date is not None:
@@ -218,6 +230,7 @@ def _auto_class(config: "PretrainedConfig") -> Any:
     )
 
     is_causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None
+    is_causal |= "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
 

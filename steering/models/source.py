@@ -5,6 +5,8 @@ For a local folder the network is never used.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ ALIASES = {
 }
 # Names of the fields of `Shape` in a config.
 _SHAPE = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
+_DIGESTED = (".safetensors", ".json", ".jinja", ".bin", ".txt", ".model")
 _HUB_TIMEOUT_S = 10
 # Files up to this size are hashed by content; larger ones by name, size and time of change.
 _HASHED_WHOLE = 64 * 2**20
@@ -60,6 +63,7 @@ class ModelSource:
         blocks: Path of the list of transformer blocks, if the user names it.
         mlp: Path of the MLP in a block, if the user names it.
         date: The date that the chat template prints (YYYY-MM-DD), if it prints any.
+        trust_remote_code: Whether the model's own Python may run.
     """
 
     name: str
@@ -70,6 +74,7 @@ class ModelSource:
     blocks: str | None = None
     mlp: str | None = None
     date: str | None = None
+    trust_remote_code: bool = False
 
     @property
     def is_toy(self) -> bool:
@@ -93,6 +98,7 @@ def find_model(
     template: str | None = None,
     blocks: str | None = None,
     mlp: str | None = None,
+    trust_remote_code: bool = False,
 ) -> ModelSource:
     """Find what a name means: a toy, a local folder, an alias, or a hub id. Uses no network.
 
@@ -102,12 +108,18 @@ def find_model(
         ModelError: It is none of these, or the folder holds no model.
     """
     folder = Path(name).expanduser()
+    options: dict[str, Any] = {
+        "template": template,
+        "blocks": blocks,
+        "mlp": mlp,
+        "trust_remote_code": trust_remote_code,
+    }
     if revision is not None and (name in TOYS or folder.is_dir()):
         raise ModelError(
             f"revision={revision} has no effect on {name}, which is local: leave it out"
         )
     if name in TOYS:
-        return ModelSource(name, str(TOYS[name]), True, None, template, blocks, mlp)
+        return ModelSource(name, str(TOYS[name]), True, **options)
     if folder.is_dir():
         weights = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
         if not (folder / "config.json").is_file() or not weights:
@@ -115,7 +127,12 @@ def find_model(
                 f"the folder {name} holds no model (config.json and weights): give a folder that "
                 "save_pretrained wrote"
             )
-        return ModelSource(name, str(folder.resolve()), True, None, template, blocks, mlp)
+        if (folder / "adapter_config.json").exists():
+            raise ModelError(
+                f"the folder {name} holds an adapter too (adapter_config.json): give the adapter "
+                "as -M adapter= and a folder with the model alone"
+            )
+        return ModelSource(name, str(folder.resolve()), True, **options)
     if name.startswith("steered/"):
         raise ModelError(
             f"{name} is how `inspect eval` names a model: here leave steered/ out and give "
@@ -127,7 +144,7 @@ def find_model(
             f"no model is called {name}. Allowed: {', '.join([*TOYS, *ALIASES])}, a hub id "
             "(owner/name), or the path of a local folder"
         )
-    return ModelSource(name, location, False, revision, template, blocks, mlp)
+    return ModelSource(name, location, False, revision, **options)
 
 
 def read_shape(source: ModelSource) -> Shape:
@@ -138,6 +155,8 @@ def read_shape(source: ModelSource) -> Shape:
     """
     path = Path(source.location) / "config.json" if source.local else _hub_config(source)
     config = json.loads(path.read_text())
+    if "auto_map" in config:
+        load_config(source)  # refuses a model whose own Python would have to run
     text = config.get("text_config", config)
     if any(text.get(name) is None for name in _SHAPE):
         # Old families have other names, and a published config omits defaults.
@@ -152,7 +171,7 @@ def _full_config(source: ModelSource) -> dict[str, Any]:
     """The shape as transformers reads the config, with its names for every family."""
     try:
         config = load_config(source).get_text_config()
-    except (ValueError, KeyError):  # an unknown architecture
+    except ModelError:  # an unknown architecture
         return {}
     values = {name: getattr(config, name, None) for name in _SHAPE}
     return {name: value for name, value in values.items() if value is not None}
@@ -162,7 +181,35 @@ def load_config(source: ModelSource) -> "PretrainedConfig":
     """The config as transformers reads it."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(source.location, **where_from(source))
+    with readable(source):
+        return AutoConfig.from_pretrained(source.location, **where_from(source))
+
+
+@contextmanager
+def readable(source: ModelSource) -> Iterator[None]:
+    """While transformers reads a model's files: its errors in one line.
+
+    Raises:
+        ModelError: A file is missing or damaged, a library is missing, or the model is Python of
+            its own that may not run.
+    """
+    try:
+        yield
+    except SteeringError:
+        raise
+    # What transformers stumbles over when files are damaged or values make no sense.
+    except (OSError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError,
+            RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise ModelError(
+                f"{source.location} is Python of its own, which does not run by itself: read its "
+                ".py files, and allow them with -M trust_remote_code=true"
+            ) from None
+        raise ModelError(
+            f"{source.location} can't be loaded ({type(error).__name__}: {text[:300]}): check its "
+            "config.json and its other files, or download the model again"
+        ) from error
 
 
 def where_from(source: ModelSource) -> dict[str, Any]:
@@ -171,7 +218,12 @@ def where_from(source: ModelSource) -> dict[str, Any]:
     The commit is fixed, so that the weights belong to the config that was checked.
     """
     revision = None if source.local else commit_of(source)
-    return {"revision": revision, "local_files_only": source.local}
+    return {
+        "revision": revision,
+        "local_files_only": source.local,
+        # Never left out: transformers would ask on stdin.
+        "trust_remote_code": source.trust_remote_code,
+    }
 
 
 def _hub_config(source: ModelSource) -> Path:
@@ -227,11 +279,14 @@ def weights_digest(source: ModelSource) -> str:
     for text in (source.template, source.blocks, mlp):
         if text is not None:
             digest.update(text.encode() + b"\0")
+    if source.trust_remote_code:
+        digest.update(b"trust_remote_code\0")
     if not source.local:
         digest.update(f"{source.location}@{commit_of(source)}".encode())
     else:
         for path in sorted(Path(source.location).iterdir()):
-            if path.suffix not in (".safetensors", ".json", ".jinja", ".bin", ".txt", ".model"):
+            code = path.suffix == ".py" and source.trust_remote_code
+            if path.suffix not in _DIGESTED and not code:
                 continue
             stat = path.stat()
             digest.update(path.name.encode())

@@ -105,6 +105,14 @@ class SteeringSpec(Options):
         nullable=True,
         flag="--revision",
     )
+    trust_remote_code: bool = option(
+        False,
+        "run the Python that the model's folder or repository brings (its `auto_map`): read it "
+        "first, since it may do whatever you may",
+        example="true",
+        label="trust_remote_code",
+        flag="--trust-remote-code",
+    )
     engine: Literal["auto", "hf", "vllm"] = option(
         "auto",
         "what runs the model: `hf` (transformers) or `vllm`; `auto` is `vllm` where that is "
