@@ -32,6 +32,7 @@ from steering.models import (
 from steering.models.adapters import Adapter, check_layers, find_adapter
 from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
+from steering.training.cache import check_cache, vector_path
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
 from steering.vocabulary import RESIDUAL_NORM, EngineName
 
@@ -159,6 +160,7 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
         identity["adapter"] = adapter.digest
     label = spec.label(
         *(v.target.digest if isinstance(v, VectorRecipe) else v.digest for v in vectors),
+        layers=tuple(map(_chosen_layers, vectors)),
         adapter=adapter.digest if adapter else "",
         template=hashlib.sha256((model.source.template or "").encode()).hexdigest(),
     )
@@ -187,6 +189,8 @@ def _find_vector(
             seed=options.build_seed,
             shuffle_labels=options.shuffle_labels,
         )
+        if not vector_path(recipe).exists():
+            check_cache()
         return VectorRecipe(recipe, target)
     from steering.vectors import SteeringVector
 
@@ -199,6 +203,15 @@ def _find_vector(
     )
     resolve_interventions(options, vector)
     return VectorFile(vector, file_digest(path))
+
+
+def _chosen_layers(source: VectorFile | VectorRecipe) -> str:
+    """The layers of a file that has a candidate for each, of which several were asked for."""
+    if isinstance(source, VectorRecipe) or "chosen_layers" not in source.vector.provenance:
+        return ""
+    from steering.vectors.describe import layers_text
+
+    return layers_text(source.vector).replace(", ", ",")
 
 
 def resolve_interventions(

@@ -1,6 +1,7 @@
 """The base class of errors that a user caused and can fix, and how they are shown."""
 
 import difflib
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -56,6 +57,28 @@ def no_such_option(name: str, allowed: Sequence[str], where: str = "here") -> st
     return f"{name} is not an option {where}.{hint} Allowed: {', '.join(allowed)}."
 
 
+# What the machine refuses and the user can change: place, rights, and names of paths.
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.EIO),
+}
+
+
+@contextmanager
+def machine_errors_as_ours() -> Iterator[None]:
+    """Raise what the machine refuses (a full disk, a folder without rights) as a SteeringError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        path = error.filename or "a file"
+        raise SteeringError(
+            f"{path} can't be read or written ({error.strerror}): check the space on the disk and "
+            "the rights of the folder, or choose another; STEERING_CACHE moves the cache"
+        ) from error
+
+
 @contextmanager
 def errors_in_one_line(prefix: str = "") -> Iterator[None]:
     """Turn this project's errors into those that Inspect's command line shows without a traceback.
@@ -64,7 +87,8 @@ def errors_in_one_line(prefix: str = "") -> Iterator[None]:
         prefix: Text before the message.
     """
     try:
-        yield
+        with machine_errors_as_ours():
+            yield
     except SteeringError as error:
         # Imported here, so that raising an error does not need Inspect.
         from inspect_ai._util.error import PrerequisiteError

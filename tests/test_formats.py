@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from vector_files import KINDS, SITES, save_steering_vectors, write_control_vector, write_foreign
 
+from steering.condition import resolve_condition, resolve_model
+from steering.spec import parse_options
 from steering.vectors import LowRankMap, SteeringVector, VectorError
 from steering.vectors.formats import notes_on, read_vector, write_vector
 from steering.vectors.steering_vector import FORMAT, pack
@@ -649,3 +651,22 @@ def test_a_view_of_one_number_as_billions_is_refused(tmp_path):
 def test_a_legacy_file_is_read_in_a_process_of_its_own(tmp_path):
     torch.save({3: DIRECTION}, tmp_path / "v.pt", _use_new_zipfile_serialization=False)
     assert torch.equal(read_vector(tmp_path / "v.pt").directions[0, 0], DIRECTION)
+
+
+def test_a_condition_that_steers_several_candidates_says_so_in_its_label(tmp_path):
+    torch.manual_seed(0)
+    torch.save(torch.randn(5, 128), tmp_path / "theirs.pt")
+    model = resolve_model("toy-llama", parse_options({"vector": "none"}))
+    labels = {}
+    for name, layer in (("all", "all"), ("two", [0, 2]), ("one", 1)):
+        path = tmp_path / f"{name}.safetensors"
+        write_vector(read_vector(tmp_path / "theirs.pt", layer), path)
+        for option in ({}, {"layer": 2}) if name == "two" else ({},):
+            spec = parse_options({"vector": str(path), **option})
+            labels[name, *option] = resolve_condition(model, spec).label.partition(" ")[2]
+    assert labels == {
+        ("all",): "x1 L0-2",
+        ("two",): "x1 L0,2",
+        ("two", "layer"): "x1 L2",
+        ("one",): "x1",
+    }

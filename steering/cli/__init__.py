@@ -13,7 +13,7 @@ from steering.cli.reports import compare, gate, report, rescore
 from steering.cli.study import study
 from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
-from steering.errors import SteeringError
+from steering.errors import SteeringError, machine_errors_as_ours
 
 
 @click.group()
@@ -48,7 +48,8 @@ def main() -> None:
     Ends with 1 on every error, wrong usage too: 2 means a broken bound of `gate`, nothing else.
     """
     try:
-        status = commands.main(standalone_mode=False)
+        with machine_errors_as_ours():
+            status = commands.main(standalone_mode=False)
     except SteeringError as error:
         click.echo(f"Error: {error}", err=True)
         status = 1

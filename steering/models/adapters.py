@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.files import file_digest
+from steering.files import file_digest, recover_folder
 from steering.models import ModelError, ModelSource, Shape, build_empty
 
 if TYPE_CHECKING:
@@ -259,6 +259,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def _folder(location: str) -> Path:
     folder = Path(location).expanduser()
+    recover_folder(folder)
     if folder.is_dir():
         return folder.resolve()
     if location.count("/") != 1 or location.startswith((".", "/", "~")):

@@ -155,7 +155,7 @@ class InterventionOptions(Options):
         own_site = {"site": DEFAULT_SITE} if self.vector == DEFAULT else {}
         return super().answer_defaults() | own_site
 
-    def label(self, digest: str = "") -> str:
+    def label(self, digest: str = "", layers: str = "") -> str:
         """Short name, for people.
 
         With the hex digest of the file that the vector or its target is read from, two files of one
@@ -163,6 +163,8 @@ class InterventionOptions(Options):
         """
         name = file_label(self.target if self.vector == DEFAULT else self.vector, digest)
         parts = self.label_parts()
+        if layers and self.layer is None:
+            parts.insert(0, f"L{layers}")
         if self.operation == "ablate":
             parts.remove("ablate")
             return " ".join([name, "ablate", *parts])

@@ -185,17 +185,21 @@ class SteeringSpec(Options):
             options["engine"] = "auto"  # which is hf wherever the engine is not recorded as vllm
         return options
 
-    def label(self, *digests: str, adapter: str = "", template: str = "") -> str:
+    def label(
+        self, *digests: str, layers: tuple[str, ...] = (), adapter: str = "", template: str = ""
+    ) -> str:
         """Short name of the condition, for people.
 
         The arguments are digests, as far as they are known: of each vector's file or target, of the
-        adapter, and of the chat template.
+        adapter, and of the chat template. `layers` are those of each vector's file that was told to
+        steer several.
         """
         digests += ("",) * (len(self.interventions) - len(digests))
-        pairs = zip(self.interventions, digests, strict=False)
-        labels = [part.label(digest) for part, digest in pairs] or [
-            BASELINE if self.adapter is None else ""
-        ]
+        layers += ("",) * (len(self.interventions) - len(layers))
+        labels = [
+            part.label(digest, several)
+            for part, digest, several in zip(self.interventions, digests, layers, strict=False)
+        ] or [BASELINE if self.adapter is None else ""]
         labels[0] = " ".join(filter(None, [labels[0], *self.label_parts()]))
         if self.adapter is not None:
             scale = "" if self.adapter_scale == 1 else f" x{number_label(self.adapter_scale)}"

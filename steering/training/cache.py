@@ -40,6 +40,22 @@ def cache_folder() -> Path:
     return Path(root) if root else user_cache_path("steering", appauthor=False)
 
 
+def check_cache() -> None:
+    """Refuse a cache that can't be written, before a model is loaded for it.
+
+    Raises:
+        TrainingError: It can't be created or written.
+    """
+    folder = cache_folder() / "vectors"
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = "no rights to write" if place.is_dir() else "not a folder"
+        raise TrainingError(
+            f"the cache {folder} can't be written ({place}: {reason}): set STEERING_CACHE to a "
+            "folder that can"
+        )
+
+
 def vector_path(recipe: ConstructionRecipe) -> Path:
     """Where the cache keeps the recipe's vector."""
     return cache_folder() / "vectors" / f"{recipe.target}-{recipe.digest}.safetensors"
