@@ -27,6 +27,7 @@ KINDS = {
     "judges": 130,
     "provider": 120,
     "logs": 90,
+    "writers": 90,
 }
 # Trials of one seed, where that is more than one.
 SIZES = {"judges": 12}
