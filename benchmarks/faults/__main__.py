@@ -28,6 +28,7 @@ KINDS = {
     "provider": 120,
     "logs": 90,
     "writers": 90,
+    "caches": 50,
 }
 # Trials of one seed, where that is more than one.
 SIZES = {"judges": 12}

@@ -220,7 +220,7 @@ class Faults:
             killed_after(lambda: self._on_and_on(writer, path), draw.uniform(0.0, 0.05))
             allowed = {1 if old else None, *range(2, 100_000)}
         elif kind == "kill at call":
-            at = draw.randrange(1, 14)
+            at = draw.choice([draw.randrange(1, 14), draw.randrange(10, 15)])
             killed_after(lambda: self._until_killed(writer, path, at), 30)
         else:
             with suppress(Exception, KeyboardInterrupt), self._fault(kind, draw):
@@ -247,7 +247,10 @@ class Faults:
             with small_disk(draw.choice([0, 1, 4096, 10_000])):
                 yield
         else:
-            error, at = draw.choice(_ERRORS), draw.randrange(1, 14)
+            error, at = (
+                draw.choice(_ERRORS),
+                draw.choice([draw.randrange(1, 14), draw.randrange(10, 15)]),
+            )
             with failing(self._folder, at, error, on=draw.random() < 0.5):
                 yield
 
