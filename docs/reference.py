@@ -67,8 +67,8 @@ def model_options() -> str:
 
 These options are for `--model steered/<name>`, where the name is a toy, an alias, a hub id or a
 local folder. An option that is unknown, has an impossible value, or would have no effect is an
-error before any model loads. Options marked *speed only* do not change the answers. They are not
-part of a condition's name or of its cache key.
+error before any model loads. Options marked *speed only* change an answer by rounding at most. They
+are not part of a condition's name or fingerprint.
 
 {table("option | meaning | default | example", rows)}
 

@@ -158,6 +158,9 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
         )
         check_layers(adapter, model.source, model.weights)
         identity["adapter"] = adapter.digest
+    if spec.dtype == "int8":
+        # Answers from before rounded columns with outliers otherwise.
+        identity["int8"] = "every column"
     label = spec.label(
         *(v.target.digest if isinstance(v, VectorRecipe) else v.digest for v in vectors),
         layers=tuple(map(_chosen_layers, vectors)),
@@ -319,6 +322,25 @@ def choose_engine(spec: SteeringSpec) -> EngineName:
     return "vllm"
 
 
+def rounding_of(model: ResolvedModel, spec: SteeringSpec) -> str:
+    """What decides the last bits of an answer besides the condition; empty on a CPU.
+
+    It is no part of a condition, but a cached answer of one kind is not taken for another's.
+    """
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    parts = []
+    if accelerator is not None and spec.device.partition(":")[0] != "cpu":
+        parts.append(accelerator.type)
+        if accelerator.type == "cuda":
+            parts.append(torch.cuda.get_device_name())
+    if model.engine == "vllm":
+        parts += [f"x{spec.tensor_parallel_size}"] * (spec.tensor_parallel_size > 1)
+        parts += ["graphs"] * spec.cuda_graphs
+    return "".join(f":{part}" for part in parts)
+
+
 def open_engine(model: ResolvedModel, spec: SteeringSpec) -> Engine:
     """The process's one engine for a model that is loaded as a spec says."""
     return shared_engine(
@@ -328,4 +350,5 @@ def open_engine(model: ResolvedModel, spec: SteeringSpec) -> Engine:
         engine=model.engine,
         tensor_parallel_size=spec.tensor_parallel_size,
         cuda_graphs=spec.cuda_graphs,
+        batch_invariant=spec.batch_invariant,
     )

@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "cuda_graphs": True,
     "device": "cuda:1",
     "batch_size": 64,
+    "batch_invariant": True,
 }
 # What an option needs beside it.
 BESIDE: dict[str, dict[str, Any]] = {"adapter_scale": {"adapter": "adapters/medical"}}
@@ -249,6 +250,7 @@ def test_no_two_conditions_of_the_full_grid_share_a_label():
         *_grid(vector=["none"], use_chat_template=[None, False], blocks=[None, "h"], **loading),
         *_grid(vector=["none"], engine=[None, "vllm"], **loading),
         *_grid(vector=["none"], trust_remote_code=[None, True], mlp=[None, "h"]),
+        *_grid(vector=["none"], batch_invariant=[None, True], **loading),
         *_grid(adapter=["a/lora"], chat_template=["a.jinja"], blocks=[None, "h"], mlp=[None, "h"]),
         *_grid(vector=["none"], date=[None, "2026-01-31", "2026-02-01"], **loading),
         *_grid(adapter=["a/lora"], adapter_scale=[None, 2], vector=["a/x.safetensors"], **sized),

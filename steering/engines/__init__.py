@@ -195,14 +195,17 @@ def shared_engine(
     engine: EngineName = "hf",
     tensor_parallel_size: int = 1,
     cuda_graphs: bool = False,
+    batch_invariant: bool = False,
 ) -> Engine:
     """The process's one engine for these weights. Returns at once; weights load at first use.
 
-    `device` is for `hf` only; `vllm` has the number of GPUs that share each weight, and whether
-    steps are replayed from recorded CUDA graphs.
+    `device` and `batch_invariant` (answers do not depend on batch mates in any precision) are for
+    `hf` only; `vllm` has the number of GPUs that share each weight, and whether steps are replayed
+    from recorded CUDA graphs.
     """
     # Two names of one model are one model.
-    key = (replace(source, name=""), dtype, device, engine, tensor_parallel_size, cuda_graphs)
+    options = (dtype, device, engine, tensor_parallel_size, cuda_graphs, batch_invariant)
+    key = (replace(source, name=""), *options)
     with _lock:
         if key not in _engines:
             if engine == "vllm":
@@ -217,7 +220,9 @@ def shared_engine(
             else:
                 from steering.engines.hf import HFEngine
 
-                _engines[key] = HFEngine(source, dtype=dtype, device=device)
+                _engines[key] = HFEngine(
+                    source, dtype=dtype, device=device, batch_invariant=batch_invariant
+                )
         return _engines[key]
 
 

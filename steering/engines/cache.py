@@ -58,7 +58,7 @@ class _Attention(DynamicLayer):
         window = self._window
         end = window.end + key_states.shape[2]
         for store, new in zip(self.stores, (key_states, value_states), strict=True):
-            store[: window.rows, :, window.end : end] = new
+            store[: window.rows, :, window.end : end] = new[: window.rows]
         keys, values = (store[: window.rows, :, window.start : end] for store in self.stores)
         return keys, values
 
@@ -69,9 +69,12 @@ class _Attention(DynamicLayer):
 class BatchCache(Cache):
     """The cache that a model's forward pass takes, for rows that join and leave."""
 
-    def __init__(self) -> None:
+    def __init__(self, least_rows: int = 0) -> None:
+        """Start without rows. The model is shown `least_rows` at least, some of them dummies."""
         super().__init__(layers=[])
         self._window = _Window()
+        self._least_rows = least_rows
+        self._num_rows = 0
         self._lengths: list[int] = []
         self._num_columns = 0
         self._real = torch.zeros((0, 0), dtype=torch.bool)
@@ -86,8 +89,19 @@ class BatchCache(Cache):
         window = self._window
         if window.end == self._num_columns:
             self._resize(window.rows, window.end - window.start)
-        self._real[: window.rows, window.end] = True
-        return self._real[: window.rows, window.start : window.end + 1]
+        self._real[window.rows : self._shown] = False
+        self._real[: self._shown, window.end] = True
+        return self._real[: self._shown, window.start : window.end + 1]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row in the step that has begun."""
+        return [length + 1 for length in self._lengths]
+
+    @property
+    def _shown(self) -> int:
+        """Rows that the model is shown."""
+        return max(self._window.rows, self._least_rows)
 
     def end_step(self) -> None:
         """The forward pass has filled the column."""
@@ -113,7 +127,7 @@ class BatchCache(Cache):
             self._real = torch.zeros((0, 0), dtype=torch.bool, device=mask.device)
         window, width = self._window, max(lengths[row] for row in rows)
         size = window.rows + len(rows), max(width, window.end - window.start)
-        if size[0] > len(self._real) or size[1] > window.end:
+        if size[0] > self._num_rows or size[1] > window.end:
             self._resize(*size)
         joined = slice(window.rows, size[0])
         opened = slice(window.end - size[1], window.start)
@@ -184,9 +198,10 @@ class BatchCache(Cache):
         window = self._window
         used = slice(window.start, window.end)
         start, end = columns - (window.end - window.start), columns
+        self._num_rows, shown = rows, max(rows, self._least_rows)
         self._num_columns = columns + max(_SPARE_COLUMNS, columns // 4)
 
-        def moved(store: Tensor, at: int) -> Tensor:
+        def moved(store: Tensor, at: int, rows: int) -> Tensor:
             shape = list(store.shape)
             shape[0] = rows
             if at:
@@ -199,19 +214,21 @@ class BatchCache(Cache):
                 new[: window.rows] = store[: window.rows]
             return new
 
-        self._real = moved(self._real, 1)
+        self._real = moved(self._real, 1, shown)
         for layer in self.layers:
             if isinstance(layer, _Attention):
-                layer.stores = [moved(store, 2) for store in layer.stores]
-        if self._states and rows != len(self._states[0][2]):
-            self._states = [(table, index, moved(store, 0)) for table, index, store in self._states]
+                layer.stores = [moved(store, 2, rows) for store in layer.stores]
+        if self._states and shown != len(self._states[0][2]):
+            self._states = [
+                (table, index, moved(store, 0, shown)) for table, index, store in self._states
+            ]
         window.start, window.end = start, end
         self._expose_states()
 
     def _expose_states(self) -> None:
         """Give the model, which updates its states in place, those of the present rows."""
         for table, index, store in self._states:
-            table[index] = store[: self._window.rows]
+            table[index] = store[: self._shown]
 
 
 def bytes_of(cache: Cache) -> tuple[int, int]:

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import EngineError, Telemetry
 from steering.engines._nnsight import Session
 from steering.engines.cache import BatchCache, bytes_of
+from steering.engines.invariance import RowByRow, decoding, rows_together
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.sampling import BROKEN, Sampler, token_logprobs
 from steering.engines.sequences import NAN_LOGITS, RELEASED, Sequence, in_chunks
@@ -53,9 +55,12 @@ class Decoder:
         sequences: The present batch; sequence i is row i of every tensor.
         preempted: Sequences that a failed pass has removed, to be started again.
         out_of_memory: Whether the last failed pass ran out of memory.
+        most_rows: Sequences that may be decoded together; None for any number.
     """
 
-    def __init__(self, loaded: LoadedModel, stopping: threading.Event) -> None:
+    def __init__(
+        self, loaded: LoadedModel, stopping: threading.Event, *, batch_invariant: bool = False
+    ) -> None:
         """Wrap a model. Once `stopping` is set, no further pass runs."""
         self.loaded = loaded
         self.session = Session(loaded, stopping)
@@ -74,6 +79,7 @@ class Decoder:
         self._max_sequences = 1
         self._busy_s = self._occupancy = 0.0
         self._num_requests = self._num_tokens = self._num_passes = 0
+        self.most_rows = rows_together(loaded.model) if batch_invariant else None
         self._clear()
 
     def memory_budget(self) -> tuple[int, int]:
@@ -110,7 +116,7 @@ class Decoder:
     def _clear(self) -> None:
         """Make the batch empty and free its memory."""
         self.sequences = []
-        self._cache = BatchCache()
+        self._cache = BatchCache(self.most_rows or 0)
         self._sampler = Sampler()
         self._tokens = torch.zeros(0, dtype=torch.long, device=self._device)
         self._positions = self._tokens
@@ -120,7 +126,8 @@ class Decoder:
 
     def _lay_out(self) -> None:
         """Make the tables of the interventions of the present batch."""
-        self._interventions = InterventionBatch(
+        kind = RowByRow if self.most_rows else InterventionBatch
+        self._interventions = kind(
             [sequence.on_response for sequence in self.sequences], self._device
         )
         self._passes = 0
@@ -135,6 +142,8 @@ class Decoder:
             sequence.started = start
         self._max_sequences = max_sequences
         chunks = in_chunks([sequences[index] for index in self._settle(sequences)])
+        if self.most_rows:
+            chunks = [[sharing] for chunk in chunks for sharing in chunk]
         if not chunks:
             return
         while chunks:
@@ -252,9 +261,15 @@ class Decoder:
             self.session.check_running()
             self._interventions.begin_decode()
             mask = self._cache.begin_step()
-            with self.session.adapters.active([item.request.adapter for item in self.sequences]):
+            dummies = (0, len(mask) - len(self.sequences))
+            adapters = [item.request.adapter for item in self.sequences] + [None] * dummies[1]
+            lengths = self._cache.lengths if self.most_rows else None
+            with self.session.adapters.active(adapters), decoding(lengths):
                 output = self._forward(
-                    self._tokens[:, None], mask, self._positions[:, None], self._cache
+                    pad(self._tokens, dummies, value=self._pad)[:, None],
+                    mask,
+                    pad(self._positions, dummies)[:, None],
+                    self._cache,
                 )
             self._cache.end_step()
             self._passes += 1
@@ -267,7 +282,8 @@ class Decoder:
                 for sequence, change in zip(self.sequences, changes, strict=True):
                     if sequence.num_generated == 1:
                         sequence.change = max(sequence.change, change)
-            self._tokens = self._draw(self.sequences, self._sampler, output.logits[:, -1])
+            logits = output.logits[:batch_size, -1]
+            self._tokens = self._draw(self.sequences, self._sampler, logits)
             self._positions = self._positions + 1
             running = self._settle(self.sequences)
             if len(running) < batch_size:
@@ -353,7 +369,7 @@ class Decoder:
         return text
 
 
-def _check_visits(interventions: InterventionBatch, passes: int) -> None:
+def _check_visits(interventions: InterventionBatch | RowByRow, passes: int) -> None:
     """Make sure that each pass so far met each steered site."""
     if any(visits != passes for visits in interventions.visits.values()):
         raise EngineError(

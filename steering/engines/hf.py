@@ -45,9 +45,17 @@ class _Call:
 class HFEngine(Engine):
     """Requests in, tokens out, on a transformers model."""
 
-    def __init__(self, source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_invariant: bool = False,
+    ) -> None:
         """Remember the model. Its weights load on the worker thread, with the first request."""
         self._load = lambda: load_model(source, dtype=dtype, device=device)
+        self._batch_invariant = batch_invariant
         self._lock = threading.Lock()
         self._max_sequences = 1
         self._worker: _Worker | None = None
@@ -70,7 +78,7 @@ class HFEngine(Engine):
         with self._lock:
             self._max_sequences = max(size, self._max_sequences)
             if self._worker is not None:
-                self._worker.scheduler.max_sequences = self._max_sequences
+                self._worker.allow(self._max_sequences)
 
     def telemetry(self) -> Telemetry:
         worker = self._worker
@@ -86,7 +94,9 @@ class HFEngine(Engine):
     def _send(self, item: "Sequence | _Call") -> None:
         with self._lock:
             if self._worker is None or not self._worker.put(item):
-                self._worker = _Worker(self._load, self._max_sequences, self._released)
+                self._worker = _Worker(
+                    self._load, self._max_sequences, self._batch_invariant, self._released
+                )
                 self._worker.put(item)
 
 
@@ -94,9 +104,15 @@ class _Worker:
     """The thread of one loaded model, from its first request to its release."""
 
     def __init__(
-        self, load: Callable[[], LoadedModel], max_sequences: int, previous: "_Worker | None"
+        self,
+        load: Callable[[], LoadedModel],
+        max_sequences: int,
+        batch_invariant: bool,
+        previous: "_Worker | None",
     ) -> None:
         """Start the thread. It loads the weights once those of the previous worker are freed."""
+        self._batch_invariant = batch_invariant
+        self._most_rows: int | None = None
         self.scheduler: Scheduler[Sequence] = Scheduler(max_sequences)
         self._load = load
         self._previous = previous
@@ -111,6 +127,10 @@ class _Worker:
         self._thread.start()
         # Torch aborts a process that exits during a pass.
         atexit.register(self.stop)
+
+    def allow(self, max_sequences: int) -> None:
+        """Decode as many sequences together as that, and as the mode allows."""
+        self.scheduler.max_sequences = min(max_sequences, self._most_rows or max_sequences)
 
     def put(self, item: "Sequence | _Call") -> bool:
         """Queue an item; False if the worker takes no more."""
@@ -197,7 +217,9 @@ class _Worker:
             self.scheduler.put_back([(item, item.num_columns) for item in preempted])
 
     def _load_decoder(self) -> Decoder:
-        decoder = Decoder(self._load(), self._stopping)
+        decoder = Decoder(self._load(), self._stopping, batch_invariant=self._batch_invariant)
+        self._most_rows = decoder.most_rows
+        self.allow(self.scheduler.max_sequences)
         self.scheduler.set_budget(*decoder.memory_budget())
         # Imported and loaded objects stay: searching them again and again for garbage would stop
         # the whole process, and Inspect's event loop, for half a second each time.
@@ -229,6 +251,10 @@ class _Worker:
         if isinstance(item, _Call):
             self._calls.append(item)
         elif item is not None:
+            if self._batch_invariant and item.request.adapter is not None:
+                # The sequences that share an adapter are one product: from now on each is alone.
+                self._most_rows = 1
+                self.allow(1)
             self.scheduler.add(item, item.num_columns)
 
     def _fail_all(self, error: Exception, admitted: list[Sequence]) -> None:

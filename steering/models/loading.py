@@ -149,7 +149,11 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": "auto"}
     if dtype == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        # By default bitsandbytes multiplies columns in which any row of the batch has an outlier in
+        # float16: one row's steering would change the others.
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=0.0
+        )
     elif dtype == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16

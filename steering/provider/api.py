@@ -33,6 +33,7 @@ from steering.condition import (
     open_engine,
     resolve_condition,
     resolve_model,
+    rounding_of,
 )
 from steering.engines import Engine, Telemetry
 from steering.engines.settings import MAX_TOKENS, AnswerSettings
@@ -99,7 +100,6 @@ class SteeredAPI(ModelAPI):
         self._seeds = AnswerSeeds()
         self._source, self._shape = condition.model.source, condition.model.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
-        self.base_url = f"{_FINGERPRINT}{condition.fingerprint}"
         self.model_name = f"{name}[{condition.label}]"
         set_model_info(
             f"steered/{self.model_name}",
@@ -112,6 +112,20 @@ class SteeredAPI(ModelAPI):
         self._tokenizer: Future[PreTrainedTokenizerBase] | None = None
         self._prompts: dict[str, tuple[str, list[int]]] = {}
         self._displayed_at = time.monotonic()
+
+    @property
+    def base_url(self) -> str | None:
+        """What Inspect's cache tells conditions apart by, and the hardware that rounds."""
+        return f"{_FINGERPRINT}{self._condition.fingerprint}{self._rounding}"
+
+    @base_url.setter
+    def base_url(self, value: str | None) -> None:
+        """Inspect sets what it is given, which is a fingerprint or nothing."""
+
+    @cached_property
+    def _rounding(self) -> str:
+        """Asked for with the first request, since it imports torch."""
+        return rounding_of(self._condition.model, self._condition.spec)
 
     @property
     def default_grader(self) -> str | None:

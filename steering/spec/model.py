@@ -98,6 +98,13 @@ class SteeringSpec(Options):
         engine="hf",
         flag="--mlp",
     )
+    batch_invariant: bool = option(
+        False,
+        "an answer depends on no other of its batch, bit for bit and in every precision; slower",
+        example="true",
+        label="batch invariant",
+        engine="hf",
+    )
     revision: Annotated[str | None, BeforeValidator(_revision)] = option(
         None,
         "branch, tag or commit of a hub model",
