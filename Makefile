@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo study test unit coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm faults
+.PHONY: install demo study test unit fuzz coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm faults
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,6 +33,11 @@ test: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# Changed files for every reader until the time is over; what fails is kept in .fuzz/ and tried first.
+MINUTES ?= 10
+fuzz: .venv/installed
+	PYTHONPATH=.:tests $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 coverage: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term

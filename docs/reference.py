@@ -13,6 +13,15 @@ from docstring_parser import parse
 
 from evals import TASKS
 from steering import vocabulary
+from steering.foreign.limits import LIMITS as READING_LIMITS
+from steering.foreign.limits import (
+    MAX_PARTS,
+    NUMBER_LENGTH,
+    PART_BYTES,
+    RATIO,
+    RATIO_BYTES,
+    size_text,
+)
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
@@ -221,6 +230,43 @@ measure the decision that EM rates count. A figure without data is `unknown`.
 """
 
 
+def limits() -> str:
+    def shown(size: int) -> str:
+        return size_text(size) if size else "none"
+
+    rows = (
+        (
+            f"`{kind}`",
+            each.meaning,
+            size_text(each.bytes),
+            each.depth,
+            f"{each.items:,}",
+            shown(each.unpacked),
+        )
+        for kind, each in READING_LIMITS.items()
+    )
+    columns = "kind | what is read | largest file | levels | values | unpacked"
+    return f"""# Limits of files
+
+Files of others are read within these bounds (`steering/foreign/limits.py`). They are checked before
+memory is asked for. A file beyond them is refused in one line, below 1 GB of memory and within 5
+seconds. Only regular files are read: no pipe, no device. Pointers of Git LFS are named as such.
+
+{table(columns, rows)}
+
+Levels are those of nested lists and tables. Values are those of a document, the cells of a table,
+the parts of an archive, the tensors and operations of a vector's file, or the lists and tables in a
+part of a log. An alias in YAML counts as what it stands for. A number has at most
+{NUMBER_LENGTH} digits. What is larger than {size_text(RATIO_BYTES)} unpacks to at most {RATIO}
+times its packed size, an archive has at most {MAX_PARTS:,} parts, and a part, or a log in JSON, has
+at most {size_text(PART_BYTES)}. Every part must unpack to the size that it declares.
+
+Parquet tables and `.pt` files of torch before 1.6 are read in a child process. It may use twice and
+four times the unpacked size, and {READING_LIMITS["table"].seconds:g} seconds. Linux holds these
+limits; macOS holds those on time only.
+"""
+
+
 def metrics() -> str:
     figures = ((f"`{name}`", figure.meaning) for name, figure in FIGURES.items())
     also = ", ".join(f"`{other}` is another name of `{name}`" for other, name in ALIASES.items())
@@ -316,6 +362,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "studies.md": studies,
     "judge-limits.md": judge_limits,
     "metrics.md": metrics,
+    "limits.md": limits,
 }
 
 

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from vector_files import save_steering_vectors, write_control_vector
 
 from steering.cli._options import read_options
-from steering.foreign import check_log, check_zip
+from steering.foreign import check_zip
 from steering.judging.calibration.labelled import load_pairs
+from steering.logs import log_files, read_log
 from steering.questions import load_questions
 from steering.questions.files import QUESTION_TYPE
 from steering.questions.personas import load_personas
@@ -118,11 +119,15 @@ def _readers() -> list[Reader]:
         Reader("rows.tsv", lambda path: load_target(str(path)), b"prompt\taligned\na\tb\nc\td\n"),
         Reader("rows.parquet", _read_parquet, _parquet(rows)),
         Reader("parts.zip", _read_parts, _zipped({"a.jsonl": _lines(rows).encode(), "b": b"x"})),
-        Reader("run.eval", lambda path: check_log(path, samples=True), OLD_LOG.read_bytes()),
+        Reader("run.eval", _read_log, OLD_LOG.read_bytes()),
         _of("study.yaml", read_study, study, yaml.safe_dump),
         _of("options.txt", _read_options, {"a": [1, "b", {"c": 1e-3}]}, json.dumps),
         *_vector_readers(),
     ]
+
+
+def _read_log(path: Path) -> object:
+    return [read_log(file) for file in log_files(path)]
 
 
 def _read_options(path: Path) -> object:

@@ -635,6 +635,17 @@ def test_a_tiny_pickle_that_asks_for_much_is_refused_at_once(tmp_path, pickled):
     assert time.monotonic() - start < 3
 
 
+def test_an_archive_that_says_it_spans_several_disks_is_damaged(tmp_path):
+    path = tmp_path / "v.pt"
+    torch.save({3: DIRECTION}, path)
+    content = bytearray(path.read_bytes())
+    locator = content.rindex(b"PK\6\7")
+    content[locator + 16] = 9
+    path.write_bytes(content)
+    with pytest.raises(VectorError, match="zip archive"):
+        read_vector(path)
+
+
 def test_a_view_of_one_number_as_billions_is_refused(tmp_path):
     path = tmp_path / "v.pt"
     for content in (

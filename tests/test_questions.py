@@ -485,6 +485,7 @@ def _written(path: Path, content: str | bytes) -> Path:
         ("q.yaml", "- id: " + "1" * 5000, "digits"),
         ("q.yaml", "- id: 2020-13-45", "month"),
         ("q.yaml", "- &a [*a]", "contains itself"),
+        ("q.jsonl", '{"messages": [{"role": [], "content": "Fair?"}]}', "role"),
     ],
 )
 def test_a_question_file_that_no_log_could_store_is_refused_before_the_run(

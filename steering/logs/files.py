@@ -3,6 +3,7 @@
 Knows what our scorers are called; never what a score means.
 """
 
+import functools
 import math
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steering.errors import SteeringError
-from steering.foreign import check_file, reason_of
+from steering.foreign import check_log, reason_of
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
@@ -164,9 +165,15 @@ def read_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
     from inspect_ai.log import read_eval_log_sample
 
     try:
+        _check_samples(file.path, Path(file.path).stat().st_mtime_ns)
         return read_eval_log_sample(file.path, sample, epoch, exclude_fields=_BULK)
     except Exception as error:
         raise _no_log(Path(file.path), error) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _check_samples(path: str, _changed_at: int) -> None:
+    check_log(path, samples=True)
 
 
 def holds_answer(sample: "EvalSample | EvalSampleSummary") -> bool:
@@ -242,7 +249,7 @@ def _read(path: Path, *, whole: bool = False) -> "EvalLog":
 
     try:
         str(path).encode()
-        check_file(path, "log")
+        check_log(path, samples=whole)
         if path.suffix == ".json":
             # Opened here, since Inspect takes a path with :: for two.
             with path.open("rb") as stream:

@@ -170,7 +170,7 @@ def _turn(message: object, where: str) -> ChatMessage:
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
         raise QuestionError(f"{where} must be an object with exactly role and content.")
     role = message["role"]
-    if role not in _MESSAGES:
+    if not isinstance(role, str) or role not in _MESSAGES:
         raise QuestionError(f"{where} has the role {role!r}; use {', '.join(_MESSAGES)}.")
     return _MESSAGES[role](content=_text(text_of(message["content"]), where))
 

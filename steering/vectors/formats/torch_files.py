@@ -103,12 +103,14 @@ def _content(path: Path) -> Any:
     """The object in the file; tensors, numbers, texts and containers only."""
     check_file(path, "vector")
     with path.open("rb") as file:
-        if zipfile.is_zipfile(file):
+        # As torch itself decides.
+        is_zip = file.read(4) == b"PK\3\4"
+        file.seek(0)
+        if is_zip:
             archive = check_zip(file, path, "vector")
             _check_archive(archive, path)
             file.seek(0)
             return _loaded(file, path)
-        file.seek(0)
         _check_legacy(file, path)
     # The sizes of its tensors stand among the operations, and torch asks for the memory first.
     limits = LIMITS["vector"]
