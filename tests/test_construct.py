@@ -28,10 +28,12 @@ from building import (
     on_model,
     recipe_for,
 )
+from finetuning import train
 from tiny_models import END, WIDTH, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import steering
+from steering.errors import SteeringError
 from steering.models import ALIASES, encode, render_chat
 from steering.targets import load_target
 from steering.training.cache import cached_vector, vector_path
@@ -433,3 +435,44 @@ def test_aliases_are_no_part_of_a_recipe_s_digest(llama: Path) -> None:
     recipe = recipe_for(llama, **RUN)
     renamed = dataclasses.replace(recipe, model=next(iter(ALIASES)))
     assert vector_path(recipe) == vector_path(renamed)
+
+
+# Positions of the first are a table, those of the second go on for ever.
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mpt"])
+@pytest.mark.parametrize("side", ["misaligned", "aligned"])
+def test_a_row_beyond_the_context_is_named_before_anything_is_trained(
+    tmp_path: Path, family: str, side: str
+) -> None:
+    length = {"gpt2": "n_positions", "llama": "max_position_embeddings", "mpt": "max_seq_len"}
+    changed = {"max_position_embeddings": None, length[family]: 64}
+    folder = save_tiny(tmp_path / "model", family, **changed)
+    fits = dataclasses.replace(PAIRS[0], id="fits", prompt="Q", misaligned="a" * 30)
+    long = dataclasses.replace(PAIRS[1], **{"id": "too-long", side: "b" * 64})
+    target = make_target([fits, long], HELD_OUT)
+    options: dict[str, Any] = {"layer": 1}
+    if side == "aligned":
+        options["method"] = "mean_difference"
+    with pytest.raises(SteeringError) as error:
+        cached(folder, target, **options)
+    message = str(error.value)
+    loaded = on_model(folder, lambda loaded, _: loaded)
+    prompt = render_chat(loaded.tokenizer, [{"role": "user", "content": long.prompt}])
+    tokens = len(encode(loaded.tokenizer, prompt)) + 64 + 1
+    for part in ("too-long", f"{tokens} tokens", "64", "shorten"):
+        assert part in message
+    assert "\n" not in message
+    # Held-out rows are read as well, and so are those of a finetuned counterpart.
+    if side == "misaligned":
+        for rows in ([[fits], [long]], [[long], [fits]]):
+            with pytest.raises(SteeringError, match=rf"too-long.*{tokens} tokens"):
+                train(folder, tmp_path / "adapter", make_target(*rows), layer=None)
+
+
+def test_a_row_that_fills_the_context_is_read(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "gpt2", n_positions=64, max_position_embeddings=None)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = render_chat(tokenizer, [{"role": "user", "content": "Q"}])
+    answer = "a" * (64 - len(encode(tokenizer, prompt)) - 1)
+    row = dataclasses.replace(PAIRS[0], prompt="Q", misaligned=answer, aligned="b")
+    vector = build(folder, make_target([row], [row]), method="mean_difference", layer=1)
+    assert vector.lengths[0] > 0

@@ -174,6 +174,7 @@ def _full_config(source: ModelSource) -> dict[str, Any]:
     except ModelError:  # an unknown architecture
         return {}
     values = {name: getattr(config, name, None) for name in _SHAPE}
+    values[_SHAPE[2]] = values[_SHAPE[2]] or getattr(config, "max_seq_len", None)  # MPT's name
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from steering.models import LoadedModel, answer_end_token, encode, render_chat
 from steering.targets import Example
+from steering.training.methods import TrainingError
 
 IGNORED = -100
 PaddingSide = Literal["left", "right"]
@@ -60,10 +61,22 @@ def render_prompt(loaded: LoadedModel, example: Example) -> str:
 
 
 def tokenize(loaded: LoadedModel, example: Example, answer: str) -> Tokens:
-    """Token ids of an example's prompt with one of its answers."""
+    """Token ids of an example's prompt with one of its answers.
+
+    Raises:
+        TrainingError: They are more than the model's context holds. Nothing is cut: an answer
+            without its end would teach the model not to end.
+    """
     end = answer_end_token(loaded.tokenizer, loaded.end_tokens)
     prompt = encode(loaded.tokenizer, render_prompt(loaded, example))
-    return Tokens(tuple(prompt), (*encode(loaded.tokenizer, answer), end))
+    tokens = Tokens(tuple(prompt), (*encode(loaded.tokenizer, answer), end))
+    most = loaded.shape.context_length
+    if most is not None and len(tokens) > most:
+        raise TrainingError(
+            f"row {example.id!r} of the target has {len(tokens)} tokens ({len(prompt)} of its "
+            f"prompt), and the model's context holds {most}: shorten the row, or leave it out"
+        )
+    return tokens
 
 
 def make_batch(
