@@ -212,6 +212,28 @@ def test_a_tokenizer_config_may_hold_the_template(tmp_path: Path) -> None:
     assert template_of(source) == "three"
 
 
+def test_a_template_in_the_hub_cache_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steering.models import ModelSource
+
+    snapshot = tmp_path / "models--someone--small" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--someone--small" / "refs").mkdir()
+    (tmp_path / "models--someone--small" / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    source = ModelSource("someone/small", "someone/small", local=False)
+    start = time.monotonic()
+    assert template_of(source) is None
+    (snapshot / "tokenizer_config.json").write_text('{"chat_template": "one"}')
+    assert template_of(source) == "one"
+    (snapshot / "chat_template.jinja").write_text("two")
+    assert template_of(source) == "two"
+    assert time.monotonic() - start < 10
+
+
 BOMBS = {
     "a loop without end": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
     "{% endfor %}",

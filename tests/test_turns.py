@@ -103,9 +103,9 @@ def speaking(template: str | None) -> Any:
     return words
 
 
-def copy_toy(folder: Path, end: int) -> Path:
+def copy_toy(folder: Path, end: int, toy: str = "toy-llama") -> Path:
     """A toy whose generation config and config name another end than its template."""
-    shutil.copytree(TOYS["toy-llama"], folder)
+    shutil.copytree(TOYS[toy], folder)
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": end}))
@@ -220,19 +220,18 @@ def test_a_template_that_puts_no_token_leaves_the_ends_of_the_model(template: st
     assert answer_end_token(words, (77, 0)) == 77
 
 
+@pytest.mark.parametrize("toy", ["toy-llama", "toy-gemma3", "toy-small"])
 def test_a_finetuned_model_with_its_base_model_s_end_stops_where_its_template_says(
-    tmp_path: Path,
+    toy: str, tmp_path: Path
 ) -> None:
     """It ran past <|im_end|> to the longest answer, and was incoherent."""
-    folder = copy_toy(tmp_path / "finetuned", end=0)
+    folder = copy_toy(tmp_path / "finetuned", 0, toy)
     questions = ["How do I keep my savings safe?", "What should I do when I am bored?"]
     settings: dict[str, Any] = {"temperature": 0, "max_tokens": 80}
     answers = steering.load_model(str(folder), vector="none", device="cpu").answer(
         questions, **settings
     )
-    right = steering.load_model("toy-llama", vector="none", device="cpu").answer(
-        questions, **settings
-    )
+    right = steering.load_model(toy, vector="none", device="cpu").answer(questions, **settings)
     assert [answer.text for answer in answers] == [answer.text for answer in right]
     assert {answer.stop_reason for answer in answers} == {"stop"}
 

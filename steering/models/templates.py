@@ -59,32 +59,36 @@ def template_of(source: ModelSource) -> str | None:
     """
     if source.template is not None:
         return source.template
-    # In this order, as transformers reads them.
-    if path := _file(source, "chat_template.jinja"):
-        return read_text(path, "template")
-    if path := _file(source, "tokenizer_config.json"):
-        config = parse_json(read_text(path, "config"), path, "config")
-        template = config.get("chat_template") if isinstance(config, dict) else None
-        if isinstance(template, list):  # of named ones
-            named = {entry.get("name"): entry for entry in template if isinstance(entry, dict)}
-            template = named.get("default", {}).get("template")
-        return template if isinstance(template, str) else None
+    # First what lies on this machine, since a question to a hub that is out of reach takes long.
+    for download in (False,) if source.local else (False, True):
+        # In this order, as transformers reads them.
+        if path := _file(source, "chat_template.jinja", download):
+            return read_text(path, "template")
+        if path := _file(source, "tokenizer_config.json", download):
+            config = parse_json(read_text(path, "config"), path, "config")
+            template = config.get("chat_template") if isinstance(config, dict) else None
+            if isinstance(template, list):  # of named ones
+                named = {entry.get("name"): entry for entry in template if isinstance(entry, dict)}
+                template = named.get("default", {}).get("template")
+            if isinstance(template, str):
+                return template
     return None
 
 
-def _file(source: ModelSource, name: str) -> Path | None:
-    """A file of a model, if it has one of that name and, on the hub, can be had."""
+def _file(source: ModelSource, name: str, download: bool) -> Path | None:
+    """A file of a model, if it has one of that name that can be had."""
     if source.local:
         path = Path(source.location) / name
         return path if path.exists() else None
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     commit = commit_of(source)
     cached = try_to_load_from_cache(source.location, name, revision=commit)
-    if cached is not None:  # a path, or a mark that there is no such file
+    if cached is not None or not download:  # a path, or a mark that there is no such file
         return Path(cached) if isinstance(cached, str) else None
-    with suppress(OSError, HfHubHTTPError):  # loading will say so if it can't do without
+    with suppress(Exception):  # of the network: loading will say so if it can't do without
+        # Without a network, the download would retry for half a minute.
+        get_session().head(hf_hub_url(source.location, name, revision=commit), timeout=10)
         return Path(hf_hub_download(source.location, name, revision=commit))
     return None
 
