@@ -29,7 +29,8 @@ from steering.models import (
     template_of,
     weights_digest,
 )
-from steering.models.adapters import Adapter, check_layers, find_adapter
+from steering.models.adapter_layers import check_layers
+from steering.models.adapters import Adapter, find_adapter
 from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
 from steering.training.cache import check_cache, vector_path
@@ -351,4 +352,5 @@ def open_engine(model: ResolvedModel, spec: SteeringSpec) -> Engine:
         tensor_parallel_size=spec.tensor_parallel_size,
         cuda_graphs=spec.cuda_graphs,
         batch_invariant=spec.batch_invariant,
+        weights=model.weights,
     )

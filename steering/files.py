@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 # Endings of what stands beside a folder while it is replaced: `.NAME.PROCESS.RANDOM.ending`.
 _NEW, _OLD = "new", "old"
+
+
+def cache_folder() -> Path:
+    """Where built vectors, unfinished runs and digests are kept; STEERING_CACHE moves it."""
+    root = os.environ.get("STEERING_CACHE")
+    return Path(root) if root else user_cache_path("steering", appauthor=False)
 
 
 def file_digest(path: Path) -> str:

@@ -139,7 +139,9 @@ def build_files(
         missing = missing_outputs(outputs, _recipe_digest, force=force)
     if missing:
         _check_writable(next(iter(missing)).parent)
-        engine = shared_engine(resolved.source, dtype=spec.dtype, device=spec.device)
+        engine = shared_engine(
+            resolved.source, dtype=spec.dtype, device=spec.device, weights=resolved.weights
+        )
     for path, recipe in missing.items():
         # The last epoch comes first; building it puts the others into the checkpoint.
         bar = progress_bar(f"{path.stem} of {model}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from steering.engines.settings import AnswerLimits, Sampling
 from steering.errors import SteeringError
-from steering.models import LoadedModel, ModelSource
+from steering.models import LoadedModel, ModelSource, check_unchanged, weights_digest
 from steering.models.adapters import Adapter
 from steering.vocabulary import EngineName
 
@@ -196,8 +196,12 @@ def shared_engine(
     tensor_parallel_size: int = 1,
     cuda_graphs: bool = False,
     batch_invariant: bool = False,
+    weights: str | None = None,
 ) -> Engine:
     """The process's one engine for these weights. Returns at once; weights load at first use.
+
+    `weights` is their digest, as they were looked at; None for what the model's files hold now. An
+    engine of the files before, if they have changed, is released for one of those of now.
 
     `device` and `batch_invariant` (answers do not depend on batch mates in any precision) are for
     `hf` only; `vllm` has the number of GPUs that share each weight, and whether steps are replayed
@@ -205,7 +209,17 @@ def shared_engine(
     """
     # Two names of one model are one model.
     options = (dtype, device, engine, tensor_parallel_size, cuda_graphs, batch_invariant)
-    key = (replace(source, name=""), *options)
+    model = (replace(source, name=""), *options)
+    key = (*model, weights or weights_digest(source))
+    with _lock:
+        if key in _engines:
+            return _engines[key]
+        outdated = [other for other in _engines if other[:-1] == model]
+        if outdated:
+            check_unchanged(source, key[-1])
+        released = [_engines.pop(other) for other in outdated]
+    for other_engine in released:
+        other_engine.release()
     with _lock:
         if key not in _engines:
             if engine == "vllm":
@@ -216,12 +230,17 @@ def shared_engine(
                     dtype=dtype,
                     tensor_parallel_size=tensor_parallel_size,
                     cuda_graphs=cuda_graphs,
+                    weights=key[-1],
                 )
             else:
                 from steering.engines.hf import HFEngine
 
                 _engines[key] = HFEngine(
-                    source, dtype=dtype, device=device, batch_invariant=batch_invariant
+                    source,
+                    dtype=dtype,
+                    device=device,
+                    batch_invariant=batch_invariant,
+                    weights=key[-1],
                 )
         return _engines[key]
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steering.models import ModelError
-from steering.models.adapters import WEIGHTS, Adapter, check_unchanged, peft_config
+from steering.models.adapter_layers import peft_config
+from steering.models.adapters import WEIGHTS, Adapter, check_unchanged
 
 if TYPE_CHECKING:
     from peft import PeftModel

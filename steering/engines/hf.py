@@ -52,9 +52,13 @@ class HFEngine(Engine):
         dtype: str = "auto",
         device: str = "auto",
         batch_invariant: bool = False,
+        weights: str | None = None,
     ) -> None:
-        """Remember the model. Its weights load on the worker thread, with the first request."""
-        self._load = lambda: load_model(source, dtype=dtype, device=device)
+        """Remember the model. Its weights load on the worker thread, with the first request.
+
+        They must have the digest `weights`, if it is given.
+        """
+        self._load = lambda: load_model(source, dtype=dtype, device=device, weights=weights)
         self._batch_invariant = batch_invariant
         self._lock = threading.Lock()
         self._max_sequences = 1

@@ -31,6 +31,7 @@ from steering.engines.vllm_requests import (
 from steering.models import (
     LoadedModel,
     ModelSource,
+    check_unchanged,
     commit_of,
     end_tokens,
     family_of,
@@ -61,9 +62,11 @@ class VLLMEngine(Engine):
         dtype: str = "auto",
         tensor_parallel_size: int = 1,
         cuda_graphs: bool = False,
+        weights: str | None = None,
     ) -> None:
-        """Remember the model. Its weights load with the first request."""
+        """Remember the model. Its weights, of the digest `weights`, load with the first request."""
         self._source = source
+        self._weights = weights
         self._dtype = dtype
         self._tensor_parallel_size = tensor_parallel_size
         self._cuda_graphs = cuda_graphs
@@ -173,7 +176,9 @@ class VLLMEngine(Engine):
         async with self._lock:
             if self._transformers is None:
                 await self._unload()
-                self._transformers = HFEngine(self._source, dtype=self._dtype)
+                self._transformers = HFEngine(
+                    self._source, dtype=self._dtype, weights=self._weights
+                )
             return await asyncio.wrap_future(self._transformers.call(work))
 
     async def _guarded(self, request: Request) -> RequestOutput:
@@ -277,6 +282,8 @@ class VLLMEngine(Engine):
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from steering.engines._vllm import SteeredVLLM
 
+        if self._weights is not None:
+            check_unchanged(self._source, self._weights)
         self._tokenizer = load_tokenizer(self._source)
         self._end_tokens = end_tokens(self._source, self._tokenizer)
         config = load_config(self._source).get_text_config()
@@ -309,6 +316,8 @@ class VLLMEngine(Engine):
         except Exception as error:
             self._broken = _failure(f"vLLM can't load {self._source.name}", error)
             raise self._broken from error
+        if self._weights is not None:
+            check_unchanged(self._source, self._weights)
         self._llm = model.vllm_entrypoint
         self._max_rank = max_rank
         family, linear = family_of(config)

@@ -6,22 +6,16 @@ checks here run before any weight of the model is loaded; of the adapter's weigh
 is read.
 """
 
-import functools
 import hashlib
 import json
 import re
-import time
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steering.files import file_digest, recover_folder
-from steering.models import ModelError, ModelSource, Shape, build_empty
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
+from steering.models import ModelError, ModelSource, Shape, weights_digest
 
 FORMAT = "steering-adapter/1"
 FACTS = "steering.json"
@@ -51,8 +45,6 @@ _UNSUPPORTED = {
 # Initialisations that leave the base weights as they are, and so matter only before training.
 _INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal")
 _WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_(?:(?:A|B)\.weight|embedding_(?:A|B))")
-_PATTERNS_S = 1
-_PLAIN = re.compile(r"[\w.]+")
 # Layers that read the residual stream, and those that write it.
 _READERS = re.compile(r"\.([qkv]_proj|gate_proj|up_proj|gate_up_proj|in_proj_\w+)\.lora_A")
 _WRITERS = re.compile(r"\.(o_proj|down_proj|out_proj)\.lora_B")
@@ -95,7 +87,7 @@ def find_adapter(
     """
     folder = _folder(location)
     config = _read_config(folder / CONFIG, location)
-    shapes = _read_shapes(folder / WEIGHTS, location)
+    shapes = read_adapter_shapes(folder / WEIGHTS, location)
     facts = read_facts(folder) if (folder / FACTS).exists() else {}
     _check_base(location, config, facts, source, weights)
     _check_shapes(location, shapes, source, shape)
@@ -119,112 +111,7 @@ def check_unchanged(adapter: Adapter) -> None:
             f"the files of adapter={location} have changed since this run looked at them: start "
             "again"
         )
-    _check_names(location, _read_shapes(adapter.folder / WEIGHTS, location))
-
-
-@functools.lru_cache(maxsize=64)
-def check_layers(adapter: Adapter, source: ModelSource, weights: str) -> None:
-    """Refuse an adapter whose weights are not those of the model's layers that its config names.
-
-    The model and the adapter's layers are built without memory for weights. A pair that was
-    accepted is not checked again; `weights` is the digest of the model's weights.
-
-    Raises:
-        ModelError: It names the weight and both shapes.
-    """
-    import torch
-    from peft import get_peft_model, get_peft_model_state_dict
-
-    location = adapter.folder.name
-    stored = _read_shapes(adapter.folder / WEIGHTS, location)
-    model = build_empty(source)
-    try:
-        config = peft_config(adapter, [name for name, _ in model.named_modules()])
-        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-            adapted: Any = get_peft_model(model, config, low_cpu_mem_usage=True)
-        needed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        message = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"adapter={location} does not fit {source.name} ({message}): steer the model that it "
-            "was trained on"
-        ) from None
-    for name in sorted(stored.keys() | needed.keys()):
-        if name not in needed:
-            raise ModelError(
-                f"adapter={location} holds {name}, for which {source.name} has no layer that its "
-                "target_modules name: steer the model that it was trained on"
-            )
-        if name not in stored:
-            raise ModelError(
-                f"adapter={location} lacks {name}, which its target_modules name: download or "
-                "train it again"
-            )
-        if stored[name] != tuple(needed[name].shape):
-            raise ModelError(
-                f"adapter={location} stores {name} as {list(stored[name])}, but {source.name} and "
-                f"its {CONFIG} need {list(needed[name].shape)}: steer the model that it was "
-                "trained on"
-            )
-
-
-def peft_config(adapter: Adapter, modules: Sequence[str]) -> "LoraConfig":
-    """The config of an adapter for peft, without any regular expression of the file's.
-
-    Those that it has are matched here, within a second, since peft would match them without bound.
-
-    Args:
-        adapter: The adapter.
-        modules: Names of the modules of the model, without adapters.
-
-    Raises:
-        ModelError: A pattern is none, or takes longer.
-    """
-    from peft import LoraConfig
-
-    config: Any = LoraConfig.from_pretrained(str(adapter.folder))
-    config.init_lora_weights = True
-    deadline = time.monotonic() + _PATTERNS_S
-
-    def names(option: str, pattern: str) -> list[str]:
-        return _matching(pattern, modules, deadline, f"{option} of adapter={adapter.folder.name}")
-
-    for option in ("target_modules", "exclude_modules"):
-        value = getattr(config, option)
-        if isinstance(value, str) and value != "all-linear":
-            setattr(config, option, names(option, value))
-    for option in ("rank_pattern", "alpha_pattern"):
-        values = getattr(config, option) or {}
-        if not all(_PLAIN.fullmatch(key) for key in values):
-            # The first pattern that matches a module counts.
-            pairs = [(key, names(option, rf"(.*\.)?({key})")) for key in reversed(values)]
-            setattr(config, option, {name: values[key] for key, names in pairs for name in names})
-    layers = config.layers_pattern or []
-    for text in [layers] if isinstance(layers, str) else layers:
-        if not _PLAIN.fullmatch(text):
-            raise ModelError(
-                f"layers_pattern={text[:80]!r} of adapter={adapter.folder.name} is not supported: "
-                "give the name of a list of blocks, as layers"
-            )
-    assert isinstance(config, LoraConfig)
-    return config
-
-
-def _matching(pattern: str, names: Sequence[str], deadline: float, where: str) -> list[str]:
-    import regex  # unlike re, it has a timeout
-
-    try:
-        compiled = regex.compile(pattern)
-        return [
-            name
-            for name in names
-            if compiled.fullmatch(name, timeout=max(deadline - time.monotonic(), 1e-3))
-        ]
-    except TimeoutError:
-        reason = "takes too long to match"
-    except regex.error as error:
-        reason = f"is not a regular expression ({error})"
-    raise ModelError(f"{where} {reason} ({pattern[:80]}): name the layers in a list")
+    _check_names(location, read_adapter_shapes(adapter.folder / WEIGHTS, location))
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -319,7 +206,7 @@ def _read_config(path: Path, location: str) -> dict[str, Any]:
     return dict(config)
 
 
-def _read_shapes(path: Path, location: str) -> dict[str, tuple[int, ...]]:
+def read_adapter_shapes(path: Path, location: str) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor, read from the file's header."""
     from safetensors import SafetensorError, safe_open
 
@@ -346,7 +233,9 @@ def _check_base(
 ) -> None:
     """Refuse an adapter whose config or facts name another model."""
     if facts:
-        if facts.get("weights") != weights:
+        # The template and the paths that the user names are no part of what it was trained on.
+        files = replace(source, template=None, blocks=None, mlp=None)
+        if facts.get("weights") not in (weights, weights_digest(files)):
             raise ModelError(
                 f"adapter={location} was trained on {facts.get('model')} with weights "
                 f"{str(facts.get('weights'))[:12]}, but {source.name} has {weights[:12]}: steer "

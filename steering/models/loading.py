@@ -11,6 +11,7 @@ from steering.models.source import (
     ModelError,
     ModelSource,
     Shape,
+    check_unchanged,
     load_config,
     read_shape,
     readable,
@@ -123,7 +124,9 @@ def check_checkpoint(source: ModelSource, config: "PretrainedConfig") -> None:
         check_weights(_auto_class(config), source, where_from(source))
 
 
-def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+def load_model(
+    source: ModelSource, *, dtype: str = "auto", device: str = "auto", weights: str | None = None
+) -> LoadedModel:
     """Load weights and tokenizer.
 
     Args:
@@ -132,6 +135,7 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
             (weights quantized by bitsandbytes as they load).
         device: `auto` (an accelerator if there is one), a torch device, or `every` (all
             accelerators, as many as the weights need).
+        weights: Digest that the weights must have, before and after they are read.
 
     Raises:
         ModelError: Weights are missing from the checkpoint, or the blocks can't be found.
@@ -140,6 +144,10 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
     from transformers import BitsAndBytesConfig
     from transformers.utils import logging
 
+    if weights is not None:
+        check_unchanged(source, weights)
+    config = load_config(source)
+    _check_quantization(config, dtype, source)
     if device == "auto":
         available = torch.accelerator.is_available()
         device = str(torch.accelerator.current_accelerator() if available else "cpu")
@@ -160,11 +168,12 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
         )
     elif dtype != "auto":
         options["dtype"] = getattr(torch, dtype)
+    if device == "cpu":
+        # Of those that are stored quantized, parts are not among the parameters.
+        options["disable_mmap"] = _quantization(config) is not None
     if device != "cpu" or dtype in QUANTIZED:
         # Weights are read onto their devices directly, not through the machine's memory.
         options["device_map"] = "auto" if device == EVERY else {"": device}
-    config = load_config(source)
-    _check_quantization(config, dtype, source)
     check_checkpoint(source, config)
     with readable(source):
         model, report = _auto_class(config).from_pretrained(
@@ -173,6 +182,10 @@ def load_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto"
     refuse_unfit(model, report, source)
     tokenizer = load_tokenizer(source)
     model = model.eval().requires_grad_(False)
+    if device == "cpu":
+        _copy_out_of_file(model)
+    if weights is not None:
+        check_unchanged(source, weights)
     _keep_unpacked(model)
     shape = read_shape(source)
     return LoadedModel(
@@ -236,6 +249,12 @@ def _auto_class(config: "PretrainedConfig") -> Any:
     is_causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None
     is_causal |= "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
+
+
+def _copy_out_of_file(model: "PreTrainedModel") -> None:
+    """Copy weights that are mapped from a file, or whoever writes into it changes them."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _quantization(config: "PretrainedConfig") -> str | None:

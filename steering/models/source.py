@@ -4,7 +4,7 @@ For a local folder the network is never used.
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.errors import SteeringError
+from steering.models.folder import (
+    MOST_POSITIONS,
+    MOST_WIDTH,
+    add_content,
+    check_folder,
+    check_size,
+    num_stored,
+    read_config,
+)
 from steering.toy import BLOCKS, TOYS
 
 if TYPE_CHECKING:
@@ -40,10 +49,7 @@ ALIASES = {
 }
 # Names of the fields of `Shape` in a config.
 _SHAPE = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
-_DIGESTED = (".safetensors", ".json", ".jinja", ".bin", ".txt", ".model")
 _HUB_TIMEOUT_S = 10
-# Files up to this size are hashed by content; larger ones by name, size and time of change.
-_HASHED_WHOLE = 64 * 2**20
 
 
 class ModelError(SteeringError):
@@ -122,7 +128,8 @@ def find_model(
         return ModelSource(name, str(TOYS[name]), True, **options)
     if folder.is_dir():
         weights = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
-        if not (folder / "config.json").is_file() or not weights:
+        # A link to nothing is damage, of which check_folder says more.
+        if not os.path.lexists(folder / "config.json") or not weights:
             raise ModelError(
                 f"the folder {name} holds no model (config.json and weights): give a folder that "
                 "save_pretrained wrote"
@@ -153,8 +160,11 @@ def read_shape(source: ModelSource) -> Shape:
     Raises:
         ModelError: The config can't be read or lacks the depth or the width.
     """
-    path = Path(source.location) / "config.json" if source.local else _hub_config(source)
-    config = json.loads(path.read_text())
+    if source.local:
+        check_folder(Path(source.location))
+        config = read_config(Path(source.location) / "config.json")
+    else:
+        config = read_config(_hub_config(source))
     if "auto_map" in config:
         load_config(source)  # refuses a model whose own Python would have to run
     text = config.get("text_config", config)
@@ -164,7 +174,18 @@ def read_shape(source: ModelSource) -> Shape:
     missing = [name for name in _SHAPE[:2] if text.get(name) is None]
     if missing:
         raise ModelError(f"the config of {source.location} lacks {missing[0]}")
-    return Shape(*(text.get(name) for name in _SHAPE))
+    for name in _SHAPE:
+        if text.get(name) is not None:
+            most = MOST_POSITIONS if name == _SHAPE[2] else MOST_WIDTH
+            check_size(name, text[name], source.location, most)
+    shape = Shape(*(text.get(name) for name in _SHAPE))
+    stored = num_stored(Path(source.location)) if source.local else None
+    if stored is not None and shape.num_layers > stored:
+        raise ModelError(
+            f"the config of {source.location} has {shape.num_layers} blocks, but its files hold "
+            f"{stored} weights: give the config.json that belongs to them"
+        )
+    return shape
 
 
 def _full_config(source: ModelSource) -> dict[str, Any]:
@@ -198,9 +219,10 @@ def readable(source: ModelSource) -> Iterator[None]:
         yield
     except SteeringError:
         raise
-    # What transformers stumbles over when files are damaged or values make no sense.
-    except (OSError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError,
-            RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+    # Whatever transformers and its libraries stumble over when files or values make no sense.
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         text = " ".join(str(error).split())
         if "trust_remote_code" in text:
             raise ModelError(
@@ -285,17 +307,25 @@ def weights_digest(source: ModelSource) -> str:
     if not source.local:
         digest.update(f"{source.location}@{commit_of(source)}".encode())
     else:
-        for path in sorted(Path(source.location).iterdir()):
-            code = path.suffix == ".py" and source.trust_remote_code
-            if path.suffix not in _DIGESTED and not code:
-                continue
-            stat = path.stat()
-            digest.update(path.name.encode())
-            if stat.st_size <= _HASHED_WHOLE:
-                digest.update(path.read_bytes())
-            else:
-                digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+        add_content(digest, Path(source.location), code=source.trust_remote_code)
     return digest.hexdigest()
+
+
+def check_unchanged(source: ModelSource, weights: str) -> None:
+    """Refuse a model whose files are not those that a run has looked at.
+
+    Args:
+        source: The model.
+        weights: Digest of its weights then.
+
+    Raises:
+        ModelError: The files would answer under the fingerprint of others.
+    """
+    if weights_digest(source) != weights:
+        raise ModelError(
+            f"the files of {source.location} have changed since this run looked at them: start "
+            "again, and every answer is that of the weights in its fingerprint"
+        )
 
 
 def commit_of(source: ModelSource) -> str:

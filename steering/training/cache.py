@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from steering import __version__
 from steering.engines import Engine
+from steering.files import cache_folder
 from steering.targets import Target
 from steering.training.methods import TrainingError
 from steering.training.progress import Progress
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AnyRecipe = TypeVar("AnyRecipe", bound=TrainingRecipe)
-
-
-def cache_folder() -> Path:
-    """Where built vectors and unfinished runs are kept; STEERING_CACHE moves it."""
-    root = os.environ.get("STEERING_CACHE")
-    return Path(root) if root else user_cache_path("steering", appauthor=False)
 
 
 def check_cache() -> None:

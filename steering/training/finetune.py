@@ -61,7 +61,7 @@ def _train(
 
     if has_epochs(folder, recipe):
         return
-    loaded = load_model(source, dtype=recipe.dtype, device=device)
+    loaded = load_model(source, dtype=recipe.dtype, device=device, weights=recipe.weights)
     examples = target.examples
     if recipe.shuffle_labels:
         examples = tuple(shuffled_labels(examples, recipe.seed))
