@@ -95,7 +95,7 @@ def _vectors(folder: Path) -> dict[str, Specimen]:
         name: Specimen(
             folder / name,
             folder / name,
-            read_vector,
+            partial(read_vector, layer="all" if name[:4] in ("rows", "dict") else None),
             plain_vector,
             "pickle" if name.endswith("-old.pt") else forms.get(Path(name).suffix, "binary"),
             sealed=name.startswith("own"),
@@ -193,11 +193,13 @@ def seal(content: bytes) -> bytes:
 
 
 def _texts(folder: Path) -> dict[str, Specimen]:
+    from steering.condition import resolve_model
     from steering.judging.calibration.labelled import load_pairs
     from steering.judging.rubric import RUBRIC_FOLDER, parse_rubric
-    from steering.models.chat import read_template
+    from steering.models import load_tokenizer, render_chat
     from steering.questions import load_questions
     from steering.questions.personas import load_personas
+    from steering.spec import parse_options
     from steering.studies.study_file import read_study
 
     questions = [
@@ -236,13 +238,9 @@ def _texts(folder: Path) -> dict[str, Specimen]:
         return parse_rubric(path.read_bytes().decode("utf-8", "replace"), "alignment")
 
     def rendered(path: Path) -> Any:
-        from steering.models import load_tokenizer, render_chat
-        from steering.models.chat import use_template
-        from steering.models.source import find_model
-
-        tokenizer = load_tokenizer(find_model(str(folder.parent / "tiny-llama")))
-        use_template(tokenizer, read_template(str(path)))
-        return render_chat(tokenizer, [{"role": "user", "content": "Hi"}])
+        options = parse_options({"vector": "none", "chat_template": str(path)})
+        model = resolve_model(str(folder.parent / "tiny-llama"), options)
+        return render_chat(load_tokenizer(model.source), [{"role": "user", "content": "Hi"}])
 
     read = {
         "questions.yaml": (lambda p: load_questions(str(p)), _plain_questions, "yaml"),
@@ -280,8 +278,10 @@ def _plain_questions(questions: Any) -> Any:
 def _models(folder: Path) -> dict[str, Specimen]:
     import shutil
 
+    from steering.condition import resolve_model
     from steering.models import find_model, load_model, read_shape, weights_digest
     from steering.models.adapters import find_adapter
+    from steering.spec import parse_options
 
     base = tiny.save_tiny(folder.parent / "tiny-llama")
     model = folder / "model"
@@ -289,9 +289,8 @@ def _models(folder: Path) -> dict[str, Specimen]:
         shutil.copytree(base, model)
 
     def read_model(path: Path) -> Any:
-        source = find_model(str(path))
-        read_shape(source)
-        return load_model(source, dtype="float32", device="cpu")
+        model = resolve_model(str(path), parse_options({"vector": "none"}))
+        return load_model(model.source, dtype="float32", device="cpu")
 
     def plain_model(loaded: Any) -> Any:
         return dataclasses.asdict(loaded.shape), loaded.blocks, sorted(loaded.end_tokens)

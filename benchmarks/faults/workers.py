@@ -62,7 +62,12 @@ def _run_in_process(
     try:
         ready = _receive(here, _PREPARES_S)
         if not isinstance(ready, tuple):
-            raise RuntimeError(f"{name} could not be prepared: see {folder}/worker.log")
+            log = (folder / "worker.log").read_text(errors="replace").strip()
+            finding = Finding(name, seeds[0], "lost", f"no trial could be prepared: {log[-400:]}")
+            tally.trials += 1
+            tally.findings.append(finding)
+            report(finding)
+            return len(seeds)
         size, bound = ready
         for index, seed in enumerate(seeds):
             problems = _receive(here, bound)
