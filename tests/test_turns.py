@@ -204,6 +204,12 @@ def test_an_answer_ends_with_what_the_template_puts_behind_it(family: str) -> No
     assert answer_end_token(words, (77,)) == token
 
 
+def test_spaces_are_no_end_though_a_tokenizer_has_a_token_for_them() -> None:
+    words = speaking(_LOOP + "{{ m.content }}    {{ eos_token }}{% endfor %}")
+    words.add_tokens(["  ", "    "])
+    assert answer_end(words) == words.convert_tokens_to_ids(END)
+
+
 @pytest.mark.parametrize(
     "template",
     [

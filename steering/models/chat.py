@@ -115,7 +115,8 @@ def _rendered(
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, **settings)
     except TemplateError as error:
         raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} refuses the messages ({error})"
+            f"the chat template of {tokenizer.name_or_path} refuses the messages "
+            f"({reason_of(error)})"
         ) from None
     except Exception as error:  # of a program that is not ours
         if settings["continue_final_message"] and isinstance(error, ValueError):
@@ -196,7 +197,9 @@ def answer_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     except ModelError:  # a template for single questions
         return None
     special = tokenizer.added_tokens_decoder if rendered else {}
-    return next((token for token in encode(tokenizer, tail) if token in special), None)
+    # Some tokenizers have runs of spaces among them.
+    ends = {token for token, added in special.items() if added.content.strip()}
+    return next((token for token in encode(tokenizer, tail) if token in ends), None)
 
 
 def answer_end_token(tokenizer: "PreTrainedTokenizerBase", end_tokens: Sequence[int]) -> int:
