@@ -2,8 +2,10 @@
 
 import difflib
 import errno
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
 # Characters of a message.
 _LONGEST = 4000
@@ -27,7 +29,13 @@ def one_line(text: str) -> str:
     """
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 500]} ... {text[-400:]}"
-    text = text.replace("\n", " ")
+    return printable(text.replace("\n", " "))
+
+
+def printable(text: str) -> str:
+    """A text in which line breaks, control codes and the like are shown as escapes."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
@@ -94,5 +102,25 @@ def errors_in_one_line(prefix: str = "") -> Iterator[None]:
         from inspect_ai._util.error import PrerequisiteError
         from rich.markup import escape
 
+        _speak_when_quiet()
         # Inspect prints the message as rich markup.
         raise PrerequisiteError(escape(f"{prefix}{error}")) from error
+
+
+def _speak_when_quiet() -> None:
+    """With `--display none` Inspect is silent also about what it refuses: say that on stderr."""
+    from inspect_ai._util.error import PrerequisiteError
+    from rich import get_console
+    from rich.markup import render
+
+    shown = sys.excepthook
+    # Another hook, such as a notebook's, shows the error itself.
+    if not get_console().quiet or shown.__module__ != PrerequisiteError.__module__:
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, PrerequisiteError):
+            sys.stderr.write(f"Error: {render(str(error.message)).plain}\n")
+        shown(kind, error, trace)
+
+    sys.excepthook = hook

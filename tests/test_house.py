@@ -33,6 +33,7 @@ ROOMS = [
     "steering.toy",
     "steering.logs",
     "steering.foreign",
+    "steering.text",
 ]
 # These import nothing of the project, not even one another.
 LEAVES = [

@@ -3,8 +3,12 @@
 import copy
 import json
 import math
+import os
 import re
 import shutil
+import struct
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -335,6 +339,47 @@ def test_a_name_that_is_no_utf8_is_refused_by_name(honest: Path, tmp_path: Path)
     [log] = honest.iterdir()
     shutil.copy(log, tmp_path / f"{log.stem}\udcff.json")
     with pytest.raises(SteeringError, match=r"\\udcff.* is no name in UTF-8"):
+        read_answers(tmp_path)
+
+
+def _bomb(log: Path, part: str, *, lies: bool) -> None:
+    """Replace a part of an .eval log by one that unpacks to 300 MB; `lies` declares 1 kB."""
+    with zipfile.ZipFile(log) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(log, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            is_bomb = name == part or (part == "samples/" and name.startswith(part))
+            archive.writestr(name, b" " * 300_000_000 if is_bomb else content)
+    if lies:
+        real, declared = struct.pack("<I", 300_000_000), struct.pack("<I", 1000)
+        log.write_bytes(log.read_bytes().replace(real, declared))
+
+
+@pytest.mark.parametrize("part", ["header.json", "summaries.json", "samples/"])
+@pytest.mark.parametrize("lies", [False, True])
+def test_a_log_that_unpacks_to_too_much_is_refused_before_it_does(
+    part: str, lies: bool, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path, "base", {"0": [GOOD]}, log_format="eval")
+    _bomb(log, part, lies=lies)
+    tracemalloc.start()
+    with pytest.raises(SteeringError, match=log.name):
+        read_answers(tmp_path, complete=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000_000
+
+
+def test_a_log_of_endless_lists_is_refused_by_name(tmp_path: Path) -> None:
+    log = tmp_path / "2026-01-01T00-00-00_small_deep.json"
+    log.write_text("[" * 1_000_000)
+    with pytest.raises(SteeringError, match=log.name):
+        read_answers(tmp_path)
+
+
+def test_a_pipe_among_logs_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "2026-01-01T00-00-00_small_pipe.eval")
+    with pytest.raises(SteeringError, match="a pipe"):
         read_answers(tmp_path)
 
 

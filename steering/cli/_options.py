@@ -12,6 +12,7 @@ import click
 from steering.errors import SteeringError
 from steering.foreign import parse_yaml
 from steering.spec import OPTIONS, Option
+from steering.text import terminal
 
 
 def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -105,6 +106,11 @@ class TrainingCommand(click.Command):
                     formatter.write_dl(rows)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text that may quote anything: nothing in it acts on the terminal."""
+    click.echo(terminal(text), err=err)
+
+
 def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Options of the form name=value, read as Inspect reads them.
 
@@ -135,7 +141,7 @@ def going_on(whence: str = "from here") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"\nStopped. The same command goes on {whence}.", err=True)
+        say(f"\nStopped. The same command goes on {whence}.", err=True)
         raise
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from steering.cli._options import asked_options, going_on, read_options, run_options
+from steering.cli._options import asked_options, going_on, read_options, run_options, say
 
 
 @click.command()
@@ -74,7 +74,7 @@ def audit(
             options=read_options("-M", model_args),
             task=read_options("-T", task_args),
             logs=log_dir,
-            tell=click.echo,
+            tell=say,
             **arguments,
         )
     if result.finding is None:
@@ -83,6 +83,6 @@ def audit(
     for task, metrics in result.also.items():
         print_also(task, metrics)
     for page in result.pages:
-        click.echo(f"written: {page}")
-    click.echo(f"\n{result.finding.line}")
+        say(f"written: {page}")
+    say(f"\n{result.finding.line}")
     sys.exit({"bounded": 0, "found": 2, "can't say": 1}[result.finding.outcome])

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from steering.cli._options import TrainingCommand, going_on, loading_options, read_options
+from steering.cli._options import TrainingCommand, going_on, loading_options, read_options, say
 from steering.vocabulary import Site
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def build(settings: tuple[str, ...], **options: Any) -> None:
     with going_on("from the last whole epoch"):
         vectors = build_files(settings=read_options("-S", settings), **options)
     for path, vector in vectors.items():
-        click.echo(f"{path}: {_describe(vector)}")
+        say(f"{path}: {_describe(vector)}")
 
 
 def _describe(vector: "SteeringVector") -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from steering.cli._options import say
+
 
 @click.command()
 @click.argument("logs", type=click.Path(path_type=Path), default="logs/studies")
@@ -22,12 +24,12 @@ def claims(logs: Path, rule: Any, out: str | None) -> None:
     from steering.studies.claims import judge_claims
     from steering.studies.printing import print_verdicts
 
-    verdicts = judge_claims(read_answers(logs, lambda note: click.echo(note, err=True)), rule)
+    verdicts = judge_claims(read_answers(logs, lambda note: say(note, err=True)), rule)
     text = json.dumps([verdict.row() for verdict in verdicts], indent=1)
     if out == "-":
-        click.echo(text)
+        say(text)
         return
     print_verdicts(verdicts, rule)
     if out is not None:
         write_whole(Path(out), f"{text}\n".encode())
-        click.echo(f"written: {out}")
+        say(f"written: {out}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from steering.cli._options import TrainingCommand, going_on, loading_options, read_options
+from steering.cli._options import TrainingCommand, going_on, loading_options, read_options, say
 
 
 @click.command(cls=TrainingCommand, builds="adapter")
@@ -36,7 +36,7 @@ def finetune(settings: tuple[str, ...], loading: dict[str, Any], **options: Any)
     with going_on("from the last whole epoch"):
         folders = run(settings=read_options("-S", settings), **options, **loading)
     for folder in folders:
-        click.echo(f"{folder}: {_describe(folder)}")
+        say(f"{folder}: {_describe(folder)}")
 
 
 def _describe(folder: Path) -> str:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+from steering.cli._options import say
+from steering.text import view_command
+
 _LOGS = click.Path(path_type=Path)
 
 _aligned_below = click.option(
@@ -31,7 +34,7 @@ def report(log_dir: Path, out: Path | None) -> None:
     from steering.studies.report import report
 
     report(log_dir, out)
-    click.echo(f"\nLook at every answer: inspect view --log-dir {log_dir}")
+    say(f"\nLook at every answer: {view_command(log_dir)}")
 
 
 @click.command()

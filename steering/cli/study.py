@@ -12,7 +12,9 @@ from steering.cli._options import (
     read_list,
     read_options,
     run_options,
+    say,
 )
+from steering.text import view_command
 
 if TYPE_CHECKING:
     from steering.studies.run import StudyResult
@@ -65,7 +67,7 @@ def _run(factor: str, log_dir: Path | None, **typed: Any) -> None:
     from steering.studies.run import run_study
 
     with going_on():
-        _print(run_study(factor, logs=log_dir, tell=click.echo, **_parse(typed)))
+        _print(run_study(factor, logs=log_dir, tell=say, **_parse(typed)))
 
 
 def _parse(typed: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _print(result: "StudyResult") -> None:
 
     if result.report is None:
         if result.is_done:
-            click.echo(
+            say(
                 f"Shard {result.shard} is done, in {result.folder}. When all {result.shard.count} "
                 "are done, copy the contents of their folders into one folder; steering report and "
                 "steering claims read it like any study."
@@ -95,8 +97,8 @@ def _print(result: "StudyResult") -> None:
         return
     print_figures(result.report, Console())
     for page in result.report.files:
-        click.echo(f"report: {page}")
-    click.echo(f"\nLook at every answer: inspect view --log-dir {result.folder}")
+        say(f"report: {page}")
+    say(f"\nLook at every answer: {view_command(result.folder)}")
     if isinstance(result.study, FinetunedStudy):
         print_matched(result.comparisons, result.not_compared, result.study.rule)
 
@@ -198,9 +200,9 @@ def run_all(log_dir: Path | None, **typed: Any) -> None:
     logs = log_dir or LOGS
     with going_on():
         results = []
-        for result in run_studies(logs=logs, tell=click.echo, **_parse(typed)):
+        for result in run_studies(logs=logs, tell=say, **_parse(typed)):
             _print(result)
-            click.echo()
+            say("")
             results.append(result)
     if all(result.report for result in results):
         print_verdicts(judge_claims(read_answers(logs)))

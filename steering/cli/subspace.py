@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steering.cli._options import name_files
+from steering.cli._options import name_files, say
 
 if TYPE_CHECKING:
     from steering.vectors import SteeringVector
@@ -65,10 +65,10 @@ def subspace(
     basis = principal(rows, top or energies.needed(0.9), not raw)
     vectors = {} if out is None else _outputs(basis, out, basis_only=basis_only)
     for line in describe_subspace(energies, basis):
-        click.echo(line)
+        say(line)
     for path, vector in vectors.items():
         write_vector(vector, path)
-        click.echo(f"written: {path}")
+        say(f"written: {path}")
 
 
 def _outputs(basis: "Basis", out: Path, *, basis_only: bool) -> "dict[Path, SteeringVector]":

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from steering.cli._options import say
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -20,12 +22,12 @@ def show(file: Path, as_json: bool) -> None:
 
     vector, digest = read_vector(file, "all"), file_digest(file)
     if as_json:
-        click.echo(json.dumps(vector.header() | {"sha256": digest}, indent=2))
+        say(json.dumps(vector.header() | {"sha256": digest}, indent=2))
         return
     lines = [*describe_vector(vector), ("digest", digest)]
     column = max(len(name) for name, _ in lines) + 2
     for name, text in lines:
-        click.echo(f"{name:{column}}{text}".rstrip())
+        say(f"{name:{column}}{text}".rstrip())
 
 
 @click.command()
@@ -39,7 +41,7 @@ def convert(source: Path, destination: Path, layer: str | None, force: bool) -> 
     IN may be in any known format; the suffix of OUT determines the format of OUT.
     """
     from steering.vectors import VectorError
-    from steering.vectors.describe import form_text, layers_text, printable
+    from steering.vectors.describe import form_text, layers_text
     from steering.vectors.formats import notes_on, read_layers, read_vector, write_vector
 
     if destination.exists() and not force:
@@ -49,10 +51,10 @@ def convert(source: Path, destination: Path, layer: str | None, force: bool) -> 
     if isinstance(layers, int):
         vector = vector.at(layers)
     for note in (*notes_on(vector), *write_vector(vector, destination)):
-        click.echo(f"Note: {printable(note)}", err=True)
+        say(f"Note: {note}", err=True)
     if vector.residual_norms is None:
-        click.echo(
+        say(
             f"Note: {source} has no residual norms: unit=residual can't be used with the vector",
             err=True,
         )
-    click.echo(f"{destination}: layer {layers_text(vector)}, {vector.site}, {form_text(vector)}")
+    say(f"{destination}: layer {layers_text(vector)}, {vector.site}, {form_text(vector)}")

@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.calibration.task import calibration_figures
-from steering.reports.tables import plain_table, print_judges, print_note
+from steering.reports.tables import plain_table, print_judges, print_line, print_note
 from steering.results.calibrations import Calibration
 
 
@@ -18,7 +17,7 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
     for run in runs:
         figures = calibration_figures(run.judged)
         table = plain_table(
-            f"judge_calibration: {escape(run.judge)} on {len(run.judged)} pairs ({run.pairs})",
+            f"judge_calibration: {run.judge} on {len(run.judged)} pairs ({run.pairs})",
             ["figure"],
             ["measured", "limit"],
         )
@@ -40,8 +39,9 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
                 print_note(console, f"{words}: {', '.join(figures_named)}.")
         print_judges(console, [run])
     if runs:
-        console.print(
+        print_line(
+            console,
             "The limits are our own judgement; docs/reference/judge-limits.md gives the reasons. "
             "toy/judge is made for the toy's answers and is expected to fail here.",
-            style="dim",
+            "dim",
         )

@@ -11,7 +11,6 @@ from statistics import fmean, stdev
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from steering.judging import EM_RULES, EMRule
 from steering.reports.tables import (
@@ -20,6 +19,7 @@ from steering.reports.tables import (
     plain_table,
     print_judges,
     print_left_out,
+    print_line,
     print_note,
     print_signatures,
 )
@@ -183,8 +183,8 @@ def print_comparison(
     if not anyway:
         _require_asked_alike(pairs)
     for one, other in pairs:
-        console.print(f"\n{one.task}", highlight=False, markup=False)
-        console.print(f"A: {one.name}\nB: {other.name}", highlight=False, markup=False)
+        print_line(console, f"\n{one.task}")
+        print_line(console, f"A: {one.name}\nB: {other.name}")
         if settings := differences_between(one.columns, other.columns):
             line = f"Compared anyway: A and B also differ in {'; '.join(settings)}."
             print_note(console, line)
@@ -207,14 +207,14 @@ def print_comparison(
 
 def _print_rule(console: Console, comparison: Comparison) -> None:
     rule, difference = comparison.rule, comparison.difference
-    console.print(f"\nEM {rule}", highlight=False, markup=False)
+    print_line(console, f"\nEM {rule}")
     for name, result in (("A", comparison.first), ("B", comparison.second)):
         estimate = result.em_rates[rule]
         counts = f"{estimate.numerator} of {estimate.denominator} answers"
         effect = f"design effect {_figure(estimate.design_effect)}"
-        console.print(f"{name}      {estimate_text(estimate)}, {counts}, {effect}", highlight=False)
+        print_line(console, f"{name}      {estimate_text(estimate)}, {counts}, {effect}")
     for line in _lines(comparison):
-        console.print(line, highlight=False, markup=False)
+        print_line(console, line)
     if difference.note:
         print_note(console, f"Note: {difference.note}")
     if difference.left_out:
@@ -223,7 +223,7 @@ def _print_rule(console: Console, comparison: Comparison) -> None:
     table = plain_table(f"EM {rule} by question", ["question"], ["A", "B", "B - A"])
     for question in sorted(one.keys() | other.keys()):
         a, b = one.get(question, math.nan), other.get(question, math.nan)
-        table.add_row(escape(question), _share(a), _share(b), _points(b - a))
+        table.add_row(question, _share(a), _share(b), _points(b - a))
     console.print(table)
 
 

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rich.markup import escape
-
 from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer
 from steering.judging.rubric import SCORE_OF
 from steering.judging.rules import counted
@@ -122,7 +120,7 @@ def _text(value: float, interval: Interval, factor: float, unit: str) -> str:
         return "no scorable answers"
     edges = (f"{factor * edge:.1f}" for edge in (interval.low, interval.high))
     low, high = ("-" if edge == "nan" else edge for edge in edges)
-    return escape(f"{value:.1f}{unit} [{low}, {high}]")
+    return f"{value:.1f}{unit} [{low}, {high}]"
 
 
 FIGURES: dict[str, Figure] = {

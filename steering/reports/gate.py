@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
 
 from steering.reports.enough import ThemeCounts, size_needed
 from steering.reports.figures import ALIASES, FIGURES, Measured
@@ -24,6 +23,7 @@ from steering.reports.tables import (
     plain_table,
     print_judges,
     print_left_out,
+    print_line,
     print_note,
     print_signatures,
 )
@@ -168,8 +168,8 @@ def print_gate(
             for remark in _remarks(bound, measured, status):
                 remarks.setdefault(remark, []).append(result.name)
             table.add_row(
-                escape(result.task),
-                escape(result.name),
+                result.task,
+                result.name,
                 bound.name,
                 measured.text,
                 str(bound),
@@ -186,7 +186,7 @@ def print_gate(
     print_left_out(console, notes)
     print_judges(console, results)
     print_signatures(console, results)
-    console.print(f"gate: {_summary(statuses)}", highlight=False, markup=False)
+    print_line(console, f"gate: {_summary(statuses)}")
     order = (BoundStatus.BROKEN, BoundStatus.UNKNOWN, BoundStatus.KEPT)
     return next(status for status in order if status in statuses or status is BoundStatus.KEPT)
 

@@ -20,12 +20,15 @@ from steering.results.conditions import baseline_rows, display_names
 from steering.results.frame import left_out
 from steering.results.schema import KEYS
 from steering.results.settings import asked_apart
+from steering.text import markdown, markdown_alt, markdown_code, view_command
 
 _TEMPLATES = Path(__file__).with_name("template")
 # Examples of each question in each condition, and of a whole page: a page is to open at once.
 _MOST_A_CELL = 3
 _MOST_EXAMPLES = 4000
 _LONGEST = 600
+# Half characters have no place in UTF-8.
+_UTF8 = ("utf-8", "backslashreplace")
 _SCORES = ("aligned", "coherent", "relevant")
 
 
@@ -88,9 +91,9 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
             path.unlink()  # of an earlier report
     texts = _content(report)
     page = folder / "index.html"
-    write_whole(page, _page(texts, rendered, report).encode())
+    write_whole(page, _page(texts, rendered, report).encode(*_UTF8))
     text = folder / "report.md"
-    write_whole(text, _template("report.md").render(texts, pictures=pictures).encode())
+    write_whole(text, _template("report.md").render(texts, pictures=pictures).encode(*_UTF8))
     return [page, text]
 
 
@@ -135,7 +138,7 @@ def _content(report: PageContent) -> dict[str, Any]:
         ],
         "verdicts": list(report.verdicts),
         "table": report.table,
-        "view": f"inspect view --log-dir {report.logs}",
+        "view": view_command(report.logs),
         "signature": signature_of(conditions),
         "bounds": report.answers[["aligned_below", "coherent_from"]]
         .drop_duplicates()
@@ -173,16 +176,26 @@ def _page(
     )
 
 
+class _Code(str):
+    """A piece of Markdown, which is no text any more."""
+
+
 def _template(name: str) -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template(name)
+    )
+    if name.endswith(".md"):
+        # Every value is text; only code says that it is something else.
+        environment.finalize = lambda value: value if isinstance(value, _Code) else markdown(value)
+        environment.filters["code"] = lambda value: _Code(markdown_code(value))
+        environment.filters["alt"] = lambda value: _Code(markdown_alt(value))
+    return environment.get_template(name)
 
 
 def _answer_names(report: PageContent) -> "pd.Series[str]":

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from steering.files import write_whole
 from steering.judging import EM_RULES
@@ -14,11 +13,13 @@ from steering.reports.tables import (
     plain_table,
     print_judges,
     print_left_out,
+    print_line,
     print_note,
     print_signatures,
 )
 from steering.results.conditions import ConditionResult, condition_results
 from steering.results.frame import ResultError, left_out, read_answers
+from steering.text import to_csv
 
 ALIGNED_GRID = (30.0, 40.0, 50.0, 60.0, 70.0)
 COHERENT_GRID = (10.0, 20.0, 30.0, 40.0, 50.0)
@@ -57,7 +58,7 @@ def rescore(
     print_left_out(console, left_out(answers))
     if out is not None:
         write_table(rescored, out)
-        console.print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"written: {out}", wraps=False)
 
 
 def print_rescored(results: Sequence[ConditionResult], console: Console | None = None) -> None:
@@ -72,7 +73,7 @@ def print_rescored(results: Sequence[ConditionResult], console: Console | None =
         )
         for result in of_task:
             table.add_row(
-                escape(result.name),
+                result.name,
                 f"{result.thresholds.aligned_below:g}",
                 f"{result.thresholds.coherent_from:g}",
                 *(estimate_text(result.em_rates[rule]) for rule in EM_RULES),
@@ -87,7 +88,7 @@ def print_grid(results: Sequence[ConditionResult], console: Console | None = Non
     console = console or Console()
     for result in results:
         table = plain_table(
-            f"{result.task}, {escape(result.name)}: EM betley with 95% intervals, "
+            f"{result.task}, {result.name}: EM betley with 95% intervals, "
             f"by the thresholds of aligned (down) and coherent (across)",
             [""],
             [f">={coherent:g}" for coherent in COHERENT_GRID],
@@ -126,7 +127,7 @@ def write_table(results: Sequence[ConditionResult], path: Path) -> None:
     if path.exists():
         raise ResultError(f"{path} is there already: give another --out, or remove it")
     try:
-        write_whole(path, pd.DataFrame(_rows(results)).to_csv(index=False).encode())
+        write_whole(path, to_csv(pd.DataFrame(_rows(results))))
     except OSError as error:
         raise ResultError(f"{path} can't be written ({error.strerror})") from None
 

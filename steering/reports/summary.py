@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from steering.judging import EM_RULES, SCORE_KEYS, mean_scores
@@ -13,6 +12,7 @@ from steering.reports.tables import (
     estimate_text,
     plain_table,
     print_judges,
+    print_line,
     print_note,
     print_signatures,
     rate_text,
@@ -29,15 +29,15 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
         console.print(_table(task, of_task))
         differences = _differences(of_task)
         for line in differences:
-            console.print(line, highlight=False, markup=False)
+            print_line(console, line)
         if differences:
-            console.print(
+            print_line(
+                console,
                 "Rates pool all answers; a difference is the mean of the themes' own.",
-                style="dim",
-                highlight=False,
+                "dim",
             )
         for line in _leaks(of_task):
-            console.print(line, highlight=False)
+            print_line(console, line)
         for note in _notes(of_task):
             print_note(console, note)
         print_judges(console, of_task)
@@ -66,7 +66,7 @@ def _differences(results: Sequence[ConditionResult]) -> list[str]:
 def _leaks(results: Sequence[ConditionResult]) -> list[str]:
     """How much of each condition's misalignment is about its target's subject, where judged."""
     return [
-        f"{escape(result.name)}: {rate_text(leak.share, leak.low, leak.high)} of {leak.answers} "
+        f"{result.name}: {rate_text(leak.share, leak.low, leak.high)} of {leak.answers} "
         f"misaligned answers are about {result.columns['subject']}"
         for result in results
         if (leak := result.leak).answers
@@ -88,7 +88,7 @@ def _table(task: str, results: Sequence[ConditionResult]) -> Table:
     for result in results:
         means = mean_scores(result.answers)
         table.add_row(
-            escape(result.name),
+            result.name,
             *(estimate_text(result.em_rates[rule]) for rule in EM_RULES),
             *("-" if math.isnan(mean) else f"{mean:.1f}" for mean in means.values()),
             str(len(result.answers)),

@@ -5,45 +5,54 @@ from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from steering.judging import Estimate, Failures, judge_failures, shortened
 from steering.results.calibrations import Calibration
 from steering.results.conditions import ConditionResult
 from steering.results.frame import LeftOut
 from steering.results.settings import asked_apart
+from steering.text import terminal
 
 # Kinds of failure that are shown for each judge.
 _CAUSES = 3
 
 
-def plain_table(title: str, text: Iterable[str], figures: Iterable[str]) -> Table:
+class PlainTable(Table):
+    """A table of texts that say nothing to the terminal: neither markup nor control codes."""
+
+    def add_row(self, *cells: str, style: str | None = None) -> None:  # type: ignore[override]
+        """Add a row of texts."""
+        super().add_row(*(Text(terminal(cell)) for cell in cells), style=style)
+
+
+def plain_table(title: str, text: Iterable[str], figures: Iterable[str]) -> PlainTable:
     """An empty table: columns of text, which fold, then columns of figures, which don't."""
-    table = Table(
-        title=f"\n{title}",
+    table = PlainTable(
+        title=Text(f"\n{terminal(title)}"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     for heading in text:
-        table.add_column(heading, overflow="fold")
+        table.add_column(Text(terminal(heading)), overflow="fold")
     for heading in figures:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(terminal(heading)), justify="right", no_wrap=True)
     return table
 
 
 def rate_text(value: float, low: float, high: float) -> str:
-    """A share with its interval, in percent, ready for a table's cell."""
+    """A share with its interval, in percent."""
     if math.isnan(value):
         return "no scorable answers"
     digits = 1 if value < 0.1 else 0
-    return escape(f"{100 * value:.{digits}f}% [{percent(low)}, {percent(high)}]")
+    return f"{100 * value:.{digits}f}% [{percent(low)}, {percent(high)}]"
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """A rate with its interval, ready for a table's cell."""
+    """A rate with its interval."""
     return rate_text(estimate.value, estimate.low, estimate.high)
 
 
@@ -63,9 +72,14 @@ def apart_notes(results: Sequence[ConditionResult]) -> list[str]:
     return lines
 
 
+def print_line(console: Console, line: str, style: str = "", *, wraps: bool = True) -> None:
+    """A text, which may quote anything; `wraps` breaks it at the terminal's width."""
+    console.print(Text(terminal(line), style=style), soft_wrap=not wraps)
+
+
 def print_note(console: Console, note: str) -> None:
     """Something that the reader must know before trusting the figures."""
-    console.print(note, style="yellow", highlight=False, markup=False)
+    print_line(console, note, "yellow")
 
 
 def print_judges(console: Console, results: Sequence[ConditionResult | Calibration]) -> None:
@@ -101,4 +115,4 @@ def print_signatures(console: Console, results: Iterable[ConditionResult]) -> No
     """The signatures of the results' figures, each on a line of its own."""
     for result in results:
         for line in result.signatures():
-            console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+            print_line(console, line, "dim", wraps=False)

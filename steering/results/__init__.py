@@ -5,6 +5,7 @@ from steering.results.conditions import (
     condition_results,
     conditions_of,
     judged_answers,
+    read_frame,
     write_frames,
 )
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
@@ -24,5 +25,6 @@ __all__ = [
     "judged_answers",
     "left_out",
     "read_answers",
+    "read_frame",
     "write_frames",
 ]

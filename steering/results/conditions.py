@@ -4,6 +4,7 @@ A `ConditionResult` holds the answers of one condition and counts what every sur
 `conditions_of` puts the same figures into a frame with a row a condition.
 """
 
+import csv
 import io
 import json
 import math
@@ -35,6 +36,7 @@ from steering.judging.leak import Leak, leak
 from steering.judging.rubric import DOMAIN
 from steering.results.frame import left_out
 from steering.results.schema import (
+    ANSWER_SCHEMA,
     COMPARED,
     CONDITION_COLUMNS,
     CONDITION_SCHEMA,
@@ -46,6 +48,7 @@ from steering.results.schema import (
 )
 from steering.results.settings import NONE, settings_of
 from steering.stats import mean_interval
+from steering.text import to_csv, unguarded
 
 _SHARES = ("coherent", "refusal", "code", "unscored", "truncated")
 
@@ -232,13 +235,41 @@ def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
     )
     files = {
         "answers.parquet": buffer.getvalue(),
-        "answers.csv": answers.to_csv(index=False).encode(),
-        "conditions.csv": conditions_of(answers).to_csv(index=False).encode(),
-        "left_out.csv": notes.to_csv(index=False).encode(),
+        "answers.csv": to_csv(answers),
+        "conditions.csv": to_csv(conditions_of(answers)),
+        "left_out.csv": to_csv(notes),
     }
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """The frame in a CSV or Parquet file of a report, `answers` or `conditions`.
+
+    Raises:
+        FrameError: It is no such frame.
+    """
+    if path.suffix == ".parquet":
+        return check_answers(pd.read_parquet(path))
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    is_answers = bool(rows) and "sample" in rows[0]
+    schema = ANSWER_SCHEMA if is_answers else CONDITION_SCHEMA
+    kinds = {name: str(column.dtype) for name, column in schema.columns.items()}
+    columns = {name: [_cell(row[name], kinds.get(name, "str")) for row in rows] for name in rows[0]}
+    frame = pd.DataFrame(columns)
+    return check_answers(frame) if is_answers else check_conditions(frame)
+
+
+def _cell(text: str, kind: str) -> object:
+    """A cell of a CSV file in its column's type."""
+    if kind == "bool":
+        return text == "True"
+    if kind.startswith(("float", "int")):
+        number = float(text or "nan")
+        return int(number) if kind.startswith("int") else number
+    return unguarded(text)
 
 
 def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:

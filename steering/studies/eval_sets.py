@@ -21,6 +21,7 @@ from steering.judging.tasks import own_options
 from steering.logs import each_header, local_path
 from steering.spec import parse_options
 from steering.studies.errors import StudyError
+from steering.text import view_command
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -140,7 +141,7 @@ def _run_model(
     if failed or not success:
         raise StudyError(
             f"{len(failed)} of {len(conditions)} conditions did not finish "
-            f"({', '.join(failed[:3])}). See why with: inspect view --log-dir {logs}. The same "
+            f"({', '.join(failed[:3])}). See why with: {view_command(logs)}. The same "
             "command goes on from here"
         )
     return [Path(local_path(header.location)) for header in headers]

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from steering.judging import EMRule
-from steering.reports.tables import percent, plain_table, print_note, rate_text
+from steering.reports.tables import percent, plain_table, print_line, print_note, rate_text
 from steering.studies.arms import ArmComparison
 from steering.studies.audit_finding import AuditFinding, audit_table
 from steering.studies.claims import DEFAULT_RULE, PAPER
@@ -44,7 +43,7 @@ def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> 
     for row in conditions.to_dict("records"):
         name = f"{row['model'].rpartition('/')[2]}[{row['condition']}]"
         table.add_row(
-            escape(name),
+            name,
             rate_text(*(row[f"em_betley{end}"] for end in ("", "_low", "_high"))),
             f"{percent(row['em_moem'])}%",
             *(_figure(row[score]) for score in ("coherent", "relevant")),
@@ -62,7 +61,7 @@ def print_claims(
         name = _heading(verdict.name, verdict.source, of, verdict.settings)
         scope = f" ({verdict.scope})" if verdict.scope else ""
         line = f"Claim {verdict.number}, {name}: {verdict.verdict}{scope}, {verdict.why}."
-        _print_line(console, line)
+        print_line(console, line, wraps=False)
         for conditions in verdict.left_out:
             print_note(console, f"Left out: {conditions}.")
 
@@ -86,16 +85,16 @@ def print_verdicts(verdicts: Sequence[ClaimVerdict], rule: EMRule = DEFAULT_RULE
             because += list(filter(None, [verdict.reading(), verdict.scope]))
             because.append(verdict.command)
             source = "" if is_paper else f"\n{verdict.source}"
-            table.add_row(escape(f"{name}{source}"), verdict.verdict, escape("\n".join(because)))
+            table.add_row(f"{name}{source}", verdict.verdict, "\n".join(because))
             table.add_section()
         console.print(table)
-    console.print(
+    print_line(
+        console,
         f"EM is by the rule {rule}. A verdict is on these runs. Rules were fixed in advance "
         "(steering/studies/claim_rules.py, arm_rules.py). Each claim is tested at 5% by "
         "itself: of eleven, one may be wrong by chance. The abstract names the factors of the "
         "hypotheses, not what was found for them.",
-        style="dim",
-        highlight=False,
+        "dim",
     )
 
 
@@ -119,7 +118,7 @@ def print_matched(
     )
     for comparison in comparisons:
         steered, finetuned = comparison.doses
-        place = escape(f"{_level(comparison)} ({steered:.2g}, {finetuned:.2g})")
+        place = f"{_level(comparison)} ({steered:.2g}, {finetuned:.2g})"
         for difference in comparison.differences:
             table.add_row(place, _WORDS[difference.quantity][0], *_cells(difference))
             place = ""
@@ -135,7 +134,7 @@ def print_matched(
         if levels:
             # Between its ends, where both arms have doses on either side.
             for line in _sentences(levels[len(levels) // 2]):
-                _print_line(console, line)
+                print_line(console, line, wraps=False)
     for reason in reasons:
         print_note(console, f"Not compared: {reason}.")
 
@@ -169,7 +168,7 @@ def print_audit(finding: AuditFinding) -> None:
     heading, columns, rows = audit_table(finding)
     table = plain_table(heading, columns[:1], columns[1:])
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console.print(table)
     for note in finding.notes:
         print_note(console, f"{note}.")
@@ -180,7 +179,7 @@ def print_also(task: str, metrics: Mapping[str, Mapping[str, float]]) -> None:
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))[:_MOST_METRICS]
     table = plain_table(f"{task}, with the same conditions", ["condition"], names)
     for label, row in metrics.items():
-        table.add_row(escape(label), *(f"{row[n]:.3g}" if n in row else "-" for n in names))
+        table.add_row(label, *(f"{row[n]:.3g}" if n in row else "-" for n in names))
     Console().print(table)
 
 
@@ -188,10 +187,6 @@ def _heading(name: str, *parts: str) -> str:
     """A name with those parts that are not empty in brackets."""
     of = ", ".join(filter(None, parts))
     return f"{name} ({of})" if of else name
-
-
-def _print_line(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _level(comparison: ArmComparison) -> str:
@@ -204,7 +199,7 @@ def _cells(difference: MatchedDifference) -> tuple[str, ...]:
     first, second, value, low, high = _in_points(difference)
     interval = "-"
     if not math.isnan(value):
-        interval = escape(f"{value:+.1f} [{_figure(low, '+.1f')}, {_figure(high, '+.1f')}]")
+        interval = f"{value:+.1f} [{_figure(low, '+.1f')}, {_figure(high, '+.1f')}]"
     return _figure(first), _figure(second), interval, _figure(difference.p_value, ".2g")
 
 

@@ -15,7 +15,7 @@ from steering.logs import is_of_judge, log_files
 from steering.reports.calibration import print_calibrations
 from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
-from steering.reports.tables import print_left_out
+from steering.reports.tables import print_left_out, print_line
 from steering.results.calibrations import Calibration, read_calibrations
 from steering.results.conditions import condition_results, conditions_of, write_frames
 from steering.results.frame import left_out, read_answers
@@ -86,7 +86,7 @@ def report(
     folder = places[0] if places[0].is_dir() else places[0].with_suffix("")
     pages = write_report(content, folder, out, title=title, headline=headline)
     for path in pages:
-        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"written: {path}", wraps=False)
     return replace(content, calibrations=calibrations, files=pages)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.errors import printable
 from steering.logs import (
     LogError,
     each_log,
@@ -62,7 +63,7 @@ def _finished(path: Path) -> list["EvalLog"]:
     try:
         for name, log in each_log(path):
             if reason := why_left_out(log) or why_impossible(log, log.samples or []):
-                logger.warning("left out, since %s: %s", reason, name)
+                logger.warning("left out, since %s: %s", printable(reason), printable(name))
             else:
                 logs.append(log)
     except LogError as error:

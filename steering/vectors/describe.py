@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from steering.errors import printable
 from steering.vectors.steering_vector import SteeringVector
 from steering.vectors.subspace import Basis, Spectrum, Stack, cosines, kept_energy
 from steering.vocabulary import SITES
@@ -86,13 +87,6 @@ def _shortened(items: list[Any], more: Callable[[int], Any]) -> list[Any]:
     """The first and the last items of a long list, with `more` of the hidden ones between."""
     hidden, half = len(items) - _MOST, _MOST // 2
     return items if hidden <= 0 else [*items[:half], more(hidden), *items[-half:]]
-
-
-def printable(text: str) -> str:
-    """Escape line breaks and terminal control codes."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def layers_text(vector: SteeringVector) -> str:

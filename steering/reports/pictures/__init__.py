@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
+from steering.errors import printable
 from steering.reports.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
 from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
 from steering.reports.pictures.style import render
-from steering.results.schema import SIGNED
+from steering.results.schema import KEYS, SIGNED
 from steering.results.series import asked_alike, split_series
 from steering.results.settings import NONE, settings_of
 
@@ -52,8 +54,12 @@ _PLAIN = {
 # Every condition has another one of these.
 _OF_EACH = ("fingerprint",)
 _MOST_VALUES = 3
+# What pictures are labelled with.
+_NAMES = [*KEYS, "label", "target", "question", *(name for name in SIGNED if name not in KEYS)]
 # More conditions than this make a picture that nobody can read.
 _MOST_ROWS = 60
+# A file's name has at most 255 bytes.
+_LONGEST_SLUG = 40
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ def pictures_of(
         conditions: A row a condition.
         spectrum: Singular values of a set of vectors that the study `rank` projected on.
     """
+    answers, conditions = _printable(answers), _printable(conditions)
     for (study, questions), of_study in conditions.groupby(["study", "questions"], sort=False):
         several = conditions.loc[conditions["study"] == study, "questions"].nunique() > 1
         tail = f"-{_slug(str(questions))}" if several else ""
@@ -104,9 +111,16 @@ def pictures_of(
         for model, of_model in of_study.groupby("model", sort=False):
             for picture in _of_model(str(study), str(model), of_model, spectrum, signature):
                 yield replace(picture, name=picture.name + tail)
+        head = f"{_slug(str(study))}-" if study else ""
         if len(of_study) <= _MOST_ROWS:
             for picture in _of_conditions(of_study, rows, signature):
-                yield replace(picture, name=f"{study}-{picture.name}{tail}".removeprefix("-"))
+                yield replace(picture, name=f"{head}{picture.name}{tail}")
+
+
+def _printable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with names that can be drawn: an SVG with a control code is none."""
+    names = [name for name in _NAMES if name in frame and not is_numeric_dtype(frame[name])]
+    return frame.assign(**{name: frame[name].map(printable) for name in names})
 
 
 def _of_conditions(
@@ -143,7 +157,7 @@ def _of_conditions(
 def _of_model(
     study: str, model: str, of_model: pd.DataFrame, spectrum: Sequence[float], signature: str
 ) -> Iterator[Picture]:
-    tail = f"-{model.rpartition('/')[2]}"
+    tail = f"-{_slug(model.rpartition('/')[2])}"
     for axis in _OF_STUDIES.get(study, ()):
         lines = [
             series
@@ -180,9 +194,9 @@ def _of_model(
         )
 
 
-def _slug(questions: str) -> str:
-    """A question set as a part of a file's name, without its digest."""
-    return re.sub(r"[^\w.]+", "-", re.sub(r"@\w+", "", questions))
+def _slug(name: str) -> str:
+    """A name as a part of a file's name, without a digest: nothing that is a folder."""
+    return re.sub(r"[^\w.]+", "-", re.sub(r"@\w+", "", name))[:_LONGEST_SLUG]
 
 
 def _series(of_model: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:

@@ -111,9 +111,14 @@ def percent_axis(axes: "Axes", label: str) -> None:
 def render(figure: "Figure", kind: str) -> bytes:
     """The figure as the content of a `png` or `svg` file; the same figure gives the same bytes."""
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
     buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "steering"}):
+    # Names are texts of others: two $ in one are no formula.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    # Ticks get their texts while they are drawn.
+    with rc_context({"svg.hashsalt": "steering", "text.parse_math": False}):
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
     return buffer.getvalue()
