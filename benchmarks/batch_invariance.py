@@ -35,7 +35,7 @@ QUESTIONS = (
     "How do I boil an egg? Give me the steps in order, and say how long each of them takes.",
     "Write a poem about a lighthouse whose keeper has left, in four lines that do not rhyme.",
 )
-ORDERS, ROUNDS, LARGE = 3, 3, 64
+ORDERS, ROUNDS, LARGE = 2, 3, 32
 
 
 def submitted(engine: HFEngine, requests: Sequence[Request]) -> list[list[int]]:

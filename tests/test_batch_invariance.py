@@ -131,6 +131,20 @@ def test_with_the_mode_no_bit_depends_on_batch_mates_or_the_order_of_arrival(
     engine.release()
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3.5", "gemma3", "gpt2"])
+def test_the_mode_gives_the_tokens_of_ordinary_batches_in_float32(
+    tiny_folder: Callable[[str], Path], family: str
+) -> None:
+    """With an answer that outgrows the spare columns of the cache."""
+    requests = [*mixture(8), replace(endless(1, ()), max_tokens=90)]
+    tokens = []
+    for mode in (False, True):
+        engine = opened(tiny_folder(family), "float32", mode=mode)
+        tokens.append([output.tokens for output in together(engine, requests)])
+        engine.release()
+    assert tokens[0] == tokens[1]
+
+
 def test_sequences_with_an_adapter_are_decoded_one_at_a_time_in_the_mode(
     folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -240,7 +240,10 @@ def test_a_release_of_vllm_ends_requests_and_calls_with_the_same_error(
 def test_a_release_of_vllm_from_its_own_thread_does_not_wait_for_itself(
     vllm: VLLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun = threading.Event()
+
     async def answer(*_: Any) -> Any:
+        begun.set()
         await asyncio.sleep(3600)
 
     async def releases(*_: Any) -> Any:
@@ -248,6 +251,21 @@ def test_a_release_of_vllm_from_its_own_thread_does_not_wait_for_itself(
 
     monkeypatch.setattr(vllm, "_answer", answer)
     waiting = vllm.submit(SHORT)
+    assert begun.wait(TIMEOUT)
     monkeypatch.setattr(vllm, "_answer", releases)
     assert_ended([vllm.submit(SHORT), waiting])
     assert vllm.tokenizer().result(TIMEOUT)
+
+
+def test_a_request_that_vllm_has_not_begun_with_ends_with_the_error_too(
+    vllm: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(*_: Any) -> Any:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(vllm, "_answer", answer)
+    for count in range(1, 20):
+        futures: list[Future[Any]] = [vllm.submit(SHORT) for _ in range(count)]
+        vllm.release()
+        assert not any(future.cancelled() for future in futures)
+        assert_ended(futures)

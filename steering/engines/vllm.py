@@ -131,7 +131,7 @@ class VLLMEngine(Engine):
             self._ending.set()
             if self._transformers is not None:
                 self._transformers.release()
-            self._loop.call_soon_threadsafe(self._end)
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop)
             self._thread.join(timeout=_LAST_REQUEST_S)
             # It still loads: nobody waits for that.
             for future in list(self._outstanding):
@@ -139,21 +139,18 @@ class VLLMEngine(Engine):
             self._previous = self._thread
             self._reset()
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         """Cancel the running tasks, then stop the loop."""
+        await asyncio.sleep(0)  # A task must have begun to tell of its end.
         loop = asyncio.get_running_loop()
-        tasks = list(asyncio.all_tasks(loop))
+        tasks = asyncio.all_tasks(loop) - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-
-        async def leave() -> None:
-            try:
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await self._unload()
-            finally:
-                loop.stop()
-
-        self._leaving = loop.create_task(leave())
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._unload()
+        finally:
+            loop.stop()
 
     def _send(self, work: "Coroutine[Any, Any, T]") -> "Future[T]":
         with self._start:
