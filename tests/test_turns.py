@@ -112,17 +112,17 @@ def copy_toy(folder: Path, end: int, toy: str = "toy-llama") -> Path:
     return folder
 
 
+@pytest.mark.parametrize("space", ["", " ", "\n\n"], ids=repr)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_conversation_that_ends_in_an_answer_is_left_open(family: str) -> None:
+def test_a_conversation_that_ends_in_an_answer_is_left_open(family: str, space: str) -> None:
     template, _ = FAMILIES[family]
     words = speaking(template)
-    prompt = render_chat(words, CONVERSATION)
-    assert prompt == words.apply_chat_template(
-        CONVERSATION, tokenize=False, continue_final_message=True
-    )
-    assert prompt.endswith(PREFILL)
-    answered = render_chat(words, CONVERSATION, answered=True)
-    assert answered.startswith(prompt)
+    turns = [CONVERSATION[0], {"role": "assistant", "content": PREFILL + space}]
+    prompt = render_chat(words, turns)
+    assert prompt == words.apply_chat_template(turns, tokenize=False, continue_final_message=True)
+    assert prompt.rstrip().endswith(PREFILL)
+    answered = render_chat(words, turns, answered=True)
+    assert answered.startswith(prompt.rstrip())
     assert answered != prompt
 
 
