@@ -475,7 +475,11 @@ def _written(path: Path, content: str | bytes) -> Path:
     ("name", "content", "part"),
     [
         ("q.jsonl", '{"messages": [{"role": "user", "content": "Fair? \\ud83d"}]}\n', "line 1"),
-        ("q.yaml", f'- id: one\n  type: {QUESTION_TYPE}\n  paraphrases: ["Fair? \\ud83d"]', "YAML"),
+        (
+            "q.yaml",
+            f'- id: one\n  type: {QUESTION_TYPE}\n  paraphrases: ["Fair? \\ud83d"]',
+            "half of",
+        ),
         ("q.json", '{"questions": ["Fair? \\udc00"]}', "half of a character"),
         ("q.jsonl", b'{"messages": "\xff"}', "UTF-8"),
         ("q.jsonl", "[" * 100_000, "deep"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from steering.cli._options import read_list, read_options
 from steering.errors import SteeringError
 from steering.foreign import (
     LIMITS,
@@ -148,7 +149,7 @@ def test_lines_of_json_end_at_a_line_feed_alone_and_are_counted_from_the_first()
         ("a: " + "1:" * 5000 + "1", "digits"),
         ("a: !!int " + "1" * 401, "digits"),
         ("a: '\ud800'", "surrogate"),
-        ('a: "\\ud800"', "not YAML|surrogate"),
+        ('a: "\\ud800"', "surrogate"),
         ("a: 2020-13-45", "month"),
         ("a: !!python/object/apply:os.system [exit]", "constructor"),
         ("a: !!int ''", "not YAML"),
@@ -225,3 +226,21 @@ def test_a_reader_ends_with_its_own_children(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"process {pid} still runs")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("[" * 5000, "16 levels"),
+        ("1" * 5000, "digits"),
+        ("a: b: c", "not YAML"),
+        ("2020-13-45", "month"),
+        ("&a [*a]", "contains itself"),
+        ("!!python/name:os.system x", "constructor"),
+    ],
+)
+def test_an_option_that_can_t_be_read_is_refused_with_its_name(text: str, part: str) -> None:
+    message = refusal(read_options, "-S", [f"rank={text}"])
+    assert message.startswith("-S rank")
+    assert part in message
+    assert part in refusal(read_list, text)

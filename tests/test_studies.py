@@ -1,5 +1,6 @@
 """Studies as data: what a factor varies, what is refused before anything is run, what it costs."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_a_file_that_is_no_study_is_refused(text: str, words: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-A", "magnitude=strong"], "magnitude='strong' is not allowed"),
+        (["-A", "magnitude=strong"], "magnitude='strong': "),
         (["-A", "layer=9"], "layer 9 is out of range: toy has 4 blocks"),
         (["-A", "magnitude"], "-A magnitude has no value: write name=value"),
         (["-M", "magnitud=1"], "magnitud is not an option"),
@@ -324,3 +325,48 @@ def test_what_trains_for_itself_is_the_last_shard_s(no_weights: Path) -> None:
         run_study("finetuned", shard=shard, dry_run=True).num_conditions for shard in ("1/2", "2/2")
     ]
     assert sizes == [0, 37]
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("factor: [magnitude]", "not a study file"),
+        ("- factor", "not a study file"),
+        ("1", "not a study file"),
+        ("", "not a study file"),
+        ("factor: magnitude\nmodels: 5", "models 5: "),
+        ("factor: magnitude\nmodels: [3]", "models [3]: "),
+        ("factor: magnitude\nmodel: {a: 1}", "models {'a': 1}: "),
+        ("factor: magnitude\noptions: [1]", "options [1]: "),
+        ("factor: magnitude\noptions: {1: 2}", "options {1: 2}: "),
+        ("factor: magnitude\naxes: text", "axes 'text': "),
+        ("factor: magnitude\ntask: 5", "task 5: "),
+        ("factor: rank\ntop: [[1]]", "top [[1]]: "),
+        ("factor: rank\ntop_of: [[1]]", "top_of [[1]]: "),
+        ("factor: finetuned\nmagnitudes: x", "magnitudes 'x': "),
+        ("factor: magnitude\n7: 8", "7 is unknown"),
+        ("factor: " + "[" * 5000, "16 levels"),
+        ("factor: magnitude\nseed: " + "1" * 5000, "digits"),
+        ("a: &a [1]\nb: [*a, *missing]", "*missing"),
+        (
+            f"factor: magnitude\naxes: {{magnitude: {[*range(1, 500)]}, layer: {[*range(500)]}}}",
+            "more than 10000 conditions",
+        ),
+    ],
+)
+def test_a_study_file_of_wrong_types_is_refused_in_one_line(
+    tmp_path: Path, content: str, part: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(content)
+    with pytest.raises(StudyError) as caught:
+        read_study(path)
+    assert str(caught.value).startswith(str(path))
+    assert part in str(caught.value)
+
+
+def test_a_study_file_that_is_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), tmp_path, tmp_path / "none"):
+        with pytest.raises(StudyError, match=re.escape(str(path))):
+            read_study(path)

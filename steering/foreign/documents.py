@@ -83,6 +83,8 @@ def parse_yaml(text: str, where: object, kind: str) -> Any:
         raise
     # Besides errors of its own it passes on those of int(), datetime() and its tables.
     except Exception as error:
+        if _ESCAPED_SURROGATE.search(text) and "Unicode" in str(error):
+            raise _half_of_a_character(where) from None
         raise SteeringError(f"{where} is not YAML ({_yaml_reason(error)})") from None
     _check_values(value, where, limits)
     return value

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from steering.errors import raised_as
+from steering.errors import SteeringError
 from steering.files import write_whole
 from steering.foreign import parse_yaml, read_text
 from steering.models import find_model, read_shape
@@ -68,7 +68,7 @@ def _check_types(kind: type[Study], fields: Mapping[str, Any]) -> None:
             TypeAdapter(annotation).validate_python(value)
         except ValidationError as error:
             message = error.errors()[0]["msg"]
-            raise StudyError(f"{name} {value!r} is not allowed: {message}") from None
+            raise StudyError(f"{name} {value!r}: {message}") from None
 
 
 def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
@@ -124,15 +124,15 @@ def read_study(path: Path) -> Study:
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
-    with raised_as(StudyError):
+    remedy = f"write YAML with factor: one of {', '.join(FACTORS)}"
+    try:
         content = parse_yaml(read_text(path, "study"), path, "study")
+    except SteeringError as error:
+        raise StudyError(f"{path} is not a study file ({error}): {remedy}") from None
     fields = content if isinstance(content, dict) else {"factor": content}
     factor = fields.get("factor")
     if not isinstance(factor, str) or factor not in FACTORS:
-        raise StudyError(
-            f"{path} is not a study file ({factor!r}): write YAML with factor: one of "
-            f"{', '.join(FACTORS)}"
-        )
+        raise StudyError(f"{path} is not a study file ({factor!r}): {remedy}")
     return {str(name): value for name, value in fields.items()}
 
 

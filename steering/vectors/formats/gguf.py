@@ -206,7 +206,8 @@ def _own_vector(metadata: Mapping[str, Any], directions: Directions) -> Steering
             f"says {expected[:12]}. Download or convert it again"
         )
     try:
-        header = parse_json(str(metadata[_HEADER_KEY]), "its header", "vector")
+        with raised_as(VectorError):
+            header = parse_json(str(metadata[_HEADER_KEY]), "its header", "vector")
         norms, provenance = norms_in(header)
         return SteeringVector(
             directions=_stacked(directions),
