@@ -189,6 +189,28 @@ WRONG: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda f: (f / CONFIG).write_text("[" * 10**6),
         ["can't be read"],
     ),
+    "config that is a pipe": (
+        lambda f: ((f / CONFIG).unlink(), os.mkfifo(f / CONFIG)),
+        ["can't be read", "pipe"],
+    ),
+    "weights that never end": (
+        lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).symlink_to("/dev/zero")),
+        ["device"],
+    ),
+    "weights of Git LFS": (
+        lambda f: (f / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        ["git lfs pull"],
+    ),
+    "facts that are a pipe": (lambda f: os.mkfifo(f / FACTS), ["can't be read", "pipe"]),
+    "facts that are none": (lambda f: (f / FACTS).write_text("[]"), ["can't be read"]),
+    "an alpha that is none": (
+        lambda f: change_config(f, lora_alpha=float("nan")),
+        ["lora_alpha=nan"],
+    ),
+    "a base that is a number": (
+        lambda f: change_config(f, base_model_name_or_path=7, peft_type="OFT"),
+        ["is a OFT"],
+    ),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), [f"has no {WEIGHTS}", "save_pretrained"]),
     "a pickle": (
         lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"),

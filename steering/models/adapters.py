@@ -8,14 +8,18 @@ is read.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from steering.errors import SteeringError
 from steering.files import file_digest, recover_folder
+from steering.foreign import parse_json, read_text
 from steering.models import ModelError, ModelSource, Shape, weights_digest
+from steering.models.folder import stored_shapes
 
 FORMAT = "steering-adapter/1"
 FACTS = "steering.json"
@@ -130,9 +134,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     path = folder / FACTS
     try:
-        facts = json.loads(path.read_text())
+        facts: dict[str, Any] = parse_json(read_text(path, "config"), path, "config")
         form, sums = facts["format"], dict(facts["sha256"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (SteeringError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"{path} can't be read ({error}): give a folder that steering finetune wrote"
         ) from None
@@ -167,15 +171,15 @@ def _folder(location: str) -> Path:
 
 
 def _read_config(path: Path, location: str) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-        kind = config["peft_type"]
-    except FileNotFoundError:
+    if not path.exists():
         raise ModelError(
             f"adapter={location} has no {CONFIG}: give a folder written by peft or steering "
             "finetune (give a fully finetuned model as the model itself)"
-        ) from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        )
+    try:
+        config = parse_json(read_text(path, "config"), path, "config")
+        kind = config["peft_type"]
+    except (SteeringError, TypeError, KeyError) as error:
         raise ModelError(
             f"{CONFIG} of adapter={location} can't be read ({type(error).__name__}: {error}): "
             "download the folder again"
@@ -192,12 +196,15 @@ def _read_config(path: Path, location: str) -> dict[str, Any]:
             "an init that may change the base weights "
             f"(init_lora_weights={config['init_lora_weights']})"
         )
-    for name in ("r", "lora_alpha"):
-        if not isinstance(config.get(name, 1), int | float) or config.get(name, 1) < 1:
-            raise ModelError(
-                f"{CONFIG} of adapter={location} has {name}={config[name]}: a number above 0 is "
-                "needed"
-            )
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    if type(rank) is not int or rank < 1:
+        raise ModelError(
+            f"{CONFIG} of adapter={location} has r={rank!r}: a whole number above 0 is needed"
+        )
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ModelError(
+            f"{CONFIG} of adapter={location} has lora_alpha={alpha!r}: a number is needed"
+        )
     if unsupported:
         raise ModelError(
             f"adapter={location} has {unsupported[0]}, which is not supported in a batch with "
@@ -206,19 +213,16 @@ def _read_config(path: Path, location: str) -> dict[str, Any]:
     return dict(config)
 
 
-def read_adapter_shapes(path: Path, location: str) -> dict[str, tuple[int, ...]]:
+def read_adapter_shapes(path: Path, location: str) -> Mapping[str, tuple[int, ...]]:
     """Shape of each tensor, read from the file's header."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.exists():
         raise ModelError(
             f"adapter={location} has no {WEIGHTS}: only safetensors are read, since loading them "
             "runs no code. Save it again with peft's save_pretrained"
         )
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        return stored_shapes(path)
+    except SteeringError as error:
         raise ModelError(
             f"{WEIGHTS} of adapter={location} is damaged ({error}): download or train it again"
         ) from None
@@ -242,7 +246,7 @@ def _check_base(
                 "that model, or train an adapter of this one with steering finetune"
             )
         return
-    base = config.get("base_model_name_or_path") or ""
+    base = str(config.get("base_model_name_or_path") or "")
     # Mirrors of a model differ in their owner only; the name of a local folder proves nothing.
     is_id = base.count("/") == 1 and not Path(base).is_dir()
     names = {name.rpartition("/")[2].lower() for name in (base, source.location)}
