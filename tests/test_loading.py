@@ -4,11 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from building import TARGET, build, recipe_for
+from building import TARGET, build, on_model, recipe_for
 from safetensors.torch import load_file, save_file
 from tiny_models import LAYERS, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -88,6 +89,18 @@ def test_a_vector_built_on_a_checkpoint_in_nf4_is_that_of_weights_quantized_as_t
     vector = build(saved, **options).directions
     cosine = torch.nn.functional.cosine_similarity(vector.flatten(), expected.flatten(), dim=0)
     assert cosine > 0.99
+
+
+@pytest.mark.parametrize("method", ["sft", "one_shot"])
+def test_no_vector_is_trained_through_weights_that_pass_no_gradient(
+    llama: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of GPTQ or FP8 on some machines, whose kernels are for inference alone."""
+    model = on_model(llama, lambda loaded, _: loaded.model)
+    monkeypatch.setattr(model, "hf_quantizer", SimpleNamespace(is_trainable=False), raising=False)
+    with pytest.raises(ModelError, match=r"stored quantized.*no gradient.*mean_difference"):
+        build(llama, method=method, layer=1)
+    build(llama, method="mean_difference", layer=1)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "nf4"])

@@ -52,6 +52,20 @@ class LoadedModel:
         """Whether the model's forward pass takes this argument."""
         return argument in inspect.signature(self.model.forward).parameters
 
+    def check_gradients(self) -> None:
+        """Refuse a model through whose weights no gradient passes.
+
+        Raises:
+            ModelError: They are stored in a quantization whose kernels have none.
+        """
+        quantizer = getattr(self.model, "hf_quantizer", None)
+        if quantizer is not None and not quantizer.is_trainable:
+            raise ModelError(
+                f"the weights of {self.model.name_or_path} are stored quantized "
+                f"({_quantization(self.model.config)}), through which no gradient passes: build "
+                "with method=mean_difference or pca, or on a checkpoint that is not quantized"
+            )
+
 
 def check_device(device: str) -> None:
     """Refuse a device that this machine does not have; `auto` is always allowed.

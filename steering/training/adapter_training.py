@@ -134,6 +134,7 @@ class AdapterTraining(TrainerCallback):
             TrainingError: Training changed nothing, or the loss is not a number.
         """
         self._progress = progress
+        self._loaded.check_gradients()
         start = self._resume_point()
         if start is None:
             self.unadapted_loss = self._held_out_loss()

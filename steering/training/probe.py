@@ -118,6 +118,7 @@ class ModelProbe:
         again. So it does where the blocks above need more of them than their output, as those do
         that share keys and values with blocks below (Gemma 4).
         """
+        self.loaded.check_gradients()
         size = sum(map(len, items)) * self.width * self.loaded.model.dtype.itemsize
         if not self._num_below or size > _MEMORY_SHARE * free_memory(self.device):
             return
