@@ -13,6 +13,7 @@ import pytest
 import torch
 from building import PAIRS, TARGET, build, on_model, recipe_for
 from building_reference import Place, plain_tokens
+from random_vectors import make_vector
 from tiny_models import START, WIDTH, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,7 +21,9 @@ from steering.condition import resolve_interventions
 from steering.spec import InterventionOptions
 from steering.training.probe import ModelProbe
 from steering.training.vector_training import VectorTraining
+from steering.vectors import SteeringVector
 from steering.vectors.controls import draw_controls
+from steering.vectors.formats import notes_on, read_vector, write_vector
 
 LAYER = 1
 # A sink at the first token of every prompt, and one inside of answers ("No.", "... rules.").
@@ -140,3 +143,23 @@ def test_no_sink_moves_the_unit_or_a_control(with_sink: Callable[[str], Path]) -
         options = InterventionOptions(magnitude=0.25, unit="residual")
         [added] = resolve_interventions(options, each)
         assert (added.amount * added.basis).norm().item() == pytest.approx(0.25 * norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+@pytest.mark.parametrize("kind", [None, "mean over all tokens"])
+def test_norms_of_another_kind_in_a_file_are_left_out_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, kind: str | None
+) -> None:
+    vector = make_vector(layers=[1], residual_norms=(7.0,))
+    write_vector(vector, tmp_path / f"new{suffix}")
+    header = vector.header()
+    older = {name: value for name, value in header.items() if name != "norm_kind"}
+    older |= {} if kind is None else {"norm_kind": kind}
+    monkeypatch.setattr(SteeringVector, "header", lambda _: older)
+    write_vector(vector, tmp_path / f"old{suffix}")
+    new, old = (read_vector(tmp_path / f"{age}{suffix}") for age in ("new", "old"))
+    assert (new.residual_norms, notes_on(new)) == ((7.0,), ())
+    assert old.residual_norms is None
+    [note] = notes_on(old)
+    assert "build the vector again" in note
+    assert torch.equal(old.directions, new.directions)
