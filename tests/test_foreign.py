@@ -171,3 +171,26 @@ def test_no_hostile_file_costs_a_gigabyte_or_five_seconds(tmp_path: Path) -> Non
     assert not figures["taken"]
     assert figures["peak"] < 1e9, figures["peak"]
     assert max(figures["seconds"].values()) < 5, figures["seconds"]
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if READERS[name].document])
+def test_half_of_a_character_is_refused_by_every_reader_of_documents(
+    name: str, tmp_path: Path
+) -> None:
+    reader = READERS[name]
+    assert reader.document is not None
+    document, write = reader.document
+    for half in ("What? \ud83d", "\udd8a"):
+        changed = json.loads(json.dumps(document))
+        holder = changed if isinstance(changed, dict) else changed[0]
+        key = next(key for key, value in holder.items() if isinstance(value, str | list))
+        holder[key] = [half] if isinstance(holder[key], list) else half
+        assert not check(reader, write(changed).encode(), tmp_path)
+        assert "half of a character" in refusal_of(reader, tmp_path)
+
+
+def refusal_of(reader: Reader, folder: Path) -> str:
+    """Why a reader refuses the file in a folder."""
+    with pytest.raises(SteeringError) as caught:
+        reader.read(folder / reader.name)
+    return str(caught.value)

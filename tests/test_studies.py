@@ -341,6 +341,7 @@ def test_what_trains_for_itself_is_the_last_shard_s(no_weights: Path) -> None:
         ("factor: magnitude\noptions: {1: 2}", "options {1: 2}: "),
         ("factor: magnitude\naxes: text", "axes 'text': "),
         ("factor: magnitude\ntask: 5", "task 5: "),
+        (f"factor: magnitude\nmodel: {'x' * 5000}", "File name too long"),
         ("factor: rank\ntop: [[1]]", "top [[1]]: "),
         ("factor: rank\ntop_of: [[1]]", "top_of [[1]]: "),
         ("factor: finetuned\nmagnitudes: x", "magnitudes 'x': "),

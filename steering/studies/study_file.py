@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, machine_errors_as_ours
 from steering.files import write_whole
 from steering.foreign import parse_yaml, read_text
 from steering.models import find_model, read_shape
@@ -53,7 +53,9 @@ def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: 
         fields["models"] = tuple(fields["models"])
     fields["options"] = dict(FACTORS[factor].options) | dict(fields.get("options") or {})
     if kind is GridStudy:
-        _fill_grid(factor, fields)
+        # A name of a model may be no name of a file.
+        with machine_errors_as_ours():
+            _fill_grid(factor, fields)
     try:
         return kind.model_validate({"factor": factor, **fields})
     except ValidationError as error:
@@ -119,7 +121,7 @@ def read_study(path: Path) -> Study:
     fields = _read_fields(path)
     try:
         return make_study(**fields)
-    except StudyError as error:
+    except SteeringError as error:
         raise StudyError(f"{path}: {error}") from None
 
 
