@@ -84,9 +84,10 @@ def test_every_format_is_that_of_strftime(day: str) -> None:
         "%d %b %Y", "%Y-%m-%d", "%A, %B %d, %Y", "%a %d/%m/%y", "%H:%M:%S", "%I %p", "%j %U %W",
         "100%% of %F", "%%d", "%-d. %-m.", "%c", "%x %X", "%G-W%V-%u", "%e", "no date", "%D %T",
     ]  # fmt: skip
+    words = dated(speaking("{{ strftime_now(format=messages[0].content) }}"), day)
     for text in formats:
-        words = dated(speaking("{{ strftime_now(format='" + text + "') }}"), day)
-        assert render_chat(words, HI) == datetime.fromisoformat(day).strftime(text)
+        expected = datetime.fromisoformat(day).strftime(text)
+        assert render_chat(words, [{"role": "user", "content": text}]) == expected
 
 
 @pytest.mark.parametrize(
