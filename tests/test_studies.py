@@ -185,7 +185,7 @@ def test_a_file_that_is_no_study_is_refused(text: str, words: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-A", "magnitude=strong"], "magnitude='strong': "),
+        (["-A", "magnitude=strong"], "magnitude='strong' is not allowed"),
         (["-A", "layer=9"], "layer 9 is out of range: toy has 4 blocks"),
         (["-A", "magnitude"], "-A magnitude has no value: write name=value"),
         (["-M", "magnitud=1"], "magnitud is not an option"),

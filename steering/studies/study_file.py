@@ -18,6 +18,8 @@ from steering.studies.grid import BUILD_SEEDS, FACTORS, GridStudy, Study, defaul
 from steering.training.construction import CONSTRUCTION_METHODS, DEFAULT_METHOD
 
 FILE = "study.yaml"
+# Fields from which defaults are worked out; the others are left to the study's own checks.
+_OF_DEFAULTS = {"models", "options", "axes", "top", "top_of"}
 _DEFAULT_TARGET = str(InterventionOptions.model_fields["target"].default)
 # Another value of one of these makes another study, which needs a folder of its own.
 _FIXED = ("factor", "task", "grader", "seed")
@@ -64,7 +66,8 @@ def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: 
 
 def _check_types(kind: type[Study], fields: Mapping[str, Any]) -> None:
     """Refuse fields of wrong types before defaults are worked out from them."""
-    for name, value in fields.items():
+    for name in _OF_DEFAULTS & fields.keys():
+        value = fields[name]
         annotation: Any = Mapping if name == "axes" else kind.model_fields[name].annotation
         try:
             TypeAdapter(annotation).validate_python(value)
