@@ -98,7 +98,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "config that is a pipe": (lambda f: instead(f / CONFIG, os.mkfifo), "pipe"),
     "config of Git LFS": (lambda f: (f / CONFIG).write_text(POINTER), "git lfs pull"),
-    "text config that is a list": (lambda f: config(f, text_config=[]), "text_config"),
+    "text config that is a list": (lambda f: config(f, text_config=[1]), "text_config"),
     "a billion blocks": (
         lambda f: config(f, num_hidden_layers=10**9), "num_hidden_layers=1000000000",
     ),

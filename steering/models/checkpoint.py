@@ -57,15 +57,15 @@ def refuse_unfit(model: "nn.Module", report: Mapping[str, Any], source: ModelSou
     missing, unexpected = sorted(report["missing_keys"]), _left_over(model, report)
     if prefix := _prefix(missing, unexpected):
         raise ModelError(
-            f"the weights of {source.location} have names with a wrapper's prefix "
-            f"({unexpected[0]}): save the model inside the wrapper, without the prefix {prefix}"
+            f"{source.location} lacks the weights of {name} by name: they have a wrapper's prefix "
+            f"({unexpected[0]}). Save the model inside the wrapper, without the prefix {prefix}"
         )
     for key, stored, described in sorted(report["mismatched_keys"], key=str):
         size = ", as vocab_size" if "emb" in key or "head" in key else ""
         raise ModelError(
-            f"{source.location} stores {key} as {list(stored)}, but its config.json describes "
-            f"{list(described)}: correct config.json{size}, or give the checkpoint that it "
-            "describes"
+            f"size mismatch: {source.location} stores {key} as {list(stored)}, but its config.json "
+            f"describes {list(described)}: correct config.json{size}, or give the checkpoint "
+            "that it describes"
         )
     if missing:
         raise ModelError(

@@ -61,7 +61,7 @@ def read_config(path: Path) -> dict[str, Any]:
         SteeringError: It can't be read, or a number makes no sense.
     """
     config = parse_json(read_text(path, "config"), path, "config")
-    if not isinstance(config, dict) or not isinstance(config.get("text_config", {}), dict):
+    if not isinstance(config, dict) or not isinstance(config.get("text_config") or {}, dict):
         raise SteeringError(f"{path} and its text_config must be tables of JSON: {_AGAIN}")
     check_numbers(config, str(path))
     return config

@@ -167,7 +167,7 @@ def read_shape(source: ModelSource) -> Shape:
         config = read_config(_hub_config(source))
     if "auto_map" in config:
         load_config(source)  # refuses a model whose own Python would have to run
-    text = config.get("text_config", config)
+    text: dict[str, Any] = config.get("text_config") or config
     if any(text.get(name) is None for name in _SHAPE):
         # Old families have other names, and a published config omits defaults.
         text = text | _full_config(source)
