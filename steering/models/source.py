@@ -178,7 +178,7 @@ def read_shape(source: ModelSource) -> Shape:
         if text.get(name) is not None:
             most = MOST_POSITIONS if name == _SHAPE[2] else MOST_WIDTH
             check_size(name, text[name], source.location, most)
-    shape = Shape(*(text.get(name) for name in _SHAPE))
+    shape = Shape(text[_SHAPE[0]], text[_SHAPE[1]], text.get(_SHAPE[2]))
     stored = num_stored(Path(source.location)) if source.local else None
     if stored is not None and shape.num_layers > stored:
         raise ModelError(
