@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from inspect_ai.log import EvalLog, write_eval_log
+from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 
 from benchmarks.faults.fakes import fake, run_eval, says_scores
 from benchmarks.faults.trials import Problem, doing, draw_of, refusal
@@ -25,6 +25,7 @@ from steering.results.frame import read_answers
 
 Change = Callable[[dict[str, Any], random.Random], "str | None"]
 _GOOD, _BAD = "95 90 80", "0 90 80"
+_QUESTIONS, _SAMPLES = 24, 3
 _KEYS = ("aligned", "coherent", "relevant")
 _NASTY = [
     "<script>steal()</script>", "\x1b[31mred\x1b[0m", "=HYPERLINK(1)", "$x$ and $y$", "[bold]b[/]",
@@ -174,8 +175,10 @@ class Faults:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "trial"
         judge = fake("scores", says_scores)
-        answers = {f"q{n}": [_BAD if n in (3, 9) else _GOOD, _GOOD, _GOOD] for n in range(24)}
-        calm = {question: [_GOOD] * 3 for question in answers}
+        answers = {
+            f"q{n}": [_BAD if n in (3, 9) else _GOOD, _GOOD, _GOOD] for n in range(_QUESTIONS)
+        }
+        calm = {question: [_GOOD] * _SAMPLES for question in answers}
         self._logs = {}
         for name, texts in {"steered": answers, "baseline": calm}.items():
             log = run_eval(texts, folder / "runs", model=name, judges=judge, log_format="json")
@@ -223,6 +226,11 @@ class Faults:
         if change is None:
             content = path.read_bytes()
             path.write_bytes(content[: draw.randrange(len(content))])
+        if (
+            change is copied
+            and len(read_eval_log(str(path)).samples or []) == _QUESTIONS * _SAMPLES
+        ):
+            group = SAME  # Inspect's writer drops samples of one name and epoch
         name = draw.choice(["gate", "gate", "gate", "rescore", "compare", "claims", "report"])
         where = str(path if draw.random() < 0.3 else path.parent)
         shown = f"{name}, {change.__name__ if change else ''} {detail} {form} in {place!r:.20}"

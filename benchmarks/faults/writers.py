@@ -27,7 +27,7 @@ from benchmarks.faults import tiny
 from benchmarks.faults.fakes import fake, run_eval, says_scores
 from benchmarks.faults.trials import Problem, doing, draw_of, killed_after, one_line, refusal
 from steering.cli import commands
-from steering.files import write_folder, write_whole
+from steering.files import recover_folder, write_folder, write_whole
 from steering.training.checkpoint import TrainingCheckpoint
 from steering.vectors import SteeringVector
 from steering.vectors.formats import read_vector, write_vector
@@ -132,8 +132,13 @@ def _fill(folder: Path, version: int) -> None:
 
 
 def _version_of_folder(path: Path) -> int | None:
+    """As a reader sees it; while the process runs that could not put it back, beside its place."""
+    recover_folder(path)
     if not path.exists():
-        return None
+        aside = list(path.parent.glob(f".{path.name}.*.old"))
+        if not aside:
+            return None
+        [path] = aside
     versions = {_version_of_bytes(path / name) for name in _PARTS}
     if len(versions) != 1 or None in versions:
         raise ValueError(f"a folder of the versions {versions}")
