@@ -8,12 +8,15 @@ import pytest
 import torch
 import yaml
 from click import ClickException
+from click.testing import CliRunner
 
 from benchmarks.faults import __main__ as suite
 from benchmarks.faults import mutations, specimens, trials, writers
 from benchmarks.faults.trials import Finding
 from benchmarks.faults.workers import Tally
+from steering.cli import commands
 from steering.errors import SteeringError
+from steering.training.cache import locked
 
 
 def _tally(*verdicts: str, count: int = 300) -> dict[str, Tally]:
@@ -93,3 +96,20 @@ def test_half_of_a_character_and_nan_are_impossible() -> None:
     assert not specimens.impossible({"a": [1, 2.5, "é", None]})
     for value in ("\ud800", float("nan"), [float("inf")], {"\udfff": 1}):
         assert specimens.impossible(value)
+
+
+def test_a_disk_that_fills_up_while_a_vector_is_built_is_told_in_one_line(tmp_path: Path) -> None:
+    full = OSError(28, "No space left on device")
+    with pytest.raises(SteeringError, match=r"No space.*STEERING_CACHE"), locked(tmp_path / "run"):
+        raise full
+
+
+def test_verdicts_that_cannot_be_written_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steering.results.read_answers", lambda *_: None)
+    monkeypatch.setattr("steering.studies.claims.judge_claims", lambda *_: [])
+    monkeypatch.setattr("steering.studies.printing.print_verdicts", lambda *_: None)
+    result = CliRunner().invoke(commands, ["claims", "x", "--json", str(tmp_path)])
+    assert isinstance(result.exception, SteeringError)
+    assert "can't be written" in str(result.exception)

@@ -19,6 +19,7 @@ def claims(logs: Path, rule: Any, out: str | None) -> None:
     Each is supported, refuted or not decided, by a rule that was fixed in advance. LOGS is a
     folder with the logs of any studies; without it, logs/studies.
     """
+    from steering.errors import SteeringError
     from steering.files import write_whole
     from steering.results import read_answers
     from steering.studies.claims import judge_claims
@@ -31,5 +32,8 @@ def claims(logs: Path, rule: Any, out: str | None) -> None:
         return
     print_verdicts(verdicts, rule)
     if out is not None:
-        write_whole(Path(out), f"{text}\n".encode())
+        try:
+            write_whole(Path(out), f"{text}\n".encode())
+        except OSError as error:
+            raise SteeringError(f"{out} can't be written ({error.strerror})") from None
         say(f"written: {out}")

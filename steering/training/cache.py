@@ -165,12 +165,19 @@ def locked(path: Path) -> Iterator[None]:
         logger.warning("waiting for another process that builds the same: %s", path.stem)
         hold = lock.acquire()
     except OSError as error:
-        raise TrainingError(
-            f"the cache {path.parent} can't be written to ({error.strerror}): set STEERING_CACHE "
-            "to another folder"
-        ) from None
+        raise _unwritable(path.parent, error) from None
     with hold:
-        yield
+        try:
+            yield
+        except OSError as error:  # a disk that fills up while a vector is built
+            raise _unwritable(path.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"the cache {folder} can't be written to ({error.strerror}): free some space, or set "
+        "STEERING_CACHE to another folder"
+    )
 
 
 def missing_outputs(
