@@ -266,7 +266,7 @@ def _no_log(path: Path, error: Exception) -> LogError:
     if isinstance(error, LogError):
         return error
     if isinstance(error, SteeringError):
-        return LogError(str(error))
+        return LogError(f"{path.name} is not an Inspect log that can be read ({error})")
     if isinstance(error, UnicodeEncodeError):
         return LogError(f"{path.name!r} is no name in UTF-8, which every log needs: rename it")
     return LogError(
