@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import (
     Cache,
+    DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionLayer,
@@ -64,6 +65,15 @@ class _Attention(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self._window.end - self._window.start
+
+
+class _AttentionAndStates(_Attention, LinearAttentionLayer):  # type: ignore[misc]
+    """A layer that has keys and values, and states of linear attention besides (Falcon-H1)."""
+
+    def __init__(self, window: _Window, like: Any) -> None:
+        super().__init__(window, like)
+        for name in vars(LinearAttentionLayer()):
+            setattr(self, name, copy(getattr(like, name)))
 
 
 class BatchCache(Cache):
@@ -123,6 +133,8 @@ class BatchCache(Cache):
             EngineError: The model has a kind of cache that is not supported.
         """
         if not self.layers:
+            if type(prefilled) is not DynamicCache:  # which may keep more than its layers do
+                raise _unsupported(prefilled)
             self.layers = [self._like(layer) for layer in prefilled.layers]
             self._real = torch.zeros((0, 0), dtype=torch.bool, device=mask.device)
         window, width = self._window, max(lengths[row] for row in rows)
@@ -179,19 +191,19 @@ class BatchCache(Cache):
         """An empty layer of the batch for a layer of transformers' cache."""
         if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
             return _Attention(self._window, layer)
-        if type(layer) is LinearAttentionLayer:
-            linear = copy(layer)
+        # Older transformers lack some kinds.
+        both = type(layer).__name__ == "LinearAttentionAndFullAttentionLayer"
+        if type(layer) is LinearAttentionLayer or both:
+            has_keys = both and layer.keys is not None
+            linear = _AttentionAndStates(self._window, layer) if has_keys else copy(layer)
             linear.conv_states = copy(layer.conv_states)
             linear.recurrent_states = copy(layer.recurrent_states)
             for states, index, tensor in _states_of([linear]):
                 self._states.append((states, index, tensor.new_zeros((0, *tensor.shape[1:]))))
             return linear
-        if type(layer).__name__ == "DummyLayer":  # which is empty; older transformers lack it
+        if type(layer).__name__ == "DummyLayer":  # which is empty
             return layer
-        raise EngineError(
-            f"a model whose cache holds {type(layer).__name__} is not supported: sequences "
-            "could not join or leave a batch"
-        )
+        raise _unsupported(layer)
 
     def _resize(self, rows: int, columns: int) -> None:
         """Move to stores with room for this many rows, and for this many columns and spare ones."""
@@ -229,6 +241,13 @@ class BatchCache(Cache):
         """Give the model, which updates its states in place, those of the present rows."""
         for table, index, store in self._states:
             table[index] = store[: self._shown]
+
+
+def _unsupported(part: Any) -> EngineError:
+    return EngineError(
+        f"a model whose cache holds {type(part).__name__} is not supported: sequences could not "
+        "join or leave a batch"
+    )
 
 
 def bytes_of(cache: Cache) -> tuple[int, int]:

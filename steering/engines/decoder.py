@@ -89,7 +89,13 @@ class Decoder:
             output = self._forward(
                 prompt, torch.ones_like(prompt), torch.arange(2, device=self._device)[None], None
             )
-        per_token, per_sequence = bytes_of(output.past_key_values)
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            raise EngineError(
+                f"{type(self.loaded.model).__name__} keeps no cache that transformers' other models "
+                "have, so sequences could not join or leave a batch: it is not supported"
+            )
+        per_token, per_sequence = bytes_of(cache)
         per_sequence += _LOGIT_COPIES * 4 * output.logits.shape[-1]
         per_token = max(1, per_token)
         return int(_SHARE * free_memory(self._device)) // per_token, -(-per_sequence // per_token)
