@@ -73,7 +73,7 @@ bench-vllm: .venv-vllm/installed
 
 # Writes the results of the tests for each model family as a table.
 families: .venv/installed
-	$(BIN)/pytest -q tests/test_families.py --family-table docs/reference/families.md
+	$(BIN)/pytest -q -m "long or not long" tests/test_families.py --family-table docs/reference/families.md
 
 # Writes the reference pages that are generated from the code.
 reference: .venv/installed

@@ -8,12 +8,12 @@ import pytest
 import torch
 from conformance import GREEDY, answer, blocks, loaded, plain, prompt, steer
 from hook_reference import check_greedy
-from tiny_models import LAYERS, MORE_FAMILIES, save_tiny
+from model_families import LAYERS
 from torch import nn
 
 from steering.engines import Request, shared_engine
 from steering.errors import SteeringError
-from steering.models import ModelError, find_blocks, find_mlp, find_model, load_model
+from steering.models import ModelError, find_blocks, find_mlp, find_model
 
 
 class _Block(nn.Module):
@@ -114,12 +114,10 @@ def test_several_lists_of_blocks_are_a_choice_too() -> None:
 
 
 HYBRIDS = {
-    "bamba": ("feed_forward", None),
+    "falcon-h1": ("feed_forward", None),
     "granite4": ("shared_mlp", None),
     "granite4-moe": ("block_sparse_moe", "block_sparse_moe"),
     "nemotron-h": ("mixer", None),
-    "bloom": ("mlp.dense_4h_to_h", "mlp.dense_4h_to_h"),
-    "mpt": ("ffn.down_proj", "ffn.down_proj"),
 }
 
 
@@ -127,7 +125,7 @@ HYBRIDS = {
 def test_mlp_out_is_at_the_module_that_was_named_by_hand(
     family: str, tiny_folder: Callable[[str], Path]
 ) -> None:
-    """Of several blocks, those with a state-space mixer too."""
+    """In blocks with a state-space mixer too; the other families are in test_families."""
     mlp, named = HYBRIDS[family]
     engine = shared_engine(find_model(str(tiny_folder(family)), mlp=named), device="cpu")
     engine.allow_batch(8)
@@ -178,10 +176,3 @@ def test_an_engine_refuses_a_site_that_it_would_guess(
     # The next request is answered.
     answer(engine, [Request(prompt(1), GREEDY, 2, ())])
     engine.release()
-
-
-def test_the_mixers_of_falcon_h1_are_not_its_mlp(tmp_path: Path) -> None:
-    source = find_model(str(save_tiny(tmp_path / "falcon-h1", "falcon-h1")))
-    model = load_model(source, device="cpu")
-    parts = {find_mlp(block) for block in model.model.get_submodule(model.blocks)}
-    assert parts == {MORE_FAMILIES["falcon-h1"].mlp} == {"feed_forward"}

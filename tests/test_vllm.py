@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from adapter_files import adapter_at, save_adapter
 from conformance import CASES, GREEDY, answer, mapped, plain, prompt, steer
+from model_families import LAYERS, ON_VLLM, WIDTH
 from random_vectors import make_vector
-from tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
+from tiny_models import save_tiny
 
 from steering.engines import (
     Engine,
@@ -104,7 +105,7 @@ def vllm(model: Path) -> Iterator[Engine]:
 @pytest.mark.shows("vllm")
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(name, marks=[] if name in _ALWAYS else [pytest.mark.long]) for name in FAMILIES],
+    [pytest.param(name, marks=[] if name in _ALWAYS else [pytest.mark.long]) for name in ON_VLLM],
 )
 def test_vllm_says_what_the_default_engine_says(
     family: str, folder: Callable[[str], Path], record_property: Callable[[str, str], None]
