@@ -92,8 +92,8 @@ class Decoder:
         cache = getattr(output, "past_key_values", None)
         if cache is None:
             raise EngineError(
-                f"{type(self.loaded.model).__name__} keeps no cache that transformers' other models "
-                "have, so sequences could not join or leave a batch: it is not supported"
+                f"{type(self.loaded.model).__name__} keeps no cache like that of other models, so "
+                "sequences could not join or leave a batch: it is not supported"
             )
         per_token, per_sequence = bytes_of(cache)
         per_sequence += _LOGIT_COPIES * 4 * output.logits.shape[-1]
