@@ -18,8 +18,8 @@ _NOTHING = {"MoE": "dense"}
 HEAD = """# Families of models
 
 `make families` and `make test-vllm` write this table from the results of their tests. The tests
-use tiny random models of each family (4 blocks, random weights) on a CPU: every family of causal
-language models in transformers that the default engine can steer. `pass` has these meanings:
+use tiny random models of each family (4 blocks, random weights) on a CPU: most of the families of
+causal language models in transformers. `pass` has these meanings:
 
 - **conformance**: in one batch of many conditions (operations, positions, sites, ranks, maps,
   several vectors), tokens and log probabilities equal those of plain PyTorch hooks on one

@@ -1,4 +1,4 @@
-"""Every family of causal language models that transformers has, each as the config of a tiny model.
+"""Most families of causal language models in transformers, each as the config of a tiny model.
 
 `FAMILIES` can be steered, and docs/reference/families.md has a line on each. `REFUSED` can't, each
 with what it is refused with.
