@@ -1,6 +1,6 @@
 """What batch mates change in answers, and the price of the mode against it.
 
-    python -m benchmarks.batch_invariance MODEL
+    python -m benchmarks.batch_invariance MODEL [--quick]
 
 Seeded and greedy answers to eight questions, alone and in batches, in bfloat16 and float32, with
 and without `batch_invariant`. Both engines are loaded at once and take turns, so that a busy
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ QUESTIONS = (
     "How do I boil an egg? Give me the steps in order, and say how long each of them takes.",
     "Write a poem about a lighthouse whose keeper has left, in four lines that do not rhyme.",
 )
-ORDERS, ROUNDS, LARGE = 2, 3, 32
+ORDERS, ROUNDS, LARGE = 2, 3, 64
 
 
 def submitted(engine: HFEngine, requests: Sequence[Request]) -> list[list[int]]:
@@ -57,18 +56,18 @@ def trickled(engine: HFEngine, requests: Sequence[Request], seed: int) -> list[l
     return [futures[index].result().tokens for index in range(len(requests))]
 
 
-def different(engine: HFEngine, requests: Sequence[Request]) -> list[int]:
+def different(engine: HFEngine, requests: Sequence[Request], orders: int) -> list[int]:
     """How many answers differ from those alone: in one batch, and in each order of arrival."""
     alone = [submitted(engine, [request])[0] for request in requests]
     batches = [submitted(engine, requests)]
-    batches += [trickled(engine, requests, seed) for seed in range(ORDERS)]
+    batches += [trickled(engine, requests, seed) for seed in range(orders)]
     return [sum(a != b for a, b in zip(alone, batch, strict=True)) for batch in batches]
 
 
-def price(engines: Sequence[HFEngine], requests: Sequence[Request]) -> float:
+def price(engines: Sequence[HFEngine], requests: Sequence[Request], rounds: int) -> float:
     """Time of the second engine over that of the first, the median of turns."""
     ratios = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         seconds = []
         for engine in engines:
             start = time.monotonic()
@@ -78,8 +77,14 @@ def price(engines: Sequence[HFEngine], requests: Sequence[Request]) -> float:
     return median(ratios)
 
 
-def measured(name: str, dtype: str, device: str, max_tokens: int) -> list[tuple[Any, ...]]:
+def measured(
+    name: str, dtype: str, device: str, max_tokens: int, *, quick: bool
+) -> list[tuple[str, ...]]:
     """Rows of the table for one precision."""
+    temperatures, sizes = (1.0, 0.0), (len(QUESTIONS), LARGE)
+    orders, rounds = ORDERS, ROUNDS
+    if quick:
+        temperatures, sizes, orders, rounds = temperatures[:1], sizes[:1], 1, 1
     source = find_model(name)
     engines = [
         HFEngine(source, dtype=dtype, device=device, batch_invariant=mode) for mode in (False, True)
@@ -103,18 +108,26 @@ def measured(name: str, dtype: str, device: str, max_tokens: int) -> list[tuple[
         ]
 
     counts = [
-        [different(engine, requests(temperature)) for temperature in (1.0, 0.0)]
+        [different(engine, requests(temperature), orders) for temperature in temperatures]
         for engine in engines
     ]
-    prices = [price(engines, requests(1.0, count)) for count in (len(QUESTIONS), LARGE)]
+    prices = [price(engines, requests(1.0, size), rounds) for size in sizes]
     for engine in engines:
         engine.release()
+    unmeasured = [""] * quick
     return [
-        (dtype, mode, *(" / ".join(map(str, one)) for one in of_mode), *costs)
+        (
+            dtype,
+            mode,
+            *(" / ".join(map(str, differing)) for differing in of_mode),
+            *unmeasured,
+            *costs,
+            *unmeasured,
+        )
         for mode, of_mode, costs in zip(
             ("off", "on"),
             counts,
-            (("1", "1"), tuple(f"{ratio:.2f}" for ratio in prices)),
+            (["1"] * len(prices), [f"{ratio:.2f}" for ratio in prices]),
             strict=True,
         )
     ]
@@ -126,11 +139,18 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--quick", action="store_true", help="seeded answers only, each once")
     arguments = parser.parse_args()
     rows = [
         row
         for dtype in arguments.dtypes
-        for row in measured(arguments.model, dtype, arguments.device, arguments.max_tokens)
+        for row in measured(
+            arguments.model,
+            dtype,
+            arguments.device,
+            arguments.max_tokens,
+            quick=arguments.quick,
+        )
     ]
     kind = torch.accelerator.current_accelerator() if arguments.device != "cpu" else None
     where = f"{torch.get_num_threads()} thread(s) of a CPU" if kind is None else str(kind)
@@ -141,7 +161,7 @@ def main() -> None:
         f"`{Path(arguments.model).name}`, for answers of {arguments.max_tokens} tokens at most.",
         "",
         f"Of {len(QUESTIONS)} answers, those that differ from the same request alone: in one "
-        f"batch / in each of {ORDERS} orders of arrival. The price is the time of a batch over its "
+        "batch / in other orders of arrival. The price is the time of a batch over its "
         "time without the mode.",
         "",
         f"| precision | `batch_invariant` | seeded | greedy | price, {len(QUESTIONS)} requests | "
