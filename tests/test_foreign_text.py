@@ -295,3 +295,4 @@ def test_a_relative_path_of_a_log_is_reported(
         assert len(result.answers) == 6
         assert [page.name for page in result.files] == ["index.html", "report.md"]
         assert all(page.is_file() for page in result.files)
+        assert view_command(Path(path).parent) in result.files[0].read_text()

@@ -34,7 +34,8 @@ def report(log_dir: Path, out: Path | None) -> None:
     from steering.studies.report import report
 
     report(log_dir, out)
-    say(f"\nLook at every answer: {view_command(log_dir)}")
+    folder = log_dir if log_dir.is_dir() else log_dir.parent
+    say(f"\nLook at every answer: {view_command(folder)}")
 
 
 @click.command()

@@ -83,8 +83,10 @@ def report(
     # Runs of judges have a table of their own.
     notes = [note for note in left_out(answers) if not note.reason.startswith(_OF_A_JUDGE)]
     print_left_out(console, notes)
-    folder = places[0] if places[0].is_dir() else places[0].with_suffix("")
-    pages = write_report(content, folder, out, title=title, headline=headline)
+    logs_folder = places[0] if places[0].is_dir() else places[0].parent
+    if out is None and not places[0].is_dir():
+        out = places[0].with_suffix("") / "report"
+    pages = write_report(content, logs_folder, out, title=title, headline=headline)
     for path in pages:
         print_line(console, f"written: {path}", wraps=False)
     return replace(content, calibrations=calibrations, files=pages)
