@@ -386,3 +386,11 @@ def test_a_token_that_can_not_be_drawn_is_no_fault(row):
     logits = torch.full((1, VOCABULARY), -math.inf)
     logits[0, 4] = 1.0
     assert Sampler([row]).draw(logits, [[]]).tolist() == [4]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("row", [[0.0, math.inf, 1.0], [-math.inf] * 3])
+def test_infinite_logits_choose_no_token(temperature: float, row: list[float]) -> None:
+    sampler = Sampler([Sampling(temperature=temperature)] * 2)
+    draws = sampler.draw(torch.tensor([row, [0.0, -math.inf, 200.0]]), [[], []]).tolist()
+    assert draws == [BROKEN, 2]

@@ -13,7 +13,7 @@ from steering.engines import TokenLogprob
 from steering.engines.settings import Sampling
 
 BROKEN = -1
-"""Stands for the token of a row whose logits are NaN."""
+"""Stands for the token of a row whose logits are NaN or infinite."""
 # Random numbers of a sequence that are drawn at a time; the numbers do not depend on it.
 _AHEAD = 64
 _ALL = 2**31 - 1
@@ -54,7 +54,7 @@ class Sampler:
             generated: Ids that each sequence has generated so far.
 
         Returns:
-            Token ids [rows], on the device of `logits`; `BROKEN` where logits are NaN.
+            Token ids [rows], on the device of `logits`; `BROKEN` where logits are NaN or infinite.
         """
         logits = logits.float()
         if self._penalised:
@@ -120,8 +120,8 @@ class _Draws:
 
 
 def _greedy(logits: Tensor) -> Tensor:
-    best, tokens = logits.max(-1)  # NaN is larger than all
-    return tokens.masked_fill(best.isnan(), BROKEN)
+    best, tokens = logits.max(-1)  # NaN is larger than all; an infinite one is no choice either
+    return tokens.masked_fill(~best.isfinite(), BROKEN)
 
 
 def _penalised(logits: Tensor, row: Sampling, generated: Sequence[int]) -> Tensor:

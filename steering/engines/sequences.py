@@ -20,10 +20,10 @@ Decode = Callable[[abc.Sequence[int]], str]
 # text of a token may depend on the one before.
 _CONTEXT = 8
 NAN_LOGITS = (
-    "the model's logits are NaN: the steered activations exceed the range of its precision. Lower "
-    "the magnitude or use -M dtype=float32"
+    "the model's logits are NaN or infinite: the steered activations exceed the range of its "
+    "precision. Lower the magnitude or use -M dtype=float32"
 )
-"""The error of a sequence whose logits are NaN."""
+"""The error of a sequence whose logits are NaN or infinite."""
 RELEASED = "the model was released while this waited or ran. Submit it again: the model loads anew"
 """The error of whatever a release has ended."""
 # Most prompt tokens of one pass, so that activations stay small.
