@@ -131,7 +131,7 @@ def test_an_impossible_run_is_left_out_by_name_and_passes_no_gate(name: str, log
     [log] = logs.iterdir()
     edit(log, change)
     notes: list[str] = []
-    with pytest.raises(ResultError, match=f"no run that can be counted.*{log.name}"):
+    with pytest.raises(ResultError, match=f"no finished runs that can be counted.*{log.name}"):
         read_answers(logs, notes.append)
     [note] = notes
     assert note.startswith(f"{log.name}: left out, since")

@@ -84,7 +84,7 @@ def no_runs(
             "--log-dir"
         )
     more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
-    return f"{where} holds no run that can be counted. {notes[0]}{more}"
+    return f"{where} holds no finished runs that can be counted. {notes[0]}{more}"
 
 
 def why_not_counted(
