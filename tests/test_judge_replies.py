@@ -128,6 +128,7 @@ def test_a_number_token_that_is_no_part_of_the_reply_proves_nothing() -> None:
         {"90": -0.1, "80": math.inf},
         {"90": -0.1, "Well": math.nan},
         {"90": 0.0, "80": 0.0, "70": 0.0},
+        {"90": -math.inf, "80": -0.5},
     ],
 )
 def test_impossible_log_probabilities_give_a_reason_and_no_number(logs: dict[str, float]) -> None:

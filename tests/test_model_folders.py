@@ -30,6 +30,7 @@ from steering.models import (
     folder,
     import_code,
     load_model,
+    load_tokenizer,
     read_shape,
     weights_digest,
 )
@@ -215,6 +216,14 @@ def test_what_transformers_refuses_is_one_line(case: str, spoiled: Path) -> None
     change(spoiled)
     with pytest.raises(ModelError, match=message) as caught:
         import_code(find_model(str(spoiled)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_with_a_setting_of_another_type_is_refused_in_one_line(spoiled: Path) -> None:
+    path = spoiled / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "abc"}))
+    with pytest.raises(ModelError, match="can't be loaded") as caught:
+        load_tokenizer(find_model(str(spoiled)))
     assert "\n" not in str(caught.value)
 
 

@@ -412,10 +412,17 @@ def test_an_ablating_override_lets_go_of_the_magnitude(folder: Path, vector_file
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [({"magnitud": 1}, "magnitude"), ({"dtype": "float16"}, "dtype"), ({"layer": 50}, "layer 50")],
+    [
+        ({"magnitud": 1}, "magnitude"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"layer": 50}, "layer 50"),
+        ([1], r"steering=\[1\]; options are needed"),
+        ("medical", "options are needed"),
+        (0, "options are needed"),
+    ],
 )
 def test_a_wrong_override_is_refused(
-    folder: Path, vector_file: Path, override: dict[str, Any], message: str
+    folder: Path, vector_file: Path, override: Any, message: str
 ) -> None:
     model = steered(folder, vector=str(vector_file))
     with pytest.raises(Exception, match=message):

@@ -116,6 +116,8 @@ def _first_token(output: ModelOutput) -> _FirstToken | None:
     for token, logprob in entries:
         if math.isnan(logprob) or logprob > _ROUNDING:
             raise _ImpossibleError(f"{logprob:g} of {token!r}")
+        if logprob == -math.inf and token == first.token:
+            raise _ImpossibleError(f"{token!r} was drawn with probability 0")
     probabilities = [(token, min(1.0, math.exp(logprob))) for token, logprob in entries]
     if (total := math.fsum(p for _, p in probabilities)) > 1 + _SUM_ROUNDING:
         raise _ImpossibleError(f"the probabilities of the first token add up to {total:.3g}")

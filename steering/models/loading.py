@@ -218,6 +218,7 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
 
     with readable(source):
         tokenizer = AutoTokenizer.from_pretrained(source.location, **where_from(source))
+        tokenizer.encode("a")  # some settings of a wrong type fail only here
     if source.template is not None:
         use_template(tokenizer, source.template)
     if source.date is not None:

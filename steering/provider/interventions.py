@@ -19,6 +19,7 @@ from steering.condition import (
     resolve_condition,
 )
 from steering.engines import Engine
+from steering.provider.messages import ProviderError
 from steering.spec import parse_options
 from steering.training.cache import cached_vector
 
@@ -51,8 +52,13 @@ class RequestInterventions:
             SteeringError: These options are impossible.
         """
         override = (config.extra_body or {}).get("steering")
-        if not override:
+        if override is None:
             return self.condition
+        if not isinstance(override, dict):
+            raise ProviderError(
+                f"extra_body holds steering={override!r}; options are needed, such as "
+                '{"steering": {"magnitude": 2}}'
+            )
         key = json.dumps(override, sort_keys=True)
         if key not in self._overrides:
             spec = parse_options(override, base=self.condition.spec)
