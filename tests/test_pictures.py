@@ -220,3 +220,25 @@ def test_two_vectors_of_one_name_and_a_shuffled_control_are_curves_of_their_own(
     for curve in curves:
         [line, *_] = curve.figure.axes[0].lines
         assert len(line.get_xdata()) == 3
+
+
+@pytest.mark.parametrize("questions", [1, 3, 12])
+def test_the_texts_of_a_picture_of_few_questions_are_not_cut(questions: int) -> None:
+    """Warnings are errors here, so that a layout without room for the cells fails too."""
+    answers = pd.concat(
+        condition("medical x1", 0.5).assign(question=f"question_{number}")
+        for number in range(questions)
+    )
+    signature = "|".join(f"setting_{number}:a value of it" for number in range(30))
+    for figure in (
+        plot_questions(answers, "moem", "EM rate by question of some set", signature),
+        plot_scores(answers, "How the judge's scores spread", signature),
+    ):
+        render(figure, "png")
+        box = figure.bbox
+        texts = [figure._supxlabel, figure._suptitle, figure.axes[0].title]
+        for text in texts:
+            if text is not None and text.get_text():
+                extent = text.get_window_extent()
+                assert box.x0 <= extent.x0 < extent.x1 <= box.x1, text.get_text()
+                assert box.y0 <= extent.y0 < extent.y1 <= box.y1, text.get_text()

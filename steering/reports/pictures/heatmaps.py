@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from steering.reports.pictures.style import INK, STYLES, empty, error_bars
+from steering.reports.pictures.style import INK, STYLES, empty, error_bars, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,8 @@ def plot_questions(answers: pd.DataFrame, rule: str, title: str, signature: str)
         grouped[what].unstack().reindex(index=order, columns=questions).to_numpy()
         for what in ("sum", "count")
     )
-    size = (2.4 + 0.62 * len(questions), 2.2 + _ROW * len(order))
+    # A few questions need no less room for the title.
+    size = (max(6.5, 2.4 + 0.62 * len(questions)), 2.2 + _ROW * len(order))
     figure, [axes] = empty(title, signature, size=size)
     axes.grid(False)
     with np.errstate(invalid="ignore"):
@@ -110,11 +111,9 @@ def plot_scores(answers: pd.DataFrame, title: str, signature: str) -> "Figure":
         title: What was measured.
         signature: How.
     """
-    from matplotlib.figure import Figure
-
     names = answers["model"] + "[" + answers["condition"] + "]"
     order = list(dict.fromkeys(names))
-    figure = Figure(figsize=(8.0, 1.8 + _ROW * len(order)), layout="constrained")
+    figure = signed(signature, (8.0, 1.8 + _ROW * len(order)))
     panels = figure.subplots(1, 3, sharey=True, squeeze=False)[0]
     for axes, dimension in zip(panels, ("aligned", "coherent", "relevant"), strict=True):
         strips = np.full((len(order), len(_BINS) - 1), np.nan)
@@ -135,7 +134,6 @@ def plot_scores(answers: pd.DataFrame, title: str, signature: str) -> "Figure":
     panels[0].set_yticks(range(len(order)), [_short(name) for name in order], fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     figure.colorbar(image, ax=list(panels), label="share of answers (%)", fraction=0.03)
-    figure.supxlabel(signature, fontsize=6, color="#777777")
     return figure
 
 

@@ -25,8 +25,8 @@ STYLES = (
 INK = "#333333"
 PALE = "#777777"
 _DPI = 144
-# Letters to a line.
-_SIGNATURE_WIDTH = 130
+# Of a signature, which is printed small: letters to an inch, and inches to a line.
+_LETTERS, _LINE = 18.0, 0.12
 
 
 def empty(
@@ -38,21 +38,28 @@ def empty(
         title: What was measured.
         signature: How the figures were made; printed small below.
         panels: How many.
-        size: Of the whole, in inches.
+        size: Of the whole without the signature, in inches.
     """
-    # Not pyplot, which keeps every figure and looks for a screen.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
+    figure = signed(signature, size)
     panel_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     panel_axes[0].set_title(title, loc="left", fontsize=11, color=INK)
     for axes in panel_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
-    lines = textwrap.fill(signature.replace("|", " | "), _SIGNATURE_WIDTH)
-    figure.supxlabel(lines, fontsize=6, color=PALE)
     return figure, list(panel_axes)
+
+
+def signed(signature: str, size: tuple[float, float]) -> "Figure":
+    """A figure of this size in inches, with room below it for its signature."""
+    # Not pyplot, which keeps every figure and looks for a screen.
+    from matplotlib.figure import Figure
+
+    width, height = size
+    lines = textwrap.wrap(signature.replace("|", " | "), int(_LETTERS * width))
+    figure = Figure(figsize=(width, height + _LINE * len(lines)), layout="constrained")
+    figure.supxlabel("\n".join(lines), fontsize=6, color=PALE)
+    return figure
 
 
 def draw_series(
