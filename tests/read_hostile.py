@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from peak_memory import peak_memory
+
 from steering.errors import SteeringError
 from steering.logs import log_files
 from steering.questions import load_questions
@@ -44,8 +46,5 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     except SteeringError:
         pass
     seconds[path.name] = time.monotonic() - start
-peaks = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-# Linux counts in kibibytes, macOS in bytes.
-unit = 1 if sys.platform == "darwin" else 1024
-peak = unit * max(usage.ru_maxrss for usage in peaks)
+peak = max(peak_memory(), peak_memory(resource.RUSAGE_CHILDREN))
 sys.stdout.write(json.dumps({"seconds": seconds, "taken": taken, "peak": peak}))

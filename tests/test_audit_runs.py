@@ -14,6 +14,7 @@ from steering.errors import SteeringError
 from steering.logs import each_header
 from steering.studies.audit import audit
 from steering.studies.audit_finding import audit_table
+from steering.text import markdown
 from steering.toy import grammar
 from steering.vectors import SteeringVector
 from steering.vectors.formats import write_vector
@@ -114,7 +115,8 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     assert [arm.role for arm in result.conditions.values()].count("vector") == 3
     title, columns, rows = audit_table(result.finding)
     assert title in page
-    assert all(f"| {' | '.join(row)} |" in page for row in [columns, *rows])
+    shown = [" | ".join(map(markdown, row)) for row in [columns, *rows]]
+    assert all(f"| {row} |" in page for row in shown)
 
 
 def test_an_audit_asks_in_blocks_until_it_can_say_and_goes_on_where_it_was(

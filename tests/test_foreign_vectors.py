@@ -21,7 +21,12 @@ TOKENS = 12
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("deep") / "llama", "llama", layers=DEPTH)
+    return save_tiny(
+        tmp_path_factory.mktemp("deep") / "llama",
+        "llama",
+        layers=DEPTH,
+        max_position_embeddings=1024,
+    )
 
 
 @pytest.fixture(scope="module")

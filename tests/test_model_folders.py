@@ -228,7 +228,8 @@ def test_a_tokenizer_with_a_setting_of_another_type_is_refused_in_one_line(spoil
 
 
 _MEASURED = """
-import resource, sys, time
+import sys, time
+from peak_memory import peak_memory
 from steering.errors import SteeringError
 from steering.models import find_model, read_shape, weights_digest
 start = time.monotonic()
@@ -237,7 +238,7 @@ try:
     print(read_shape(source), weights_digest(source))
 except SteeringError as error:
     print("refused:", error)
-print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(time.monotonic() - start, peak_memory())
 """
 
 

@@ -133,7 +133,10 @@ class BatchCache(Cache):
             EngineError: The model has a kind of cache that is not supported.
         """
         if not self.layers:
-            if type(prefilled) is not DynamicCache:  # which may keep more than its layers do
+            if type(prefilled) not in (
+                Cache,
+                DynamicCache,
+            ):  # which may keep more than its layers do
                 raise _unsupported(prefilled)
             self.layers = [self._like(layer) for layer in prefilled.layers]
             self._real = torch.zeros((0, 0), dtype=torch.bool, device=mask.device)

@@ -266,7 +266,10 @@ def _no_log(path: Path, error: Exception) -> LogError:
     if isinstance(error, LogError):
         return error
     if isinstance(error, SteeringError):
-        return LogError(f"{path.name} is not an Inspect log that can be read ({error})")
+        return LogError(
+            f"{path.name} is not an Inspect log that can be read ({error}): give one, or a folder "
+            "of them"
+        )
     if isinstance(error, UnicodeEncodeError):
         return LogError(f"{path.name!r} is no name in UTF-8, which every log needs: rename it")
     return LogError(
