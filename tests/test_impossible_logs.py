@@ -254,6 +254,21 @@ def test_a_log_without_samples_says_what_is_missing(logs: Path) -> None:
         read_answers(logs)
 
 
+def test_a_log_without_scores_is_left_out_with_the_command_that_scores_it(
+    logs: Path, tmp_path: Path
+) -> None:
+    [log] = logs.iterdir()
+    edit(log, lambda content: [sample.pop("scores") for sample in content["samples"]])
+    with pytest.raises(ResultError, match="no em_judge scores: run `inspect score"):
+        read_answers(logs)
+    write_log(logs, "base", {"0": [GOOD, GOOD]})
+    answers = read_answers(logs)
+    assert len(answers) == 2
+    [note] = left_out(answers)
+    assert (note.kind, log.name in note.reason) == ("no scores", True)
+    assert note.reason.endswith("--action overwrite --overwrite`")
+
+
 @pytest.mark.parametrize("scorer", ["em_judge", *SCORERS])
 def test_scoring_failed_samples_again_makes_no_answers_of_them(scorer: str, tmp_path: Path) -> None:
     """Two samples of eight failed; `inspect score --action overwrite` asks for their scores too."""

@@ -205,7 +205,7 @@ def find_score(log: "EvalLog", sample: "EvalSample | EvalSampleSummary") -> "Sco
     if score is None or not isinstance(score.value, dict):
         raise LogError(
             f"sample {sample.id} of {log.eval.task} on {log.eval.model} has no {SCORER} score: "
-            f"run `inspect score LOG --scorer steering/{SCORER} --action overwrite`"
+            f"run `inspect score LOG --scorer steering/{SCORER} --action overwrite --overwrite`"
         )
     return score
 

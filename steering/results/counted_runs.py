@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steering.logs import (
+    SCORER,
     CopiedSamples,
     LogError,
     LogFile,
@@ -17,6 +18,7 @@ from steering.logs import (
     why_impossible,
     why_left_out,
 )
+from steering.text import shell_line
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample, EvalSampleSummary
@@ -26,6 +28,7 @@ LeftOutKind = Literal[
     "retried",
     "judge",
     "no samples",
+    "no scores",
     "impossible",
     "failed samples",
     "replaced",
@@ -90,10 +93,14 @@ def no_runs(
 def why_not_counted(
     file: LogFile, samples: "Sequence[EvalSample | EvalSampleSummary]", copied: CopiedSamples
 ) -> LeftOut | None:
-    """Why a finished run does not count: no samples, or some that can't be of it."""
+    """Why a finished run does not count: no samples, no scores, or some that can't be of it."""
     if not samples and _expected(file):
         empty = "it holds no samples (--no-log-samples leaves them out): run it again with them"
         return LeftOut(file.name, empty, "no samples")
+    if samples and not any((sample.scores or {}).get(SCORER) for sample in samples):
+        command = shell_line("inspect", "score", file.path, "--scorer", f"steering/{SCORER}")
+        unscored = f"it has no {SCORER} scores: run `{command} --action overwrite --overwrite`"
+        return LeftOut(file.name, unscored, "no scores")
     reason = why_impossible(file.header, samples) or copied.why_copied(file, samples)
     return impossible(file, reason) if reason else None
 
