@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 # Characters of a message.
-_LONGEST = 4000
+_LONGEST = 2000
 
 
 class SteeringError(Exception):

@@ -131,6 +131,8 @@ def test_a_notebook_that_runs_an_event_loop_can_ask(model: SteeredModel) -> None
         ("Hello", {"magnitude": "abc"}, ["magnitude='abc'", "valid number"]),
         ([], {}, ["no prompt", "at least one"]),
         ([["Hello"]], {}, ["['Hello'] is no prompt", "list of messages"]),
+        (5, {}, ["5 is no prompt", "a conversation"]),
+        ({"role": "user", "content": "Hello"}, {}, ["is no prompt", "a list of messages"]),
         (["a", {"role": "user", "content": "b"}], {}, ["mixes messages with prompts"]),
         ([{"role": "tool", "content": "b"}], {}, ["'tool'", "system, user, assistant"]),
         ([{"role": "user"}], {}, ["is no message", "content"]),

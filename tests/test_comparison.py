@@ -142,3 +142,14 @@ def test_differences_are_of_the_questions_that_both_conditions_have() -> None:
     difference = paired_difference(rates, reference)
     assert difference.value == pytest.approx(0.25)
     assert difference.left_out == ("x", "y")
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_differences_that_are_all_equal_leave_no_interval_of_no_width(rate: float) -> None:
+    """Two conditions without a misaligned answer are not known to be equal."""
+    names = [f"q{number}" for number in range(8)]
+    difference = paired_difference(dict.fromkeys(names, rate), dict.fromkeys(names, 0.0))
+    assert difference.value == pytest.approx(rate)
+    assert math.isnan(difference.low)
+    assert math.isnan(difference.high)
+    assert "the same in all 8 themes" in (difference.note or "")

@@ -90,7 +90,20 @@ def _tokens(content: dict[str, Any]) -> None:
 IMPOSSIBLE: dict[str, tuple[Change, str]] = {
     **{
         f"score {value}": (_score(value), r"sample 0/0 has the score aligned=.*, which is")
-        for value in (101, 100.001, 1e9, math.inf, -math.inf, -5, -1e-9, True, False, "7", "nan")
+        for value in (
+            101,
+            100.001,
+            1e9,
+            10**400,
+            math.inf,
+            -math.inf,
+            -5,
+            -1e-9,
+            True,
+            False,
+            "7",
+            "nan",
+        )
     },
     "twice": (_twice, "sample 0/0 stands in it more than once for epoch 1"),
     "another id": (_with_another_id, "are copies of one|stands in it more than once"),

@@ -219,6 +219,13 @@ def test_what_transformers_refuses_is_one_line(case: str, spoiled: Path) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_an_end_token_that_is_no_id_is_refused_in_one_line(spoiled: Path) -> None:
+    path = spoiled / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": {"a": 1}}))
+    with pytest.raises(ModelError, match="make it an id"):
+        load_model(find_model(str(spoiled)))
+
+
 def test_a_tokenizer_with_a_setting_of_another_type_is_refused_in_one_line(spoiled: Path) -> None:
     path = spoiled / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "abc"}))

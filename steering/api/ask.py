@@ -7,7 +7,7 @@ It goes through the provider, so weights, labels, cached vectors and answers are
 import asyncio
 import inspect
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, overload
@@ -155,6 +155,11 @@ class SteeredModel:
                 raise SteeringError(
                     no_such_option(name, [*_SETTINGS, *INTERVENTION], "of a question")
                 )
+        if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping):
+            raise SteeringError(
+                f"{prompts!r} is no prompt: give a text, a conversation (a list of messages), or a "
+                "list of these"
+            )
         single = isinstance(prompts, str) or _is_conversation(prompts)
         batch = [prompts] if single else list(prompts)
         if not batch:

@@ -86,6 +86,8 @@ def _why_no_points(value: object) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "is no number"
-    if not math.isnan(value) and not 0 <= value <= _HIGHEST:
+    # An integer can be too large for a float.
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if not is_nan and not 0 <= value <= _HIGHEST:
         return f"is not in 0-{_HIGHEST}"
     return None

@@ -311,6 +311,11 @@ def _end_tokens(
     # A finetuned model often has the generation config of its base model, and so another end.
     ends = [*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id]
     ends = [token for token in [*ends, answer_end(tokenizer)] if token is not None]
+    if wrong := [token for token in ends if type(token) is not int]:
+        raise ModelError(
+            f"eos_token_id of {source.location} holds {wrong[0]!r}: make it an id, or a list of "
+            "them, in generation_config.json and config.json"
+        )
     if not ends:
         raise ModelError(
             f"neither generation config, tokenizer nor chat template of {source.location} name an "

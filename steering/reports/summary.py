@@ -56,9 +56,11 @@ def _differences(results: Sequence[ConditionResult]) -> list[str]:
         if not math.isnan(difference.value):
             bounds = (difference.value, difference.low, difference.high)
             value, low, high = (100 * bound for bound in bounds)
+            interval = "no interval" if math.isnan(low) else f"[{low:.0f}, {high:.0f}]"
+            note = f"; {difference.note}" if difference.note else ""
             lines.append(
-                f"{result.name} - {baseline.name}: EM betley {value:+.0f} points "
-                f"[{low:.0f}, {high:.0f}], p = {difference.p_value:.2g} (paired)"
+                f"{result.name} - {baseline.name}: EM betley {value:+.0f} points {interval}, "
+                f"p = {difference.p_value:.2g} (paired{note})"
             )
     return lines
 

@@ -36,7 +36,7 @@ class Difference:
 
     Attributes:
         value: mean over questions of the paired differences; NaN without questions.
-        low: lower bound (Student's t over the questions' differences).
+        low: lower bound (Student's t over the questions' differences); NaN if they are all equal.
         high: upper bound.
         p_value: two-sided, by flipping signs of the questions' differences; NaN without questions.
         exact: whether all flips were computed rather than drawn.
@@ -76,10 +76,15 @@ def paired_difference(
     differences = np.array([rates[q] - reference[q] for q in shared], dtype=np.float64)
     count = len(differences)
     if count == 0:
-        note = "no question has a number in both"
-        return Difference(math.nan, math.nan, math.nan, math.nan, True, 0, left_out, note)
+        none = "no question has a number in both"
+        return Difference(math.nan, math.nan, math.nan, math.nan, True, 0, left_out, none)
     interval = mean_interval(differences.tolist(), range(count), confidence)
-    low, high = np.clip([interval.low, interval.high], -1.0, 1.0)
+    low, high, note = interval.low, interval.high, interval.note
+    if count > 1 and np.ptp(differences) <= TOLERANCE:
+        # Student's t would be an interval of no width, whatever the number of answers.
+        low = high = math.nan
+        note = f"the difference is the same in all {count} themes, so it has no spread"
+    low, high = np.clip([low, high], -1.0, 1.0)
     means = np.abs(sign_flipped_means(differences[None]))
     return Difference(
         value=float(differences.mean()),
@@ -89,7 +94,7 @@ def paired_difference(
         exact=count <= _MAX_EXACT,
         num_questions=count,
         left_out=left_out,
-        note=interval.note,
+        note=note,
     )
 
 

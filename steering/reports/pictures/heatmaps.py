@@ -74,8 +74,9 @@ def plot_questions(answers: pd.DataFrame, rule: str, title: str, signature: str)
         grouped[what].unstack().reindex(index=order, columns=questions).to_numpy()
         for what in ("sum", "count")
     )
-    # A few questions need no less room for the title.
-    size = (max(6.5, 2.4 + 0.62 * len(questions)), 2.2 + _ROW * len(order))
+    # Few questions need no less room for the title, and long names need room beside the cells.
+    names_width = 0.07 * max(len(_short(name)) for name in order)
+    size = (max(6.5, 2.4 + names_width + 0.62 * len(questions)), 2.2 + _ROW * len(order))
     figure, [axes] = empty(title, signature, size=size)
     axes.grid(False)
     with np.errstate(invalid="ignore"):
