@@ -411,6 +411,13 @@ def test_a_pipe_among_logs_keeps_nobody_waiting(tmp_path: Path) -> None:
         read_answers(tmp_path)
 
 
+def test_a_link_to_itself_is_no_log(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.eval"
+    loop.symlink_to(loop)
+    with pytest.raises(SteeringError, match="holds no finished runs"):
+        read_answers(loop)
+
+
 def test_an_impossible_calibration_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def log_files(logs: "str | Path | LogFile | Sequence[str | Path | LogFile]") -> 
 
 
 def _files_at(path: Path) -> list[LogFile]:
-    root = path.resolve()
+    root = Path(os.path.realpath(path))  # which raises nothing for a loop of links
     if root.is_dir():
         paths = sorted(log for log in _below(root) if _LOG_NAME.search(log.name))
     else:
