@@ -308,7 +308,7 @@ def test_a_number_by_itself_is_in_the_digest_too(tmp_path):
         ),
         ({"format": "steering-vector/9"}, "steering-vector/9"),
         ({"format": "pt"}, "pt"),
-        (None, "the format None"),
+        (None, "has no format"),
         ({"format": FORMAT}, "damaged"),
         ({"format": FORMAT, "header": "{}"}, "damaged"),
     ],

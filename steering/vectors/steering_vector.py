@@ -310,8 +310,9 @@ def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     metadata = head.get("__metadata__") or {}
     if metadata.get("format") != format:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        other = f"the format {metadata['format']}" if metadata.get("format") else "no format"
         raise VectorError(
-            f"{path} has the format {metadata.get('format')}; {format} is needed. It holds "
+            f"{path} has {other}; {format} is needed. It holds "
             f"{shapes or 'nothing'}: if another tool wrote it, save the direction with torch.save "
             "as a dict of block to tensor [width], and import that with `steering convert`"
         )
