@@ -70,7 +70,8 @@ def refuse_unfit(model: "nn.Module", report: Mapping[str, Any], source: ModelSou
     if missing:
         raise ModelError(
             f"{source.location} lacks {len(missing)} of the weights of {name} ({_some(missing)}), "
-            "which would be random. Give a complete checkpoint, with the config.json that belongs to it"
+            "which would be random. Give a complete checkpoint, with the config.json that belongs "
+            "to it"
         )
     if unexpected:
         raise ModelError(
