@@ -331,7 +331,7 @@ def test_a_sample_without_an_output_is_no_answer_and_an_empty_text_is_one(tmp_pa
     task = Task(MemoryDataset(samples), solver=answer(), scorer=em_judge(), name="small")
     [log] = eval(
         task,
-        model=fake("tested"),
+        model=fake("answers_nothing"),
         model_roles={"grader": fake("grader", lambda prompt, config: "50")},
         log_dir=str(tmp_path),
         display="none",

@@ -217,7 +217,7 @@ def _run(scorer: object, folder: Path) -> object:
     task = Task(MemoryDataset(samples), scorer=scorer, epochs=Epochs(2), name="small")  # type: ignore[arg-type]
     [log] = eval(
         task,
-        model=fake("tested"),
+        model=fake("answers_nothing"),
         model_roles={"grader": fake("bad", _bad)},
         log_dir=str(folder),
         display="none",
@@ -257,7 +257,7 @@ def test_no_failure_of_a_judge_loses_a_run_through_leak_or_calibration(tmp_path:
     task = Task(MemoryDataset(samples), scorer=[em_judge(), target_leak("health")], name="small")
     [log] = eval(
         task,
-        model=fake("tested"),
+        model=fake("answers_nothing"),
         model_roles={"grader": fake("leaky", judge)},
         log_dir=str(tmp_path / "leak"),
         display="none",
@@ -267,7 +267,7 @@ def test_no_failure_of_a_judge_loses_a_run_through_leak_or_calibration(tmp_path:
     assert (leak.metadata or {})["reason"].startswith("judge error: CancelledError")
     [calibration] = eval(
         calibration_task(load_pairs(num_pairs=2)),
-        model=fake("tested"),
+        model=fake("answers_nothing"),
         model_roles={"grader": fake("bad", _bad)},
         log_dir=str(tmp_path / "calibration"),
         display="none",
