@@ -282,6 +282,12 @@ def test_a_log_without_scores_is_left_out_with_the_command_that_scores_it(
     assert note.reason.endswith("--action overwrite --overwrite`")
 
 
+def test_a_run_whose_samples_all_failed_is_not_told_to_be_scored(tmp_path: Path) -> None:
+    write_log(tmp_path, "base", {"0": [FAILS, FAILS]})
+    with pytest.raises(ResultError, match="2 of its samples failed"):
+        read_answers(tmp_path)
+
+
 @pytest.mark.parametrize("scorer", ["em_judge", *SCORERS])
 def test_scoring_failed_samples_again_makes_no_answers_of_them(scorer: str, tmp_path: Path) -> None:
     """Two samples of eight failed; `inspect score --action overwrite` asks for their scores too."""

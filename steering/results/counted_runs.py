@@ -97,7 +97,8 @@ def why_not_counted(
     if not samples and _expected(file):
         empty = "it holds no samples (--no-log-samples leaves them out): run it again with them"
         return LeftOut(file.name, empty, "no samples")
-    if samples and not any((sample.scores or {}).get(SCORER) for sample in samples):
+    completed = [sample for sample in samples if sample.error is None]
+    if completed and not any((sample.scores or {}).get(SCORER) for sample in completed):
         command = shell_line("inspect", "score", file.path, "--scorer", f"steering/{SCORER}")
         unscored = f"it has no {SCORER} scores: run `{command} --action overwrite --overwrite`"
         return LeftOut(file.name, unscored, "no scores")
