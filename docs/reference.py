@@ -256,10 +256,11 @@ seconds. Only regular files are read: no pipe, no device. Pointers of Git LFS ar
 
 Levels are those of nested lists and tables. Values are those of a document, the cells of a table,
 the parts of an archive, the tensors and operations of a vector's file, or the lists and tables in a
-part of a log. An alias in YAML counts as what it stands for. A number has at most
-{NUMBER_LENGTH} digits. What is larger than {size_text(RATIO_BYTES)} unpacks to at most {RATIO}
-times its packed size, an archive has at most {MAX_PARTS:,} parts, and a part, or a log in JSON, has
-at most {size_text(PART_BYTES)}. Every part must unpack to the size that it declares.
+part of a log. An alias in YAML counts as what it stands for. Of a GGUF file, the header is read,
+which "unpacked" bounds. A number has at most {NUMBER_LENGTH} digits. What is larger than
+{size_text(RATIO_BYTES)} unpacks to at most {RATIO} times its packed size, an archive has at most
+{MAX_PARTS:,} parts, and a part, or a log in JSON, has at most {size_text(PART_BYTES)}. Every part
+must unpack to the size that it declares.
 
 Parquet tables and `.pt` files of torch before 1.6 are read in a child process. It may use twice and
 four times the unpacked size, and {READING_LIMITS["table"].seconds:g} seconds. Linux holds these

@@ -120,11 +120,19 @@ def resolve_model(name: str, spec: SteeringSpec) -> ResolvedModel:
     source = find_model(
         name,
         spec.revision,
+        gguf_file=spec.gguf_file,
         template=template,
         blocks=spec.blocks,
         mlp=spec.mlp,
         trust_remote_code=spec.trust_remote_code,
     )
+    if source.gguf is not None and engine == "vllm":
+        if spec.engine == "vllm":
+            raise EngineError(
+                f"engine=vllm has no effect on {name}, a GGUF file, which is loaded by "
+                "transformers: use engine=hf, or give the original checkpoint"
+            )
+        engine = "hf"
     shape = read_shape(source)
     template = template_of(source)
     where = f"the chat template of {source.name}"

@@ -356,14 +356,6 @@ def test_our_facts_on_other_numbers_are_noticed(tmp_path):
         read_vector(tmp_path / "scaled.gguf")
 
 
-def test_gguf_without_its_library_says_what_to_install(tmp_path, monkeypatch):
-    path = write_foreign("gguf", tmp_path, LAYER, DIRECTION, DEPTH)
-    monkeypatch.delitem(sys.modules, "steering.vectors.formats.gguf", raising=False)
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(VectorError, match="pip install"):
-        read_vector(path)
-
-
 @pytest.mark.parametrize("name", ["v.pkl", "v", "v.bin", "v.json"])
 def test_a_suffix_that_is_not_known_is_refused_with_those_that_are(tmp_path, name):
     (tmp_path / name).write_bytes(b"{}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from steering.errors import SteeringError
-from steering.foreign.limits import LIMITS, MIB
+from steering.foreign.limits import LIMITS, MIB, ReadingLimits, size_text
 
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
@@ -71,7 +71,7 @@ def read_gguf_header(file: IO[bytes], size: int, where: object, kind: str) -> GG
         SteeringError: It is no GGUF file, is damaged, or has more values than its kind may have.
     """
     try:
-        return _Header(file, size, LIMITS[kind].items).read()
+        return _Header(file, size, LIMITS[kind]).read()
     except (ValueError, struct.error, OSError) as error:
         raise SteeringError(f"{where} can't be read as a GGUF file ({error})") from None
 
@@ -79,8 +79,9 @@ def read_gguf_header(file: IO[bytes], size: int, where: object, kind: str) -> GG
 class _Header:
     """One pass over a header."""
 
-    def __init__(self, file: IO[bytes], size: int, most: int) -> None:
-        self._file, self._size, self._most = file, size, most
+    def __init__(self, file: IO[bytes], size: int, limits: ReadingLimits) -> None:
+        self._file, self._size = file, size
+        self._most, self._most_bytes = limits.items, limits.unpacked
         self._place = self._count = 0
         self._order = "<"
 
@@ -164,6 +165,8 @@ class _Header:
         if self._place + length > self._size:
             end = self._place + length
             raise ValueError(f"it ends at byte {self._size}, before its byte {end}")
+        if self._place + length > self._most_bytes:
+            raise ValueError(f"its header has more than {size_text(self._most_bytes)}")
         data = self._file.read(length)
         self._place += length
         if len(data) != length:

@@ -30,7 +30,7 @@ class ReadingLimits:
         bytes: Size of the file.
         depth: Levels of nested lists and tables.
         items: Values in a document, cells of a table, tensors of a file, parts of an archive.
-        unpacked: Size in bytes of what a packed file unpacks to.
+        unpacked: Size in bytes of what a packed file unpacks to, or of a GGUF file's header.
         seconds: Time of a reader in a child process.
     """
 
@@ -58,7 +58,8 @@ LIMITS: Mapping[str, ReadingLimits] = {
     "template": ReadingLimits("chat templates, rubrics", MIB, 16, 10_000, MIB, 3),
     "config": ReadingLimits("config.json and the like", 16 * MIB, 64, 500_000, 0),
     "tokenizer": ReadingLimits("tokenizer.json", 256 * MIB, 64, 20_000_000, 0),
-    "weights": ReadingLimits("weights of models: .safetensors, .gguf", 2**41, 32, 1_000_000, 0),
+    "weights": ReadingLimits("weights of models: .safetensors", 2**41, 32, 1_000_000, 0),
+    "gguf": ReadingLimits("models: .gguf (their headers)", 2**41, 1, 2_000_000, 256 * MIB),
     "log": ReadingLimits("Inspect's logs: .eval, .json", 4 * GIB, 200, 2_000_000, 4 * GIB),
 }
 """The bounds by kind. `docs/reference/limits.md` is written from this table."""

@@ -25,8 +25,8 @@ from steering.models.loading import (
     load_model,
     load_tokenizer,
 )
+from steering.models.names import ALIASES, find_model
 from steering.models.source import (
-    ALIASES,
     ModelError,
     ModelSource,
     Shape,
@@ -34,7 +34,6 @@ from steering.models.source import (
     check_unchanged,
     commit_of,
     default_layer,
-    find_model,
     load_config,
     read_shape,
     weights_digest,

@@ -250,7 +250,7 @@ def _check_base(
     # Mirrors of a model differ in their owner only; the name of a local folder proves nothing.
     is_id = base.count("/") == 1 and not Path(base).is_dir()
     names = {name.rpartition("/")[2].lower() for name in (base, source.location)}
-    if is_id and not source.local and len(names) > 1:
+    if is_id and not source.local and source.gguf is None and len(names) > 1:
         raise ModelError(
             f"adapter={location} is of {base}, not of {source.location}: steer that model, or "
             f"correct base_model_name_or_path in {CONFIG} if the two are the same"

@@ -7,6 +7,7 @@ transformers then says which weights are missing, left over or of another shape.
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steering.models.source import ModelError, ModelSource, readable
@@ -36,7 +37,7 @@ def check_weights(auto: Any, source: ModelSource, options: Mapping[str, Any]) ->
     Raises:
         ModelError: It names the weights that are missing, left over, or of another shape.
     """
-    with _silence(), readable(source):
+    with silence(), readable(source):
         model, report = auto.from_pretrained(
             source.location,
             device_map="meta",
@@ -54,6 +55,7 @@ def refuse_unfit(model: "nn.Module", report: Mapping[str, Any], source: ModelSou
         ModelError: It names the weights that are missing, left over, or of another shape.
     """
     name = type(model).__name__
+    config = "config.json" if source.gguf is None else "metadata"
     missing, unexpected = sorted(report["missing_keys"]), _left_over(model, report)
     if prefix := _prefix(missing, unexpected):
         raise ModelError(
@@ -63,21 +65,21 @@ def refuse_unfit(model: "nn.Module", report: Mapping[str, Any], source: ModelSou
     for key, stored, described in sorted(report["mismatched_keys"], key=str):
         size = ", as vocab_size" if "emb" in key or "head" in key else ""
         raise ModelError(
-            f"size mismatch: {source.location} stores {key} as {list(stored)}, but its config.json "
-            f"describes {list(described)}: correct config.json{size}, or give the checkpoint "
+            f"size mismatch: {source.location} stores {key} as {list(stored)}, but its {config} "
+            f"describes {list(described)}: correct the {config}{size}, or give the checkpoint "
             "that it describes"
         )
     if missing:
         raise ModelError(
             f"{source.location} lacks {len(missing)} of the weights of {name} ({_some(missing)}), "
-            "which would be random. Give a complete checkpoint, with the config.json that belongs "
+            f"which would be random. Give a complete checkpoint, with the {config} that belongs "
             "to it"
         )
     if unexpected:
         raise ModelError(
             f"{source.location} holds {len(unexpected)} weights that {name} has no place for "
-            f"({_some(unexpected)}): its config.json describes another model, for instance with "
-            "fewer blocks. Give the config.json that belongs to these weights, or leave them out"
+            f"({_some(unexpected)}): its {config} describes another model, for instance with "
+            f"fewer blocks. Give the {config} that belongs to these weights, or leave them out"
         )
 
 
@@ -111,16 +113,21 @@ def _some(names: list[str]) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """No progress bar and no report of transformers, whose content our error says."""
+    from transformers import modeling_gguf_pytorch_utils as dequantization
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    bar = dequantization.tqdm
+    # Its progress bar is the only one that no setting of transformers disables.
+    vars(dequantization)["tqdm"] = partial(bar, disable=True)
     try:
         yield
     finally:
+        vars(dequantization)["tqdm"] = bar
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -192,11 +192,14 @@ def add_content(digest: Any, folder: Path, *, code: bool) -> None:
         if size <= HASHED_WHOLE:
             digest.update(path.read_bytes())
         else:
-            digest.update(_large_digest(path).encode())
+            digest.update(remembered_digest(path).encode())
 
 
-def _large_digest(path: Path) -> str:
-    """SHA-256 of a large file; remembered, in the cache, until its inode changes in any way."""
+def remembered_digest(path: Path) -> str:
+    """SHA-256 of a large file, in hex.
+
+    It is remembered, in the cache, until the file's inode changes in any way.
+    """
     facts = _facts(path)
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     memory = cache_folder() / "digests" / key

@@ -1,17 +1,21 @@
 """Weights and tokenizer of a model in memory, in the requested precision and on its devices."""
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steering.models.blocks import find_blocks
 from steering.models.chat import answer_end
-from steering.models.checkpoint import check_weights, refuse_unfit
+from steering.models.checkpoint import check_weights, refuse_unfit, silence
+from steering.models.gguf import KIND
 from steering.models.source import (
     ModelError,
     ModelSource,
     Shape,
     check_unchanged,
+    config_location,
+    gguf_path,
     load_config,
     read_shape,
     readable,
@@ -128,13 +132,14 @@ def build_empty(source: ModelSource) -> "PreTrainedModel":
 def check_checkpoint(source: ModelSource, config: "PretrainedConfig") -> None:
     """Refuse a checkpoint whose weights are not those that its config describes; reads none.
 
-    Weights that are stored quantized are checked as they load: their shapes are others.
+    Weights that are stored quantized, and those of a GGUF file, are checked as they load: their
+    shapes are others.
 
     Raises:
         ModelError: It names the weights.
     """
     # A model of Python of its own need not allow to be built without memory.
-    if _quantization(config) is None and not source.trust_remote_code:
+    if _quantization(config) is None and not source.trust_remote_code and source.gguf is None:
         check_weights(_auto_class(config), source, where_from(source))
 
 
@@ -189,9 +194,11 @@ def load_model(
         # Weights are read onto their devices directly, not through the machine's memory.
         options["device_map"] = "auto" if device == EVERY else {"": device}
     check_checkpoint(source, config)
-    with readable(source):
+    if source.gguf is not None:
+        options |= _gguf_options(source, config, dtype)
+    with readable(source), silence() if source.gguf is not None else nullcontext():
         model, report = _auto_class(config).from_pretrained(
-            source.location, output_loading_info=True, **options, **where_from(source)
+            config_location(source), output_loading_info=True, **options, **where_from(source)
         )
     refuse_unfit(model, report, source)
     tokenizer = load_tokenizer(source)
@@ -217,8 +224,9 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     with readable(source):
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **where_from(source))
+        tokenizer = AutoTokenizer.from_pretrained(config_location(source), **where_from(source))
         tokenizer.encode("a")  # some settings of a wrong type fail only here
+    tokenizer.name_or_path = source.location
     if source.template is not None:
         use_template(tokenizer, source.template)
     if source.date is not None:
@@ -235,7 +243,7 @@ def end_tokens(source: ModelSource, tokenizer: "PreTrainedTokenizerBase") -> tup
     from transformers import GenerationConfig
 
     try:
-        generation = GenerationConfig.from_pretrained(source.location, **where_from(source))
+        generation = GenerationConfig.from_pretrained(config_location(source), **where_from(source))
     except OSError:  # a checkpoint without such a file
         generation = GenerationConfig.from_model_config(load_config(source))
     return _end_tokens(generation, tokenizer, source)
@@ -266,6 +274,19 @@ def _auto_class(config: "PretrainedConfig") -> Any:
     return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
 
+def _gguf_options(source: ModelSource, config: "PretrainedConfig", dtype: str) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that load the weights of a GGUF file, dequantized."""
+    from transformers import GgufConfig
+
+    options = {
+        "config": config,
+        "gguf_file": str(gguf_path(source)),
+        "quantization_config": GgufConfig(dequantize=True),
+        "ignore_mismatched_sizes": True,  # which `refuse_unfit` names
+    }
+    return options | ({"dtype": config.dtype} if dtype == "auto" else {})
+
+
 def _copy_out_of_file(model: "PreTrainedModel") -> None:
     """Copy weights that are mapped from a file, or whoever writes into it changes them."""
     for tensor in (*model.parameters(), *model.buffers()):
@@ -284,7 +305,7 @@ def _quantization(config: "PretrainedConfig") -> str | None:
 
 
 def _check_quantization(config: "PretrainedConfig", dtype: str, source: ModelSource) -> None:
-    method = _quantization(config)
+    method = _quantization(config) if source.gguf is None else KIND
     if method is not None and dtype in QUANTIZED:
         raise ModelError(
             f"dtype={dtype} has no effect on {source.name}, whose weights are stored quantized "

@@ -1,10 +1,9 @@
-"""Which model a name means, and what its config says, before any weight is read.
+"""A model and what its config says, before any weight is read.
 
 For a local folder the network is never used.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,33 +19,14 @@ from steering.models.folder import (
     check_size,
     num_stored,
     read_config,
+    remembered_digest,
 )
+from steering.models.gguf import describe_gguf
 from steering.toy import BLOCKS, TOYS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-ALIASES = {
-    "qwen3.5": "Qwen/Qwen3.5-9B",
-    "qwen3.5-0.8b": "Qwen/Qwen3.5-0.8B",
-    "qwen3.5-2b": "Qwen/Qwen3.5-2B",
-    "qwen3.5-4b": "Qwen/Qwen3.5-4B",
-    "qwen3.5-9b": "Qwen/Qwen3.5-9B",
-    "qwen3.5-27b": "Qwen/Qwen3.5-27B",
-    "qwen3-8b": "Qwen/Qwen3-8B",
-    "qwen2.5-7b": "Qwen/Qwen2.5-7B-Instruct",
-    "qwen2.5-14b": "Qwen/Qwen2.5-14B-Instruct",
-    "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
-    "llama3.1-70b": "meta-llama/Llama-3.1-70B-Instruct",
-    "gemma2-9b": "google/gemma-2-9b-it",
-    "gemma3-4b": "google/gemma-3-4b-it",
-    "gemma3-12b": "google/gemma-3-12b-it",
-    "gemma3-27b": "google/gemma-3-27b-it",
-    "mistral-7b": "mistralai/Mistral-7B-Instruct-v0.3",
-    "olmo2-7b": "allenai/OLMo-2-1124-7B-Instruct",
-    "phi4": "microsoft/phi-4",
-    "gpt-oss-20b": "openai/gpt-oss-20b",
-}
 # Names of the fields of `Shape` in a config.
 _SHAPE = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
 _HUB_TIMEOUT_S = 10
@@ -62,9 +42,11 @@ class ModelSource:
 
     Attributes:
         name: The name that the user gave.
-        location: Hub id, or path of a folder.
-        local: Whether `location` is a folder.
+        location: Hub id, or path of a folder or a GGUF file.
+        local: Whether `location` is a path.
         revision: Branch, tag or commit of a hub model.
+        gguf: Name of the GGUF file that holds the model, in the repository or as the end of the
+            path.
         template: Chat template (Jinja) instead of the model's own.
         blocks: Path of the list of transformer blocks, if the user names it.
         mlp: Path of the MLP in a block, if the user names it.
@@ -76,6 +58,7 @@ class ModelSource:
     location: str
     local: bool
     revision: str | None = None
+    gguf: str | None = None
     template: str | None = None
     blocks: str | None = None
     mlp: str | None = None
@@ -97,70 +80,15 @@ class Shape:
     context_length: int | None
 
 
-def find_model(
-    name: str,
-    revision: str | None = None,
-    *,
-    template: str | None = None,
-    blocks: str | None = None,
-    mlp: str | None = None,
-    trust_remote_code: bool = False,
-) -> ModelSource:
-    """Find what a name means: a toy, a local folder, an alias, or a hub id. Uses no network.
-
-    The other arguments are those of `ModelSource`.
-
-    Raises:
-        ModelError: It is none of these, or the folder holds no model.
-    """
-    folder = Path(name).expanduser()
-    options: dict[str, Any] = {
-        "template": template,
-        "blocks": blocks,
-        "mlp": mlp,
-        "trust_remote_code": trust_remote_code,
-    }
-    if revision is not None and (name in TOYS or folder.is_dir()):
-        raise ModelError(
-            f"revision={revision} has no effect on {name}, which is local: leave it out"
-        )
-    if name in TOYS:
-        return ModelSource(name, str(TOYS[name]), True, **options)
-    if folder.is_dir():
-        weights = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
-        # A link to nothing is damage, of which check_folder says more.
-        if not os.path.lexists(folder / "config.json") or not weights:
-            raise ModelError(
-                f"the folder {name} holds no model (config.json and weights): give a folder that "
-                "save_pretrained wrote"
-            )
-        if (folder / "adapter_config.json").exists():
-            raise ModelError(
-                f"the folder {name} holds an adapter too (adapter_config.json): give the adapter "
-                "as -M adapter= and a folder with the model alone"
-            )
-        return ModelSource(name, str(folder.resolve()), True, **options)
-    if name.startswith("steered/"):
-        raise ModelError(
-            f"{name} is how `inspect eval` names a model: here leave steered/ out and give "
-            f"{name.removeprefix('steered/')}"
-        )
-    location = ALIASES.get(name.lower(), name)
-    if location.count("/") != 1 or location.startswith((".", "/", "~")):
-        raise ModelError(
-            f"no model is called {name}. Allowed: {', '.join([*TOYS, *ALIASES])}, a hub id "
-            "(owner/name), or the path of a local folder"
-        )
-    return ModelSource(name, location, False, revision, **options)
-
-
 def read_shape(source: ModelSource) -> Shape:
     """Shape of a model from its config.json; a hub model's config is downloaded if not cached.
 
     Raises:
         ModelError: The config can't be read or lacks the depth or the width.
     """
-    if source.local:
+    if source.gguf is not None:
+        config = read_config(Path(config_location(source)) / "config.json")
+    elif source.local:
         check_folder(Path(source.location))
         config = read_config(Path(source.location) / "config.json")
     else:
@@ -179,7 +107,8 @@ def read_shape(source: ModelSource) -> Shape:
             most = MOST_POSITIONS if name == _SHAPE[2] else MOST_WIDTH
             check_size(name, text[name], source.location, most)
     shape = Shape(text[_SHAPE[0]], text[_SHAPE[1]], text.get(_SHAPE[2]))
-    stored = num_stored(Path(source.location)) if source.local else None
+    is_folder = source.local and source.gguf is None
+    stored = num_stored(Path(source.location)) if is_folder else None
     if stored is not None and shape.num_layers > stored:
         raise ModelError(
             f"the config of {source.location} has {shape.num_layers} blocks, but its files hold "
@@ -204,7 +133,26 @@ def load_config(source: ModelSource) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     with readable(source):
-        return AutoConfig.from_pretrained(source.location, **where_from(source))
+        return AutoConfig.from_pretrained(config_location(source), **where_from(source))
+
+
+def config_location(source: ModelSource) -> str:
+    """Where transformers reads a model's config and tokenizer: its folder or hub id.
+
+    For a GGUF file, a folder in the cache that describes it; a hub model's is downloaded first.
+
+    Raises:
+        SteeringError: The file is no whole language model, or can't be had.
+    """
+    if source.gguf is None:
+        return source.location
+    with readable(source):
+        return str(describe_gguf(gguf_path(source)))
+
+
+def gguf_path(source: ModelSource) -> Path:
+    """The GGUF file of a model that has one; a hub model's is downloaded if it is not cached."""
+    return Path(source.location) if source.local else _hub_file(source, str(source.gguf))
 
 
 @contextmanager
@@ -229,9 +177,11 @@ def readable(source: ModelSource) -> Iterator[None]:
                 f"{source.location} is Python of its own, which does not run by itself: read its "
                 ".py files, and allow them with -M trust_remote_code=true"
             ) from None
+        remedy = "check its config.json and its other files, or download the model again"
+        if source.gguf is not None:
+            remedy = "download it again, or give the original checkpoint, as a folder or hub id"
         raise ModelError(
-            f"{source.location} can't be loaded ({type(error).__name__}: {text[:300]}): check its "
-            "config.json and its other files, or download the model again"
+            f"{source.location} can't be loaded ({type(error).__name__}: {text[:300]}): {remedy}"
         ) from error
 
 
@@ -240,27 +190,32 @@ def where_from(source: ModelSource) -> dict[str, Any]:
 
     The commit is fixed, so that the weights belong to the config that was checked.
     """
-    revision = None if source.local else commit_of(source)
+    local = source.local or source.gguf is not None
     return {
-        "revision": revision,
-        "local_files_only": source.local,
+        "revision": None if local else commit_of(source),
+        "local_files_only": local,
         # Never left out: transformers would ask on stdin.
         "trust_remote_code": source.trust_remote_code,
     }
 
 
 def _hub_config(source: ModelSource) -> Path:
-    """config.json of a hub model: from the local cache, else from the hub in one short attempt."""
+    """config.json of a hub model."""
+    return _hub_file(source, "config.json")
+
+
+def _hub_file(source: ModelSource, name: str) -> Path:
+    """A file of a hub model: from the local cache, else from the hub in one short attempt."""
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(source.location, "config.json", revision=source.revision)
+    cached = try_to_load_from_cache(source.location, name, revision=source.revision)
     if isinstance(cached, str):
         return Path(cached)
-    url = hf_hub_url(source.location, "config.json", revision=source.revision)
+    url = hf_hub_url(source.location, name, revision=source.revision)
     try:
         # Without a network, the download below would retry for half a minute.
         get_session().head(url, timeout=_HUB_TIMEOUT_S)
-        return Path(hf_hub_download(source.location, "config.json", revision=source.revision))
+        return Path(hf_hub_download(source.location, name, revision=source.revision))
     except Exception as error:
         alias = "" if source.name == source.location else f" ({source.name})"
         raise ModelError(
@@ -304,7 +259,9 @@ def weights_digest(source: ModelSource) -> str:
             digest.update(text.encode() + b"\0")
     if source.trust_remote_code:
         digest.update(b"trust_remote_code\0")
-    if not source.local:
+    if source.gguf is not None:
+        digest.update(f"gguf {remembered_digest(gguf_path(source))}".encode())
+    elif not source.local:
         digest.update(f"{source.location}@{commit_of(source)}".encode())
     else:
         add_content(digest, Path(source.location), code=source.trust_remote_code)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from steering.errors import SteeringError
 from steering.foreign import LIMITS, MIB, in_child, parse_json, read_text
-from steering.models.source import ModelError, ModelSource, commit_of
+from steering.models.source import ModelError, ModelSource, commit_of, config_location
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ def template_of(source: ModelSource) -> str | None:
     if source.template is not None:
         return source.template
     # First what lies on this machine, since a question to a hub that is out of reach takes long.
-    for download in (False,) if source.local else (False, True):
+    for download in (False,) if source.local or source.gguf else (False, True):
         # In this order, as transformers reads them.
         if path := _file(source, "chat_template.jinja", download):
             return read_text(path, "template")
@@ -77,8 +77,8 @@ def template_of(source: ModelSource) -> str | None:
 
 def _file(source: ModelSource, name: str, download: bool) -> Path | None:
     """A file of a model, if it has one of that name that can be had."""
-    if source.local:
-        path = Path(source.location) / name
+    if source.local or source.gguf:
+        path = Path(config_location(source)) / name
         return path if path.exists() else None
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
 

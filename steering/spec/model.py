@@ -78,7 +78,8 @@ class SteeringSpec(Options):
     )
     dtype: Dtype = option(
         "auto",
-        "precision of the weights; `auto` is the checkpoint's own, `int8` and `nf4` are quantized "
+        "precision of the weights; `auto` is the checkpoint's own (bfloat16 for a quantized GGUF "
+        "file), `int8` and `nf4` are quantized "
         "by bitsandbytes as they load",
         example="bfloat16",
         label="{value}",
@@ -111,6 +112,14 @@ class SteeringSpec(Options):
         example="main",
         nullable=True,
         flag="--revision",
+    )
+    gguf_file: str | None = option(
+        None,
+        "GGUF file that holds the model, in the folder or the hub repository that `--model` names",
+        example="model-Q4_K_M.gguf",
+        label="{value}",
+        engine="hf",
+        flag="--gguf-file",
     )
     trust_remote_code: bool = option(
         False,

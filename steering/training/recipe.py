@@ -261,7 +261,7 @@ def _portable_name(source: ModelSource) -> tuple[str, str]:
     if source.is_toy:
         return source.name, "toy"
     if not source.local:
-        return source.location, "hub"
+        return "/".join(filter(None, (source.location, source.gguf))), "hub"
     path = Path(source.name)
     outside = path.is_absolute() or path.parts[:1] in (("~",), ("..",))
     return Path(source.location).name if outside else source.name, "folder"

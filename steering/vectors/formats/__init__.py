@@ -105,12 +105,5 @@ def notes_on(vector: SteeringVector) -> tuple[str, ...]:
 
 
 def _gguf() -> ModuleType:
-    """The module for GGUF, whose library is an extra."""
-    try:
-        return import_module("steering.vectors.formats.gguf")
-    except ModuleNotFoundError as error:
-        if error.name != "gguf":
-            raise
-        raise VectorError(
-            "GGUF files need the gguf package: pip install 'steering[gguf]'"
-        ) from None
+    """The module for GGUF, whose library is imported where it is needed."""
+    return import_module("steering.vectors.formats.gguf")
