@@ -6,7 +6,7 @@ provider submits a `Request`, and an engine decodes it as a sequence, in a batch
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -59,21 +59,29 @@ class Request:
         AnswerLimits(max_tokens=self.max_tokens, stop=self.stop, top_logprobs=self.top_logprobs)
 
     def check_change(self, change: float, num_generated: int) -> None:
-        """Make sure that steering changed the activations.
+        """Make sure that steering changed the activations; see `check_change`."""
+        check_change(self.interventions, change, num_generated)
 
-        Args:
-            change: Largest absolute change of its activations.
-            num_generated: Tokens generated; the last of them is never an input of the model.
 
-        Raises:
-            EngineError: It had to change them, and did not.
-        """
-        acted = any(item.on_prompt or num_generated > 1 for item in self.interventions)
-        if acted and change == 0 and any(item.must_change for item in self.interventions):
-            raise EngineError(
-                "steering changed no activation of this request: the vector is too small for the "
-                "model's precision, or was not applied. Raise the magnitude or use -M dtype=float32"
-            )
+def check_change(
+    interventions: "Sequence[Intervention]", change: float, answer_length: int
+) -> None:
+    """Make sure that steering changed the activations.
+
+    Args:
+        interventions: Those of the request.
+        change: Largest absolute change of its activations.
+        answer_length: Tokens of the answer; the last of them is never an input of the model.
+
+    Raises:
+        EngineError: They had to change them, and did not.
+    """
+    acted = any(item.on_prompt or answer_length > 1 for item in interventions)
+    if acted and change == 0 and any(item.must_change for item in interventions):
+        raise EngineError(
+            "steering changed no activation of this request: the vector is too small for the "
+            "model's precision, or was not applied. Raise the magnitude or use -M dtype=float32"
+        )
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,58 @@ class RequestOutput:
 
 
 @dataclass(frozen=True)
+class ScoreRequest:
+    """Answers whose tokens are to be scored, each as if the model had generated it.
+
+    Attributes:
+        prompt: Token ids of the rendered prompt.
+        answers: Token ids of each answer, of at least one token.
+        interventions: What is done to its activations; none leaves it unsteered. Positions
+            `response` are the tokens of an answer.
+        adapter: The LoRA adapter that is active for it.
+        divergence: Whether to compare with the same model without intervention and adapter.
+
+    Raises:
+        EngineError: There is no answer, or one without a token.
+    """
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    interventions: "tuple[Intervention, ...]" = ()
+    adapter: Adapter | None = None
+    divergence: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.prompt or not self.answers or not all(self.answers):
+            raise EngineError(
+                "a prompt and each answer to be scored need at least one token: give them texts "
+                "that are not empty"
+            )
+
+
+@dataclass
+class ScoreOutput:
+    """The tokens of given answers, scored.
+
+    Attributes:
+        logprobs: Natural logarithm of the probability of each token of each answer, under the
+            (steered) model at temperature 1, untruncated.
+        divergences: KL divergence in nats from the model without intervention and adapter to the
+            (steered) one, sum of p log(p / q) with p of the steered model, of the distribution from
+            which each token of each answer comes; empty unless the request asks for them.
+        change: Largest absolute change that steering made to the activations; None if unsteered.
+        waited_s: Seconds between submission and start.
+        took_s: Seconds between start and end.
+    """
+
+    logprobs: list[list[float]]
+    divergences: list[list[float]] = field(default_factory=list)
+    change: float | None = None
+    waited_s: float = 0.0
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Telemetry:
     """What an engine has done since it was created.
 
@@ -134,6 +194,8 @@ class Telemetry:
         engine: Name of the engine.
         cuda_graphs: Whether steps are replayed from recorded CUDA graphs; None for an engine
             without that choice.
+        scored_tokens: Tokens of given answers that were scored; they are none of `tokens`.
+        scoring_s: Seconds spent on them; they are none of `busy_s`.
     """
 
     requests: int = 0
@@ -148,11 +210,18 @@ class Telemetry:
     parameters: int = 0
     engine: str = "hf"
     cuda_graphs: bool | None = None
+    scored_tokens: int = 0
+    scoring_s: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:
         """Tokens generated per second of `busy_s`."""
         return self.tokens / self.busy_s if self.busy_s else 0.0
+
+    @property
+    def scored_per_s(self) -> float:
+        """Tokens of given answers that were scored per second of `scoring_s`."""
+        return self.scored_tokens / self.scoring_s if self.scoring_s else 0.0
 
 
 class Engine(Protocol):
@@ -160,6 +229,10 @@ class Engine(Protocol):
 
     def submit(self, request: Request) -> "Future[RequestOutput]":
         """Queue a request. Cancelling the future takes it out of its batch."""
+        ...
+
+    def score(self, request: ScoreRequest) -> "Future[ScoreOutput]":
+        """Queue answers to be scored, in passes with those of other conditions."""
         ...
 
     def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":

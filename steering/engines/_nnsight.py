@@ -123,9 +123,14 @@ class Session:
         size = self._output_sizes[layer]
         return (hidden, *[None] * (size - 1)) if size else hidden
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the model is being released."""
+        return self._stopping.is_set()
+
     def check_running(self) -> None:
         """Raise once the model is being released; a long run calls this before each pass."""
-        if self._stopping.is_set():
+        if self.is_stopping:
             raise EngineError(RELEASED)
 
     def run(

@@ -253,6 +253,25 @@ def _unsupported(part: Any) -> EngineError:
     )
 
 
+def is_expandable(cache: Cache) -> bool:
+    """Whether `expanded` can serve it: it has keys and values only.
+
+    Most models with states of linear attention start anew in a pass of several tokens.
+    """
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    return type(cache) in (Cache, DynamicCache) and all(
+        type(layer) in kinds or type(layer).__name__ == "DummyLayer" for layer in cache.layers
+    )
+
+
+def expanded(cache: Cache, rows: Tensor) -> Cache:
+    """A new cache whose row i is row rows[i] of a model's own cache, which stays as it is."""
+    new = copy(cache)
+    new.layers = [copy(layer) for layer in cache.layers]
+    new.batch_select_indices(rows)
+    return new
+
+
 def bytes_of(cache: Cache) -> tuple[int, int]:
     """Bytes of one token of one row in a model's own cache, and of one row besides."""
     attention = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]

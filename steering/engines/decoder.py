@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
+from transformers.cache_utils import Cache
 from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import EngineError, Telemetry
 from steering.engines._nnsight import Session
-from steering.engines.cache import BatchCache, bytes_of
+from steering.engines.cache import BatchCache, bytes_of, is_expandable
 from steering.engines.invariance import RowByRow, decoding, rows_together
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.sampling import BROKEN, Sampler, token_logprobs
@@ -56,6 +57,9 @@ class Decoder:
         preempted: Sequences that a failed pass has removed, to be started again.
         out_of_memory: Whether the last failed pass ran out of memory.
         most_rows: Sequences that may be decoded together; None for any number.
+        expands_cache: Whether several answers can go on from one cache of their prompt.
+        num_logits: Size of the vocabulary.
+        pad_token: Id of the token that fills rows up.
     """
 
     def __init__(
@@ -71,22 +75,22 @@ class Decoder:
         # Counted before adapters are loaded into the model.
         self._parameters = sum(weights.numel() for weights in loaded.model.parameters())
         self._takes_positions = loaded.accepts("position_ids")
-        # Only the last position's logits are needed; all would cost rows x tokens x vocabulary.
-        self._last_only = {"logits_to_keep": 1} if loaded.accepts("logits_to_keep") else {}
-        pad = loaded.tokenizer.pad_token_id
-        self._pad = loaded.end_tokens[0] if pad is None else pad
+        self._takes_num_logits = loaded.accepts("logits_to_keep")
+        padding = loaded.tokenizer.pad_token_id
+        self.pad_token = loaded.end_tokens[0] if padding is None else padding
         self._stopping = stopping
         self._max_sequences = 1
         self._busy_s = self._occupancy = 0.0
         self._num_requests = self._num_tokens = self._num_passes = 0
         self.most_rows = rows_together(loaded.model) if batch_invariant else None
+        self.expands_cache, self.num_logits = False, 0
         self._clear()
 
     def memory_budget(self) -> tuple[int, int]:
         """Tokens that fit into the free memory, and the fixed cost of a sequence in tokens."""
-        prompt = torch.full((1, 2), self._pad, device=self._device)
+        prompt = torch.full((1, 2), self.pad_token, device=self._device)
         with torch.inference_mode():
-            output = self._forward(
+            output = self.forward(
                 prompt, torch.ones_like(prompt), torch.arange(2, device=self._device)[None], None
             )
         cache = getattr(output, "past_key_values", None)
@@ -95,6 +99,7 @@ class Decoder:
                 f"{type(self.loaded.model).__name__} keeps no cache like that of other models, so "
                 "sequences could not join or leave a batch: it is not supported"
             )
+        self.expands_cache, self.num_logits = is_expandable(cache), output.logits.shape[-1]
         per_token, per_sequence = bytes_of(cache)
         per_sequence += _LOGIT_COPIES * 4 * output.logits.shape[-1]
         per_token = max(1, per_token)
@@ -222,15 +227,15 @@ class Decoder:
         adapters = [first.request.adapter for first in firsts]
         for adapter in adapters:
             self.session.adapters.load(adapter)
-        tokens, mask = self._pad_left([first.request.prompt for first in firsts])
+        tokens, mask = self.pad_left([first.request.prompt for first in firsts])
         interventions = InterventionBatch([first.on_prompt for first in firsts], self._device)
         interventions.begin_prefill(mask)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with self.session.adapters.active(adapters):
             output = self.session.run(
-                lambda: self._forward(tokens, mask, positions, None), interventions
+                lambda: self.forward(tokens, mask, positions, None), interventions
             )
-        _check_visits(interventions, 1)
+        check_visits(interventions, 1)
         if interventions.sites:
             changes = interventions.change.tolist()
             for sequence, prompt in zip(newcomers, prompts, strict=True):
@@ -271,8 +276,8 @@ class Decoder:
             adapters = [item.request.adapter for item in self.sequences] + [None] * dummies[1]
             lengths = self._cache.lengths if self.most_rows else None
             with self.session.adapters.active(adapters), decoding(lengths):
-                output = self._forward(
-                    pad(self._tokens, dummies, value=self._pad)[:, None],
+                output = self.forward(
+                    pad(self._tokens, dummies, value=self.pad_token)[:, None],
                     mask,
                     pad(self._positions, dummies)[:, None],
                     self._cache,
@@ -282,7 +287,7 @@ class Decoder:
             self._num_passes += 1
             batch_size = len(self.sequences)
             self._occupancy += batch_size / max(self._max_sequences, batch_size)
-            _check_visits(self._interventions, self._passes)
+            check_visits(self._interventions, self._passes)
             if self._passes == 1 and self._interventions.sites:
                 changes = self._interventions.change.tolist()
                 for sequence, change in zip(self.sequences, changes, strict=True):
@@ -315,25 +320,35 @@ class Decoder:
         rows = torch.tensor(order, device=self._device)
         self._tokens, self._positions = self._tokens[rows], self._positions[rows]
 
-    def _pad_left(self, prompts: abc.Sequence[abc.Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def pad_left(self, prompts: abc.Sequence[abc.Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, both [rows, longest prompt]."""
         rows = [torch.tensor(prompt) for prompt in prompts]
-        tokens = pad_sequence(rows, True, self._pad, padding_side="left")
+        tokens = pad_sequence(rows, True, self.pad_token, padding_side="left")
         mask = pad_sequence([torch.ones_like(row) for row in rows], True, padding_side="left")
         return tokens.to(self._device), mask.to(self._device)
 
-    def _forward(
-        self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: BatchCache | None
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Cache | None,
+        num_logits: int = 1,
     ) -> Any:
-        """One pass. Positions count a sequence's own tokens, so padding moves none of them."""
-        options = {"position_ids": positions} if self._takes_positions else {}
+        """One pass. Positions count a sequence's own tokens, so padding moves none of them.
+
+        The logits of the last `num_logits` columns are needed; those of all would cost rows x
+        tokens x vocabulary. A few models give them all the same.
+        """
+        options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
+        if self._takes_num_logits:
+            options["logits_to_keep"] = num_logits
         return self.loaded.model(
             input_ids=tokens,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
             **options,
-            **self._last_only,
         )
 
     def _draw(self, sequences: abc.Sequence[Sequence], sampler: Sampler, logits: Tensor) -> Tensor:
@@ -375,7 +390,7 @@ class Decoder:
         return text
 
 
-def _check_visits(interventions: InterventionBatch | RowByRow, passes: int) -> None:
+def check_visits(interventions: InterventionBatch | RowByRow, passes: int) -> None:
     """Make sure that each pass so far met each steered site."""
     if any(visits != passes for visits in interventions.visits.values()):
         raise EngineError(

@@ -14,15 +14,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import Engine, EngineError, Request, RequestOutput, Telemetry
+from steering.engines import (
+    Engine,
+    EngineError,
+    Request,
+    RequestOutput,
+    ScoreOutput,
+    ScoreRequest,
+    Telemetry,
+)
 from steering.engines._nnsight import Session
 from steering.engines.decoder import Decoder
 from steering.engines.memory import free_cached_memory
 from steering.engines.scheduler import Scheduler
+from steering.engines.score_rows import Scoring
+from steering.engines.scoring import Scorer
 from steering.engines.sequences import RELEASED, Sequence, as_error, fail, settle
 from steering.models import LoadedModel, ModelSource, load_model
 
@@ -70,6 +80,11 @@ class HFEngine(Engine):
         self._send(sequence)
         return sequence.future
 
+    def score(self, request: ScoreRequest) -> "Future[ScoreOutput]":
+        scoring = Scoring(request, Future())
+        self._send(scoring)
+        return scoring.future
+
     def call(self, work: "Callable[[LoadedModel, Session], T]") -> "Future[T]":
         call = _Call(work, Future())
         self._send(call)
@@ -95,7 +110,7 @@ class HFEngine(Engine):
         if worker is not None:
             worker.stop()
 
-    def _send(self, item: "Sequence | _Call") -> None:
+    def _send(self, item: "Sequence | Scoring | _Call") -> None:
         with self._lock:
             if self._worker is None or not self._worker.put(item):
                 self._worker = _Worker(
@@ -121,9 +136,11 @@ class _Worker:
         self._load = load
         self._previous = previous
         self._calls: list[_Call] = []
-        self._inbox: queue.SimpleQueue[Sequence | _Call | None] = queue.SimpleQueue()
+        self._scorings: list[Scoring] = []
+        self._inbox: queue.SimpleQueue[Sequence | Scoring | _Call | None] = queue.SimpleQueue()
         self._outstanding: set[Future[Any]] = set()
         self._decoder: Decoder | None = None
+        self._scorer: Scorer | None = None
         self._stopping = threading.Event()
         self._closing = threading.Lock()
         self._closed = False
@@ -136,7 +153,7 @@ class _Worker:
         """Decode as many sequences together as that, and as the mode allows."""
         self.scheduler.max_sequences = min(max_sequences, self._most_rows or max_sequences)
 
-    def put(self, item: "Sequence | _Call") -> bool:
+    def put(self, item: "Sequence | Scoring | _Call") -> bool:
         """Queue an item; False if the worker takes no more."""
         with self._closing:
             if self._closed:
@@ -148,8 +165,17 @@ class _Worker:
 
     def telemetry(self) -> Telemetry:
         """Counts and times so far."""
-        decoder, waiting = self._decoder, len(self.scheduler) + self._inbox.qsize()
-        return Telemetry(waiting=waiting) if decoder is None else decoder.telemetry(waiting)
+        decoder, scorer = self._decoder, self._scorer
+        waiting = len(self.scheduler) + len(self._scorings) + self._inbox.qsize()
+        if decoder is None or scorer is None:
+            return Telemetry(waiting=waiting)
+        counts = decoder.telemetry(waiting)
+        return replace(
+            counts,
+            requests=counts.requests + scorer.num_requests,
+            scored_tokens=scorer.num_tokens,
+            scoring_s=scorer.seconds,
+        )
 
     def stop(self) -> None:
         """End the thread at its next pass, and every future: may be called again, by any thread."""
@@ -193,7 +219,7 @@ class _Worker:
                 self._sort_in(self._inbox.get())
             self._fail_all(error, [])
         self._fail_outstanding(error)
-        self._decoder = None
+        self._decoder = self._scorer = None
         atexit.unregister(self.stop)
         # The loaded objects were frozen, and a model has reference cycles.
         gc.unfreeze()
@@ -201,15 +227,22 @@ class _Worker:
         free_cached_memory()
 
     def _turn(self, admitted: list[Sequence]) -> None:
-        """Run the calls, admit sequences (into `admitted` too), decode until more work waits."""
-        if not self._calls and not (self._decoder and self._decoder.sequences):
+        """Run calls, score, admit sequences (into `admitted` too), decode until more work waits."""
+        while not self._inbox.empty():
+            self._sort_in(self._inbox.get())
+        if not self._calls and not self._scorer and not (self._decoder and self._decoder.sequences):
             self._wait()
         if self._stopping.is_set():
             return
         decoder = self._decoder = self._decoder or self._load_decoder()
+        scorer = self._scorer = Scorer(decoder) if self._scorer is None else self._scorer
         while self._calls and not self._stopping.is_set():
             call = self._calls.pop(0)
             settle(call.future, partial(call.work, decoder.loaded, decoder.session))
+        scorer.add(self._scorings)
+        self._scorings.clear()
+        if scorer and not self._stopping.is_set():
+            scorer.run(self.scheduler.max_sequences)
         admitted += self.scheduler.take([item.num_columns for item in decoder.sequences])
         decoder.admit(admitted, self.scheduler.max_sequences)
         decoder.run(self._is_interrupted)
@@ -236,14 +269,14 @@ class _Worker:
         while not self._inbox.empty():
             self._sort_in(self._inbox.get())
         admits = self.scheduler.admits([item.num_columns for item in self._decoder.sequences])
-        return bool(self._calls) or admits
+        return bool(self._calls or self._scorings or self._scorer) or admits
 
     def _wait(self) -> None:
         """Wait for work, then for the rest of its burst."""
-        if not len(self.scheduler):
+        if not len(self.scheduler) and not self._scorings:
             self._sort_in(self._inbox.get())
         began = time.monotonic()
-        while not (self._calls or self._stopping.is_set()) and (
+        while not (self._calls or self._stopping.is_set() or self._fills_a_pass()) and (
             window := self.scheduler.window(time.monotonic() - began)
         ):
             try:
@@ -251,9 +284,16 @@ class _Worker:
             except queue.Empty:
                 return
 
-    def _sort_in(self, item: "Sequence | _Call | None") -> None:
+    def _fills_a_pass(self) -> bool:
+        """Whether enough answers wait to be scored."""
+        answers = sum(len(item.request.answers) for item in self._scorings)
+        return answers >= self.scheduler.max_sequences
+
+    def _sort_in(self, item: "Sequence | Scoring | _Call | None") -> None:
         if isinstance(item, _Call):
             self._calls.append(item)
+        elif isinstance(item, Scoring):
+            self._scorings.append(item)
         elif item is not None:
             if self._batch_invariant and item.request.adapter is not None:
                 # The sequences that share an adapter are one product: from now on each is alone.
@@ -266,6 +306,11 @@ class _Worker:
         for call in self._calls:
             fail(call.future, error)
         self._calls.clear()
+        for scoring in self._scorings:
+            fail(scoring.future, error)
+        self._scorings.clear()
+        if self._scorer is not None:
+            self._scorer.fail(error)
         if self._decoder:
             self._decoder.fail(error)
         while len(self.scheduler):

@@ -18,7 +18,15 @@ from concurrent.futures import Future
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steering.engines import Engine, EngineError, Request, RequestOutput, Telemetry
+from steering.engines import (
+    Engine,
+    EngineError,
+    Request,
+    RequestOutput,
+    ScoreOutput,
+    ScoreRequest,
+    Telemetry,
+)
 from steering.engines.hf import HFEngine
 from steering.engines.sequences import NAN_LOGITS, RELEASED, as_error, fail
 from steering.engines.vllm_requests import (
@@ -93,6 +101,9 @@ class VLLMEngine(Engine):
 
     def submit(self, request: Request) -> "Future[RequestOutput]":
         return self._send(self._guarded(request))
+
+    def score(self, request: ScoreRequest) -> "Future[ScoreOutput]":
+        raise EngineError("engine=vllm can't score given answers: use -M engine=hf")
 
     def call(self, work: "Callable[[LoadedModel, Any], T]") -> "Future[T]":
         """Run work on the model as transformers loads it; see `Engine.call`.

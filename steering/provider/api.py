@@ -30,6 +30,7 @@ from inspect_ai.util import display_counter
 from steering.condition import (
     Condition,
     VectorFile,
+    choose_engine,
     open_engine,
     resolve_condition,
     resolve_model,
@@ -47,6 +48,7 @@ from steering.provider.messages import (
     make_output,
     make_request,
 )
+from steering.provider.scoring import make_score_output, make_score_request, score_settings
 from steering.provider.seeds import AnswerSeeds
 from steering.spec import parse_options
 
@@ -189,6 +191,9 @@ class SteeredAPI(ModelAPI):
             )
         settings = answer_settings(config)
         self._check_vocabulary(settings)
+        scoring = score_settings(config)
+        if scoring and choose_engine(self._condition.spec) == "vllm":
+            raise ProviderError("engine=vllm can't score given answers: use -M engine=hf")
         await _yield_to_loop()
         condition = self._interventions.condition_of(config)
         interventions, description = await self._interventions.apply(
@@ -196,6 +201,17 @@ class SteeredAPI(ModelAPI):
         )
         tokenizer = await self._load_tokenizer()
         prompt, ids = self._rendered(tokenizer, input, condition.spec.thinking)
+        record: dict[str, Any] = {
+            "model": self.model_name,
+            "prompt": prompt,
+            "tokenizer": tokenizer,
+            "description": description,
+        }
+        if scoring:
+            score = make_score_request(scoring, ids, tokenizer, interventions, condition)
+            scores = await asyncio.wrap_future(self._engine.score(score))
+            record["telemetry"] = await self._telemetry()
+            return make_score_output(scores, score, scoring, **record)
         requests = [
             make_request(
                 ids, interventions, seed, settings, self._shape.context_length, condition.adapter
@@ -205,19 +221,16 @@ class SteeredAPI(ModelAPI):
         results = await asyncio.gather(
             *(asyncio.wrap_future(self._engine.submit(request)) for request in requests)
         )
+        record["telemetry"] = await self._telemetry()
+        prefill = input[-1].text if input[-1].role == "assistant" else ""
+        return make_output(results, requests, prefill=prefill, **record)
+
+    async def _telemetry(self) -> Telemetry:
+        """The engine's counts and times when a request has ended; shows the speed."""
         await _yield_to_loop()
         telemetry = self._engine.telemetry()
         self._display(telemetry)
-        return make_output(
-            results,
-            requests,
-            model=self.model_name,
-            prompt=prompt,
-            prefill=input[-1].text if input[-1].role == "assistant" else "",
-            tokenizer=tokenizer,
-            description=description,
-            telemetry=telemetry,
-        )
+        return telemetry
 
     def _check_vocabulary(self, settings: AnswerSettings) -> None:
         """Refuse biases of tokens that the model does not have."""
@@ -245,7 +258,8 @@ class SteeredAPI(ModelAPI):
             display_counter(
                 f"steered/{self._source.name}",
                 f"{telemetry.tokens_per_s:,.0f} tokens/s, batch {telemetry.occupancy:.0%} full, "
-                f"{telemetry.waiting} waiting",
+                f"{telemetry.waiting} waiting"
+                + (f", {telemetry.scored_per_s:,.0f} scored/s" if telemetry.scored_tokens else ""),
             )
 
     async def _load_tokenizer(self) -> "PreTrainedTokenizerBase":

@@ -25,7 +25,7 @@ from inspect_ai.model import (
     TopLogprob,
 )
 
-from steering.engines import Request, RequestOutput, Telemetry, TokenLogprob
+from steering.engines import Request, RequestOutput, ScoreOutput, Telemetry, TokenLogprob
 from steering.engines.settings import AnswerSettings
 from steering.errors import SteeringError
 from steering.models import split_thought
@@ -163,17 +163,15 @@ def make_output(
                 source="generate",
             ),
             stop_reason=result.stop_reason,
-            logprobs=Logprobs(content=[_logprob(item, tokenizer) for item in result.logprobs])
+            logprobs=Logprobs(content=[logprob(item, tokenizer) for item in result.logprobs])
             if requests[0].top_logprobs is not None
             else None,
         )
         for result in results
     ]
     generated = sum(result.num_generated for result in results)
-    steering = description | {
-        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
-        "largest_change": [result.change for result in results],
-    }
+    steering = description | prompt_digest(prompt)
+    steering["largest_change"] = [result.change for result in results]
     output = ModelOutput(
         model=f"steered/{model}",
         choices=choices,
@@ -182,12 +180,12 @@ def make_output(
             output_tokens=generated,
             total_tokens=len(requests[0].prompt) + generated,
         ),
-        metadata={"steering": steering, "engine": _engine_metadata(results, telemetry)},
+        metadata={"steering": steering, "engine": engine_metadata(results, telemetry)},
     )
     sampling = requests[0].sampling
     request = {
         "prompt": prompt,
-        "steering": _summarize(description),
+        "steering": summarize(description),
         "sampling": {**sampling.model_dump(), "seeds": [each.sampling.seed for each in requests]},
         "max_tokens": requests[0].max_tokens,
         "stop": requests[0].stop,
@@ -198,7 +196,12 @@ def make_output(
     return output, ModelCall.create(request, response)
 
 
-def _summarize(description: dict[str, Any]) -> list[dict[str, Any]]:
+def prompt_digest(prompt: str) -> dict[str, str]:
+    """What the log holds of a prompt, so that those of conditions can be compared."""
+    return {"prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
+
+
+def summarize(description: dict[str, Any]) -> list[dict[str, Any]]:
     """The interventions as the call shows them: where, how and how strong."""
     summaries = [
         {name: value for name, value in intervention.items() if name not in _NOT_SHOWN}
@@ -210,12 +213,15 @@ def _summarize(description: dict[str, Any]) -> list[dict[str, Any]]:
     return summaries
 
 
-def _engine_metadata(results: Sequence[RequestOutput], telemetry: Telemetry) -> dict[str, Any]:
+def engine_metadata(
+    results: Sequence[RequestOutput | ScoreOutput], telemetry: Telemetry
+) -> dict[str, Any]:
     """How long an answer took, and the engine's figures at that time."""
     return {
         "waited_s": [round(result.waited_s, 3) for result in results],
         "took_s": [round(result.took_s, 3) for result in results],
         "tokens_per_s": round(telemetry.tokens_per_s, 1),
+        "scored_per_s": round(telemetry.scored_per_s, 1),
         "occupancy": round(telemetry.occupancy, 3),
         "waiting": telemetry.waiting,
         "engine": telemetry.engine,
@@ -236,7 +242,8 @@ def split_reasoning(text: str, prompt: str = "", prefill: str = "") -> str | lis
     return [ContentReasoning(reasoning=reasoning), ContentText(text=answer)]
 
 
-def _logprob(item: TokenLogprob, tokenizer: "PreTrainedTokenizerBase") -> Logprob:
+def logprob(item: TokenLogprob, tokenizer: "PreTrainedTokenizerBase") -> Logprob:
+    """A token's log probability as Inspect records it."""
     token, encoded = _spell(item.token, tokenizer)
     top = [
         TopLogprob(token=spelling, logprob=value, bytes=alternative)

@@ -20,6 +20,8 @@ from steering.vocabulary import SITES, Operation, Positions, Site
 SiteKey = tuple[int, Site]
 # Place of the intervention among those of its site, operation, whether it is a low-rank map.
 _Kind = tuple[int, Operation, bool]
+# Which tokens of a pass are of the prompt, and which of the answer: both [rows, tokens].
+_Masks = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -43,22 +45,23 @@ class _Group:
     everywhere: bool  # whether `rows` are all rows of the batch, in their order
     decode_change: Tensor | None = None  # [n, 1, width], what a plain addition adds in decode steps
 
-    def steer(self, hidden: Tensor, prompt_mask: Tensor | None) -> Tensor:
+    def steer(self, hidden: Tensor, masks: _Masks | None) -> Tensor:
         """The activations of the group's rows, [n, tokens, width], steered at the named tokens."""
-        if prompt_mask is not None or self.reads is not None:
-            return (hidden + self._change(hidden, prompt_mask)).to(hidden.dtype)
+        if masks is not None or self.reads is not None:
+            return (hidden + self._change(hidden, masks)).to(hidden.dtype)
         if self.decode_change is None:
             self.decode_change = self._change(hidden, None)
         return (hidden + self.decode_change).to(hidden.dtype)
 
-    def _change(self, hidden: Tensor, prompt_mask: Tensor | None) -> Tensor:
+    def _change(self, hidden: Tensor, masks: _Masks | None) -> Tensor:
         """Float32 [n, tokens, width], 0 at tokens that are not steered."""
-        if prompt_mask is None:
+        if masks is None:
             mask = self.response[:, None]
         else:
-            real = prompt_mask if self.everywhere else prompt_mask[self.index]
+            real, answer = masks if self.everywhere else (part[self.index] for part in masks)
             is_last = real & (real.flip(1).cumsum(1).flip(1) == 1)
             mask = (real & self.prompt[:, None]) | (is_last & self.last[:, None])
+            mask = mask | (answer & self.response[:, None])
         parts = self.basis, self.amount, self.reads, self.offsets
         return torch.where(mask[:, :, None], change(self.operation, hidden.float(), *parts), 0.0)
 
@@ -98,7 +101,7 @@ class InterventionBatch:
     Attributes:
         sites: (layer, site) of every intervention, in the order in which a forward pass meets them.
         change: Float32 [rows]. Largest absolute change that steering made to a row's activations
-            in the prefill and in the first decode step: 0 means that steering did nothing.
+            in prefills and in the first decode step: 0 means that steering did nothing.
         visits: How often each site was met; a count below that of the passes shows an engine that
             was unsteered without an error.
     """
@@ -135,7 +138,7 @@ class InterventionBatch:
         }
         self.change = torch.zeros(len(interventions), device=self._device)
         self.visits = dict.fromkeys(self.sites, 0)
-        self._prompt_mask: Tensor | None = None
+        self._masks: _Masks | None = None
         self._decode_steps = 0
 
     def _group(self, by_row: dict[int, Intervention], num_rows: int) -> _Group:
@@ -182,13 +185,18 @@ class InterventionBatch:
             everywhere=len(rows) == num_rows,
         )
 
-    def begin_prefill(self, prompt_mask: Tensor) -> None:
-        """The next pass covers the prompts; `prompt_mask` [rows, tokens] is True on real tokens."""
-        self._prompt_mask = prompt_mask.bool()
+    def begin_prefill(self, prompt_mask: Tensor, answer_mask: Tensor | None = None) -> None:
+        """The next pass covers prompts, answers, or prompts with their answers.
+
+        Both masks are [rows, tokens]: True on the tokens of a prompt, and on those of an answer.
+        """
+        real = prompt_mask.bool()
+        answer = torch.zeros_like(real) if answer_mask is None else answer_mask.bool()
+        self._masks = real, answer
 
     def begin_decode(self) -> None:
         """The next pass covers one generated token a row."""
-        self._prompt_mask = None
+        self._masks = None
         self._decode_steps += 1
 
     def keep(self, order: Sequence[int]) -> None:
@@ -217,14 +225,14 @@ class InterventionBatch:
             self._groups[key] = [
                 group.mapped(lambda table: table.to(hidden.device)) for group in self._groups[key]
             ]
-        prompt_mask = self._prompt_mask
-        if prompt_mask is not None:
-            prompt_mask = prompt_mask.to(hidden.device)
+        masks = self._masks
+        if masks is not None:
+            masks = masks[0].to(hidden.device), masks[1].to(hidden.device)
         for group in self._groups[key]:
             check_width(group.basis.shape[-1], hidden.shape[-1])
             before = hidden if group.everywhere else hidden[group.index]
-            after = group.steer(before, prompt_mask)
-            if prompt_mask is not None or self._decode_steps == 1:
+            after = group.steer(before, masks)
+            if masks is not None or self._decode_steps == 1:
                 largest = (after.detach() - before.detach()).abs().amax(dim=(1, 2)).float()
                 index = group.index.to(self._device)
                 self.change[index] = torch.maximum(self.change[index], largest.to(self._device))

@@ -1,0 +1,205 @@
+"""Answers to be scored as rows, and rows in passes: counts only, no tensors, no model.
+
+A row is one answer under one condition. Rows of all conditions share passes, prompts and answers of
+similar length together.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from steering.engines import ScoreOutput, ScoreRequest, check_change
+from steering.models.adapters import Adapter
+
+if TYPE_CHECKING:
+    from steering.vectors.interventions import Intervention
+
+# Most tokens of one pass, with those of an expanded cache, so that activations stay small.
+_PASS_TOKENS = 8192
+
+
+@dataclass(eq=False)
+class Scoring:
+    """A request on its way.
+
+    Attributes:
+        request: The request.
+        future: Receives the output.
+        arrived: When it was submitted, on the clock of `time.monotonic`.
+        started: When its first pass began, on the same clock.
+        rows: One for each of its answers.
+    """
+
+    request: ScoreRequest
+    future: "Future[ScoreOutput]"
+    arrived: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    rows: "list[Row]" = field(default_factory=list)
+
+    def output(self) -> ScoreOutput:
+        """The output, once every row has its scores or failed.
+
+        Raises:
+            EngineError: A row failed, or steering changed nothing in it.
+        """
+        request = self.request
+        for row in self.rows:
+            if row.failure is not None:
+                raise row.failure
+        change = max(row.change for row in self.rows)
+        check_change(request.interventions, change, max(map(len, request.answers)))
+        return ScoreOutput(
+            logprobs=[row.logprobs for row in self.rows],
+            divergences=[row.divergences for row in self.rows] if request.divergence else [],
+            change=change if request.interventions else None,
+            waited_s=(self.started or self.arrived) - self.arrived,
+            took_s=time.monotonic() - (self.started or self.arrived),
+        )
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer under one condition; requests that ask for the same share it."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    adapter: Adapter | None
+    interventions: "tuple[Intervention, ...]"
+    reference: "Row | None" = None  # the same answer without both, if it is to be compared
+    logprobs: list[float] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+    change: float = 0.0
+    failure: Exception | None = None
+    finished: bool = False
+
+    @property
+    def on_prompt(self) -> "list[Intervention]":
+        return [item for item in self.interventions if item.on_prompt]
+
+    @property
+    def on_response(self) -> "list[Intervention]":
+        return [item for item in self.interventions if item.on_response]
+
+    @property
+    def condition(self) -> Any:
+        return self.adapter, *map(id, self.interventions)
+
+    @property
+    def prefix(self) -> Any:
+        """What rows must have in common to go on from one cache."""
+        return self.prompt, self.adapter, *map(id, self.on_prompt)
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The tokens of the answer that the model reads."""
+        return self.answer[:-1]
+
+
+def rows_of(scorings: Sequence[Scoring]) -> list[Row]:
+    """The distinct rows of requests, which get theirs."""
+    rows: dict[Any, Row] = {}
+
+    def row(request: ScoreRequest, answer: tuple[int, ...], *, plain: bool = False) -> Row:
+        adapter, interventions = (None, ()) if plain else (request.adapter, request.interventions)
+        new = Row(request.prompt, answer, adapter, interventions)
+        return rows.setdefault((new.prompt, answer, new.condition), new)
+
+    asked: dict[int, Row] = {}
+    for scoring in scorings:
+        request = scoring.request
+        scoring.rows = [row(request, answer) for answer in request.answers]
+        for item in scoring.rows:
+            asked[id(item)] = item
+            if request.divergence:
+                item.reference = row(request, item.answer, plain=True)
+    return list(asked.values())
+
+
+def in_chunks(rows: Sequence[Row], max_rows: int) -> list[list[Row]]:
+    """Rows in chunks, prompts of similar length together; a chunk computes its prompts once.
+
+    A chunk has at most as many conditions of one prompt as fit into a pass of `max_rows`, with
+    their reference.
+    """
+    by_prompt: dict[tuple[int, ...], dict[Any, list[Row]]] = {}
+    for row in rows:
+        by_prompt.setdefault(row.prompt, {}).setdefault(row.condition, []).append(row)
+    units: list[list[Row]] = []
+    for conditions in by_prompt.values():
+        together = list(conditions.values())
+        compares = any(row.reference for rows in together for row in rows)
+        count = max(1, max_rows - compares)
+        parts = (together[at : at + count] for at in range(0, len(together), count))
+        units += [list(chain.from_iterable(part)) for part in parts]
+    chunks: list[list[Row]] = []
+    used = 0
+    for unit in sorted(units, key=_order):
+        cost = len({row.prefix for row in with_references(unit)})
+        width = len(unit[0].prompt)
+        if (
+            not chunks
+            or used + cost > max_rows
+            or (used + cost) * width > _PASS_TOKENS
+            or shares(unit) != shares(chunks[-1])
+        ):
+            chunks.append([])
+            used = 0
+        chunks[-1] += unit
+        used += cost
+    return chunks
+
+
+def in_passes(
+    rows: Sequence[Row], max_rows: int, max_logits: int, *, whole: bool
+) -> list[list[Row]]:
+    """Rows in passes, answers of similar length together, each answer with all its conditions.
+
+    Args:
+        rows: Of one chunk.
+        max_rows: Most of them in a pass, with those that they are compared with.
+        max_logits: Most tokens of a pass that have logits.
+        whole: Whether the pass covers prompts too.
+    """
+    cells: dict[Any, list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row.prompt, row.answer), []).append(row)
+    passes: list[list[Row]] = []
+    used = 0
+    for cell in sorted(cells.values(), key=lambda cell: len(cell[0].answer)):
+        cost = len(with_references(cell))
+        together = [*(passes[-1] if passes else []), *cell]
+        longest = max(len(row.answer) for row in together)
+        width = max(len(row.prompt) for row in together) + longest
+        count = used + cost
+        if (
+            not passes
+            or count > max_rows
+            or count * width > _PASS_TOKENS
+            or count * (width if whole else longest) > max_logits
+        ):
+            passes.append([])
+            used = 0
+        passes[-1] += cell
+        used += cost
+    return passes
+
+
+def with_references(rows: Sequence[Row]) -> list[Row]:
+    """The rows, and those that they are compared with."""
+    references = [row.reference for row in rows if row.reference is not None]
+    return list(dict.fromkeys([*rows, *references]))
+
+
+def shares(rows: Sequence[Row]) -> bool:
+    """Whether any of the rows go on from one prompt."""
+    everything = with_references(rows)
+    return len({row.prefix for row in everything}) < len(everything)
+
+
+def _order(unit: Sequence[Row]) -> tuple[bool, int]:
+    """Units that share prompts by the length of the prompt, others by that of the whole row."""
+    shared = shares(unit)
+    return shared, len(unit[0].prompt) + (0 if shared else len(unit[0].answer))

@@ -1,0 +1,301 @@
+"""Answers that are given, scored under any condition, as if the model had generated them.
+
+A row is one answer under one condition. Rows of all conditions share passes. The prompt of several
+rows is computed once, and its cache is expanded; where it can't be, or where each prompt has one
+row, a row is one sequence of prompt and answer. The last token of an answer is never an input.
+Runs on the model's thread, between passes of the decoder.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from steering.engines import EngineError
+from steering.engines.cache import expanded
+from steering.engines.decoder import Decoder, check_visits
+from steering.engines.memory import free_cached_memory, is_out_of_memory
+from steering.engines.score_rows import (
+    Row,
+    Scoring,
+    in_chunks,
+    in_passes,
+    rows_of,
+    shares,
+    with_references,
+)
+from steering.engines.sequences import NAN_LOGITS, RELEASED, fail, settle
+from steering.vectors.batch import InterventionBatch
+
+# Most bytes of a pass's logits, in the model's precision.
+_LOGIT_BYTES = 2**30
+# Most logits that are converted to float32 at a time.
+_CONVERTED = 2**25
+
+
+@dataclass
+class _Prompt:
+    """A prompt that was read: a row of a cache."""
+
+    cache: Any
+    mask: Tensor  # [tokens]
+    row: int
+    logits: Tensor  # [vocabulary], that predict the first token of an answer
+    change: float
+
+
+class Scorer:
+    """Scores the answers of many requests, some rows in each pass."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        """Score on the decoder's model."""
+        self._decoder = decoder
+        self._device = decoder.loaded.model.device
+        self._waiting: list[Scoring] = []
+        self._planned: deque[list[Row]] = deque()
+        self._running: list[Scoring] = []
+        self._most_rows: int | None = None
+        self.num_requests = self.num_tokens = 0
+        self.seconds = 0.0
+
+    @property
+    def _one_at_a_time(self) -> bool:
+        """Whether a pass has one row, so that its shape depends on no other."""
+        return self._decoder.most_rows is not None or self._max_rows == 1
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._planned)
+
+    def add(self, scorings: Iterable[Scoring]) -> None:
+        """Queue requests."""
+        self._waiting += scorings
+
+    def fail(self, error: Exception) -> None:
+        """Give every request the error."""
+        for scoring in [*self._waiting, *self._running]:
+            fail(scoring.future, error)
+        self._waiting, self._running = [], []
+        self._planned.clear()
+
+    def run(self, max_rows: int) -> None:
+        """Run the next passes, of at most `max_rows` rows each, and settle what they complete."""
+        start = time.monotonic()
+        self._max_rows = min(max_rows, self._most_rows or max_rows)
+        if not self._planned:
+            self._running, self._waiting = self._waiting, []
+            self._planned.extend(in_chunks(rows_of(self._running), self._max_rows))
+        if self._planned:
+            self._run(self._planned.popleft(), start)
+
+    def _run(self, chunk: list[Row], start: float) -> None:
+        awaited = {row for item in self._running if not item.future.done() for row in item.rows}
+        rows = [row for row in chunk if row in awaited]
+        for scoring in self._running:
+            if scoring.started is None and not awaited.isdisjoint(scoring.rows):
+                scoring.started = start
+        try:
+            with torch.inference_mode():
+                if rows:
+                    self._score(rows)
+            for row in rows:
+                row.finished = True
+        except Exception as error:
+            if self._decoder.session.is_stopping:
+                self.fail(EngineError(RELEASED))
+                return
+            self._halve(rows, error)
+        self.seconds += time.monotonic() - start
+        for scoring in self._running:
+            if all(row.finished for row in scoring.rows):
+                settle(scoring.future, scoring.output)
+                self.num_requests += 1
+        self._running = [item for item in self._running if not item.future.done()]
+
+    def _halve(self, rows: list[Row], error: Exception) -> None:
+        """Plan rows whose passes failed again, in halves; a row that was alone fails."""
+        out_of_memory = is_out_of_memory(error)
+        if out_of_memory:
+            free_cached_memory()
+            can_halve = self._max_rows > 1
+            self._most_rows = self._max_rows = max(1, self._max_rows // 2)
+            if can_halve:
+                later = [row for chunk in self._planned for row in chunk]
+                self._planned = deque(in_chunks([*rows, *later], self._max_rows))
+                return
+        if len(rows) == 1:
+            rows[0].failure, rows[0].finished = error, True
+            return
+        half = (len(rows) + 1) // 2
+        parts = [*in_chunks(rows[:half], self._max_rows), *in_chunks(rows[half:], self._max_rows)]
+        self._planned.extendleft(reversed(parts))
+
+    def _score(self, rows: list[Row]) -> None:
+        """Score the rows of a chunk."""
+        everything = with_references(rows)
+        for row in everything:
+            self._decoder.session.adapters.load(row.adapter)
+        invariant = self._decoder.most_rows is not None
+        whole = not self._decoder.expands_cache or not (shares(everything) or invariant)
+        prompts = {} if whole else self._read_prompts(everything)
+        logit_bytes = self._decoder.num_logits * self._decoder.loaded.model.dtype.itemsize
+        max_logits = _LOGIT_BYTES // logit_bytes
+        for group in in_passes(rows, self._max_rows, max_logits, whole=whole):
+            together = with_references(group)
+            size = 1 if self._one_at_a_time else len(together)
+            logits: dict[int, Tensor] = {}
+            for at in range(0, len(together), size):
+                part = together[at : at + size]
+                for row, predicted in zip(part, self._logits(part, prompts), strict=True):
+                    logits[id(row)] = predicted
+            self._record(group, prompts, logits)
+
+    def _read_prompts(self, rows: Sequence[Row]) -> dict[Any, _Prompt]:
+        """Read each distinct prompt once."""
+        firsts = list({row.prefix: row for row in rows}.values())
+        size = 1 if self._one_at_a_time else len(firsts)
+        prompts: dict[Any, _Prompt] = {}
+        for at in range(0, len(firsts), size):
+            part = firsts[at : at + size]
+            tokens, mask = self._decoder.pad_left([row.prompt for row in part])
+            interventions = InterventionBatch([row.on_prompt for row in part], self._device)
+            interventions.begin_prefill(mask)
+            output = self._pass(part, interventions, tokens, mask, _positions(mask), None, 1)
+            changes = interventions.change.tolist()
+            for index, row in enumerate(part):
+                prompts[row.prefix] = _Prompt(
+                    output.past_key_values,
+                    mask[index],
+                    index,
+                    output.logits[index, -1],
+                    changes[index],
+                )
+        return prompts
+
+    def _logits(self, rows: Sequence[Row], prompts: dict[Any, _Prompt]) -> list[Tensor]:
+        """The logits that predict each row's answer, but its first token if prompts are given."""
+        if not prompts:
+            return self._whole(rows)
+        longest = max(len(row.inputs) for row in rows)
+        read = [prompts[row.prefix] for row in rows]
+        for row, prompt in zip(rows, read, strict=True):
+            row.change = prompt.change
+        if not longest:
+            return [prompt.logits.new_zeros((0, len(prompt.logits))) for prompt in read]
+        tokens, answers = self._pad_right([row.inputs for row in rows])
+        interventions = InterventionBatch([row.on_response for row in rows], self._device)
+        mask = torch.cat([torch.stack([prompt.mask for prompt in read]), answers], 1)
+        interventions.begin_prefill(torch.zeros_like(answers), answers)
+        picked = torch.tensor([prompt.row for prompt in read], device=self._device)
+        cache = expanded(read[0].cache, picked)
+        positions = _positions(mask)[:, -longest:]
+        output = self._pass(rows, interventions, tokens, mask, positions, cache, longest)
+        changes = interventions.change.tolist()
+        for row, change in zip(rows, changes, strict=True):
+            row.change = max(row.change, change)
+        logits = output.logits[:, -longest:]
+        return [logits[index, : len(row.inputs)] for index, row in enumerate(rows)]
+
+    def _whole(self, rows: Sequence[Row]) -> list[Tensor]:
+        """The logits that predict each row's answer, of prompts with their answers."""
+        tokens, mask = self._pad_right([row.prompt + row.inputs for row in rows])
+        starts = torch.tensor([len(row.prompt) for row in rows], device=self._device)[:, None]
+        is_prompt = torch.arange(tokens.shape[1], device=self._device) < starts
+        interventions = InterventionBatch([row.interventions for row in rows], self._device)
+        interventions.begin_prefill(mask.bool() & is_prompt, mask.bool() & ~is_prompt)
+        first = min(len(row.prompt) for row in rows) - 1
+        count = tokens.shape[1] - first
+        output = self._pass(rows, interventions, tokens, mask, _positions(mask), None, count)
+        for row, change in zip(rows, interventions.change.tolist(), strict=True):
+            row.change = change
+        logits = output.logits[:, -count:]
+        begins = [len(row.prompt) - 1 - first for row in rows]
+        return [
+            logits[index, begin : begin + len(row.answer)]
+            for index, (row, begin) in enumerate(zip(rows, begins, strict=True))
+        ]
+
+    def _pass(
+        self,
+        rows: Sequence[Row],
+        interventions: InterventionBatch,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        num_logits: int,
+    ) -> Any:
+        session = self._decoder.session
+        forward = partial(self._decoder.forward, tokens, mask, positions, cache, num_logits)
+        with session.adapters.active([row.adapter for row in rows]):
+            output = session.run(forward, interventions)
+        check_visits(interventions, 1)
+        return output
+
+    def _pad_right(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, both [rows, longest]."""
+        parts = [torch.tensor(row, dtype=torch.long) for row in rows]
+        tokens = pad_sequence(parts, True, self._decoder.pad_token)
+        mask = pad_sequence([torch.ones_like(part) for part in parts], True)
+        return tokens.to(self._device), mask.to(self._device)
+
+    def _record(
+        self, rows: Sequence[Row], prompts: dict[Any, _Prompt], logits: dict[int, Tensor]
+    ) -> None:
+        """Give rows their scores, of the logits that predict their answers."""
+        scores = []
+        for row in rows:
+            own = [prompts[row.prefix].logits[None]] if prompts else []
+            parts = [[*own, logits[id(row)]]]
+            if row.reference is not None and row.condition != row.reference.condition:
+                reference = row.reference
+                own = [prompts[reference.prefix].logits[None]] if prompts else []
+                parts.append([*own, logits[id(reference)]])
+            scores.append(_scores(row.answer, *parts))
+        sizes = [len(row.answer) for row in rows]
+        values = torch.cat(scores, 1).cpu()  # the one synchronisation with the device
+        for row, (logprobs, divergences) in zip(
+            rows, (part.tolist() for part in values.split(sizes, 1)), strict=True
+        ):
+            row.logprobs, row.divergences = logprobs, divergences
+            if not all(map(math.isfinite, logprobs + divergences)):
+                row.failure = EngineError(NAN_LOGITS)
+        self.num_tokens += sum(sizes)
+
+
+def _scores(
+    answer: Sequence[int], logits: Sequence[Tensor], reference: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Log probability of each token, and the divergence of its distribution: [2, tokens].
+
+    The logits, and those to compare with, are parts [tokens, vocabulary] of one answer.
+    """
+    device = logits[0].device
+    tokens = torch.tensor(answer, device=device)
+    values = torch.zeros((2, len(answer)), device=device)
+    step = max(1, _CONVERTED // logits[0].shape[-1])
+    starts = [0, *accumulate(map(len, logits))]
+    for part, (first, predicted) in enumerate(zip(starts, logits, strict=False)):
+        for at in range(0, len(predicted), step):
+            log_p = predicted[at : at + step].float().log_softmax(-1)
+            place = slice(first + at, first + at + len(log_p))
+            values[0, place] = log_p.gather(1, tokens[place, None])[:, 0]
+            if reference is not None:
+                log_q = reference[part][at : at + step].float().log_softmax(-1)
+                p = log_p.exp()
+                terms = torch.where(p > 0, p * (log_p - log_q), 0.0)
+                # Rounding may leave a sum of nearly equal terms just below 0.
+                values[1, place] = terms.sum(-1).clamp(min=0)
+    return values
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Positions of tokens in their own sequence; padding has that of the token before it."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,204 @@
+"""Given answers, scored: as plain hooks score them, alone, together and in any order."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conformance import CASES, GREEDY, answer, blocks, loaded, plain, prompt, steer
+from hook_reference import reference_logits
+
+from steering.engines import (
+    Engine,
+    EngineError,
+    Request,
+    ScoreOutput,
+    ScoreRequest,
+    shared_engine,
+)
+from steering.models import find_model
+
+FAMILIES = ["qwen3.5", "llama", "gemma3"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def engine(request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path]) -> Iterator[Engine]:
+    engine = shared_engine(find_model(str(tiny_folder(request.param))), device="cpu")
+    engine.allow_batch(16)
+    yield engine
+    engine.release()
+
+
+@pytest.fixture
+def llama(tiny_folder: Callable[[str], Path]) -> Engine:
+    engine = shared_engine(find_model(str(tiny_folder("llama"))), device="cpu")
+    engine.allow_batch(16)
+    return engine
+
+
+def answers(seed: int, count: int = 3) -> tuple[tuple[int, ...], ...]:
+    """Random answers; the first has one token."""
+    rng = random.Random(f"answers {seed}")
+    lengths = [1, *(rng.randrange(2, 30) for _ in range(count - 1))]
+    return tuple(tuple(rng.randrange(3, 250) for _ in range(length)) for length in lengths)
+
+
+def score(engine: Engine, requests: Sequence[ScoreRequest]) -> list[ScoreOutput]:
+    results = [future.result(120) for future in [engine.score(request) for request in requests]]
+    loaded(engine)  # Waits until the passes are over: only then may a test run the model itself.
+    return results
+
+
+def assert_near(scores: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> None:
+    assert list(map(len, scores)) == list(map(len, expected))
+    for row, other in zip(scores, expected, strict=True):
+        assert row == pytest.approx(other, abs=3e-5)
+
+
+def reference(engine: Engine, request: ScoreRequest) -> ScoreOutput:
+    """What plain hooks come to, an answer at a time, without padding or cache."""
+    model = loaded(engine)
+    logprobs, divergences = [], []
+    for tokens in request.answers:
+        log_p, log_q = (
+            reference_logits(model.model, blocks(model), request.prompt, tokens, interventions)[:-1]
+            .double()
+            .log_softmax(-1)
+            for interventions in (request.interventions, ())
+        )
+        logprobs.append(log_p.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist())
+        divergences.append((log_p.exp() * (log_p - log_q)).sum(-1).tolist())
+    return ScoreOutput(logprobs, divergences)
+
+
+def test_scores_equal_those_of_plain_hooks_under_every_condition(engine: Engine) -> None:
+    requests = [
+        ScoreRequest(prompt(index % 7), answers(index % 5), case, divergence=bool(index % 3))
+        for index, case in enumerate(CASES.values())
+    ]
+    for request, result in zip(requests, score(engine, requests), strict=True):
+        expected = reference(engine, request)
+        assert_near(result.logprobs, expected.logprobs)
+        assert_near(result.divergences, expected.divergences if request.divergence else [])
+        assert (result.change is None) == (not request.interventions)
+
+
+def test_a_scored_answer_has_the_logprobs_with_which_it_was_generated(engine: Engine) -> None:
+    requests = [
+        Request(prompt(index), GREEDY, 1 + index % 9, case, top_logprobs=0)
+        for index, case in enumerate(CASES.values())
+    ]
+    generated = answer(engine, requests)
+    pairs = [(r, g) for r, g in zip(requests, generated, strict=True) if g.tokens]
+    assert len(pairs) > 20
+    scored = score(
+        engine, [ScoreRequest(r.prompt, (tuple(g.tokens),), r.interventions) for r, g in pairs]
+    )
+    for (request, result), output in zip(pairs, scored, strict=True):
+        assert_near(output.logprobs, [[item.logprob for item in result.logprobs]])
+        if request.interventions and result.num_generated == len(result.tokens) == 1:
+            assert output.change == pytest.approx(result.change, rel=1e-4)
+
+
+def test_order_and_company_change_no_score(engine: Engine) -> None:
+    requests = [
+        ScoreRequest(prompt(index % 5), answers(index, 1 + index % 4), case, divergence=True)
+        for index, case in enumerate(CASES.values())
+    ]
+    alone = [score(engine, [request])[0] for request in requests]
+    order = random.Random(1).sample(range(len(requests)), len(requests))
+    shuffled = score(engine, [requests[index] for index in order])
+    for index, result in zip(order, shuffled, strict=True):
+        assert_near(result.logprobs, alone[index].logprobs)
+        assert_near(result.divergences, alone[index].divergences)
+        assert (result.change or 0) == pytest.approx(alone[index].change or 0, rel=1e-4)
+
+
+def test_an_unsteered_answer_diverges_by_exactly_nothing(engine: Engine) -> None:
+    requests = [ScoreRequest(prompt(index), answers(index), divergence=True) for index in range(4)]
+    steered = ScoreRequest(prompt(1), answers(1), steer(plain(), 10), divergence=True)
+    *results, other = score(engine, [*requests, steered])
+    for request, result in zip(requests, results, strict=True):
+        assert result.divergences == [[0.0] * len(tokens) for tokens in request.answers]
+        assert result.change is None
+    assert all(value > 1e-4 for row in other.divergences for value in row)
+
+
+def test_the_prompt_of_several_answers_is_computed_once(llama: Engine) -> None:
+    seen: list[int] = []
+    model = loaded(llama)
+    handle = model.model.get_input_embeddings().register_forward_hook(
+        lambda _, args, __: seen.append(args[0].numel())
+    )
+    request = ScoreRequest(prompt(1) * 5, tuple(tokens[:2] for tokens in answers(1, 40)))
+    try:
+        score(llama, [request])
+    finally:
+        handle.remove()
+    assert sum(seen) < len(request.prompt) + 2 * 40
+
+
+def test_a_condition_that_changes_nothing_is_an_error(llama: Engine) -> None:
+    tiny = steer(plain(), 1e-30, unit="raw")
+    good = llama.score(ScoreRequest(prompt(1), answers(1)))
+    with pytest.raises(EngineError, match="changed no activation"):
+        score(llama, [ScoreRequest(prompt(1), answers(1), tiny)])
+    assert good.result(60).logprobs
+    # The one token of the answer is no input of the model.
+    only = steer(plain(), 5, positions="response")
+    assert score(llama, [ScoreRequest(prompt(1), ((5,),), only)])[0].change == 0
+
+
+def test_an_answer_without_a_token_is_refused() -> None:
+    for wrong in [(), ((3, 4), ())]:
+        with pytest.raises(EngineError, match="at least one token"):
+            ScoreRequest((1, 2), wrong)
+
+
+def test_a_row_whose_logits_are_nan_fails_alone_and_says_why(llama: Engine) -> None:
+    broken = ScoreRequest(prompt(2), answers(2), steer(plain(), 1e38, unit="raw"))
+    good = ScoreRequest(prompt(2), answers(2), steer(plain(), 3))
+    futures = [llama.score(request) for request in (good, broken, good)]
+    with pytest.raises(EngineError, match=r"NaN or infinite.*dtype=float32"):
+        futures[1].result(60)
+    assert futures[0].result(60).logprobs == futures[2].result(60).logprobs
+
+
+def test_running_out_of_memory_halves_the_passes_and_loses_no_answer(
+    llama: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [
+        ScoreRequest(prompt(index), answers(index), steer(plain(), 2 + index), divergence=True)
+        for index in range(8)
+    ]
+    expected = score(llama, requests)
+    model = loaded(llama).model
+    forward, sizes = model.forward, []
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", limited)
+    for result, full in zip(score(llama, requests), expected, strict=True):
+        assert_near(result.logprobs, full.logprobs)
+        assert_near(result.divergences, full.divergences)
+    assert max(sizes) > 3
+    llama.release()
+
+
+def test_scoring_goes_on_beside_decoding(llama: Engine) -> None:
+    requests = [Request(prompt(index), GREEDY, 40, top_logprobs=0) for index in range(6)]
+    expected = answer(llama, requests)
+    scores = [ScoreRequest(prompt(index), answers(index)) for index in range(6)]
+    alone = score(llama, scores)
+    generating = [llama.submit(request) for request in requests]
+    scoring = [llama.score(request) for request in scores]
+    for one, other in zip([future.result(60) for future in scoring], alone, strict=True):
+        assert_near(one.logprobs, other.logprobs)
+    for one, other in zip([future.result(60) for future in generating], expected, strict=True):
+        assert one.tokens == other.tokens
