@@ -227,7 +227,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
 ) -> None:
     requests = [Request(prompt(index), GREEDY, 8, CASES["add"]) for index in range(7)]
     expected = [result.tokens for result in answer(qwen, requests)]
-    honest = decoder.Decoder._forward
+    honest = decoder.Decoder.forward
     sizes: list[int] = []
 
     def short_of_memory(self: Any, tokens: torch.Tensor, *rest: Any) -> Any:
@@ -236,7 +236,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
             raise torch.OutOfMemoryError("injected")
         return honest(self, tokens, *rest)
 
-    monkeypatch.setattr(decoder.Decoder, "_forward", short_of_memory)
+    monkeypatch.setattr(decoder.Decoder, "forward", short_of_memory)
     assert [result.tokens for result in answer(qwen, requests)] == expected
     assert max(sizes) > 2
 
@@ -244,7 +244,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_no_row(
 def test_only_a_row_that_cannot_run_alone_fails_for_memory(
     qwen: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = decoder.Decoder._forward
+    honest = decoder.Decoder.forward
     requests = [Request((5, 6, 7), GREEDY, 8), Request((9,) * 50, GREEDY, 8)]
     expected = engine_result(qwen, requests[0]).tokens
 
@@ -253,7 +253,7 @@ def test_only_a_row_that_cannot_run_alone_fails_for_memory(
             raise torch.OutOfMemoryError("injected")
         return honest(self, tokens, *rest)
 
-    monkeypatch.setattr(decoder.Decoder, "_forward", no_long_rows)
+    monkeypatch.setattr(decoder.Decoder, "forward", no_long_rows)
     short, long = [qwen.submit(request) for request in requests]
     assert short.result(60).tokens == expected
     with pytest.raises(torch.OutOfMemoryError):

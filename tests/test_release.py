@@ -176,7 +176,7 @@ def test_a_worker_thread_that_dies_leaves_nobody_waiting(
         raise SystemExit("injected")
 
     owner, name = {
-        "pass": (hf.Decoder, "_forward"),
+        "pass": (hf.Decoder, "forward"),
         "loading": (hf, "load_model"),
         "scheduler": (hf.Scheduler, "take"),
     }[when]

@@ -99,7 +99,7 @@ class Scorer:
         awaited = {row for item in self._running if not item.future.done() for row in item.rows}
         rows = [row for row in chunk if row in awaited]
         for scoring in self._running:
-            if scoring.started is None and not awaited.isdisjoint(scoring.rows):
+            if scoring.started is None and not set(rows).isdisjoint(scoring.rows):
                 scoring.started = start
         try:
             with torch.inference_mode():
