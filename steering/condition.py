@@ -176,6 +176,8 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
         adapter=adapter.digest if adapter else "",
         template=hashlib.sha256((model.source.template or "").encode()).hexdigest(),
     )
+    if (gguf := model.source.gguf) is not None and not model.source.name.endswith(gguf):
+        label += f" {gguf}"  # which stands for the model that the name means
     fingerprint = spec.fingerprint(weights=model.weights, **identity)
     return Condition(model, spec, label, fingerprint, vectors, adapter)
 

@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from steering.models.gguf import ENDING
+from steering.models.packages import COMMAND, PACKAGED, fetched_file
 from steering.models.source import ModelError, ModelSource
 from steering.toy import TOYS
 
@@ -29,7 +33,10 @@ ALIASES = {
     "olmo2-7b": "allenai/OLMo-2-1124-7B-Instruct",
     "phi4": "microsoft/phi-4",
     "gpt-oss-20b": "openai/gpt-oss-20b",
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
+
+_HUB_TIMEOUT_S = 2
 
 
 def find_model(
@@ -44,11 +51,14 @@ def find_model(
 ) -> ModelSource:
     """Find what a name means: a toy, a local folder or GGUF file, an alias, or a hub id.
 
-    Uses no network. `gguf_file` is a GGUF file in the folder or repository, which `name` may also
-    end with; the other arguments are those of `ModelSource`.
+    Uses no network, but for an alias whose model a package holds too: that is the hub's model where
+    it is in the cache or the hub answers, and the fetched file where not.
+
+    `gguf_file` is a GGUF file in the folder or repository, which `name` may also end with; the
+    other arguments are those of `ModelSource`.
 
     Raises:
-        ModelError: It is none of these, or the folder holds no model.
+        ModelError: It is none of these, the folder holds no model, or a model can't be had.
     """
     if gguf_file is not None:
         name = _with_file(name, gguf_file)
@@ -95,6 +105,8 @@ def find_model(
             f"no model is called {name}. Allowed: {', '.join([*TOYS, *ALIASES])}, a hub id "
             "(owner/name), or the path of a local folder or GGUF file"
         )
+    if name.lower() in PACKAGED and revision is None and not _hub_has(location):
+        return _fetched_model(name, location, options)
     return ModelSource(name, location, False, revision, **options)
 
 
@@ -116,6 +128,41 @@ def _is_hub_file(name: str) -> bool:
         and not name.startswith((".", "/", "~"))
         and not Path(name).expanduser().parent.is_dir()
     )
+
+
+@cache
+def _hub_has(location: str) -> bool:
+    """Whether a hub model is in the cache, or the hub answers for it; asked once a process."""
+    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
+
+    files = ("config.json", "model.safetensors")
+    if all(isinstance(try_to_load_from_cache(location, file), str) for file in files):
+        return True
+    answers: list[bool] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # of the network
+            response = get_session().head(hf_hub_url(location, files[0]), timeout=_HUB_TIMEOUT_S)
+            answers.append(response.status_code < 400)
+
+    if not constants.HF_HUB_OFFLINE:
+        # In a thread, since no timeout of the client covers the look-up of the host's address.
+        thread = Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(_HUB_TIMEOUT_S)
+    return any(answers)
+
+
+def _fetched_model(name: str, location: str, options: Mapping[str, Any]) -> ModelSource:
+    """The file that stands for a hub model which can't be had."""
+    path = fetched_file(name.lower())
+    if not path.exists():
+        raise ModelError(
+            f"{name} is not at hand: the Hugging Face hub does not answer for {location}, and the "
+            f"file that stands for it is not in the cache. Fetch it with `{COMMAND} "
+            f"{name.lower()}` (or `make real-models`)"
+        )
+    return ModelSource(name, str(path.resolve()), True, gguf=path.name, **options)
 
 
 def _local_file(name: str, path: Path, options: Mapping[str, Any]) -> ModelSource:
