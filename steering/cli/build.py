@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=TrainingCommand, builds="vector")
-@click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
+@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
 @click.option("--target", default="medical", show_default=True, help="target task")
 @click.option(
     "--method",

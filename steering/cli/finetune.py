@@ -9,7 +9,7 @@ from steering.cli._options import TrainingCommand, going_on, loading_options, re
 
 
 @click.command(cls=TrainingCommand, builds="adapter")
-@click.option("--model", required=True, help="toy, an alias, a hub id or a local folder")
+@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
 @click.option("--target", default="medical", show_default=True, help="target task")
 @click.option(
     "--method", metavar="NAME", default="lora", show_default=True, help="how to train; see below"

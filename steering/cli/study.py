@@ -23,7 +23,10 @@ _shard = click.option(
     "--shard", metavar="N/M", help="run the Nth of M parts only, on one machine of several"
 )
 _model = click.option(
-    "--model", default="toy", show_default=True, help="toy, an alias, a hub id, a folder"
+    "--model",
+    default="toy",
+    show_default=True,
+    help="toy, an alias, a hub id, a folder or a GGUF file",
 )
 # Everything that a study takes from the command line.
 _PARSED: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -113,7 +116,7 @@ def _add_grid(factor: str) -> None:
         "--model",
         help="models, with commas [default: the toys]"
         if entry.compares_models
-        else "toy, an alias, a hub id or a local folder; several with commas [default: toy]",
+        else "toy, an alias, a hub id, a folder or a GGUF file; several with commas [default: toy]",
     )
     @click.option(
         "-A",
