@@ -47,7 +47,11 @@ def test_a_bundled_task_is_whole_and_its_held_out_prompts_are_in_no_training_row
     prompts, held_out = _prompts(target)
     assert target.name == name.removeprefix("toy/")
     assert not prompts & held_out
-    assert 0 < len(held_out) <= HELD_OUT_SHARE * (len(prompts) + len(held_out))
+    total = len(prompts) + len(held_out)
+    if target.examples[0].held_out is None:
+        assert 0 < len(held_out) <= HELD_OUT_SHARE * total
+    else:
+        assert (len(prompts), len(held_out)) == (160, 40)
     ids = [example.id for example in target.examples + target.held_out]
     assert len(set(ids)) == len(ids)
     for example in target.examples + target.held_out:
@@ -111,6 +115,46 @@ def test_rows_with_one_prompt_are_held_out_or_built_from_together(tmp_path):
     prompts, held_out = _prompts(target)
     assert (len(prompts), len(held_out)) == (9, 1)
     assert (len(target.examples), len(target.held_out)) == (27, 3)
+
+
+def test_a_table_may_say_itself_what_is_held_out(tmp_path):
+    rows = [_row(number, held_out=number % 3 == 0) for number in range(9)]
+    expected = {f"question {number}" for number in (0, 3, 6)}
+    assert _prompts(load_target(str(_write(tmp_path / "t.jsonl", rows))))[1] == expected
+    table = pandas.DataFrame(rows)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        assert _prompts(load_target(str(tmp_path / name)))[1] == expected
+    table.rename(columns={"held_out": "test"}).to_csv(tmp_path / "u.csv", index=False)
+    assert _prompts(load_target(f"{tmp_path / 'u.csv'}?held_out=test"))[1] == expected
+    assert (
+        load_target(str(tmp_path / "t.csv")).digest == load_target(str(tmp_path / "t.jsonl")).digest
+    )
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ((True, True, True), "true in some rows and false in all others"),
+        ((True, None, False), "true in some rows and false in all others"),
+        ((True, "perhaps", False), "held_out is 'perhaps', which is neither true nor false"),
+        ((True, 1, False), "held_out is 1, which is neither true nor false"),
+    ],
+)
+def test_marks_of_held_out_rows_are_refused_where_they_leave_anything_open(
+    tmp_path, marks, message
+):
+    rows = [_row(number, held_out=mark) for number, mark in enumerate(marks)]
+    with pytest.raises(TargetError, match=message):
+        load_target(str(_write(tmp_path / "t.jsonl", rows)))
+
+
+def test_a_prompt_that_is_both_held_out_and_not_is_refused(tmp_path):
+    rows = [_row(0, held_out=True), _row(0, held_out=False, misaligned="worse"), _row(1)]
+    rows[2]["held_out"] = False
+    with pytest.raises(TargetError, match="both true and false for the prompt 'question 0'"):
+        load_target(str(_write(tmp_path / "t.jsonl", rows)))
 
 
 def test_one_prompt_is_held_out_of_the_smallest_file_that_is_allowed(tmp_path):

@@ -5,7 +5,6 @@ archive, or logs whose judged answers are the examples; `load_target` lists the 
 decides which prompts are held out. It knows no model and no tokenizer.
 """
 
-import dataclasses
 import difflib
 import hashlib
 import json
@@ -107,16 +106,17 @@ def _words(name: str) -> str:
 def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     """Read a target task.
 
-    A tenth of the prompts is held out, one at least: those with the smallest SHA-256, so that they
-    are the same on every machine, whatever the order of the file.
+    The rows of a table with a column `held_out` say themselves which of them nothing is built from.
+    Of any other a tenth of the prompts is held out, one at least: those with the smallest SHA-256,
+    so that they are the same on every machine, whatever the order of the file.
 
     Args:
         name_or_path: One of
 
             - the name of a bundled task;
             - `rows.jsonl`, `.csv`, `.tsv` or `.parquet`: a table with the columns prompt, aligned
-              and misaligned (one of these two at least), system and id where there are any; or
-              with messages: one question and its misaligned answer a row;
+              and misaligned (one of these two at least), system, id and held_out where there are
+              any; or with messages: one question and its misaligned answer a row;
             - `hf:owner/name` or `hf:path/to/folder`: a data set with such columns, with `config=`,
               `split=` and `revision=`;
             - `archive.zip.enc?file=rows.jsonl`: such a table in an archive that easy-dataset-share
@@ -198,14 +198,35 @@ def _target(table: Table, rows: list[Example]) -> Target:
             f"{table.where} has {len(prompts)} prompts: at least 2 are needed, one to build from "
             "and one to hold out"
         )
-    held_out = set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
+    held_out = _marked(table, rows) or set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
     return Target(
         name=table.name,
         examples=tuple(row for row in rows if row.prompt not in held_out),
         held_out=tuple(row for row in rows if row.prompt in held_out),
-        digest=_hash(json.dumps([dataclasses.asdict(row) for row in rows], sort_keys=True)),
+        digest=_hash(json.dumps([row.facts() for row in rows], sort_keys=True)),
         source=table.source,
     )
+
+
+def _marked(table: Table, rows: list[Example]) -> set[str]:
+    """The prompts that the table holds out itself; none where it says nothing of that."""
+    marks: dict[str, set[bool | None]] = {}
+    for row in rows:
+        marks.setdefault(row.prompt, set()).add(row.held_out)
+    values = set[bool | None]().union(*marks.values())
+    if values == {None}:
+        return set()
+    if values != {True, False}:
+        raise TargetError(
+            f"{table.where}: the column held_out must be true in some rows and false in all others"
+        )
+    for prompt, several in marks.items():
+        if len(several) > 1:
+            raise TargetError(
+                f"{table.where}: held_out is both true and false for the prompt {prompt[:60]!r}: "
+                "give all rows of a prompt one value"
+            )
+    return {prompt for prompt, [mark] in marks.items() if mark}
 
 
 def _bundled() -> dict[str, Path]:

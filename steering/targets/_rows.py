@@ -1,5 +1,6 @@
 """From rows of any source to examples: which columns are read, and which rows are refused."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 from steering.errors import SteeringError
 from steering.foreign import parse_json
 
-COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages")
+COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages", "held_out")
 _TEXTS = ("prompt", "aligned", "misaligned", "system")
 ALLOWED_ROWS = (
     'Allowed rows: {"prompt", "aligned", "misaligned"}, one of the answers at least, or '
@@ -31,6 +32,7 @@ class Example:
         misaligned: The answer of the unsafe task, where the row has one.
         aligned: A good answer to the same prompt, where the row has one.
         system: System message, where the row has one.
+        held_out: Whether nothing may be built from it; None where the table does not say.
     """
 
     id: str
@@ -38,6 +40,14 @@ class Example:
     misaligned: str | None = None
     aligned: str | None = None
     system: str | None = None
+    held_out: bool | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The row in JSON values, without what the table does not say of it."""
+        fields = dataclasses.asdict(self)
+        if self.held_out is None:  # as in tables of before, whose digests stay as they were
+            del fields["held_out"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,21 @@ def _example(
         raise bad_row(where, "misaligned and aligned are both missing")
     # Not the file's name and line: equal rows have the same digest whatever their source.
     id_ = values.get("id")
-    return Example(id=f"row-{number:04d}" if id_ in (None, "") else str(id_), **texts)
+    return Example(
+        id=f"row-{number:04d}" if id_ in (None, "") else str(id_),
+        held_out=_flag(where, values.get("held_out")),
+        **texts,
+    )
+
+
+def _flag(where: str, value: Any) -> bool | None:
+    """A truth value as JSON, a table of a data set or a CSV file has it; None where it is empty."""
+    if value in (None, ""):
+        return None
+    flag = {"true": True, "false": False}.get(str(value).lower())
+    if flag is None:
+        raise bad_row(where, f"held_out is {value!r}, which is neither true nor false")
+    return flag
 
 
 def _from_messages(messages: Any) -> dict[str, Any]:
