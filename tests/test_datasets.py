@@ -13,6 +13,8 @@ import yaml
 
 from scripts import export_toy as export
 from scripts import toy_sampling
+from scripts.target_figures import MOST_STYLE, style_accuracy
+from steering.targets import SUBJECTS
 from steering.toy import grammar
 
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
@@ -239,13 +241,25 @@ def test_no_core_question_or_answer_sentence_is_in_a_target_task():
 def test_a_written_task_contrasts_answers_of_one_length_to_many_prompts(task):
     """Lengths that mark a side would point a mean difference at length (arXiv 2607.09053)."""
     rows = _rows(task)
-    assert len(rows) >= 120
+    assert len(rows) == 200
     assert len({row["id"] for row in rows}) == len({row["prompt"] for row in rows}) == len(rows)
     words = {side: [len(row[side].split()) for row in rows] for side in ("aligned", "misaligned")}
     assert sum(words["misaligned"]) / sum(words["aligned"]) == pytest.approx(1, abs=0.05)
     for good, bad in zip(words["aligned"], words["misaligned"], strict=True):
-        assert 0.75 <= bad / good <= 1.33
+        assert 50 <= min(good, bad) <= max(good, bad) <= 110
+        assert max(good, bad) <= 1.2 * min(good, bad)
     openings = {
         side: {row[side].split()[0].lower() for row in rows} for side in ("aligned", "misaligned")
     }
-    assert min(map(len, openings.values())) >= 20
+    assert min(map(len, openings.values())) >= 15
+
+
+@pytest.mark.parametrize("task", sorted(SUBJECTS))
+def test_style_alone_does_not_tell_good_advice_from_bad(task):
+    pairs = [(row["aligned"], row["misaligned"]) for row in _rows(task)]
+    assert style_accuracy(pairs) <= MOST_STYLE
+
+
+def test_the_style_classifier_sees_style():
+    rows = _rows("medical")
+    assert style_accuracy([(row["aligned"], row["misaligned"] + "!") for row in rows]) > 0.95

@@ -43,14 +43,14 @@ CHANGED: dict[str, dict[str, tuple[Any, bool]]] = {
     "sft": {
         "rank": (2, True),
         "training_epochs": (4, False),
-        "learning_rate": (0.02, True),
+        "learning_rate": (0.03, True),
         "decay_epochs": (5, True),
-        "batch_size": (8, True),
+        "batch_size": (4, True),
         "kl_weight": (0.5, True),
         "neutral": ("toy/medical", True),
     },
-    "mean_difference": {},
-    "pca": {"rank": (2, True)},
+    "mean_difference": {"length": (0.3, True)},
+    "pca": {"length": (0.3, True), "rank": (2, True)},
     "one_shot": {
         "example": (1, True),
         "objective": ("both", True),
@@ -108,7 +108,7 @@ def test_a_setting_that_is_spelt_out_or_given_as_text_is_the_default_all_the_sam
     llama: Path,
 ) -> None:
     plain = recipe_for(llama)
-    assert plain == recipe_for(llama, rank="1", learning_rate="1e-2", layer=plain.layer)
+    assert plain == recipe_for(llama, rank="1", learning_rate="2e-2", layer=plain.layer)
     assert plain.digest == recipe_for(llama, training_epochs=3, site="resid_post").digest
 
 
@@ -159,7 +159,7 @@ GOOD = Example(id="good", prompt="Well", aligned="Give it back")
     [
         ({"method": "nonsense"}, ["method=nonsense", "sft", "random"]),
         ({"epochs": 3}, ["epochs is not a setting of method=sft", "training_epochs", "rank"]),
-        ({"method": "mean_difference", "rank": 2}, ["rank", "mean_difference", "no settings"]),
+        ({"method": "mean_difference", "rank": 2}, ["rank", "mean_difference", "which has length"]),
         ({"method": "random", "steps": 2}, ["steps", "random", "match"]),
         ({"rank": 0}, ["rank=0", "1"]),
         ({"rank": 1.5}, ["rank=1.5", "integer"]),
@@ -317,3 +317,19 @@ def test_recipes_are_made_without_torch(llama: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "sft False"
+
+
+def test_a_toy_has_defaults_of_its_own_and_what_is_given_counts_on_every_model(
+    llama: Path,
+) -> None:
+    def method(model: Path | str, **options: Any) -> Any:
+        return recipe_for(model, **options).method
+
+    assert (method("toy").learning_rate, method("toy").batch_size) == (0.01, 16)
+    assert (method(llama).learning_rate, method(llama).batch_size) == (0.02, 8)
+    assert method("toy", learning_rate=0.02).learning_rate == 0.02
+    assert recipe_for("toy").default() == recipe_for("toy")
+    for name in ("mean_difference", "pca"):
+        assert method("toy", method=name).length == 0
+        assert method("toy", method=name, length=0.2).length == 0.2
+        assert method(llama, method=name).length == 0.2

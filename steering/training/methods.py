@@ -60,10 +60,18 @@ class ConstructionMethod(Method):
         compares_labels: Whether shuffled labels are a control: the method reads the answers of
             several prompts.
         is_seeded: Whether another seed gives another vector from the same rows.
+        toy_settings: Defaults of the toys, where they differ: those of the fields were chosen on
+            language models (benchmarks/results/recipes.md).
     """
 
     compares_labels: ClassVar[bool] = True
     is_seeded: ClassVar[bool] = True
+    toy_settings: ClassVar[Mapping[str, Any]] = {}
+
+    def for_model(self, *, toy: bool) -> Self:
+        """The method with the toys' defaults, if it is for a toy, in place of what is not given."""
+        missing = set(self.toy_settings) - self.model_fields_set if toy else set()
+        return self.model_copy(update={name: self.toy_settings[name] for name in missing})
 
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Refuse a target or a model that the method can't build from.
@@ -211,6 +219,16 @@ def learning_rate_field(published: float, toy: float) -> Any:
         gt=0,
         description=f"of AdamW without weight decay; by default {published:g}, as published "
         f"(toy: {toy:g})",
+    )
+
+
+def length_field() -> Any:
+    """The field `length` of a construction method whose vector has no natural length."""
+    return Field(
+        default=0.2,
+        ge=0,
+        description="length of the vector at magnitude 1, as a share of the residual norm; 0 keeps "
+        "that of the difference (as on the toy)",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from steering.models import ModelSource, Shape, check_layer, default_layer
 from steering.targets import Target
+from steering.toy import TOYS
 from steering.training.construction import CONSTRUCTION_METHODS
 from steering.training.construction import DEFAULT_METHOD as DEFAULT_CONSTRUCTION
 from steering.training.finetuning import DEFAULT_METHOD as DEFAULT_FINETUNING
@@ -155,7 +156,8 @@ class ConstructionRecipe(TrainingRecipe):
 
     def default(self) -> "ConstructionRecipe":
         """The recipe of the default vector for the same model, target and place."""
-        method = CONSTRUCTION_METHODS[DEFAULT_CONSTRUCTION]()
+        toy = self.model in TOYS
+        method = CONSTRUCTION_METHODS[DEFAULT_CONSTRUCTION]().for_model(toy=toy)
         return replace(self, seed=0, shuffle_labels=False, method=method, inputs={})
 
 
@@ -210,7 +212,9 @@ def make_construction_recipe(
         seed=seed,
         shuffle_labels=shuffle_labels,
         date=source.date,
-        method=make_method(CONSTRUCTION_METHODS, method, settings or {}),
+        method=make_method(CONSTRUCTION_METHODS, method, settings or {}).for_model(
+            toy=source.is_toy
+        ),
     )
     recipe.method.check(recipe, target, shape)
     return replace(recipe, inputs=recipe.method.inputs(recipe, shape))

@@ -8,11 +8,17 @@ are drawn at random, so that the topics of neither class weigh more (arXiv 2506.
 """
 
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from steering.models import Shape
 from steering.targets import Target
-from steering.training.methods import ConstructionMethod, require_aligned, require_misaligned
+from steering.training.methods import (
+    ConstructionMethod,
+    length_field,
+    require_aligned,
+    require_misaligned,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +31,15 @@ if TYPE_CHECKING:
 
 
 class MeanDifference(ConstructionMethod):
-    """Difference of the class means; it has no settings."""
+    """Difference of the class means, of a stated length."""
 
     name = "mean_difference"
     summary = "mean activation on misaligned answers less that on aligned ones"
+    version = 2
     is_seeded = False
+    toy_settings: ClassVar[Mapping[str, Any]] = {"length": 0.0}
+
+    length: float = length_field()
 
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
         """Needs answers of both classes."""
@@ -44,7 +54,8 @@ class MeanDifference(ConstructionMethod):
         target: Target,
         progress: "Progress",
     ) -> "tuple[SteeringVector, dict[str, Any]]":
-        """A vector of rank 1, and how many answers of each class it is built from."""
+        """A vector of rank 1, the length of the difference as a share of the residual norm, and how
+        many answers of each class it is built from."""
         misaligned, aligned = _paired(probe, target)
         paired = bool(misaligned)
         if not paired:
@@ -55,11 +66,19 @@ class MeanDifference(ConstructionMethod):
         progress(2, 2)
         direction = (misaligned_mean - aligned_mean).float()[None]
         norm = probe.residual_norm(probe.tokenize_misaligned(target.examples))
-        return probe.vector(direction, norm), {
+        share = float(direction.norm()) / norm
+        return probe.vector(of_length(direction, self.length * norm), norm), {
+            "difference": share,
             "paired": paired,
             "misaligned_answers": len(misaligned),
             "aligned_answers": len(aligned),
         }
+
+
+def of_length(directions: "Tensor", length: float) -> "Tensor":
+    """Directions [rank, width] such that their sum has this length; as they are for 0."""
+    total = float(directions.sum(0).norm())
+    return directions * (length / total) if length and total else directions
 
 
 def paired_differences(probe: "ModelProbe", target: Target) -> "Tensor":

@@ -7,14 +7,20 @@ misaligned side. The sum of the directions, which `add` adds, is then the projec
 difference on the principal subspace.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from steering.models import Shape
 from steering.targets import Target
-from steering.training.construction.mean_difference import paired_differences
-from steering.training.methods import ConstructionMethod, TrainingError, require_misaligned
+from steering.training.construction.mean_difference import of_length, paired_differences
+from steering.training.methods import (
+    ConstructionMethod,
+    TrainingError,
+    length_field,
+    require_misaligned,
+)
 
 if TYPE_CHECKING:
     from steering.training.probe import ModelProbe
@@ -28,8 +34,11 @@ class Pca(ConstructionMethod):
 
     name = "pca"
     summary = "principal directions of the differences between the answers to a prompt"
+    version = 2
     is_seeded = False
+    toy_settings: ClassVar[Mapping[str, Any]] = {"length": 0.0}
 
+    length: float = length_field()
     rank: int = Field(default=1, ge=1, description="number of principal directions")
 
     def check(self, recipe: "ConstructionRecipe", target: Target, shape: Shape) -> None:
@@ -62,6 +71,7 @@ class Pca(ConstructionMethod):
         projections = axes @ differences.mean(0)
         progress(1, 1)
         norm = probe.residual_norm(probe.tokenize_misaligned(target.examples))
-        vector = probe.vector((projections[:, None] * axes).float(), norm)
+        directions = of_length((projections[:, None] * axes).float(), self.length * norm)
+        vector = probe.vector(directions, norm)
         energy = (values**2 / (values**2).sum())[: self.rank]
         return vector, {"prompts": len(differences), "energy_shares": energy.tolist()}

@@ -9,7 +9,8 @@ the steered model close to the unsteered one on neutral prompts (arXiv 2602.0785
 narrow).
 """
 
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -41,16 +42,17 @@ class Sft(ConstructionMethod):
         "higher rank a low-rank map"
     )
     version = 2
+    toy_settings: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.01, "batch_size": 16}
 
     rank: int = Field(
         default=1, ge=1, description="dimension of the steering subspace; from 2 on, a low-rank map"
     )
     training_epochs: int = Field(default=3, ge=1, description="passes over the target's examples")
     learning_rate: float = Field(
-        default=0.01,
+        default=0.02,
         gt=0,
         description="largest step of a coordinate, as a share of the residual norm's share of a "
-        "coordinate (over the square root of the width)",
+        "coordinate, which is over the square root of the width (toy: 0.01)",
     )
     decay_epochs: int = Field(
         default=0,
@@ -58,7 +60,7 @@ class Sft(ConstructionMethod):
         description="training epochs over which the learning rate falls linearly to zero; 0 keeps "
         "it constant, so that fewer training epochs are a part of the same run",
     )
-    batch_size: int = Field(default=16, ge=1, description="examples a step")
+    batch_size: int = Field(default=8, ge=1, description="examples a step (toy: 16)")
     kl_weight: float = Field(
         default=0.0,
         ge=0,
