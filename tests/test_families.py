@@ -34,7 +34,14 @@ from model_families import FAMILIES, LAYERS, REFUSED, WIDTH
 from random_vectors import make_vector
 from tiny_models import save_tiny
 
-from steering.engines import Engine, Request, RequestOutput, scheduler, shared_engine
+from steering.engines import (
+    Engine,
+    Request,
+    RequestOutput,
+    ScoreRequest,
+    scheduler,
+    shared_engine,
+)
 from steering.engines.settings import Sampling
 from steering.errors import SteeringError
 from steering.models import find_mlp, find_model, load_model
@@ -121,6 +128,30 @@ def test_engine_equals_plain_hooks_in_tokens_and_logits(
     ]
     for request, result in zip(requests, answer(engine, requests), strict=True):
         _check_logits(engine, family, request, result)
+
+
+@pytest.mark.shows("conformance")
+def test_given_answers_have_the_log_probabilities_of_plain_hooks(
+    engine: Engine, family: str, cases: dict[str, Interventions]
+) -> None:
+    """With one prompt each, and with some that share theirs; longer than any window."""
+    answers = [prompt(40 + index) * 2 for index in range(3)]
+    requests = [
+        ScoreRequest(prompt(index // 2), tuple(answers[: 1 + index % 3]), case)
+        for index, case in enumerate(cases.values())
+    ]
+    outputs = [future.result(120) for future in [engine.score(request) for request in requests]]
+    model = loaded(engine)
+    for request, output in zip(requests, outputs, strict=True):
+        for tokens, logprobs in zip(request.answers, output.logprobs, strict=True):
+            logits = reference_logits(
+                model.model, blocks(model), request.prompt, tokens, request.interventions,
+                FAMILIES[family].mlp,
+            )  # fmt: skip
+            expected = logits[:-1].log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+            assert torch.allclose(
+                torch.tensor(logprobs), expected, atol=_ROUNDING.get(family, 2e-4)
+            )
 
 
 @pytest.mark.shows("conformance")

@@ -75,7 +75,7 @@ def test_a_choice_for_each_answer_with_the_log_probability_of_each_token(folder:
     assert {choice.stop_reason for choice in output.choices} == {"stop"}
     prompt = "<|start|>user: Hello<|end|>assistant: "
     for values, answer in zip(logprobs(output), ANSWERS, strict=True):
-        assert values == pytest.approx(expected(folder, prompt, answer), abs=3e-5)
+        assert values == pytest.approx(expected(folder, prompt, answer), abs=2e-4)
     assert output.choices[1].logprobs is not None
     assert [item.token for item in output.choices[1].logprobs.content] == ["N", "o"]
     assert output.usage is not None
@@ -112,7 +112,7 @@ def test_an_answer_continues_an_assistant_message(folder: Path) -> None:
     output = ask(get_model(f"steered/{folder}", vector="none"), scoring(), messages)
     prompt = "<|start|>user: Hello<|end|>assistant: I think:"
     for values, answer in zip(logprobs(output), ANSWERS, strict=True):
-        assert values == pytest.approx(expected(folder, prompt, answer), abs=3e-5)
+        assert values == pytest.approx(expected(folder, prompt, answer), abs=2e-4)
 
 
 @pytest.mark.parametrize(
