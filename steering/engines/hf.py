@@ -228,10 +228,10 @@ class _Worker:
 
     def _turn(self, admitted: list[Sequence]) -> None:
         """Run calls, score, admit sequences (into `admitted` too), decode until more work waits."""
-        while not self._inbox.empty():
-            self._sort_in(self._inbox.get())
         if not self._calls and not self._scorer and not (self._decoder and self._decoder.sequences):
             self._wait()
+        while not self._inbox.empty():
+            self._sort_in(self._inbox.get())
         if self._stopping.is_set():
             return
         decoder = self._decoder = self._decoder or self._load_decoder()
