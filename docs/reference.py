@@ -25,6 +25,7 @@ from steering.foreign.limits import (
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
+from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
 from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_columns
 from steering.spec import OPTIONS
@@ -90,6 +91,26 @@ If `vector` is a list with commas, the vectors act one after the other. Every ot
 applies to all vectors on which it has an effect, or is a list of the same length. A solver can set
 the intervention for each sample with
 `generate(state, extra_body={{"steering": {{"magnitude": 2}}}})`.
+
+## Scoring given answers
+
+`extra_body={{"steering": {{"score": ["an answer", "another"], "divergence": True}}}}` generates
+nothing. It scores up to {MOST_ANSWERS} given answers to the conversation, each as if the model had
+written it, under the model's condition or under that of options beside `score`. The answers
+continue an assistant message if the conversation ends in one. The end-of-turn token is not scored.
+
+- `choices` has one choice for each answer, with the answer as its message and `logprobs` of its
+  tokens: natural logarithms, at temperature 1, those that the model reports when it generates the
+  same tokens.
+- With `divergence`, `metadata["steering"]["divergences"]` has, for each token of each answer, the
+  KL divergence in nats of the condition from the same model without vector and adapter. It is 0
+  for the baseline.
+- `usage` counts the prompt once, and the tokens of all answers as output.
+
+Settings of how tokens are drawn (`temperature`, `top_p`, `max_tokens`, `stop_seqs`, `seed`,
+penalties, ...) have no effect on scores. `num_choices`, `top_logprobs` and `logprobs=False`
+contradict them and are refused, and so are an empty answer, an answer beyond the model's context,
+and `engine=vllm`.
 """
 
 

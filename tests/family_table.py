@@ -22,8 +22,8 @@ use tiny random models of each family (4 blocks, random weights) on a CPU: most 
 causal language models in transformers. `pass` has these meanings:
 
 - **conformance**: in one batch of many conditions (operations, positions, sites, ranks, maps,
-  several vectors), tokens and log probabilities equal those of plain PyTorch hooks on one
-  sequence without padding or cache. Every sequence equals the sequence that is decoded alone,
+  several vectors), tokens and log probabilities, of generated and of given answers, equal those of
+  plain PyTorch hooks on one sequence without padding or cache. Every sequence equals the sequence that is decoded alone,
   greedy and seeded, in any order. The content of the other sequences in a batch changes nothing:
   with others of the same shapes, each logarithm of a probability is the same number (in a mixture
   of experts, up to rounding: 0.00001).

@@ -14,7 +14,7 @@ from conformance import CASES
 from random_vectors import make_vector
 from tiny_models import WIDTH, save_tiny
 
-from steering.engines import Engine, Request, RequestOutput
+from steering.engines import Engine, Request, RequestOutput, ScoreRequest
 from steering.engines.hf import HFEngine
 from steering.engines.invariance import ROWS
 from steering.engines.sampling import Sampling
@@ -161,6 +161,47 @@ def test_sequences_with_an_adapter_are_decoded_one_at_a_time_in_the_mode(
     engine.release()
     engine = opened(model, "bfloat16")
     assert bits(together(engine, requests)) == expected
+    engine.release()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3.5", "gemma3", "qwen3-moe"])
+def test_with_the_mode_no_score_depends_on_the_company_in_any_bit(
+    folder: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
+    """Whether the company shares a prompt, an answer or a condition, or none of them."""
+    model = folder(family)
+    # Adapters of experts are refused.
+    saved = None if family == "qwen3-moe" else save_adapter(model, tmp_path / "adapter")
+    adapter = adapter_at(model, saved) if saved else None
+    cases = [*CASES.values()]
+    requests = [
+        ScoreRequest(
+            prompt(seed // 2),
+            tuple(prompt(90 + seed // 3 + index) for index in range(1 + seed % 3)),
+            cases[seed % len(cases)],
+            adapter if seed % 4 == 3 else None,
+            divergence=seed % 2 > 0,
+        )
+        for seed in range(9)
+    ]
+    engine = opened(model, "bfloat16")
+
+    def scores(together: bool) -> list[Any]:
+        gate = threading.Event()
+        engine.call(lambda *_: gate.wait(TIMEOUT) if together else None)
+        futures = []
+        for request in requests:
+            futures.append(engine.score(request))
+            if not together:
+                futures[-1].result(TIMEOUT)
+        gate.set()
+        outputs = [future.result(TIMEOUT) for future in futures]
+        return [(output.logprobs, output.divergences, output.change) for output in outputs]
+
+    expected = scores(together=False)
+    assert scores(together=True) == expected
+    requests.reverse()
+    assert scores(together=True) == expected[::-1]
     engine.release()
 
 

@@ -1,12 +1,16 @@
 """Given answers, scored: as plain hooks score them, alone, together and in any order."""
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from adapter_files import adapter_at, peft_alone, save_adapter
+from adapter_files import blocks as adapter_blocks
 from conformance import CASES, GREEDY, answer, blocks, loaded, plain, prompt, steer
 from hook_reference import reference_logits
 
@@ -18,6 +22,7 @@ from steering.engines import (
     ScoreRequest,
     shared_engine,
 )
+from steering.engines.hf import HFEngine
 from steering.models import find_model
 
 FAMILIES = ["qwen3.5", "llama", "gemma3"]
@@ -189,6 +194,72 @@ def test_running_out_of_memory_halves_the_passes_and_loses_no_answer(
         assert_near(result.divergences, full.divergences)
     assert max(sizes) > 3
     llama.release()
+
+
+def test_rows_of_adapters_score_as_peft_alone_beside_steered_ones(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tiny_folder("llama")
+    saved = save_adapter(folder, tmp_path / "lora")
+    adapter = adapter_at(folder, saved)
+    both, plain_one, steered = (
+        ScoreRequest(prompt(1), answers(1), case, lora, divergence=True)
+        for case, lora in [(steer(plain(), 8), adapter), ((), adapter), (steer(plain(), 8), None)]
+    )
+    engine = HFEngine(find_model(str(folder)), device="cpu")
+    engine.allow_batch(16)
+    results = score(engine, [both, plain_one, steered])
+    alone = peft_alone(folder, saved)
+    for request, result in zip([both, plain_one], results, strict=False):
+        for tokens, logprobs in zip(request.answers, result.logprobs, strict=True):
+            logits = reference_logits(
+                alone, adapter_blocks(alone), request.prompt, tokens, request.interventions
+            )
+            expected = logits[:-1].log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])
+            assert logprobs == pytest.approx(expected[:, 0].tolist(), abs=2e-4)
+    assert results[1].change is None
+    # The finetuned model differs from the plain one, which is what it is compared with.
+    assert all(value > 0 for row in results[1].divergences for value in row)
+    assert_near(results[2].divergences, reference(engine, steered).divergences)
+    engine.release()
+
+
+def test_telemetry_counts_scored_tokens_apart_from_generated_ones(
+    tiny_folder: Callable[[str], Path],
+) -> None:
+    engine = HFEngine(find_model(str(tiny_folder("llama"))), device="cpu")
+    [generated] = answer(engine, [Request(prompt(1), GREEDY, 5)])
+    before = engine.telemetry()
+    score(engine, [ScoreRequest(prompt(1), answers(1), divergence=True)])
+    after = engine.telemetry()
+    assert (after.tokens, after.busy_s) == (before.tokens, before.busy_s)
+    assert before.tokens == generated.num_generated
+    assert after.scored_tokens == sum(map(len, answers(1)))
+    assert after.scored_per_s == pytest.approx(after.scored_tokens / after.scoring_s)
+    assert after.requests == before.requests + 1 == 2
+    engine.release()
+
+
+def test_a_cancelled_request_leaves_the_others_alone_and_a_release_ends_all(
+    tiny_folder: Callable[[str], Path],
+) -> None:
+    engine = HFEngine(find_model(str(tiny_folder("llama"))), device="cpu")
+    requests = [ScoreRequest(prompt(index), answers(index)) for index in range(4)]
+    expected = score(engine, requests)
+    gate = threading.Event()
+    engine.call(lambda *_: gate.wait(60))
+    futures = [engine.score(request) for request in requests]
+    assert futures[1].cancel()
+    gate.set()
+    for index in (0, 2, 3):
+        assert_near(futures[index].result(60).logprobs, expected[index].logprobs)
+    engine.call(lambda *_: gate.wait(60))
+    engine.call(lambda *_: engine.release())
+    ended = [engine.score(request) for request in requests]
+    for index, future in enumerate(ended):
+        with suppress(EngineError):
+            assert_near(future.result(60).logprobs, expected[index].logprobs)
+    engine.release()
 
 
 def test_scoring_goes_on_beside_decoding(llama: Engine) -> None:
