@@ -23,10 +23,10 @@ causal language models in transformers. `pass` has these meanings:
 
 - **conformance**: in one batch of many conditions (operations, positions, sites, ranks, maps,
   several vectors), tokens and log probabilities, of generated and of given answers, equal those of
-  plain PyTorch hooks on one sequence without padding or cache. Every sequence equals the sequence that is decoded alone,
-  greedy and seeded, in any order. The content of the other sequences in a batch changes nothing:
-  with others of the same shapes, each logarithm of a probability is the same number (in a mixture
-  of experts, up to rounding: 0.00001).
+  plain PyTorch hooks on one sequence without padding or cache. Every sequence equals the sequence
+  that is decoded alone, greedy and seeded, in any order. The content of the other sequences in a
+  batch changes nothing: with others of the same shapes, each logarithm of a probability is the same
+  number (in a mixture of experts, up to rounding: 0.00001).
 - **sites**: the blocks are those of the text model. `resid_post` of a block equals `resid_pre` of
   the next block. `mlp_out` is the output of the module that was named by hand, in every block.
   Adding there equals adding at `resid_post` exactly if no norm or factor stands between the two.
