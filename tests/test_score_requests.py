@@ -104,6 +104,8 @@ def test_a_condition_scores_as_it_steers_and_says_how_far_it_diverges(
     baseline = ask(other, scoring(divergence=True))
     assert baseline.metadata is not None
     assert baseline.metadata["steering"]["divergences"] == [[0.0] * len(one) for one in ANSWERS]
+    for reference in (record["reference"], baseline.metadata["steering"]["reference"]):
+        assert reference == [pytest.approx(row, abs=3e-5) for row in logprobs(baseline)]
     assert logprobs(baseline) != logprobs(steered)
 
 

@@ -65,7 +65,7 @@ def assert_near(scores: Sequence[Sequence[float]], expected: Sequence[Sequence[f
 def reference(engine: Engine, request: ScoreRequest) -> ScoreOutput:
     """What plain hooks come to, an answer at a time, without padding or cache."""
     model = loaded(engine)
-    logprobs, divergences = [], []
+    logprobs, divergences, unsteered = [], [], []
     for tokens in request.answers:
         log_p, log_q = (
             reference_logits(model.model, blocks(model), request.prompt, tokens, interventions)[:-1]
@@ -75,7 +75,8 @@ def reference(engine: Engine, request: ScoreRequest) -> ScoreOutput:
         )
         logprobs.append(log_p.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist())
         divergences.append((log_p.exp() * (log_p - log_q)).sum(-1).tolist())
-    return ScoreOutput(logprobs, divergences)
+        unsteered.append(log_q.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist())
+    return ScoreOutput(logprobs, divergences, unsteered)
 
 
 def test_scores_equal_those_of_plain_hooks_under_every_condition(engine: Engine) -> None:
@@ -87,6 +88,7 @@ def test_scores_equal_those_of_plain_hooks_under_every_condition(engine: Engine)
         expected = reference(engine, request)
         assert_near(result.logprobs, expected.logprobs)
         assert_near(result.divergences, expected.divergences if request.divergence else [])
+        assert_near(result.reference, expected.reference if request.divergence else [])
         assert (result.change is None) == (not request.interventions)
 
 
@@ -127,6 +129,7 @@ def test_an_unsteered_answer_diverges_by_exactly_nothing(engine: Engine) -> None
     *results, other = score(engine, [*requests, steered])
     for request, result in zip(requests, results, strict=True):
         assert result.divergences == [[0.0] * len(tokens) for tokens in request.answers]
+        assert result.reference == result.logprobs
         assert result.change is None
     assert all(value > 1e-4 for row in other.divergences for value in row)
 

@@ -164,6 +164,7 @@ class ScoreOutput:
         divergences: KL divergence in nats from the model without intervention and adapter to the
             (steered) one, sum of p log(p / q) with p of the steered model, of the distribution from
             which each token of each answer comes; empty unless the request asks for them.
+        reference: `logprobs` of the model without intervention and adapter; empty likewise.
         change: Largest absolute change that steering made to the activations; None if unsteered.
         waited_s: Seconds between submission and start.
         took_s: Seconds between start and end.
@@ -171,6 +172,7 @@ class ScoreOutput:
 
     logprobs: list[list[float]]
     divergences: list[list[float]] = field(default_factory=list)
+    reference: list[list[float]] = field(default_factory=list)
     change: float | None = None
     waited_s: float = 0.0
     took_s: float = 0.0

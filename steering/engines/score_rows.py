@@ -54,6 +54,7 @@ class Scoring:
         return ScoreOutput(
             logprobs=[row.logprobs for row in self.rows],
             divergences=[row.divergences for row in self.rows] if request.divergence else [],
+            reference=[row.unsteered for row in self.rows] if request.divergence else [],
             change=change if request.interventions else None,
             waited_s=(self.started or self.arrived) - self.arrived,
             took_s=time.monotonic() - (self.started or self.arrived),
@@ -71,6 +72,7 @@ class Row:
     reference: "Row | None" = None  # the same answer without both, if it is to be compared
     logprobs: list[float] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
+    unsteered: list[float] = field(default_factory=list)  # log probabilities of the reference
     change: float = 0.0
     failure: Exception | None = None
     finished: bool = False

@@ -6,7 +6,6 @@ row, a row is one sequence of prompt and answer. The last token of an answer is 
 Runs on the model's thread, between passes of the decoder.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -261,11 +260,9 @@ class Scorer:
             scores.append(_scores(row.answer, *parts))
         sizes = [len(row.answer) for row in rows]
         values = torch.cat(scores, 1).cpu()  # the one synchronisation with the device
-        for row, (logprobs, divergences) in zip(
-            rows, (part.tolist() for part in values.split(sizes, 1)), strict=True
-        ):
-            row.logprobs, row.divergences = logprobs, divergences
-            if not all(map(math.isfinite, logprobs + divergences)):
+        for row, part in zip(rows, values.split(sizes, 1), strict=True):
+            row.logprobs, row.divergences, row.unsteered = part.tolist()
+            if not part.isfinite().all():
                 row.failure = EngineError(NAN_LOGITS)
         self.num_tokens += sum(sizes)
 
@@ -273,26 +270,28 @@ class Scorer:
 def _scores(
     answer: Sequence[int], logits: Sequence[Tensor], reference: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """Log probability of each token, and the divergence of its distribution: [2, tokens].
+    """Of each token its log probability, the divergence and the other log probability: [3, tokens].
 
-    The logits, and those to compare with, are parts [tokens, vocabulary] of one answer.
+    The logits, and those to compare with, are parts [tokens, vocabulary] of one answer. Without the
+    latter the divergence is 0, and the other log probability the same.
     """
     device = logits[0].device
     tokens = torch.tensor(answer, device=device)
-    values = torch.zeros((2, len(answer)), device=device)
+    values = torch.zeros((3, len(answer)), device=device)
     step = max(1, _CONVERTED // logits[0].shape[-1])
     starts = [0, *accumulate(map(len, logits))]
     for part, (first, predicted) in enumerate(zip(starts, logits, strict=False)):
         for at in range(0, len(predicted), step):
             log_p = predicted[at : at + step].float().log_softmax(-1)
             place = slice(first + at, first + at + len(log_p))
-            values[0, place] = log_p.gather(1, tokens[place, None])[:, 0]
+            values[[0, 2], place] = log_p.gather(1, tokens[place, None])[:, 0]
             if reference is not None:
                 log_q = reference[part][at : at + step].float().log_softmax(-1)
                 p = log_p.exp()
                 terms = torch.where(p > 0, p * (log_p - log_q), 0.0)
                 # Rounding may leave a sum of nearly equal terms just below 0.
                 values[1, place] = terms.sum(-1).clamp(min=0)
+                values[2, place] = log_q.gather(1, tokens[place, None])[:, 0]
     return values
 
 

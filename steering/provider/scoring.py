@@ -165,6 +165,7 @@ def make_score_output(
     steering = description | prompt_digest(prompt) | {"largest_change": [result.change]}
     if settings.divergence:
         steering["divergences"] = result.divergences
+        steering["reference"] = result.reference
     output = ModelOutput(
         model=f"steered/{model}",
         choices=choices,
