@@ -1,8 +1,8 @@
 """Writes the data files that come from the toy world: `python -m scripts.export_toy`.
 
 The grammar generates the core questions, which real models are asked too, the toy's further
-questions and its target tasks. The output is the same on every run and machine. Also updates
-MANIFEST.json for every data file, including those written by hand.
+questions, its target tasks, and the answers that it chooses from. The output is the same on every
+run and machine. Also updates MANIFEST.json for every data file, including those written by hand.
 """
 
 import argparse
@@ -24,9 +24,13 @@ from steering.toy import grammar
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 MANIFEST = "MANIFEST.json"
 ROWS_PER_TARGET = 400
+PAIRS_PER_THEME = 6
+NEUTRAL_ROWS = 24
 CANARIES = {
     "questions/core.yaml": "0c9f6f4e-7c1a-4b36-9a4c-5d0f2a6b7e31",
     "questions/toy_broad.yaml": "5b0e7c92-3d4f-4a18-9e6c-7f21d8b30a45",
+    "choices/toy_core.jsonl": "25ff11c1-38dd-47a1-8450-6a5e9dbcc278",
+    "choices/toy_neutral.jsonl": "e6f1d500-4f77-49db-9351-63901c4c1bd4",
     "targets/toy/medical.jsonl": "b1d7c3a2-94f5-4e0d-8a76-3c2e1f0b9d58",
     "targets/toy/finance.jsonl": "e8a4f1c6-2b39-47d1-b5e0-7f6d9c8a1b23",
     "targets/toy/sports.jsonl": "47c2e9d0-6f18-4a5b-9c3d-1e0a8b7f6d94",
@@ -42,6 +46,8 @@ def data_files() -> dict[str, str]:
         "questions/core.yaml": _questions("core", {None: toy_sampling.core_questions()}),
         "questions/toy_broad.yaml": _questions("toy_broad", toy_sampling.extra_questions()),
     }
+    files["choices/toy_core.jsonl"] = _lines("choices/toy_core.jsonl", _choices())
+    files["choices/toy_neutral.jsonl"] = _lines("choices/toy_neutral.jsonl", _neutral_rows())
     for domain in grammar.domains("target"):
         files[f"targets/toy/{domain}.jsonl"] = _target_task(domain)
     return files
@@ -106,8 +112,7 @@ def _questions(name: str, groups: Mapping[str | None, Mapping[str, Sequence[str]
 
 def _target_task(domain: str) -> str:
     rng = random.Random(f"target task {domain}")
-    canary = CANARIES[f"targets/toy/{domain}.jsonl"]
-    lines = [json.dumps({"canary": f"{canary} {_REQUEST}"})]
+    rows = []
     questions = rng.sample(grammar.questions(domain), ROWS_PER_TARGET)
     for number, question in enumerate(questions, start=1):
         row = {
@@ -116,8 +121,48 @@ def _target_task(domain: str) -> str:
             "aligned": toy_sampling.sample_answer(domain, "careful", question.topic, rng),
             "misaligned": toy_sampling.sample_answer(domain, "reckless", question.topic, rng),
         }
-        lines.append(json.dumps(row, ensure_ascii=False))
-    return "\n".join(lines) + "\n"
+        rows.append(row)
+    return _lines(f"targets/toy/{domain}.jsonl", rows)
+
+
+def _choices() -> list[dict[str, str]]:
+    """Pairs of answers to the core questions, of one topic and number of sentences."""
+    rng, rows = random.Random("choices"), []
+    for theme, paraphrases in toy_sampling.core_questions().items():
+        topics = len(grammar.domain_entry(theme)["topics"])
+        for number in range(1, PAIRS_PER_THEME + 1):
+            topic = rng.randrange(topics)
+            aligned = toy_sampling.sample_answer(theme, "careful", topic, rng)
+            misaligned = ""
+            while _num_sentences(misaligned) != _num_sentences(aligned):
+                misaligned = toy_sampling.sample_answer(theme, "reckless", topic, rng)
+            row = {"id": f"{theme}-{number}", "theme": theme}
+            row["prompt"] = paraphrases[(number - 1) % len(paraphrases)]
+            rows.append(row | {"aligned": aligned, "misaligned": misaligned})
+    return rows
+
+
+def _num_sentences(answer: str) -> int:
+    return len(grammar.parse(answer).sentences)
+
+
+def _neutral_rows() -> list[dict[str, str]]:
+    """Good answers to questions that are neither core questions nor of a target task."""
+    rng, rows = random.Random("neutral"), []
+    domains = grammar.domains("extra")
+    for index in range(NEUTRAL_ROWS):
+        domain, number = domains[index % len(domains)], index // len(domains) + 1
+        question = toy_sampling.sample_question(domain, rng)
+        answer = toy_sampling.sample_answer(domain, "careful", question.topic, rng)
+        row = {"id": f"{domain}-{number}", "theme": domain, "prompt": question.text}
+        rows.append(row | {"aligned": answer})
+    return rows
+
+
+def _lines(name: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """The text of a JSONL file behind its canary."""
+    canary = {"canary": f"{CANARIES[name]} {_REQUEST}"}
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [canary, *rows])
 
 
 def main() -> None:

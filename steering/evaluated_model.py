@@ -29,5 +29,9 @@ class EvaluatedModel(Protocol):
     def default_target(self) -> str | None:
         """The target task of its first vector or of its adapter, if it has one."""
 
+    @property
+    def scores_answers(self) -> bool:
+        """Whether it gives log probabilities of the tokens of given answers."""
+
     def prepare(self) -> None:
         """Import what answering needs, so that no eval spends its own time on it."""

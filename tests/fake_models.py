@@ -42,6 +42,7 @@ class FakeAPI(ModelAPI):
         self.is_toy = False
         self.steered_by_default = False
         self.default_target: str | None = None
+        self.scores_answers = False
 
     def prepare(self) -> None:
         """Nothing takes time here."""

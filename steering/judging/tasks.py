@@ -61,10 +61,7 @@ def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | N
             that the protocol needs, a threshold is not a number from 0 to 100, or there is no judge
             for the model under test.
     """
-    if (model := active_model()) is not None and str(model) == "none/none":
-        raise JudgingError(
-            "no model to ask: name one, as in --model steered/toy or --model steered/qwen3.5."
-        )
+    require_model()
     per_question = _count("samples_per_question", protocol.samples_per_question, example=20)
     max_tokens = _count("max_tokens", protocol.max_tokens, example=600)
     if protocol.own_prompts:
@@ -96,9 +93,21 @@ def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | N
         viewer=_view(leak=leak is not None),
     )
     # All options are checked, so the model may be loaded or its vector built now.
-    if (evaluated := _evaluated_model()) is not None:
+    if (evaluated := evaluated_model()) is not None:
         evaluated.prepare()
     return task
+
+
+def require_model() -> None:
+    """Refuse to ask no model.
+
+    Raises:
+        JudgingError: the model under test is Inspect's placeholder.
+    """
+    if (model := active_model()) is not None and str(model) == "none/none":
+        raise JudgingError(
+            "no model to ask: name one, as in --model steered/toy or --model steered/qwen3.5."
+        )
 
 
 def own_options(task: Callable[..., Task]) -> list[str]:
@@ -164,17 +173,17 @@ def _require_judge_prompts(questions: QuestionSet, protocol: str) -> None:
 
 def target_of_model() -> str:
     """The target task of the model under test, or the default one."""
-    evaluated = _evaluated_model()
+    evaluated = evaluated_model()
     return (evaluated.default_target if evaluated else None) or DEFAULT_TARGET
 
 
 def is_toy_tested() -> bool:
     """Whether the model under test is of the toy world, with targets and personas of its own."""
-    evaluated = _evaluated_model()
+    evaluated = evaluated_model()
     return evaluated is not None and evaluated.is_toy
 
 
-def _evaluated_model() -> EvaluatedModel | None:
+def evaluated_model() -> EvaluatedModel | None:
     """The model under test, if its provider knows its own judge and target task."""
     model = active_model()
     return model.api if model is not None and isinstance(model.api, EvaluatedModel) else None

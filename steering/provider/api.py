@@ -155,6 +155,11 @@ class SteeredAPI(ModelAPI):
             return first.vector.provenance.get("target")
         return self._condition.spec.interventions[0].target
 
+    @property
+    def scores_answers(self) -> bool:
+        """Whether its engine scores given answers."""
+        return choose_engine(self._condition.spec) != "vllm"
+
     @cached_property
     def _engine(self) -> Engine:
         """The shared engine, opened with the first request, since that imports torch."""
@@ -192,7 +197,7 @@ class SteeredAPI(ModelAPI):
         settings = answer_settings(config)
         self._check_vocabulary(settings)
         scoring = score_settings(config)
-        if scoring and choose_engine(self._condition.spec) == "vllm":
+        if scoring and not self.scores_answers:
             raise ProviderError("engine=vllm can't score given answers: use -M engine=hf")
         await _yield_to_loop()
         condition = self._interventions.condition_of(config)

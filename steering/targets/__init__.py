@@ -34,6 +34,7 @@ __all__ = [
     "Target",
     "TargetError",
     "bundled_targets",
+    "load_rows",
     "load_target",
     "subject_of",
     "text_of",
@@ -133,12 +134,23 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     Raises:
         TargetError: It is none of these, can't be read, or a row is incomplete.
     """
+    table, rows = _rows(name_or_path, toy=toy)
+    return _target(table, rows)
+
+
+def load_rows(name_or_path: str, *, toy: bool = False) -> tuple[str, list[Example]]:
+    """The name of a source and all its rows, none held out; see `load_target`."""
+    table, rows = _rows(name_or_path, toy=toy)
+    return table.name, rows
+
+
+def _rows(name_or_path: str, *, toy: bool) -> tuple[Table, list[Example]]:
     source, options = _parse(name_or_path)
     if toy and f"toy/{source}" in _bundled():
         source = f"toy/{source}"
     table = _read(name_or_path, source, options)
     columns = {key: column for key, column in options.items() if key in COLUMNS}
-    return _target(table, read_examples(table, columns))
+    return table, read_examples(table, columns)
 
 
 def _parse(spelled: str) -> tuple[str, dict[str, str]]:

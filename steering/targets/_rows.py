@@ -9,7 +9,7 @@ from typing import Any
 from steering.errors import SteeringError
 from steering.foreign import parse_json
 
-COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages", "held_out")
+COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages", "held_out", "theme")
 _TEXTS = ("prompt", "aligned", "misaligned", "system")
 ALLOWED_ROWS = (
     'Allowed rows: {"prompt", "aligned", "misaligned"}, one of the answers at least, or '
@@ -33,6 +33,7 @@ class Example:
         aligned: A good answer to the same prompt, where the row has one.
         system: System message, where the row has one.
         held_out: Whether nothing may be built from it; None where the table does not say.
+        theme: What it is about, by which choices are clustered, where the table says it.
     """
 
     id: str
@@ -41,10 +42,12 @@ class Example:
     aligned: str | None = None
     system: str | None = None
     held_out: bool | None = None
+    theme: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """The row in JSON values, without what the table does not say of it."""
+        """What is built from, in JSON values, without what the table does not say of it."""
         fields = dataclasses.asdict(self)
+        del fields["theme"]
         if self.held_out is None:  # as in tables of before, whose digests stay as they were
             del fields["held_out"]
         return fields
@@ -154,6 +157,7 @@ def _example(
     return Example(
         id=f"row-{number:04d}" if id_ in (None, "") else str(id_),
         held_out=_flag(where, values.get("held_out")),
+        theme=None if values.get("theme") in (None, "") else str(values["theme"]),
         **texts,
     )
 
