@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-from inspect_ai import Task, eval
+from inspect_ai import eval
 from inspect_ai.log import EvalLog
 from shell import REPO
 
