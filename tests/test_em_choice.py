@@ -1,4 +1,4 @@
-"""em_choice: which answer a model prefers, by likelihood and by letter, and what steering damaged."""
+"""em_choice: which answer a model prefers, by likelihood or letter, and what steering damaged."""
 
 from pathlib import Path
 from typing import Any
