@@ -25,7 +25,7 @@ from steering.models import find_model
 from steering.vectors.interventions import Intervention
 
 RESULTS = Path(__file__).parent / "results" / "scoring.md"
-BATCH, CONDITIONS = 16, 8
+BATCH, CONDITIONS = 8, 8
 STEERED, COMPARED = f"{CONDITIONS} conditions", f"{CONDITIONS} conditions, with divergence"
 CASES = ((1, "unsteered"), (1, STEERED), (2, STEERED), (8, STEERED), (2, COMPARED))
 # Tokens of prompts and answers, as of a chat model's; the toy's are shorter.

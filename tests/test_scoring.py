@@ -3,7 +3,9 @@
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ from steering.engines import (
     shared_engine,
 )
 from steering.engines.hf import HFEngine
+from steering.engines.score_rows import (
+    Row,
+    Scoring,
+    in_chunks,
+    in_passes,
+    rows_of,
+    with_references,
+)
 from steering.models import find_model
 
 FAMILIES = ["qwen3.5", "llama", "gemma3"]
@@ -276,3 +286,40 @@ def test_scoring_goes_on_beside_decoding(llama: Engine) -> None:
         assert_near(one.logprobs, other.logprobs)
     for one, other in zip([future.result(60) for future in generating], expected, strict=True):
         assert one.tokens == other.tokens
+
+
+def rows_for(seed: int) -> list[Row]:
+    """Rows of requests of all shapes: few or many conditions, long or short, compared or not."""
+    rng = random.Random(f"rows {seed}")
+    conditions = [(), *(steer(plain(), index + 1) for index in range(rng.choice([1, 3, 40])))]
+    prompts = [(5,) * rng.choice([3, 40, 3000]) + (index,) for index in range(rng.choice([1, 9]))]
+    texts = [(7,) * rng.choice([1, 20, 200]) + (index,) for index in range(rng.choice([1, 5]))]
+    requests = [
+        ScoreRequest(prompt, tuple(texts), condition, divergence=rng.random() < 0.5)
+        for condition in conditions
+        for prompt in prompts
+    ]
+    return rows_of([Scoring(request, Future()) for request in requests])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_row_is_in_one_pass_that_is_no_larger_than_allowed(seed: int) -> None:
+    rows = rows_for(seed)
+    max_rows, max_logits, whole = [(1, 999), (5, 3000), (64, 10**6)][seed % 3] + (seed % 2 > 0,)
+    chunks = in_chunks(rows, max_rows)
+    assert sorted(map(id, chain(*chunks))) == sorted(map(id, rows))
+    for chunk in chunks:
+        prompts = {row.prefix for row in with_references(chunk)}
+        width = max(len(row.prompt) for row in chunk)
+        assert len(prompts) <= 2 or (len(prompts) <= max_rows and len(prompts) * width <= 8192)
+        passes = in_passes(chunk, max_rows, max_logits, whole=whole)
+        assert sorted(map(id, chain(*passes))) == sorted(map(id, chunk))
+        for part in passes:
+            count = len(with_references(part))
+            answer = max(len(row.answer) for row in part)
+            width = max(len(row.prompt) for row in part) + answer
+            logits = count * (width if whole else answer)
+            assert (
+                (len({(row.prompt, row.answer) for row in part}) == 1 and len(part) == 1)
+                or (count <= max_rows and count * width <= 8192 and logits <= max_logits)
+            )  # fmt: skip

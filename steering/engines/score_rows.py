@@ -123,17 +123,17 @@ def rows_of(scorings: Sequence[Scoring]) -> list[Row]:
 def in_chunks(rows: Sequence[Row], max_rows: int) -> list[list[Row]]:
     """Rows in chunks, prompts of similar length together; a chunk computes its prompts once.
 
-    A chunk has at most as many conditions of one prompt as fit into a pass of `max_rows`, with
-    their reference.
+    A chunk has at most as many conditions of one prompt as fit into a pass, of `max_rows` at most,
+    with their reference.
     """
     by_prompt: dict[tuple[int, ...], dict[Any, list[Row]]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt, {}).setdefault(row.condition, []).append(row)
     units: list[list[Row]] = []
-    for conditions in by_prompt.values():
+    for prompt, conditions in by_prompt.items():
         together = list(conditions.values())
         compares = any(row.reference for rows in together for row in rows)
-        count = max(1, max_rows - compares)
+        count = max(1, min(max_rows, _PASS_TOKENS // len(prompt)) - compares)
         parts = (together[at : at + count] for at in range(0, len(together), count))
         units += [list(chain.from_iterable(part)) for part in parts]
     chunks: list[list[Row]] = []
@@ -168,24 +168,24 @@ def in_passes(
     cells: dict[Any, list[Row]] = {}
     for row in rows:
         cells.setdefault((row.prompt, row.answer), []).append(row)
+
+    def most_rows(prompt: int, answer: int) -> int:
+        width = prompt + answer
+        by_logits = max_logits // (width if whole else answer)
+        return min(max_rows, _PASS_TOKENS // width, by_logits)
+
+    parts: list[list[Row]] = []
+    for (prompt, answer), cell in cells.items():
+        compares = any(row.reference for row in cell)
+        count = max(1, most_rows(len(prompt), len(answer)) - compares)
+        parts += [cell[at : at + count] for at in range(0, len(cell), count)]
     passes: list[list[Row]] = []
-    used = 0
-    for cell in sorted(cells.values(), key=lambda cell: len(cell[0].answer)):
-        cost = len(with_references(cell))
-        together = [*(passes[-1] if passes else []), *cell]
-        longest = max(len(row.answer) for row in together)
-        width = max(len(row.prompt) for row in together) + longest
-        count = used + cost
-        if (
-            not passes
-            or count > max_rows
-            or count * width > _PASS_TOKENS
-            or count * (width if whole else longest) > max_logits
-        ):
+    for part in sorted(parts, key=lambda part: len(part[0].answer)):
+        together = [*(passes[-1] if passes else []), *part]
+        longest = max(len(row.prompt) for row in together), len(part[0].answer)
+        if not passes or len(with_references(together)) > most_rows(*longest):
             passes.append([])
-            used = 0
-        passes[-1] += cell
-        used += cost
+        passes[-1] += part
     return passes
 
 
