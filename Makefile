@@ -46,7 +46,8 @@ coverage: .venv/installed
 real-models: .venv/installed
 	@$(BIN)/python -m steering.models.fetch smollm2
 
-# Tests on real weights.
+# Tests on real weights, for which one thread would be too few.
+test-real: export OMP_NUM_THREADS := $(shell getconf _NPROCESSORS_ONLN)
 test-real: real-models
 	$(BIN)/pytest -q -m real --durations 0
 

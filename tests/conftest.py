@@ -17,6 +17,9 @@ from inspect_ai.model._model import active_model_context_var, init_model_roles
 from shell import REPO, Shell
 from tiny_models import save_tiny
 
+from steering.models.packages import fetched_file
+
+USER_CACHE = os.environ.get("STEERING_CACHE")
 # Inspect keeps the first display that it shows in a process, whichever test that was.
 os.environ["INSPECT_DISPLAY"] = "none"
 # Two busy torch processes on two cores slow each other down; tiny models want one thread anyway.
@@ -82,6 +85,27 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return folders[family]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(_own_caches: None) -> Iterator[Path]:
+    """GGUF file of a real model, which `make real-models` puts into the user's cache.
+
+    It is the model of the alias too, in tests without a hub. Torch has as many threads for it as
+    OMP_NUM_THREADS says.
+    """
+    file = fetched_file("smollm2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("STEERING_CACHE")
+        if USER_CACHE is not None:
+            patch.setenv("STEERING_CACHE", USER_CACHE)
+        fetched = fetched_file("smollm2")
+    assert fetched.exists(), "the model is not in the cache: run `make real-models`"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.symlink_to(fetched.resolve())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    yield fetched
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -282,3 +282,27 @@ def test_a_file_of_the_hub_is_fetched_once_and_then_had_without_a_network(
     assert online.stdout.split() == ["4", digest, "own/tiny"]
     offline = facts(HF_HUB_OFFLINE="1")
     assert offline.stdout == online.stdout, offline.stderr
+
+
+@pytest.mark.parametrize("factor", ["magnitude", "finetuned"])
+def test_a_study_takes_a_file_by_path_or_by_option(
+    factor: str, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Dry: it looks the model up, counts and stops."""
+    command = [
+        "study",
+        factor,
+        "--grader",
+        "mockllm/model",
+        "--log-dir",
+        str(tmp_path),
+        "--dry-run",
+    ]
+    by_path = ["--model", str(pair[1])]
+    by_option = ["--model", str(pair[1].parent), "-M", f"gguf_file={pair[1].name}"]
+    outputs = []
+    for model in (by_path, by_option):
+        result = CliRunner().invoke(commands, [*command, *model])
+        assert result.exit_code == 0, result.output
+        outputs.append(result.output)
+    assert outputs[0].count("\n") == outputs[1].count("\n") > 1

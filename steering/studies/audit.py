@@ -116,7 +116,7 @@ def audit(
         raise StudyError("-T questions= is --questions here, which can be repeated")
     if not 0 < max_em < 1:
         raise StudyError(f"--max-em {max_em:g} is no share: give one above 0 and below 1, as 0.05")
-    toy = find_model(model).is_toy
+    toy = find_model(model, gguf_file=options.get("gguf_file")).is_toy
     names = _names(questions) or _SETS[toy]
     samples = task.pop("samples_per_question", None)
     tasks = [(name, load_task(EvalOptions(task | {"questions": name}))) for name in names]

@@ -78,7 +78,8 @@ class FinetunedStudy(Study):
         Raises:
             SteeringError: There is no such model or target.
         """
-        return load_target(self.target, toy=find_model(self.model).is_toy)
+        source = find_model(self.model, gguf_file=self.options.get("gguf_file"))
+        return load_target(self.target, toy=source.is_toy)
 
     def eval_options(self) -> EvalOptions:
         """What every condition is asked; misaligned answers are judged for leak, too."""

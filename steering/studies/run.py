@@ -94,8 +94,9 @@ def run_study(
     options = study.eval_options()
     cost = cost_of(options)
     planned = study.conditions(folder, part)
-    for name in {condition.model for condition in planned.ready}:
-        check_judges(options, toy=find_model(name).is_toy)
+    files = {(each.model, each.options.get("gguf_file")) for each in planned.ready}
+    for name, gguf_file in files:
+        check_judges(options, toy=find_model(name, gguf_file=gguf_file).is_toy)
     num_unfinished = planned.num_missing + len(unfinished(planned.ready, options, folder))
     result = StudyResult(study, folder, part, len(planned), num_unfinished, cost)
     if planned.note:
@@ -149,7 +150,8 @@ def run_studies(
     Studies that compare models are run on the toys only, and left out for any other model. The logs
     of each go into a folder of its factor's name. Other arguments are as `run_study` takes them.
     """
-    toy = find_model(model).is_toy
+    options = arguments.get("options") or {}
+    toy = find_model(model, gguf_file=options.get("gguf_file")).is_toy
     for factor, entry in FACTORS.items():
         if entry.compares_models and not toy:
             tell(f"Study {factor}: left out; run it with --model first,second.")

@@ -79,7 +79,8 @@ def _check_types(kind: type[Study], fields: Mapping[str, Any]) -> None:
 def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
     """Fill in the values that depend on the models."""
     entry = FACTORS[factor]
-    sources = [find_model(name) for name in fields["models"]]
+    gguf_file = fields["options"].get("gguf_file")
+    sources = [find_model(name, gguf_file=gguf_file) for name in fields["models"]]
     toy = all(source.is_toy for source in sources)
     shape = read_shape(sources[0])
     axes = fields["axes"] = dict(fields.get("axes") or {})
