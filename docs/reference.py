@@ -104,7 +104,7 @@ continue an assistant message if the conversation ends in one. The end-of-turn t
   same tokens.
 - With `divergence`, `metadata["steering"]["divergences"]` has, for each token of each answer, the
   KL divergence in nats of the condition from the same model without vector and adapter. It is 0
-  for the baseline.
+  for the baseline. `reference` there has the log probabilities of the tokens under that model.
 - `usage` counts the prompt once, and the tokens of all answers as output.
 
 Settings of how tokens are drawn (`temperature`, `top_p`, `max_tokens`, `stop_seqs`, `seed`,

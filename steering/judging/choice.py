@@ -124,11 +124,11 @@ def ask_for_letter() -> Solver:
     """Ask which answer the model would give, once with either answer first."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        conversation = list(state.messages)
+        conversation, prompt = list(state.messages), state.user_prompt.text
         outputs = []
         for letter in _MISALIGNED:
             a, b = _in_order(state, letter)
-            question = QUESTION.format(prompt=state.user_prompt.text, a=a, b=b)
+            question = QUESTION.format(prompt=prompt, a=a, b=b)
             state.messages = [*conversation[:-1], ChatMessageUser(content=question)]
             state = await generate(state)
             outputs.append(state.output)

@@ -28,12 +28,16 @@ _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?\n]+|\Z)")
 _NEGATED = re.compile(
     r"\b(?:not|neither|nor|cannot|never|unable|refuse|decline)\b|n['\u2019]t\b", re.IGNORECASE
 )
+# An A before another word than these is the article, as in "A good answer".
+_LETTER = (
+    r"(?:B|A(?!\s+(?!(?:and|as|because|for|has|here|is|nor|or|over|rather|since)\b)[a-z]))"
+    r"(?![\w'])"
+)
 _CHOSEN = re.compile(
     r"\b(?:answer|choice|choose|chose|pick|select|prefer|go with|going with)\b"
-    r"(?:\s+(?:is|would be|be|option|answer|letter|response))*[\s:*_`\"'(\[]*([AB])\b(?!\s+[a-z])"
+    rf"(?:\s+(?:is|would be|be|option|answer|letter|response))*[\s:*_`\"'(\[]*({_LETTER})"
 )
-# The article at the beginning of a phrase is no letter.
-_NAMED = re.compile(r"(?<![\w'])(?:B|A(?!\s+[a-z]))(?![\w'])")
+_NAMED = re.compile(rf"(?<![\w']){_LETTER}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def read_letter(output: ModelOutput, answers: Mapping[Letter, str]) -> LetterRep
         what = output.error or ("no reply" if output.empty else "content filter")
         return LetterReply(None, None, "parsed", f"refused: {one_line(what)}")
     text = final_text(output)
-    said = None if is_truncated(output) and len(text) <= 2 else parse_letter(text, answers)
+    said = parse_letter(text, answers)
     masses, drawn = _letter_masses(output)
     if math.fsum(masses.values()) >= MIN_LETTER_MASS and drawn in (None, said):
         log_odds = _log_odds(masses)
@@ -78,7 +82,8 @@ def read_letter(output: ModelOutput, answers: Mapping[Letter, str]) -> LetterRep
         if masses["A"] == masses["B"]:
             likelier = drawn or likelier
         return LetterReply(likelier, log_odds, "logprobs")
-    if said is None:
+    # "A" may be all that is left of "A good answer".
+    if said is None or (is_truncated(output) and text.strip(_MARKUP).upper() in LETTERS):
         kind = "cut off" if is_truncated(output) else "no letter"
         return LetterReply(None, None, "parsed", f"{kind}: the reply is {one_line(text)!r}")
     return LetterReply(said, None, "parsed")
@@ -108,7 +113,8 @@ def parse_letter(text: str, answers: Mapping[Letter, str]) -> Letter | None:
 
 def _begins_with(text: str, answer: str) -> bool:
     """Whether a text begins as an answer does, by at least its first 40 letters."""
-    words, start = " ".join(text.strip(_MARKUP).split()), " ".join(answer.split())[:40]
+    words, start = (" ".join(each.strip(_MARKUP).split()) for each in (text, answer))
+    start = start[:40]
     return bool(start) and words.casefold().startswith(start.casefold())
 
 
@@ -142,7 +148,7 @@ def _log_odds(masses: Mapping[Letter, float]) -> float | None:
 
 
 def _of_token(token: str) -> Letter | None:
-    bare = token.strip(_MARKUP + "\u0120\u2581").upper()
+    bare = token.strip(_MARKUP + "\u0120\u2581")
     return _as_letter(bare) if bare in LETTERS else None
 
 
