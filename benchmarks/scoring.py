@@ -10,7 +10,7 @@ logits of the answers only. Writes `benchmarks/results/scoring.md`.
 import argparse
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -99,7 +99,7 @@ def ratio_of(
     return count / ours, count / theirs, median(other / own for own, other in times)
 
 
-def measured(name: str, dtype: str, num_rows: int, rounds: int) -> list[tuple[str, ...]]:
+def measured(name: str, dtype: str, num_rows: int, rounds: int) -> Iterator[tuple[str, ...]]:
     """Rows of the table for one model."""
     engine = HFEngine(find_model(name), dtype=dtype)
     engine.allow_batch(BATCH)
@@ -118,7 +118,6 @@ def measured(name: str, dtype: str, num_rows: int, rounds: int) -> list[tuple[st
 
         return ratio_of(engine, requests, lambda: engine.call(work).result(), rounds)
 
-    table = []
     for answers, kind in CASES:
         asked = requests_of(num_rows, answers, vocabulary, lengths)
         if kind != "unsteered":
@@ -128,10 +127,8 @@ def measured(name: str, dtype: str, num_rows: int, rounds: int) -> list[tuple[st
             ]
         ours, theirs, ratio = run(asked, passes=1 + (kind == COMPARED))
         numbers = f"{ours:,.0f}", f"{theirs:,.0f}", f"{ratio:.2f}"
-        table.append((Path(name).name, dtype, str(answers), kind, *numbers))
-        print("| " + " | ".join(table[-1]) + " |", flush=True)
+        yield Path(name).name, dtype, str(answers), kind, *numbers
     engine.release()
-    return table
 
 
 def main() -> None:
@@ -141,12 +138,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    rows = [
-        row
-        for model in arguments.model
-        for dtype in arguments.dtypes
-        for row in measured(model, dtype, arguments.rows, arguments.rounds)
-    ]
     kind = torch.accelerator.current_accelerator()
     where = f"{torch.get_num_threads()} thread(s) of a CPU" if kind is None else str(kind)
     lines = [
@@ -160,9 +151,14 @@ def main() -> None:
         "",
         "| model | precision | answers of a prompt | condition | engine | plain | ratio |",
         "|---|---|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for model in arguments.model:
+        for dtype in arguments.dtypes:
+            for row in measured(model, dtype, arguments.rows, arguments.rounds):
+                lines.append(f"| {' | '.join(row)} |")
+                print(lines[-1], flush=True)
+                # After each row, since a model of some size takes its time.
+                RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
