@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
 import yaml
+from gguf import GGUFWriter
 from hypothesis import strategies as st
 from vector_files import save_steering_vectors, write_control_vector
 
@@ -25,6 +27,7 @@ from steering.cli._options import read_options
 from steering.foreign import check_zip
 from steering.judging.calibration.labelled import load_pairs
 from steering.logs import log_files, read_log
+from steering.models.gguf import check_gguf
 from steering.questions import load_questions
 from steering.questions.files import QUESTION_TYPE
 from steering.questions.personas import load_personas
@@ -122,6 +125,7 @@ def _readers() -> list[Reader]:
         Reader("run.eval", _read_log, OLD_LOG.read_bytes()),
         _of("study.yaml", read_study, study, yaml.safe_dump),
         _of("options.txt", _read_options, {"a": [1, "b", {"c": 1e-3}]}, json.dumps),
+        Reader("model.gguf", check_gguf, _model()),
         *_vector_readers(),
     ]
 
@@ -144,6 +148,25 @@ def _parquet(rows: Any) -> bytes:
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
     return buffer.getvalue()
+
+
+def _model() -> bytes:
+    """The smallest file that passes for a language model by its header."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        writer = GGUFWriter(Path(folder) / "model.gguf", "llama")
+        writer.add_block_count(1)
+        writer.add_embedding_length(8)
+        writer.add_context_length(16)
+        writer.add_token_list(["a", "b"])
+        writer.add_tensor("token_embd.weight", np.zeros((2, 8), np.float32))
+        writer.add_tensor("blk.0.attn_q.weight", np.zeros((8, 8), np.float16))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return (Path(folder) / "model.gguf").read_bytes()
 
 
 def _vector_readers() -> list[Reader]:

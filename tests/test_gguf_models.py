@@ -171,12 +171,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a LoRA": ({"general.type": "adapter"}, "LoRA adapter; convert it"),
     "an image encoder": ({"general.architecture": "clip"}, "image encoder"),
     "a projector": ({"general.type": "mmproj"}, "image encoder"),
-    "part of a model": ({"split.count": 3, "split.no": 1}, "part 2 of 3: join the parts"),
+    "part of a model": ({"split.count": 3, "split.no": 1}, "one of 3 parts of a model"),
     "no tokenizer": ({"tokenizer.ggml.tokens": None}, r"no tokenizer \(tokenizer.ggml.tokens"),
     "more blocks than it holds": ({"llama.block_count": 40}, "40 blocks, but holds tensors of 4"),
     "a billion blocks": ({"llama.block_count": 10**9}, "block_count=1000000000"),
     "no width": ({"llama.embedding_length": None}, "embedding_length=None"),
-    "another width": ({"llama.embedding_length": 64}, "width of 64, but its embedding has 32"),
+    "another width": ({"llama.embedding_length": 64}, r"width of 64, but .* has \(32,\)"),
     "an unknown architecture": ({"general.architecture": "rwkv7"}, "block_count|rwkv7"),
 }  # fmt: skip
 
@@ -190,6 +190,12 @@ def test_what_is_no_whole_language_model_is_refused_in_one_line(
     with pytest.raises(SteeringError, match=expected) as error:
         read_shape(find_model(str(file)))
     assert "\n" not in str(error.value)
+
+
+def test_a_part_is_known_by_its_name_too(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    file = write_gguf(pair[0], tmp_path / "tiny-00002-of-00003.gguf")
+    with pytest.raises(SteeringError, match="one of 3 parts of a model"):
+        read_shape(find_model(str(file)))
 
 
 def test_an_architecture_that_transformers_does_not_load_is_named(

@@ -32,7 +32,7 @@ _OTHERS = {
     "imatrix": "an importance matrix; give the model that it was made for",
     "controlvector": "a steering vector; give it as -M vector=, and its model as --model",
 }
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 # Numbers of GGML's types that hold plain values; all others are blocks of quantized ones.
 _FLOATS = {0: "float32", 1: "float16", 30: "bfloat16"}
@@ -88,11 +88,10 @@ def _check_kind(path: Path, header: GGUFHeader) -> None:
         if isinstance(name, str) and name in _OTHERS:
             raise SteeringError(f"{path} is no model but {_OTHERS[name]}")
     part = _PART.search(path.name)
-    count = int(part[2]) if part else facts.get("split.count", 1)
+    count = int(part[1]) if part else facts.get("split.count", 1)
     if count not in (0, 1):
-        number = int(part[1]) if part else facts.get("split.no", 0) + 1
         raise SteeringError(
-            f"{path} is part {number} of {count}: join the parts with llama.cpp's "
+            f"{path} is one of {count} parts of a model: join the parts with llama.cpp's "
             "`llama-gguf-split --merge`, and give the file that it writes"
         )
     if not isinstance(architecture, str):
@@ -150,7 +149,7 @@ def _check_shape(path: Path, header: GGUFHeader) -> None:
     for tensor in header.tensors:
         if tensor.name == "token_embd.weight" and tensor.shape[:1] != (width,):
             raise SteeringError(
-                f"{path} describes a width of {width}, but its embedding has {tensor.shape[0]}: "
+                f"{path} describes a width of {width}, but its embedding has {tensor.shape[:1]}: "
                 f"{_AGAIN}"
             )
 
