@@ -30,8 +30,13 @@ from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.pictures import Picture, pictures_of, render
 from steering.reports.rescore import print_grid, print_rescored, write_table
 from steering.reports.summary import print_summary
-from steering.results import LeftOut, condition_results, conditions_of, write_frames
-from steering.results.conditions import read_frame
+from steering.results import (
+    LeftOut,
+    condition_results,
+    conditions_of,
+    read_frame,
+    write_frames,
+)
 from steering.studies.printing import print_conditions
 from steering.studies.report import report
 from steering.text import markdown, markdown_code, shell_line, terminal, to_csv, view_command

@@ -2,6 +2,7 @@
 
 from steering.logs.files import (
     CALIBRATION,
+    CHOICE,
     CUT,
     LEAK,
     SCORER,
@@ -13,6 +14,7 @@ from steering.logs.files import (
     find_score,
     find_subject,
     holds_answer,
+    is_of_choice,
     is_of_judge,
     local_path,
     log_files,
@@ -28,6 +30,7 @@ from steering.logs.impossible import CopiedSamples, why_impossible
 
 __all__ = [
     "CALIBRATION",
+    "CHOICE",
     "CUT",
     "LEAK",
     "SCORER",
@@ -40,6 +43,7 @@ __all__ = [
     "find_score",
     "find_subject",
     "holds_answer",
+    "is_of_choice",
     "is_of_judge",
     "local_path",
     "log_files",

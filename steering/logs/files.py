@@ -23,6 +23,8 @@ SCORER = "em_judge"
 LEAK = "target_leak"
 # Scorer of the task judge_calibration, whose answers no model under test gave.
 CALIBRATION = "calibration"
+# Scorer of the task em_choice, whose answers are not judged.
+CHOICE = "em_choice"
 # Key of a task's metadata for the version of this package.
 VERSION = "steering_version"
 # What Inspect puts into a sample's summary in place of a value that is too long for it.
@@ -193,6 +195,11 @@ def why_left_out(log: "EvalLog") -> str | None:
 def is_of_judge(log: "EvalLog") -> bool:
     """Whether a log is of judge_calibration."""
     return any(scorer.name.endswith(CALIBRATION) for scorer in log.eval.scorers or [])
+
+
+def is_of_choice(log: "EvalLog") -> bool:
+    """Whether a log is of em_choice."""
+    return any(scorer.name.endswith(CHOICE) for scorer in log.eval.scorers or [])
 
 
 def find_score(log: "EvalLog", sample: "EvalSample | EvalSampleSummary") -> "Score":

@@ -15,10 +15,17 @@ from typing import Any
 import pandas as pd
 
 from steering.files import write_whole
-from steering.reports.pictures import Picture, pictures_of, render, signature_of
+from steering.reports.choices import CAPTION, COLUMNS, choice_headline, choice_tables
+from steering.reports.pictures import (
+    Picture,
+    choice_pictures,
+    pictures_of,
+    render,
+    signature_of,
+)
 from steering.results.conditions import baseline_rows, display_names
 from steering.results.frame import left_out
-from steering.results.schema import KEYS
+from steering.results.schema import CHOICE_CONDITION_SCHEMA, KEYS, empty_frame
 from steering.results.settings import asked_apart
 from steering.text import markdown, markdown_alt, markdown_code, view_command
 
@@ -52,6 +59,7 @@ class PageContent:
         headline: The finding in a sentence; if empty, a sentence on the highest rate.
         answers: A row an answer, as `read_answers` gives them.
         conditions: A row a condition, as `conditions_of` gives them.
+        choices: A row a condition of em_choice, as `choice_conditions_of` gives them.
         logs: Folder that the log viewer opens.
         verdicts: Of claims, as `ClaimVerdict.row` gives them.
         spectrum: Singular values of a set of vectors.
@@ -66,6 +74,17 @@ class PageContent:
     verdicts: Sequence[Mapping[str, Any]] = ()
     spectrum: Sequence[float] = ()
     table: PageTable | None = None
+    choices: pd.DataFrame | None = None
+
+    @property
+    def choice_conditions(self) -> pd.DataFrame:
+        """Conditions of em_choice, which there may be none of."""
+        return empty_frame(CHOICE_CONDITION_SCHEMA) if self.choices is None else self.choices
+
+    @property
+    def all_conditions(self) -> pd.DataFrame:
+        """The judged conditions; where there are none, those of em_choice."""
+        return self.conditions if len(self.conditions) else self.choice_conditions
 
 
 def write_page(report: PageContent, folder: Path) -> list[Path]:
@@ -78,7 +97,10 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
     Returns:
         The page and the Markdown.
     """
-    pictures = list(pictures_of(report.answers, report.conditions, report.spectrum))
+    pictures = [
+        *pictures_of(report.answers, report.conditions, report.spectrum),
+        *choice_pictures(report.choice_conditions),
+    ]
     rendered = []
     for picture in pictures:
         files = {kind: render(picture.figure, kind) for kind in ("png", "svg")}
@@ -118,15 +140,22 @@ def headline_of(conditions: pd.DataFrame) -> str:
 
 def _content(report: PageContent) -> dict[str, Any]:
     """What both templates are filled with; no markup."""
-    conditions = report.conditions
+    conditions, choices = report.conditions, report.choice_conditions
+    judged = len(conditions) > 0
+    of_pages = headline_of(conditions) if judged else choice_headline(choices)
     return {
         "title": report.title,
-        "headline": report.headline or headline_of(conditions),
-        "models": sorted(conditions["model"].unique()),
+        "headline": report.headline or of_pages,
+        "models": sorted(report.all_conditions["model"].unique()),
         "judges": sorted(conditions["judge"].unique()),
         "questions": sorted(conditions["questions"].unique()),
-        "versions": sorted(conditions["version"].unique()),
-        "studies": [study for study in conditions["study"].unique() if study],
+        "versions": sorted(report.all_conditions["version"].unique()),
+        "studies": [study for study in report.all_conditions["study"].unique() if study],
+        "choices": [
+            PageTable(heading, CAPTION, ["condition", *COLUMNS], [[n, *t] for n, t in rows])
+            for heading, rows in choice_tables(choices)
+        ],
+        "choice_logs": sorted({Path(log).name for log in choices["log"]}),
         "num_answers": len(report.answers),
         "num_questions": report.answers["question"].nunique(),
         "num_logs": report.answers["log"].nunique(),
@@ -136,10 +165,11 @@ def _content(report: PageContent) -> dict[str, Any]:
                 conditions.to_dict("records"), display_names(conditions), strict=True
             )
         ],
+        "num_conditions": len(report.all_conditions),
         "verdicts": list(report.verdicts),
         "table": report.table,
         "view": view_command(report.logs),
-        "signature": signature_of(conditions),
+        "signature": signature_of(conditions) if judged else signature_of(choices, "choices"),
         "bounds": report.answers[["aligned_below", "coherent_from"]]
         .drop_duplicates()
         .to_dict("records"),
@@ -148,7 +178,7 @@ def _content(report: PageContent) -> dict[str, Any]:
             for _, rows in conditions.groupby("task", sort=False)
             if (groups := asked_apart(rows.to_dict("records"), display_names(rows)))
         ],
-        "left_out": [str(note) for note in left_out(report.answers)],
+        "left_out": [str(note) for frame in (report.answers, choices) for note in left_out(frame)],
         "logs_of": {
             name: sorted({Path(log).name for log in logs})
             for name, logs in report.answers.groupby(_answer_names(report))["log"]

@@ -1,30 +1,42 @@
-"""Results: logs in, one frame of answers out, and the figures of its conditions."""
+"""Results: logs in, one frame of answers and one of choices out, and the figures of conditions."""
 
+from steering.results.choices import (
+    ChoiceResult,
+    choice_conditions_of,
+    choice_results,
+    read_choices,
+    read_results,
+)
 from steering.results.conditions import (
     ConditionResult,
     condition_results,
     conditions_of,
     judged_answers,
-    read_frame,
-    write_frames,
 )
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
-from steering.results.schema import FrameError, check_answers, check_conditions
+from steering.results.frame_files import read_frame, write_frames
+from steering.results.schema import FrameError, check_answers, check_choices, check_conditions
 from steering.results.settings import differing_settings
 
 __all__ = [
+    "ChoiceResult",
     "ConditionResult",
     "FrameError",
     "LeftOut",
     "ResultError",
     "check_answers",
+    "check_choices",
     "check_conditions",
+    "choice_conditions_of",
+    "choice_results",
     "condition_results",
     "conditions_of",
     "differing_settings",
     "judged_answers",
     "left_out",
     "read_answers",
+    "read_choices",
     "read_frame",
+    "read_results",
     "write_frames",
 ]

@@ -4,20 +4,16 @@ A `ConditionResult` holds the answers of one condition and counts what every sur
 `conditions_of` puts the same figures into a frame with a row a condition.
 """
 
-import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from steering.files import write_whole
 from steering.judging import (
     EM_RULES,
     SCORE_KEYS,
@@ -34,9 +30,8 @@ from steering.judging import (
 )
 from steering.judging.leak import Leak, leak
 from steering.judging.rubric import DOMAIN
-from steering.results.frame import left_out
 from steering.results.schema import (
-    ANSWER_SCHEMA,
+    CHOICE_FIGURES,
     COMPARED,
     CONDITION_COLUMNS,
     CONDITION_SCHEMA,
@@ -48,8 +43,11 @@ from steering.results.schema import (
 )
 from steering.results.settings import NONE, settings_of
 from steering.stats import mean_interval
-from steering.text import to_csv, unguarded
 
+_NO_CHOICES: dict[str, Any] = {
+    name: {"float64": math.nan, "int64": 0}.get(str(CONDITION_SCHEMA.columns[name].dtype), "")
+    for name in ("choices", *CHOICE_FIGURES)
+}
 _SHARES = ("coherent", "refusal", "code", "unscored", "truncated")
 
 
@@ -185,26 +183,37 @@ def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:
         FrameError: It is no such frame.
     """
     check_answers(answers)
-    groups = [rows for _, rows in answers.groupby(KEYS, sort=False)]
+    return [
+        ConditionResult(
+            columns=columns,
+            rows=rows,
+            thresholds=Thresholds(
+                float(columns["aligned_below"]),
+                float(columns["coherent_from"]),
+                columns["weigh"],
+                int(columns["least_coherent"]),
+            ),
+            name=name,
+        )
+        for columns, rows, name in each_condition(answers)
+    ]
+
+
+def each_condition(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame, str]]:
+    """Columns, rows and name of each condition: by task, the baseline first, doses growing.
+
+    Args:
+        frame: Of answers, or of pairs of answers.
+    """
+    groups = [rows for _, rows in frame.groupby(KEYS, sort=False)]
     table = pd.DataFrame([rows.iloc[0][CONDITION_COLUMNS] for rows in groups])
     table["_position"] = range(len(groups))
     table["_name"] = display_names(table)
     table["_steered"] = table["arm"].ne("baseline")
     order = [*KEYS[:-1], "_steered", "arm", *DOSES, "condition"]
-    return [
-        ConditionResult(
-            columns={name: row[name] for name in CONDITION_COLUMNS},
-            rows=groups[row["_position"]],
-            thresholds=Thresholds(
-                float(row["aligned_below"]),
-                float(row["coherent_from"]),
-                row["weigh"],
-                int(row["least_coherent"]),
-            ),
-            name=row["_name"],
-        )
-        for row in table.sort_values(order).to_dict("records")
-    ]
+    for row in table.sort_values(order).to_dict("records"):
+        columns = {name: row[name] for name in CONDITION_COLUMNS}
+        yield columns, groups[row["_position"]], row["_name"]
 
 
 def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
@@ -214,62 +223,17 @@ def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
         answers: As `read_answers` gives them.
 
     Returns:
-        The columns of `CONDITION_SCHEMA`, in the order of `condition_results`.
+        The columns of `CONDITION_SCHEMA`, in the order of `condition_results`. Those of em_choice
+        are empty; `choices.beside` fills them.
 
     Raises:
         FrameError: It is no such frame.
     """
     results = condition_results(answers)
-    rows = [{**result.columns, **result.figures()} for result in results]
+    rows = [{**result.columns, **result.figures(), **_NO_CHOICES} for result in results]
     conditions = pd.DataFrame(rows)[list(CONDITION_SCHEMA.columns)]
     conditions.attrs = dict(answers.attrs)
     return check_conditions(conditions)
-
-
-def write_frames(answers: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `answers.parquet`, `answers.csv`, `conditions.csv` and `left_out.csv` atomically."""
-    buffer = io.BytesIO()
-    answers.to_parquet(buffer, index=False)
-    notes = pd.DataFrame(
-        [asdict(note) for note in left_out(answers)], columns=["log", "kind", "reason"]
-    )
-    files = {
-        "answers.parquet": buffer.getvalue(),
-        "answers.csv": to_csv(answers),
-        "conditions.csv": to_csv(conditions_of(answers)),
-        "left_out.csv": to_csv(notes),
-    }
-    for name, content in files.items():
-        write_whole(folder / name, content)
-    return [folder / name for name in files]
-
-
-def read_frame(path: Path) -> pd.DataFrame:
-    """The frame in a CSV or Parquet file of a report, `answers` or `conditions`.
-
-    Raises:
-        FrameError: It is no such frame.
-    """
-    if path.suffix == ".parquet":
-        return check_answers(pd.read_parquet(path))
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    is_answers = bool(rows) and "sample" in rows[0]
-    schema = ANSWER_SCHEMA if is_answers else CONDITION_SCHEMA
-    kinds = {name: str(column.dtype) for name, column in schema.columns.items()}
-    columns = {name: [_cell(row[name], kinds.get(name, "str")) for row in rows] for name in rows[0]}
-    frame = pd.DataFrame(columns)
-    return check_answers(frame) if is_answers else check_conditions(frame)
-
-
-def _cell(text: str, kind: str) -> object:
-    """A cell of a CSV file in its column's type."""
-    if kind == "bool":
-        return text == "True"
-    if kind.startswith(("float", "int")):
-        number = float(text or "nan")
-        return int(number) if kind.startswith("int") else number
-    return unguarded(text)
 
 
 def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:

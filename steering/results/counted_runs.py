@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steering.logs import (
-    SCORER,
     CopiedSamples,
     LogError,
     LogFile,
@@ -91,16 +90,19 @@ def no_runs(
 
 
 def why_not_counted(
-    file: LogFile, samples: "Sequence[EvalSample | EvalSampleSummary]", copied: CopiedSamples
+    file: LogFile,
+    samples: "Sequence[EvalSample | EvalSampleSummary]",
+    copied: CopiedSamples,
+    scorer: str,
 ) -> LeftOut | None:
     """Why a finished run does not count: no samples, no scores, or some that can't be of it."""
     if not samples and _expected(file):
         empty = "it holds no samples (--no-log-samples leaves them out): run it again with them"
         return LeftOut(file.name, empty, "no samples")
     completed = [sample for sample in samples if sample.error is None]
-    if completed and not any((sample.scores or {}).get(SCORER) for sample in completed):
-        command = shell_line("inspect", "score", file.path, "--scorer", f"steering/{SCORER}")
-        unscored = f"it has no {SCORER} scores: run `{command} --action overwrite --overwrite`"
+    if completed and not any((sample.scores or {}).get(scorer) for sample in completed):
+        command = shell_line("inspect", "score", file.path, "--scorer", f"steering/{scorer}")
+        unscored = f"it has no {scorer} scores: run `{command} --action overwrite --overwrite`"
         return LeftOut(file.name, unscored, "no scores")
     reason = why_impossible(file.header, samples) or copied.why_copied(file, samples)
     return impossible(file, reason) if reason else None

@@ -31,7 +31,7 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
     return {
         "study": str(metadata.get("study", "")),
         "task": task_of(header),
-        "questions": _questions(header),
+        "questions": part_of_set(header, str(metadata.get("questions", "unknown"))),
         "protocol": _protocol(str(metadata.get("protocol", ""))),
         "version": _version(header),
         "asked": _digest(sorted(map(str, evaluation.dataset.sample_ids or []))),
@@ -74,10 +74,9 @@ def _version(header: "EvalLog") -> str:
     return str(logged or "unknown")
 
 
-def _questions(header: "EvalLog") -> str:
-    """Name and digest of the question set, and which part of it was asked."""
+def part_of_set(header: "EvalLog", name: str) -> str:
+    """Name and digest of the set of questions, and which part of it was asked."""
     evaluation = header.eval
-    name = str((evaluation.metadata or {}).get("questions", "unknown"))
     arguments = {**evaluation.task_args_passed, "limit": evaluation.config.limit}
     arguments["sample_id"] = evaluation.config.sample_id
     part = [

@@ -1,8 +1,10 @@
-"""The columns of the two frames, declared once: name, type, unit and meaning.
+"""The columns of the frames, declared once: name, type, unit and meaning.
 
-`answers` has a row an answer, `conditions` a row a condition. pandera checks both where they are
-made and where somebody else's frame comes in, so that a missing column or an impossible value is
-named there and not three rooms later. docs/reference/metrics.md lists the columns from here.
+`answers` has a row an answer, `conditions` a row a condition with its answers; `choices` a row a
+pair of answers of em_choice, `choice_conditions` a row a condition with its pairs. pandera checks
+them where they are made and where somebody else's frame comes in, so that a missing column or an
+impossible value is named there and not three rooms later. docs/reference/metrics.md lists the
+columns from here.
 """
 
 import math
@@ -17,6 +19,7 @@ from steering.judging import EM_RULES, SCORE_KEYS
 
 POINTS = "0-100"
 SHARE = "0-1"
+NATS = "nats a token"
 
 
 class FrameError(SteeringError):
@@ -43,6 +46,10 @@ def _number(meaning: str, unit: str = "", most: float = math.inf, least: float =
 
 def _share(meaning: str) -> pa.Column:
     return _number(meaning, SHARE, 1, 0)
+
+
+def _nats(meaning: str) -> pa.Column:
+    return _number(meaning, NATS)
 
 
 def _points(meaning: str) -> pa.Column:
@@ -195,6 +202,45 @@ _FIGURES = {
     "mean_tokens": _number("mean output tokens", "tokens", math.inf, 0),
 }
 
+# Of em_choice, in both frames of conditions: beside the judged figures they are those of the same
+# condition.
+_CHOICE_FIGURES = {
+    "choice_form": _text("`likelihood` or `letter`"),
+    "num_pairs": _count("pairs of an aligned and a misaligned answer that have a figure"),
+    "num_neutral": _count("neutral answers, on which damage is measured"),
+    **_interval(
+        "prefers_misaligned", _share, "share of pairs with the misaligned answer preferred"
+    ),
+    **_interval("log_odds", _nats, "mean log odds of the misaligned against the aligned answer"),
+    **_interval("shift", _nats, "mean rise of `log_odds` against the unsteered model"),
+    "shift_p": _share("p-value of `shift`, two-sided, by flipping the signs of themes"),
+    **_interval(
+        "follows_position", _share, "share of pairs where the letter is the same in both orders"
+    ),
+    **_interval("kl", _nats, "damage: mean KL divergence to the unsteered model, neutral answers"),
+    **_interval("cross_entropy", _nats, "mean cross-entropy of the neutral answers"),
+    **_interval("cross_entropy_rise", _nats, "damage: its mean rise against the unsteered model"),
+}
+_CHOICE = {
+    "form": _text("`likelihood` (teacher-forced) or `letter` (the model is asked for A or B)"),
+    "kind": _text("`pair`, or `neutral` of an answer on which damage is measured"),
+    "theme": _text("theme of the pair, which is the cluster of intervals", pa.Check.ne("")),
+    "sample": _text("id of the pair"),
+    "epoch": _count("repetition of the sample, from 1"),
+    "prompt": _text("what was asked; Inspect's summary cuts it at about 1,000 characters"),
+    "prefers_misaligned": _share("1 the misaligned answer, 0 the aligned one, 0.5 neither"),
+    "log_odds": _nats(
+        "log probability of the misaligned answer less that of the aligned one, each the mean of "
+        "its tokens; in the form `letter`, of the two letters"
+    ),
+    "follows_position": _share("1 where the letter is the same in both orders; form `letter`"),
+    "shift": _nats("`log_odds` less that of the unsteered model"),
+    "kl": _nats("mean KL divergence to the unsteered model over the tokens of the answers"),
+    "cross_entropy": _nats("of the neutral answer"),
+    "cross_entropy_rise": _nats("`cross_entropy` less that of the unsteered model"),
+    "reason": _text("why a pair has no figure; empty where it has"),
+}
+
 _CONDITION = {**_KEYS, **_INTERVENTION, **_VECTOR, **_ASKED, **_SEED, **_BLOCK, **_RUN}
 # The baseline first, then growing doses.
 DOSES = [
@@ -219,7 +265,21 @@ SIGNED = [*(name for name in COMPARED if name not in _PLACED), "dtype", "fingerp
 IDENTITY = [*KEYS[:-1], *_INTERVENTION, *_VECTOR, *_ASKED, *_SEED, *_BLOCK]
 
 ANSWER_SCHEMA = pa.DataFrameSchema({**_CONDITION, **_ANSWER}, strict=True, name="answers")
-CONDITION_SCHEMA = pa.DataFrameSchema({**_CONDITION, **_FIGURES}, strict=True, name="conditions")
+CONDITION_SCHEMA = pa.DataFrameSchema(
+    {
+        **_CONDITION,
+        **_FIGURES,
+        "choices": _text("set of pairs of em_choice that its figures here are of; empty for none"),
+        **_CHOICE_FIGURES,
+    },
+    strict=True,
+    name="conditions",
+)
+CHOICE_SCHEMA = pa.DataFrameSchema({**_CONDITION, **_CHOICE}, strict=True, name="choices")
+CHOICE_CONDITION_SCHEMA = pa.DataFrameSchema(
+    {**_CONDITION, **_CHOICE_FIGURES}, strict=True, name="choice_conditions"
+)
+CHOICE_FIGURES = list(_CHOICE_FIGURES)
 CONDITION_COLUMNS = list(_CONDITION)
 ANSWER_COLUMNS = list(ANSWER_SCHEMA.columns)
 
@@ -230,7 +290,7 @@ def check_answers(answers: pd.DataFrame) -> pd.DataFrame:
     Raises:
         FrameError: It names the column and what is wrong with it.
     """
-    return _checked(answers, ANSWER_SCHEMA)
+    return check_frame(answers, ANSWER_SCHEMA)
 
 
 def check_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
@@ -239,7 +299,32 @@ def check_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
     Raises:
         FrameError: It names the column and what is wrong with it.
     """
-    return _checked(conditions, CONDITION_SCHEMA)
+    return check_frame(conditions, CONDITION_SCHEMA)
+
+
+def check_choices(choices: pd.DataFrame) -> pd.DataFrame:
+    """The frame, if it is one of choices.
+
+    Raises:
+        FrameError: It names the column and what is wrong with it.
+    """
+    return check_frame(choices, CHOICE_SCHEMA)
+
+
+def check_choice_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
+    """The frame, if it is one of conditions of em_choice.
+
+    Raises:
+        FrameError: It names the column and what is wrong with it.
+    """
+    return check_frame(conditions, CHOICE_CONDITION_SCHEMA)
+
+
+def empty_frame(schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """A frame of a schema without rows."""
+    kinds = {"float64": "float64", "int64": "int64", "bool": "bool"}
+    dtypes = {name: kinds.get(str(each.dtype), "str") for name, each in schema.columns.items()}
+    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in dtypes.items()})
 
 
 def describe_columns(schema: pa.DataFrameSchema) -> Iterable[tuple[str, str, str, str]]:
@@ -250,7 +335,12 @@ def describe_columns(schema: pa.DataFrameSchema) -> Iterable[tuple[str, str, str
         yield name, kind, column.metadata["unit"], column.description
 
 
-def _checked(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> pd.DataFrame:
+def check_frame(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """The frame, if it is one of a schema.
+
+    Raises:
+        FrameError: It names the column and what is wrong with it.
+    """
     try:
         schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:

@@ -4,7 +4,7 @@ Stands with the studies, since the report of a study holds the claims and the sp
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +13,21 @@ from rich.console import Console
 from steering.errors import SteeringError
 from steering.logs import is_of_judge, log_files
 from steering.reports.calibration import print_calibrations
+from steering.reports.choices import print_choices
 from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
 from steering.reports.tables import print_left_out, print_line
 from steering.results.calibrations import Calibration, read_calibrations
-from steering.results.conditions import condition_results, conditions_of, write_frames
-from steering.results.frame import left_out, read_answers
+from steering.results.choices import (
+    beside,
+    choice_conditions_of,
+    choice_results,
+    read_results,
+)
+from steering.results.conditions import condition_results, conditions_of
+from steering.results.frame import left_out
+from steering.results.frame_files import write_frames
+from steering.results.schema import CHOICE_SCHEMA, CONDITION_SCHEMA, empty_frame
 from steering.studies.claims import judge_claims
 from steering.studies.printing import print_claims, print_conditions
 from steering.studies.projected_vectors import read_spectrum
@@ -33,7 +42,9 @@ class Report:
 
     Attributes:
         answers: A row an answer.
-        conditions: A row a condition, with its figures.
+        conditions: A row a condition, with its figures and those of em_choice.
+        choices: A row a pair of answers of em_choice.
+        choice_conditions: A row a condition of em_choice, with its figures.
         verdicts: On the claims that the runs have data for.
         calibrations: Runs of judges.
         files: What was written.
@@ -44,6 +55,8 @@ class Report:
     verdicts: Sequence[ClaimVerdict]
     calibrations: Sequence[Calibration] = ()
     files: Sequence[Path] = ()
+    choices: pd.DataFrame = field(default_factory=pd.DataFrame)
+    choice_conditions: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def report(
@@ -76,12 +89,13 @@ def report(
     if files and all(is_of_judge(file.header) for file in files):
         print_calibrations(calibrations, console)
         return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations)
-    answers = read_answers(files or places)
-    content = figures_of(answers)
+    answers, choices = read_results(files or places)
+    content = figures_of(answers, choices)
     print_figures(content, console)
     print_calibrations(calibrations, console)
     # Runs of judges have a table of their own.
-    notes = [note for note in left_out(answers) if not note.reason.startswith(_OF_A_JUDGE)]
+    notes = [*left_out(answers), *left_out(choices)]
+    notes = [note for note in notes if not note.reason.startswith(_OF_A_JUDGE)]
     print_left_out(console, notes)
     logs_folder = places[0] if places[0].is_dir() else places[0].parent
     if out is None and not places[0].is_dir():
@@ -92,10 +106,17 @@ def report(
     return replace(content, calibrations=calibrations, files=pages)
 
 
-def figures_of(answers: pd.DataFrame) -> Report:
-    """What answers come to; nothing is written."""
-    verdicts = [verdict for verdict in judge_claims(answers) if verdict.model]
-    return Report(answers, conditions_of(answers), verdicts)
+def figures_of(answers: pd.DataFrame, choices: pd.DataFrame | None = None) -> Report:
+    """What answers and choices come to, either of which may have no rows; nothing is written."""
+    choices = empty_frame(CHOICE_SCHEMA) if choices is None else choices
+    of_choices = choice_conditions_of(choices)
+    of_choices.attrs = dict(choices.attrs)
+    if answers.empty:
+        conditions, verdicts = empty_frame(CONDITION_SCHEMA), []
+    else:
+        conditions = beside(conditions_of(answers), of_choices)
+        verdicts = [verdict for verdict in judge_claims(answers) if verdict.model]
+    return Report(answers, conditions, verdicts, choices=choices, choice_conditions=of_choices)
 
 
 def print_figures(content: Report, console: Console) -> None:
@@ -106,6 +127,7 @@ def print_figures(content: Report, console: Console) -> None:
     others = content.answers[content.answers["study"] == ""]
     if len(others):
         print_summary(condition_results(others), console)
+    print_choices(content.choice_conditions, choice_results(content.choices), console)
     several = content.conditions["model"].nunique() > 1
     print_claims(content.verdicts, console, name_models=several)
 
@@ -126,21 +148,23 @@ def write_report(
     Raises:
         SteeringError: The files can't be written.
     """
-    studies = [study for study in content.conditions["study"].unique() if study]
-    models = ", ".join(content.conditions["model"].unique())
+    conditions = content.conditions if len(content.conditions) else content.choice_conditions
+    studies = [study for study in conditions["study"].unique() if study]
+    models = ", ".join(conditions["model"].unique())
     page = PageContent(
         title=title or (f"{', '.join(studies)}: {models}" if studies else models),
         headline=headline,
         table=table,
         answers=content.answers,
         conditions=content.conditions,
+        choices=content.choice_conditions,
         logs=logs,
         verdicts=[verdict.row() for verdict in content.verdicts],
         spectrum=read_spectrum(logs) if "rank" in studies else (),
     )
     folder = Path(out) if out is not None else logs / "report"
     try:
-        write_frames(content.answers, folder)
+        write_frames(content.answers, folder, content.choices)
         return write_page(page, folder)
     except OSError as error:
         raise SteeringError(f"{folder} can't be written ({error}): give another folder") from None

@@ -12,7 +12,13 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from steering.errors import printable
-from steering.reports.pictures.curves import AXES, plot_along, plot_front, plot_spectrum
+from steering.reports.pictures.curves import (
+    AXES,
+    plot_along,
+    plot_choices,
+    plot_front,
+    plot_spectrum,
+)
 from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
 from steering.reports.pictures.style import render
 from steering.results.schema import KEYS, SIGNED
@@ -25,8 +31,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AXES",
     "Picture",
+    "choice_pictures",
     "pictures_of",
     "plot_along",
+    "plot_choices",
     "plot_forest",
     "plot_front",
     "plot_questions",
@@ -79,8 +87,8 @@ class Picture:
     figure: "Figure"
 
 
-def signature_of(conditions: pd.DataFrame) -> str:
-    """How the figures of some conditions were made, in a line."""
+def signature_of(conditions: pd.DataFrame, head: str = "rules:betley,moem") -> str:
+    """How the figures of some conditions were made, in a line that starts with `head`."""
     columns = ["judge", "questions", "version", *(name for name in SIGNED if name not in _OF_EACH)]
     rows = [settings_of(row, columns) for row in conditions.to_dict("records")]
     names = dict.fromkeys(name for row in rows for name in row)
@@ -89,7 +97,7 @@ def signature_of(conditions: pd.DataFrame) -> str:
         f"{name}:{' and '.join(values) if len(values) <= _MOST_VALUES else f'{len(values)} values'}"
         for name, values in parts.items()
     )
-    return "|".join(["rules:betley,moem", *shown])
+    return "|".join([head, *shown])
 
 
 def pictures_of(
@@ -115,6 +123,39 @@ def pictures_of(
         if len(of_study) <= _MOST_ROWS:
             for picture in _of_conditions(of_study, rows, signature):
                 yield replace(picture, name=f"{head}{picture.name}{tail}")
+
+
+def choice_pictures(conditions: pd.DataFrame) -> Iterator[Picture]:
+    """Shift and damage along the magnitude, a picture a model and set of pairs that varies it.
+
+    Args:
+        conditions: A row a condition of em_choice.
+    """
+    conditions = _printable(conditions)
+    keys = ["study", "questions", "model"]
+    for (study, questions, model), rows in conditions.groupby(keys, sort=False):
+        steered = rows[rows["shift"].notna() & rows["arm"].isin(["steered", "control"])]
+        lines = [
+            series
+            for series in (split_series(steered, "magnitude") if len(steered) else [])
+            if series["magnitude"].nunique() > 1
+        ]
+        if not lines:
+            continue
+        question_set = re.sub(r"@\w+", "", str(questions))
+        head = f"{_slug(str(study))}-" if study else ""
+        yield Picture(
+            f"{head}choices-{_slug(question_set)}-{_slug(str(model).rpartition('/')[2])}",
+            f"Shift and damage along the magnitude, {model}, {question_set}",
+            "Above, how far the log odds of misaligned answers rose against the unsteered model; "
+            "below, the KL divergence from it on neutral answers. Bars are 95% intervals on "
+            "questions like these.",
+            plot_choices(
+                lines,
+                f"{model}, {question_set}: shift and damage without a judge",
+                signature_of(rows, "choices"),
+            ),
+        )
 
 
 def _printable(frame: pd.DataFrame) -> pd.DataFrame:

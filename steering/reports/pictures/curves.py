@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,47 @@ def plot_along(conditions: pd.DataFrame, axis: str, title: str, signature: str) 
             ]
         below.set_xticks(positions, names)
     return figure
+
+
+def plot_choices(lines: Sequence[pd.DataFrame], title: str, signature: str) -> "Figure":
+    """Shift of em_choice above, KL divergence below, along the magnitude; 0 is the baseline.
+
+    Args:
+        lines: Of each vector, a row a magnitude; the first few are drawn.
+        title: What was measured.
+        signature: How.
+    """
+    figure, (above, below) = empty(title, signature, panels=2, size=(7.0, 5.6))
+    names = ("shift", "kl")
+    origin = {f"{name}{end}": 0.0 for name in names for end in ("", "_low", "_high")}
+    for number, rows in enumerate(lines[: len(STYLES)]):
+        rows = rows.sort_values("magnitude")
+        records = [origin, *rows.to_dict("records")]
+        places = [0.0, *rows["magnitude"]]
+        for axes, name in ((above, "shift"), (below, "kl")):
+            draw_series(axes, places, records, name, _line_name(rows.iloc[0]), number)
+    above.axhline(0, color=PALE, linewidth=1)
+    above.set_ylabel("shift (nats a token)")
+    below.set_ylabel("KL (nats a token)")
+    below.set_xlabel(AXES["magnitude"])
+    above.legend(frameon=False, fontsize=8, loc="best")
+    if len(lines) > len(STYLES):
+        below.annotate(
+            f"{len(lines) - len(STYLES)} more vectors are not drawn",
+            (1, 0),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=7,
+            color=PALE,
+        )
+    return figure
+
+
+def _line_name(row: "pd.Series[Any]") -> str:
+    name = row["target"] or row["method"] or "vector"
+    seed = "" if math.isnan(row["build_seed"]) else f", build seed {row['build_seed']:g}"
+    shuffled = ", shuffled labels" if row["shuffled_labels"] else ""
+    return f"{name}{shuffled}{seed}"
 
 
 def plot_spectrum(values: Sequence[float], title: str, signature: str) -> "Figure":
