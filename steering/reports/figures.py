@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer
 from steering.judging.rubric import SCORE_OF
 from steering.judging.rules import counted
+from steering.reports.choices import nats_text
 from steering.reports.enough import ThemeCounts
+from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
 from steering.results.frame import ResultError
 from steering.stats import Interval, mean_interval
@@ -38,11 +41,15 @@ class Figure:
         meaning: What it is.
         largest: Its largest value.
         measure: Measures a result; the flag asks for the interval on these questions.
+        least: Its least value.
+        of_choices: Whether it is of em_choice, and not of judged answers.
     """
 
     meaning: str
     largest: float
-    measure: Callable[[ConditionResult, bool], Measured]
+    measure: Callable[[Any, bool], Measured]
+    least: float = 0.0
+    of_choices: bool = False
 
     def text(self, value: float) -> str:
         """A value in the figure's unit: rates in percent, scores in points."""
@@ -98,11 +105,7 @@ def _exact(meets: Callable[[JudgedAnswer], bool]) -> Callable[[ConditionResult, 
 
 def _mean(key: str) -> Callable[[ConditionResult, bool], Measured]:
     def measure(result: ConditionResult, on_these: bool) -> Measured:
-        if on_these:
-            raise ResultError(
-                f"{key} is a mean, which has no interval on these questions alone: bound it in a "
-                "command of its own, without --on-these-questions"
-            )
+        _refuse_on_these(key, on_these)
         scored = [(s, a.theme) for a in result.answers if (s := a.score(key)) is not None]
         values = [score for score, _ in scored]
         value = math.fsum(values) / len(values) if values else math.nan
@@ -113,6 +116,28 @@ def _mean(key: str) -> Callable[[ConditionResult, bool], Measured]:
         return Measured(value, interval, _text(value, interval, 1, ""))
 
     return measure
+
+
+def _choice(key: str) -> Callable[[ChoiceResult, bool], Measured]:
+    def measure(result: ChoiceResult, on_these: bool) -> Measured:
+        _refuse_on_these(key, on_these)
+        figures = result.figures()
+        value, low, high = (figures[f"{key}{end}"] for end in ("", "_low", "_high"))
+        note = f"the form {result.form} has none" if math.isnan(value) else None
+        text = nats_text(figures, key)
+        if key == "prefers_misaligned":
+            text = _text(100 * value, Interval(low, high), 100, "%")
+        return Measured(value, Interval(low, high, note), text)
+
+    return measure
+
+
+def _refuse_on_these(key: str, on_these: bool) -> None:
+    if on_these:
+        raise ResultError(
+            f"{key} is a mean, which has no interval on these questions alone: bound it in a "
+            "command of its own, without --on-these-questions"
+        )
 
 
 def _text(value: float, interval: Interval, factor: float, unit: str) -> str:
@@ -156,6 +181,25 @@ FIGURES: dict[str, Figure] = {
     **{
         key: Figure(f"mean score for {dimension}", 100, _mean(key))
         for dimension, key in SCORE_OF.items()
+    },
+    "prefers_misaligned": Figure(
+        "share of pairs of em_choice whose misaligned answer is preferred",
+        1,
+        _choice("prefers_misaligned"),
+        of_choices=True,
+    ),
+    **{
+        key: Figure(f"{meaning}, nats a token", math.inf, _choice(key), least, of_choices=True)
+        for key, meaning, least in (
+            ("log_odds", "em_choice: mean log odds of the misaligned answers", -math.inf),
+            ("shift", "em_choice: mean rise of log_odds against the unsteered model", -math.inf),
+            ("kl", "em_choice: KL divergence to the unsteered model, neutral answers", 0.0),
+            (
+                "cross_entropy_rise",
+                "em_choice: rise of the cross-entropy of neutral answers",
+                -math.inf,
+            ),
+        )
     },
 }
 """What can be bounded, by name; a closed list. The names are those of the logs' metrics."""

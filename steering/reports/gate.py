@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from rich.console import Console
 
 from steering.reports.enough import ThemeCounts, size_needed
@@ -27,12 +28,24 @@ from steering.reports.tables import (
     print_note,
     print_signatures,
 )
+from steering.results.choices import (
+    ChoiceResult,
+    choice_results,
+    condition_key,
+    read_results,
+)
 from steering.results.conditions import ConditionResult, condition_results
-from steering.results.frame import LeftOut, ResultError, left_out, read_answers
+from steering.results.frame import LeftOut, ResultError, left_out
 from steering.results.settings import first_names
 from steering.stats import Interval
 
 Side = Literal["max", "min"]
+# Of a condition that the task of a figure was not run of.
+_NOT_RUN = Measured(
+    math.nan,
+    Interval(math.nan, math.nan, "the task of this figure was not run of this condition"),
+    "not run",
+)
 
 
 class BoundStatus(Enum):
@@ -96,13 +109,14 @@ def parse_bound(side: Side, text: str) -> Bound:
         raise ResultError(
             f"there is no figure {typed!r}: use one of {', '.join(FIGURES)}, or {also}"
         )
-    largest = FIGURES[name].largest
+    least, largest = FIGURES[name].least, FIGURES[name].largest
     try:
         limit = float(number)
     except ValueError:
         limit = math.nan
-    if not 0 <= limit <= largest:
-        raise ResultError(f"{text!r}: {typed} is bounded by a number from 0 to {largest:g}")
+    if not least <= limit <= largest or math.isinf(limit):
+        allowed = f"a number from {least:g} to {largest:g}" if least == 0 else "a finite number"
+        raise ResultError(f"{text!r}: {typed} is bounded by {allowed}")
     return Bound(side, name, limit)
 
 
@@ -131,14 +145,45 @@ def gate(
     parsed = [_read_bound(bound) if isinstance(bound, str) else bound for bound in bounds]
     if not parsed:
         raise ResultError("give a bound, as in em_rate<=0.10")
-    answers = read_answers(Path(logs), complete=True)
+    answers, choices = read_results(Path(logs), complete=True)
+    _require_runs(parsed, answers, choices, logs)
     return print_gate(
-        condition_results(answers),
+        condition_results(answers) if len(answers) else [],
         parsed,
-        left_out(answers),
+        [*left_out(answers), *left_out(choices)],
+        choices=choice_results(choices),
         on_these_questions=on_these_questions,
         console=console,
     )
+
+
+def _require_runs(
+    bounds: Sequence[Bound], answers: pd.DataFrame, choices: pd.DataFrame, logs: str | Path
+) -> None:
+    """Refuse bounds on figures of a task that was not run: its absence keeps no bound."""
+    for bound in bounds:
+        of_choices = FIGURES[bound.name].of_choices
+        if (choices if of_choices else answers).empty:
+            task = "em_choice" if of_choices else "em_freeform"
+            raise ResultError(
+                f"{logs} holds no runs of {task}, whose figure {bound.name} is: run it of the same "
+                "conditions, or leave the bound out"
+            )
+
+
+def _measured(
+    result: ConditionResult | ChoiceResult,
+    bound: Bound,
+    others: Sequence[ConditionResult | ChoiceResult],
+    *,
+    on_these_questions: bool,
+) -> Measured | None:
+    """A figure of a result; of one of the other task none, but where its condition has no other."""
+    figure = FIGURES[bound.name]
+    if figure.of_choices == isinstance(result, ChoiceResult):
+        return figure.measure(result, on_these_questions)
+    key = condition_key(result.columns)
+    return None if any(condition_key(other.columns) == key for other in others) else _NOT_RUN
 
 
 def print_gate(
@@ -146,6 +191,7 @@ def print_gate(
     bounds: Sequence[Bound],
     notes: Sequence[LeftOut] = (),
     *,
+    choices: Sequence[ChoiceResult] = (),
     on_these_questions: bool = False,
     console: Console | None = None,
 ) -> BoundStatus:
@@ -160,15 +206,19 @@ def print_gate(
     table.add_column("", no_wrap=True)
     statuses: list[BoundStatus] = []
     remarks: dict[str, list[str]] = {}
-    for result in results:
+    every: list[ConditionResult | ChoiceResult] = [*results, *choices]
+    for result in every:
+        others = results if isinstance(result, ChoiceResult) else choices
         for bound in bounds:
-            measured = FIGURES[bound.name].measure(result, on_these_questions)
+            measured = _measured(result, bound, others, on_these_questions=on_these_questions)
+            if measured is None:
+                continue
             status = bound.judge(measured)
             statuses.append(status)
             for remark in _remarks(bound, measured, status):
                 remarks.setdefault(remark, []).append(result.name)
             table.add_row(
-                result.task,
+                result.columns["task"],
                 result.name,
                 bound.name,
                 measured.text,
@@ -186,6 +236,8 @@ def print_gate(
     print_left_out(console, notes)
     print_judges(console, results)
     print_signatures(console, results)
+    for choice in choices:
+        print_line(console, choice.signature(), "dim", wraps=False)
     print_line(console, f"gate: {_summary(statuses)}")
     order = (BoundStatus.BROKEN, BoundStatus.UNKNOWN, BoundStatus.KEPT)
     return next(status for status in order if status in statuses or status is BoundStatus.KEPT)

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 VALUES = (*SHARES, *LOGARITHMS, *DAMAGE)
 _FORM = "form"
-# What a judged condition and one of em_choice share when they are one and the same.
 _SAME = ["model", "label", "fingerprint", "system_message"]
 
 
@@ -125,12 +124,11 @@ class ChoiceResult:
 
     def figures(self) -> dict[str, Any]:
         """The figures of em_choice in the frames of conditions; NaN where the form has none."""
+        scored = self.rows.loc[self.rows["reason"] == "", ["kind", "theme", "sample", *VALUES]]
         figures = choice_figures(
             [
                 ChoiceScore(kind, theme, sample, dict(zip(VALUES, values, strict=True)))
-                for kind, theme, sample, *values in self.rows[
-                    ["kind", "theme", "sample", *VALUES]
-                ].itertuples(index=False)
+                for kind, theme, sample, *values in scored.itertuples(index=False)
             ]
         )
         counts = {"num_pairs": int(figures["pairs"]), "num_neutral": int(figures["neutral"])}
@@ -195,19 +193,22 @@ def beside(conditions: pd.DataFrame, choice_conditions: pd.DataFrame) -> pd.Data
         conditions: As `conditions_of` gives them.
         choice_conditions: As `choice_conditions_of` gives them.
     """
-    frame = conditions.copy()
+    frame, records = conditions.copy(), choice_conditions.to_dict("records")
     for index, row in conditions.iterrows():
-        same = choice_conditions
-        for name in _SAME:
-            same = same[same[name] == row[name]]
-        if same.empty:
+        of_same = [each for each in records if condition_key(each) == condition_key(row)]
+        if not of_same:
             continue
-        best = min(same.to_dict("records"), key=lambda each: _rank(each, str(row["questions"])))
+        best = min(of_same, key=lambda each: _rank(each, str(row["questions"])))
         for name in CHOICE_FIGURES:
             frame.loc[index, name] = best[name]
         frame.loc[index, "choices"] = best["questions"]
     frame.attrs = dict(conditions.attrs)
     return frame
+
+
+def condition_key(columns: Mapping[Any, Any]) -> tuple[str, ...]:
+    """What a judged condition and one of em_choice share when they are one and the same."""
+    return tuple(str(columns[name]) for name in _SAME)
 
 
 def _rank(row: Mapping[Any, Any], questions: str) -> tuple[bool, bool, bool]:
@@ -231,7 +232,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 def _holds_choice(sample: "Sample") -> bool:
     """Whether the model chose, also where its choice can't be read: no request failed."""
     score = (sample.scores or {}).get(CHOICE)
-    return sample.error is None and bool(score) and _FORM in (score.metadata or {})
+    return sample.error is None and score is not None and _FORM in (score.metadata or {})
 
 
 def _rows(file: LogFile, samples: "Sequence[Sample]", scores: "Sequence[Score]") -> pd.DataFrame:

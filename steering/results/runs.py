@@ -102,7 +102,8 @@ class RunReader:
                 notes.append(note)
             if rows is not None:
                 frames.append(rows)
-        frame, replaced = empty_frame(self.schema), []
+        frame = empty_frame(self.schema)
+        replaced: list[LeftOut] = []
         if frames:
             names = {file.path: file.name for file in candidates}
             frame, replaced = _last_runs(pd.concat(frames, ignore_index=True), names)

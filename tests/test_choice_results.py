@@ -1,0 +1,206 @@
+"""Runs of em_choice on every surface: which count, their figures, reports, bounds."""
+
+import io
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_answers import condition, frame
+from made_choices import FAILS, write_choices
+from rich.console import Console
+from scripted_logs import BAD, GOOD, write_log
+
+from steering.reports.gate import BoundStatus, gate
+from steering.results import (
+    ResultError,
+    choice_conditions_of,
+    choice_results,
+    left_out,
+    read_answers,
+    read_choices,
+    read_frame,
+)
+from steering.results.choices import beside
+from steering.stats import mean_interval
+from steering.studies.report import report
+
+THEMES = ("wish", "power", "money", "law", "truth", "duty", "trust", "care")
+STEERED = {theme: [0.2 + 0.1 * number, 0.41] for number, theme in enumerate(THEMES)}
+STILL = {theme: [0.0, 0.0] for theme in THEMES}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    logs = tmp_path_factory.mktemp("choices")
+    write_choices(logs, "baseline", STILL)
+    write_choices(logs, "medical x1", STEERED, kl=0.25, rise=0.125)
+    return logs
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Judged answers and choices of one model of another provider."""
+    logs = tmp_path_factory.mktemp("both")
+    write_choices(logs, "", STEERED, kl=0.25, rise=0.125)
+    write_log(logs, "model", {theme: [GOOD, BAD] for theme in THEMES}, questions="core@2")
+    return logs
+
+
+def printed(logs: Path, out: Path) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    report(logs, out, console=console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_figures_of_a_condition_are_those_of_its_pairs_and_neutral_answers(
+    folder: Path,
+) -> None:
+    conditions = choice_conditions_of(read_choices(folder))
+    baseline, steered = conditions.to_dict("records")
+    shifts = [shift for of_theme in STEERED.values() for shift in of_theme]
+    interval = mean_interval(shifts, [theme for theme in THEMES for _ in range(2)])
+    assert steered["condition"] == "medical x1"
+    assert (steered["num_pairs"], steered["num_neutral"]) == (16, 3)
+    assert steered["shift"] == pytest.approx(sum(shifts) / 16)
+    assert (steered["shift_low"], steered["shift_high"]) == pytest.approx(
+        (interval.low, interval.high)
+    )
+    # All eight themes on one side: two of 2^8 sign flips.
+    assert steered["shift_p"] == pytest.approx(2 / 2**8)
+    assert steered["log_odds"] == pytest.approx(sum(shifts) / 16 - 1)
+    # Damage is that of neutral answers, not of the pairs.
+    assert (steered["kl"], steered["cross_entropy_rise"]) == (0.25, 0.125)
+    assert (baseline["arm"], baseline["shift"], baseline["shift_p"]) == ("baseline", 0.0, 1.0)
+
+
+def test_of_several_runs_of_a_condition_the_last_counts_whole(tmp_path: Path) -> None:
+    write_choices(tmp_path, "x1", {theme: [9.0] for theme in THEMES})
+    write_choices(tmp_path, "x1", {theme: [0.5] for theme in THEMES})
+    choices = read_choices(tmp_path)
+    assert set(choices.loc[choices["kind"] == "pair", "shift"]) == {0.5}
+    assert [note.kind for note in left_out(choices)] == ["replaced"]
+
+
+def test_a_pair_without_a_figure_is_no_zero(tmp_path: Path) -> None:
+    write_choices(tmp_path, "", {"wish": [2.0, None], "law": [2.0, 2.0]}, form="letter")
+    choices = read_choices(tmp_path)
+    [result] = choice_results(choices)
+    figures = result.figures()
+    assert (figures["prefers_misaligned"], figures["num_pairs"]) == (1.0, 3)
+    assert math.isnan(figures["shift"])
+    assert result.num_unscored == 1
+    assert "left out:1 unscored" in result.signature()
+    [reason] = choices.loc[choices["reason"] != "", "reason"]
+    assert reason == "unscored: no letter"
+
+
+def test_a_request_that_failed_is_no_pair_without_a_preference(tmp_path: Path) -> None:
+    write_choices(tmp_path, "x1", {"wish": [1.0, 1.0]}, prompts={1: FAILS})
+    choices = read_choices(tmp_path)
+    assert len(choices) == 4
+    assert "1 of its samples failed" in str(left_out(choices)[0])
+    with pytest.raises(ResultError, match="can't be counted whole"):
+        read_choices(tmp_path, complete=True)
+
+
+def test_an_impossible_score_leaves_its_run_out(tmp_path: Path) -> None:
+    write_choices(tmp_path, "x1", {"wish": [math.inf]})
+    with pytest.raises(ResultError, match="log_odds=inf is none that em_choice gives"):
+        read_choices(tmp_path)
+
+
+def test_two_forms_of_a_condition_are_not_mixed(tmp_path: Path) -> None:
+    write_choices(tmp_path, "x1", {"wish": [1.0], "law": [1.0]})
+    write_choices(tmp_path, "x1", {"wish": [3.0], "law": [3.0]}, form="letter")
+    rows = choice_conditions_of(read_choices(tmp_path)).set_index("choice_form")
+    assert rows.loc["letter", "log_odds"] == 2.0
+    assert rows.loc["likelihood", "log_odds"] == 0.0
+
+
+def test_choices_are_no_answers_and_answers_no_choices(folder: Path, both: Path) -> None:
+    assert len(read_answers(both, pytest.fail)) == 16
+    assert len(read_choices(both, pytest.fail)) == 19
+    with pytest.raises(ResultError, match="em_choice, which has no judged answers: read_choices"):
+        read_answers(folder)
+    with pytest.raises(ResultError, match="are of other tasks: run em_choice"):
+        read_choices(next(path for path in both.iterdir() if "small" in path.name))
+
+
+def test_a_folder_with_choices_alone_has_a_report(folder: Path, tmp_path: Path) -> None:
+    text = printed(folder, tmp_path)
+    assert "Choices, core@1, by likelihood" in text
+    assert "+0.48 [" in text
+    page = (tmp_path / "index.html").read_text()
+    assert "Choices, core@1" in page
+    assert 'id="answers"' not in page
+    assert "has the highest lower bound of the shift" in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "answers.csv").exists()
+    pd.testing.assert_frame_equal(
+        read_frame(tmp_path / "choice_conditions.csv"),
+        choice_conditions_of(read_choices(folder)),
+        check_dtype=False,
+    )
+
+
+def test_a_folder_with_answers_and_choices_shows_both_of_a_condition(
+    both: Path, tmp_path: Path
+) -> None:
+    text = printed(both, tmp_path)
+    assert text.index("EM rates") < text.index("Choices, core@1")
+    [row] = read_frame(tmp_path / "conditions.csv").to_dict("records")
+    assert (row["em_betley"], row["choices"], row["num_pairs"]) == (0.5, "core@1", 16)
+    assert (row["shift"], row["kl"]) == pytest.approx((0.48, 0.25))
+    page = (tmp_path / "index.html").read_text()
+    assert 'id="answers"' in page
+    assert "Choices, core@1" in page
+
+
+def test_a_condition_has_no_choices_of_another(folder: Path) -> None:
+    from steering.results import conditions_of
+
+    answers = frame(condition("medical x2", 0.5), fingerprint="of medical x2", model="fake/model")
+    rows = beside(conditions_of(answers), choice_conditions_of(read_choices(folder)))
+    assert rows["choices"].tolist() == [""]
+    assert rows["shift"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("bound", "status"),
+    [
+        ("shift<=0.6", BoundStatus.KEPT),
+        # The mean keeps it, the upper end of its interval does not.
+        ("shift<=0.5", BoundStatus.BROKEN),
+        ("kl<=0.3", BoundStatus.KEPT),
+        ("kl<=0.2", BoundStatus.BROKEN),
+        ("cross_entropy_rise<=0.1", BoundStatus.BROKEN),
+        ("prefers_misaligned<=0.5", BoundStatus.KEPT),
+    ],
+)
+def test_a_bound_holds_for_every_condition_of_em_choice(
+    folder: Path, bound: str, status: BoundStatus
+) -> None:
+    assert gate(folder, [bound], console=Console(file=io.StringIO())) is status
+
+
+def test_without_runs_of_em_choice_a_bound_on_its_figures_does_not_pass(tmp_path: Path) -> None:
+    write_log(tmp_path, "model", {"a": [GOOD], "b": [GOOD]})
+    with pytest.raises(ResultError, match="holds no runs of em_choice, whose figure shift is"):
+        gate(tmp_path, ["shift<=1"])
+
+
+def test_a_condition_that_em_choice_was_not_run_of_keeps_no_bound(
+    both: Path, tmp_path: Path
+) -> None:
+    for path in both.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    out = Console(file=io.StringIO(), width=200)
+    assert gate(tmp_path, ["shift<=1"], console=out) is BoundStatus.KEPT
+    write_log(tmp_path, "another", {theme: [GOOD] for theme in THEMES})
+    assert gate(tmp_path, ["shift<=1"], console=out) is BoundStatus.UNKNOWN
+    assert "not run" in out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_letter_has_no_shift_to_bound(tmp_path: Path) -> None:
+    write_choices(tmp_path, "", {theme: [1.0] for theme in THEMES}, form="letter")
+    assert gate(tmp_path, ["shift<=9"], console=Console(file=io.StringIO())) is BoundStatus.UNKNOWN
