@@ -27,7 +27,12 @@ from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
 from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
-from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA, describe_columns
+from steering.results.schema import (
+    ANSWER_SCHEMA,
+    CHOICE_SCHEMA,
+    CONDITION_SCHEMA,
+    describe_columns,
+)
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval, stratified_interval
 from steering.studies.claims import CLAIMS
@@ -367,6 +372,16 @@ answer:
 describe a condition, and add its figures:
 
 {table("column | type | unit | meaning", _columns(CONDITION_SCHEMA, ANSWER_SCHEMA))}
+The figures of `em_choice` are those of the same model, condition and system message: of several
+sets of pairs the one with the questions' name, else `core`; the form `likelihood` before `letter`.
+
+`read_choices`, and `choices.csv`, have a row for each pair and each neutral answer of `em_choice`.
+Columns of the condition are the same as above; the judge's are empty:
+
+{table("column | type | unit | meaning", _columns(CHOICE_SCHEMA, CONDITION_SCHEMA))}
+`choice_conditions.csv` has a row for each condition of `em_choice`, set of pairs and form, with the
+figures of `em_choice` that `conditions.csv` has.
+
 `left_out.csv` names each log that no figure counts, with the reason.
 """
 

@@ -20,6 +20,7 @@ _MODULES = {
     "audit": "steering.studies.audit",
     "AuditResult": "steering.studies.audit",
     "read_answers": "steering.results.frame",
+    "read_choices": "steering.results.choices",
     "report": "steering.studies.report",
     "Report": "steering.studies.report",
     "gate": "steering.reports.gate",
