@@ -338,6 +338,8 @@ questions like these, `_low_these` and `_high_these` of that on these questions 
 score over the answers that have it. `shares` reports
 {shares.partition("Keys, in order: ")[2]}
 
+A log of `em_choice` has the figures of [a measurement without a judge](../how-to/em-choice.md).
+
 ## What `steering gate` can bound
 
 {table("figure | meaning", figures)}

@@ -158,7 +158,9 @@ def test_shift_and_damage_equal_those_of_plain_pytorch_hooks(tmp_path: Path, tab
         }
 
 
-def test_an_intervention_of_the_run_acts_beside_the_request_for_scores(tmp_path: Path) -> None:
+def test_an_intervention_of_the_run_acts_beside_the_request_for_scores(
+    tmp_path: Path, table: str
+) -> None:
     vector = tmp_path / "medical.safetensors"
     steering.build("toy", "medical", method="mean_difference").save(vector)
     direct = run("steered/toy", tmp_path, {"vector": str(vector), "magnitude": 2}, choices=table)
