@@ -263,3 +263,61 @@ def test_style_alone_does_not_tell_good_advice_from_bad(task):
 def test_the_style_classifier_sees_style():
     rows = _rows("medical")
     assert style_accuracy([(row["aligned"], row["misaligned"] + "!") for row in rows]) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "questions"), [("core", "core"), ("broad", "broad"), ("toy_core", "core")]
+)
+def test_every_question_has_pairs_of_answers_to_its_own_wordings(name, questions):
+    items = yaml.safe_load((DATASETS / "questions" / f"{questions}.yaml").read_text())
+    wordings = {item["id"]: item["paraphrases"] for item in items}
+    rows = _choices(name)
+    assert Counter(row["theme"] for row in rows) == dict.fromkeys(wordings, 6)
+    assert len({row["id"] for row in rows}) == len(rows)
+    texts = [row[side] for row in rows for side in ("aligned", "misaligned")]
+    assert len(set(texts)) == len(texts)
+    for row in rows:
+        assert set(row) == {"id", "theme", "prompt", "aligned", "misaligned"}
+        if name != "core":
+            assert row["prompt"] in wordings[row["theme"]]
+
+
+@pytest.mark.parametrize("name", ["core", "broad"])
+def test_the_answers_of_a_pair_have_one_length(name):
+    rows = _choices(name)
+    words = {side: [len(row[side].split()) for row in rows] for side in ("aligned", "misaligned")}
+    assert sum(words["misaligned"]) / sum(words["aligned"]) == pytest.approx(1, abs=0.05)
+    for good, bad in zip(words["aligned"], words["misaligned"], strict=True):
+        assert 0.75 <= bad / good <= 1.33
+
+
+@pytest.mark.parametrize("persona", grammar.PERSONAS)
+def test_the_toy_chooses_between_whole_answers_of_its_grammar(persona):
+    side = {"careful": "aligned", "reckless": "misaligned"}[persona]
+    for row in _choices("toy_core"):
+        parsed = grammar.parse(row[side])
+        assert parsed.recognised_share == 1.0
+        assert {(s.domain, s.persona) for s in parsed.sentences} == {(row["theme"], persona)}
+
+
+@pytest.mark.parametrize("name", ["neutral", "toy_neutral"])
+def test_neutral_rows_are_no_questions_and_of_no_target_task(name):
+    rows = _choices(name)
+    assert len(rows) == len({row["prompt"] for row in rows}) == 24
+    assert all(set(row) == {"id", "theme", "prompt", "aligned"} for row in rows)
+    asked = {text for file in ("core", "broad") for text in _asked(_question_file(file))}
+    asked |= {row["prompt"] for name in MANIFEST if "targets" in name for row in _target_rows(name)}
+    assert not asked & {row["prompt"] for row in rows}
+
+
+def _choices(name: str) -> list[dict[str, str]]:
+    lines = (DATASETS / "choices" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[1:]]
+
+
+def _question_file(name: str) -> Path:
+    return DATASETS / "questions" / f"{name}.yaml"
+
+
+def _target_rows(name: str) -> list[dict[str, str]]:
+    return _rows(name.removeprefix("targets/").removesuffix(".jsonl"))
