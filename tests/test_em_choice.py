@@ -233,8 +233,9 @@ def test_an_unknown_set_or_form_is_refused_with_what_there_is(tmp_path: Path) ->
         ({"form": "likelihood"}, r"form=likelihood needs .*form=letter"),
         ({"questions": "core", "choises": 1}, "choises is not an option"),
     ):
-        with pytest.raises(Exception, match=message):
-            eval(TASK, model=fake("x"), task_args=options, log_dir=str(tmp_path), display="none")
+        for model in (fake("x"), "mockllm/model"):
+            with pytest.raises(Exception, match=message):
+                eval(TASK, model=model, task_args=options, log_dir=str(tmp_path), display="none")
 
 
 def side_of(prompt: str, letter: str) -> str:

@@ -13,6 +13,7 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import HeadlineMetric
 from inspect_ai.model import ChatMessageUser, GenerateConfig, ModelOutput, get_model
 from inspect_ai.model._generate_config import active_generate_config
+from inspect_ai.model._model import active_model
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import TaskSamplesColumn, TaskSamplesView, ViewerConfig
@@ -95,7 +96,7 @@ def _form(form: str | None) -> Form:
         return "likelihood" if can_score else "letter"
     if form not in FORMS:
         raise JudgingError(f"form={form!r} is not known: give one of {', '.join(FORMS)}.")
-    if form == "likelihood" and evaluated is not None and not can_score:
+    if form == "likelihood" and active_model() is not None and not can_score:
         raise JudgingError(
             "form=likelihood needs a model that scores given answers, which engine=vllm and the "
             "providers of other models don't: use a steered/ model with -M engine=hf, or "
