@@ -17,6 +17,8 @@ _MODULES = {
     "finetune": "steering.api.build",
     "run_study": "steering.studies.run",
     "StudyResult": "steering.studies.run",
+    "search": "steering.studies.search",
+    "SearchResult": "steering.studies.search",
     "audit": "steering.studies.audit",
     "AuditResult": "steering.studies.audit",
     "read_answers": "steering.results.frame",

@@ -10,6 +10,7 @@ from steering.cli.build import build
 from steering.cli.claims import claims
 from steering.cli.finetune import finetune
 from steering.cli.reports import compare, gate, report, rescore
+from steering.cli.search import search
 from steering.cli.study import study
 from steering.cli.subspace import subspace
 from steering.cli.vectors import convert, show
@@ -31,6 +32,7 @@ for command in (
     show,
     convert,
     subspace,
+    search,
     study,
     report,
     compare,

@@ -151,6 +151,24 @@ class SteeringVector:
             map=full,
         )
 
+    def scaled(self, magnitude: float) -> "SteeringVector":
+        """The vector that does at magnitude 1 what this one does at `magnitude`.
+
+        Raises:
+            VectorError: The magnitude is not above 0.
+        """
+        if not 0 < magnitude < math.inf:
+            raise VectorError(f"magnitude {magnitude:g} can't be folded in: give one above 0")
+        full = self.map
+        if full is not None:
+            full = replace(full, lengths=tuple(magnitude * length for length in full.lengths))
+        return replace(
+            self,
+            directions=magnitude * self.directions,
+            map=full,
+            provenance=dict(self.provenance) | {"scaled": magnitude},
+        )
+
     def check_fits(self, *, width: int, num_layers: int, model: str) -> None:
         """Refuse a model of another width or depth.
 
