@@ -63,7 +63,7 @@ class SearchResult:
         maximised: Which shift.
         most_kl: The bound on damage.
         points: All that were measured, as they were measured.
-        front: The points that no other exceeds in that shift at as little damage.
+        front: Those of the method that no other exceeds in that shift at as little damage.
         best: The point of the largest shift within the bound.
         held_out: Its shifts on the half of the pairs on which nothing was chosen, by kind.
         controls: Random directions on that half.
@@ -217,7 +217,7 @@ def search(
         maximised=maximise,
         most_kl=most_kl,
         points=search_of.points,
-        front=search_of.front(maximise),
+        front=search_of.front(maximise, method),
         best=best,
         held_out=search_of.held_out(vector),
         controls=search_of.controls(vector, best.kl, controls),

@@ -176,10 +176,11 @@ class PointSearch:
         ]
         return max(points, key=lambda point: (point.shift(kind), -point.kl), default=None)
 
-    def front(self, kind: Kind) -> list[SearchPoint]:
+    def front(self, kind: Kind, method: str) -> list[SearchPoint]:
         """The points that no other exceeds in shift at as little damage, by damage."""
         front: list[SearchPoint] = []
-        for point in sorted(self.points, key=lambda point: (point.kl, -point.shift(kind))):
+        points = [point for point in self.points if point.method == method]
+        for point in sorted(points, key=lambda point: (point.kl, -point.shift(kind))):
             if not front or point.shift(kind) > front[-1].shift(kind):
                 front.append(point)
         return front
@@ -322,6 +323,8 @@ def _next_factor(tries: Sequence[tuple[float, float]], kl: float) -> float:
         logs.append((logs[0][0] + 1, logs[0][1] + 2))
     above = next((index for index, (_, one) in enumerate(logs) if one >= wanted), len(logs))
     (first, low), (second, high) = logs[min(max(above, 1), len(logs) - 1) - 1 :][:2]
-    slope = min(max((high - low) / (second - first), 0.5), 4.0)
+    slope = (high - low) / (second - first)
+    if not low <= wanted <= high:
+        slope = min(max(slope, 0.5), 4.0)
     factor = first + (wanted - low) / slope
     return math.exp(min(max(factor, -math.log(_FURTHEST)), math.log(_FURTHEST)))

@@ -59,12 +59,12 @@ def print_search(result: "SearchResult", console: Console) -> None:
     method = result.best.method
     heads = ["layer", "magnitude", "length", "own", "broad", "KL", "CE rise", ""]
     title = (
-        "The front. Shift on half of the pairs, damage on neutral rows, nats a token; length as a "
+        f"The front of {method}. Shift on half of the pairs, damage on neutral rows, nats a token; length as a "
         "share of the residual norm"
     )
-    table = plain_table(title, [], ["vector", *heads])
+    table = plain_table(title, [], heads)
     for point in result.front:
-        table.add_row(point.method, *_cells(point, result))
+        table.add_row(*_cells(point, result))
     console.print(table)
     title = f"{method}: the best point of each layer within KL {result.most_kl:g}"
     table = plain_table(title, [], heads)
@@ -163,7 +163,7 @@ def write_search(result: "SearchResult") -> list[Path]:
 
 
 def _cells(point: SearchPoint, result: "SearchResult") -> list[str]:
-    mark = "best" if point == result.best else "" if point.within else "over the bound"
+    mark = "best" if point == result.best else "" if point.within else "over bound"
     return [
         str(point.layer),
         f"{point.magnitude:.3g}",
