@@ -36,7 +36,7 @@ from steering.vocabulary import Site
 @click.option("--site", type=click.Choice(get_args(Site)), help="where in the block")
 @click.option(
     "--magnitudes",
-    help="multiples of the built vector, with commas [default: 0.25 to 4 and further, as far as "
+    help="multiples of the built vector, with commas [default: 0.5, 1, 2 and further, as far as "
     "the bound allows, refined around the best]",
 )
 @click.option(

@@ -33,6 +33,7 @@ from steering.studies.search_scores import RowReader, RowSet, ScoreStore
 from steering.targets import Target, load_target
 from steering.training.cache import cached_vector, check_cache
 from steering.training.construction import CONSTRUCTION_METHODS, DEFAULT_METHOD
+from steering.training.methods import short_digest
 from steering.training.progress import progress_bar
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
 from steering.vocabulary import Site
@@ -50,6 +51,7 @@ _SMALL = 8
 SCREENING = "mean_difference"
 """What layers are screened by where building the method's own vector takes training."""
 _SCREENED = 2
+_SCREENING_PAIRS = 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class SearchResult:
         front: Those of the method that no other exceeds in that shift at as little damage.
         best: The point of the largest shift within the bound.
         held_out: Its shifts on the half of the pairs on which nothing was chosen, by kind.
-        controls: Random directions on that half.
+        controls: Random directions on that half, by the shift that was maximised.
         vector: File of the best point's vector, its magnitude folded in.
         num_scored: Sets of rows that were scored now, rather than read from the folder.
         signature: How the figures were made.
@@ -127,7 +129,8 @@ def search(
         model: toy, an alias, a hub id, a folder or a GGUF file.
         target: Target task.
         method: Name of the construction method. Where it trains, layers are screened by
-            mean_difference vectors, and it builds at the best two.
+            mean_difference vectors of 64 pairs, which all do the damage of the bound, and it builds
+            at the best two.
         settings: Of the method, by name.
         layers: Blocks, from 0; None for five in the middle half of the model, the default one among
             them.
@@ -167,7 +170,8 @@ def search(
     recipes = {layer: builder.recipe(method, settings, layer) for layer in tried}
     trains = "learning_rate" in CONSTRUCTION_METHODS[method].model_fields
     screened = trains and len(tried) > _SCREENED and _has_both(rows)
-    screening = {layer: builder.recipe(SCREENING, None, layer) for layer in tried if screened}
+    screening = _Builder(resolved, spec, _few_pairs(rows), site, seed)
+    screens = [screening.recipe(SCREENING, None, layer) for layer in tried if screened]
     options = EvalOptions(dict(task or {}), grader, seed)
     if confirm:
         check_judges(options, toy=toy)
@@ -189,8 +193,7 @@ def search(
     store = ScoreStore(engine, _identity(resolved, spec), folder / "measured")
     search_of = PointSearch(store, neutral, halves, most_kl)
     if screened:
-        for layer in tried:
-            search_of.along(SCREENING, builder.vector(screening[layer]), magnitudes)
+        search_of.screen(SCREENING, list(map(screening.vector, screens)))
         tried = _best_layers(search_of, maximise, tried)
         tell(f"Screened: {method} is built at layers {', '.join(map(str, tried))}.")
     for layer in tried:
@@ -220,7 +223,7 @@ def search(
         front=search_of.front(maximise, method),
         best=best,
         held_out=search_of.held_out(vector),
-        controls=search_of.controls(vector, best.kl, controls),
+        controls=search_of.controls(vector, best.kl, maximise, controls),
         vector=file,
         num_scored=store.num_scored,
         signature="|".join(
@@ -335,6 +338,14 @@ def _check_themes(name: str, num_themes: int) -> None:
 
 def _has_both(target: Target) -> bool:
     return any(None not in (row.aligned, row.misaligned) for row in target.examples)
+
+
+def _few_pairs(target: Target) -> Target:
+    """Enough pairs of a target to screen layers by."""
+    pairs = [row for row in target.examples if None not in (row.aligned, row.misaligned)]
+    few = tuple(pairs[:: max(1, len(pairs) // _SCREENING_PAIRS)][:_SCREENING_PAIRS])
+    digest = short_digest([target.digest, "pairs", len(few)])
+    return replace(target, examples=few, digest=digest)
 
 
 def _best_layers(search: PointSearch, kind: Kind, layers: Sequence[int]) -> list[int]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["own", "broad"]
 # Multiples of the built vector; more are added where all of them are within the bound, or none is.
-LADDER = (0.25, 0.5, 1.0, 2.0, 4.0)
+LADDER = (0.5, 1.0, 2.0)
 _SMALLEST, _LARGEST = 1 / 64, 64.0
 # A random direction does the same damage when its KL divergence is within this factor.
 _SAME_DAMAGE = 1.25
@@ -84,20 +84,14 @@ class ControlPoint:
         matched: What it has in common with the best point: its `length` or its `damage`.
         magnitude: Multiple of the best point's length.
         kl: As of a `SearchPoint`.
-        own: Shift, as of a `SearchPoint`.
-        broad: Likewise.
+        shift: That which was maximised.
     """
 
     seed: int
     matched: Literal["length", "damage"]
     magnitude: float
     kl: float
-    own: float
-    broad: float
-
-    def shift(self, kind: Kind) -> float:
-        """One of the shifts."""
-        return self.own if kind == "own" else self.broad
+    shift: float
 
 
 def split_by_theme(name: str, rows: Sequence[AnswerRow]) -> tuple[RowSet, RowSet]:
@@ -129,6 +123,14 @@ class PointSearch:
         [scores] = store.scores([None], sets, "unsteered")
         self._unsteered = dict(zip([rows.name for rows in sets], scores, strict=True))
         self.points: list[SearchPoint] = []
+
+    def screen(self, method: str, vectors: "Sequence[SteeringVector]") -> None:
+        """Measure vectors of several layers where all do about the damage of the bound."""
+        caption = f"layers screened by {method}"
+        tries = self._to_damage(vectors, self._most_kl / _SAME_DAMAGE, caption)
+        for vector, (magnitude, _) in zip(vectors, tries, strict=True):
+            points = self._damage(method, vector, [magnitude], caption)  # measured just now
+            self.points += self._with_shifts(vector, points, caption)
 
     def along(
         self, method: str, vector: "SteeringVector", magnitudes: Sequence[float] | None
@@ -197,12 +199,15 @@ class PointSearch:
             )
         return shifts
 
-    def controls(self, vector: "SteeringVector", kl: float, count: int) -> list[ControlPoint]:
+    def controls(
+        self, vector: "SteeringVector", kl: float, kind: Kind, count: int
+    ) -> list[ControlPoint]:
         """Random directions at the vector's layer: of its length, and with its damage.
 
         Args:
             vector: At magnitude 1.
             kl: Its damage.
+            kind: Which shift is measured.
             count: How many directions.
         """
         from steering.vectors.controls import draw_controls
@@ -210,37 +215,45 @@ class PointSearch:
         if not count:
             return []
         directions = draw_controls(vector, count)
-        tried = [[(1.0, one)] for one in self._kls(directions, "random directions")]
-        for _ in range(_MOST_TRIES):
-            open_ = [index for index, tries in enumerate(tried) if not _is_matched(tries, kl)]
-            factors = [_next_factor(tried[index], kl) for index in open_]
-            scaled = [
-                directions[index].scaled(factor)
-                for index, factor in zip(open_, factors, strict=True)
-            ]
-            kls = self._kls(scaled, "random directions, same damage")
-            for index, factor, one in zip(open_, factors, kls, strict=True):
-                tried[index].append((factor, one))
-        nearest = [min(tries, key=lambda item: _apart(item[1], kl)) for tries in tried]
-        chosen = [("length", index, *tries[0]) for index, tries in enumerate(tried)]
-        chosen += [
-            ("damage", index, *match)
-            for index, match in enumerate(nearest)
-            if _is_matched([match], kl)
+        tries = self._to_damage(directions, kl, "random directions, same damage")
+        by_length = self._kls(directions, "random directions")  # measured just now
+        cells = [("length", index, 1.0, one) for index, one in enumerate(by_length)]
+        cells += [
+            ("damage", index, *best)
+            for index, best in enumerate(tries)
+            if _apart(best[1], kl) <= math.log(_SAME_DAMAGE)
         ]
-        scaled = [directions[index].scaled(factor) for _, index, factor, _ in chosen]
-        changes = self._changes(scaled, 1, "random directions, held out")
+        scaled = [directions[index].scaled(factor) for _, index, factor, _ in cells]
+        changes = self._changes(scaled, 1, "random directions, held out", (kind,))
         return [
             ControlPoint(
                 directions[index].provenance["seed"],
                 matched,  # type: ignore[arg-type]
                 factor,
                 one,
-                _mean_of(change, "own"),
-                _mean_of(change, "broad"),
+                fmean(change[kind]),
             )
-            for (matched, index, factor, one), change in zip(chosen, changes, strict=True)
+            for (matched, index, factor, one), change in zip(cells, changes, strict=True)
         ]
+
+    def _to_damage(
+        self, vectors: "Sequence[SteeringVector]", kl: float, caption: str
+    ) -> list[tuple[float, float]]:
+        """For each vector, the magnitude of those tried that does nearly the damage `kl`, and what
+        it does."""
+        tried = [[(1.0, one)] for one in self._kls(vectors, caption)]
+        for _ in range(_MOST_TRIES):
+            rest = [
+                index
+                for index, tries in enumerate(tried)
+                if all(_apart(one, kl) > math.log(_SAME_DAMAGE) for _, one in tries)
+            ]
+            factors = [_next_factor(tried[index], kl) for index in rest]
+            scaled = [vectors[index].scaled(f) for index, f in zip(rest, factors, strict=True)]
+            kls = self._kls(scaled, caption)
+            for index, factor, one in zip(rest, factors, kls, strict=True):
+                tried[index].append((factor, one))
+        return [min(tries, key=lambda item: _apart(item[1], kl)) for tries in tried]
 
     def _damage(
         self, method: str, vector: "SteeringVector", magnitudes: Sequence[float], caption: str
@@ -276,16 +289,20 @@ class PointSearch:
         ]
 
     def _changes(
-        self, vectors: "Sequence[SteeringVector]", half: int, caption: str
+        self,
+        vectors: "Sequence[SteeringVector]",
+        half: int,
+        caption: str,
+        kinds: Sequence[Kind] | None = None,
     ) -> list[dict[Kind, list[float]]]:
-        """How vectors change the log-odds of each pair of one half, by kind."""
-        sets = [both[half] for both in self._halves.values()]
+        """How vectors change the log-odds of each pair of one half, by kind; None for all kinds."""
+        sets = {kind: self._halves[kind][half] for kind in kinds or self._halves}
         return [
             {
                 kind: self._change(rows, scores)
-                for kind, rows, scores in zip(self._halves, sets, of_vector, strict=True)
+                for (kind, rows), scores in zip(sets.items(), of_vector, strict=True)
             }
-            for of_vector in self._store.scores(vectors, sets, caption)
+            for of_vector in self._store.scores(vectors, list(sets.values()), caption)
         ]
 
     def _change(self, rows: RowSet, scores: RowScores) -> list[float]:
@@ -304,11 +321,6 @@ def _mean_of(changes: Mapping[Kind, Sequence[float]], kind: Kind) -> float:
 def _apart(kl: float, other: float) -> float:
     """How many times one damage is another, as a logarithm."""
     return abs(math.log(max(kl, 1e-12) / max(other, 1e-12)))
-
-
-def _is_matched(tries: Sequence[tuple[float, float]], kl: float) -> bool:
-    """Whether one of the (multiple, damage) that were tried does the same damage."""
-    return any(_apart(one, kl) <= math.log(_SAME_DAMAGE) for _, one in tries)
 
 
 def _next_factor(tries: Sequence[tuple[float, float]], kl: float) -> float:

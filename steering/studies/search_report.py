@@ -32,10 +32,10 @@ def points_frame(result: "SearchResult") -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["method", "layer", "magnitude"], ignore_index=True)
 
 
-def rank_of(result: "SearchResult", kind: Kind, matched: str) -> tuple[int, int]:
+def rank_of(result: "SearchResult", matched: str) -> tuple[int, int]:
     """How many random directions shift at least as much as the best point, and of how many."""
-    shifts = [each.shift(kind) for each in result.controls if each.matched == matched]
-    return sum(shift >= result.held_out[kind].value for shift in shifts), len(shifts)
+    shifts = [each.shift for each in result.controls if each.matched == matched]
+    return sum(shift >= result.held_out[result.maximised].value for shift in shifts), len(shifts)
 
 
 def commands(result: "SearchResult") -> list[str]:
@@ -59,8 +59,8 @@ def print_search(result: "SearchResult", console: Console) -> None:
     method = result.best.method
     heads = ["layer", "magnitude", "length", "own", "broad", "KL", "CE rise", ""]
     title = (
-        f"The front of {method}. Shift on half of the pairs, damage on neutral rows, nats a token; length as a "
-        "share of the residual norm"
+        f"The front of {method}. Shift on half of the pairs, damage on neutral rows, nats a "
+        "token; length as a share of the residual norm"
     )
     table = plain_table(title, [], heads)
     for point in result.front:
@@ -103,19 +103,8 @@ def conclusion(result: "SearchResult") -> list[str]:
             f"On the half that nothing was chosen on, {_WORDS[kind]}: shift {shift.value:+.3f}"
             f"{interval} ({shift.pairs} pairs, {shift.themes} themes)."
         )
-        for matched in ("length", "damage"):
-            count, total = rank_of(result, kind, matched)
-            if total:
-                others = [each for each in result.controls if each.matched == matched]
-                most = max(each.shift(kind) for each in others)
-                lines.append(
-                    f"  {total} random directions of the same {matched}: {count} shift as much "
-                    f"(at most {most:+.3f}); p = {(count + 1) / (total + 1):.2g}"
-                    + (", the least that so many can show." if not count else ".")
-                )
-        drawn = sum(each.matched == "length" for each in result.controls)
-        if drawn and not rank_of(result, kind, "damage")[1]:
-            lines.append("  No random direction could be given the same damage.")
+        if kind == result.maximised:
+            lines += _control_lines(result)
     screened = [point for point in result.points if point.method != best.method and point.within]
     better = max(screened, key=lambda point: point.shift(result.maximised), default=best)
     if better.shift(result.maximised) > best.shift(result.maximised):
@@ -125,6 +114,23 @@ def conclusion(result: "SearchResult") -> list[str]:
             f"{better.magnitude:.3g}, against {best.shift(result.maximised):+.3f}. Try --method "
             f"{better.method}."
         )
+    return lines
+
+
+def _control_lines(result: "SearchResult") -> list[str]:
+    """How the best point stands among random directions."""
+    lines = []
+    for matched in ("length", "damage"):
+        shifts = [each.shift for each in result.controls if each.matched == matched]
+        count, total = rank_of(result, matched)
+        if total:
+            least = "" if count else ", the least that so many can show"
+            lines.append(
+                f"  {total} random directions of the same {matched}: {count} shift as much (at "
+                f"most {max(shifts):+.3f}); p = {(count + 1) / (total + 1):.2g}{least}."
+            )
+    if lines and not rank_of(result, "damage")[1]:
+        lines.append("  No random direction could be given the same damage.")
     return lines
 
 

@@ -55,10 +55,10 @@ def plot_search(
                 linestyle="-" if method == methods[-1] else ":",
                 label=f"layer {layer}{of_method}",
             )
-        if len(controls):
+        if len(controls) and kind == maximised:
             axes.plot(
                 controls["kl"],
-                controls[kind],
+                controls["shift"],
                 color=PALE,
                 marker="x",
                 markersize=4,

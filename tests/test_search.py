@@ -1,0 +1,211 @@
+"""`steering search` on the toy: the layer and magnitude that shift it most within a bound."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from inspect_ai import eval
+from shell import REPO
+
+from steering import SteeringVector, search
+from steering.cli import commands
+from steering.errors import SteeringError
+from steering.studies import search as module
+from steering.studies.search import SearchResult
+from steering.studies.search_points import split_by_theme
+from steering.studies.search_scores import AnswerRow
+from steering.vectors import LowRankMap
+from steering.vectors.interventions import change, resolve
+
+# Vectors that need no training, at few magnitudes.
+QUICK: dict[str, Any] = {"method": "mean_difference", "magnitudes": [2, 4], "controls": 3}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    return search("toy", "medical", logs=tmp_path_factory.mktemp("search"), **QUICK)
+
+
+def test_the_block_that_moves_the_toy_most_is_the_best(result: SearchResult) -> None:
+    assert {point.layer for point in result.points} == {0, 1, 2, 3}
+    assert result.best.layer == 0
+    assert result.held_out["own"].value > 0.2
+    assert all(result.held_out["broad"].value > control.shift + 0.1 for control in result.controls)
+
+
+def test_the_best_point_has_the_largest_shift_within_the_bound(result: SearchResult) -> None:
+    within = [point for point in result.points if point.kl <= 0.5]
+    assert all(point.within == (point.kl <= 0.5) for point in result.points)
+    assert result.best.broad == max(point.broad for point in within)
+    lower = search("toy", "medical", logs=result.folder, most_kl=0.05, **QUICK | {"controls": 0})
+    assert lower.num_scored <= 2  # the new best point on the other half
+    assert lower.best.kl <= 0.05
+    assert max(point.broad for point in lower.points) > lower.best.broad
+
+
+def test_random_directions_of_the_same_damage_do_the_same_damage(result: SearchResult) -> None:
+    matched = [each for each in result.controls if each.matched == "damage"]
+    assert len(matched) >= 2
+    for control in matched:
+        assert abs(math.log(control.kl / result.best.kl)) <= math.log(1.25)
+    lengths = [each for each in result.controls if each.matched == "length"]
+    assert [each.magnitude for each in lengths] == [1.0] * 3
+
+
+def test_what_a_killed_search_has_measured_is_not_measured_again(result: SearchResult) -> None:
+    again = search("toy", "medical", logs=result.folder, **QUICK)
+    assert again.num_scored == 0
+    assert again.points == result.points
+    assert again.held_out == result.held_out
+    files = sorted((result.folder / "measured").iterdir())
+    for path in files[::4]:
+        path.unlink()
+    files[1].write_bytes(files[1].read_bytes()[:30])
+    resumed = search("toy", "medical", logs=result.folder, **QUICK)
+    assert resumed.num_scored == len(files[::4]) + 1
+    for point, other in zip(resumed.points, result.points, strict=True):
+        assert (point.kl, point.own, point.broad) == pytest.approx(
+            (other.kl, other.own, other.broad), abs=1e-5
+        )
+
+
+def test_another_search_gives_the_same_figures(result: SearchResult, tmp_path: Path) -> None:
+    options = QUICK | {"layers": [0], "controls": 0, "magnitudes": [4]}
+    one, other = (
+        search("toy", "medical", logs=tmp_path / name, **options) for name in ("one", "other")
+    )
+    assert one.num_scored == other.num_scored > 0
+    assert one.points == other.points
+    assert one.held_out == other.held_out
+    assert one.vector.read_bytes() == other.vector.read_bytes()
+
+
+def test_em_choice_measures_the_same_at_the_written_vector(
+    result: SearchResult, tmp_path: Path
+) -> None:
+    [log] = eval(
+        str(REPO / "evals" / "em_choice.py"),
+        model="steered/toy",
+        model_args={"vector": str(result.vector)},
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    assert log.results is not None
+    [score] = log.results.scores
+    metrics = {name: metric.value for name, metric in score.metrics.items()}
+    halves = (result.best.broad, result.held_out["broad"].value)
+    assert metrics["shift"] == pytest.approx(sum(halves) / 2, abs=1e-4)
+    assert metrics["kl"] == pytest.approx(result.best.kl, abs=1e-4)
+    assert metrics["cross_entropy_rise"] == pytest.approx(result.best.cross_entropy_rise, abs=1e-4)
+
+
+def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> None:
+    arguments = ["search", "--model", "toy", "--method", "mean_difference", "--magnitudes", "2,4"]
+    arguments += ["--controls", "3", "--log-dir", str(result.folder)]
+    run = CliRunner().invoke(commands, arguments, catch_exceptions=False)
+    assert run.exit_code == 0
+    assert "Best: layer 0, magnitude 4 (mean_difference" in run.output
+    assert str(result.vector) in run.output.replace("\n", "")
+    points = pd.read_csv(result.folder / "points.csv")
+    assert points["layer"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    [best] = points[points["best"]].to_dict("records")
+    assert best["broad"] == pytest.approx(result.best.broad)
+    finding = json.loads((result.folder / "search.json").read_text())
+    assert finding["best"]["layer"] == result.best.layer
+    assert len(finding["controls"]) == len(result.controls)
+    assert (result.folder / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_method_that_trains_builds_at_the_two_best_layers(
+    result: SearchResult, tmp_path: Path
+) -> None:
+    trained = search(
+        "toy", "medical", settings={"training_epochs": 1}, magnitudes=[2], controls=0,
+        layers=[0, 2, 3], logs=tmp_path,
+    )  # fmt: skip
+    layers = {
+        method: {point.layer for point in trained.points if point.method == method}
+        for method in ("mean_difference", "sft")
+    }
+    assert layers == {"mean_difference": {0, 2, 3}, "sft": {0, 2}}
+    screened = [point for point in trained.points if point.method == "mean_difference"]
+    assert all(0.5 / 1.25**2 <= point.kl <= 0.5 for point in screened)
+    assert trained.best.method == "sft"
+
+
+def test_the_ladder_ends_with_the_first_point_beyond_the_bound(tmp_path: Path) -> None:
+    ladder = search(
+        "toy", "medical", method="mean_difference", layers=[0], controls=0, most_kl=0.1,
+        logs=tmp_path,
+    )  # fmt: skip
+    magnitudes = sorted(point.magnitude for point in ladder.points)
+    beyond = [point.magnitude for point in ladder.points if not point.within]
+    assert beyond == [magnitudes[-1]]
+    assert any(magnitude * math.sqrt(2) in magnitudes for magnitude in (1, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layers": [9]}, "layer 9"),
+        ({"most_kl": 0}, "--most-kl 0"),
+        ({"magnitudes": [-1]}, "--magnitudes -1"),
+        ({"magnitudes": ["a"]}, "--magnitudes 'a'"),
+        ({"magnitudes": []}, "--magnitudes names none"),
+        ({"maximise": "all"}, "--maximise all"),
+        ({"controls": -1}, "--controls -1"),
+        ({"method": "none"}, "method=none"),
+        ({"settings": {"speed": 2}}, "speed is not a setting"),
+        ({"target": "gardening"}, "target=gardening"),
+        ({"choices": "gardening"}, "gardening"),
+        ({"dtyp": "float32"}, "dtyp is not an option"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_model_loads(
+    options: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(module, "shared_engine", refuse)
+    with pytest.raises(SteeringError, match=words.replace("(", r"\(")) as error:
+        search("toy", **{"logs": tmp_path, **options})
+    assert "\n" not in str(error.value)
+
+
+def test_no_point_within_the_bound_is_an_error(result: SearchResult) -> None:
+    with pytest.raises(SteeringError, match="no point of mean_difference"):
+        search("toy", "medical", logs=result.folder, most_kl=1e-9, **QUICK)
+
+
+def test_no_theme_is_both_chosen_on_and_reported_on() -> None:
+    rows = [AnswerRow(theme, (number,), ((1,), (2,))) for theme in "abc" for number in range(3)]
+    choose, report = split_by_theme("own", rows)
+    assert {*choose.themes} == {"a", "c"}
+    assert {*report.themes} == {"b"}
+    assert len(choose.rows) + len(report.rows) == len(rows)
+
+
+@pytest.mark.parametrize("has_map", [False, True])
+def test_a_scaled_vector_does_what_its_magnitude_did(has_map: bool) -> None:
+    torch.manual_seed(0)
+    vector = SteeringVector(torch.randn(1, 2, 8), (1,), "resid_post", (3.0,))
+    if has_map:
+        maps = LowRankMap(torch.randn(1, 2, 8), torch.randn(1, 2), (1.5,))
+        vector = replace(vector, map=maps)
+    hidden = torch.randn(1, 4, 8)
+
+    def added(item: Any) -> torch.Tensor:
+        parts = [None if part is None else part[None] for part in (item.reads, item.offsets)]
+        return change("add", hidden, item.basis[None], torch.tensor([item.amount]), *parts)
+
+    [once], [folded] = resolve(vector, magnitude=1.7), resolve(vector.scaled(1.7))
+    assert folded.amount == 1
+    torch.testing.assert_close(added(folded), added(once))
+    assert vector.scaled(1.7).lengths == pytest.approx([1.7 * vector.lengths[0]])
