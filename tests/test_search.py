@@ -24,7 +24,12 @@ from steering.vectors import LowRankMap
 from steering.vectors.interventions import change, resolve
 
 # Vectors that need no training, at few magnitudes.
-QUICK: dict[str, Any] = {"method": "mean_difference", "magnitudes": [2, 4], "controls": 3}
+QUICK: dict[str, Any] = {
+    "method": "mean_difference",
+    "layers": [0, 2, 3],
+    "magnitudes": [2, 4],
+    "controls": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 
 
 def test_the_block_that_moves_the_toy_most_is_the_best(result: SearchResult) -> None:
-    assert {point.layer for point in result.points} == {0, 1, 2, 3}
+    assert {point.layer for point in result.points} == {0, 2, 3}
     assert result.best.layer == 0
     assert result.held_out["own"].value > 0.2
     assert all(result.held_out["broad"].value > control.shift + 0.1 for control in result.controls)
@@ -51,11 +56,11 @@ def test_the_best_point_has_the_largest_shift_within_the_bound(result: SearchRes
 
 def test_random_directions_of_the_same_damage_do_the_same_damage(result: SearchResult) -> None:
     matched = [each for each in result.controls if each.matched == "damage"]
-    assert len(matched) >= 2
+    assert matched
     for control in matched:
         assert abs(math.log(control.kl / result.best.kl)) <= math.log(1.25)
     lengths = [each for each in result.controls if each.matched == "length"]
-    assert [each.magnitude for each in lengths] == [1.0] * 3
+    assert [each.magnitude for each in lengths] == [1.0] * 2
 
 
 def test_what_a_killed_search_has_measured_is_not_measured_again(result: SearchResult) -> None:
@@ -90,7 +95,7 @@ def test_em_choice_measures_the_same_at_the_written_vector(
     result: SearchResult, tmp_path: Path
 ) -> None:
     [log] = eval(
-        str(REPO / "evals" / "em_choice.py"),
+        f"{REPO}/evals/em_choice.py@em_choice",
         model="steered/toy",
         model_args={"vector": str(result.vector)},
         log_dir=str(tmp_path),
@@ -107,13 +112,13 @@ def test_em_choice_measures_the_same_at_the_written_vector(
 
 def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> None:
     arguments = ["search", "--model", "toy", "--method", "mean_difference", "--magnitudes", "2,4"]
-    arguments += ["--controls", "3", "--log-dir", str(result.folder)]
+    arguments += ["--layers", "0,2,3", "--controls", "2", "--log-dir", str(result.folder)]
     run = CliRunner().invoke(commands, arguments, catch_exceptions=False)
     assert run.exit_code == 0
     assert "Best: layer 0, magnitude 4 (mean_difference" in run.output
     assert str(result.vector) in run.output.replace("\n", "")
     points = pd.read_csv(result.folder / "points.csv")
-    assert points["layer"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert points["layer"].tolist() == [0, 0, 2, 2, 3, 3]
     [best] = points[points["best"]].to_dict("records")
     assert best["broad"] == pytest.approx(result.best.broad)
     finding = json.loads((result.folder / "search.json").read_text())

@@ -339,4 +339,6 @@ def _next_factor(tries: Sequence[tuple[float, float]], kl: float) -> float:
     if not low <= wanted <= high:
         slope = min(max(slope, 0.5), 4.0)
     factor = first + (wanted - low) / slope
-    return math.exp(min(max(factor, -math.log(_FURTHEST)), math.log(_FURTHEST)))
+    factor = math.exp(min(max(factor, -math.log(_FURTHEST)), math.log(_FURTHEST)))
+    # Damage that is measured again differs in its last bits; the next try is the same.
+    return float(f"{factor:.3g}")
