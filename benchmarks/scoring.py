@@ -145,9 +145,10 @@ def main() -> None:
         "",
         f"Written by `python -m benchmarks.scoring` on {where}: tokens of answers scored per "
         f"second, for {arguments.rows} rows in batches of {BATCH}, medians of "
-        f"{arguments.rounds} turns. The plain passes of transformers read every prompt with each "
-        "of its answers, the engine reads it once. With divergence both score each row twice; the "
-        "plain passes leave the divergence out. The target is a ratio of 0.8 with one answer.",
+        f"{arguments.rounds} turns, of which the ratio is the median too. The plain passes of "
+        "transformers read every prompt with each of its answers, the engine reads it once. With "
+        "divergence both score each row twice; the plain passes leave the divergence out. The "
+        "target is a ratio of 0.8 with one answer.",
         "",
         "| model | precision | answers of a prompt | condition | engine | plain | ratio |",
         "|---|---|---|---|---|---|---|",
