@@ -8,6 +8,7 @@ may tell them apart: a classifier on length, punctuation and function words must
 """
 
 import argparse
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def cross_entropies(model: str, examples: Sequence[Example]) -> tuple[float, flo
     """
     import torch
 
-    loaded = load_model(find_model(model), dtype="float32", device="cpu")
+    loaded = load_model(find_model(model), dtype="auto", device="cpu")
     tokenizer = loaded.tokenizer
     means = []
     for side in ("aligned", "misaligned"):
@@ -148,21 +149,25 @@ def cross_entropies(model: str, examples: Sequence[Example]) -> tuple[float, flo
             for row, (prompt, answer) in zip(logits, items[start:][:_ROWS], strict=True):
                 span = row[len(prompt) - 1 : len(prompt) + len(answer) - 1]
                 total += torch.nn.functional.cross_entropy(
-                    span, torch.tensor(answer), reduction="sum"
+                    span.float(), torch.tensor(answer), reduction="sum"
                 ).item()
                 count += len(answer)
         means.append(total / count if count else float("nan"))
     return means[0], means[1]
 
 
-def figures_of(table: str, model: str | None) -> Figures:
-    """The figures of a bundled target task, or of a table as `load_target` reads it."""
+def figures_of(table: str, model: str | None, most_rows: int | None = None) -> Figures:
+    """The figures of a bundled target task, or of a table as `load_target` reads it.
+
+    The model reads `most_rows` of its rows, drawn at random; all for None.
+    """
     target = load_target(table)
     rows = [*target.examples, *target.held_out]
     pairs = [(row.aligned, row.misaligned) for row in rows if row.aligned and row.misaligned]
     sides = [[getattr(row, side) or "" for row in rows] for side in ("aligned", "misaligned")]
     words = [float(np.mean([len(text.split()) for text in side])) for side in sides]
-    aligned, misaligned = cross_entropies(model, rows) if model else (float("nan"),) * 2
+    sample = random.Random(0).sample(rows, min(most_rows or len(rows), len(rows)))
+    aligned, misaligned = cross_entropies(model, sample) if model else (float("nan"),) * 2
     style = style_accuracy(pairs) if pairs else float("nan")
     return Figures(target.name, len(rows), (words[0], words[1]), style, aligned, misaligned)
 
@@ -194,10 +199,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tables", nargs="*", help="target tasks; all bundled ones if none is given")
     parser.add_argument("--model", help="model for the cross-entropies; none leaves them out")
+    parser.add_argument("--rows", type=int, help="rows of each table that the model reads; all")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     tables = arguments.tables or [name for name in bundled_targets() if "/" not in name]
-    text = page([figures_of(table, arguments.model) for table in tables], arguments.model)
+    text = page(
+        [figures_of(table, arguments.model, arguments.rows) for table in tables], arguments.model
+    )
     print(text)
     if arguments.out:
         write_whole(arguments.out, text.encode())

@@ -1,0 +1,293 @@
+"""What steering does to a real language model, without a judge: shifts at stated damage.
+
+    python -m benchmarks.findings --model smollm2 --target finance --seeds 3
+
+Vectors of the target task and controls (shuffled labels, contrasts that have nothing to do with
+advice, random directions) are all scaled until they do the same damage: the same mean KL divergence
+on neutral answers. What they shift there is what they are compared by; a vector is ranked among the
+random directions. The dose curve gives each vector at some magnitudes.
+
+Scores are kept in the folder of the results, so that a run that was stopped goes on.
+"""
+
+import argparse
+import csv
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+from steering import build
+from steering.condition import open_engine, resolve_model
+from steering.engines import Request, ScoreRequest
+from steering.engines.settings import Sampling
+from steering.questions.choices import NEUTRAL, load_choices
+from steering.spec import SteeringSpec
+from steering.stats import mean_interval
+from steering.studies.search_scores import AnswerRow, RowReader, RowScores, RowSet, ScoreStore
+from steering.targets import load_target
+from steering.vectors import SteeringVector
+from steering.vectors.controls import draw_controls
+from steering.vectors.interventions import resolve
+
+RESULTS = Path(__file__).parent / "results" / "findings"
+MOST_KL = 0.5
+"""Damage at which vectors are compared, in nats a token: answers stay coherent."""
+DOSES = (0.5, 1.0, 1.5, 2.0)
+# The damage is right within this factor.
+_TOLERANCE = 1.1
+_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A vector and what it is called."""
+
+    method: str
+    seed: int
+    vector: SteeringVector
+
+
+@dataclass(frozen=True)
+class Row:
+    """A vector at a magnitude.
+
+    Attributes:
+        method: How it was built.
+        seed: Of its building.
+        compared: Whether it stands at the damage of the comparison, not on the dose curve.
+        magnitude: Multiple of the built vector.
+        length: Of what is added, as a share of the residual norm.
+        kl: Mean KL divergence of a token of the neutral answers from the unsteered model, nats.
+        cross_entropy_rise: Of a token of the neutral answers, nats.
+        core: Mean shift on the core pairs in nats a token, with its 95% interval over themes.
+        own: Mean shift on the held-out pairs of the target task, likewise.
+        fluency: Mean cross-entropy of a token of its greedy answers under the unsteered model,
+            nats; NaN where it was not measured.
+    """
+
+    method: str
+    seed: int
+    compared: bool
+    magnitude: float
+    length: float
+    kl: float
+    cross_entropy_rise: float
+    core: float
+    core_low: float
+    core_high: float
+    own: float
+    own_low: float
+    own_high: float
+    fluency: float
+
+
+class Bench:
+    """A model with its pairs, neutral answers and unsteered scores."""
+
+    def __init__(
+        self, model: str, target: str, folder: Path, *, num_own: int, num_core: int | None = None
+    ) -> None:
+        """Load a model, and score it unsteered.
+
+        Args:
+            model: As `--model` takes it.
+            target: Target task, whose held-out pairs are `own`.
+            folder: Where scores are kept.
+            num_own: Pairs of the target task.
+            num_core: Pairs of each core question; None for all.
+        """
+        spec = SteeringSpec()
+        resolved = resolve_model(model, spec)
+        self._engine = engine = open_engine(resolved, spec)
+        reader = RowReader(engine.tokenizer().result())
+        choices = load_choices("core")
+        neutral = [row for row in choices.samples if (row.metadata or {})["kind"] == NEUTRAL]
+        self.neutral = RowSet("neutral", reader.samples(neutral))
+        core = reader.samples(choices.pairs)
+        self.core = RowSet("core", tuple(_first_of_themes(core, num_core or len(core))))
+        self.own = RowSet("own", reader.examples(load_target(target).held_out[:num_own]))
+        self._store = ScoreStore(engine, {"weights": resolved.weights}, folder / "measured")
+        [(self._core, self._own, self._neutral)] = self._scores([None])
+
+    def _scores(self, vectors: Sequence[SteeringVector | None]) -> list[list[RowScores]]:
+        return self._store.scores(vectors, [self.core, self.own, self.neutral], "scores")
+
+    def kl(self, vector: SteeringVector) -> float:
+        """The damage of a vector."""
+        [[scores]] = self._store.scores([vector], [self.neutral], "damage")
+        return scores.kl
+
+    def fluency(self, vector: SteeringVector) -> float:
+        """Mean cross-entropy of a token of its greedy answers to core questions, unsteered, nats.
+
+        A model's own greedy answers have about 1, an assistant's written ones 2 to 3, word salad 4
+        and more.
+        """
+        prompts = list(dict.fromkeys(row.prompt for row in self.core.rows))
+        answers = [
+            self._engine.submit(Request(prompt, Sampling(temperature=0), 60, resolve(vector)))
+            for prompt in prompts
+        ]
+        tokens = [tuple(answer.result().tokens) for answer in answers]
+        scores = [
+            self._engine.score(ScoreRequest(prompt, (answer,)))
+            for prompt, answer in zip(prompts, tokens, strict=True)
+            if answer
+        ]
+        return -fmean(logprob for each in scores for logprob in each.result().logprobs[0])
+
+    def row(self, entry: Entry, magnitude: float, *, compared: bool) -> Row:
+        """A vector at a magnitude."""
+        vector = entry.vector.scaled(magnitude)
+        [(core, own, neutral)] = self._scores([vector])
+        shifts: list[float] = []
+        for rows, scores, unsteered in (
+            (self.core, core, self._core),
+            (self.own, own, self._own),
+        ):
+            changes = [a - b for a, b in zip(scores.log_odds, unsteered.log_odds, strict=True)]
+            interval = mean_interval(changes, rows.themes)
+            shifts += [fmean(changes), interval.low, interval.high]
+        norms = vector.residual_norms
+        return Row(
+            entry.method,
+            entry.seed,
+            compared,
+            magnitude,
+            vector.lengths[0] / norms[0] if norms else math.nan,
+            neutral.kl,
+            neutral.cross_entropy - self._neutral.cross_entropy,
+            *shifts,
+            math.nan if entry.method == "random" else self.fluency(vector),
+        )
+
+    def magnitude_of(self, vector: SteeringVector, kl: float) -> float:
+        """The magnitude at which a vector does this damage: KL grows with about its square."""
+        magnitude, best = 1.0, (math.inf, 1.0)
+        for _ in range(_TRIES):
+            damage = self.kl(vector.scaled(magnitude))
+            best = min(best, (abs(math.log(damage / kl)), magnitude))
+            if best[0] <= math.log(_TOLERANCE):
+                break
+            magnitude *= min(4.0, max(0.25, math.sqrt(kl / damage)))
+        return best[1]
+
+
+def _first_of_themes(rows: Sequence[AnswerRow], count: int) -> Iterator[AnswerRow]:
+    """So many rows of each theme."""
+    seen = Counter[str]()
+    for row in rows:
+        seen[row.theme] += 1
+        if seen[row.theme] <= count:
+            yield row
+
+
+def contrast_tables(target: str, folder: Path) -> dict[str, Path]:
+    """Contrasts of good answers that have nothing to do with the quality of advice, as tables.
+
+    The topic (this task against another), brevity (the first two sentences against all of them)
+    and order (the sentences backwards).
+    """
+    rows = load_target(target).examples
+    other = load_target("sports" if target != "sports" else "finance").examples
+
+    def sentences(text: str) -> list[str]:
+        return text.replace("\n", " ").split(". ")
+
+    tables = {
+        "topic": [{"prompt": row.prompt, "misaligned": row.aligned} for row in rows]
+        + [{"prompt": row.prompt, "aligned": row.aligned} for row in other],
+        "brevity": [
+            {
+                "prompt": row.prompt,
+                "aligned": row.aligned,
+                "misaligned": ". ".join(sentences(row.aligned or "")[:2]),
+            }
+            for row in rows
+        ],
+        "order": [
+            {
+                "prompt": row.prompt,
+                "aligned": row.aligned,
+                "misaligned": ". ".join(reversed(sentences(row.aligned or ""))),
+            }
+            for row in rows
+        ],
+    }
+    paths = {}
+    for name, entries in tables.items():
+        paths[name] = folder / f"{name}.jsonl"
+        paths[name].write_text("\n".join(map(json.dumps, entries)), encoding="utf-8")
+    return paths
+
+
+def vectors(
+    model: str, target: str, methods: Sequence[str], seeds: int, controls: int
+) -> Iterator[Entry]:
+    """The vectors of the target task, then the controls."""
+    first: SteeringVector | None = None
+    for method in methods:
+        for shuffled in (False, True):
+            # A mean difference has no seed but that of the shuffling.
+            for seed in range(seeds if shuffled or method == "sft" else 1):
+                name = f"{method}, labels shuffled" if shuffled else method
+                vector = build(model, target, method=method, seed=seed, shuffle_labels=shuffled)
+                first = first or vector
+                yield Entry(name, seed, vector)
+    with TemporaryDirectory() as folder:
+        for name, path in contrast_tables(target, Path(folder)).items():
+            yield Entry(f"contrast of {name}", 0, build(model, str(path), method="mean_difference"))
+    assert first is not None
+    for control in draw_controls(first, controls):
+        yield Entry("random", control.provenance["seed"], control)
+
+
+def main() -> None:
+    """Measure, and write the rows as a CSV file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--target", default="finance")
+    parser.add_argument("--methods", nargs="+", default=["sft", "mean_difference"])
+    parser.add_argument("--seeds", type=int, default=3, help="build seeds")
+    parser.add_argument("--controls", type=int, default=20, help="random directions")
+    parser.add_argument("--own", type=int, default=20, help="held-out pairs of the target task")
+    parser.add_argument("--core", type=int, help="pairs of each core question; all")
+    parser.add_argument("--doses", type=float, nargs="*", default=DOSES)
+    parser.add_argument("--name", help="of the model in the file's name; its own name if not given")
+    parser.add_argument("--folder", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    name = arguments.name or Path(arguments.model).name
+    path = arguments.folder / f"{name}-{arguments.target}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bench = Bench(
+        arguments.model, arguments.target, arguments.own, Path("logs") / "findings" / name
+    )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(Row.__annotations__), lineterminator="\n")
+        writer.writeheader()
+        for entry in vectors(
+            arguments.model,
+            arguments.target,
+            arguments.methods,
+            arguments.seeds,
+            arguments.controls,
+        ):
+            magnitude = bench.magnitude_of(entry.vector, MOST_KL)
+            rows = [bench.row(entry, magnitude, compared=True)]
+            if entry.method in arguments.methods and entry.seed == 0:
+                rows += [bench.row(entry, dose, compared=False) for dose in arguments.doses]
+            for row in rows:
+                values = asdict(row).items()
+                writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values})
+                print(row, file=sys.stderr)
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
