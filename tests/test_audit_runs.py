@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.logs import each_header
+from steering.logs import each_header, task_of
 from steering.studies.audit import audit
 from steering.studies.audit_finding import audit_table
 from steering.text import markdown
@@ -113,6 +113,15 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     assert result.finding.outcome == "found"
     assert result.finding.line == done.output.splitlines()[-1]
     assert [arm.role for arm in result.conditions.values()].count("vector") == 3
+    # What it says without a judge has the figures of em_choice, and decides nothing.
+    [note] = [note for note in result.finding.notes if note.startswith("Without a judge")]
+    assert note.endswith("this decides nothing")
+    chosen = result.choices.set_index("label")["shift"]
+    vectors = {name: arm for name, arm in result.conditions.items() if arm.role == "vector"}
+    [working] = [name for name, arm in vectors.items() if arm.factor == 1]
+    assert f"[{working}] {chosen[working]:+.2f}" in note
+    assert f"{note}." in " ".join(done.output.split())
+    assert markdown(note) in page
     title, columns, rows = audit_table(result.finding)
     assert title in page
     shown = [" | ".join(map(markdown, row)) for row in [columns, *rows]]
@@ -135,7 +144,11 @@ def test_an_audit_asks_in_blocks_until_it_can_say_and_goes_on_where_it_was(
     )
     assert "WARNING: this plan is under-powered" in outcome.output
     assert outcome.output.splitlines()[-1].startswith("Can't say: up to ")
-    headers = [header for _, _, header in each_header(Path("logs/style"))]
+    every = [header for _, _, header in each_header(Path("logs/style"))]
+    headers = [header for header in every if task_of(header) == "em_freeform"]
+    # All conditions chose between answers once, without a judge.
+    assert len(every) - len(headers) == 5
+    assert "Without a judge (toy_core@" in outcome.output
     asked = {
         (h.eval.metadata["block"], h.eval.metadata["seed"], h.plan.config.seed)
         for h in headers

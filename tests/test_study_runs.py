@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -17,10 +18,14 @@ from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 from shell import BIN, REPO, Shell
 
 from steering.cli import commands
+from steering.errors import SteeringError
+from steering.logs import task_of
 from steering.results.frame import read_answers
 from steering.studies.errors import StudyError
+from steering.studies.eval_sets import StudyCondition, choice_options
 from steering.studies.projected_vectors import read_spectrum
 from steering.studies.run import StudyResult, run_study
+from steering.studies.study_file import FILE, keep_study, make_study, read_study
 
 SMALL = {"num_questions": 2, "samples_per_question": 5}
 # Built in a moment; what it does to the toy is no matter here.
@@ -28,7 +33,9 @@ QUICK = {"method": "pca"}
 
 
 def _logs(folder: Path) -> list[EvalLog]:
-    return [read_eval_log(info) for info in list_eval_logs(str(folder))]
+    """The logs of judged answers."""
+    logs = [read_eval_log(info) for info in list_eval_logs(str(folder))]
+    return [log for log in logs if task_of(log) == "em_freeform"]
 
 
 def _ids(folder: Path) -> dict[str, set[str]]:
@@ -64,6 +71,12 @@ def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> No
     [projected] = report.answers.loc[top, "condition"].unique()
     assert projected.startswith("medical-top1-")
     assert len(read_spectrum(folder)) == 2
+    # Each condition chose between answers, too, and its figures stand beside the judged ones.
+    chosen = report.choice_conditions.set_index("condition")
+    beside = report.conditions.set_index("condition")
+    assert set(chosen.index) == set(beside.index)
+    assert chosen.loc["baseline", "shift"] == 0
+    assert beside["shift"].to_dict() == chosen["shift"].to_dict()
     before = _ids(folder)
 
     fields = rank_study.study.fields() | {"axes": {"rank": [1, 2]}, "top": [1, 2]}
@@ -104,6 +117,31 @@ def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_pat
     assert second["source"].startswith("hypothesis of arXiv")
     assert first["scope"] == "one build seed: it holds for this vector alone"
     assert first["reading"] == "200 answers of 5 conditions to 8 themes, 1 build seed"
+
+
+def test_pairs_of_a_study_are_named_or_left_out_and_stand_in_its_file(tmp_path: Path) -> None:
+    study = make_study("magnitude", axes={"magnitude": [1]}, task={**SMALL, "choices": "broad"})
+    choices = study.choice_options()
+    assert choices is not None
+    assert choices.task_args == {"choices": "broad"}
+    assert "choices" not in study.eval_options().task_args
+    keep_study(study, tmp_path)
+    assert read_study(tmp_path / FILE) == study
+    none = make_study("magnitude", axes={"magnitude": [1]}, task={**SMALL, "choices": "none"})
+    assert none.choice_options() is None
+    with pytest.raises(SteeringError, match="choices=cor is neither"):
+        run_study("magnitude", task={"choices": "cor"}, logs=tmp_path / "x", dry_run=True)
+
+
+def test_vllm_has_no_pairs_scored_and_the_study_says_so() -> None:
+    choices = choice_options({})
+    assert choices is not None
+    assert choices.asks(StudyCondition("toy", {"engine": "hf"}, "baseline"))
+    with patch("steering.studies.eval_sets.choose_engine", return_value="vllm"):
+        assert not choices.asks(StudyCondition("toy", {}, "baseline"))
+        lines: list[str] = []
+        run_study("magnitude", task=SMALL, dry_run=True, tell=lines.append)
+    assert lines[-1].startswith("em_choice is left out where the engine is vllm")
 
 
 def test_other_questions_have_no_place_in_a_study_s_folder(rank_study: StudyResult) -> None:
@@ -242,7 +280,8 @@ def _finished(logs: Path) -> set[str]:
             log = read_eval_log(info)
         except Exception:
             continue  # being written just now
-        samples |= {str(sample.uuid) for sample in log.samples or []}
+        if task_of(log) == "em_freeform":
+            samples |= {str(sample.uuid) for sample in log.samples or []}
     return samples
 
 

@@ -32,7 +32,11 @@ asked_options = _all(
         "-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model"
     ),
     click.option(
-        "-T", "task_args", multiple=True, metavar="NAME=VALUE", help="option of em_freeform"
+        "-T",
+        "task_args",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="option of em_freeform; choices= is of em_choice (none: left out)",
     ),
     click.option("--grader", help="the judge, as --model-role grader= has it"),
     click.option("--seed", type=int, default=0, show_default=True, help="of the answers"),

@@ -4,28 +4,35 @@ What is tested and when it counts stands in `audit_rule.py`, how much is asked i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import pandas as pd
 
 from steering.files import file_digest
 from steering.judging import EMRule
 from steering.models import find_model
 from steering.reports.page import PageTable
-from steering.results import read_answers
+from steering.results import read_answers, read_choices
+from steering.results.schema import CHOICE_SCHEMA, empty_frame
 from steering.spec import INTERVENTION
+from steering.studies.audit_choices import choice_notes
 from steering.studies.audit_finding import AuditFinding, audit_table, judge_audit
 from steering.studies.audit_plan import AuditPlan, make_plan
 from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Look, Role
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import (
+    CHOICES,
     EvalOptions,
     StudyCondition,
     check_judges,
+    choice_options,
     cost_of,
     load_task,
     make_condition,
+    num_choices,
     run_conditions,
     unfinished,
 )
@@ -52,6 +59,7 @@ class AuditResult:
         finding: The outcome with its figures; None after a dry run.
         also: By other task and label, the metrics of that task.
         pages: The page and its Markdown.
+        choices: A row a condition of em_choice, with shift and damage; they decide nothing.
     """
 
     folder: Path
@@ -60,6 +68,7 @@ class AuditResult:
     finding: AuditFinding | None = None
     also: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
     pages: Sequence[Path] = ()
+    choices: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def audit(
@@ -93,7 +102,8 @@ def audit(
         magnitude: The working magnitude; half and twice as much are audited too.
         options: Further -M options of all conditions.
         questions: Question sets or files; by default core and broad, of a toy core and toy_broad.
-        task: Further -T options of em_freeform; `samples_per_question` is the number in all blocks.
+        task: Further -T options of em_freeform; `samples_per_question` is the number in all blocks,
+            `choices` the pairs of em_choice, which is run of all conditions once.
         grader: The judge, as --model-role grader= has it.
         seed: Of the answers.
         controls: How many random directions, spread over the blocks.
@@ -118,7 +128,9 @@ def audit(
         raise StudyError(f"--max-em {max_em:g} is no share: give one above 0 and below 1, as 0.05")
     toy = find_model(model, gguf_file=options.get("gguf_file")).is_toy
     names = _names(questions) or _SETS[toy]
-    samples = task.pop("samples_per_question", None)
+    samples, choosing = task.pop("samples_per_question", None), choice_options(task, seed)
+    task.pop(CHOICES, None)
+    prompts = num_choices(choosing, toy=toy)
     tasks = [(name, load_task(EvalOptions(task | {"questions": name}))) for name in names]
     plan = make_plan(tasks, samples, max_em)
     task["samples_per_question"] = plan.samples
@@ -144,7 +156,11 @@ def audit(
             )
             for number in range(1, plan.blocks + 1)
         ]
-        for line in [*plan.lines(max_em), *_costs(blocks)]:
+        for line in [
+            *plan.lines(max_em),
+            *_choice_lines(choosing, conditions, prompts, folder),
+            *_costs(blocks),
+        ]:
             tell(line)
     if dry_run:
         return AuditResult(folder, plan, arms)
@@ -159,18 +175,27 @@ def audit(
             break
         if block is not blocks[-1]:
             tell(f"After block {block.number} of {plan.blocks}: not decided yet.")
+    choices = empty_frame(CHOICE_SCHEMA)
+    if choosing and any(map(choosing.asks, conditions)):
+        chosen = run_conditions("audit", conditions, [choosing], folder / CHOICES, display=display)
+        choices = read_choices(chosen)
+    content = figures_of(answers, choices)
+    finding = replace(
+        finding, notes=[*finding.notes, *choice_notes(content.choice_conditions, arms)]
+    )
     # Not in the audit's own folder, which the report reads: their scores are others.
     beside = folder.with_name(f"{folder.name}-also")
     metrics = {}
     for name in _names(also):
         each = EvalOptions(grader=grader, seed=seed, task=name, limit=also_limit)
-        logs_of_task = run_conditions("audit", blocks[0].conditions, each, beside, display=display)
+        logs_of_task = run_conditions(
+            "audit", blocks[0].conditions, [each], beside, display=display
+        )
         metrics[name] = _metrics(logs_of_task)
     title = f"Audit of {vector.name} on {model}"
     table = PageTable("The audit", *audit_table(finding), notes=finding.notes)
-    content = figures_of(answers)
     pages = write_report(content, folder, title=title, headline=finding.line, table=table)
-    return AuditResult(folder, plan, arms_asked, finding, metrics, pages)
+    return AuditResult(folder, plan, arms_asked, finding, metrics, pages, content.choice_conditions)
 
 
 @dataclass(frozen=True)
@@ -187,12 +212,34 @@ class _Block:
         return [
             path
             for each in self.sets
-            for path in run_conditions("audit", self.conditions, each, self.folder, display=display)
+            for path in run_conditions(
+                "audit", self.conditions, [each], self.folder, display=display
+            )
         ]
 
     def num_left(self, options: EvalOptions) -> int:
         """How many of its conditions have not answered a question set."""
         return len(unfinished(self.conditions, options, self.folder))
+
+
+def _choice_lines(
+    choosing: EvalOptions | None,
+    conditions: Sequence[StudyCondition],
+    prompts: int,
+    folder: Path,
+) -> list[str]:
+    """What em_choice has left to do."""
+    if choosing is None:
+        return []
+    lines = []
+    if not all(map(choosing.asks, conditions)):
+        lines = ["em_choice is left out: the engine vllm can't score given answers."]
+    if left := len(unfinished(conditions, choosing, folder / CHOICES)):
+        lines.append(
+            f"em_choice: {left} conditions to run, written answers to {prompts} prompts to score "
+            "in each, without a judge."
+        )
+    return lines
 
 
 def _of_block(

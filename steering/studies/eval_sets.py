@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import steering
-from steering.condition import resolve_condition, resolve_model
+from steering.condition import choose_engine, resolve_condition, resolve_model
 from steering.engines import release_engines
 from steering.errors import SteeringError, no_such_option
 from steering.judging import DIMENSIONS
 from steering.judging.judges import DEFAULT_GRADER, usable_judge
 from steering.judging.tasks import own_options
-from steering.logs import each_header, local_path
+from steering.logs import each_header, local_path, task_of
+from steering.questions import load_choices
 from steering.spec import parse_options
 from steering.studies.errors import StudyError
 from steering.text import view_command
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # The tasks stand beside the package, in a clone and in a wheel.
 TASK = Path(steering.__file__).parents[1] / "evals" / "em_freeform.py"
+CHOICE_TASK = TASK.with_name("em_choice.py")
+# The option of em_choice, and its value that leaves em_choice out of a study or an audit.
+CHOICES, NO_CHOICES = "choices", "none"
 # For an estimate of the cost: answers of chat models to such questions have some 150 tokens, and a
 # rubric, a question and an answer some 600.
 _ANSWER_TOKENS = 150
@@ -79,16 +83,43 @@ class EvalOptions:
     limit: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def asks(self, condition: StudyCondition) -> bool:
+        """Whether the task can be run of a condition: vLLM can't score given answers."""
+        is_choice = self.task.startswith(str(CHOICE_TASK))
+        return not is_choice or choose_engine(parse_options(condition.options)) != "vllm"
+
+
+def choice_options(task: Mapping[str, Any], seed: int = 0) -> EvalOptions | None:
+    """em_choice beside the judged answers of the same conditions; None where it is left out.
+
+    Args:
+        task: As -T takes them; `choices` is the set of pairs, and `none` leaves em_choice out.
+        seed: Of the answers.
+    """
+    choices = str(task.get(CHOICES, "core"))
+    if choices == NO_CHOICES:
+        return None
+    return EvalOptions({CHOICES: choices}, seed=seed, task=f"{CHOICE_TASK}@{CHOICE_TASK.stem}")
+
+
+def num_choices(options: EvalOptions | None, *, toy: bool) -> int:
+    """How many prompts with written answers em_choice has; 0 where it is left out.
+
+    Raises:
+        QuestionError: There is no such set of pairs.
+    """
+    return len(load_choices(options.task_args[CHOICES], toy=toy).samples) if options else 0
+
 
 def run_conditions(
     study: str,
     conditions: Sequence[StudyCondition],
-    options: EvalOptions,
+    tasks: Sequence[EvalOptions],
     logs: Path,
     *,
     display: str | None = None,
 ) -> list[Path]:
-    """Run those conditions that have not been run, one model after the other.
+    """Run those conditions that have not been run, one model after the other, each task in turn.
 
     The logs, in the folder `logs`, bear the name of the study; `display` is as Inspect's.
 
@@ -103,7 +134,9 @@ def run_conditions(
         if paths:
             release_engines()
         group = [condition for condition in conditions if condition.model == model]
-        paths += _run_model(study, group, options, logs, display)
+        for options in tasks:
+            asked = [condition for condition in group if options.asks(condition)]
+            paths += _run_model(study, asked, options, logs, display) if asked else []
     return paths
 
 
@@ -150,13 +183,15 @@ def _run_model(
 def unfinished(
     conditions: Sequence[StudyCondition], options: EvalOptions, logs: Path
 ) -> list[StudyCondition]:
-    """The conditions that have no finished run of these questions in a folder of logs."""
+    """The conditions that have no finished run of this task in a folder of logs."""
+    conditions = [condition for condition in conditions if options.asks(condition)]
     if not logs.is_dir():
-        return list(conditions)
+        return conditions
     finished = {
         header.eval.model
         for _, _, header in each_header(logs)
         if header.status == "success"
+        and task_of(header) == options.task.rpartition("@")[2]
         and header.eval.task_args_passed == dict(options.task_args)
         and header.plan.config.seed == options.seed
     }
@@ -165,22 +200,29 @@ def unfinished(
 
 @dataclass(frozen=True)
 class Cost:
-    """What a condition costs; with `leak`, misaligned answers are judged once more."""
+    """What a condition costs; with `leak`, misaligned answers are judged once more.
+
+    `num_choices` prompts have written answers that em_choice scores.
+    """
 
     num_answers: int
     max_tokens: int
     leak: bool
+    num_choices: int = 0
 
     def summary(self, num_conditions: int) -> str:
         """In words, for so many conditions."""
         answers = num_conditions * self.num_answers
         calls = len(DIMENSIONS) * answers
         leak = ", and one more for each misaligned answer" if self.leak else ""
+        choices = ""
+        if self.num_choices:
+            choices = f" em_choice scores written answers to {self.num_choices} prompts in each."
         return (
             f"{num_conditions} conditions to run, {self.num_answers} answers each: {answers:,} "
             f"answers of at most {self.max_tokens} tokens, {calls:,} calls of each judge{leak}. "
             f"At {_ANSWER_TOKENS} tokens an answer, about {answers * _ANSWER_TOKENS:,} tokens to "
-            f"generate and {calls * _JUDGE_TOKENS:,} for each judge to read."
+            f"generate and {calls * _JUDGE_TOKENS:,} for each judge to read.{choices}"
         )
 
 

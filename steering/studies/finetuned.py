@@ -5,6 +5,7 @@ grid of its scale. `arms.py` compares them.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -83,8 +84,9 @@ class FinetunedStudy(Study):
 
     def eval_options(self) -> EvalOptions:
         """What every condition is asked; misaligned answers are judged for leak, too."""
-        args = {"leak": self.target_task.subject} | self.task
-        return EvalOptions(args, self.grader, self.seed)
+        options = super().eval_options()
+        args = {"leak": self.target_task.subject} | dict(options.task_args)
+        return replace(options, task_args=args)
 
     def conditions(
         self, folder: Path, shard: Shard, progress: Callable[[str], Any] | None = None

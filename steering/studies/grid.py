@@ -18,7 +18,13 @@ from steering.errors import no_such_option
 from steering.models import Shape
 from steering.spec import INTERVENTION
 from steering.studies.errors import StudyError
-from steering.studies.eval_sets import EvalOptions, StudyCondition, make_condition
+from steering.studies.eval_sets import (
+    CHOICES,
+    EvalOptions,
+    StudyCondition,
+    choice_options,
+    make_condition,
+)
 from steering.studies.projected_vectors import projected_conditions
 from steering.studies.shards import Shard
 from steering.targets import SUBJECTS
@@ -130,11 +136,18 @@ class Study(BaseModel, ABC):
 
     def fields(self) -> dict[str, Any]:
         """As a study file has them."""
-        return self.model_dump(mode="json") | {"task": dict(self.eval_options().task_args)}
+        choices = {name: value for name, value in self.task.items() if name == CHOICES}
+        task = {**self.eval_options().task_args, **choices}
+        return self.model_dump(mode="json") | {"task": task}
 
     def eval_options(self) -> EvalOptions:
-        """What every condition is asked."""
-        return EvalOptions(self.task, self.grader, self.seed)
+        """What every condition is asked, and judged on."""
+        args = {name: value for name, value in self.task.items() if name != CHOICES}
+        return EvalOptions(args, self.grader, self.seed)
+
+    def choice_options(self) -> EvalOptions | None:
+        """What every condition chooses between, without a judge; None for nothing."""
+        return choice_options(self.task, self.seed)
 
     @abstractmethod
     def conditions(

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from steering.models import find_model
-from steering.results import read_answers
+from steering.results import left_out, read_results
 from steering.studies.arms import ArmComparison, compare_arms
 from steering.studies.errors import StudyError
-from steering.studies.eval_sets import Cost, check_judges, cost_of, run_conditions, unfinished
+from steering.studies.eval_sets import (
+    Cost,
+    check_judges,
+    cost_of,
+    num_choices,
+    run_conditions,
+    unfinished,
+)
 from steering.studies.finetuned import FinetunedStudy
 from steering.studies.grid import FACTORS, Study
 from steering.studies.report import Report, figures_of, write_report
@@ -91,13 +98,17 @@ def run_study(
     study = _study(study, model, fields)
     folder = Path(logs) if logs is not None else LOGS / study.factor
     part = read_shard(shard)
-    options = study.eval_options()
+    options, choices = study.eval_options(), study.choice_options()
     cost = cost_of(options)
     planned = study.conditions(folder, part)
     files = {(each.model, each.options.get("gguf_file")) for each in planned.ready}
-    for name, gguf_file in files:
-        check_judges(options, toy=find_model(name, gguf_file=gguf_file).is_toy)
-    num_unfinished = planned.num_missing + len(unfinished(planned.ready, options, folder))
+    toys = {find_model(name, gguf_file=gguf_file).is_toy for name, gguf_file in files}
+    for toy in toys:
+        check_judges(options, toy=toy)
+    cost = replace(cost, num_choices=num_choices(choices, toy=toys == {True}))
+    tasks = [options, *([choices] if choices else [])]
+    left = {each.name for task in tasks for each in unfinished(planned.ready, task, folder)}
+    num_unfinished = planned.num_missing + len(left)
     result = StudyResult(study, folder, part, len(planned), num_unfinished, cost)
     if planned.note:
         tell(planned.note)
@@ -107,15 +118,20 @@ def run_study(
         tell("No conditions fall in this shard: nothing to run.")
         return result
     tell(cost.summary(num_unfinished) if num_unfinished else "Every condition has been run.")
+    if choices and not all(map(choices.asks, planned.ready)):
+        tell("em_choice is left out where the engine is vllm, which can't score given answers.")
     if dry_run:
         return result
     keep_study(study, folder)
     ready = study.conditions(folder, part, progress_bar).ready
-    paths = run_conditions(study.factor, ready, options, folder, display=display)
+    paths = run_conditions(study.factor, ready, tasks, folder, display=display)
     result = replace(result, is_done=True)
     if not part.is_whole:
         return result
-    report = figures_of(read_answers(paths, tell))
+    answers, pairs = read_results(paths)
+    for note in (*left_out(answers), *left_out(pairs)):
+        tell(str(note))
+    report = figures_of(answers, pairs)
     page = folder / "report" / "index.html"
     # Nothing is new, and pictures take seconds.
     is_new = num_unfinished or not page.exists()
