@@ -236,7 +236,7 @@ def search(
         conditions = [
             make_condition(model, loading | {"vector": name}) for name in ("none", str(file))
         ]
-        paths = run_conditions("search", conditions, options, folder / "confirm", display=display)
+        paths = run_conditions("search", conditions, [options], folder / "confirm", display=display)
         result = replace(result, confirmation=figures_of(read_answers(paths)))
     return replace(result, files=write_search(result))
 
