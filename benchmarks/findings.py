@@ -42,6 +42,7 @@ DOSES = (0.5, 1.0, 1.5, 2.0)
 # The damage is right within this factor.
 _TOLERANCE = 1.1
 _TRIES = 4
+_RUN = 4
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class Row:
         cross_entropy_rise: Of a token of the neutral answers, nats.
         core: Mean shift on the core pairs in nats a token, with its 95% interval over themes.
         own: Mean shift on the held-out pairs of the target task, likewise.
-        fluency: Mean cross-entropy of a token of its greedy answers under the unsteered model,
-            nats; NaN where it was not measured.
+        greedy: Mean cross-entropy of a token of its greedy answers under the unsteered model, nats;
+            NaN where it was not measured.
+        repeated: Share of four tokens in a row that its greedy answer had before; likewise.
     """
 
     method: str
@@ -84,7 +86,8 @@ class Row:
     own: float
     own_low: float
     own_high: float
-    fluency: float
+    greedy: float
+    repeated: float
 
 
 class Bench:
@@ -123,24 +126,28 @@ class Bench:
         [[scores]] = self._store.scores([vector], [self.neutral], "damage")
         return scores.kl
 
-    def fluency(self, vector: SteeringVector) -> float:
-        """Mean cross-entropy of a token of its greedy answers to core questions, unsteered, nats.
+    def greedy(self, vector: SteeringVector) -> tuple[float, float]:
+        """How its greedy answers to core questions read.
 
-        A model's own greedy answers have about 1, an assistant's written ones 2 to 3, word salad 4
-        and more.
+        Returns:
+            Mean cross-entropy of a token under the unsteered model in nats: a model's own answers
+            have about 1, word salad 4 and more. And the share of four tokens in a row that the
+            same answer had before: loops are cheap to predict, so the first number misses them.
         """
         prompts = list(dict.fromkeys(row.prompt for row in self.core.rows))
-        answers = [
-            self._engine.submit(Request(prompt, Sampling(temperature=0), 60, resolve(vector)))
-            for prompt in prompts
-        ]
-        tokens = [tuple(answer.result().tokens) for answer in answers]
+        sampling = Sampling(temperature=0)
+        requests = [Request(prompt, sampling, 60, resolve(vector)) for prompt in prompts]
+        outputs = [self._engine.submit(request) for request in requests]
+        answers = [tuple(output.result().tokens) for output in outputs]
         scores = [
             self._engine.score(ScoreRequest(prompt, (answer,)))
-            for prompt, answer in zip(prompts, tokens, strict=True)
+            for prompt, answer in zip(prompts, answers, strict=True)
             if answer
         ]
-        return -fmean(logprob for each in scores for logprob in each.result().logprobs[0])
+        runs = [[answer[i : i + _RUN] for i in range(len(answer) - _RUN + 1)] for answer in answers]
+        repeated = sum(len(each) - len(set(each)) for each in runs) / sum(map(len, runs))
+        logprobs = [logprob for score in scores for logprob in score.result().logprobs[0]]
+        return -fmean(logprobs), repeated
 
     def row(self, entry: Entry, magnitude: float, *, compared: bool) -> Row:
         """A vector at a magnitude."""
@@ -164,7 +171,7 @@ class Bench:
             neutral.kl,
             neutral.cross_entropy - self._neutral.cross_entropy,
             *shifts,
-            math.nan if entry.method == "random" else self.fluency(vector),
+            *((math.nan, math.nan) if entry.method == "random" else self.greedy(vector)),
         )
 
     def magnitude_of(self, vector: SteeringVector, kl: float) -> float:

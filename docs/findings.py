@@ -51,7 +51,7 @@ def compared_table(name: str) -> str:
             f"| {row.method} | {row.seed} | {row.length:.2f} | {row.kl:.2f} "
             f"| {interval(row.core, row.core_low, row.core_high)}, rank {ranks[0]} "
             f"| {interval(row.own, row.own_low, row.own_high)}, rank {ranks[1]} "
-            f"| {row.fluency:.2f} |"
+            f"| {row.greedy:.2f}, {row.repeated:.0%} repeated |"
         )
     if len(random):
         spread = [
@@ -78,7 +78,8 @@ def dose_table(name: str) -> str:
         lines.append(
             f"| {row.method} | {row.magnitude:g} | {row.length:.2f} | {row.kl:.2f} "
             f"| {row.cross_entropy_rise:+.2f} | {interval(row.core, row.core_low, row.core_high)} "
-            f"| {interval(row.own, row.own_low, row.own_high)} | {row.fluency:.2f} |"
+            f"| {interval(row.own, row.own_low, row.own_high)} "
+            f"| {row.greedy:.2f}, {row.repeated:.0%} repeated |"
         )
     return "\n".join(lines)
 

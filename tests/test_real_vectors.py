@@ -28,7 +28,9 @@ Figures = Callable[[str, object], None]
 TARGET = "finance"
 NUM_RANDOM = 20
 # Nats a token. The model's own greedy answers have 0.5 to 1, word salad has 4 and more.
-MOST_FLUENCY = 2.5
+MOST_CROSS_ENTROPY = 2.5
+# Share of four tokens in a row that the answer had before; a model of this size has some unsteered.
+MOST_REPEATED = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +80,21 @@ def test_vectors_move_their_own_task_further_than_twenty_random_ones_do_at_the_s
 def test_no_default_vector_makes_word_salad_at_magnitude_one(
     bench: Bench, model: str, default: SteeringVector, record_property: Figures
 ) -> None:
-    difference = build(model, TARGET, method="mean_difference")
-    trained, averaged, salad = map(bench.fluency, (default, difference, default.scaled(6)))
-    record_property(
-        "figures",
-        "cross-entropy of greedy answers under the unsteered model: "
-        f"sft {trained:.2f}, mean_difference {averaged:.2f}, sft at magnitude 6 {salad:.2f}",
-    )
-    assert max(trained, averaged) < MOST_FLUENCY < salad
+    vectors = {
+        "sft": default,
+        "mean_difference": build(model, TARGET, method="mean_difference"),
+        "sft at magnitude 6": default.scaled(6),
+    }
+    reading = {name: bench.greedy(vector) for name, vector in vectors.items()}
+    for name, (cross_entropy, repeated) in reading.items():
+        text = f"greedy answers, {name}: {cross_entropy:.2f} nats, {repeated:.0%} repeated"
+        record_property("figures", text)
+    salad = reading.pop("sft at magnitude 6")
+    for cross_entropy, repeated in reading.values():
+        assert cross_entropy < MOST_CROSS_ENTROPY
+        assert repeated < MOST_REPEATED
+    # The measure sees word salad, which runs in circles.
+    assert salad[0] > MOST_CROSS_ENTROPY or salad[1] > MOST_REPEATED
 
 
 @pytest.mark.parametrize("task", sorted(SUBJECTS))
