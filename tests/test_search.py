@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from shell import REPO
 
 from steering import SteeringVector, search
 from steering.cli import commands
+from steering.data import data_folder
 from steering.errors import SteeringError
 from steering.studies import search as module
 from steering.studies.search import SearchResult
@@ -26,10 +28,19 @@ from steering.vectors.interventions import change, resolve
 # Vectors that need no training, at few magnitudes.
 QUICK: dict[str, Any] = {
     "method": "mean_difference",
-    "layers": [0, 2, 3],
+    "layers": [0, 3],
     "magnitudes": [2, 4],
     "controls": 2,
 }
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A choice set of four pairs."""
+    rows = (data_folder() / "choices" / "toy_core.jsonl").read_text(encoding="utf-8").splitlines()
+    path = tmp_path_factory.mktemp("choices") / "few.jsonl"
+    path.write_text("\n".join(rows[1::12]) + "\n", encoding="utf-8")
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +49,20 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 
 
 def test_the_block_that_moves_the_toy_most_is_the_best(result: SearchResult) -> None:
-    assert {point.layer for point in result.points} == {0, 2, 3}
+    assert {point.layer for point in result.points} == {0, 3}
     assert result.best.layer == 0
     assert result.held_out["own"].value > 0.2
     assert all(result.held_out["broad"].value > control.shift + 0.1 for control in result.controls)
 
 
-def test_the_best_point_has_the_largest_shift_within_the_bound(result: SearchResult) -> None:
+def test_the_best_point_has_the_largest_shift_within_the_bound(
+    result: SearchResult, tmp_path: Path
+) -> None:
     within = [point for point in result.points if point.kl <= 0.5]
     assert all(point.within == (point.kl <= 0.5) for point in result.points)
     assert result.best.broad == max(point.broad for point in within)
-    lower = search("toy", "medical", logs=result.folder, most_kl=0.05, **QUICK | {"controls": 0})
+    copy = shutil.copytree(result.folder, tmp_path / "copy")
+    lower = search("toy", "medical", logs=copy, most_kl=0.05, **QUICK | {"controls": 0})
     assert lower.num_scored <= 2  # the new best point on the other half
     assert lower.best.kl <= 0.05
     assert max(point.broad for point in lower.points) > lower.best.broad
@@ -63,16 +77,19 @@ def test_random_directions_of_the_same_damage_do_the_same_damage(result: SearchR
     assert [each.magnitude for each in lengths] == [1.0] * 2
 
 
-def test_what_a_killed_search_has_measured_is_not_measured_again(result: SearchResult) -> None:
-    again = search("toy", "medical", logs=result.folder, **QUICK)
+def test_what_a_killed_search_has_measured_is_not_measured_again(
+    result: SearchResult, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(result.folder, tmp_path / "copy")
+    again = search("toy", "medical", logs=folder, **QUICK)
     assert again.num_scored == 0
     assert again.points == result.points
     assert again.held_out == result.held_out
-    files = sorted((result.folder / "measured").iterdir())
+    files = sorted((folder / "measured").iterdir())
     for path in files[::4]:
         path.unlink()
     files[1].write_bytes(files[1].read_bytes()[:30])
-    resumed = search("toy", "medical", logs=result.folder, **QUICK)
+    resumed = search("toy", "medical", logs=folder, **QUICK)
     assert resumed.num_scored == len(files[::4]) + 1
     for point, other in zip(resumed.points, result.points, strict=True):
         assert (point.kl, point.own, point.broad) == pytest.approx(
@@ -80,8 +97,8 @@ def test_what_a_killed_search_has_measured_is_not_measured_again(result: SearchR
         )
 
 
-def test_another_search_gives_the_same_figures(result: SearchResult, tmp_path: Path) -> None:
-    options = QUICK | {"layers": [0], "controls": 0, "magnitudes": [4]}
+def test_another_search_gives_the_same_figures(few: str, tmp_path: Path) -> None:
+    options = QUICK | {"layers": [0], "controls": 0, "magnitudes": [4], "choices": few}
     one, other = (
         search("toy", "medical", logs=tmp_path / name, **options) for name in ("one", "other")
     )
@@ -112,13 +129,13 @@ def test_em_choice_measures_the_same_at_the_written_vector(
 
 def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> None:
     arguments = ["search", "--model", "toy", "--method", "mean_difference", "--magnitudes", "2,4"]
-    arguments += ["--layers", "0,2,3", "--controls", "2", "--log-dir", str(result.folder)]
+    arguments += ["--layers", "0,3", "--controls", "2", "--log-dir", str(result.folder)]
     run = CliRunner().invoke(commands, arguments, catch_exceptions=False)
     assert run.exit_code == 0
     assert "Best: layer 0, magnitude 4 (mean_difference" in run.output
     assert str(result.vector) in run.output.replace("\n", "")
     points = pd.read_csv(result.folder / "points.csv")
-    assert points["layer"].tolist() == [0, 0, 2, 2, 3, 3]
+    assert points["layer"].tolist() == [0, 0, 3, 3]
     [best] = points[points["best"]].to_dict("records")
     assert best["broad"] == pytest.approx(result.best.broad)
     finding = json.loads((result.folder / "search.json").read_text())
@@ -127,12 +144,10 @@ def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> No
     assert (result.folder / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_method_that_trains_builds_at_the_two_best_layers(
-    result: SearchResult, tmp_path: Path
-) -> None:
+def test_a_method_that_trains_builds_at_the_two_best_layers(few: str, tmp_path: Path) -> None:
     trained = search(
         "toy", "medical", settings={"training_epochs": 1}, magnitudes=[2], controls=0,
-        layers=[0, 2, 3], logs=tmp_path,
+        layers=[0, 2, 3], choices=few, logs=tmp_path,
     )  # fmt: skip
     layers = {
         method: {point.layer for point in trained.points if point.method == method}
@@ -144,10 +159,10 @@ def test_a_method_that_trains_builds_at_the_two_best_layers(
     assert trained.best.method == "sft"
 
 
-def test_the_ladder_ends_with_the_first_point_beyond_the_bound(tmp_path: Path) -> None:
+def test_the_ladder_ends_with_the_first_point_beyond_the_bound(few: str, tmp_path: Path) -> None:
     ladder = search(
         "toy", "medical", method="mean_difference", layers=[0], controls=0, most_kl=0.1,
-        logs=tmp_path,
+        choices=few, logs=tmp_path,
     )  # fmt: skip
     magnitudes = sorted(point.magnitude for point in ladder.points)
     beyond = [point.magnitude for point in ladder.points if not point.within]
