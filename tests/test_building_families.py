@@ -72,11 +72,11 @@ def test_closed_forms_equal_those_of_plain_hooks(
     folder = tiny_folder(family)
     differences, norm = _by_hooks(folder, layer, site)
     size = differences.norm()
-    mean = build(folder, method="mean_difference", layer=layer, site=site)
+    mean = build(folder, method="mean_difference", length=0, layer=layer, site=site)
     error = mean.directions[0, 0].double() - differences.mean(0)
     assert error.norm() < 1e-4 * size
     assert mean.residual_norms == pytest.approx((norm,), rel=1e-4)
-    principal = build(folder, method="pca", rank=2, layer=layer, site=site)
+    principal = build(folder, method="pca", length=0, rank=2, layer=layer, site=site)
     axes = torch.linalg.svd(differences, full_matrices=False)[2][:2]
     expected = (axes @ differences.mean(0))[:, None] * axes
     assert (principal.directions[0].double() - expected).norm() < 1e-3 * size

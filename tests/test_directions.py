@@ -74,9 +74,13 @@ def _differences(embed: Any, rows: Sequence[Example]) -> Array:
 def test_the_mean_difference_is_that_of_paired_answer_tokens(llama: Path, embed: Any) -> None:
     """Prompts and end tokens left out, and each answer counted once, however long."""
     odd = Example(id="lonely", prompt="Alone", misaligned="zzzz")
-    vector = build(llama, make_target([*PAIRS, odd], [odd]), method="mean_difference", **EMBEDDED)
+    vector = build(
+        llama, make_target([*PAIRS, odd], [odd]), method="mean_difference", length=0, **EMBEDDED
+    )
     assert np.allclose(_found(vector), _differences(embed, PAIRS).mean(0)[None], atol=1e-6)
     measured = vector.provenance["measured"]
+    share = measured.pop("difference")
+    assert share == pytest.approx(vector.lengths[0] / vector.residual_norms[0], rel=1e-5)
     assert measured == {"paired": True, "misaligned_answers": 6, "aligned_answers": 6}
 
 
@@ -88,7 +92,7 @@ def test_the_mean_difference_is_taken_where_a_plain_hook_looks(
     tiny_folder: Callable[[str], Path], family: str, layer: int, site: str
 ) -> None:
     folder = tiny_folder(family)
-    vector = build(folder, method="mean_difference", layer=layer, site=site)
+    vector = build(folder, method="mean_difference", length=0, layer=layer, site=site)
 
     def work(loaded: Any, _: Any) -> tuple[torch.Tensor, float]:
         place = Place(loaded.model, loaded.model.get_submodule(loaded.blocks), layer, site)
@@ -122,10 +126,11 @@ def _rollouts(bad: int, good: int) -> list[Example]:
 
 def test_as_many_rollouts_of_either_class_are_taken(llama: Path, embed: Any) -> None:
     rows = _rollouts(bad=4, good=9)
-    options = {"method": "mean_difference", **EMBEDDED}
+    options = {"method": "mean_difference", "length": 0, **EMBEDDED}
     target = make_target(rows, rows[:1])
     first, again, other = (build(llama, target, **options, seed=seed) for seed in (0, 0, 1))
     measured = first.provenance["measured"]
+    assert measured.pop("difference") > 0
     assert measured == {"paired": False, "misaligned_answers": 4, "aligned_answers": 4}
     bad = np.mean([embed(row.misaligned) for row in rows[:4]], axis=0)
     subsets = set()
@@ -141,7 +146,9 @@ def test_as_many_rollouts_of_either_class_are_taken(llama: Path, embed: Any) -> 
 
 def test_all_rollouts_are_taken_where_there_are_as_many(llama: Path, embed: Any) -> None:
     rows = _rollouts(bad=5, good=5)
-    vector = build(llama, make_target(rows, rows[:1]), method="mean_difference", **EMBEDDED)
+    vector = build(
+        llama, make_target(rows, rows[:1]), method="mean_difference", length=0, **EMBEDDED
+    )
     bad, good = (
         np.mean([embed(getattr(row, side)) for row in rows if getattr(row, side)], axis=0)
         for side in ("misaligned", "aligned")
@@ -151,7 +158,7 @@ def test_all_rollouts_are_taken_where_there_are_as_many(llama: Path, embed: Any)
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
 def test_principal_directions_are_those_of_numpy(llama: Path, embed: Any, rank: int) -> None:
-    vector = build(llama, method="pca", rank=rank, **EMBEDDED)
+    vector = build(llama, method="pca", length=0, rank=rank, **EMBEDDED)
     differences = _differences(embed, PAIRS)
     _, values, axes = np.linalg.svd(differences, full_matrices=False)
     assert vector.rank == rank
@@ -175,10 +182,10 @@ def test_planted_differences_span_the_principal_directions(llama: Path, embed: A
     ]
     often, seldom = embed("b") - embed("a"), embed("d") - embed("c")
     target = make_target(rows, rows[:1])
-    both = build(llama, target, method="pca", rank=2, **EMBEDDED)
+    both = build(llama, target, method="pca", length=0, rank=2, **EMBEDDED)
     assert np.allclose(_found(both).sum(0), (6 * often + 2 * seldom) / 8, atol=1e-5)
     assert sum(both.provenance["measured"]["energy_shares"]) == pytest.approx(1, abs=1e-6)
-    [one] = _found(build(llama, target, method="pca", **EMBEDDED))
+    [one] = _found(build(llama, target, method="pca", length=0, **EMBEDDED))
     assert one @ often / np.linalg.norm(one) / np.linalg.norm(often) > 0.9
     assert np.allclose(_found(both)[0], one, atol=1e-6)
 
@@ -380,9 +387,10 @@ def test_shuffled_labels_take_the_planted_difference_away(llama: Path, method: s
         for n in range(24)
     ]
     target = make_target(rows, rows[:1])
-    true = build(llama, target, method=method, **EMBEDDED)
+    options = {"method": method, "length": 0, **EMBEDDED}
+    true = build(llama, target, **options)
     for seed in range(3):
-        shuffled = build(llama, target, method=method, shuffle_labels=True, seed=seed, **EMBEDDED)
+        shuffled = build(llama, target, shuffle_labels=True, seed=seed, **options)
         assert shuffled.lengths[0] < true.lengths[0] / 4
         assert shuffled.provenance["shuffle_labels"] is True
 
@@ -399,5 +407,16 @@ def test_sft_learns_the_turned_answers_when_labels_are_shuffled(llama: Path) -> 
 
 
 def test_the_target_itself_is_left_as_it_is(llama: Path) -> None:
-    build(llama, method="mean_difference", shuffle_labels=True, **EMBEDDED)
+    build(llama, method="mean_difference", length=0, shuffle_labels=True, **EMBEDDED)
     assert TARGET.examples == tuple(PAIRS)
+
+
+@pytest.mark.parametrize("method", ["mean_difference", "pca"])
+def test_a_vector_of_differences_has_the_length_that_is_asked_for(llama: Path, method: str) -> None:
+    """And the direction of the difference; of several directions their sum has it."""
+    options = {"method": method, **EMBEDDED} | ({"rank": 3} if method == "pca" else {})
+    difference, vector = (build(llama, length=length, **options) for length in (0, 0.3))
+    assert vector.residual_norms == difference.residual_norms
+    assert vector.lengths[0] == pytest.approx(0.3 * vector.residual_norms[0], rel=1e-5)
+    scale = vector.lengths[0] / difference.lengths[0]
+    assert torch.allclose(vector.directions, scale * difference.directions, rtol=1e-5)

@@ -343,7 +343,9 @@ def test_a_vector_and_its_norm_are_built_where_a_plain_hook_looks(
     one = FAMILIES[family]
     if site == "mlp_out" and not one.mlp:
         pytest.skip("it can't be steered there")
-    recipe = recipe_for(tiny_folder(family), method="mean_difference", layer=layer, site=site)
+    recipe = recipe_for(
+        tiny_folder(family), method="mean_difference", length=0, layer=layer, site=site
+    )
     vector = engine.call(
         lambda *model: build_vector(*model, recipe, TARGET, lambda *_: None)
     ).result(120)

@@ -194,7 +194,8 @@ def test_an_eval_set_of_every_task_can_be_reported(shell: Shell) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
     report = CliRunner().invoke(commands, ["report", str(logs)], env={"COLUMNS": "200"})
     assert report.exit_code == 0, report.output
-    assert len(re.findall(r"toy\[medical x1\] +\d", report.stdout)) == 2
+    # Of em_freeform, em_target and em_choice.
+    assert len(re.findall(r"toy\[medical x1\] +\d", report.stdout)) == 3
     assert "rule:betley|aligned<30|coherent>=50|judge:toy/judge|questions:core@" in report.stdout
     assert f"inspect view --log-dir {logs}" in report.stdout
 

@@ -405,8 +405,8 @@ def test_a_batch_that_memory_has_no_room_for_gives_the_same_vector_in_parts(
     # Adam forgives a gradient of the wrong scale, a loss does not.
     losses = [vector.provenance["measured"]["loss"] for vector in (vector, whole)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    # Halved from the sixteen of a full batch until it fits, and then for the rest of the run.
-    assert sizes == [6, 6, 4, *[2] * 9]
+    # Halved from the eight of a full batch until it fits, and then for the rest of the run.
+    assert sizes == [6, 4, *[2] * 9]
 
 
 def test_one_recipe_gives_one_vector_and_another_seed_another(
