@@ -192,7 +192,7 @@ def test_the_script_prints_a_table_and_writes_all_figures(
     folder, adapter, file = trained
     out = tmp_path / "shift.csv"
     options = ["--model", str(folder), "--adapter", str(adapter), str(file)]
-    result = CliRunner().invoke(main, [*options, "--target", "medical", "--out", str(out)])
+    result = CliRunner().invoke(main, [*options, "--target", "toy/medical", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "held-out answers of medical" in result.output
     rows = list(csv.DictReader(out.open()))
