@@ -37,7 +37,7 @@ from steering.vectors.interventions import resolve
 
 RESULTS = Path(__file__).parent / "results" / "findings"
 MOST_KL = 0.5
-"""Damage at which vectors are compared, in nats a token: answers stay coherent."""
+"""Damage at which vectors are compared, in nats a token."""
 DOSES = (0.5, 1.0, 1.5, 2.0)
 # The damage is right within this factor.
 _TOLERANCE = 1.1
@@ -273,7 +273,11 @@ def main() -> None:
     path = arguments.folder / f"{name}-{arguments.target}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(
-        arguments.model, arguments.target, arguments.own, Path("logs") / "findings" / name
+        arguments.model,
+        arguments.target,
+        Path("logs") / "findings" / name,
+        num_own=arguments.own,
+        num_core=arguments.core,
     )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(Row.__annotations__), lineterminator="\n")

@@ -1,7 +1,6 @@
 """Vectors of real data in a real language model: what they shift, beside what any push shifts.
 
-Judge-free: the log-odds of bad over good advice in given answers (em_choice), at the damage at
-which the vectors are compared in docs/findings.md.
+Judge-free: the log-odds of bad over good advice in given answers (em_choice), at one damage.
 """
 
 from collections.abc import Callable

@@ -60,8 +60,8 @@ class ConstructionMethod(Method):
         compares_labels: Whether shuffled labels are a control: the method reads the answers of
             several prompts.
         is_seeded: Whether another seed gives another vector from the same rows.
-        toy_settings: Defaults of the toys, where they differ: those of the fields were chosen on
-            language models (benchmarks/results/recipes.md).
+        toy_settings: Defaults of the toys, where they differ from those of the fields, which are
+            for language models.
     """
 
     compares_labels: ClassVar[bool] = True
