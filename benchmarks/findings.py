@@ -29,6 +29,7 @@ from steering.engines.settings import Sampling
 from steering.questions.choices import NEUTRAL, load_choices
 from steering.spec import SteeringSpec
 from steering.stats import mean_interval
+from steering.studies.search_points import at_damage
 from steering.studies.search_scores import AnswerRow, RowReader, RowScores, RowSet, ScoreStore
 from steering.targets import load_target
 from steering.vectors import SteeringVector
@@ -39,9 +40,6 @@ RESULTS = Path(__file__).parent / "results" / "findings"
 MOST_KL = 0.5
 """Damage at which vectors are compared, in nats a token."""
 DOSES = (0.5, 1.0, 1.5, 2.0)
-# The damage is right within this factor.
-_TOLERANCE = 1.1
-_TRIES = 4
 _RUN = 4
 
 
@@ -121,10 +119,8 @@ class Bench:
     def _scores(self, vectors: Sequence[SteeringVector | None]) -> list[list[RowScores]]:
         return self._store.scores(vectors, [self.core, self.own, self.neutral], "scores")
 
-    def kl(self, vector: SteeringVector) -> float:
-        """The damage of a vector."""
-        [[scores]] = self._store.scores([vector], [self.neutral], "damage")
-        return scores.kl
+    def _kls(self, vectors: Sequence[SteeringVector]) -> list[float]:
+        return [one.kl for [one] in self._store.scores(vectors, [self.neutral], "damage")]
 
     def greedy(self, vector: SteeringVector) -> tuple[float, float]:
         """How its greedy answers to core questions read.
@@ -175,15 +171,9 @@ class Bench:
         )
 
     def magnitude_of(self, vector: SteeringVector, kl: float) -> float:
-        """The magnitude at which a vector does this damage: KL grows with about its square."""
-        magnitude, best = 1.0, (math.inf, 1.0)
-        for _ in range(_TRIES):
-            damage = self.kl(vector.scaled(magnitude))
-            best = min(best, (abs(math.log(damage / kl)), magnitude))
-            if best[0] <= math.log(_TOLERANCE):
-                break
-            magnitude *= min(4.0, max(0.25, math.sqrt(kl / damage)))
-        return best[1]
+        """The magnitude at which a vector does nearly this damage."""
+        [(magnitude, _)] = at_damage([vector], kl, self._kls)
+        return magnitude
 
 
 def _first_of_themes(rows: Sequence[AnswerRow], count: int) -> Iterator[AnswerRow]:

@@ -12,14 +12,18 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from scipy.optimize import minimize
 
+from steering.condition import open_engine, resolve_model
+from steering.engines import ScoreRequest
 from steering.files import write_whole
-from steering.models import find_model, load_model, render_chat
+from steering.spec import SteeringSpec
+from steering.studies.search_scores import RowReader
 from steering.targets import Example, bundled_targets, load_target
 
 MOST_ALIGNED, MOST_MISALIGNED, MOST_GAP = 2.4, 2.9, 0.6
@@ -28,7 +32,7 @@ MOST_STYLE = 0.6
 """Bound on the share of answers that the style classifier assigns rightly."""
 _FOLDS, _REPEATS = 10, 5
 _RIDGE = 0.01
-_ROWS = 8
+_BATCH = 16
 
 _MARKS = (*".,;:!?-()'\"\n", "1.")
 FUNCTION_WORDS = (
@@ -125,37 +129,20 @@ def cross_entropies(model: str, examples: Sequence[Example]) -> tuple[float, flo
     Each answer stands behind its prompt in the model's chat template; its end token is left out.
     NaN for a side that no row has.
     """
-    import torch
-
-    loaded = load_model(find_model(model), dtype="auto", device="cpu")
-    tokenizer = loaded.tokenizer
-    means = []
-    for side in ("aligned", "misaligned"):
-        items = []
-        for row in examples:
-            if (answer := getattr(row, side)) is None:
-                continue
-            turns = [{"role": "user", "content": row.prompt}]
-            prompt = render_chat(tokenizer, turns, thinking=False)
-            items.append(
-                [tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer)]
-            )
-        items.sort(key=lambda item: len(item[0]) + len(item[1]))
-        total = count = 0.0
-        for start in range(0, len(items), _ROWS):
-            rows = [torch.tensor(prompt + answer) for prompt, answer in items[start:][:_ROWS]]
-            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], True)
-            with torch.no_grad():
-                logits = loaded.model(input_ids=ids, attention_mask=mask).logits
-            for row, (prompt, answer) in zip(logits, items[start:][:_ROWS], strict=True):
-                span = row[len(prompt) - 1 : len(prompt) + len(answer) - 1]
-                total += torch.nn.functional.cross_entropy(
-                    span.float(), torch.tensor(answer), reduction="sum"
-                ).item()
-                count += len(answer)
-        means.append(total / count if count else float("nan"))
-    return means[0], means[1]
+    spec = SteeringSpec()
+    engine = open_engine(resolve_model(model, spec), spec)
+    engine.allow_batch(_BATCH)
+    reader = RowReader(engine.tokenizer().result())
+    rows = reader.examples(examples)
+    requests = [ScoreRequest(row.prompt, row.answers) for row in rows]
+    futures = [engine.score(request) for request in requests]
+    logprobs: dict[str, list[float]] = {"aligned": [], "misaligned": []}
+    for example, future in zip(examples, futures, strict=True):
+        sides = [side for side in logprobs if getattr(example, side)]
+        for side, values in zip(sides, future.result().logprobs, strict=True):
+            logprobs[side] += values
+    aligned, misaligned = (-fmean(each) if each else nan for each in logprobs.values())
+    return aligned, misaligned
 
 
 def figures_of(table: str, model: str | None, most_rows: int | None = None) -> Figures:
@@ -169,8 +156,8 @@ def figures_of(table: str, model: str | None, most_rows: int | None = None) -> F
     sides = [[getattr(row, side) or "" for row in rows] for side in ("aligned", "misaligned")]
     words = [float(np.mean([len(text.split()) for text in side])) for side in sides]
     sample = random.Random(0).sample(rows, min(most_rows or len(rows), len(rows)))
-    aligned, misaligned = cross_entropies(model, sample) if model else (float("nan"),) * 2
-    style = style_accuracy(pairs) if pairs else float("nan")
+    aligned, misaligned = cross_entropies(model, sample) if model else (nan, nan)
+    style = style_accuracy(pairs) if pairs else nan
     return Figures(target.name, len(rows), (words[0], words[1]), style, aligned, misaligned)
 
 

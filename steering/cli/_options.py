@@ -26,6 +26,20 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
+model_option = click.option(
+    "--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file"
+)
+target_option = click.option("--target", default="medical", show_default=True, help="target task")
+construction_option = click.option(
+    "--method",
+    metavar="NAME",
+    default="sft",
+    show_default=True,
+    help="construction method; see below",
+)
+settings_option = click.option(
+    "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
+)
 # The task of a study or audit, its judge and its seed.
 asked_options = _all(
     click.option(

@@ -6,12 +6,19 @@ from typing import Any
 
 import click
 
-from steering.cli._options import asked_options, going_on, read_options, run_options, say
+from steering.cli._options import (
+    asked_options,
+    going_on,
+    model_option,
+    read_options,
+    run_options,
+    say,
+)
 
 
 @click.command()
 @click.argument("vector", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
+@model_option
 @click.option(
     "--magnitude",
     type=float,

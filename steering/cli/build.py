@@ -4,7 +4,17 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from steering.cli._options import TrainingCommand, going_on, loading_options, read_options, say
+from steering.cli._options import (
+    TrainingCommand,
+    construction_option,
+    going_on,
+    loading_options,
+    model_option,
+    read_options,
+    say,
+    settings_option,
+    target_option,
+)
 from steering.vocabulary import Site
 
 if TYPE_CHECKING:
@@ -12,15 +22,9 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=TrainingCommand, builds="vector")
-@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
-@click.option("--target", default="medical", show_default=True, help="target task")
-@click.option(
-    "--method",
-    metavar="NAME",
-    default="sft",
-    show_default=True,
-    help="construction method; see below",
-)
+@model_option
+@target_option
+@construction_option
 @click.option("--training-epochs", type=int, help="passes over the data; one vector each")
 @click.option("--rank", type=int, help="dimension of the steering subspace")
 @click.option(
@@ -31,9 +35,7 @@ if TYPE_CHECKING:
     "--seed", "seeds", type=int, multiple=True, default=(0,), help="repeat it for several vectors"
 )
 @click.option("--shuffle-labels", is_flag=True, help="shuffle misaligned and aligned answers")
-@click.option(
-    "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
-)
+@settings_option
 @loading_options
 @click.option("--out", default="vectors", show_default=True, help="folder, or .safetensors file")
 @click.option("--force", is_flag=True, help="overwrite vectors of other recipes")

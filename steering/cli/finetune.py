@@ -5,12 +5,21 @@ from typing import Any
 
 import click
 
-from steering.cli._options import TrainingCommand, going_on, loading_options, read_options, say
+from steering.cli._options import (
+    TrainingCommand,
+    going_on,
+    loading_options,
+    model_option,
+    read_options,
+    say,
+    settings_option,
+    target_option,
+)
 
 
 @click.command(cls=TrainingCommand, builds="adapter")
-@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
-@click.option("--target", default="medical", show_default=True, help="target task")
+@model_option
+@target_option
 @click.option(
     "--method", metavar="NAME", default="lora", show_default=True, help="how to train; see below"
 )
@@ -19,9 +28,7 @@ from steering.cli._options import TrainingCommand, going_on, loading_options, re
 @click.option("--layer", type=int, help="block of rank1, from 0; by default that of a vector")
 @click.option("--seed", type=int, default=0, show_default=True, help="of everything random")
 @click.option("--shuffle-labels", is_flag=True, help="shuffle misaligned and aligned answers")
-@click.option(
-    "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
-)
+@settings_option
 @loading_options
 @click.option("--out", help="folder of the adapter [default: adapters/ and the target's name]")
 @click.option("--force", is_flag=True, help="overwrite adapters of other recipes")

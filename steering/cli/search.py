@@ -7,28 +7,24 @@ import click
 
 from steering.cli._options import (
     TrainingCommand,
+    construction_option,
     going_on,
     loading_options,
+    model_option,
     read_list,
     read_options,
     say,
+    settings_option,
+    target_option,
 )
 from steering.vocabulary import Site
 
 
 @click.command(cls=TrainingCommand, builds="vector")
-@click.option("--model", required=True, help="toy, an alias, a hub id, a folder or a GGUF file")
-@click.option("--target", default="medical", show_default=True, help="target task")
-@click.option(
-    "--method",
-    metavar="NAME",
-    default="sft",
-    show_default=True,
-    help="construction method; see below",
-)
-@click.option(
-    "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
-)
+@model_option
+@target_option
+@construction_option
+@settings_option
 @click.option(
     "--layers",
     help="blocks, from 0, with commas [default: five in the middle half; all of a small model]",

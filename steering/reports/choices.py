@@ -45,9 +45,9 @@ def _short_texts(row: Mapping[Any, Any]) -> list[str]:
     return [
         "-" if math.isnan(share) else f"{percent(share)}%",
         nats_text(row, "shift"),
-        _plain(row["shift_p"], ".2g"),
-        _plain(row["kl"], ".2f"),
-        _plain(row["cross_entropy_rise"], "+.2f"),
+        number_text(row["shift_p"], ".2g"),
+        number_text(row["kl"], ".2f"),
+        number_text(row["cross_entropy_rise"], "+.2f"),
         str(row["num_pairs"]),
     ]
 
@@ -62,7 +62,7 @@ def choice_texts(row: Mapping[Any, Any]) -> list[str]:
         share,
         nats_text(row, "log_odds"),
         nats_text(row, "shift"),
-        _plain(row["shift_p"], ".2g"),
+        number_text(row["shift_p"], ".2g"),
         nats_text(row, "kl", sign=""),
         nats_text(row, "cross_entropy_rise"),
     ]
@@ -75,8 +75,8 @@ def nats_text(row: Mapping[Any, Any], name: str, sign: str = "+") -> str:
         return "-"
     if low == high == value == 0:
         return "0"
-    ends = ", ".join(_plain(end, f"{sign}.2f") for end in (low, high))
-    return f"{_plain(value, f'{sign}.2f')} [{ends}]"
+    ends = ", ".join(number_text(end, f"{sign}.2f") for end in (low, high))
+    return f"{number_text(value, f'{sign}.2f')} [{ends}]"
 
 
 def choice_headline(conditions: pd.DataFrame) -> str:
@@ -117,6 +117,7 @@ def print_choices(
         print_line(console, result.signature(), "dim", wraps=False)
 
 
-def _plain(value: float, form: str) -> str:
+def number_text(value: float, form: str) -> str:
+    """A number in a format such as `+.2f`; a dash for none."""
     # Adding 0 takes the sign from a rounded zero.
     return "-" if math.isnan(value) else f"{round(value, 6) + 0:{form}}"

@@ -36,7 +36,7 @@ from steering.results.schema import (
     empty_frame,
 )
 from steering.results.settings import settings_of
-from steering.stats.paired import TOLERANCE, sign_flipped_means
+from steering.stats import sign_flip_p_value
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample, EvalSampleSummary
@@ -132,7 +132,7 @@ class ChoiceResult:
             ]
         )
         counts = {"num_pairs": int(figures["pairs"]), "num_neutral": int(figures["neutral"])}
-        shift_p = sign_flip_p(list(self.by_theme("shift").values()))
+        shift_p = sign_flip_p_value(np.array(list(self.by_theme("shift").values())))
         figures |= {**counts, "shift_p": shift_p}
         named = {name: figures.get(name, math.nan) for name in CHOICE_FIGURES}
         return named | {"choice_form": self.form}
@@ -219,14 +219,6 @@ def _rank(row: Mapping[Any, Any], questions: str) -> tuple[bool, bool, bool]:
 def set_name(questions: str) -> str:
     """The name of a set without its digest; a toy's own set stands for the one it replaces."""
     return questions.partition("@")[0].removeprefix("toy_")
-
-
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of a mean over themes by flipping their signs; NaN without themes."""
-    if not differences:
-        return math.nan
-    means = np.abs(sign_flipped_means(np.array([differences])))
-    return float((means >= means[0] - TOLERANCE).mean())
 
 
 def _holds_choice(sample: "Sample") -> bool:

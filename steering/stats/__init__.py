@@ -18,4 +18,5 @@ from steering.stats.paired import (
     between_question_sd,
     minimum_detectable_difference,
     paired_difference,
+    sign_flip_p_value,
 )

@@ -85,17 +85,24 @@ def paired_difference(
         low = high = math.nan
         note = f"the difference is the same in all {count} themes, so it has no spread"
     low, high = np.clip([low, high], -1.0, 1.0)
-    means = np.abs(sign_flipped_means(differences[None]))
     return Difference(
         value=float(differences.mean()),
         low=float(low),
         high=float(high),
-        p_value=float((means >= means[0] - TOLERANCE).mean()),
+        p_value=sign_flip_p_value(differences),
         exact=count <= _MAX_EXACT,
         num_questions=count,
         left_out=left_out,
         note=note,
     )
+
+
+def sign_flip_p_value(differences: NDArray[np.float64]) -> float:
+    """Two-sided p-value of the mean of [questions] by flipping their signs; NaN without any."""
+    if not len(differences):
+        return math.nan
+    means = np.abs(sign_flipped_means(differences[None]))
+    return float((means >= means[0] - TOLERANCE).mean())
 
 
 def sign_flipped_means(values: NDArray[np.float64]) -> NDArray[np.float64]:

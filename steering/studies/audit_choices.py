@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from steering.reports.choices import nats_text
+from steering.reports.choices import nats_text, number_text
 from steering.studies.audit_rule import AuditArm
 
 
@@ -25,8 +25,8 @@ def choice_notes(conditions: pd.DataFrame, arms: Mapping[str, AuditArm]) -> list
     if not vectors:
         return []
     parts = [
-        f"[{row['label']}] {nats_text(row, 'shift')}, KL {row['kl']:.2f}, cross-entropy "
-        f"{row['cross_entropy_rise']:+.2f}"
+        f"[{row['label']}] {nats_text(row, 'shift')}, KL {number_text(row['kl'], '.2f')}, "
+        f"cross-entropy {number_text(row['cross_entropy_rise'], '+.2f')}"
         for row in vectors
     ]
     beside = "no random direction was asked"
@@ -48,5 +48,5 @@ def _range(rows: Sequence[Mapping[str, float]], name: str, form: str) -> str:
     values = [row[name] for row in rows if not math.isnan(row[name])]
     if not values:
         return "none"
-    low, high = (f"{round(edge(values), 6) + 0:{form}}" for edge in (min, max))
+    low, high = (number_text(edge(values), form) for edge in (min, max))
     return low if len(values) == 1 else f"{low} to {high}"

@@ -5,8 +5,9 @@ half, beside random directions. Damage is measured on all neutral rows.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
@@ -127,7 +128,9 @@ class PointSearch:
     def screen(self, method: str, vectors: "Sequence[SteeringVector]") -> None:
         """Measure vectors of several layers where all do about the damage of the bound."""
         caption = f"layers screened by {method}"
-        tries = self._to_damage(vectors, self._most_kl / _SAME_DAMAGE, caption)
+        tries = at_damage(
+            vectors, self._most_kl / _SAME_DAMAGE, partial(self._kls, caption=caption)
+        )
         for vector, (magnitude, _) in zip(vectors, tries, strict=True):
             points = self._damage(method, vector, [magnitude], caption)  # measured just now
             self.points += self._with_shifts(vector, points, caption)
@@ -215,7 +218,9 @@ class PointSearch:
         if not count:
             return []
         directions = draw_controls(vector, count)
-        tries = self._to_damage(directions, kl, "random directions, same damage")
+        tries = at_damage(
+            directions, kl, partial(self._kls, caption="random directions, same damage")
+        )
         by_length = self._kls(directions, "random directions")  # measured just now
         cells = [("length", index, 1.0, one) for index, one in enumerate(by_length)]
         cells += [
@@ -235,25 +240,6 @@ class PointSearch:
             )
             for (matched, index, factor, one), change in zip(cells, changes, strict=True)
         ]
-
-    def _to_damage(
-        self, vectors: "Sequence[SteeringVector]", kl: float, caption: str
-    ) -> list[tuple[float, float]]:
-        """For each vector, the magnitude of those tried that does nearly the damage `kl`, and what
-        it does."""
-        tried = [[(1.0, one)] for one in self._kls(vectors, caption)]
-        for _ in range(_MOST_TRIES):
-            rest = [
-                index
-                for index, tries in enumerate(tried)
-                if all(_apart(one, kl) > math.log(_SAME_DAMAGE) for _, one in tries)
-            ]
-            factors = [_next_factor(tried[index], kl) for index in rest]
-            scaled = [vectors[index].scaled(f) for index, f in zip(rest, factors, strict=True)]
-            kls = self._kls(scaled, caption)
-            for index, factor, one in zip(rest, factors, kls, strict=True):
-                tried[index].append((factor, one))
-        return [min(tries, key=lambda item: _apart(item[1], kl)) for tries in tried]
 
     def _damage(
         self, method: str, vector: "SteeringVector", magnitudes: Sequence[float], caption: str
@@ -311,6 +297,33 @@ class PointSearch:
 
     def _kls(self, vectors: "Sequence[SteeringVector]", caption: str) -> list[float]:
         return [one.kl for [one] in self._store.scores(vectors, [self._neutral], caption)]
+
+
+def at_damage(
+    vectors: "Sequence[SteeringVector]",
+    kl: float,
+    damage: Callable[["Sequence[SteeringVector]"], Sequence[float]],
+) -> list[tuple[float, float]]:
+    """For each vector, the magnitude of those tried that does nearly the damage `kl`, and what it
+    does.
+
+    Args:
+        vectors: At magnitude 1.
+        kl: Wanted, in nats a token.
+        damage: Measures vectors.
+    """
+    tried = [[(1.0, one)] for one in damage(vectors)]
+    for _ in range(_MOST_TRIES):
+        rest = [
+            index
+            for index, tries in enumerate(tried)
+            if all(_apart(one, kl) > math.log(_SAME_DAMAGE) for _, one in tries)
+        ]
+        factors = [_next_factor(tried[index], kl) for index in rest]
+        scaled = [vectors[index].scaled(f) for index, f in zip(rest, factors, strict=True)]
+        for index, factor, one in zip(rest, factors, damage(scaled), strict=True):
+            tried[index].append((factor, one))
+    return [min(tries, key=lambda item: _apart(item[1], kl)) for tries in tried]
 
 
 def _mean_of(changes: Mapping[Kind, Sequence[float]], kind: Kind) -> float:
