@@ -37,7 +37,7 @@ from steering.vectors.controls import draw_controls
 from steering.vectors.interventions import resolve
 
 RESULTS = Path(__file__).parent / "results" / "findings"
-MOST_KL = 0.5
+MOST_KL = 0.2
 """Damage at which vectors are compared, in nats a token."""
 DOSES = (0.5, 1.0, 1.5, 2.0)
 _RUN = 4
@@ -59,6 +59,7 @@ class Row:
     Attributes:
         method: How it was built.
         seed: Of its building.
+        layer: Block, from 0.
         compared: Whether it stands at the damage of the comparison, not on the dose curve.
         magnitude: Multiple of the built vector.
         length: Of what is added, as a share of the residual norm.
@@ -73,6 +74,7 @@ class Row:
 
     method: str
     seed: int
+    layer: int
     compared: bool
     magnitude: float
     length: float
@@ -122,8 +124,8 @@ class Bench:
     def _kls(self, vectors: Sequence[SteeringVector]) -> list[float]:
         return [one.kl for [one] in self._store.scores(vectors, [self.neutral], "damage")]
 
-    def greedy(self, vector: SteeringVector) -> tuple[float, float]:
-        """How its greedy answers to core questions read.
+    def greedy(self, vector: SteeringVector | None = None) -> tuple[float, float]:
+        """How greedy answers to core questions read, steered by a vector or unsteered.
 
         Returns:
             Mean cross-entropy of a token under the unsteered model in nats: a model's own answers
@@ -132,7 +134,8 @@ class Bench:
         """
         prompts = list(dict.fromkeys(row.prompt for row in self.core.rows))
         sampling = Sampling(temperature=0)
-        requests = [Request(prompt, sampling, 60, resolve(vector)) for prompt in prompts]
+        interventions = resolve(vector) if vector else ()
+        requests = [Request(prompt, sampling, 60, interventions) for prompt in prompts]
         outputs = [self._engine.submit(request) for request in requests]
         answers = [tuple(output.result().tokens) for output in outputs]
         scores = [
@@ -161,6 +164,7 @@ class Bench:
         return Row(
             entry.method,
             entry.seed,
+            vector.layers[0],
             compared,
             magnitude,
             vector.lengths[0] / norms[0] if norms else math.nan,
@@ -245,6 +249,13 @@ def vectors(
         yield Entry("random", control.provenance["seed"], control)
 
 
+def write_row(writer: "csv.DictWriter[str]", row: Row) -> None:
+    """Write a row with four digits, and print it."""
+    values = asdict(row).items()
+    writer.writerow({name: f"{v:.4g}" if isinstance(v, float) else v for name, v in values})
+    print(row, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure, and write the rows as a CSV file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -284,9 +295,7 @@ def main() -> None:
             if entry.method in arguments.methods and entry.seed == 0:
                 rows += [bench.row(entry, dose, compared=False) for dose in arguments.doses]
             for row in rows:
-                values = asdict(row).items()
-                writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values})
-                print(row, file=sys.stderr)
+                write_row(writer, row)
             file.flush()
 
 

@@ -225,7 +225,7 @@ def learning_rate_field(published: float, toy: float) -> Any:
 def length_field() -> Any:
     """The field `length` of a construction method whose vector has no natural length."""
     return Field(
-        default=0.2,
+        default=0.1,
         ge=0,
         description="length of the vector at magnitude 1, as a share of the residual norm; 0 keeps "
         "that of the difference (as on the toy)",
