@@ -16,7 +16,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -249,54 +249,79 @@ def vectors(
         yield Entry("random", control.provenance["seed"], control)
 
 
-def write_row(writer: "csv.DictWriter[str]", row: Row) -> None:
-    """Write a row with four digits, and print it."""
-    values = asdict(row).items()
-    writer.writerow({name: f"{v:.4g}" if isinstance(v, float) else v for name, v in values})
-    print(row, file=sys.stderr, flush=True)
+def parser(description: str, *, target: str, own: int, core: int | None) -> argparse.ArgumentParser:
+    """The arguments of a script that measures vectors: the model, the pairs, and the folder."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--model", required=True)
+    arguments.add_argument("--target", default=target)
+    arguments.add_argument("--own", type=int, default=own, help="held-out pairs of the target task")
+    arguments.add_argument(
+        "--core",
+        type=int,
+        default=core,
+        help="pairs of each core question; by default " + ("all" if core is None else str(core)),
+    )
+    arguments.add_argument("--name", help="of the model in file names; its own name if not given")
+    arguments.add_argument("--folder", type=Path, default=RESULTS)
+    return arguments
+
+
+def open_bench(arguments: argparse.Namespace, kind: str) -> tuple[Bench, Path]:
+    """The bench of parsed arguments, and the CSV file of its rows.
+
+    Args:
+        arguments: Of `parser`.
+        kind: Of what is measured: the folder of the scores and the start of the file's name.
+    """
+    name = arguments.name or Path(arguments.model).name
+    bench = Bench(
+        arguments.model,
+        arguments.target,
+        Path("logs") / kind / name,
+        num_own=arguments.own,
+        num_core=arguments.core,
+    )
+    return bench, arguments.folder / f"{kind}-{name}-{arguments.target}.csv"
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows with four digits as they are measured, and print them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(Row.__annotations__), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            values = asdict(row).items()
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values})
+            print(row, file=sys.stderr, flush=True)
+            file.flush()
+
+
+def findings(bench: Bench, arguments: argparse.Namespace) -> Iterator[Row]:
+    """Each vector at the damage of the comparison, and the target's along the doses."""
+    for entry in vectors(
+        arguments.model,
+        arguments.target,
+        arguments.methods,
+        arguments.seeds,
+        arguments.controls,
+    ):
+        yield bench.row(entry, bench.magnitude_of(entry.vector, MOST_KL), compared=True)
+        if entry.method in arguments.methods and entry.seed == 0:
+            for dose in arguments.doses:
+                yield bench.row(entry, dose, compared=False)
 
 
 def main() -> None:
     """Measure, and write the rows as a CSV file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--target", default="finance")
-    parser.add_argument("--methods", nargs="+", default=["sft", "mean_difference"])
-    parser.add_argument("--seeds", type=int, default=3, help="build seeds")
-    parser.add_argument("--controls", type=int, default=20, help="random directions")
-    parser.add_argument("--own", type=int, default=20, help="held-out pairs of the target task")
-    parser.add_argument("--core", type=int, help="pairs of each core question; all")
-    parser.add_argument("--doses", type=float, nargs="*", default=DOSES)
-    parser.add_argument("--name", help="of the model in the file's name; its own name if not given")
-    parser.add_argument("--folder", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    name = arguments.name or Path(arguments.model).name
-    path = arguments.folder / f"{name}-{arguments.target}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench(
-        arguments.model,
-        arguments.target,
-        Path("logs") / "findings" / name,
-        num_own=arguments.own,
-        num_core=arguments.core,
-    )
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Row.__annotations__), lineterminator="\n")
-        writer.writeheader()
-        for entry in vectors(
-            arguments.model,
-            arguments.target,
-            arguments.methods,
-            arguments.seeds,
-            arguments.controls,
-        ):
-            magnitude = bench.magnitude_of(entry.vector, MOST_KL)
-            rows = [bench.row(entry, magnitude, compared=True)]
-            if entry.method in arguments.methods and entry.seed == 0:
-                rows += [bench.row(entry, dose, compared=False) for dose in arguments.doses]
-            for row in rows:
-                write_row(writer, row)
-            file.flush()
+    command = parser((__doc__ or "").splitlines()[0], target="finance", own=20, core=None)
+    command.add_argument("--methods", nargs="+", default=["sft", "mean_difference"])
+    command.add_argument("--seeds", type=int, default=3, help="build seeds")
+    command.add_argument("--controls", type=int, default=20, help="random directions")
+    command.add_argument("--doses", type=float, nargs="*", default=DOSES)
+    arguments = command.parse_args()
+    bench, path = open_bench(arguments, "findings")
+    write_rows(path, findings(bench, arguments))
 
 
 if __name__ == "__main__":

@@ -1,38 +1,35 @@
 """What the settings of construction methods come to on a language model, without a judge.
 
-    python -m benchmarks.recipes --model smollm2 --target medical
+    python -m benchmarks.recipes --model smollm2 --target medical --layers 8 10 12 14
 
 For each layer the difference of the means at several lengths; at the default layer `pca` likewise,
-and `sft` at several learning rates after each training epoch. The defaults of the methods are
-chosen from these rows: the largest shift on core pairs among rows whose damage is within the bound
-and whose greedy answers don't run in circles.
+and `sft` at several learning rates after each training epoch. Of the defaults, only the `length` of
+`mean_difference` and `pca` was chosen from such rows: results/recipes.md.
 """
 
-import argparse
-import csv
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from benchmarks.findings import RESULTS, Bench, Entry, Row, write_row
+from benchmarks.findings import Bench, Entry, Row, open_bench, parser, write_rows
 from steering import build
 
 LENGTHS = (0.05, 0.1, 0.15, 0.2)
 """Of a vector as a share of the residual norm."""
+BUILT_LENGTH = 0.1
+"""Length at which vectors are built; others are multiples of it."""
 RATES = (0.005, 0.01, 0.02)
 """Learning rates of sft."""
 EPOCHS = 3
-BUILT = 0.1
 
 
 def recipes(
     model: str, target: str, layers: Sequence[int], rates: Sequence[float]
 ) -> Iterator[tuple[Entry, Sequence[float]]]:
     """Vectors, and the magnitudes at which each is measured."""
-    magnitudes = [length / BUILT for length in LENGTHS]
+    magnitudes = [length / BUILT_LENGTH for length in LENGTHS]
+    settings = {"length": BUILT_LENGTH}
     for method, blocks in (("mean_difference", layers), ("pca", [None])):
         for layer in blocks:
-            settings = {"length": BUILT}
             vector = build(model, target, method=method, layer=layer, settings=settings)
             yield Entry(method, 0, vector), magnitudes
     for rate in rates:
@@ -43,39 +40,27 @@ def recipes(
             yield Entry(f"sft, learning rate {rate:g}, epoch {epochs}", 0, vector), [1.0]
 
 
+def rows(
+    bench: Bench, model: str, target: str, layers: Sequence[int], rates: Sequence[float]
+) -> Iterator[Row]:
+    """Each vector at each of its magnitudes."""
+    for entry, magnitudes in recipes(model, target, layers, rates):
+        for magnitude in magnitudes:
+            yield bench.row(entry, magnitude, compared=False)
+
+
 def main() -> None:
     """Measure, and write the rows as a CSV file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--target", default="medical")
-    parser.add_argument("--layers", type=int, nargs="+", required=True)
-    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
-    parser.add_argument("--own", type=int, default=10, help="held-out pairs of the target task")
-    parser.add_argument("--core", type=int, default=2, help="pairs of each core question")
-    parser.add_argument("--name", help="of the model in the file's name; its own name if not given")
-    parser.add_argument("--folder", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    name = arguments.name or Path(arguments.model).name
-    path = arguments.folder / f"recipes-{name}-{arguments.target}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench(
-        arguments.model,
-        arguments.target,
-        Path("logs") / "recipes" / name,
-        num_own=arguments.own,
-        num_core=arguments.core,
-    )
+    command = parser((__doc__ or "").splitlines()[0], target="medical", own=10, core=2)
+    command.add_argument("--layers", type=int, nargs="+", required=True)
+    command.add_argument("--rates", type=float, nargs="*", default=RATES)
+    arguments = command.parse_args()
+    bench, path = open_bench(arguments, "recipes")
     cross_entropy, repeated = bench.greedy()
     print(f"unsteered: {cross_entropy:.2f} nats, {repeated:.0%} repeated", file=sys.stderr)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Row.__annotations__), lineterminator="\n")
-        writer.writeheader()
-        for entry, magnitudes in recipes(
-            arguments.model, arguments.target, arguments.layers, arguments.rates
-        ):
-            for magnitude in magnitudes:
-                write_row(writer, bench.row(entry, magnitude, compared=False))
-                file.flush()
+    write_rows(
+        path, rows(bench, arguments.model, arguments.target, arguments.layers, arguments.rates)
+    )
 
 
 if __name__ == "__main__":

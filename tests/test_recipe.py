@@ -332,4 +332,4 @@ def test_a_toy_has_defaults_of_its_own_and_what_is_given_counts_on_every_model(
     for name in ("mean_difference", "pca"):
         assert method("toy", method=name).length == 0
         assert method("toy", method=name, length=0.2).length == 0.2
-        assert method(llama, method=name).length == 0.2
+        assert method(llama, method=name).length == 0.1
