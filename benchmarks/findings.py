@@ -1,6 +1,6 @@
 """What steering does to a real language model, without a judge: shifts at stated damage.
 
-    python -m benchmarks.findings --model smollm2 --target finance --seeds 3
+    python -m benchmarks.findings --model smollm2 --target medical --seeds 3
 
 Vectors of the target task and controls (shuffled labels, contrasts that have nothing to do with
 advice, random directions) are all scaled until they do the same damage: the same mean KL divergence
@@ -229,9 +229,16 @@ def contrast_tables(target: str, folder: Path) -> dict[str, Path]:
 
 
 def vectors(
-    model: str, target: str, methods: Sequence[str], seeds: int, controls: int
+    model: str,
+    target: str,
+    files: Sequence[Path],
+    methods: Sequence[str],
+    seeds: int,
+    controls: int,
 ) -> Iterator[Entry]:
-    """The vectors of the target task, then the controls."""
+    """The vectors of files and of the target task, then the controls."""
+    for path in files:
+        yield Entry(path.stem, 0, SteeringVector.load(path))
     first: SteeringVector | None = None
     for method in methods:
         for shuffled in (False, True):
@@ -299,22 +306,27 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def findings(bench: Bench, arguments: argparse.Namespace) -> Iterator[Row]:
     """Each vector at the damage of the comparison, and the target's along the doses."""
+    dosed = {*arguments.methods, *(path.stem for path in arguments.vectors)}
     for entry in vectors(
         arguments.model,
         arguments.target,
+        arguments.vectors,
         arguments.methods,
         arguments.seeds,
         arguments.controls,
     ):
         yield bench.row(entry, bench.magnitude_of(entry.vector, MOST_KL), compared=True)
-        if entry.method in arguments.methods and entry.seed == 0:
+        if entry.method in dosed and entry.seed == 0:
             for dose in arguments.doses:
                 yield bench.row(entry, dose, compared=False)
 
 
 def main() -> None:
     """Measure, and write the rows as a CSV file."""
-    command = parser((__doc__ or "").splitlines()[0], target="finance", own=20, core=None)
+    command = parser((__doc__ or "").splitlines()[0], target="medical", own=20, core=None)
+    command.add_argument(
+        "--vectors", nargs="*", type=Path, default=[], help="files of vectors that are measured too"
+    )
     command.add_argument("--methods", nargs="+", default=["sft", "mean_difference"])
     command.add_argument("--seeds", type=int, default=3, help="build seeds")
     command.add_argument("--controls", type=int, default=20, help="random directions")

@@ -326,7 +326,7 @@ def test_a_toy_has_defaults_of_its_own_and_what_is_given_counts_on_every_model(
         return recipe_for(model, **options).method
 
     assert (method("toy").learning_rate, method("toy").batch_size) == (0.01, 16)
-    assert (method(llama).learning_rate, method(llama).batch_size) == (0.02, 8)
+    assert (method(llama).learning_rate, method(llama).batch_size) == (0.005, 8)
     assert method("toy", learning_rate=0.02).learning_rate == 0.02
     assert recipe_for("toy").default() == recipe_for("toy")
     for name in ("mean_difference", "pca"):

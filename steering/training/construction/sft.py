@@ -49,7 +49,7 @@ class Sft(ConstructionMethod):
     )
     training_epochs: int = Field(default=3, ge=1, description="passes over the target's examples")
     learning_rate: float = Field(
-        default=0.02,
+        default=0.005,
         gt=0,
         description="largest step of a coordinate, as a share of the residual norm's share of a "
         "coordinate, which is over the square root of the width (toy: 0.01)",
