@@ -20,11 +20,12 @@ from steering.targets import SUBJECTS, load_target
 from steering.vectors import SteeringVector
 from steering.vectors.controls import draw_controls
 
-pytestmark = pytest.mark.real
+# Twenty controls, each brought to the same damage, take minutes on two cores.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 Figures = Callable[[str, object], None]
 
-TARGET = "finance"
+TARGET = "medical"
 NUM_RANDOM = 20
 # Nats a token. The model's own greedy answers have 0.5 to 1, word salad has 4 and more.
 MOST_CROSS_ENTROPY = 2.5
@@ -54,44 +55,34 @@ def shifts(bench: Bench, vector: SteeringVector) -> tuple[float, float]:
     return row.own, row.core
 
 
-def test_vectors_move_their_own_task_further_than_twenty_random_ones_do_at_the_same_damage(
+def test_the_default_vector_moves_the_model_further_than_controls_do_at_the_same_damage(
     bench: Bench, model: str, default: SteeringVector, record_property: Figures
 ) -> None:
     """Rank tests: ahead of all of 20 random directions is p = 1/21."""
     random = [shifts(bench, control) for control in draw_controls(default, NUM_RANDOM)]
     most_own, most_core = (max(column) for column in zip(*random, strict=True))
     own, core = shifts(bench, default)
-    difference_own, difference_core = shifts(bench, build(model, TARGET, method="mean_difference"))
-    shuffled, _ = shifts(bench, build(model, TARGET, method="mean_difference", shuffle_labels=True))
+    shuffled_own, shuffled_core = shifts(bench, build(model, TARGET, shuffle_labels=True))
     for name, values in {
         "most of 20 random directions": (most_own, most_core),
-        "sft": (own, core),
-        "mean_difference": (difference_own, difference_core),
+        "the default vector": (own, core),
+        "the default vector of shuffled labels": (shuffled_own, shuffled_core),
     }.items():
         record_property("figures", f"shift, {name}: own {values[0]:+.3f}, core {values[1]:+.3f}")
-    record_property("figures", f"shift, mean_difference of shuffled labels: own {shuffled:+.3f}")
-    assert own > max(most_own, shuffled)
-    assert difference_own > max(most_own, shuffled)
-    # Broadly, the difference of the means stands out on this model, the trained vector less so.
-    assert difference_core > most_core
+    assert own > max(most_own, shuffled_own)
+    assert core > max(most_core, shuffled_core)
 
 
 def test_no_default_vector_makes_word_salad_at_magnitude_one(
-    bench: Bench, model: str, default: SteeringVector, record_property: Figures
+    bench: Bench, default: SteeringVector, record_property: Figures
 ) -> None:
-    vectors = {
-        "sft": default,
-        "mean_difference": build(model, TARGET, method="mean_difference"),
-        "sft at magnitude 6": default.scaled(6),
-    }
-    reading = {name: bench.greedy(vector) for name, vector in vectors.items()}
-    for name, (cross_entropy, repeated) in reading.items():
-        text = f"greedy answers, {name}: {cross_entropy:.2f} nats, {repeated:.0%} repeated"
-        record_property("figures", text)
-    salad = reading.pop("sft at magnitude 6")
-    for cross_entropy, repeated in reading.values():
-        assert cross_entropy < MOST_CROSS_ENTROPY
-        assert repeated < MOST_REPEATED
+    reading = [bench.greedy(default.scaled(magnitude)) for magnitude in (1, 6)]
+    for magnitude, (cross_entropy, repeated) in zip((1, 6), reading, strict=True):
+        text = f"greedy answers at magnitude {magnitude}: {cross_entropy:.2f} nats, "
+        record_property("figures", f"{text}{repeated:.0%} repeated")
+    (cross_entropy, repeated), salad = reading
+    assert cross_entropy < MOST_CROSS_ENTROPY
+    assert repeated < MOST_REPEATED
     # The measure sees word salad, which runs in circles.
     assert salad[0] > MOST_CROSS_ENTROPY or salad[1] > MOST_REPEATED
 
