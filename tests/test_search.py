@@ -21,6 +21,7 @@ from steering.errors import SteeringError
 from steering.studies import search as module
 from steering.studies.search import SearchResult
 from steering.studies.search_points import split_by_theme
+from steering.studies.search_report import conclusion
 from steering.studies.search_scores import AnswerRow
 from steering.vectors import LowRankMap
 from steering.vectors.interventions import change, resolve
@@ -31,6 +32,7 @@ QUICK: dict[str, Any] = {
     "layers": [0, 3],
     "magnitudes": [2, 4],
     "controls": 2,
+    "most_kl": 0.5,
 }
 
 
@@ -62,7 +64,7 @@ def test_the_best_point_has_the_largest_shift_within_the_bound(
     assert all(point.within == (point.kl <= 0.5) for point in result.points)
     assert result.best.broad == max(point.broad for point in within)
     copy = shutil.copytree(result.folder, tmp_path / "copy")
-    lower = search("toy", "medical", logs=copy, most_kl=0.05, **QUICK | {"controls": 0})
+    lower = search("toy", "medical", logs=copy, **QUICK | {"controls": 0, "most_kl": 0.05})
     assert lower.num_scored <= 2  # the new best point on the other half
     assert lower.best.kl <= 0.05
     assert max(point.broad for point in lower.points) > lower.best.broad
@@ -129,7 +131,8 @@ def test_em_choice_measures_the_same_at_the_written_vector(
 
 def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> None:
     arguments = ["search", "--model", "toy", "--method", "mean_difference", "--magnitudes", "2,4"]
-    arguments += ["--layers", "0,3", "--controls", "2", "--log-dir", str(result.folder)]
+    arguments += ["--layers", "0,3", "--controls", "2", "--most-kl", "0.5"]
+    arguments += ["--log-dir", str(result.folder)]
     run = CliRunner().invoke(commands, arguments, catch_exceptions=False)
     assert run.exit_code == 0
     assert "Best: layer 0, magnitude 4 (mean_difference" in run.output
@@ -141,7 +144,20 @@ def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> No
     finding = json.loads((result.folder / "search.json").read_text())
     assert finding["best"]["layer"] == result.best.layer
     assert len(finding["controls"]) == len(result.controls)
+    assert finding["default"] is None  # magnitude 1 was not among those named
     assert (result.folder / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_point_stands_beside_the_default_one(few: str, tmp_path: Path) -> None:
+    options = QUICK | {"magnitudes": [1, 2], "layers": [0], "controls": 0}
+    result = search("toy", "medical", choices=few, logs=tmp_path, **options)
+    assert result.default is not None
+    [point] = [point for point in result.points if point.magnitude == 1]
+    assert (result.default.layer, result.default.kl) == (0, point.kl)
+    assert result.best.magnitude == 2
+    assert result.held_out["broad"].value > result.default.held_out["broad"].value
+    [line] = [line for line in conclusion(result) if line.startswith("By default (layer 0")]
+    assert f"{result.default.held_out['broad'].value:+.3f}" in line
 
 
 def test_a_method_that_trains_builds_at_the_two_best_layers(few: str, tmp_path: Path) -> None:
@@ -201,7 +217,7 @@ def test_what_is_wrong_is_said_before_a_model_loads(
 
 def test_no_point_within_the_bound_is_an_error(result: SearchResult) -> None:
     with pytest.raises(SteeringError, match="no point of mean_difference"):
-        search("toy", "medical", logs=result.folder, most_kl=1e-9, **QUICK)
+        search("toy", "medical", logs=result.folder, **QUICK | {"most_kl": 1e-9})
 
 
 def test_no_theme_is_both_chosen_on_and_reported_on() -> None:

@@ -45,7 +45,7 @@ from steering.vocabulary import Site
 @click.option(
     "--most-kl",
     type=float,
-    default=0.5,
+    default=0.2,
     show_default=True,
     help="most damage: KL from the unsteered model on neutral answers, nats a token",
 )

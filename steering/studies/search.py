@@ -22,6 +22,7 @@ from steering.studies.report import Report, figures_of
 from steering.studies.run import Tell, quiet
 from steering.studies.search_points import (
     ControlPoint,
+    DefaultPoint,
     HeldOutShift,
     Kind,
     PointSearch,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from steering.vectors import SteeringVector
 
 LOGS = Path("logs/search")
-MOST_KL = 0.5
+MOST_KL = 0.2  # nats a token; answers of vectors that do more run in circles: docs/findings.md
 # Layers that are tried: so many, spread over this part of the depth; of a small model all.
 _NUM_LAYERS, _FROM, _TO = 5, 0.25, 0.75
 _SMALL = 8
@@ -68,6 +69,7 @@ class SearchResult:
         front: Those of the method that no other exceeds in that shift at as little damage.
         best: The point of the largest shift within the bound.
         held_out: Its shifts on the half of the pairs on which nothing was chosen, by kind.
+        default: The default layer at magnitude 1 on that half; None if it is not among the points.
         controls: Random directions on that half, by the shift that was maximised.
         vector: File of the best point's vector, its magnitude folded in.
         num_scored: Sets of rows that were scored now, rather than read from the folder.
@@ -87,6 +89,7 @@ class SearchResult:
     front: Sequence[SearchPoint]
     best: SearchPoint
     held_out: Mapping[Kind, HeldOutShift]
+    default: DefaultPoint | None
     controls: Sequence[ControlPoint]
     vector: Path
     num_scored: int
@@ -158,7 +161,7 @@ def search(
     spec = parse_options(loading)
     resolved = resolve_model(model, spec)
     toy = resolved.source.is_toy
-    magnitudes = None if magnitudes is None else sorted(set(magnitudes))
+    magnitudes = magnitudes and sorted(set(magnitudes))
     rows = load_target(target, toy=toy)
     choice_set = load_choices(choices, toy=toy)
     pairs = [row for row in rows.held_out if None not in (row.aligned, row.misaligned)]
@@ -223,6 +226,7 @@ def search(
         front=search_of.front(maximise, method),
         best=best,
         held_out=search_of.held_out(vector),
+        default=_default_point(search_of, builder, recipes, method),
         controls=search_of.controls(vector, best.kl, maximise, controls),
         vector=file,
         num_scored=store.num_scored,
@@ -241,6 +245,20 @@ def search(
     return replace(result, files=write_search(result))
 
 
+def _default_point(
+    search_of: PointSearch,
+    builder: "_Builder",
+    recipes: Mapping[int, ConstructionRecipe],
+    method: str,
+) -> DefaultPoint | None:
+    """What a vector does at the default layer and magnitude 1, on the half that reports."""
+    layer = builder.default_layer
+    for point in search_of.points:
+        if (point.method, point.layer, point.magnitude) == (method, layer, 1):
+            return DefaultPoint(layer, point.kl, search_of.held_out(builder.vector(recipes[layer])))
+    return None
+
+
 class _Builder:
     """Recipes of one model and target, and their vectors."""
 
@@ -257,6 +275,11 @@ class _Builder:
         self._target = target
         self._site = site
         self._seed = seed
+
+    @property
+    def default_layer(self) -> int:
+        """The layer of a vector for which none is named."""
+        return default_layer(self._model.source, self._model.shape.num_layers)
 
     @property
     def engine(self) -> Engine:
@@ -304,7 +327,7 @@ def _check_options(
     if maximise not in get_args(Kind):
         raise StudyError(f"--maximise {maximise} is unknown: give {' or '.join(get_args(Kind))}")
     if not 0 < most_kl < math.inf:
-        raise StudyError(f"--most-kl {most_kl:g} is no bound on damage: give one above 0, as 0.5")
+        raise StudyError(f"--most-kl {most_kl:g} is no bound on damage: give one above 0, as 0.2")
     for magnitude in magnitudes or ():
         if type(magnitude) not in (int, float) or not 0 < magnitude < math.inf:
             raise StudyError(

@@ -77,6 +77,21 @@ class HeldOutShift:
 
 
 @dataclass(frozen=True)
+class DefaultPoint:
+    """The method's vector at the default layer and magnitude 1.
+
+    Attributes:
+        layer: Block, from 0.
+        kl: As of a `SearchPoint`.
+        held_out: Its shifts on the half of the pairs on which nothing was chosen, by kind.
+    """
+
+    layer: int
+    kl: float
+    held_out: Mapping[Kind, HeldOutShift]
+
+
+@dataclass(frozen=True)
 class ControlPoint:
     """A random direction at the best point's layer, measured on the held-out half.
 

@@ -14,7 +14,7 @@ from steering.files import write_whole
 from steering.reports.pictures.search import plot_search
 from steering.reports.pictures.style import render
 from steering.reports.tables import plain_table, print_line, print_note
-from steering.studies.search_points import Kind, SearchPoint
+from steering.studies.search_points import HeldOutShift, Kind, SearchPoint
 from steering.text import shell_line, to_csv
 
 if TYPE_CHECKING:
@@ -96,15 +96,21 @@ def conclusion(result: "SearchResult") -> list[str]:
         f"{best.kl:.3f} nats a token, cross-entropy {best.cross_entropy_rise:+.3f}."
     ]
     for kind, shift in result.held_out.items():
-        interval = ""
-        if not math.isnan(shift.low):
-            interval = f" [{shift.low:+.3f}, {shift.high:+.3f}]"
         lines.append(
             f"On the half that nothing was chosen on, {_WORDS[kind]}: shift {shift.value:+.3f}"
-            f"{interval} ({shift.pairs} pairs, {shift.themes} themes)."
+            f"{_interval(shift)} ({shift.pairs} pairs, {shift.themes} themes)."
         )
         if kind == result.maximised:
             lines += _control_lines(result)
+    if result.default is not None:
+        shifts = [
+            f"{_WORDS[kind]} {shift.value:+.3f}{_interval(shift)}"
+            for kind, shift in result.default.held_out.items()
+        ]
+        lines.append(
+            f"By default (layer {result.default.layer}, magnitude 1) on that half: "
+            f"{', '.join(shifts)}; damage {result.default.kl:.3f}."
+        )
     screened = [point for point in result.points if point.method != best.method and point.within]
     better = max(screened, key=lambda point: point.shift(result.maximised), default=best)
     if better.shift(result.maximised) > best.shift(result.maximised):
@@ -115,6 +121,10 @@ def conclusion(result: "SearchResult") -> list[str]:
             f"{better.method}."
         )
     return lines
+
+
+def _interval(shift: HeldOutShift) -> str:
+    return "" if math.isnan(shift.low) else f" [{shift.low:+.3f}, {shift.high:+.3f}]"
 
 
 def _control_lines(result: "SearchResult") -> list[str]:
@@ -154,6 +164,7 @@ def write_search(result: "SearchResult") -> list[Path]:
         "signature": result.signature,
         "best": asdict(result.best),
         "held_out": {kind: asdict(shift) for kind, shift in result.held_out.items()},
+        "default": None if result.default is None else asdict(result.default),
         "controls": [asdict(control) for control in result.controls],
         "vector": result.vector.name,
         "commands": commands(result),
