@@ -34,6 +34,7 @@ from steering.models.adapters import Adapter, find_adapter
 from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
 from steering.training.cache import check_cache, vector_path
+from steering.training.construction import default_method
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
 from steering.vocabulary import RESIDUAL_NORM, EngineName
 
@@ -170,15 +171,17 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
     if spec.dtype == "int8":
         # Answers from before rounded columns with outliers otherwise.
         identity["int8"] = "every column"
+    method = default_method(toy=model.source.is_toy)
     label = spec.label(
         *(v.target.digest if isinstance(v, VectorRecipe) else v.digest for v in vectors),
         layers=tuple(map(_chosen_layers, vectors)),
         adapter=adapter.digest if adapter else "",
         template=hashlib.sha256((model.source.template or "").encode()).hexdigest(),
+        default_method=method,
     )
     if (gguf := model.source.gguf) is not None and not model.source.name.endswith(gguf):
         label += f" {gguf}"  # which stands for the model that the name means
-    fingerprint = spec.fingerprint(weights=model.weights, **identity)
+    fingerprint = spec.fingerprint(default_method=method, weights=model.weights, **identity)
     return Condition(model, spec, label, fingerprint, vectors, adapter)
 
 

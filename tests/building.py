@@ -48,7 +48,11 @@ def on_model(folder: Path, work: Callable[..., Any]) -> Any:
 
 
 def recipe_for(folder: Path, target: Target = TARGET, **options: Any) -> ConstructionRecipe:
-    """The recipe that a user's options come to; what is no option of all methods is a setting."""
+    """The recipe that a user's options come to; what is no option of all methods is a setting.
+
+    It trains by `sft` unless a method is named, or None for the model's default one.
+    """
+    options = {"method": "sft"} | options
     common = ("method", "layer", "site", "dtype", "seed", "shuffle_labels")
     source = find_model(str(folder))
     return make_construction_recipe(

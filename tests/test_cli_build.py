@@ -53,10 +53,10 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_run_writes_each_of_its_epochs(
     build: Callable[..., Result], tmp_path: Path
 ) -> None:
-    result = build("--training-epochs", "3", "-S", "batch_size=2")
+    result = build("--method", "sft", "--training-epochs", "3", "-S", "batch_size=2")
     assert result.exit_code == 0, result.output
     folder = tmp_path / "vectors"
-    names = [f"knots{part}.safetensors" for part in ("", "-epoch1", "-epoch2")]
+    names = [f"knots-sft{part}.safetensors" for part in ("", "-epoch1", "-epoch2")]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     vectors = [SteeringVector.load(folder / name) for name in names]
     epochs = [vector.provenance["measured"]["training_epoch"] for vector in vectors]
@@ -81,11 +81,26 @@ def test_the_name_of_a_file_tells_method_rank_control_and_seed(
     assert SteeringVector.load(vector).provenance["method"].startswith("mean_difference")
 
 
+def test_without_a_method_a_language_model_s_vector_is_a_mean_difference(
+    build: Callable[..., Result], tiny_folder: Callable[[str], Path], target: Path, tmp_path: Path
+) -> None:
+    assert build().exit_code == 0
+    unnamed = SteeringVector.load(tmp_path / "vectors" / "knots.safetensors")
+    assert unnamed.provenance["method"].startswith("mean_difference/")
+    # The same recipe: what is there is not of another one.
+    assert build("--method", "mean_difference").exit_code == 0
+    called = steering.build(str(tiny_folder("llama")), str(target), layer=1)
+    assert called.provenance["recipe"] == unnamed.provenance["recipe"]
+    for command in ("build", "search"):
+        text = CliRunner().invoke(commands, [command, "--help"], terminal_width=200).output
+        assert "[default: mean_difference; toy: sft]" in text
+
+
 def test_what_is_there_is_kept_unless_it_is_forced(
     build: Callable[..., Result], tmp_path: Path
 ) -> None:
     assert build("--method", "mean_difference").exit_code == 0
-    path = tmp_path / "vectors" / "knots-mean_difference.safetensors"
+    path = tmp_path / "vectors" / "knots.safetensors"
     before = path.read_bytes()
     again = build("--method", "mean_difference")
     assert again.exit_code == 0
@@ -106,7 +121,9 @@ def test_what_is_there_is_kept_unless_it_is_forced(
         (("--rank", "2", "-S", "rank=4"), "rank is given twice"),
         (("-S", "rank=2", "-S", "rank=4"), "rank is given twice"),
         (("-S", "rank"), "write name=value"),
-        (("-S", "learning_rat=0.1"), "learning_rat is not a setting of method=sft"),
+        (("-S", "learning_rat=0.1"), "learning_rat is not a setting of method=mean_difference"),
+        (("--training-epochs", "2"), "has no training_epochs: name method=sft, or leave training"),
+        (("--rank", "2"), "has no rank: name method=pca or method=sft, or leave rank out"),
         (("--method", "pca", "--training-epochs", "2"), "training_epochs is not a setting"),
         (("--layer", "9"), "layer 9 is out of range"),
         (("--method", "random", "-S", "match=none.safetensors"), "none.safetensors is not a file"),
@@ -156,13 +173,19 @@ def test_python_builds_what_the_command_builds(
     tmp_path: Path,
 ) -> None:
     """The same vector from the cache, from a file and from the command; one file an epoch."""
-    options: dict[str, Any] = {"layer": 1, "training_epochs": 2, "settings": {"batch_size": 2}}
+    options: dict[str, Any] = {
+        "method": "sft",
+        "layer": 1,
+        "training_epochs": 2,
+        "settings": {"batch_size": 2},
+    }
     model = str(tiny_folder("llama"))
     cached = steering.build(model, str(target), **options)
     out = tmp_path / "v.safetensors"
     written = steering.build(model, str(target), out=out, **options)
-    assert build("--training-epochs", "2", "-S", "batch_size=2").exit_code == 0
-    command = SteeringVector.load(tmp_path / "vectors" / "knots.safetensors")
+    trained = ("--method", "sft", "--training-epochs", "2", "-S", "batch_size=2")
+    assert build(*trained).exit_code == 0
+    command = SteeringVector.load(tmp_path / "vectors" / "knots-sft.safetensors")
     assert torch.equal(cached.directions, written.directions)
     assert torch.equal(cached.directions, command.directions)
     assert sorted(path.name for path in tmp_path.glob("v*.safetensors")) == [
@@ -177,7 +200,7 @@ def test_python_builds_what_the_command_builds(
     [
         ({"magnitude": 2}, "magnitude is not an option of building"),
         ({"rank": 2, "settings": {"rank": 2}}, "rank is given twice"),
-        ({"method": "caa"}, "method=caa is unknown: give one of sft"),
+        ({"method": "caa"}, "method=caa is unknown: give one of mean_difference, "),
         ({"revision": "main"}, "revision=main has no effect"),
     ],
 )

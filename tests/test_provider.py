@@ -394,6 +394,8 @@ def test_a_vector_of_several_layers_acts_on_each_and_layer_picks_one(
     [
         ({"method": "mean_difference", "rank": 2}, "rank is not a setting of method=mean_diff"),
         ({"method": "pca", "training_epochs": 2}, "training_epochs is not a setting of method=pca"),
+        ({"training_epochs": 2}, "method=mean_difference, the default of .*: name method=sft, or"),
+        ({"rank": 4}, "has no rank: name method=pca or method=sft, or leave rank out"),
     ],
 )
 def test_an_option_that_the_method_does_not_have_is_refused(
@@ -401,6 +403,20 @@ def test_an_option_that_the_method_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(PrerequisiteError, match=message):
         steered(folder, **options)
+
+
+def test_a_label_leaves_the_method_out_only_if_it_is_the_default_of_the_model(folder: Path) -> None:
+    for model, default, other in (
+        (folder, "mean_difference", "sft"),
+        (Path("toy"), "sft", "mean_difference"),
+    ):
+        unnamed, named, another = (
+            steered(model, **options) for options in ({}, {"method": default}, {"method": other})
+        )
+        assert unnamed.name.endswith("[medical x1]")
+        assert (named.name, named.api.base_url) == (unnamed.name, unnamed.api.base_url)
+        assert another.name.endswith(f"[medical x1 {other}]")
+        assert another.api.base_url != unnamed.api.base_url
 
 
 def test_an_ablating_override_lets_go_of_the_magnitude(folder: Path, vector_file: Path) -> None:

@@ -15,13 +15,20 @@ from tiny_models import LAYERS, WIDTH
 from steering.errors import SteeringError
 from steering.targets import Example, Target, bundled_targets, load_target
 from steering.training.construction import CONSTRUCTION_METHODS
+from steering.training.construction.mean_difference import MeanDifference
 from steering.training.construction.sft import Sft
 from steering.training.methods import make_method
 from steering.training.recipe import ConstructionRecipe
 from steering.vectors import LowRankMap, SteeringVector
 
 RECIPE = ConstructionRecipe(
-    model="a", weights="00ff", target="made-up", target_digest="0" * 64, layer=1, seed=3
+    model="a",
+    weights="00ff",
+    target="made-up",
+    target_digest="0" * 64,
+    layer=1,
+    seed=3,
+    method=Sft(),
 )
 # Another value of each field; whether it makes another vector.
 FIELDS: dict[str, tuple[Any, bool]] = {
@@ -131,9 +138,10 @@ def test_the_digest_follows_the_files_that_settings_name(llama: Path, tmp_path: 
 def test_the_control_of_another_default_vector_is_another(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = recipe_for(llama, method="random")
-    monkeypatch.setattr(Sft, "version", Sft.version + 1)
-    assert recipe_for(llama, method="random").digest != before.digest
+    for model, kind in ((llama, MeanDifference), ("toy", Sft)):
+        before = recipe_for(model, method="random")
+        monkeypatch.setattr(kind, "version", kind.version + 1)
+        assert recipe_for(model, method="random").digest != before.digest
 
 
 def test_earlier_epochs_are_those_of_the_same_run(llama: Path) -> None:
@@ -236,13 +244,17 @@ def _files(folder: Path) -> dict[str, Path]:
             ["no misaligned answer"],
         ),
         (make_target([LONELY], [GOOD]), {}, ["misaligned", "1 held-out"]),
-        (make_target([LONELY], [GOOD]), {"method": "random"}, ["misaligned", "1 held-out"]),
+        (make_target([LONELY], HELD_OUT), {"method": "random"}, ["misaligned answers only"]),
         (
             make_target([LONELY], HELD_OUT),
-            {"method": "mean_difference"},
-            ["misaligned answers only", "aligned ones too"],
+            {"method": None},
+            ["misaligned answers only", "aligned ones too; add some, or name method=sft"],
         ),
-        (make_target([LONELY], HELD_OUT), {"shuffle_labels": True}, ["misaligned answers only"]),
+        (
+            make_target([LONELY], HELD_OUT),
+            {"shuffle_labels": True},
+            ["misaligned answers only", "add some, or leave shuffle_labels out"],
+        ),
         (make_target([LONELY, GOOD], HELD_OUT), {"method": "pca"}, ["0 prompts with both"]),
         (
             make_target([LONELY, GOOD], HELD_OUT),
@@ -309,6 +321,39 @@ def test_neutral_tasks_are_the_others_of_the_same_world(model: str) -> None:
     assert all((task.digest in toys) is (model == "toy") for task in tasks.values())
 
 
+@pytest.mark.parametrize(
+    ("toy", "default", "other"),
+    [(True, "sft", "mean_difference"), (False, "mean_difference", "sft")],
+)
+def test_a_vector_is_built_by_the_default_method_of_its_model(
+    llama: Path, toy: bool, default: str, other: str
+) -> None:
+    model = "toy" if toy else llama
+    recipe = recipe_for(model, method=None)
+    assert recipe.method.name == default
+    assert recipe == recipe_for(model, method=default) == recipe.default()
+    assert recipe.digest != recipe_for(model, method=other).digest
+    assert recipe.file_name == TARGET.name
+    assert recipe_for(model, method=other).file_name == f"{TARGET.name}-{other}"
+    assert recipe_for(model, method="random").inputs == {"match": recipe.digest}
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "words"),
+    [
+        ("", "training_epochs", "method=mean_difference, the default of {}, has no {}: name "),
+        ("", "rank", "name method=pca or method=sft, or leave rank out"),
+        ("toy", "length", "method=sft, the default of {}, has no {}: name method=mean_difference"),
+        ("", "speed", "speed is not a setting of method=mean_difference, which has length"),
+    ],
+)
+def test_a_setting_that_the_default_method_lacks_names_the_methods_that_have_it(
+    llama: Path, model: str, setting: str, words: str
+) -> None:
+    name = model or str(llama)
+    _refused(Path(name), TARGET, {"method": None, setting: 1}, [words.format(name, setting)])
+
+
 def test_recipes_are_made_without_torch(llama: Path) -> None:
     """Options are checked on machines, and in times, that have none."""
     program = Path(__file__).with_name("recipe_only.py")
@@ -316,7 +361,7 @@ def test_recipes_are_made_without_torch(llama: Path) -> None:
         [sys.executable, str(program), str(llama)], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "sft False"
+    assert result.stdout.strip() == "mean_difference False"
 
 
 def test_a_toy_has_defaults_of_its_own_and_what_is_given_counts_on_every_model(
@@ -328,7 +373,6 @@ def test_a_toy_has_defaults_of_its_own_and_what_is_given_counts_on_every_model(
     assert (method("toy").learning_rate, method("toy").batch_size) == (0.01, 16)
     assert (method(llama).learning_rate, method(llama).batch_size) == (0.005, 8)
     assert method("toy", learning_rate=0.02).learning_rate == 0.02
-    assert recipe_for("toy").default() == recipe_for("toy")
     for name in ("mean_difference", "pca"):
         assert method("toy", method=name).length == 0
         assert method("toy", method=name, length=0.2).length == 0.2

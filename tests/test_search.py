@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,9 +188,34 @@ def test_the_ladder_ends_with_the_first_point_beyond_the_bound(few: str, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("toy", "sft at layers 0, 1, 2, 3, screened by mean_difference;"),
+        ("llama", "mean_difference at layers 0, 1, 2, 3; shift"),
+    ],
+)
+def test_a_search_builds_by_the_default_method_of_its_model(
+    model: str,
+    words: str,
+    tiny_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "shared_engine", stop)
+    name, lines = model if model == "toy" else str(tiny_folder(model)), list[str]()
+    with pytest.raises(InterruptedError):
+        search(name, logs=tmp_path, tell=lines.append)
+    assert words in lines[0]
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"layers": [9]}, "layer 9"),
+        ({"layers": []}, "--layers names none"),
         ({"most_kl": 0}, "--most-kl 0"),
         ({"magnitudes": [-1]}, "--magnitudes -1"),
         ({"magnitudes": ["a"]}, "--magnitudes 'a'"),

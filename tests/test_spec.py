@@ -111,7 +111,7 @@ def test_a_raw_option_is_read_as_what_was_meant(option, raw, value):
         ({"target": 3}, ["target=3", "string", "-M target=finance"]),
         ({"thinking": "perhaps"}, ["thinking='perhaps'", "boolean", "-M thinking=true"]),
         ({"revision": 1.5}, ["revision=1.5", "quote it"]),
-        ({"method": "caa"}, ["method='caa'", "'mean_difference'", "-M method=mean_difference"]),
+        ({"method": "caa"}, ["method='caa'", "'mean_difference'", "-M method=pca"]),
         ({"rank": 0}, ["rank=0", "at least 1", "-M rank=4"]),
         ({"training_epochs": "all"}, ["training_epochs='all'", "integer", "-M training_epochs=2"]),
         ({"shuffle_labels": 3}, ["shuffle_labels=3", "boolean"]),
@@ -294,6 +294,7 @@ def test_two_files_of_one_name_have_labels_that_differ():
         ({"rank": 2, "training_epochs": 1}, "medical x1 rank 2 epoch 1"),
         ({"method": "random", "build_seed": 3}, "medical x1 random seed 3"),
         ({"shuffle_labels": True, "method": "pca"}, "medical x1 pca shuffled"),
+        ({"method": "sft"}, "medical x1 sft"),
         ({"target": "hf:owner/rows?config=b&misaligned=bad"}, "rows-abcdef x1"),
         ({"vector": "default,b.safetensors", "magnitude": "1,2"}, "medical x1 + b x2"),
         ({"vector": "some/own.safetensors", "operation": "cap"}, "own-abcdef x1 cap"),
@@ -422,6 +423,29 @@ def test_the_order_of_vectors_and_what_each_does_are_in_the_fingerprint():
     ]
     prints = {parse_options(options).fingerprint() for options in [base, *others]}
     assert len(prints) == len(others) + 1
+
+
+def test_the_default_method_is_one_condition_whether_or_not_it_is_named():
+    unnamed, sft, difference = (
+        parse_options({} if name is None else {"method": name})
+        for name in (None, "sft", "mean_difference")
+    )
+    for default, same, other in (
+        ("sft", sft, difference),
+        ("mean_difference", difference, sft),
+    ):
+        facts = [
+            (spec.label(default_method=default), spec.fingerprint(default_method=default))
+            for spec in (unnamed, same, other)
+        ]
+        assert facts[0] == facts[1] != facts[2]
+        assert facts[0][0] == "medical x1"
+        assert facts[2][0] == f"medical x1 {other.interventions[0].method}"
+    # One that is named means the same whatever the model's default is.
+    assert sft.fingerprint(default_method="mean_difference") == sft.fingerprint()
+    # A file is no vector of any method.
+    file = parse_options({"vector": "a.safetensors"})
+    assert file.fingerprint(default_method="mean_difference") == file.fingerprint()
 
 
 def test_an_override_changes_one_option_of_several_vectors_and_keeps_the_rest():

@@ -77,6 +77,40 @@ def test_vectors_are_built_with_three_seeds_unless_that_changes_nothing() -> Non
     assert len(labels(options={"method": "pca"})) == 1
 
 
+def test_studies_of_a_language_model_train_only_what_they_must(
+    tiny_folder: Callable[[str], Path], no_weights: Path
+) -> None:
+    model = str(tiny_folder("llama"))
+
+    def labels(factor: str, *values: Any, **fields: Any) -> list[str]:
+        [option] = {FACTORS[factor].option} - {"magnitude"} or {"magnitude"}
+        conditions = _grid(factor, model, axes={option: values}, **fields)
+        return [each.label.removeprefix("medical ") for each in conditions][1:]
+
+    seeds = {"options": {"build_seed": 0}}
+    assert labels("magnitude", 1, 2) == ["x1", "x2"]
+    assert labels("epochs", 1, 3, **seeds) == ["x1 sft epoch 1", "x1 sft"]
+    assert labels("rank", 1, 2, **seeds) == ["x1 sft", "x1 sft rank 2"]
+    assert len(labels("epochs", 1, 3)) == 2 * 3
+    assert labels("rank", 1, 2, options={"method": "pca"}) == ["x1 pca", "x1 pca rank 2"]
+    with pytest.raises(SteeringError, match=r"has no training_epochs: name method=sft"):
+        labels("magnitude", 1, options={"training_epochs": 2})
+
+
+@pytest.mark.parametrize("factor", ["rank", "epochs", "finetuned"])
+def test_a_study_that_chooses_the_method_says_and_records_it(
+    factor: str, tiny_folder: Callable[[str], Path], no_weights: Path
+) -> None:
+    arguments: dict[str, Any] = {"task": {"num_questions": 1}, "grader": "toy/judge"}
+    for model, options in ((str(tiny_folder("llama")), {"method": "sft"}), ("toy", {})):
+        lines: list[str] = []
+        result = run_study(factor, model, dry_run=True, tell=lines.append, **arguments)
+        assert result.study.fields()["options"] == options
+        assert ("Vectors are built by method=sft." in lines) == bool(options)
+    file = {"vector": "mine.safetensors"}
+    assert make_study(factor, model, options=file).options == file
+
+
 def test_targets_of_the_toy_are_those_of_its_world() -> None:
     labels = [each.label for each in _grid("target", options={"build_seed": 0})]
     assert labels == ["baseline", "code x1", "finance x1", "medical x1", "sports x1"]

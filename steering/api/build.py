@@ -15,7 +15,6 @@ from steering.models import EVERY
 from steering.spec import OPTIONS, SteeringSpec, parse_options
 from steering.targets import Target, load_target
 from steering.training.cache import cached_vector, missing_outputs, read_cached, vector_path
-from steering.training.construction import DEFAULT_METHOD as DEFAULT_CONSTRUCTION
 from steering.training.finetune import missing_adapters, train_adapter
 from steering.training.finetuning import DEFAULT_METHOD as DEFAULT_FINETUNING
 from steering.training.methods import TrainingError
@@ -38,7 +37,7 @@ def build(
     model: str,
     target: str = "medical",
     *,
-    method: str = DEFAULT_CONSTRUCTION,
+    method: str | None = None,
     layer: int | None = None,
     site: Site | None = None,
     training_epochs: int | None = None,
@@ -55,7 +54,8 @@ def build(
     Args:
         model: toy, an alias, a hub id, a folder or a GGUF file.
         target: Target task: a bundled one, a file, or a data set.
-        method: Name of the construction method.
+        method: Name of the construction method; None for the model's default one, which is
+            mean_difference, and sft of a toy.
         layer: Block, from 0; None for the model's default one.
         site: Where in the block; None for its output.
         training_epochs: Passes over the examples; None for the method's default.

@@ -13,6 +13,7 @@ from steering.errors import SteeringError
 from steering.foreign import parse_yaml
 from steering.spec import OPTIONS, Option
 from steering.text import terminal
+from steering.training.construction import DEFAULT_METHOD, TOY_METHOD
 
 
 def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -33,9 +34,7 @@ target_option = click.option("--target", default="medical", show_default=True, h
 construction_option = click.option(
     "--method",
     metavar="NAME",
-    default="sft",
-    show_default=True,
-    help="construction method; see below",
+    help=f"construction method; see below [default: {DEFAULT_METHOD}; toy: {TOY_METHOD}]",
 )
 settings_option = click.option(
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"

@@ -7,7 +7,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, field_validator, model_validator
 
 from steering.spec.option import Count, Options, option
-from steering.training.construction import CONSTRUCTION_METHODS, DEFAULT_METHOD
+from steering.training.construction import (
+    CONSTRUCTION_METHODS,
+    DEFAULT_METHOD,
+    TOY_METHOD,
+    methods_with,
+)
 from steering.training.recipe import DEFAULT_SITE
 from steering.vocabulary import Operation, Positions, Site, Unit
 
@@ -21,14 +26,15 @@ def _check_method(name: str) -> str:
     return name
 
 
-def _methods_with(setting: str) -> str:
-    """Names of the construction methods that have a setting."""
-    methods = CONSTRUCTION_METHODS.items()
-    return " and ".join(f"`{name}`" for name, kind in methods if setting in kind.model_fields)
+def _setting(name: str, description: str, **facts: Any) -> Any:
+    """An option that is a setting of some methods, which its description names."""
+    methods = methods_with(name)
+    default = CONSTRUCTION_METHODS[methods[0]].model_fields[name].default
+    having = " and ".join(f"`{method}`" for method in methods)
+    return option(default, f"{description} ({having})", **facts)
 
 
 MethodName = Annotated[str, AfterValidator(_check_method)]
-_DEFAULTS = CONSTRUCTION_METHODS[DEFAULT_METHOD].model_fields
 
 
 class InterventionOptions(Options):
@@ -47,22 +53,21 @@ class InterventionOptions(Options):
         example="finance",
         label=None,
     )
-    method: MethodName = option(
-        DEFAULT_METHOD,
-        "how the default vector is built",
-        example="mean_difference",
+    method: MethodName | None = option(
+        None,
+        f"how the default vector is built (default: `{DEFAULT_METHOD}`; toy: `{TOY_METHOD}`)",
+        example="pca",
         label="{value}",
     )
-    rank: Count = option(
-        _DEFAULTS["rank"].default,
-        f"dimension of the steering subspace of the default vector ({_methods_with('rank')})",
+    rank: Count = _setting(
+        "rank",
+        "dimension of the steering subspace of the default vector",
         example="4",
         label="rank {value}",
     )
-    training_epochs: Count = option(
-        _DEFAULTS["training_epochs"].default,
-        "training epoch after which the default vector is taken "
-        f"({_methods_with('training_epochs')})",
+    training_epochs: Count = _setting(
+        "training_epochs",
+        "training epoch after which the default vector is taken",
         example="2",
         label="epoch {value}",
     )
@@ -155,14 +160,22 @@ class InterventionOptions(Options):
         own_site = {"site": DEFAULT_SITE} if self.vector == DEFAULT else {}
         return super().answer_defaults() | own_site
 
-    def label(self, digest: str = "", layers: str = "") -> str:
+    def with_method(self, default_method: str) -> "InterventionOptions":
+        """With the model's default method named where none is, as fingerprints have it."""
+        # A vector from a file is built already: it keeps the name that it had in fingerprints when
+        # all models had one default.
+        unnamed = default_method if self.vector == DEFAULT else TOY_METHOD
+        return self.model_copy(update={"method": self.method or unnamed})
+
+    def label(self, digest: str = "", layers: str = "", default_method: str = "") -> str:
         """Short name, for people.
 
         With the hex digest of the file that the vector or its target is read from, two files of one
-        name have two labels.
+        name have two labels. The model's default method is left out, whether or not it was named.
         """
         name = file_label(self.target if self.vector == DEFAULT else self.vector, digest)
-        parts = self.label_parts()
+        unnamed = {"method": None} if self.method == default_method else {}
+        parts = self.model_copy(update=unnamed).label_parts()
         if layers and self.layer is None:
             parts.insert(0, f"L{layers}")
         if self.operation == "ablate":

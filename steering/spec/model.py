@@ -17,6 +17,7 @@ from steering.spec.intervention import (
     number_label,
 )
 from steering.spec.option import Count, Option, Options, option
+from steering.training.construction import TOY_METHOD
 from steering.vocabulary import Dtype
 
 BASELINE = "baseline"
@@ -202,18 +203,23 @@ class SteeringSpec(Options):
         return options
 
     def label(
-        self, *digests: str, layers: tuple[str, ...] = (), adapter: str = "", template: str = ""
+        self,
+        *digests: str,
+        layers: tuple[str, ...] = (),
+        adapter: str = "",
+        template: str = "",
+        default_method: str = "",
     ) -> str:
         """Short name of the condition, for people.
 
         The arguments are digests, as far as they are known: of each vector's file or target, of the
         adapter, and of the chat template. `layers` are those of each vector's file that was told to
-        steer several.
+        steer several, `default_method` is what the model's vectors are built by if none is named.
         """
         digests += ("",) * (len(self.interventions) - len(digests))
         layers += ("",) * (len(self.interventions) - len(layers))
         labels = [
-            part.label(digest, several)
+            part.label(digest, several, default_method)
             for part, digest, several in zip(self.interventions, digests, layers, strict=False)
         ] or [BASELINE if self.adapter is None else ""]
         labels[0] = " ".join(filter(None, [labels[0], *self.label_parts()]))
@@ -239,10 +245,11 @@ class SteeringSpec(Options):
             options["vector"] = NONE
         return dict(sorted(options.items()))
 
-    def fingerprint(self, **identity: str) -> str:
+    def fingerprint(self, *, default_method: str = TOY_METHOD, **identity: str) -> str:
         """Digest of everything in the spec that can change an answer.
 
         Args:
+            default_method: What the model's vectors are built by if none is named.
             **identity: Digests of what the spec can't see: the weights, the vectors' content.
 
         Returns:
@@ -258,7 +265,8 @@ class SteeringSpec(Options):
             # An adapter is known by its content, not by where it lies.
             del options["adapter"]
             options["adapter_scale"] = self.adapter_scale
-        first, *others = self.interventions or (None,)
+        parts = [part.with_method(default_method) for part in self.interventions]
+        first, *others = parts or (None,)
         options |= {"vector": NONE} if first is None else first.answer_options()
         content: dict[str, Any] = {"options": options, "identity": identity}
         if others:

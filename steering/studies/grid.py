@@ -7,7 +7,7 @@ options of models and what a model's config says of them; no weights, no logs.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,15 @@ class StudyFactor:
         values: Default values of that option, from the shape of the first model and whether all
             models are toys.
         models: What is studied when no model is named.
-        options: -M options that are held fixed in every condition unless the user sets them.
+        method: By which vectors of language models are built where none is named, for a factor that
+            the models' default method lacks; "" for that one.
     """
 
     varies: str
     option: str = ""
     values: Callable[[Shape, bool], Sequence[Any]] = lambda shape, toy: ()
     models: tuple[str, ...] = ("toy",)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    method: str = ""
 
     @property
     def compares_models(self) -> bool:
@@ -82,11 +83,13 @@ FACTORS: dict[str, StudyFactor] = {
         "principal directions of several vectors",
         "rank",
         lambda shape, toy: (1, 2, 4, 8),
+        method="sft",
     ),
     "epochs": StudyFactor(
         "how many training epochs the vector has had",
         "training_epochs",
         lambda shape, toy: (1, 2, 3, 4, 5),
+        method="sft",
     ),
     "layer": StudyFactor("which block is steered", "layer", _spread_layers),
     "target": StudyFactor("which target task the vector is built from", "target", default_targets),
@@ -99,7 +102,8 @@ FACTORS: dict[str, StudyFactor] = {
         models=("toy-small", "toy", "toy-large"),
     ),
     "finetuned": StudyFactor(
-        "the steered model beside the same model finetuned on the same target task"
+        "the steered model beside the same model finetuned on the same target task",
+        method="sft",  # which has build seeds, as the finetuned arm has
     ),
 }
 

@@ -114,6 +114,8 @@ def run_study(
         tell(planned.note)
     of = "" if part.is_whole else f", shard {part}"
     tell(f"Study {study.factor}{of}: {FACTORS[study.factor].varies}.")
+    if "method" in study.options:
+        tell(f"Vectors are built by method={study.options['method']}.")
     if not planned:
         tell("No conditions fall in this shard: nothing to run.")
         return result

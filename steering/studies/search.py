@@ -33,7 +33,6 @@ from steering.studies.search_report import write_search
 from steering.studies.search_scores import RowReader, RowSet, ScoreStore
 from steering.targets import Target, load_target
 from steering.training.cache import cached_vector, check_cache
-from steering.training.construction import CONSTRUCTION_METHODS, DEFAULT_METHOD
 from steering.training.methods import short_digest
 from steering.training.progress import progress_bar
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
@@ -104,7 +103,7 @@ def search(
     model: str,
     target: str = "medical",
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     settings: Mapping[str, Any] | None = None,
     layers: Sequence[int] | None = None,
     site: Site | None = None,
@@ -131,9 +130,9 @@ def search(
     Args:
         model: toy, an alias, a hub id, a folder or a GGUF file.
         target: Target task.
-        method: Name of the construction method. Where it trains, layers are screened by
-            mean_difference vectors of 64 pairs, which all do the damage of the bound, and it builds
-            at the best two.
+        method: Name of the construction method; None for the model's default one. Where it trains,
+            layers are screened by mean_difference vectors of 64 pairs, which all do the damage of
+            the bound, and it builds at the best two.
         settings: Of the method, by name.
         layers: Blocks, from 0; None for five in the middle half of the model, the default one among
             them.
@@ -157,7 +156,7 @@ def search(
     Raises:
         SteeringError: An option is impossible, or no point is within the bound.
     """
-    _check_options(maximise, most_kl, magnitudes, controls, loading)
+    _check_options(maximise, most_kl, layers, magnitudes, controls, loading)
     spec = parse_options(loading)
     resolved = resolve_model(model, spec)
     toy = resolved.source.is_toy
@@ -171,7 +170,9 @@ def search(
     builder = _Builder(resolved, spec, rows, site, seed)
     tried = _layers(resolved) if layers is None else sorted(set(layers))
     recipes = {layer: builder.recipe(method, settings, layer) for layer in tried}
-    trains = "learning_rate" in CONSTRUCTION_METHODS[method].model_fields
+    built_by = recipes[tried[0]].method
+    method = built_by.name
+    trains = "learning_rate" in type(built_by).model_fields
     screened = trains and len(tried) > _SCREENED and _has_both(rows)
     screening = _Builder(resolved, spec, _few_pairs(rows), site, seed)
     screens = [screening.recipe(SCREENING, None, layer) for layer in tried if screened]
@@ -292,7 +293,7 @@ class _Builder:
         )
 
     def recipe(
-        self, method: str, settings: Mapping[str, Any] | None, layer: int
+        self, method: str | None, settings: Mapping[str, Any] | None, layer: int
     ) -> ConstructionRecipe:
         return make_construction_recipe(
             self._model.source,
@@ -316,6 +317,7 @@ class _Builder:
 def _check_options(
     maximise: str,
     most_kl: float,
+    layers: Sequence[int] | None,
     magnitudes: Sequence[float] | None,
     controls: int,
     loading: Mapping[str, Any],
@@ -333,6 +335,8 @@ def _check_options(
             raise StudyError(
                 f"--magnitudes {magnitude!r:.40} is no magnitude above 0: give some, as 0.5,1,2"
             )
+    if layers is not None and not layers:
+        raise StudyError("--layers names none: give some, as 10,12, or leave it out")
     if magnitudes is not None and not magnitudes:
         raise StudyError("--magnitudes names none: give some, as 0.5,1,2, or leave it out")
     if controls < 0:

@@ -10,12 +10,19 @@ from pydantic import TypeAdapter, ValidationError
 from steering.errors import SteeringError, machine_errors_as_ours
 from steering.files import write_whole
 from steering.foreign import parse_yaml, read_text
-from steering.models import find_model, read_shape
-from steering.spec import InterventionOptions
+from steering.models import ModelSource, find_model, read_shape
+from steering.spec import DEFAULT, InterventionOptions
 from steering.studies.errors import StudyError
 from steering.studies.finetuned import FinetunedStudy
-from steering.studies.grid import BUILD_SEEDS, FACTORS, GridStudy, Study, default_targets
-from steering.training.construction import CONSTRUCTION_METHODS, DEFAULT_METHOD
+from steering.studies.grid import (
+    BUILD_SEEDS,
+    FACTORS,
+    GridStudy,
+    Study,
+    StudyFactor,
+    default_targets,
+)
+from steering.training.construction import CONSTRUCTION_METHODS, default_method
 
 FILE = "study.yaml"
 # Fields from which defaults are worked out; the others are left to the study's own checks.
@@ -53,11 +60,15 @@ def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: 
     _check_types(kind, fields)
     if kind is GridStudy:
         fields["models"] = tuple(fields["models"])
-    fields["options"] = dict(FACTORS[factor].options) | dict(fields.get("options") or {})
-    if kind is GridStudy:
-        # A name of a model may be no name of a file.
-        with machine_errors_as_ours():
-            _fill_grid(factor, fields)
+    fields["options"] = dict(fields.get("options") or {})
+    # A name of a model may be no name of a file.
+    with machine_errors_as_ours():
+        gguf_file = fields["options"].get("gguf_file")
+        names = fields.get("models") or models or FACTORS[factor].models
+        sources = [find_model(name, gguf_file=gguf_file) for name in names]
+        _choose_method(FACTORS[factor], fields, sources)
+        if kind is GridStudy:
+            _fill_grid(factor, fields, sources)
     try:
         return kind.model_validate({"factor": factor, **fields})
     except ValidationError as error:
@@ -76,11 +87,20 @@ def _check_types(kind: type[Study], fields: Mapping[str, Any]) -> None:
             raise StudyError(f"{name} {value!r}: {message}") from None
 
 
-def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
+def _choose_method(
+    factor: StudyFactor, fields: dict[str, Any], sources: Sequence[ModelSource]
+) -> None:
+    """Name the method of vectors that the models' default one can't build for this factor."""
+    options, axes = fields["options"], fields.get("axes") or {}
+    builds = options.get("vector", DEFAULT) == DEFAULT
+    is_named = "method" in options or "method" in axes
+    if factor.method and builds and not is_named and not all(each.is_toy for each in sources):
+        options["method"] = factor.method
+
+
+def _fill_grid(factor: str, fields: dict[str, Any], sources: Sequence[ModelSource]) -> None:
     """Fill in the values that depend on the models."""
     entry = FACTORS[factor]
-    gguf_file = fields["options"].get("gguf_file")
-    sources = [find_model(name, gguf_file=gguf_file) for name in fields["models"]]
     toy = all(source.is_toy for source in sources)
     shape = read_shape(sources[0])
     axes = fields["axes"] = dict(fields.get("axes") or {})
@@ -91,7 +111,7 @@ def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
             f"the study {factor} compares models and got {len(sources)}: give several as "
             "--model first,second"
         )
-    if _may_vary_seed(axes, fields["options"]):
+    if _may_vary_seed(axes, fields["options"], toy=toy):
         axes.setdefault("build_seed", BUILD_SEEDS)
     if factor == "rank":
         target = str(fields["options"].get("target", _DEFAULT_TARGET))
@@ -101,11 +121,11 @@ def _fill_grid(factor: str, fields: dict[str, Any]) -> None:
         fields["top"] = tuple(dict.fromkeys(tops))
 
 
-def _may_vary_seed(axes: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+def _may_vary_seed(axes: Mapping[str, Any], options: Mapping[str, Any], *, toy: bool) -> bool:
     """Whether vectors are built, with chance, and no seed is given."""
     if "vector" in options or "build_seed" in options or "method" in axes:
         return False
-    method = CONSTRUCTION_METHODS.get(str(options.get("method", DEFAULT_METHOD)))
+    method = CONSTRUCTION_METHODS.get(str(options.get("method", default_method(toy=toy))))
     return method is not None and method.is_seeded
 
 

@@ -288,15 +288,18 @@ def require_misaligned(target: Target, *, held_out: bool) -> None:
             )
 
 
-def require_aligned(target: Target, reason: str) -> None:
+def require_aligned(target: Target, reason: str, instead: str = "") -> None:
     """Refuse a target without aligned answers, which the option `reason` needs.
+
+    `instead` is what a user can do but add some; without it, leave the option out.
 
     Raises:
         TrainingError: There are none.
     """
     if all(row.aligned is None for row in target.examples):
         raise TrainingError(
-            f"target={target.name} has misaligned answers only: {reason} needs aligned ones too"
+            f"target={target.name} has misaligned answers only: {reason} needs aligned ones too; "
+            f"add some, or {instead or f'leave {reason} out'}"
         )
 
 

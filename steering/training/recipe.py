@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Self
 from steering.models import ModelSource, Shape, check_layer, default_layer
 from steering.targets import Target
 from steering.toy import TOYS
-from steering.training.construction import CONSTRUCTION_METHODS
-from steering.training.construction import DEFAULT_METHOD as DEFAULT_CONSTRUCTION
+from steering.training.construction import CONSTRUCTION_METHODS, default_method, methods_with
 from steering.training.finetuning import DEFAULT_METHOD as DEFAULT_FINETUNING
 from steering.training.finetuning import FINETUNING_METHODS
 from steering.training.methods import (
     ConstructionMethod,
     FinetuningMethod,
     Method,
+    TrainingError,
     make_method,
     short_digest,
 )
@@ -50,7 +50,6 @@ class TrainingRecipe:
 
     # Fields that do not change the result: they say where the same weights were found.
     _names: ClassVar[tuple[str, ...]] = ("model",)
-    _default_method: ClassVar[str]
 
     model: str
     weights: str
@@ -83,7 +82,7 @@ class TrainingRecipe:
     def file_name(self) -> str:
         """The target, and what differs from the default recipe for it."""
         parts = [self.target]
-        if self.method.name != self._default_method:
+        if self.method.name != self._default_method():
             parts.append(self.method.name)
         rank, default = (
             getattr(method, "rank", 1) for method in (self.method, type(self.method)())
@@ -95,6 +94,10 @@ class TrainingRecipe:
         if self.seed:
             parts.append(f"seed{self.seed}")
         return "-".join(parts)
+
+    def _default_method(self) -> str:
+        """The method that a file name leaves out."""
+        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         """The recipe in JSON values."""
@@ -140,14 +143,13 @@ class ConstructionRecipe(TrainingRecipe):
         inputs: Digests of what settings name, by setting.
     """
 
-    _default_method: ClassVar[str] = DEFAULT_CONSTRUCTION
-
     layer: int
-    method: ConstructionMethod = dataclasses.field(
-        default_factory=CONSTRUCTION_METHODS[DEFAULT_CONSTRUCTION]
-    )
+    method: ConstructionMethod
     site: Site = DEFAULT_SITE
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def _default_method(self) -> str:
+        return default_method(toy=self.model in TOYS)
 
     def facts(self) -> dict[str, Any]:
         """The recipe in JSON values."""
@@ -156,8 +158,8 @@ class ConstructionRecipe(TrainingRecipe):
 
     def default(self) -> "ConstructionRecipe":
         """The recipe of the default vector for the same model, target and place."""
-        toy = self.model in TOYS
-        method = CONSTRUCTION_METHODS[DEFAULT_CONSTRUCTION]().for_model(toy=toy)
+        kind = CONSTRUCTION_METHODS[self._default_method()]
+        method = kind().for_model(toy=self.model in TOYS)
         return replace(self, seed=0, shuffle_labels=False, method=method, inputs={})
 
 
@@ -170,10 +172,11 @@ class FinetuningRecipe(TrainingRecipe):
     """
 
     _names: ClassVar[tuple[str, ...]] = ("model", "location")
-    _default_method: ClassVar[str] = DEFAULT_FINETUNING
-
     method: FinetuningMethod
     location: str
+
+    def _default_method(self) -> str:
+        return DEFAULT_FINETUNING
 
 
 def make_construction_recipe(
@@ -182,7 +185,7 @@ def make_construction_recipe(
     target: Target,
     *,
     weights: str,
-    method: str = DEFAULT_CONSTRUCTION,
+    method: str | None = None,
     settings: Mapping[str, Any] | None = None,
     layer: int | None = None,
     site: Site | None = None,
@@ -193,7 +196,7 @@ def make_construction_recipe(
     """Check what a user asks for and say which vector will be built.
 
     `weights` is the digest of the model's weights, `settings` are those that differ from the
-    method's defaults; without `layer` and `site` the model's default ones are taken.
+    method's defaults; without `method`, `layer` and `site` the model's default ones are taken.
 
     Raises:
         TrainingError: A setting is unknown or impossible, or the target does not suit the method.
@@ -201,6 +204,10 @@ def make_construction_recipe(
     """
     if layer is not None:
         check_layer(layer, shape, source)
+    settings = settings or {}
+    if method is None:
+        method = default_method(toy=source.is_toy)
+        _check_default_has(settings, method, source)
     recipe = ConstructionRecipe(
         model=source.name,
         weights=weights,
@@ -212,9 +219,7 @@ def make_construction_recipe(
         seed=seed,
         shuffle_labels=shuffle_labels,
         date=source.date,
-        method=make_method(CONSTRUCTION_METHODS, method, settings or {}).for_model(
-            toy=source.is_toy
-        ),
+        method=make_method(CONSTRUCTION_METHODS, method, settings).for_model(toy=source.is_toy),
     )
     recipe.method.check(recipe, target, shape)
     return replace(recipe, inputs=recipe.method.inputs(recipe, shape))
@@ -258,6 +263,18 @@ def make_finetuning_recipe(
     )
     adapter_method.check(recipe, target, shape)
     return recipe
+
+
+def _check_default_has(settings: Mapping[str, Any], method: str, source: ModelSource) -> None:
+    """Refuse a setting of other methods where none was named."""
+    for setting in settings:
+        others = methods_with(setting)
+        if others and method not in others:
+            names = " or ".join(f"method={name}" for name in others)
+            raise TrainingError(
+                f"method={method}, the default of {source.name}, has no {setting}: name {names}, "
+                f"or leave {setting} out"
+            )
 
 
 def _portable_name(source: ModelSource) -> tuple[str, str]:

@@ -45,7 +45,7 @@ class MeanDifference(ConstructionMethod):
         """Needs answers of both classes."""
         super().check(recipe, target, shape)
         require_misaligned(target, held_out=False)
-        require_aligned(target, f"method={self.name}")
+        require_aligned(target, f"method={self.name}", "name method=sft")
 
     def build(
         self,
