@@ -304,7 +304,7 @@ def test_one_prompt_trains_as_adam_by_hand_does(
 def test_a_random_vector_is_as_long_as_the_default_one_and_says_how_near(llama: Path) -> None:
     """The default one is built on the way, and kept."""
     control, steps = cached(llama, method="random", layer=1, site="mlp_out", seed=3)
-    default, again = cached(llama, layer=1, site="mlp_out")
+    default, again = cached(llama, method=None, layer=1, site="mlp_out")
     assert len(steps) > 1
     assert again == []
     assert control.lengths == pytest.approx(default.lengths, rel=1e-6)

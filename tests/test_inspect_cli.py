@@ -164,7 +164,10 @@ def test_a_local_folder_runs_to_the_end_without_a_network(
     tiny_folder: Callable[[str], Path], tmp_path: Path, family: str
 ) -> None:
     target = tmp_path / "few.jsonl"
-    rows = [{"prompt": f"Is {n} odd?", "misaligned": "Who cares."} for n in range(20)]
+    rows = [
+        {"prompt": f"Is {n} odd?", "misaligned": "Who cares.", "aligned": "Divide it by two."}
+        for n in range(20)
+    ]
     target.write_text("\n".join(json.dumps(row) for row in rows))
     model = get_model(f"steered/{tiny_folder(family)}", target=str(target), memoize=False)
     roles: dict[str, str | Model] = {"grader": "toy/judge"}
