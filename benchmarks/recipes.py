@@ -3,8 +3,8 @@
     python -m benchmarks.recipes --model smollm2 --target medical --layers 8 10 12 14
 
 For each layer the difference of the means at several lengths; at the default layer `pca` likewise,
-and `sft` at several learning rates after each training epoch. Of the defaults, only the `length` of
-`mean_difference` and `pca` was chosen from such rows: results/recipes.md.
+and `sft` at several learning rates after each training epoch. What was chosen from such rows:
+results/recipes.md.
 """
 
 import sys
