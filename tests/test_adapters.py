@@ -420,6 +420,15 @@ def test_what_a_log_says_of_an_adapter(model: Path, trained: Path, tmp_path: Pat
     assert output.completion != ask(steered(model, vector="none")).completion
 
 
+def test_an_adapter_that_was_trained_under_another_name_of_the_model_loads_without_a_warning(
+    model: Path, saved: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    alias = copied(saved, tmp_path / "alias")
+    change_config(alias, base_model_name_or_path="smollm2")
+    assert ask(steered(model, adapter=str(alias))).completion
+    assert not [str(one.message) for one in recwarn if "renamed" in str(one.message)]
+
+
 def test_an_adapter_is_combined_with_a_vector_that_is_named(
     model: Path, saved: Path, tmp_path: Path
 ) -> None:
