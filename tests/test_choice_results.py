@@ -3,14 +3,17 @@
 import io
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import pytest
+from inspect_ai.scorer import SampleScore, Score
 from made_answers import condition, frame
 from made_choices import FAILS, write_choices
 from rich.console import Console
 from scripted_logs import BAD, GOOD, write_log
 
+from steering.judging.choice_figures import choices
 from steering.reports.gate import BoundStatus, gate
 from steering.results import (
     ResultError,
@@ -204,3 +207,14 @@ def test_a_condition_that_em_choice_was_not_run_of_keeps_no_bound(
 def test_a_letter_has_no_shift_to_bound(tmp_path: Path) -> None:
     write_choices(tmp_path, "", {theme: [1.0] for theme in THEMES}, form="letter")
     assert gate(tmp_path, ["shift<=9"], console=Console(file=io.StringIO())) is BoundStatus.UNKNOWN
+
+
+def test_the_headline_has_a_place_before_a_pair_is_scored() -> None:
+    """Inspect warns of a headline that is missing, also while a run goes on."""
+    score = Score(value={"kl": 0.1, "cross_entropy": 2.0, "cross_entropy_rise": 0.0})
+    neutral = SampleScore(
+        score=score, sample_id="n1", sample_metadata={"kind": "neutral", "theme": "n1"}
+    )
+    figures = cast("dict[str, float]", cast("Any", choices())([neutral]))
+    assert math.isnan(figures["shift"])
+    assert figures["kl"] == 0.1

