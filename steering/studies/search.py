@@ -216,6 +216,7 @@ def search(
     vector = built.scaled(best.magnitude)
     file = folder / f"{recipes[best.layer].file_name}-layer{best.layer}.safetensors"
     vector.save(file)
+    layer = default_layer(resolved.source, resolved.shape.num_layers)
     digests = [f"{kind}:{both[0].digest[:8]}" for kind, both in halves.items()]
     result = SearchResult(
         folder=folder,
@@ -227,7 +228,7 @@ def search(
         front=search_of.front(maximise, method),
         best=best,
         held_out=search_of.held_out(vector),
-        default=_default_point(search_of, builder, recipes, method),
+        default=search_of.default(method, layer, lambda: builder.vector(recipes[layer])),
         controls=search_of.controls(vector, best.kl, maximise, controls),
         vector=file,
         num_scored=store.num_scored,
@@ -246,20 +247,6 @@ def search(
     return replace(result, files=write_search(result))
 
 
-def _default_point(
-    search_of: PointSearch,
-    builder: "_Builder",
-    recipes: Mapping[int, ConstructionRecipe],
-    method: str,
-) -> DefaultPoint | None:
-    """What a vector does at the default layer and magnitude 1, on the half that reports."""
-    layer = builder.default_layer
-    for point in search_of.points:
-        if (point.method, point.layer, point.magnitude) == (method, layer, 1):
-            return DefaultPoint(layer, point.kl, search_of.held_out(builder.vector(recipes[layer])))
-    return None
-
-
 class _Builder:
     """Recipes of one model and target, and their vectors."""
 
@@ -276,11 +263,6 @@ class _Builder:
         self._target = target
         self._site = site
         self._seed = seed
-
-    @property
-    def default_layer(self) -> int:
-        """The layer of a vector for which none is named."""
-        return default_layer(self._model.source, self._model.shape.num_layers)
 
     @property
     def engine(self) -> Engine:

@@ -217,6 +217,15 @@ class PointSearch:
             )
         return shifts
 
+    def default(
+        self, method: str, layer: int, vector: "Callable[[], SteeringVector]"
+    ) -> DefaultPoint | None:
+        """What the vector of a layer does at magnitude 1; None if that was not measured."""
+        for point in self.points:
+            if (point.method, point.layer, point.magnitude) == (method, layer, 1):
+                return DefaultPoint(layer, point.kl, self.held_out(vector()))
+        return None
+
     def controls(
         self, vector: "SteeringVector", kl: float, kind: Kind, count: int
     ) -> list[ControlPoint]:
