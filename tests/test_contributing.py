@@ -81,7 +81,6 @@ _FACTOR = """
         "which tokens the vector acts on",
         "positions",
         lambda shape, toy: ("all", "prompt", "response"),
-        options={"magnitude": 2, "build_seed": 0},
     ),
 """
 _CLAIM = """
@@ -131,13 +130,12 @@ def test_a_study_factor_is_one_entry(additions: Any) -> None:
     facts = additions["study_factor"]
     assert "Vary which tokens the vector acts on." in facts["help"]
     assert "Study positions: which tokens the vector acts on." in facts["output"]
-    assert "4 conditions to run, 160 answers each" in facts["output"]
-    assert facts["labels"] == [
+    assert "10 conditions to run, 160 answers each" in facts["output"]
+    seeds = ("", " seed 1", " seed 2")
+    assert set(facts["labels"]) == {
         "baseline",
-        "medical x2",
-        "medical x2 prompt",
-        "medical x2 response",
-    ]
+        *(f"medical x1{seed}{where}" for seed in seeds for where in ("", " prompt", " response")),
+    }
 
 
 def test_a_claim_is_one_entry(additions: Any) -> None:

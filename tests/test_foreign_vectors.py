@@ -35,7 +35,7 @@ def vector(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("vectors")
     command = ("build", "--model", folder, "--method", "mean_difference", "--layer", LAYER)
     _run(*command, "--out", out)
-    return out / "medical-mean_difference.safetensors"
+    return out / "medical.safetensors"
 
 
 def _run(*arguments: object) -> None:

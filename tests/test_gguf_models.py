@@ -147,9 +147,13 @@ def test_adapters_and_vectors_are_trained_on_a_gguf_model(
             for n in range(6)]  # fmt: skip
     target.write_text("\n".join(json.dumps(row) for row in rows))
     common = ["--model", str(pair[1]), "--target", str(target), "--training-epochs", "1"]
-    for command, name in (("build", "knots.safetensors"), ("finetune", "knots")):
+    for command, name, method in (
+        ("build", "knots.safetensors", "sft"),
+        ("finetune", "knots", "lora"),
+    ):
         out = tmp_path / command / name
-        result = CliRunner().invoke(commands, [command, *common, "--out", str(out)])
+        options = [*common, "--method", method, "--out", str(out)]
+        result = CliRunner().invoke(commands, [command, *options])
         assert result.exit_code == 0, result.output
         assert str(tmp_path) not in (
             out / "steering.json" if out.is_dir() else out

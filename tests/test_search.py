@@ -172,7 +172,7 @@ def test_a_method_that_trains_builds_at_the_two_best_layers(few: str, tmp_path: 
     }
     assert layers == {"mean_difference": {0, 2, 3}, "sft": {0, 2}}
     screened = [point for point in trained.points if point.method == "mean_difference"]
-    assert all(0.5 / 1.25**2 <= point.kl <= 0.5 for point in screened)
+    assert all(module.MOST_KL / 1.25**2 <= point.kl <= module.MOST_KL for point in screened)
     assert trained.best.method == "sft"
 
 
