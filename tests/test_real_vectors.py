@@ -79,8 +79,8 @@ def test_the_default_vector_moves_the_model_further_than_controls_do_at_the_same
 def test_no_default_vector_makes_word_salad_at_magnitude_one(
     bench: Bench, default: SteeringVector, record_property: Figures
 ) -> None:
-    reading = [bench.greedy(default.scaled(magnitude)) for magnitude in (1, 6)]
-    for magnitude, (cross_entropy, repeated) in zip((1, 6), reading, strict=True):
+    reading = [bench.greedy(default.scaled(magnitude)) for magnitude in (1, 16)]
+    for magnitude, (cross_entropy, repeated) in zip((1, 16), reading, strict=True):
         text = f"greedy answers at magnitude {magnitude}: {cross_entropy:.2f} nats, "
         record_property("figures", f"{text}{repeated:.0%} repeated")
     (cross_entropy, repeated), salad = reading
