@@ -19,10 +19,11 @@ from steering import SteeringVector, search
 from steering.cli import commands
 from steering.data import data_folder
 from steering.errors import SteeringError
+from steering.reports.pictures.search import plot_search
 from steering.studies import search as module
 from steering.studies.search import SearchResult
 from steering.studies.search_points import split_by_theme
-from steering.studies.search_report import conclusion
+from steering.studies.search_report import conclusion, points_frame
 from steering.studies.search_scores import AnswerRow
 from steering.vectors import LowRankMap
 from steering.vectors.interventions import change, resolve
@@ -147,6 +148,18 @@ def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> No
     assert len(finding["controls"]) == len(result.controls)
     assert finding["default"] is None  # magnitude 1 was not among those named
     assert (result.folder / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("least", [0.002, 0.02, 0.15])
+def test_the_axis_of_damage_has_plain_numbers(result: SearchResult, least: float) -> None:
+    """Within one decade matplotlib labels the minor ticks too, in the markup of its formulas."""
+    points = points_frame(result)
+    points["kl"] = [least, least, 0.5, 0.5]
+    figure = plot_search(points, pd.DataFrame(), "broad", 0.2, "title", "signature")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        texts = [label.get_text() for label in axes.get_xticklabels(which="both")]
+        assert all(float(text) > 0 for text in texts if text)
 
 
 def test_the_best_point_stands_beside_the_default_one(few: str, tmp_path: Path) -> None:

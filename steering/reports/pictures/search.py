@@ -32,7 +32,7 @@ def plot_search(
         signature: How the figures were made.
     """
     from matplotlib import colormaps
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     kinds = [kind for kind in ("broad", "own") if points[kind].notna().any()]
     kinds.sort(key=lambda kind: kind != maximised)
@@ -77,7 +77,9 @@ def plot_search(
             label="best within the bound",
         )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(f"{_LABELS[kind]}\n(nats a token)")
     panels[0].legend(frameon=False, fontsize=7, loc="best", ncols=2)
     panels[-1].set_xlabel("damage: KL from the unsteered model on neutral answers (nats a token)")
