@@ -170,7 +170,11 @@ def test_the_best_point_stands_beside_the_default_one(few: str, tmp_path: Path) 
     assert (result.default.layer, result.default.kl) == (0, point.kl)
     assert result.best.magnitude == 2
     assert result.held_out["broad"].value > result.default.held_out["broad"].value
-    [line] = [line for line in conclusion(result) if line.startswith("By default (layer 0")]
+    [line] = [
+        line
+        for line in conclusion(result)
+        if line.startswith("At the default layer (0) and magnitude (1)")
+    ]
     assert f"{result.default.held_out['broad'].value:+.3f}" in line
 
 

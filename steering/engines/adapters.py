@@ -77,8 +77,6 @@ class Adapters:
         stored = load_file(adapter.folder / WEIGHTS)
         try:
             config = peft_config(adapter, self._modules)
-            # The digest of the weights was compared; peft would warn that their folder was renamed.
-            config.base_model_name_or_path = None
             if self._peft is None:
                 wrapped = get_peft_model(self._model, config, adapter_name=name)
                 assert isinstance(wrapped, PeftModel)

@@ -83,6 +83,8 @@ def peft_config(adapter: Adapter, modules: Sequence[str]) -> "LoraConfig":
 
     config: Any = LoraConfig.from_pretrained(str(adapter.folder))
     config.init_lora_weights = True
+    # Whether the adapter is the model's is checked by its layers; peft would warn of another name.
+    config.base_model_name_or_path = None
     deadline = time.monotonic() + _PATTERNS_S
 
     def names(option: str, pattern: str) -> list[str]:

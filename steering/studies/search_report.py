@@ -111,7 +111,7 @@ def conclusion(result: "SearchResult") -> list[str]:
             for kind, shift in result.default.held_out.items()
         ]
         lines.append(
-            f"By default (layer {result.default.layer}, magnitude 1) on that half: "
+            f"At the default layer ({result.default.layer}) and magnitude (1) on that half: "
             f"{', '.join(shifts)}; damage {result.default.kl:.3f}."
         )
     screened = [point for point in result.points if point.method != best.method and point.within]
