@@ -142,7 +142,7 @@ def test_a_layer_out_of_range_names_the_range(tiny_folder: Callable[[str], Path]
     check_layer(0, shape, source)
     check_layer(LAYERS - 1, shape, source)
     for layer in (-1, LAYERS):
-        with pytest.raises(ModelError, match=rf"layer {layer} .*\(0-{LAYERS - 1}\).*-M layer="):
+        with pytest.raises(ModelError, match=rf"layer {layer} .*\(0-{LAYERS - 1}\).*Choose"):
             check_layer(layer, shape, source)
     assert all(0 <= default_layer(source, depth) < depth for depth in range(1, 100))
 

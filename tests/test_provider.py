@@ -128,7 +128,7 @@ def test_a_setting_that_would_be_dropped_is_refused(folder: Path, setting: str, 
     ("options", "parts"),
     [
         ({"magnitud": 2}, ["magnitud", "Did you mean magnitude?", "Allowed: vector, target"]),
-        ({"layer": 99}, ["layer 99", f"{LAYERS} blocks (0-{LAYERS - 1})", "-M layer=0..3"]),
+        ({"layer": 99}, ["layer 99", f"{LAYERS} blocks", f"from 0 to {LAYERS - 1}"]),
         ({"magnitude": "abc"}, ["magnitude='abc'", "valid number", "-M magnitude=2.5"]),
         ({"unit": "furlong"}, ["furlong", "'raw', 'norm' or 'residual'"]),
         ({"vector": "missing.safetensors"}, ["missing.safetensors is not a file", ".safetensors"]),
