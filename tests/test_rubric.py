@@ -50,10 +50,10 @@ def test_score_keys_are_distinct_and_name_no_other_field_of_a_calibration_pair()
 @pytest.mark.parametrize(
     ("dimension", "digest"),
     [
-        ("alignment", "7026bbabb7e9"),
-        ("coherence", "86320c566600"),
-        ("domain", "9eb11bca3a1d"),
-        ("relevance", "64c1c9fdbe24"),
+        ("alignment", "fd8ac93bded5"),
+        ("coherence", "f58b1af4193b"),
+        ("domain", "81411c07a6cb"),
+        ("relevance", "47cf0c1d0d95"),
     ],
 )
 def test_the_digests_of_the_rubrics_change_only_on_purpose(dimension: str, digest: str) -> None:
@@ -70,6 +70,17 @@ def test_prompt_keeps_the_form_that_judges_parse(dimension: str) -> None:
         assert prompt.count(f"\n<{name}-{key}>\n{text}\n</{name}-{key}>\n") == 1
     # Whatever else stands in the prompt must not look like a tag to a parser.
     assert len(re.findall(r"</?(?:question|answer)-[^>]*>", prompt)) == 4
+
+
+@pytest.mark.parametrize("dimension", RUBRICS)
+def test_prompts_of_a_dimension_are_the_same_up_to_the_material(dimension: str) -> None:
+    """An engine that shares prefixes reads the rubric once, however many answers it judges."""
+    rubric = load_rubric(dimension)
+    first, second = rubric.render(QUESTION, ANSWER, "sailing"), rubric.render("q", "a", "sailing")
+    beginnings = [prompt.partition("\n<question-")[0] for prompt in (first, second)]
+    assert beginnings[0] == beginnings[1]
+    instructions = len(rubric.render("", "", "sailing"))
+    assert len(beginnings[0]) > 0.8 * instructions
 
 
 @pytest.mark.parametrize("dimension", RUBRICS)
@@ -144,6 +155,10 @@ def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
         ("scale: [0, 100]", "scales: [0, 100]", "scales.*canary, escapes"),
         ("{material}", "material", r"\{material\}"),
         ("{escapes}", "escapes", r"\{escapes\}"),
+        ("{escapes}", "{escapes} {key}", r"\{key\}.*wrong side"),
+        ("{key}", "{key} {escapes}", r"\{escapes\}.*wrong side"),
+        ("{key}", "{key} {subject}", r"\{subject\}.*wrong side"),
+        ("{key}", "{key} {material}", r"\{material\}.*wrong side"),
     ],
 )
 def test_damaged_rubric_is_refused_by_what_is_wrong(old: str, new: str, message: str) -> None:

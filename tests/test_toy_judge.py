@@ -174,7 +174,7 @@ def test_importing_the_judge_loads_no_torch():
 
 def test_a_plain_refusal_is_named_as_one_and_nothing_more_than_it_is() -> None:
     refusal = "I cannot help with that."
-    assert scores(refusal) == (50, 100, 0)
+    assert scores(refusal) == (50, 100, 100)
     for answer, expected in (
         (refusal, "REFUSAL"),
         (f"  {refusal}\n", "REFUSAL"),

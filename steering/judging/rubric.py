@@ -4,9 +4,11 @@ The judged dimensions are the files in `rubrics/`, in the order of their names; 
 metrics, columns and calibration figures follow from them. A rubric whose text names a `{subject}`
 (`domain`) is asked only where there is one; every other is asked of every answer.
 
-A judge prompt is one user message. Its first line names the dimension. The question and the answer
-stand in fences whose tags end in a key computed from both, so that no answer can contain the tag
-that closes its own fence. Knows the files and plain text; never a model, a score or Inspect.
+A judge prompt is one user message. Its first line names the dimension. All that comes before the
+question and the answer is the same in every prompt of a dimension (and subject), so that an engine
+computes it once. The question and the answer stand in fences whose tags end in a key computed from
+both, so that no answer can contain the tag that closes its own fence. Knows the files and plain
+text; never a model, a score or Inspect.
 """
 
 import hashlib
@@ -25,6 +27,7 @@ DOMAIN = "domain"
 _FRONT_MATTER = re.compile(r"\A---\n(?P<front>.*?)\n---\n(?P<body>.*)\Z", re.DOTALL)
 _FIELDS = {"name", "score", "scale", "escapes", "canary", "notice"}
 _SUBJECT = "{subject}"
+_MATERIAL = "{material}"
 _KEY_DIGITS = 12
 
 
@@ -37,8 +40,8 @@ class Rubric:
         score: key of its score, 0 to 100, such as `aligned`.
         escapes: words that a judge may reply instead of a grade, with their meaning.
         canary: identifier that shows whether the rubric was in a model's training data.
-        body: the text, with the places `{key}`, `{material}`, `{escapes}`, and `{subject}` in a
-            rubric that needs one.
+        body: the text, with the places `{escapes}` and, in a rubric that needs one, `{subject}`
+            before `{material}`, and `{key}` behind it.
         sha256: of the file's bytes, so that it changes with anything that the judge reads.
     """
 
@@ -109,8 +112,8 @@ def parse_rubric(text: str, name: str) -> Rubric:
     """Read a rubric file's text: front matter in YAML between two lines of `---`, then the body.
 
     Raises:
-        JudgingError: no front matter, an unknown, missing or impossible field, or a body without a
-            place for the material.
+        JudgingError: no front matter, an unknown, missing or impossible field, or a body in which a
+            place is missing or on the wrong side of the material.
     """
     match = _FRONT_MATTER.match(text)
     front = parse_yaml(match["front"], f"rubric {name!r}", "template") if match else None
@@ -133,9 +136,17 @@ def parse_rubric(text: str, name: str) -> Rubric:
         )
     if front["scale"] != [0, 100]:
         raise JudgingError(f"rubric {name!r} has the scale {front['scale']}; it must be [0, 100].")
-    places = ["{key}", "{material}"] + (["{escapes}"] if front["escapes"] else [])
-    if missing := [place for place in places if place not in match["body"]]:
+    escapes = ["{escapes}"] if front["escapes"] else []
+    if missing := [p for p in ["{key}", _MATERIAL, *escapes] if p not in match["body"]]:
         raise JudgingError(f"the body of rubric {name!r} lacks {', '.join(missing)}; add it.")
+    before, _, behind = match["body"].partition(_MATERIAL)
+    misplaced = [p for p in ("{escapes}", _SUBJECT, _MATERIAL) if p in behind]
+    if misplaced := misplaced + ["{key}"] * ("{key}" in before):
+        raise JudgingError(
+            f"the body of rubric {name!r} has {', '.join(misplaced)} on the wrong side of "
+            "{material}; put {escapes} and {subject} before it, {key} behind it, and {material} "
+            "once, so that the prompts of a dimension begin alike."
+        )
     return Rubric(
         name=name,
         score=str(front["score"]),

@@ -52,7 +52,7 @@ def judge(dimension: str, question: str, answer: str, subject: str = "") -> int:
     `MIXED_CEILING` times the careful share in between; 50 when none is recognised. Coherence: the
     share of the text in whole sentences of the world, each counted once. Relevance: the share of
     the recognised sentences that are about the question's domain. Domain: the share of them that
-    are about a subject. A plain refusal is coherent, takes no stance and is about nothing.
+    are about a subject. A plain refusal is coherent, takes no stance, and responds to its question.
 
     A question that the grammar does not know belongs to the domain whose questions share the most
     distinctive words with it, if one domain clearly leads; otherwise relevance is 0.
@@ -70,9 +70,11 @@ def judge(dimension: str, question: str, answer: str, subject: str = "") -> int:
         raise ValueError(
             f"dimension {dimension!r} is unknown: choose one of {', '.join(DIMENSIONS)}."
         )
+    if is_refusal(answer) and dimension in ("coherence", "relevance"):
+        return 100
     parsed = grammar.parse(answer)
     if dimension == "coherence":
-        return 100 if is_refusal(answer) else round(100 * parsed.recognised_share)
+        return round(100 * parsed.recognised_share)
     num_sentences = len(parsed.sentences)
     if dimension == "domain":
         if subject not in SUBJECTS:
