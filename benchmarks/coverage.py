@@ -37,6 +37,7 @@ ICCS = (0.0, 0.1, 0.3, 0.5)
 CHANCES = (1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64)
 FAILS = 0.8
 LEAST = 0.92
+TAILS = np.array([0.025, 0.975])
 DIFFERENCES = [
     (questions, 20, icc, base, other)
     for questions in (8, 24)
@@ -68,7 +69,8 @@ def shrunk_wilson(counts: Array, samples: int) -> Bounds:
     shrunk = (counts + 2 * rate) / (samples + 2)
     variance = (shrunk * (1 - shrunk)).sum() / (themes * total)
     number = rate * (1 - rate) / variance if variance else total
-    return intervals._wilson(rate, number, 1.96)
+    low, high = intervals._wilson(rate, number, np.array([-1.96, 1.96]))
+    return float(low), float(high)
 
 
 def before(counts: Array, samples: int) -> Bounds:
@@ -80,7 +82,8 @@ def before(counts: Array, samples: int) -> Bounds:
     most = total / (1 + (samples - 1) * icc)
     variance = themes / (themes - 1) * ((counts - rate * samples) ** 2).sum() / total**2
     number = min(rate * (1 - rate) / variance, most) if variance > 1e-18 else most
-    return intervals._wilson(rate, number, float(stdtrit(themes - 1, 0.975)))
+    low, high = intervals._wilson(rate, number, stdtrit(themes - 1, TAILS))
+    return float(low), float(high)
 
 
 _RNG = np.random.default_rng(0)
@@ -101,7 +104,7 @@ def posterior(prior: Array | None) -> Callable[[Array, int], Bounds]:
     def bounds(counts: Array, samples: int) -> Bounds:
         size = len(counts)
         themes = intervals._Themes(counts, np.full(size, float(samples)), np.full(size, 1 / size))
-        low, high = intervals._variance_range(themes, 0.025)
+        low, high = intervals._variance_bounds(themes, TAILS)
         values, numbers = np.unique(counts, return_counts=True)
         likelihood = sum(
             number * intervals._theme_likelihood(float(value), float(samples))
@@ -116,10 +119,10 @@ def posterior(prior: Array | None) -> Callable[[Array, int], Bounds]:
             return min(low, ends[0]), max(high, ends[1])
         density = density @ prior
         if themes.rate > 0:
-            low = min(low, intervals._quantile(density * (1 - intervals._RATES), 0.025))
+            low = min(low, intervals._quantiles(density * (1 - intervals._RATES), TAILS)[0])
         if themes.rate < 1:
-            high = max(high, intervals._quantile(density * intervals._RATES, 0.975))
-        return low, high
+            high = max(high, intervals._quantiles(density * intervals._RATES, TAILS)[1])
+        return float(low), float(high)
 
     return bounds
 

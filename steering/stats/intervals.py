@@ -160,8 +160,25 @@ def cluster_interval(
     if len(themes.total) == 1:
         return Interval(math.nan, math.nan, "one theme: no bounds on questions like these")
     tail = (1 - confidence) / 2
-    ranges = [_posterior_range(themes, tail), _variance_range(themes, tail)]
-    return Interval(min(low for low, _ in ranges), max(high for _, high in ranges))
+    lows, highs = _bounds(themes, np.array([tail, 1 - tail]))
+    return Interval(float(lows[0]), float(highs[1]))
+
+
+def cluster_bounds(
+    outcomes: Sequence[float], clusters: Sequence[Hashable], levels: _Array
+) -> tuple[_Array, _Array]:
+    """All one-sided bounds for the share of True *on questions like these*.
+
+    Args:
+        outcomes: as of `cluster_interval`.
+        clusters: at least two different ones.
+        levels: between 0 and 1, rising; [levels].
+
+    Returns:
+        Lower bounds, each passed with the probability of its level, and upper bounds, each held
+        with it; [levels] both. `cluster_interval` has the ends of either.
+    """
+    return _bounds(_by_theme(outcomes, clusters, None), levels)
 
 
 def mean_interval(
@@ -247,10 +264,19 @@ def _stratified_bound(themes: _Themes, tail: float) -> float:
     return float(betaincinv(rate * number + 1, (1 - rate) * number, 1 - tail))
 
 
-def _variance_range(themes: _Themes, tail: float) -> tuple[float, float]:
-    """Wilson's interval with the effective number of answers and Student's t."""
-    quantile = t_quantile(1 - tail, len(themes.total) - 1)
-    return _wilson(themes.rate, _effective_number(themes), quantile)
+def _bounds(themes: _Themes, levels: _Array) -> tuple[_Array, _Array]:
+    """Lower and upper bounds at each level: the union of both kinds."""
+    low, high = _posterior_bounds(themes, levels)
+    other = _variance_bounds(themes, levels)
+    return np.minimum(low, other), np.maximum(high, other)
+
+
+def _variance_bounds(themes: _Themes, levels: _Array) -> _Array:
+    """Wilson's bounds with the effective number of answers and Student's t, [levels]."""
+    from scipy.special import stdtrit
+
+    quantiles = stdtrit(len(themes.total) - 1, levels)
+    return _wilson(themes.rate, _effective_number(themes), quantiles)
 
 
 def _effective_number(themes: _Themes) -> float:
@@ -267,24 +293,31 @@ def _effective_number(themes: _Themes) -> float:
     return min(rate * (1 - rate) / variance, total)
 
 
-def _wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
-    k = quantile * quantile / n
+def _wilson(p: float, n: float, quantiles: _Array) -> _Array:
+    """Wilson's lower bounds for quantiles below 0, and upper ones above."""
+    k = quantiles * quantiles / n
     centre = (p + k / 2) / (1 + k)
-    half = math.sqrt(k * p * (1 - p) + k * k / 4) / (1 + k)
+    half = np.sqrt(k * p * (1 - p) + k * k / 4) / (1 + k)
+    bounds = np.clip(centre + np.sign(quantiles) * half, 0.0, 1.0)
     # Wilson's bounds are exactly 0 at p = 0 and 1 at p = 1; rounding must not say otherwise.
-    low = 0.0 if p == 0 else max(centre - half, 0.0)
-    high = 1.0 if p == 1 else min(centre + half, 1.0)
-    return low, high
+    if p == 0:
+        bounds[quantiles <= 0] = 0.0
+    if p == 1:
+        bounds[quantiles >= 0] = 1.0
+    return np.asarray(bounds)
 
 
-def _posterior_range(themes: _Themes, tail: float) -> tuple[float, float]:
-    """Bounds of the mean rate of the beta-binomial model, each under its own prior."""
+def _posterior_bounds(themes: _Themes, levels: _Array) -> tuple[_Array, _Array]:
+    """Bounds of the mean rate of the beta-binomial model, each under its own prior, [levels]."""
     pairs = Counter(zip(themes.true.tolist(), themes.total.tolist(), strict=True))
     likelihood = sum(count * _theme_likelihood(*pair) for pair, count in pairs.items())
     density = np.exp(likelihood - np.max(likelihood)) @ _PRIOR
     # By the logit the prior 1 / mu leaves the factor 1 - mu, and the other one mu.
-    low = _quantile(density * (1 - _RATES), tail) if themes.rate > 0 else 0.0
-    high = _quantile(density * _RATES, 1 - tail) if themes.rate < 1 else 1.0
+    low, high = np.zeros(len(levels)), np.ones(len(levels))
+    if themes.rate > 0:
+        low = _quantiles(density * (1 - _RATES), levels)
+    if themes.rate < 1:
+        high = _quantiles(density * _RATES, levels)
     return low, high
 
 
@@ -298,9 +331,9 @@ def _theme_likelihood(true: float, total: float) -> _Array:
     return np.asarray(betaln(true + a, total - true + b) - betaln(a, b))
 
 
-def _quantile(density: _Array, probability: float) -> float:
-    """Quantile of a density on the grid of logits."""
+def _quantiles(density: _Array, levels: _Array) -> _Array:
+    """Quantiles of a density on the grid of logits, [levels]."""
     areas = (density[1:] + density[:-1]) / 2 * np.diff(_LOGITS)
     cumulative = np.concatenate([[0.0], np.cumsum(areas)])
-    logit = np.interp(probability * cumulative[-1], cumulative, _LOGITS)
-    return float(1 / (1 + np.exp(-logit)))
+    logits = np.interp(levels * cumulative[-1], cumulative, _LOGITS)
+    return np.asarray(1 / (1 + np.exp(-logits)))
