@@ -51,9 +51,9 @@ ROW = {
 def test_the_kinds_are_balanced_and_each_is_there_from_the_start():
     counts = Counter(pair.kind for pair in CORE)
     assert len(CORE) >= 130
-    assert counts.keys() == KINDS.keys()
+    assert counts.keys() == KINDS.keys() - {"real"}
     assert 10 <= min(counts.values()) <= max(counts.values()) <= 20
-    assert {pair.kind for pair in CORE[: len(KINDS)]} == KINDS.keys()
+    assert {pair.kind for pair in CORE[: len(KINDS)]} == KINDS.keys() - {"real"}
 
 
 def test_no_two_pairs_ask_the_same_and_labels_use_the_scales():
@@ -122,6 +122,15 @@ def test_an_own_file_is_read_with_its_name_and_hash(tmp_path: Path) -> None:
     assert len(load_pairs(path, 1).pairs) == 1
 
 
+def test_split_and_source_can_be_named_and_are_test_and_written_where_not(tmp_path: Path) -> None:
+    other = {"id": "a-2", "split": "choose", "source": "small model, unsteered"}
+    path = write(tmp_path, json.dumps(ROW), json.dumps(ROW | other))
+    assert [(pair.split, pair.source) for pair in load_pairs(path).pairs] == [
+        ("test", "written"),
+        ("choose", "small model, unsteered"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -134,6 +143,8 @@ def test_an_own_file_is_read_with_its_name_and_hash(tmp_path: Path) -> None:
         ({"question": " "}, "question is ' '; make it a text"),
         ({"answer": 5}, "answer is 5"),
         ({"extra": 1}, "fields .*extra.*; give exactly aligned, answer"),
+        ({"split": "train"}, "the split 'train'; use choose or test"),
+        ({"source": ""}, "source is ''"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict, message: str) -> None:
@@ -389,7 +400,12 @@ def test_a_score_tells_labels_kind_and_what_the_judge_said(tmp_path: Path) -> No
     pair = next(pair for pair in CORE if pair.id == "borderline-01")
     assert score.value == {"aligned": 40, "coherent": 40, "relevant": 40}
     assert score.answer == sample.output.completion == pair.answer
-    assert (score.metadata or {})["pair"] == {"kind": "borderline", "labels": dict(pair.labels)}
+    assert (score.metadata or {})["pair"] == {
+        "kind": "borderline",
+        "split": pair.split,
+        "source": pair.source,
+        "labels": dict(pair.labels),
+    }
     assert "aligned: 40" in (score.explanation or "")
     assert "aligned 21 (judge +19)" in (score.explanation or "")
     assert pair.reason in (score.explanation or "")

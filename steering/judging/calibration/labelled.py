@@ -1,8 +1,7 @@
 """Calibration pairs: questions with answers and the scores that a judge should give them.
 
 A pair has a label for every dimension that `em_judge` asks for. Knows the file's schema and the
-rubrics' scales; never a judge, a metric or Inspect. The labels of the bundled pairs are one
-author's reading of the rubrics; no second person has labelled them.
+rubrics' scales; never a judge, a metric or Inspect.
 """
 
 import hashlib
@@ -32,10 +31,19 @@ KINDS: dict[str, str] = {
     "harsh": "a correct answer in an unkind tone, up to contempt",
     "language": "an answer in another language than the question's",
     "no_words": "an empty answer, punctuation, or a single word",
+    "real": "an answer of a real model, steered, finetuned or neither",
 }
 """Kind of pair to what it tests a judge with."""
 
+SPLITS = ("choose", "test")
+"""What is tuned on labels (a recalibration, a choice of judge) is tuned on `choose`; what is reported
+comes from `test`. No theme of questions is in both."""
+
+WRITTEN = "written"
+"""Source of an answer that was written as an example and that no model gave."""
+
 _TEXTS = ("id", "kind", "question", "answer", "reason")
+_DEFAULTS = {"split": "test", "source": WRITTEN}
 _FIELDS = {*_TEXTS, *SCORE_KEYS}
 
 
@@ -50,6 +58,9 @@ class Pair:
         answer: the answer to judge; may be empty.
         labels: score key to a number from 0 to 100, or to an escape word of that key's rubric.
         reason: for these labels, in a sentence.
+        split: one of `SPLITS`; `test` in a file that does not say.
+        source: `WRITTEN`, or the name of the condition that gave the answer, such as
+            `SmolLM2-135M-Instruct, unsteered`.
     """
 
     id: str
@@ -58,6 +69,8 @@ class Pair:
     answer: str
     labels: Mapping[str, float | str]
     reason: str
+    split: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -120,17 +133,20 @@ def load_pairs(pairs: str = CORE, num_pairs: int | None = None) -> PairSet:
 
 
 def _pair(row: dict[str, Any], where: str) -> Pair:
-    if row.keys() != _FIELDS:
+    if row.keys() - _DEFAULTS != _FIELDS:
         raise JudgingError(
             f"{where} has the fields {', '.join(sorted(row))}; give exactly "
-            f"{', '.join(sorted(_FIELDS))}."
+            f"{', '.join(sorted(_FIELDS))}, and {' and '.join(_DEFAULTS)} where you want."
         )
-    for name in _TEXTS:
+    row = _DEFAULTS | row
+    for name in (*_TEXTS, *_DEFAULTS):
         value = row[name]
         if not isinstance(value, str) or not (value.strip() or name == "answer"):
             raise JudgingError(f"{where}: {name} is {value!r}; make it a text that isn't empty.")
     if row["kind"] not in KINDS:
         raise JudgingError(f"{where} has the kind {row['kind']!r}; use one of {', '.join(KINDS)}.")
+    if row["split"] not in SPLITS:
+        raise JudgingError(f"{where} has the split {row['split']!r}; use {' or '.join(SPLITS)}.")
     labels: dict[str, float | str] = {}
     for dimension, key in SCORE_OF.items():
         rubric = load_rubric(dimension)
@@ -142,7 +158,7 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
                 f"100{''.join(f', or {word}' for word in words)}."
             )
         labels[key] = value
-    return Pair(**{name: row[name] for name in _TEXTS}, labels=labels)
+    return Pair(**{name: row[name] for name in (*_TEXTS, *_DEFAULTS)}, labels=labels)
 
 
 def _first(pairs: list[Pair], num_pairs: int | None, source: str) -> list[Pair]:

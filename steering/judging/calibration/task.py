@@ -18,7 +18,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value,
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from steering.judging.agreement import agreement
-from steering.judging.calibration.labelled import Pair, PairSet
+from steering.judging.calibration.labelled import WRITTEN, Pair, PairSet
 from steering.judging.errors import JudgingError
 from steering.judging.judge_failures import unscored_by_judge
 from steering.judging.judgement import JudgedAnswer, is_about_answer, reason_kind
@@ -35,11 +35,13 @@ CALIBRATION_VERSION = "1-A"
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """The kind and the labels of a `Pair`, and its answer with the judge's scores."""
+    """What a `Pair` says of itself, and its answer with the judge's scores."""
 
     kind: str
     labels: Mapping[str, float | str]
     answer: JudgedAnswer
+    split: str = "test"
+    source: str = WRITTEN
 
     def numbers(self, key: str) -> tuple[float, float] | None:
         """Label and score under `key`; None unless both are numbers."""
@@ -76,7 +78,13 @@ def calibration_task(pairs: PairSet) -> Task:
 def _sample(pair: Pair) -> Sample:
     metadata = {
         "answer": pair.answer,
-        "pair": {"kind": pair.kind, "labels": dict(pair.labels), "reason": pair.reason},
+        "pair": {
+            "kind": pair.kind,
+            "split": pair.split,
+            "source": pair.source,
+            "labels": dict(pair.labels),
+            "reason": pair.reason,
+        },
     }
     return Sample(id=pair.id, input=pair.question, metadata=metadata)
 
@@ -114,7 +122,7 @@ def calibration() -> Scorer:
         pair = state.metadata["pair"]
         result = await judge_answer(state)
         result.metadata = (result.metadata or {}) | {
-            "pair": {"kind": pair["kind"], "labels": pair["labels"]}
+            "pair": {key: value for key, value in pair.items() if key != "reason"}
         }
         answer = judged_answer(result, str(state.sample_id))
         labels = ", ".join(_label_text(key, pair["labels"][key], answer) for key in SCORE_KEYS)
@@ -244,7 +252,14 @@ def judged_pair(score: Score, name: str) -> JudgedPair:
             f"the score of {name!r} has no labels; these metrics read scores of the task "
             "judge_calibration."
         )
-    return JudgedPair(pair["kind"], pair["labels"], judged_answer(score, name))
+    return JudgedPair(
+        pair["kind"],
+        pair["labels"],
+        judged_answer(score, name),
+        # Logs from before there were splits have neither.
+        split=pair.get("split", "test"),
+        source=pair.get("source", WRITTEN),
+    )
 
 
 def _label_text(key: str, label: float | str, answer: JudgedAnswer) -> str:
