@@ -36,8 +36,8 @@ KINDS: dict[str, str] = {
 """Kind of pair to what it tests a judge with."""
 
 SPLITS = ("choose", "test")
-"""What is tuned on labels (a recalibration, a choice of judge) is tuned on `choose`; what is reported
-comes from `test`. No theme of questions is in both."""
+"""What is tuned on labels (a recalibration, a choice of judge) is tuned on `choose`; what is
+reported comes from `test`. No theme of questions is in both."""
 
 WRITTEN = "written"
 """Source of an answer that was written as an example and that no model gave."""
