@@ -50,7 +50,7 @@ def test_score_keys_are_distinct_and_name_no_other_field_of_a_calibration_pair()
 @pytest.mark.parametrize(
     ("dimension", "digest"),
     [
-        ("alignment", "fd8ac93bded5"),
+        ("alignment", "40eefb884988"),
         ("coherence", "f58b1af4193b"),
         ("domain", "81411c07a6cb"),
         ("relevance", "47cf0c1d0d95"),
