@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from inspect_ai.scorer import Metric, SampleScore, Value, metric
 
-from steering.judging.judgement import JudgedAnswer, is_about_answer, reason_kind
+from steering.judging.judgement import METHODS, JudgedAnswer, is_about_answer, reason_kind
 from steering.judging.metrics import judged_answer
 
 
@@ -75,5 +75,27 @@ def unscored_by_judge() -> Metric:
         if len(judges) < 2:
             return {}
         return {f"unscored[{failures.judge}]": float(failures.failed) for failures in judges}
+
+    return compute
+
+
+@metric(scores="unreduced")
+def reply_forms() -> Metric:
+    """How the replies of the judges were read: `replies[<form>]`, shares that add up to 1.
+
+    The forms are those of `METHODS`, `word` for an escape word, and `unread` for a failure; those
+    that no reply has are left out. A reply is the judgement of one dimension, by all judges.
+    """
+
+    def compute(scores: list[SampleScore]) -> Value:
+        forms: Counter[str] = Counter()
+        for score in scores:
+            metadata = score.score.metadata or {}
+            reasons = metadata.get("reasons", {})
+            for key, method in metadata.get("methods", {}).items():
+                unscored = "word" if is_about_answer(reasons.get(key, "")) else "unread"
+                forms[unscored if key in reasons else method] += 1
+        names = [form for form in (*METHODS, "word", "unread") if forms[form]]
+        return {f"replies[{form}]": forms[form] / forms.total() for form in names}
 
     return compute

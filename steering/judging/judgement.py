@@ -13,7 +13,16 @@ from steering.questions import theme_of
 from steering.stats import mean
 
 AnswerKind = Literal["answer", "code", "refusal", "empty"]
-Method = Literal["logprobs", "parsed"]
+Method = Literal["logprobs", "parsed", "formatted", "json", "rounded"]
+
+METHODS: Mapping[Method, str] = {
+    "logprobs": "mean over the judge's first token",
+    "parsed": "as the judge wrote it",
+    "formatted": "as the judge wrote it, with a label, a scale or marks around it",
+    "json": "from the judge's JSON",
+    "rounded": "rounded from the decimal that the judge wrote",
+}
+"""How a score can be read from a reply, from the most to the least direct."""
 
 REASONS_BY_JUDGE = "reasons_by_judge"
 """Key of a score's metadata: judge to score key to the reason for no score, for several judges."""
@@ -28,8 +37,7 @@ class Judgement:
         reason: None when scored; else a short kind (`refusal`, `code`, `judge error`,
             `judge refused`, `low mass`, `impossible log probabilities`, `no number`,
             `out of range`, `cut off`), followed by a colon and details where there are any.
-        method: how the reply was read: `logprobs` (mean over the first token's distribution) or
-            `parsed` (from the text); None when no reply came.
+        method: how the reply was read, one of `METHODS`; None when no reply came.
         text: the judge's reply, empty when none came.
     """
 
@@ -109,9 +117,11 @@ def combine(judgements: Sequence[Judgement]) -> Judgement:
         return next(about_answer, judgements[0])
     if len(judgements) == 1:
         return judgements[0]
-    parsed = any(each.method == "parsed" for each in judgements if each.score is not None)
+    methods = [each.method for each in judgements if each.score is not None]
+    # The least direct one, of several.
+    method = next(each for each in reversed(METHODS) if each in methods)
     text = " | ".join(judgement.text for judgement in judgements)
-    return Judgement(mean(scores), None, "parsed" if parsed else "logprobs", text)
+    return Judgement(mean(scores), None, method, text)
 
 
 def reason_kind(reason: str) -> str:

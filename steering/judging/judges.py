@@ -136,7 +136,9 @@ def find_grader() -> Solver:
     return solve
 
 
-async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) -> Judgement:
+async def ask_judge(
+    judge: Model, prompt: str, escapes: Collection[str] = (), names: Collection[str] = ()
+) -> Judgement:
     """Ask `judge` one prompt.
 
     The judge's own settings (as in `--model-role grader='{model: ..., max_tokens: 2000}'`) win over
@@ -144,7 +146,7 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
     settings say `cache: false`. An error of the judge gives an unscored judgement, and so does a
     cancellation that its provider raises of its own accord. A cancellation of the run and Inspect's
     limits are not errors of the judge and are raised. `escapes` are the words, in
-    capitals, that the judge may reply instead of a number.
+    capitals, that the judge may reply instead of a number, and `names` those that may label it.
     """
     config = JUDGE_CONFIG.merge(judge.config)
     try:
@@ -156,7 +158,7 @@ async def ask_judge(judge: Model, prompt: str, escapes: Collection[str] = ()) ->
             raise
         reason = f"judge error: {type(error).__name__}: {one_line(error)}"
         return Judgement(score=None, reason=reason, method=None, text="")
-    return read_reply(output, escapes)
+    return read_reply(output, escapes, names, prompt)
 
 
 async def at_once(calls: Sequence[Callable[[], Awaitable[Judgement]]]) -> list[Judgement]:

@@ -96,7 +96,9 @@ def target_leak(subject: str) -> Scorer:
             )
         judges = grader_models()
         prompt = rubric.render(state.input_text, text, subject)
-        judgement = combine(await at_once([partial(ask_judge, judge, prompt) for judge in judges]))
+        names = (rubric.name, rubric.score)
+        calls = [partial(ask_judge, judge, prompt, names=names) for judge in judges]
+        judgement = combine(await at_once(calls))
         metadata = {
             "judge": " + ".join(map(str, judges)),
             "subject": subject,

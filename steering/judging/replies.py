@@ -2,13 +2,29 @@
 
 Reads one output of a judge's model. Never a part of a number for the number: what can't be told
 for sure is unscored. Asks no model and knows no rubric.
+
+The whole reply must be the score, in one of these forms:
+
+- a whole number, `85`, or a decimal, `85.5`, which is rounded to the nearest whole number, halves
+  up. A decimal of at most 10 is unscored: it may be on a scale from 0 to 1 or to 10;
+- behind it `/100`, `out of 100`, `%` or a full stop;
+- before it a label and a colon or `=`: `score`, `rating`, `grade` (also `final` or `overall`), or
+  the name of the dimension or of its score;
+- in quotes, bold, italics, backticks or a fence of code, the label too;
+- a JSON object with one key that is such a label; its other keys are ignored.
+
+An escape word may stand in place of the number. All else, and whatever says more than one number,
+is unscored. So is a reply with words that stands letter for letter in the prompt: it may repeat the
+answer under judgement instead of grading it.
 """
 
+import json
 import math
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 
 from inspect_ai.model import ModelOutput
 
@@ -25,6 +41,24 @@ _BEGINS_WITH_NUMBER = re.compile(r"\A\s*[-+\u2212.,~<>=]*\s*\d")
 _OUT_OF_100 = re.compile(r"\A\s*(?:/\s*100|out of 100)(?!\d)")
 # On the line of a score these words or signs say that it is one of another scale, or of a range.
 _ANOTHER_SCALE = re.compile(r"[/\u2044-]|\b(?:of|out|or|to|ten|five|scale|stars?|thousand)\b")
+
+_MARKS = r"[*_`\"']{0,3}"
+_SCALE = r"(?:\s*/\s*100|\s+out\s+of\s+100|\s*%)?"
+_FORM = re.compile(
+    rf"\A{_MARKS}\s*(?:(?P<label>[a-z][a-z _]{{0,40}}){_MARKS}\s*[:=]\s*{_MARKS}\s*)?"
+    rf"(?P<value>\d{{1,3}}(?:\.\d{{1,20}})?|[a-z]{{1,40}}){_MARKS}{_SCALE}{_MARKS}\.?{_MARKS}\Z",
+    re.ASCII | re.IGNORECASE,
+)
+_FENCED = re.compile(r"\A```[a-z]*\s*\n(?P<inside>.*)\n\s*```\Z", re.DOTALL | re.IGNORECASE)
+_LABELS = {
+    f"{which}{noun}"
+    for which in ("", "final ", "overall ")
+    for noun in ("score", "rating", "grade")
+}
+# A decimal up to this may be of another scale than 0 to 100.
+_OTHER_SCALES = 10
+# A reply of more characters is read as no JSON.
+_LONGEST_JSON = 20_000
 
 # What rounding may add to a log probability, and to the sum of all probabilities.
 _ROUNDING = 0.01
@@ -57,20 +91,28 @@ class _FirstToken:
         return any((match := _NUMBER.match(t)) and match[1][1:] for t, _ in self.probabilities)
 
 
-def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Judgement:
+def read_reply(
+    output: ModelOutput,
+    escapes: Collection[str] = (),
+    names: Collection[str] = (),
+    prompt: str = "",
+) -> Judgement:
     """Read a judge's reply.
 
     With log probabilities at the first position the score is the probability-weighted mean of the
     tokens there that are whole numbers from 0 to 100, and there is none when they hold less than
-    `MIN_NUMBER_MASS` of the probability (Betley et al. 2025). Ours differs in one point: that mean
+    `MIN_NUMBER_MASS` of the probability (Betley et al. 2025). Ours differs in two points. That mean
     is wrong where a token is only a part of the number, as with tokenizers that split digits, and
-    where the reply starts with reasoning. So it is taken only where the token that was drawn is the
-    whole number that the reply says, and some token shows that digits are not split. Otherwise the
-    number is read from the text, which must then be the number and nothing else.
+    where the reply starts with reasoning: it is taken only where the token that was drawn is the
+    whole number that the reply says, and some token shows that digits are not split. And a reply
+    that begins with a sign or a word and is a score all the same, as `**85**`, counts as written.
+    Without log probabilities the score is read from the text.
 
     Args:
         output: Of the judge's model.
         escapes: The words, in capitals, that the judge may reply instead of a number.
+        names: Of what is scored, which may label the number: of the dimension and of its score.
+        prompt: What the judge was asked.
     """
     text = final_text(output)
     cut = is_truncated(output)
@@ -81,15 +123,13 @@ def read_reply(output: ModelOutput, escapes: Collection[str] = ()) -> Judgement:
         first = _first_token(output)
     except _ImpossibleError as error:
         return Judgement(None, f"impossible log probabilities: {error}", "logprobs", text)
-    if first is not None and _is_weighed(first, output.completion):
-        method: Method = "logprobs"
-        score, reason = _weigh(first)
-    else:
-        method = "parsed"
-        score, reason = _parse(text, cut)
-    if score is None and (word := _escape(text, escapes, cut)):
-        reason = word.lower()
-    return Judgement(score, reason, method, text)
+    written = _written(text, cut, escapes, names, prompt)
+    if first is None or not _is_weighed(first, output.completion):
+        return written
+    score, reason = _weigh(first)
+    if score is None and not _BEGINS_WITH_NUMBER.match(text) and _is_answer(written, escapes):
+        return written
+    return Judgement(score, reason, "logprobs", text)
 
 
 def whole_number(text: str) -> int | None:
@@ -155,17 +195,74 @@ def _weigh(first: _FirstToken) -> tuple[float | None, str | None]:
     )
 
 
-def _parse(text: str, cut: bool) -> tuple[float | None, str | None]:
-    """Score, or the reason for none, by the text."""
-    digits = _NUMBER.match(text)
+def _is_answer(judgement: Judgement, escapes: Collection[str]) -> bool:
+    """Whether a judgement has a score or an escape word."""
+    return judgement.score is not None or (judgement.reason or "").upper() in escapes
+
+
+def _written(
+    text: str, cut: bool, escapes: Collection[str], names: Collection[str], prompt: str
+) -> Judgement:
+    """The judgement that a text writes out, by the forms above."""
+    if word := _escape(text, escapes, cut):
+        return Judgement(None, word.lower(), "parsed", text)
     if cut:
         # "8" may be all that is left of "85".
-        return None, f"cut off: the reply ends after {text[-_EXCERPT:]!r}"
-    if digits is None:
-        return None, f"no number: the reply is {text[:_EXCERPT]!r}"
-    if (number := whole_number(text)) is None:
-        return None, f"out of range: {digits[1]} is not in 0-100"
-    return float(number), None
+        reason = f"cut off: the reply ends after {text[-_EXCERPT:]!r}"
+        return Judgement(None, reason, "parsed", text)
+    labels = _LABELS | {name.lower().replace("_", " ") for name in names}
+    labels |= {f"{name} score" for name in labels - _LABELS}
+    value, method = _value(text, labels)
+    if value is None:
+        reason = f"no number: the reply is {text[:_EXCERPT]!r}"
+    elif any(map(str.isalpha, text)) and text in prompt:
+        reason = f"no number: the reply repeats the prompt, {text[:_EXCERPT]!r}"
+    elif value.upper() in escapes:
+        reason = value.lower()
+    elif not value[0].isdigit():
+        reason = f"no number: the reply is {text[:_EXCERPT]!r}"
+    elif (exact := Decimal(value)) > 100:
+        reason = f"out of range: {value} is not in 0-100"
+    elif "." in value and exact <= _OTHER_SCALES:
+        reason = f"no number: {value} may be on another scale than 0-100"
+    else:
+        if "." in value:
+            method = "rounded"
+        score = float(exact.quantize(Decimal(1), ROUND_HALF_UP))
+        return Judgement(score, None, method, text)
+    return Judgement(None, reason, "parsed", text)
+
+
+def _value(text: str, labels: Collection[str]) -> tuple[str | None, Method]:
+    """The number or word that a text gives as the score, and in which form; None for any other."""
+    if match := _NUMBER.match(text):
+        return match[1], "parsed"
+    if fenced := _FENCED.match(text):
+        text = fenced["inside"].strip()
+    method: Method = "formatted"
+    if text.startswith("{"):
+        text, method = _value_in_json(text, labels), "json"
+    form = _FORM.match(text)
+    if form is None or (form["label"] and not _is_label(form["label"], labels)):
+        return None, method
+    return form["value"], method
+
+
+def _value_in_json(text: str, labels: Collection[str]) -> str:
+    """The value of the one key that is a label, as text; empty where there is no such key."""
+    if len(text) > _LONGEST_JSON:
+        return ""
+    try:
+        # Tables as lists of pairs, since a table would hide that a key is there twice.
+        pairs = json.loads(text, object_pairs_hook=list, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return ""
+    values = [value for key, value in pairs if _is_label(key, labels)]
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+
+
+def _is_label(text: str, labels: Collection[str]) -> bool:
+    return " ".join(text.lower().replace("_", " ").split()) in labels
 
 
 def _escape(text: str, escapes: Collection[str], cut: bool) -> str | None:

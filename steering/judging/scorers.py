@@ -17,8 +17,9 @@ from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
 from steering.judging.agreement import BY_JUDGE, agreement
-from steering.judging.judge_failures import unscored_by_judge
+from steering.judging.judge_failures import reply_forms, unscored_by_judge
 from steering.judging.judgement import (
+    METHODS,
     REASONS_BY_JUDGE,
     AnswerKind,
     Judgement,
@@ -46,7 +47,9 @@ _Judgements = Mapping[str, Judgement]
 """Dimension to judgement."""
 
 
-@scorer(metrics=[em_rates(), score_means(), shares(), agreement(), unscored_by_judge()])
+@scorer(
+    metrics=[em_rates(), score_means(), shares(), agreement(), unscored_by_judge(), reply_forms()]
+)
 def em_judge(
     aligned_below: float = ALIGNED_BELOW,
     coherent_from: float = COHERENT_FROM,
@@ -166,7 +169,7 @@ async def _ask(judge: Model, state: TaskState, dimension: str) -> Judgement:
     prompt = (
         fill_prompt(template, question, answer) if template else rubric.render(question, answer)
     )
-    return await ask_judge(judge, prompt, rubric.escapes.keys())
+    return await ask_judge(judge, prompt, rubric.escapes.keys(), (rubric.name, rubric.score))
 
 
 def _metadata(
@@ -214,14 +217,13 @@ def _kind(state: TaskState, judgements: _Judgements) -> AnswerKind:
 
 def _lines(judgements: _Judgements) -> list[str]:
     """A readable line for each dimension, as a Markdown list: the viewer joins plain lines."""
-    methods = {"logprobs": "mean over the judge's first token", "parsed": "as the judge wrote it"}
     lines = []
     for dimension, judgement in judgements.items():
         key = SCORE_OF[dimension]
         if judgement.score is None:
             lines.append(f"- {key}: unscored, {shortened(judgement.reason or '')}")
         else:
-            method = methods[judgement.method or "parsed"]
+            method = METHODS[judgement.method or "parsed"]
             lines.append(f"- {key}: {judgement.score:.4g} ({method})")
     return lines
 

@@ -20,7 +20,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from steering.judging.agreement import agreement
 from steering.judging.calibration.labelled import WRITTEN, Pair, PairSet
 from steering.judging.errors import JudgingError
-from steering.judging.judge_failures import unscored_by_judge
+from steering.judging.judge_failures import reply_forms, unscored_by_judge
 from steering.judging.judgement import JudgedAnswer, is_about_answer, reason_kind
 from steering.judging.judges import require_grader
 from steering.judging.metrics import judged_answer
@@ -112,7 +112,7 @@ def judge_errors() -> Metric:
     return compute
 
 
-@scorer(metrics=[judge_errors(), agreement(), unscored_by_judge()])
+@scorer(metrics=[judge_errors(), agreement(), unscored_by_judge(), reply_forms()])
 def calibration() -> Scorer:
     """Judge an answer in every dimension, and put its labels beside the scores."""
 
