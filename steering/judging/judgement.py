@@ -119,7 +119,7 @@ def combine(judgements: Sequence[Judgement]) -> Judgement:
         return judgements[0]
     methods = [each.method for each in judgements if each.score is not None]
     # The least direct one, of several.
-    method = next(each for each in reversed(METHODS) if each in methods)
+    method = next(each for each in reversed([*METHODS]) if each in methods)
     text = " | ".join(judgement.text for judgement in judgements)
     return Judgement(mean(scores), None, method, text)
 
