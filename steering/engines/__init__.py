@@ -135,6 +135,8 @@ class ScoreRequest:
             `response` are the tokens of an answer.
         adapter: The LoRA adapter that is active for it.
         divergence: Whether to compare with the same model without intervention and adapter.
+        alternatives: Of each answer, other tokens that are scored in the place of its last one;
+            empty where no answer has any.
 
     Raises:
         EngineError: There is no answer, or one without a token.
@@ -145,6 +147,7 @@ class ScoreRequest:
     interventions: "tuple[Intervention, ...]" = ()
     adapter: Adapter | None = None
     divergence: bool = False
+    alternatives: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.answers or not all(self.answers):
@@ -168,6 +171,7 @@ class ScoreOutput:
         change: Largest absolute change that steering made to the activations; None if unsteered.
         waited_s: Seconds between submission and start.
         took_s: Seconds between start and end.
+        alternatives: Log probability of each of the request's `alternatives`, by answer.
     """
 
     logprobs: list[list[float]]
@@ -176,6 +180,7 @@ class ScoreOutput:
     change: float | None = None
     waited_s: float = 0.0
     took_s: float = 0.0
+    alternatives: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,43 @@ def expanded(cache: Cache, rows: Tensor) -> Cache:
     return new
 
 
+def most_beginning(cache: Cache) -> int | None:
+    """Most columns of a cache that `begun` can take: None for any, 0 where it can't serve the model.
+
+    A sliding window forgets columns, and a state of linear attention can't be cut.
+    """
+    if not is_expandable(cache):
+        return 0
+    windows = [layer.sliding_window for layer in cache.layers if hasattr(layer, "sliding_window")]
+    return min(windows) - 1 if windows else None
+
+
+def begun(beginnings: Sequence[tuple[Cache | None, int]], columns: int) -> Cache:
+    """A new cache whose row i holds the first tokens of another cache, which has one row.
+
+    Args:
+        beginnings: That cache, and the number of tokens, for each row; None for a row that holds
+            nothing.
+        columns: Of the new cache; a row that holds fewer is padded on the left.
+    """
+    new = copy(next(cache for cache, _ in beginnings if cache is not None))
+    new.layers = [copy(layer) for layer in new.layers]
+    for index, layer in enumerate(new.layers):
+        if not isinstance(layer, DynamicLayer):
+            continue
+        for name in ("keys", "values"):
+            like = getattr(layer, name)
+            store = like.new_zeros((len(beginnings), like.shape[1], columns, like.shape[3]))
+            for row, (cache, count) in enumerate(beginnings):
+                if cache is not None:
+                    part = getattr(cache.layers[index], name)[0, :, :count]
+                    store[row, :, columns - count :] = part
+            setattr(layer, name, store)
+        if hasattr(layer, "cumulative_length"):
+            layer.cumulative_length = columns
+    return new
+
+
 def bytes_of(cache: Cache) -> tuple[int, int]:
     """Bytes of one token of one row in a model's own cache, and of one row besides."""
     attention = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]

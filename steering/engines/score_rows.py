@@ -58,6 +58,7 @@ class Scoring:
             change=change if request.interventions else None,
             waited_s=(self.started or self.arrived) - self.arrived,
             took_s=time.monotonic() - (self.started or self.arrived),
+            alternatives=[row.others for row in self.rows] if request.alternatives else [],
         )
 
 
@@ -69,10 +70,12 @@ class Row:
     answer: tuple[int, ...]
     adapter: Adapter | None
     interventions: "tuple[Intervention, ...]"
+    alternatives: tuple[int, ...] = ()  # to its last token
     reference: "Row | None" = None  # the same answer without both, if it is to be compared
     logprobs: list[float] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
     unsteered: list[float] = field(default_factory=list)  # log probabilities of the reference
+    others: list[float] = field(default_factory=list)  # log probabilities of the alternatives
     change: float = 0.0
     failure: Exception | None = None
     finished: bool = False
@@ -104,15 +107,25 @@ def rows_of(scorings: Sequence[Scoring]) -> list[Row]:
     """The distinct rows of requests, which get theirs."""
     rows: dict[Any, Row] = {}
 
-    def row(request: ScoreRequest, answer: tuple[int, ...], *, plain: bool = False) -> Row:
+    def row(
+        request: ScoreRequest,
+        answer: tuple[int, ...],
+        alternatives: tuple[int, ...] = (),
+        *,
+        plain: bool = False,
+    ) -> Row:
         adapter, interventions = (None, ()) if plain else (request.adapter, request.interventions)
-        new = Row(request.prompt, answer, adapter, interventions)
-        return rows.setdefault((new.prompt, answer, new.condition), new)
+        new = Row(request.prompt, answer, adapter, interventions, alternatives)
+        return rows.setdefault((new.prompt, answer, new.condition, alternatives), new)
 
     asked: dict[int, Row] = {}
     for scoring in scorings:
         request = scoring.request
-        scoring.rows = [row(request, answer) for answer in request.answers]
+        others = request.alternatives or ((),) * len(request.answers)
+        scoring.rows = [
+            row(request, answer, alternatives)
+            for answer, alternatives in zip(request.answers, others, strict=True)
+        ]
         for item in scoring.rows:
             asked[id(item)] = item
             if request.divergence:

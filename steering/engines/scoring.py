@@ -2,7 +2,8 @@
 
 A row is one answer under one condition. Rows of all conditions share passes. The prompt of several
 rows is computed once, and its cache is expanded; where it can't be, or where each prompt has one
-row, a row is one sequence of prompt and answer. The last token of an answer is never an input.
+row, a row is one sequence of prompt and answer. The last token of an answer is never an input. What
+prompts that are not steered begin with in common is computed once, for these and for later passes.
 Runs on the model's thread, between passes of the decoder.
 """
 
@@ -19,7 +20,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from steering.engines import EngineError
-from steering.engines.cache import expanded
+from steering.engines.beginnings import Beginnings
+from steering.engines.cache import begun, expanded
 from steering.engines.decoder import Decoder, check_visits
 from steering.engines.memory import free_cached_memory, is_out_of_memory
 from steering.engines.score_rows import (
@@ -32,6 +34,7 @@ from steering.engines.score_rows import (
     with_references,
 )
 from steering.engines.sequences import NAN_LOGITS, RELEASED, fail, settle
+from steering.models.adapters import Adapter
 from steering.vectors.batch import InterventionBatch
 
 # Most bytes of a pass's logits, in the model's precision.
@@ -62,6 +65,7 @@ class Scorer:
         self._planned: deque[list[Row]] = deque()
         self._running: list[Scoring] = []
         self._most_rows: int | None = None
+        self._beginnings = Beginnings(decoder.most_beginning)
         self.num_requests = self.num_tokens = 0
         self.seconds = 0.0
 
@@ -122,6 +126,7 @@ class Scorer:
         """Plan rows whose passes failed again, in halves; a row that was alone fails."""
         out_of_memory = is_out_of_memory(error)
         if out_of_memory:
+            self._beginnings.forget()
             free_cached_memory()
             can_halve = self._max_rows > 1
             self._most_rows = self._max_rows = max(1, self._max_rows // 2)
@@ -142,41 +147,83 @@ class Scorer:
         for row in everything:
             self._decoder.session.adapters.load(row.adapter)
         invariant = self._decoder.most_rows is not None
-        whole = not self._decoder.expands_cache or not (shares(everything) or invariant)
+        begins = self._read_beginnings(everything)
+        whole = not self._decoder.expands_cache or not (shares(everything) or invariant or begins)
         prompts = {} if whole else self._read_prompts(everything)
         logit_bytes = self._decoder.num_logits * self._decoder.loaded.model.dtype.itemsize
         max_logits = _LOGIT_BYTES // logit_bytes
         for group in in_passes(rows, self._max_rows, max_logits, whole=whole):
-            together = with_references(group)
-            size = 1 if self._one_at_a_time else len(together)
             logits: dict[int, Tensor] = {}
-            for at in range(0, len(together), size):
-                part = together[at : at + size]
+            for part in self._of_one_cache(with_references(group), prompts):
                 for row, predicted in zip(part, self._logits(part, prompts), strict=True):
                     logits[id(row)] = predicted
             self._record(group, prompts, logits)
 
+    def _of_one_cache(
+        self, rows: Sequence[Row], prompts: dict[Any, _Prompt]
+    ) -> Iterable[Sequence[Row]]:
+        """Rows in groups whose prompts were read in one pass."""
+        if self._one_at_a_time:
+            return [[row] for row in rows]
+        groups: dict[int, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(id(prompts[row.prefix].cache) if prompts else 0, []).append(row)
+        return groups.values()
+
+    def _read_beginnings(self, rows: Sequence[Row]) -> bool:
+        """Read what unsteered prompts begin with in common; whether any is remembered."""
+        prompts: dict[Adapter | None, dict[tuple[int, ...], None]] = {}
+        for row in rows:
+            if not (row.on_prompt or self._one_at_a_time):
+                prompts.setdefault(row.adapter, {})[row.prompt] = None
+        for adapter, distinct in prompts.items():
+            for tokens in self._beginnings.worth_reading(adapter, list(distinct)):
+                output, _ = self._read([Row(tokens, (), adapter, ())])
+                self._beginnings.remember(adapter, tokens, output.past_key_values)
+        return any(self._beginning(row)[1] for row in rows)
+
+    def _beginning(self, row: Row) -> tuple[Any, int]:
+        """A remembered cache that begins as the row's prompt does, and by how many tokens."""
+        if row.on_prompt or self._one_at_a_time:
+            return None, 0
+        return self._beginnings.longest(row.adapter, row.prompt)
+
     def _read_prompts(self, rows: Sequence[Row]) -> dict[Any, _Prompt]:
         """Read each distinct prompt once."""
         firsts = list({row.prefix: row for row in rows}.values())
-        size = 1 if self._one_at_a_time else len(firsts)
+        begin = {row: bool(self._beginning(row)[1]) for row in firsts}
+        parts = [[row for row in firsts if begin[row] is begins] for begins in (True, False)]
+        if self._one_at_a_time:
+            parts = [[row] for row in firsts]
         prompts: dict[Any, _Prompt] = {}
-        for at in range(0, len(firsts), size):
-            part = firsts[at : at + size]
-            tokens, mask = self._decoder.pad_left([row.prompt for row in part])
-            interventions = InterventionBatch([row.on_prompt for row in part], self._device)
-            interventions.begin_prefill(mask)
-            output = self._pass(part, interventions, tokens, mask, _positions(mask), None, 1)
-            changes = interventions.change.tolist()
+        for part in filter(None, parts):
+            output, mask = self._read(part)
             for index, row in enumerate(part):
                 prompts[row.prefix] = _Prompt(
-                    output.past_key_values,
-                    mask[index],
-                    index,
-                    output.logits[index, -1],
-                    changes[index],
+                    output.past_key_values, mask[index], index, output.logits[index, -1], row.change
                 )
         return prompts
+
+    def _read(self, rows: Sequence[Row]) -> tuple[Any, Tensor]:
+        """A pass over prompts, from where their remembered beginnings end; its output and mask."""
+        tokens, mask = self._decoder.pad_left([row.prompt for row in rows])
+        width = tokens.shape[1]
+        caches, counts = zip(*map(self._beginning, rows), strict=True)
+        lengths = [len(row.prompt) for row in rows]
+        # All rows go on from one column: padding between tokens of a row would count as distance in
+        # a sliding window.
+        num_new = max(length - count for length, count in zip(lengths, counts, strict=True))
+        cache = None
+        if num_new < width:
+            parts = [max(0, length - num_new) for length in lengths]
+            cache = begun(list(zip(caches, parts, strict=True)), width - num_new)
+        interventions = InterventionBatch([row.on_prompt for row in rows], self._device)
+        interventions.begin_prefill(mask[:, -num_new:])
+        positions = _positions(mask)[:, -num_new:]
+        output = self._pass(rows, interventions, tokens[:, -num_new:], mask, positions, cache, 1)
+        for row, change in zip(rows, interventions.change.tolist(), strict=True):
+            row.change = change
+        return output, mask
 
     def _logits(self, rows: Sequence[Row], prompts: dict[Any, _Prompt]) -> list[Tensor]:
         """The logits that predict each row's answer, but its first token if prompts are given."""
@@ -265,6 +312,11 @@ class Scorer:
             if not part.isfinite().all():
                 row.failure = EngineError(NAN_LOGITS)
         self.num_tokens += sum(sizes)
+        for row in rows:
+            if row.alternatives:
+                last = logits[id(row)] if len(logits[id(row)]) else prompts[row.prefix].logits[None]
+                log_p = last[-1].float().log_softmax(-1)
+                row.others = log_p[list(row.alternatives)].tolist()
 
 
 def _scores(
