@@ -200,7 +200,7 @@ def test_beginnings_are_found_shorter_ones_first_and_only_where_they_are_worth_a
     shared = shared_beginnings(prompts)
     assert set(shared) == {rubric, rubric + question, other}
     assert shared.index(rubric) < shared.index(rubric + question)
-    assert shared_beginnings([tokens(1, LEAST_SHARED - 1) + (i,) for i in range(5)]) == []
+    assert shared_beginnings([(*tokens(1, LEAST_SHARED - 1), i) for i in range(5)]) == []
     assert shared_beginnings([]) == shared_beginnings([rubric]) == []
 
 
@@ -233,7 +233,5 @@ def test_a_repeated_prompt_is_no_beginning_of_its_own() -> None:
     prompt = tokens("repeated", 200)
     assert beginnings.worth_reading(None, [prompt]) == []
     assert beginnings.worth_reading(None, [prompt]) == []
-    assert beginnings.worth_reading(None, [prompt[:150] + (1, 2)]) == [prompt[:150]]
-    assert Beginnings(0).worth_reading(None, [prompt, prompt[:150] + (1, 2)]) == []
-
-
+    assert beginnings.worth_reading(None, [(*prompt[:150], 1, 2)]) == [prompt[:150]]
+    assert Beginnings(0).worth_reading(None, [prompt, (*prompt[:150], 1, 2)]) == []

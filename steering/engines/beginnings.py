@@ -5,6 +5,7 @@ Counts and caches only: which beginnings are worth reading, and the last few tha
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from steering.models.adapters import Adapter
@@ -107,6 +108,6 @@ def shared_beginnings(prompts: Sequence[Tokens], least: int = LEAST_SHARED) -> l
             start = at
 
     # With the prompt before.
-    shared = [0, *(common(*pair) for pair in zip(ordered, ordered[1:], strict=False))]
+    shared = [0, *(common(*pair) for pair in pairwise(ordered))]
     group(0, len(ordered) - 1, 0)
     return beginnings

@@ -273,7 +273,7 @@ def expanded(cache: Cache, rows: Tensor) -> Cache:
 
 
 def most_beginning(cache: Cache) -> int | None:
-    """Most columns of a cache that `begun` can take: None for any, 0 where it can't serve the model.
+    """Most columns that `begun` can take of such a cache: None for any number, 0 for none.
 
     A sliding window forgets columns, and a state of linear attention can't be cut.
     """
