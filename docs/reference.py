@@ -25,6 +25,8 @@ from steering.foreign.limits import (
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
+from steering.engines.beginnings import LEAST_SHARED
+from steering.provider.distribution import MOST_REPLIES
 from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
 from steering.results.schema import (
@@ -116,6 +118,23 @@ Settings of how tokens are drawn (`temperature`, `top_p`, `max_tokens`, `stop_se
 penalties, ...) have no effect on scores. `num_choices`, `top_logprobs` and `logprobs=False`
 contradict them and are refused, and so are an empty answer, an answer beyond the model's context,
 and `engine=vllm`.
+
+What unsteered prompts begin with in common, at least {LEAST_SHARED} tokens, is read once: for the
+requests that wait together, and for later ones as long as it is among the last few thousand tokens
+so remembered. This needs a cache of keys and values that can be cut: models with linear attention
+(Qwen3.5) read every prompt whole, once for each answer. `batch_invariant` and `batch_size=1` share
+nothing.
+
+## The probabilities of replies
+
+`extra_body={{"steering": {{"distribution": ["yes", "no"]}}}}` generates nothing either. For up to
+{MOST_REPLIES} different replies, `metadata["steering"]["distribution"]` has the probability that
+the model gives each of them (those of at least 1e-6), and the likeliest is the message. Replies are
+paths in a tree of tokens. Only a point where they part is read: one for the numbers from 0 to 100
+where the tokenizer has whole numbers, eleven where it splits them into digits. A reply that is the
+beginning of another (8 of 85) counts with the end of the turn behind it, any other whatever
+follows. Replies with the same tokens are refused. Models of this suite judge by it
+([judges](../how-to/judge.md#judges-at-home)).
 """
 
 

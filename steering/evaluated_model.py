@@ -33,5 +33,9 @@ class EvaluatedModel(Protocol):
     def scores_answers(self) -> bool:
         """Whether it gives log probabilities of the tokens of given answers."""
 
+    @property
+    def gives_distribution(self) -> bool:
+        """Whether it gives the probabilities of given replies; not where it thinks before it."""
+
     def prepare(self) -> None:
         """Import what answering needs, so that no eval spends its own time on it."""

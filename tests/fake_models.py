@@ -43,6 +43,7 @@ class FakeAPI(ModelAPI):
         self.steered_by_default = False
         self.default_target: str | None = None
         self.scores_answers = False
+        self.gives_distribution = False
 
     def prepare(self) -> None:
         """Nothing takes time here."""

@@ -13,9 +13,10 @@ from steering.questions import theme_of
 from steering.stats import mean
 
 AnswerKind = Literal["answer", "code", "refusal", "empty"]
-Method = Literal["logprobs", "parsed", "formatted", "json", "rounded"]
+Method = Literal["distribution", "logprobs", "parsed", "formatted", "json", "rounded"]
 
 METHODS: Mapping[Method, str] = {
+    "distribution": "mean over the judge's probabilities of all whole numbers",
     "logprobs": "mean over the judge's first token",
     "parsed": "as the judge wrote it",
     "formatted": "as the judge wrote it, with a label, a scale or marks around it",

@@ -27,6 +27,7 @@ from rich.markup import render
 from steering.evaluated_model import EvaluatedModel
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import Judgement
+from steering.judging.local_judges import distribution_config, read_distribution
 from steering.judging.replies import one_line, read_reply
 
 GRADER_ROLE = "grader"
@@ -149,8 +150,9 @@ async def ask_judge(
     capitals, that the judge may reply instead of a number, and `names` those that may label it.
     """
     config = JUDGE_CONFIG.merge(judge.config)
+    config = distribution_config(judge, escapes) or _with_cache(judge, config)
     try:
-        output = await judge.generate(prompt, config=_with_cache(judge, config))
+        output = await judge.generate(prompt, config=config)
     except LimitExceededError:
         raise
     except (Exception, asyncio.CancelledError) as error:
@@ -158,7 +160,7 @@ async def ask_judge(
             raise
         reason = f"judge error: {type(error).__name__}: {one_line(error)}"
         return Judgement(score=None, reason=reason, method=None, text="")
-    return read_reply(output, escapes, names, prompt)
+    return read_distribution(output) or read_reply(output, escapes, names, prompt)
 
 
 async def at_once(calls: Sequence[Callable[[], Awaitable[Judgement]]]) -> list[Judgement]:

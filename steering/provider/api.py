@@ -40,6 +40,12 @@ from steering.engines import Engine, Telemetry
 from steering.engines.settings import MAX_TOKENS, AnswerSettings
 from steering.errors import errors_in_one_line
 from steering.models import encode, import_code, load_config, render_chat
+from steering.provider.distribution import (
+    asked_replies,
+    make_tree_output,
+    make_tree_request,
+    reply_tree,
+)
 from steering.provider.interventions import RequestInterventions
 from steering.provider.messages import (
     ProviderError,
@@ -160,6 +166,12 @@ class SteeredAPI(ModelAPI):
         """Whether its engine scores given answers."""
         return choose_engine(self._condition.spec) != "vllm"
 
+    @property
+    def gives_distribution(self) -> bool:
+        """Whether it gives the probabilities of replies that are not behind a thought."""
+        # The tokenizers of toys know the words of their world only.
+        return self.scores_answers and not self.is_toy and not self._condition.spec.thinking
+
     @cached_property
     def _engine(self) -> Engine:
         """The shared engine, opened with the first request, since that imports torch."""
@@ -196,8 +208,8 @@ class SteeredAPI(ModelAPI):
             )
         settings = answer_settings(config)
         self._check_vocabulary(settings)
-        scoring = score_settings(config)
-        if scoring and not self.scores_answers:
+        scoring, replies = score_settings(config), asked_replies(config)
+        if (scoring or replies) and not self.scores_answers:
             raise ProviderError("engine=vllm can't score given answers: use -M engine=hf")
         await _yield_to_loop()
         condition = self._interventions.condition_of(config)
@@ -212,6 +224,13 @@ class SteeredAPI(ModelAPI):
             "tokenizer": tokenizer,
             "description": description,
         }
+        if replies:
+            ends = await asyncio.wrap_future(self._engine.call(lambda loaded, _: loaded.end_tokens))
+            tree = reply_tree(replies, tokenizer, ends)
+            asked = make_tree_request(tree, ids, interventions, condition)
+            scores = await asyncio.wrap_future(self._engine.score(asked))
+            record["telemetry"] = await self._telemetry()
+            return make_tree_output(scores, tree, replies, asked, **record)
         if scoring:
             score = make_score_request(scoring, ids, tokenizer, interventions, condition)
             scores = await asyncio.wrap_future(self._engine.score(score))

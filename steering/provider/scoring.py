@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from steering.condition import Condition
     from steering.vectors.interventions import Intervention
 
-SCORING = ("score", "divergence")
+DISTRIBUTION = "distribution"
+SCORING = ("score", "divergence", DISTRIBUTION)
 """What `steering` of an `extra_body` may hold besides options of interventions."""
 MOST_ANSWERS = 64
 """Most answers of one request."""
@@ -57,10 +58,10 @@ def score_settings(config: GenerateConfig) -> ScoreSettings | None:
         ProviderError: Answers are missing, empty, too many or no texts, or a setting contradicts.
     """
     options = (config.extra_body or {}).get("steering")
-    if not isinstance(options, dict) or not options.keys() & set(SCORING):
+    if not isinstance(options, dict) or not options.keys() & set(SCORING[:2]):
         return None
     answers, divergence = options.get("score"), options.get("divergence", False)
-    if not isinstance(answers, list) or not answers or not all(map(_is_text, answers)):
+    if not isinstance(answers, list) or not answers or not all(map(is_text, answers)):
         raise ProviderError(
             f"score={answers!r:.60} is not allowed: give a list of answers, each a text of at "
             "least one character"
@@ -71,18 +72,27 @@ def score_settings(config: GenerateConfig) -> ScoreSettings | None:
         )
     if not isinstance(divergence, bool):
         raise ProviderError(f"divergence={divergence!r:.60} is not allowed: give true or false")
-    for name in _CONTRADICTING:
-        if (value := getattr(config, name)) is not None:
-            raise ProviderError(
-                f"{name}={value} contradicts score, which returns a choice for each given answer, "
-                "without alternatives: leave it out"
-            )
+    check_settings(config, "score")
     if config.logprobs is False:
         raise ProviderError("logprobs=false contradicts score, which returns them: leave it out")
     return ScoreSettings(tuple(answers), divergence)
 
 
-def _is_text(value: Any) -> bool:
+def check_settings(config: GenerateConfig, asked: str) -> None:
+    """Refuse settings that contradict a request for `asked`.
+
+    Raises:
+        ProviderError: One does.
+    """
+    for name in _CONTRADICTING:
+        if (value := getattr(config, name)) is not None:
+            raise ProviderError(
+                f"{name}={value} contradicts {asked}, which is about given texts only: leave it out"
+            )
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a text that has an encoding, of at least one character."""
     if not isinstance(value, str) or not value:
         return False
     try:
@@ -112,15 +122,26 @@ def make_score_request(
         ProviderError: The prompt with an answer is longer than the model's context.
     """
     answers = tuple(tuple(encode(tokenizer, answer)) for answer in settings.answers)
+    check_length(ids, answers, condition)
+    return ScoreRequest(
+        tuple(ids), answers, interventions, condition.adapter, divergence=settings.divergence
+    )
+
+
+def check_length(
+    ids: Sequence[int], answers: Sequence[Sequence[int]], condition: "Condition"
+) -> None:
+    """Refuse a prompt that is longer than the model's context together with one of its answers.
+
+    Raises:
+        ProviderError: It is.
+    """
     most, longest = condition.model.shape.context_length, len(ids) + max(map(len, answers))
     if most and longest > most:
         raise ProviderError(
             f"the prompt and its longest answer have {longest} tokens ({len(ids)} of the prompt), "
             f"the model reads {most}: shorten them"
         )
-    return ScoreRequest(
-        tuple(ids), answers, interventions, condition.adapter, divergence=settings.divergence
-    )
 
 
 def make_score_output(
