@@ -13,6 +13,7 @@ from docstring_parser import parse
 
 from evals import TASKS
 from steering import vocabulary
+from steering.engines.beginnings import LEAST_SHARED
 from steering.foreign.limits import LIMITS as READING_LIMITS
 from steering.foreign.limits import (
     MAX_PARTS,
@@ -25,7 +26,6 @@ from steering.foreign.limits import (
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
-from steering.engines.beginnings import LEAST_SHARED
 from steering.provider.distribution import MOST_REPLIES
 from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
