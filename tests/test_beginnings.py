@@ -215,7 +215,7 @@ def test_the_common_beginning_of_two_prompts(seed: int) -> None:
 
 
 def test_only_the_beginnings_used_last_are_remembered() -> None:
-    beginnings = Beginnings(None)
+    beginnings = Beginnings(5000)
     rubrics = [tokens(("rubric", i), 1000) for i in range(6)]
     for rubric in rubrics[:4]:
         beginnings.remember(None, rubric, f"cache of {rubric[0]}")
@@ -229,7 +229,7 @@ def test_only_the_beginnings_used_last_are_remembered() -> None:
 
 
 def test_a_repeated_prompt_is_no_beginning_of_its_own() -> None:
-    beginnings = Beginnings(None)
+    beginnings = Beginnings(5000)
     prompt = tokens("repeated", 200)
     assert beginnings.worth_reading(None, [prompt]) == []
     assert beginnings.worth_reading(None, [prompt]) == []

@@ -23,8 +23,8 @@ _RECENT = 16
 class Beginnings:
     """The beginnings of one model's prompts, without interventions on the prompt."""
 
-    def __init__(self, most: int | None) -> None:
-        """Share beginnings of at most `most` tokens; None for any number, 0 for none."""
+    def __init__(self, most: int) -> None:
+        """Share beginnings of at most `most` tokens."""
         self._most = most
         self._caches: OrderedDict[tuple[Adapter | None, Tokens], Any] = OrderedDict()
         self._recent: deque[tuple[Adapter | None, Tokens]] = deque(maxlen=_RECENT)
@@ -53,7 +53,7 @@ class Beginnings:
         """
         before = [tokens for other, tokens in self._recent if other is adapter]
         self._recent.extend((adapter, prompt) for prompt in prompts)
-        if self._most is not None and self._most < LEAST_SHARED:
+        if self._most < LEAST_SHARED:
             return []
         together = list(dict.fromkeys([*prompts, *before]))
         cut = dict.fromkeys(tokens[: self._most] for tokens in shared_beginnings(together))

@@ -5,6 +5,7 @@ a copy, a row that leaves is overwritten by the last one, and a row that joins i
 left. The states of linear attention have no columns: one a row.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -253,17 +254,6 @@ def _unsupported(part: Any) -> EngineError:
     )
 
 
-def is_expandable(cache: Cache) -> bool:
-    """Whether `expanded` can serve it: it has keys and values only.
-
-    Most models with states of linear attention start anew in a pass of several tokens.
-    """
-    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-    return type(cache) in (Cache, DynamicCache) and all(
-        type(layer) in kinds or type(layer).__name__ == "DummyLayer" for layer in cache.layers
-    )
-
-
 def expanded(cache: Cache, rows: Tensor) -> Cache:
     """A new cache whose row i is row rows[i] of a model's own cache, which stays as it is."""
     new = copy(cache)
@@ -272,15 +262,19 @@ def expanded(cache: Cache, rows: Tensor) -> Cache:
     return new
 
 
-def most_beginning(cache: Cache) -> int | None:
-    """Most columns that `begun` can take of such a cache: None for any number, 0 for none.
+def most_beginning(cache: Cache) -> int:
+    """Most columns of such a cache that `expanded` and `begun` can go on from; 0 for none.
 
-    A sliding window forgets columns, and a state of linear attention can't be cut.
+    It must have keys and values only: most models with states of linear attention start anew in a
+    pass of several tokens, and a state can't be cut. A sliding window forgets columns.
     """
-    if not is_expandable(cache):
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    if type(cache) not in (Cache, DynamicCache) or not all(
+        type(layer) in kinds or type(layer).__name__ == "DummyLayer" for layer in cache.layers
+    ):
         return 0
     windows = [layer.sliding_window for layer in cache.layers if hasattr(layer, "sliding_window")]
-    return min(windows) - 1 if windows else None
+    return max(1, min(windows, default=sys.maxsize) - 1)
 
 
 def begun(beginnings: Sequence[tuple[Cache | None, int]], columns: int) -> Cache:

@@ -20,7 +20,7 @@ from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import EngineError, Telemetry
 from steering.engines._nnsight import Session
-from steering.engines.cache import BatchCache, bytes_of, is_expandable, most_beginning
+from steering.engines.cache import BatchCache, bytes_of, most_beginning
 from steering.engines.invariance import RowByRow, decoding, rows_together
 from steering.engines.memory import free_memory, is_out_of_memory
 from steering.engines.sampling import BROKEN, Sampler, token_logprobs
@@ -57,9 +57,7 @@ class Decoder:
         preempted: Sequences that a failed pass has removed, to be started again.
         out_of_memory: Whether the last failed pass ran out of memory.
         most_rows: Sequences that may be decoded together; None for any number.
-        expands_cache: Whether several answers can go on from one cache of their prompt.
-        most_beginning: Most tokens of a prompt that can be read apart from the rest of it; None for
-            any number.
+        most_beginning: Most first tokens of a prompt whose cache several sequences can go on from.
         num_logits: Size of the vocabulary.
         pad_token: Id of the token that fills rows up.
     """
@@ -85,8 +83,7 @@ class Decoder:
         self._busy_s = self._occupancy = 0.0
         self._num_requests = self._num_tokens = self._num_passes = 0
         self.most_rows = rows_together(loaded.model) if batch_invariant else None
-        self.expands_cache, self.num_logits = False, 0
-        self.most_beginning: int | None = 0
+        self.most_beginning = self.num_logits = 0
         self._clear()
 
     def memory_budget(self) -> tuple[int, int]:
@@ -102,8 +99,7 @@ class Decoder:
                 f"{type(self.loaded.model).__name__} keeps no cache like that of other models, so "
                 "sequences could not join or leave a batch: it is not supported"
             )
-        self.expands_cache, self.num_logits = is_expandable(cache), output.logits.shape[-1]
-        self.most_beginning = most_beginning(cache)
+        self.most_beginning, self.num_logits = most_beginning(cache), output.logits.shape[-1]
         per_token, per_sequence = bytes_of(cache)
         per_sequence += _LOGIT_COPIES * 4 * output.logits.shape[-1]
         per_token = max(1, per_token)

@@ -148,7 +148,7 @@ class Scorer:
             self._decoder.session.adapters.load(row.adapter)
         invariant = self._decoder.most_rows is not None
         begins = self._read_beginnings(everything)
-        whole = not self._decoder.expands_cache or not (shares(everything) or invariant or begins)
+        whole = not self._decoder.most_beginning or not (shares(everything) or invariant or begins)
         prompts = {} if whole else self._read_prompts(everything)
         logit_bytes = self._decoder.num_logits * self._decoder.loaded.model.dtype.itemsize
         max_logits = _LOGIT_BYTES // logit_bytes

@@ -50,4 +50,4 @@ def read_distribution(output: ModelOutput) -> Judgement | None:
         reason = word.lower()
     else:
         score, reason = fsum(number * p for number, p in numbers.items()) / mass, None
-    return Judgement(None if score is None else min(100.0, score), reason, _DISTRIBUTION, text)
+    return Judgement(None if score is None else min(100.0, score), reason, "distribution", text)
