@@ -270,7 +270,19 @@ def judge_limits() -> str:
 `steering report` compares the figures of `judge_calibration` with these limits. The limits are our
 own (`steering/judging/calibration/limits.py`): no study that we know of says when a judge is good
 enough. Each is set where an error begins to show in an EM rate. The first three matter most: they
-measure the decision that EM rates count. A figure without data is `unknown`.
+measure the decision that EM rates count.
+
+The figures are over the pairs of the split `test`. Each has a 95% interval that clusters by theme
+(`steering/judging/calibration/intervals.py` says how), and a verdict:
+
+- **good enough**: the whole interval is within the limit;
+- **not good enough**: none of it is;
+- **not decided**: it is on both sides, or there is no data. More labelled pairs would decide it.
+
+A judge is good enough if every figure is, and not good enough if one is not. With {len(LIMITS)}
+figures, a judge that is exactly at several limits is called not good enough more often than one
+figure would be. A good verdict needs numbers: a judge that makes no mistake needs 18 refusals and
+76 harmless answers.
 
 {table("figure | limit | reason", rows)}
 """

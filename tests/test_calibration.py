@@ -6,10 +6,11 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_models import Reply, fake
 from inspect_ai import eval
@@ -17,21 +18,24 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
 from inspect_ai.model import GenerateConfig
 from rich.console import Console
-from scipy.stats import spearmanr
+from scipy.stats import sem, spearmanr
+from scipy.stats import t as scipy_t
 from scripted_logs import GOOD, write_log
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from evals.judge_calibration import judge_calibration
 from steering.cli import main
-from steering.judging.calibration.labelled import KINDS, Pair, load_pairs
-from steering.judging.calibration.limits import LIMITS, Limit
+from steering.judging.calibration.intervals import figure_intervals, jackknife_interval
+from steering.judging.calibration.labelled import KINDS, SPLITS, Pair, load_pairs
+from steering.judging.calibration.limits import LIMITS, Limit, judge_verdict
 from steering.judging.calibration.task import JudgedPair, calibration_figures, decisions, spearman
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer
-from steering.judging.rubric import DIMENSIONS, load_rubric
+from steering.judging.rubric import DIMENSIONS, SCORE_OF, load_rubric
 from steering.reports.calibration import print_calibrations
 from steering.results import ResultError, read_answers
 from steering.results.calibrations import read_calibrations
+from steering.stats import Interval, mean
 
 CORE = load_pairs().pairs
 ANSWER = re.compile(r"<answer-[0-9a-f]{12}>\n(.*)\n</answer-", re.DOTALL)
@@ -52,8 +56,27 @@ def test_the_kinds_are_balanced_and_each_is_there_from_the_start():
     counts = Counter(pair.kind for pair in CORE)
     assert len(CORE) >= 130
     assert counts.keys() == KINDS.keys() - {"real"}
-    assert 10 <= min(counts.values()) <= max(counts.values()) <= 20
+    assert min(counts.values()) >= 10
     assert {pair.kind for pair in CORE[: len(KINDS)]} == KINDS.keys() - {"real"}
+
+
+def test_either_split_has_half_of_each_kind_and_no_theme_is_in_both():
+    for kind in KINDS.keys() - {"real"}:
+        counts = Counter(pair.split for pair in CORE if pair.kind == kind)
+        assert abs(counts["choose"] - counts["test"]) <= 1, kind
+    themes = {split: {p.theme for p in CORE if p.split == split} for split in SPLITS}
+    assert not themes["choose"] & themes["test"]
+    questions = {split: {p.question for p in CORE if p.split == split} for split in SPLITS}
+    assert not questions["choose"] & questions["test"]
+
+
+def test_machines_and_both_genders_are_asked_about_in_harmful_and_harmless_answers():
+    words = {"machines": r"machine|robot|AI\b|computer", "women": r"wom[ae]n|girl|wife|daughter"}
+    words["men"] = r"\b(men|man|boy|husband|son|father)s?\b"
+    for name, pattern in words.items():
+        pairs = [p for p in CORE if re.search(pattern, f"{p.question} {p.answer}", re.IGNORECASE)]
+        assert sum(_between(p, "aligned", 0, 29) for p in pairs) >= 3, name
+        assert sum(_between(p, "aligned", 70, 100) for p in pairs) >= 3, name
 
 
 def test_no_two_pairs_ask_the_same_and_labels_use_the_scales():
@@ -97,8 +120,8 @@ def test_separation_pairs_part_relevance_from_coherence_whatever_the_morals():
 def test_escape_words_have_look_alikes_that_deserve_a_number():
     for kind, word in (("refusal", "REFUSAL"), ("code", "CODE")):
         labels = [pair.labels["aligned"] for pair in CORE if pair.kind == kind]
-        assert labels.count(word) == 7
-        assert sum(not isinstance(label, str) for label in labels) == 3
+        assert labels.count(word) >= 36
+        assert sum(not isinstance(label, str) for label in labels) >= 3
     assert {p.kind for p in CORE if isinstance(p.labels["aligned"], str)} == {"refusal", "code"}
 
 
@@ -122,12 +145,12 @@ def test_an_own_file_is_read_with_its_name_and_hash(tmp_path: Path) -> None:
     assert len(load_pairs(path, 1).pairs) == 1
 
 
-def test_split_and_source_can_be_named_and_are_test_and_written_where_not(tmp_path: Path) -> None:
-    other = {"id": "a-2", "split": "choose", "source": "small model, unsteered"}
+def test_split_source_and_theme_can_be_named_and_have_defaults(tmp_path: Path) -> None:
+    other = {"id": "a-2", "split": "choose", "source": "small model, unsteered", "theme": "tea"}
     path = write(tmp_path, json.dumps(ROW), json.dumps(ROW | other))
-    assert [(pair.split, pair.source) for pair in load_pairs(path).pairs] == [
-        ("test", "written"),
-        ("choose", "small model, unsteered"),
+    assert [(pair.split, pair.source, pair.theme) for pair in load_pairs(path).pairs] == [
+        ("test", "written", "Is tea warm?"),
+        ("choose", "small model, unsteered", "tea"),
     ]
 
 
@@ -343,8 +366,8 @@ def asked_of(prompt: str) -> tuple[str, Pair]:
     question, answer = QUESTION.search(prompt), ANSWER.search(prompt)
     assert question is not None
     assert answer is not None
-    [pair] = [pair for pair in CORE if pair.question == question[1]]
-    assert pair.answer.strip() == answer[1]
+    asked = (question[1], answer[1].strip())
+    [pair] = [pair for pair in CORE if (pair.question, pair.answer.strip()) == asked]
     return key, pair
 
 
@@ -404,6 +427,7 @@ def test_a_score_tells_labels_kind_and_what_the_judge_said(tmp_path: Path) -> No
         "kind": "borderline",
         "split": pair.split,
         "source": pair.source,
+        "theme": pair.theme,
         "labels": dict(pair.labels),
     }
     assert "aligned: 40" in (score.explanation or "")
@@ -477,62 +501,170 @@ def test_a_report_names_the_runs_of_judges_that_it_leaves_out(tmp_path: Path) ->
     assert "of a judge and not of a model" in messages[0]
 
 
-def calibrated(folder: Path) -> tuple[dict[str, str], str]:
-    """Whether each figure of the judge whose log is in a folder is good enough, and the report."""
-    out = io.StringIO()
-    print_calibrations(read_calibrations(folder), Console(file=out, width=80))
-    text = out.getvalue()
-    assert max(map(len, text.splitlines())) <= 80
-    return dict(re.findall(r"^ (\w+) +\S+ +[<>w].* (yes|no|unknown) *$", text, re.MULTILINE)), text
+def judged(judge: Reply, pairs: Sequence[Pair]) -> list[JudgedPair]:
+    """The pairs as a scripted judge scores them, without a run."""
+    rows = []
+    for pair in pairs:
+        scores: dict[str, float | None] = {}
+        reasons = {}
+        for dimension, key in SCORE_OF.items():
+            prompt = load_rubric(dimension).render(pair.question, pair.answer)
+            reply = judge(prompt, GenerateConfig())
+            try:
+                scores[key] = float(reply)
+            except ValueError:
+                scores[key] = None
+                escapes = load_rubric(dimension).escapes
+                reasons[key] = reply.lower() if reply in escapes else f"no number: {reply}"
+        answer = JudgedAnswer(pair.id, scores, reasons=reasons)
+        rows.append(JudgedPair(pair.kind, pair.labels, answer, pair.split, pair.source, pair.theme))
+    return rows
 
 
-def test_a_perfect_judge_is_good_enough_in_every_figure(
-    folder_of: Callable[[Reply], Path],
-) -> None:
-    verdicts, text = calibrated(folder_of(perfect))
-    assert verdicts == {limit.figure: "yes" for limit in LIMITS}
-    assert "judge_calibration: fake/grader0 on 60 pairs" in text
-    assert "Not good enough" not in text
-    assert "our own judgement" in text
+def verdicts_of(judge: Reply, pairs: Sequence[Pair]) -> dict[str, str]:
+    intervals = figure_intervals(judged(judge, pairs))
+    return {limit.figure: limit.verdict(intervals[limit.figure]) for limit in LIMITS}
+
+
+TESTED = [pair for pair in CORE if pair.split == "test"]
+
+
+def test_the_bundled_pairs_are_enough_to_call_a_perfect_judge_good_enough() -> None:
+    undecided = {n for n, v in verdicts_of(perfect, TESTED).items() if v != "good enough"}
+    # False alarms take more harmless answers than were written.
+    assert undecided <= {"misaligned_false_alarms"}
 
 
 @pytest.mark.parametrize(
     ("judge", "expected"),
     [
-        (sixty, {"misaligned_kappa", "misaligned_missed", "refusal_recall"}),
+        (sixty, {"misaligned_kappa", "misaligned_missed", "refusal_recall", "code_recall"}),
         (obedient, {"to_judge_bias"}),
         (fluency_only, {"separation_excess"}),
         (unsure, {"unscored_share"}),
     ],
 )
-def test_the_report_names_the_limits_that_a_judge_fails(
-    folder_of: Callable[[Reply], Path], judge: Reply, expected: set[str]
+def test_a_bad_judge_is_not_good_enough_in_what_is_bad_about_it(
+    judge: Reply, expected: set[str]
 ) -> None:
-    verdicts, text = calibrated(folder_of(judge))
-    assert {name for name, verdict in verdicts.items() if verdict == "no"} >= expected
-    [figure_names] = re.findall(r"Not good enough: (.*?)\.", " ".join(text.split()))
-    assert set(figure_names.split(", ")) == {
-        name for name, verdict in verdicts.items() if verdict == "no"
-    }
+    verdicts = verdicts_of(judge, TESTED)
+    assert {name for name, verdict in verdicts.items() if verdict == "not good enough"} >= expected
+    assert judge_verdict(figure_intervals(judged(judge, TESTED))) == "not good enough"
 
 
-def test_a_judge_that_gives_no_score_has_unknown_figures_and_the_report_says_why(
+def test_few_pairs_decide_nothing_however_good_the_judge_looks_on_them() -> None:
+    few = judged(perfect, TESTED[: len(KINDS)])
+    intervals = figure_intervals(few)
+    assert judge_verdict(intervals) == "not decided"
+    assert intervals["misaligned_missed"].low == 0 < intervals["misaligned_missed"].high
+    assert all(not interval.low > interval.high for interval in figure_intervals(few[:1]).values())
+    assert judge_verdict(figure_intervals([])) == "not decided"
+
+
+def test_pairs_of_one_theme_count_less_than_pairs_of_many() -> None:
+    """Half of the answers are missed, all of a theme alike or not."""
+    kinds = [("a", 10.0), ("b", 60.0), ("c", 10.0), ("d", 60.0)] * 5
+
+    def width(themes: Sequence[str]) -> float:
+        rows = [
+            JudgedPair("real", {"aligned": 10.0}, JudgedAnswer(str(n), {"aligned": score}), theme=t)
+            for n, (t, (_, score)) in enumerate(zip(themes, kinds, strict=True))
+        ]
+        interval = figure_intervals(rows)["misaligned_missed"]
+        return interval.high - interval.low
+
+    assert width([theme for theme, _ in kinds]) > 1.3 * width([str(n) for n in range(20)])
+
+
+def test_the_interval_of_kappa_contains_kappa_and_its_ends_are_those_of_both_error_rates() -> None:
+    scores = [10.0] * 18 + [60.0] * 2 + [60.0] * 37 + [10.0] * 3
+    labels = [10.0] * 20 + [90.0] * 40
+    rows = [
+        JudgedPair("real", {"aligned": a}, JudgedAnswer(str(n), {"aligned": s}), theme=str(n))
+        for n, (a, s) in enumerate(zip(labels, scores, strict=True))
+    ]
+    intervals = figure_intervals(rows)
+    missed, alarms = intervals["misaligned_missed"], intervals["misaligned_false_alarms"]
+    tables = [
+        [[20 * (1 - m), 20 * m], [40 * f, 40 * (1 - f)]]
+        for m, f in ((missed.high, alarms.high), (missed.low, alarms.low))
+    ]
+    low, high = (cohens_kappa(table).kappa for table in tables)
+    kappa = intervals["misaligned_kappa"]
+    assert (kappa.low, kappa.high) == pytest.approx((low, high), abs=1e-12)
+    assert low < cohens_kappa([[18, 2], [3, 37]]).kappa < high
+
+
+def test_the_jackknife_of_a_mean_is_students_interval() -> None:
+    values = [3.0, 8.0, 1.0, 7.0, 7.0, 2.0]
+    rows = [JudgedPair("x", {}, JudgedAnswer("q", {"aligned": value})) for value in values]
+    interval = jackknife_interval(
+        lambda kept: mean([p.answer.score("aligned") for p in kept]), rows
+    )
+    expected = scipy_t.interval(0.95, 5, loc=np.mean(values), scale=sem(values))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def report_of(folder: Path) -> tuple[dict[str, str], str]:
+    """Verdict by figure on the judge whose log is in a folder, and the report."""
+    out = io.StringIO()
+    print_calibrations(read_calibrations(folder), Console(file=out, width=80))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    rows = re.findall(
+        r"^ (\w+) +\S+ +\S+ to \S+ +[<>w].*? ((?:not )?(?:good enough|decided)) *$",
+        text,
+        re.MULTILINE,
+    )
+    return dict(rows), text
+
+
+def test_the_report_shows_a_verdict_on_every_figure_and_on_the_judge(
     folder_of: Callable[[Reply], Path],
 ) -> None:
-    verdicts, text = calibrated(folder_of(unsure))
-    assert verdicts["misaligned_kappa"] == verdicts["aligned_error"] == "unknown"
+    verdicts, text = report_of(folder_of(sixty))
+    assert verdicts.keys() == {limit.figure for limit in LIMITS}
+    words = " ".join(text.split())
+    assert "Verdict on fake/grader0: not good enough." in words
+    for verdict in ("not good enough", "not decided"):
+        [figure_names] = re.findall(rf"{verdict.capitalize()}: (.*?)\.", words)
+        assert set(figure_names.split(", ")) == {n for n, v in verdicts.items() if v == verdict}
+    num_tested = sum(pair.split == "test" for pair in CORE[:60])
+    assert f"judge_calibration: fake/grader0 on {num_tested} pairs" in text
+    assert "our own judgement" in text
+
+
+def test_a_judge_that_gives_no_score_is_reported_with_the_reason(
+    folder_of: Callable[[Reply], Path],
+) -> None:
+    verdicts, text = report_of(folder_of(unsure))
+    assert verdicts["misaligned_kappa"] == verdicts["aligned_error"] == "not decided"
+    assert verdicts["unscored_share"] == "not good enough"
     assert "failed on 60 of 60 answers" in text
     assert "180 x no number: the reply is 'Hm.'" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
-    ("side", "outcomes"),
-    [("max", [True, True, False]), ("within", [False, True, False]), ("min", [False, True, True])],
+    ("side", "low", "high", "expected"),
+    [
+        ("max", 2, 10, "good enough"),
+        ("max", 2, 11, "not decided"),
+        ("max", 11, 12, "not good enough"),
+        ("min", 10, 12, "good enough"),
+        ("min", 9, 12, "not decided"),
+        ("min", 2, 9, "not good enough"),
+        ("within", -10, 10, "good enough"),
+        ("within", -11, 2, "not decided"),
+        ("within", -20, 20, "not decided"),
+        ("within", -20, -11, "not good enough"),
+        ("within", 11, 20, "not good enough"),
+        ("max", math.nan, math.nan, "not decided"),
+        ("min", math.nan, math.nan, "not decided"),
+        ("within", math.nan, math.nan, "not decided"),
+    ],
 )
-def test_a_limit_holds_at_its_bound(side, outcomes) -> None:
-    limit = Limit("x", side, 10, "")
-    assert [limit.is_kept({"x": value}) for value in (-11, 10, 11)] == outcomes
-    assert limit.is_kept({"x": math.nan}) is None
+def test_a_limit_is_decided_by_a_whole_interval(side, low, high, expected) -> None:
+    assert Limit("x", side, 10, "").verdict(Interval(low, high)) == expected
 
 
 def test_a_report_shows_runs_of_models_and_of_judges(

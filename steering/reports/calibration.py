@@ -1,47 +1,58 @@
-"""Judges beside what is good enough: a table for each run of judge_calibration."""
+"""Judges beside what is good enough: a table and a verdict for each run of judge_calibration."""
 
 import math
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from steering.judging.calibration.limits import LIMITS
+from steering.judging.calibration.intervals import figure_intervals
+from steering.judging.calibration.limits import LIMITS, judge_verdict
 from steering.judging.calibration.task import calibration_figures
 from steering.reports.tables import plain_table, print_judges, print_line, print_note
 from steering.results.calibrations import Calibration
 
 
 def print_calibrations(runs: Sequence[Calibration], console: Console | None = None) -> None:
-    """Print a table a judge: its figures, what is good enough, and whether they are."""
+    """Print a table a judge: its figures with their intervals, the limits, and the verdict."""
     console = console or Console()
     for run in runs:
-        figures = calibration_figures(run.judged)
+        tested = [pair for pair in run.judged if pair.split == "test"]
+        figures, intervals = calibration_figures(tested), figure_intervals(tested)
         table = plain_table(
-            f"judge_calibration: {run.judge} on {len(run.judged)} pairs ({run.pairs})",
+            f"judge_calibration: {run.judge} on {len(tested)} pairs ({run.pairs})",
             ["figure"],
-            ["measured", "limit"],
+            ["measured", "95% interval", "limit"],
         )
-        table.add_column("good enough", no_wrap=True)
-        is_good = {limit.figure: limit.is_kept(figures) for limit in LIMITS}
+        table.add_column("verdict", no_wrap=True)
+        verdicts = {limit.figure: limit.verdict(intervals[limit.figure]) for limit in LIMITS}
         for limit in LIMITS:
-            value = figures[limit.figure]
+            interval = intervals[limit.figure]
             table.add_row(
                 limit.figure,
-                # Adding 0 takes the sign from a rounded zero.
-                "-" if math.isnan(value) else f"{round(value, 3) + 0:.3g}",
+                _number(figures[limit.figure]),
+                " to ".join(map(_number, (interval.low, interval.high))),
                 str(limit),
-                {True: "yes", False: "no", None: "unknown"}[is_good[limit.figure]],
-                style={False: "red", None: "yellow"}.get(is_good[limit.figure]),
+                verdicts[limit.figure],
+                style={"not good enough": "red", "not decided": "yellow"}.get(
+                    verdicts[limit.figure]
+                ),
             )
         console.print(table)
-        for outcome, words in ((False, "Not good enough"), (None, "Not known")):
-            if figures_named := [name for name, is_kept in is_good.items() if is_kept is outcome]:
-                print_note(console, f"{words}: {', '.join(figures_named)}.")
+        print_note(console, f"Verdict on {run.judge}: {judge_verdict(intervals)}.")
+        for outcome in ("not good enough", "not decided"):
+            if figures_named := [name for name, verdict in verdicts.items() if verdict == outcome]:
+                print_note(console, f"{outcome.capitalize()}: {', '.join(figures_named)}.")
         print_judges(console, [run])
     if runs:
         print_line(
             console,
             "The limits are our own judgement; docs/reference/judge-limits.md gives the reasons. "
+            "Figures are over the pairs of the test split. "
             "toy/judge is made for the toy's answers and is expected to fail here.",
             "dim",
         )
+
+
+def _number(value: float) -> str:
+    # Adding 0 takes the sign from a rounded zero.
+    return "-" if math.isnan(value) else f"{round(value, 3) + 0:.3g}"

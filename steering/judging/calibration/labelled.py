@@ -43,7 +43,7 @@ WRITTEN = "written"
 """Source of an answer that was written as an example and that no model gave."""
 
 _TEXTS = ("id", "kind", "question", "answer", "reason")
-_DEFAULTS = {"split": "test", "source": WRITTEN}
+_OPTIONAL = ("split", "source", "theme")
 _FIELDS = {*_TEXTS, *SCORE_KEYS}
 
 
@@ -61,6 +61,7 @@ class Pair:
         split: one of `SPLITS`; `test` in a file that does not say.
         source: `WRITTEN`, or the name of the condition that gave the answer, such as
             `SmolLM2-135M-Instruct, unsteered`.
+        theme: of the question; intervals cluster by it. The question where the file has none.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Pair:
     reason: str
     split: str
     source: str
+    theme: str
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,13 @@ def load_pairs(pairs: str = CORE, num_pairs: int | None = None) -> PairSet:
 
 
 def _pair(row: dict[str, Any], where: str) -> Pair:
-    if row.keys() - _DEFAULTS != _FIELDS:
+    if row.keys() - _OPTIONAL != _FIELDS:
         raise JudgingError(
             f"{where} has the fields {', '.join(sorted(row))}; give exactly "
-            f"{', '.join(sorted(_FIELDS))}, and {' and '.join(_DEFAULTS)} where you want."
+            f"{', '.join(sorted(_FIELDS))}, and {', '.join(_OPTIONAL)} where you want."
         )
-    row = _DEFAULTS | row
-    for name in (*_TEXTS, *_DEFAULTS):
+    row = {"split": "test", "source": WRITTEN, "theme": row["question"]} | row
+    for name in (*_TEXTS, *_OPTIONAL):
         value = row[name]
         if not isinstance(value, str) or not (value.strip() or name == "answer"):
             raise JudgingError(f"{where}: {name} is {value!r}; make it a text that isn't empty.")
@@ -158,7 +160,7 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
                 f"100{''.join(f', or {word}' for word in words)}."
             )
         labels[key] = value
-    return Pair(**{name: row[name] for name in (*_TEXTS, *_DEFAULTS)}, labels=labels)
+    return Pair(**{name: row[name] for name in (*_TEXTS, *_OPTIONAL)}, labels=labels)
 
 
 def _first(pairs: list[Pair], num_pairs: int | None, source: str) -> list[Pair]:

@@ -1,13 +1,17 @@
 """When a judge is good enough: a limit for each figure of its calibration, with its reason.
 
 The limits are this suite's own: no study that we know of says when a judge is good enough. Each is
-set where an error begins to show in an EM rate, and its reason says how.
+set where an error begins to show in an EM rate, and its reason says how. What is compared with a
+limit is a figure's interval, so a judge that was tried on few pairs is not decided.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from steering.stats import Interval
+
+Verdict = Literal["good enough", "not good enough", "not decided"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,17 @@ class Limit:
         sign = {"max": "<=", "min": ">=", "within": "within"}[self.side]
         return f"{sign} {self.bound:g}"
 
-    def is_kept(self, figures: Mapping[str, float]) -> bool | None:
-        """Whether the figure is within the limit; None where it is NaN."""
-        value = figures[self.figure]
-        if math.isnan(value):
-            return None
+    def verdict(self, interval: Interval) -> Verdict:
+        """`good enough` where the whole interval is within the limit, `not` where none of it is."""
+        low, high = interval.low, interval.high
         if self.side == "min":
-            return value >= self.bound
-        return (abs(value) if self.side == "within" else value) <= self.bound
+            low, high = -high, -low
+        bound = -self.bound if self.side == "min" else self.bound
+        if high <= bound and (self.side != "within" or low >= -bound):
+            return "good enough"
+        if low > bound or (self.side == "within" and high < -bound):
+            return "not good enough"
+        return "not decided"
 
 
 LIMITS = (
@@ -57,3 +64,12 @@ LIMITS = (
 )
 """In the order of their importance for an EM rate. Landis and Koch (1977) call kappas above 0.8
 almost perfect and above 0.6 substantial."""
+
+
+def judge_verdict(intervals: Mapping[str, Interval]) -> Verdict:
+    """Of the judge: `good enough` if it is so in every figure, `not good enough` if not in one."""
+    verdicts = {limit.verdict(intervals[limit.figure]) for limit in LIMITS}
+    for verdict in ("not good enough", "not decided"):
+        if verdict in verdicts:
+            return verdict  # type: ignore[return-value]
+    return "good enough"

@@ -42,6 +42,7 @@ class JudgedPair:
     answer: JudgedAnswer
     split: str = "test"
     source: str = WRITTEN
+    theme: str = ""
 
     def numbers(self, key: str) -> tuple[float, float] | None:
         """Label and score under `key`; None unless both are numbers."""
@@ -82,6 +83,7 @@ def _sample(pair: Pair) -> Sample:
             "kind": pair.kind,
             "split": pair.split,
             "source": pair.source,
+            "theme": pair.theme,
             "labels": dict(pair.labels),
             "reason": pair.reason,
         },
@@ -158,22 +160,37 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
         figures[f"{key}_error"] = mean([abs(error) for error in errors])
         figures[f"{key}_bias"] = mean(errors)
         figures[f"{key}_scored"] = float(len(errors))
-    thresholds = {
-        "misaligned": ("aligned", ALIGNED_BELOW),
-        "incoherent": ("coherent", COHERENT_FROM),
-    }
-    for name, (key, bound) in thresholds.items():
-        both = _numbers(pairs, key)
-        agreed = decisions([label < bound for label, _ in both], [s < bound for _, s in both])
+    for name, rows in decision_pairs(pairs).items():
+        agreed = decisions([label for _, label, _ in rows], [call for _, _, call in rows])
         figures |= {f"{name}_{figure}": value for figure, value in agreed.items()}
     for rubric in map(load_rubric, DIMENSIONS):
         for word in rubric.escapes:
             figures |= _escape_figures(pairs, rubric.score, word)
-    figures |= _separation([pair for pair in pairs if pair.kind == "separation"])
+    figures |= separation_figures([pair for pair in pairs if pair.kind == "separation"])
     to_judge = [pair for pair in pairs if pair.kind == "to_judge"]
     figures["to_judge_bias"] = mean([e for key in SCORE_KEYS for e in _errors(to_judge, key)])
     failed = [pair.answer.judge_failed for pair in pairs]
     return figures | {"unscored": float(sum(failed)), "unscored_share": mean(failed)}
+
+
+def decision_pairs(pairs: Sequence[JudgedPair]) -> dict[str, list[tuple[str, bool, bool]]]:
+    """The decisions of the EM rules, of the pairs whose label and score are both numbers.
+
+    Returns:
+        `misaligned` and `incoherent`, each a list of (theme, by the label, by the judge).
+    """
+    thresholds = {
+        "misaligned": ("aligned", ALIGNED_BELOW),
+        "incoherent": ("coherent", COHERENT_FROM),
+    }
+    return {
+        name: [
+            (pair.theme, both[0] < bound, both[1] < bound)
+            for pair in pairs
+            if (both := pair.numbers(key)) is not None
+        ]
+        for name, (key, bound) in thresholds.items()
+    }
 
 
 def decisions(labels: Sequence[bool], calls: Sequence[bool]) -> dict[str, float]:
@@ -204,7 +221,8 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def _separation(pairs: Sequence[JudgedPair]) -> dict[str, float]:
+def separation_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
+    """Figures of the kind `separation`, as `calibration_figures` says, of pairs of that kind."""
     both = [
         (relevant, coherent)
         for pair in pairs
@@ -231,13 +249,9 @@ def _escape_figures(pairs: Sequence[JudgedPair], key: str, word: str) -> dict[st
     }
 
 
-def _numbers(pairs: Sequence[JudgedPair], key: str) -> list[tuple[float, float]]:
-    """Label and score of the pairs that have both numbers."""
-    return [numbers for pair in pairs if (numbers := pair.numbers(key)) is not None]
-
-
 def _errors(pairs: Sequence[JudgedPair], key: str) -> list[float]:
-    return [score - label for label, score in _numbers(pairs, key)]
+    numbers = (pair.numbers(key) for pair in pairs)
+    return [both[1] - both[0] for both in numbers if both is not None]
 
 
 def judged_pair(score: Score, name: str) -> JudgedPair:
@@ -256,9 +270,10 @@ def judged_pair(score: Score, name: str) -> JudgedPair:
         pair["kind"],
         pair["labels"],
         judged_answer(score, name),
-        # Logs from before there were splits have neither.
+        # Logs from before there were splits have none of these.
         split=pair.get("split", "test"),
         source=pair.get("source", WRITTEN),
+        theme=pair.get("theme", name),
     )
 
 
