@@ -69,7 +69,5 @@ almost perfect and above 0.6 substantial."""
 def judge_verdict(intervals: Mapping[str, Interval]) -> Verdict:
     """Of the judge: `good enough` if it is so in every figure, `not good enough` if not in one."""
     verdicts = {limit.verdict(intervals[limit.figure]) for limit in LIMITS}
-    for verdict in ("not good enough", "not decided"):
-        if verdict in verdicts:
-            return verdict  # type: ignore[return-value]
-    return "good enough"
+    order: tuple[Verdict, ...] = ("not good enough", "not decided", "good enough")
+    return next(verdict for verdict in order if verdict in verdicts)
