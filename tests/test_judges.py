@@ -23,12 +23,7 @@ from inspect_ai.util import LimitExceededError
 
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import Judgement, reason_kind
-from steering.judging.judges import (
-    DEFAULT_GRADER,
-    JUDGE_CONFIG,
-    ask_judge,
-    grader_model,
-)
+from steering.judging.judges import ask_judge, grader_model
 from steering.judging.model_output import final_text, is_truncated
 from steering.judging.replies import read_reply
 
@@ -193,7 +188,7 @@ def test_judge_is_asked_for_logprobs_greedily_and_its_own_settings_win() -> None
     anyio.run(ask_judge, plain, "prompt")
     anyio.run(ask_judge, with_settings, "prompt")
     sent = [(c.temperature, c.max_tokens, c.logprobs, c.top_logprobs) for c in configs]
-    assert sent == [(0.0, JUDGE_CONFIG.max_tokens, True, 20), (0.0, 2000, False, 20)]
+    assert sent == [(0.0, 16, True, 20), (0.0, 2000, False, None)]
 
 
 def grader_for(tested: Model, roles: dict[str, Model | list[Model]]) -> Model:
@@ -217,21 +212,9 @@ def test_unbound_grader_is_what_the_model_under_test_suggests() -> None:
     assert str(grader_for(tested, {})) == "fake/suggested"
 
 
-@pytest.mark.parametrize("suggestion", ["fake/tested", None])
-def test_model_under_test_never_judges_itself_unasked(
-    suggestion: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("steering.judging.judges.DEFAULT_GRADER", "fake/tested")
+def test_model_under_test_never_judges_itself_unasked() -> None:
     with pytest.raises(JudgingError, match=r"fake/tested is the model under test.*--model-role"):
-        grader_for(fake("tested", default_grader=suggestion), {})
-
-
-def test_default_grader_that_cannot_be_made_names_the_option_to_pass(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(JudgingError, match=rf"{DEFAULT_GRADER}.*--model-role grader="):
-        grader_for(fake("tested"), {})
+        grader_for(fake("tested", default_grader="fake/tested"), {})
 
 
 def test_several_graders_are_refused_rather_than_the_first_one_taken() -> None:

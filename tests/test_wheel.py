@@ -57,6 +57,7 @@ def test_the_wheel_holds_data_and_types_and_nothing_that_shadows_a_library(wheel
     data = {str(path.relative_to(REPO / "datasets")) for path in (REPO / "datasets").rglob("*.*")}
     assert {f"steering/_data/{name}" for name in data} <= names
     assert {"steering/py.typed", "evals/py.typed", "evals/em_freeform.py"} <= names
+    assert {"steering/judging/judges.yaml", "steering/judging/rubrics/alignment.md"} <= names
     assert any(name.startswith("steering/toy/checkpoints/") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -2,8 +2,10 @@
 
 A judge fails on an answer when it gives neither a number nor an escape word in some dimension. With
 several judges the others' scores stand, so that nothing else shows that one of them failed.
+Every kind of failure has a remedy.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,33 @@ from inspect_ai.scorer import Metric, SampleScore, Value, metric
 
 from steering.judging.judgement import METHODS, JudgedAnswer, is_about_answer, reason_kind
 from steering.judging.metrics import judged_answer
+from steering.judging.register import entry_of
+
+_AGAIN = (
+    "judge the answers again: inspect score LOG --scorer steering/em_judge --action overwrite "
+    "--overwrite"
+)
+_OTHER = "choose another judge"
+_ROOM = "give it room to reason: {max_tokens: 8000}"
+_TEXT = "ask for no log probabilities, and give it room: {logprobs: false, max_tokens: 8000}"
+# In braces: settings of the role.
+_REMEDIES = {
+    "cut off": _ROOM,
+    "low mass": f"it does not begin with a number: {_TEXT}, or {_OTHER}",
+    "no number": _OTHER,
+    "out of range": _OTHER,
+    "judge refused": _OTHER,
+    "impossible log probabilities": "ask for none: {logprobs: false}",
+}
+# By words of the message; the first that matches counts.
+_REMEDIES_OF_ERRORS = {
+    "logprobs": "it has no log probabilities: {logprobs: false}",
+    "temperature": "it takes no temperature but 1: {temperature: 1}",
+    "reasoning": "ask for another effort: {reasoning_effort: low, max_tokens: 8000}",
+    "max_(output_|completion_)?tokens": _ROOM,
+    "not.?found|does not exist|deprecated|no longer": _OTHER,
+    "api.?key|authentication|permission|401|403": "check its key, and that it may use this model",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +50,10 @@ class Cause:
     kind: str
     replies: int
     reason: str
+
+    def remedy(self, judge: str) -> str:
+        """What to do about it, for a judge of this name."""
+        return remedy(judge, self.reason)
 
 
 @dataclass(frozen=True)
@@ -38,6 +71,20 @@ class Failures:
     failed: int
     asked: int
     causes: tuple[Cause, ...]
+
+
+def remedy(judge: str, reason: str) -> str:
+    """What to do about a judge's failure, in a clause; `reason` is that of its judgement."""
+    kind, _, details = reason.partition(":")
+    if kind == "judge error":
+        words = (each for each in _REMEDIES_OF_ERRORS if re.search(each, details, re.IGNORECASE))
+        advice = _REMEDIES_OF_ERRORS.get(next(words, ""), _AGAIN)
+    else:
+        advice = _REMEDIES.get(kind, _AGAIN)
+    if advice == _OTHER and (entry := entry_of(judge)) and entry.replacement:
+        advice = f"{advice}, the nearest is {entry.replacement}"
+    model = judge.partition("[")[0]
+    return advice.replace("{", f"--model-role 'grader={{model: {model}, ").replace("}", "}'")
 
 
 def judge_failures(answers: Sequence[JudgedAnswer]) -> list[Failures]:

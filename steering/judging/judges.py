@@ -7,8 +7,10 @@ metric.
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import cache
 
 import anyio
 from inspect_ai.model import (
@@ -22,20 +24,17 @@ from inspect_ai.model._model import active_model
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import LimitExceededError
 from pydantic_core import to_jsonable_python
-from rich.markup import render
 
 from steering.evaluated_model import EvaluatedModel
+from steering.judging.default_judge import GRADER_ROLE, default_judge, usable_judge
 from steering.judging.errors import JudgingError
-from steering.judging.judgement import Judgement
+from steering.judging.judge_failures import remedy
+from steering.judging.judgement import Judgement, is_about_answer, reason_kind, shortened
 from steering.judging.local_judges import distribution_config, read_distribution
+from steering.judging.register import judge_settings, warn_of_retirement
 from steering.judging.replies import one_line, read_reply
 
-GRADER_ROLE = "grader"
-DEFAULT_GRADER = "openai/gpt-4o-2024-08-06"
-
-# The judges of Betley et al. (2025) are asked for one token. Sixteen leave room for an escape word
-# that takes several, and are the least that some APIs accept.
-JUDGE_CONFIG = GenerateConfig(temperature=0.0, max_tokens=16, logprobs=True, top_logprobs=20)
+logger = logging.getLogger(__name__)
 
 # Providers of local models: the weights behind a name can change, and asking again is free.
 _LOCAL = ("hf", "llama-cpp-python", "ollama", "sglang", "steered", "toy", "vllm")
@@ -45,52 +44,47 @@ def grader_models() -> list[Model]:
     """The models that judge, in the order in which they were bound.
 
     The `grader` role when the user bound it; else the judge that the model under test suggests (the
-    toy has a judge that knows its world); else `DEFAULT_GRADER`. Never the model under test unless
-    the user binds it.
+    toy has a judge that knows its world); else the first default of the register that can be had.
+    Never the model under test unless the user binds it.
 
     Raises:
         JudgingError: there is no usable default, or a bound model is steered by its default vector.
     """
-    remedy = "pass --model-role grader=<provider>/<model>"
+    judges = _bound_judges() or [_unbound_judge()]
+    for judge in judges:
+        warn_of_retirement(str(judge))
+    return judges
+
+
+def _bound_judges() -> list[Model]:
+    """The models that the user bound to the grader role."""
     bound = model_roles().get(GRADER_ROLE)
-    if bound is not None:
-        judges = list(bound) if isinstance(bound, list) else [bound]
-        for judge in judges:
-            # -M options do not reach the models of a role.
-            if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
-                name = str(judge).partition("[")[0]
-                raise JudgingError(
-                    f"the judge {judge} is steered by its default vector, since its options name "
-                    f"none: pass --model-role 'grader={{model: {name}, model_args: "
-                    "{vector: none}}' for an unsteered judge, or name a vector there for a steered "
-                    "one."
-                )
-        return judges
+    judges = [] if bound is None else list(bound) if isinstance(bound, list) else [bound]
+    for judge in judges:
+        # -M options do not reach the models of a role.
+        if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
+            name = str(judge).partition("[")[0]
+            raise JudgingError(
+                f"the judge {judge} is steered by its default vector, since its options name none: "
+                f"pass --model-role 'grader={{model: {name}, model_args: {{vector: none}}}}' for "
+                "an unsteered judge, or name a vector there for a steered one."
+            )
+    return judges
+
+
+def _unbound_judge() -> Model:
+    """The judge where the user bound none."""
+    name_one = "pass --model-role grader=<provider>/<model>"
     tested = get_model()
     suggested = tested.api.default_grader if isinstance(tested.api, EvaluatedModel) else None
-    name = suggested or DEFAULT_GRADER
-    if name == str(tested):
+    if suggested is None:
+        return default_judge(name_one, (str(tested), tested.canonical_name()))
+    if suggested == str(tested):
         raise JudgingError(
-            f"the default judge {name} is the model under test, and no model judges itself unless "
-            f"you ask for it: {remedy}."
+            f"the default judge {suggested} is the model under test, and no model judges itself "
+            f"unless you ask for it: {name_one}."
         )
-    return [usable_judge(name, f"the default judge {name}", remedy)]
-
-
-def usable_judge(name: str, called: str, remedy: str) -> Model:
-    """The judge of a model's name.
-
-    Raises:
-        JudgingError: it can't be used: no package, no key, an unknown name. The message begins with
-            `called` and ends with `remedy`.
-    """
-    try:
-        return get_model(name, role=GRADER_ROLE)
-    except Exception as error:
-        # Providers raise many types here; Inspect's own carry rich markup.
-        message = getattr(error, "message", None)
-        detail = one_line(render(message).plain if isinstance(message, str) else error)
-        raise JudgingError(f"{called} can't be used ({detail}): {remedy}.") from error
+    return usable_judge(suggested, f"the default judge {suggested}", name_one)
 
 
 def grader_model() -> Model:
@@ -108,11 +102,14 @@ def grader_model() -> Model:
     return judges[0]
 
 
-def require_grader() -> list[Solver]:
+def require_grader(published: str = "") -> list[Solver]:
     """Fail before any answer is generated when there is no model to judge it.
 
     On the command line the models are known when the task is created, and are checked now. A task
     created from Python before its run checks when it runs.
+
+    Args:
+        published: Inspect's name of the judge of the protocol that the task follows, if it has one.
 
     Returns:
         For `Task(setup=...)`: the check that the run still has to make, or none.
@@ -121,20 +118,42 @@ def require_grader() -> list[Solver]:
         JudgingError: the models are known, and there is no judge among them.
     """
     if active_model() is None:
-        return [find_grader()]
-    grader_models()
+        return [find_grader(published)]
+    _check_graders(published)
     return []
 
 
 @solver
-def find_grader() -> Solver:
+def find_grader(published: str = "") -> Solver:
     """Check the judges before each answer, so that a missing one shows before it is generated."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        grader_models()
+        _check_graders(published)
         return state
 
     return solve
+
+
+def _check_graders(published: str) -> None:
+    """Make sure that there is a judge, and say so where it is not that of a published protocol."""
+    judges = grader_models()
+    if published and GRADER_ROLE not in model_roles():
+        _warn_of_substitute(published, str(judges[0]))
+
+
+@cache
+def _warn_of_substitute(published: str, judge: str) -> None:
+    """Say once that another judge stands in for that of the protocol."""
+    # A snapshot is the judge that its name without a date names.
+    if judge != published and not judge.startswith(f"{published}-20"):
+        logger.warning(
+            "The protocol's judge is %s. It can't be had here (no key, no package, or ended), so "
+            "%s judges instead, and every signature says so. Rates by two judges are not "
+            "comparable: to follow the protocol, pass --model-role grader=%s.",
+            published,
+            judge,
+            published,
+        )
 
 
 async def ask_judge(
@@ -142,15 +161,15 @@ async def ask_judge(
 ) -> Judgement:
     """Ask `judge` one prompt.
 
-    The judge's own settings (as in `--model-role grader='{model: ..., max_tokens: 2000}'`) win over
-    `JUDGE_CONFIG`. The reply of a judge behind an API is cached by Inspect for a week, unless its
-    settings say `cache: false`. An error of the judge gives an unscored judgement, and so does a
-    cancellation that its provider raises of its own accord. A cancellation of the run and Inspect's
-    limits are not errors of the judge and are raised. `escapes` are the words, in
-    capitals, that the judge may reply instead of a number, and `names` those that may label it.
+    Its settings are those of the register (`judge_settings`), over which the user's own win, as in
+    `--model-role grader='{model: ..., max_tokens: 2000}'`. The reply of a judge behind an API is
+    cached by Inspect for a week, unless its settings say `cache: false`. An error of the judge
+    gives an unscored judgement, and so does a cancellation that its provider raises of its own
+    accord. A cancellation of the run and Inspect's limits are not errors of the judge and are
+    raised. `escapes` are the words, in capitals, that the judge may reply instead of a number, and
+    `names` those that may label it.
     """
-    config = JUDGE_CONFIG.merge(judge.config)
-    config = distribution_config(judge, escapes) or _with_cache(judge, config)
+    config = distribution_config(judge, escapes) or _with_cache(judge, judge_settings(judge))
     try:
         output = await judge.generate(prompt, config=config)
     except LimitExceededError:
@@ -159,8 +178,28 @@ async def ask_judge(
         if isinstance(error, asyncio.CancelledError) and _run_is_cancelled():
             raise
         reason = f"judge error: {type(error).__name__}: {one_line(error)}"
-        return Judgement(score=None, reason=reason, method=None, text="")
-    return read_distribution(output) or read_reply(output, escapes, names, prompt)
+        judgement = Judgement(score=None, reason=reason, method=None, text="")
+    else:
+        judgement = read_distribution(output) or read_reply(output, escapes, names, prompt)
+    if judgement.reason and not is_about_answer(judgement.reason):
+        _warn_of_failure(str(judge), judgement.reason)
+    return judgement
+
+
+_WARNED: set[tuple[str, str]] = set()
+
+
+def _warn_of_failure(judge: str, reason: str) -> None:
+    """Say while the run can still be stopped that a judge fails, once for each kind of failure."""
+    if (judge, reason_kind(reason)) not in _WARNED:
+        _WARNED.add((judge, reason_kind(reason)))
+        logger.warning(
+            "The judge %s failed on an answer: %s. Remedy: %s. Further failures of this kind are "
+            "only counted.",
+            judge,
+            shortened(reason),
+            remedy(judge, reason),
+        )
 
 
 async def at_once(calls: Sequence[Callable[[], Awaitable[Judgement]]]) -> list[Judgement]:

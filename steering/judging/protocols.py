@@ -35,6 +35,7 @@ class Protocol:
         max_tokens: Length limit of an answer.
         weigh: As of `Thresholds`; likewise `least_coherent`.
         least_coherent: See there.
+        judge: Inspect's name of the published judge, without a date where none is published.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Protocol:
     max_tokens: int = 600
     weigh: Weigh = "answers"
     least_coherent: int = 0
+    judge: str = ""
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -63,8 +65,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
             samples_per_question=100,
             weigh="questions",
             least_coherent=5,
+            judge="openai/gpt-4o-2024-08-06",
         ),
-        Protocol("moem", "", "plain", "moem", own_prompts=True, samples_per_question=50),
+        Protocol(
+            "moem",
+            "",
+            "plain",
+            "moem",
+            own_prompts=True,
+            samples_per_question=50,
+            judge="openai/gpt-4o",
+        ),
     )
 }
 

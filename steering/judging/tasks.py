@@ -77,7 +77,7 @@ def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | N
     epochs = -(-per_question // min(questions.num_paraphrases.values()))
     task = Task(
         dataset=MemoryDataset(questions.samples, name=questions.name),
-        setup=require_grader(),
+        setup=require_grader("" if is_toy_tested() else protocol.judge),
         solver=generate(),
         scorer=scorers,
         epochs=Epochs(epochs),

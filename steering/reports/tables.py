@@ -96,12 +96,14 @@ def _failed_text(judge: Failures, *, others: bool) -> str:
     causes = "; ".join(
         f"{cause.replies} x {shortened(cause.reason)}" for cause in judge.causes[:_CAUSES]
     )
+    remedies = dict.fromkeys(cause.remedy(judge.judge) for cause in judge.causes[:_CAUSES])
     rest = sum(cause.replies for cause in judge.causes[_CAUSES:])
     summary = f"{causes}; {rest} x other reasons" if rest else causes
     fewer = " These answers' scores rest on fewer judges." if others else ""
     return (
         f"The judge {judge.judge} failed on {judge.failed} of {judge.asked} answers. Its replies, "
-        f"by kind and with the most frequent of each: {summary}.{fewer}"
+        f"by kind and with the most frequent of each: {summary}. Remedy: {'; '.join(remedies)}."
+        f"{fewer}"
     )
 
 

@@ -16,7 +16,7 @@ from steering.condition import choose_engine, resolve_condition, resolve_model
 from steering.engines import release_engines
 from steering.errors import SteeringError, no_such_option
 from steering.judging import DIMENSIONS
-from steering.judging.judges import DEFAULT_GRADER, usable_judge
+from steering.judging.default_judge import default_judge, usable_judge
 from steering.judging.tasks import own_options
 from steering.logs import each_header, local_path, task_of
 from steering.questions import load_choices
@@ -276,7 +276,7 @@ def check_judges(options: EvalOptions, *, toy: bool) -> None:
     remedy = "give a judge as --grader <provider>/<model>"
     if options.grader is None:
         if not toy:
-            usable_judge(DEFAULT_GRADER, f"the default judge {DEFAULT_GRADER}", remedy)
+            default_judge(remedy)
         return
     judges = _roles(options.grader)["grader"]
     for judge in judges if isinstance(judges, list) else [judges]:
