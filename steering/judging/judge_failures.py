@@ -79,6 +79,8 @@ def remedy(judge: str, reason: str) -> str:
     if kind == "judge error":
         words = (each for each in _REMEDIES_OF_ERRORS if re.search(each, details, re.IGNORECASE))
         advice = _REMEDIES_OF_ERRORS.get(next(words, ""), _AGAIN)
+    elif "another judge" in details:
+        advice = _OTHER
     else:
         advice = _REMEDIES.get(kind, _AGAIN)
     if advice == _OTHER and (entry := entry_of(judge)) and entry.replacement:
