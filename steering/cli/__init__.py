@@ -9,6 +9,7 @@ from steering.cli.audit import audit
 from steering.cli.build import build
 from steering.cli.claims import claims
 from steering.cli.finetune import finetune
+from steering.cli.label import label
 from steering.cli.reports import compare, gate, report, rescore
 from steering.cli.search import search
 from steering.cli.study import study
@@ -40,6 +41,7 @@ for command in (
     audit,
     gate,
     rescore,
+    label,
 ):
     commands.add_command(command)
 

@@ -15,6 +15,7 @@ from steering.results.conditions import (
 )
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
 from steering.results.frame_files import read_frame, write_frames
+from steering.results.labels import Label, LabelError, read_labels
 from steering.results.schema import FrameError, check_answers, check_choices, check_conditions
 from steering.results.settings import differing_settings
 
@@ -22,6 +23,8 @@ __all__ = [
     "ChoiceResult",
     "ConditionResult",
     "FrameError",
+    "Label",
+    "LabelError",
     "LeftOut",
     "ResultError",
     "check_answers",
@@ -37,6 +40,7 @@ __all__ = [
     "read_answers",
     "read_choices",
     "read_frame",
+    "read_labels",
     "read_results",
     "write_frames",
 ]
