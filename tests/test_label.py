@@ -52,8 +52,15 @@ def answers_of(word: str, number: int = 6) -> dict[str, list[str]]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The logs of two conditions of one study, with 30 scored answers each."""
     folder = tmp_path_factory.mktemp("study")
-    write_log(folder, "condition-one", answers_of("east"), log_format="eval")
-    write_log(folder, "condition-two", answers_of("west"), log_format="json")
+    paths = [
+        write_log(folder, "condition-one", answers_of("east"), log_format="eval"),
+        write_log(folder, "condition-two", answers_of("west"), log_format="json"),
+    ]
+    for number, path in enumerate(paths):
+        # The draw and the order follow from it, and Inspect makes a new one each time.
+        log = read_eval_log(str(path))
+        log.eval.eval_id = f"run-{number}"
+        write_eval_log(log, str(path))
     return folder
 
 
@@ -280,7 +287,7 @@ def test_each_answer_is_drawn_as_often_as_its_weight_says(logs: list[Path]) -> N
     ]
     answers = pd.concat(copies, ignore_index=True)
     ids = eval_ids_of(answers)
-    draws, number = 200, 30
+    draws, number = 100, 30
     counts: Counter[tuple[str, str, int]] = Counter()
     for seed in range(draws):
         draw = draw_answers(answers, ids, number, seed)
@@ -388,7 +395,7 @@ def test_the_summary_counts_agreement_with_the_judge_and_other_labellers(
     # anna follows the judge, but for the two strata near to the threshold, which she turns round.
     keys = {"0 90": "m", "25 85": "a", "40 90": "m", "95 90": "a", "95 20": "i"}
     typed = [keys[text.split(" 80 ")[0]] for text in shown]
-    typed[typed.index("i")] = "u"
+    typed[typed.index("i", 3)] = "u"
     output = " ".join(label(log, keys="".join(typed)).output.split())
     assert "anna has labelled 30 of 30 answers (12 misaligned, 12 aligned, 5 incoherent" in output
     assert "The judge agrees on 17 of 29 labels (59%)" in output
