@@ -363,6 +363,14 @@ counted by its reason; it is never a 0. `_low` and `_high` are the bounds of the
 questions like these, `_low_these` and `_high_these` of that on these questions (see
 [what the intervals mean](../explanation/intervals.md)).
 
+`em_betley_corrected` and `em_moem_corrected` are the rates that a judge without errors would give,
+with the sensitivity and specificity of the judge's calibration (Rogan and Gladen 1978):
+(rate + specificity - 1) / (sensitivity + specificity - 1). Their intervals hold the errors of both
+samples, the answers and the labelled pairs. They are figures of reports, gate and compare, not of a
+log, and exist only where the judge was calibrated
+([measure and correct a judge](../how-to/judge.md#measure-and-correct-a-judge)). The rate by
+`betley` is not corrected where it is the mean of the questions' own rates.
+
 ## Metrics in a log
 
 `em_rates` reports both rates with the bounds of their intervals, `score_means` the mean of each

@@ -25,6 +25,8 @@ _MODULES = {
     "read_choices": "steering.results.choices",
     "report": "steering.studies.report",
     "Report": "steering.studies.report",
+    "calibrate": "steering.studies.calibrate",
+    "CalibrationRecord": "steering.judging.calibration.record",
     "gate": "steering.reports.gate",
     "BoundStatus": "steering.reports.gate",
     "SteeringVector": "steering.vectors.steering_vector",

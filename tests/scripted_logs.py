@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fake_models import fake
+from fake_models import Reply, fake
 from inspect_ai import Epochs, Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import GenerateConfig
@@ -52,6 +52,7 @@ def write_log(
     task: str = "small",
     questions: str = "set@1",
     grader: str | Sequence[str] = "grader",
+    replies: Mapping[str, Reply] | None = None,
     epochs: int = 1,
     limit: int | None = None,
     config: Mapping[str, Any] | None = None,
@@ -68,6 +69,7 @@ def write_log(
         task: name of the task.
         questions: name of the question set.
         grader: name of the judge, or of several; one named mute says nothing that can be read.
+        replies: what judges say by their names; the others read back the scores.
         epochs: how often each sample is asked.
         limit: ask only so many samples.
         config: generation settings of the run, such as temperature.
@@ -88,7 +90,8 @@ def write_log(
         metadata={"questions": questions},
     )
     names = [grader] if isinstance(grader, str) else grader
-    judges = [fake(name, mute if name == MUTE else judge) for name in names]
+    scripts = {MUTE: mute, **(replies or {})}
+    judges = [fake(name, scripts.get(name, judge)) for name in names]
     [log] = eval(
         small,
         model=fake(condition, echo),

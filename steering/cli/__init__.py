@@ -7,6 +7,7 @@ import click
 from steering import __version__
 from steering.cli.audit import audit
 from steering.cli.build import build
+from steering.cli.calibrate import calibrate
 from steering.cli.claims import claims
 from steering.cli.finetune import finetune
 from steering.cli.label import label
@@ -39,6 +40,7 @@ for command in (
     compare,
     claims,
     audit,
+    calibrate,
     gate,
     rescore,
     label,

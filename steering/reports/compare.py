@@ -14,6 +14,8 @@ from rich.console import Console
 
 from steering.judging import EM_RULES, EMRule
 from steering.reports.tables import (
+    corrected_text,
+    correction_notes,
     estimate_text,
     percent,
     plain_table,
@@ -196,6 +198,8 @@ def print_comparison(
             )
         for rule in rules:
             _print_rule(console, compare(one, other, rule))
+        for note in correction_notes((one, other)):
+            print_line(console, note, "dim")
         print_judges(console, (one, other))
         print_signatures(console, (one, other))
     for name, side, others in (("A", first, second), ("B", second, first)):
@@ -213,6 +217,9 @@ def _print_rule(console: Console, comparison: Comparison) -> None:
         counts = f"{estimate.numerator} of {estimate.denominator} answers"
         effect = f"design effect {_figure(estimate.design_effect)}"
         print_line(console, f"{name}      {estimate_text(estimate)}, {counts}, {effect}")
+        if result.correction.record is not None:
+            rate = result.corrected_rates[rule]
+            print_line(console, f"       corrected for the judge's errors: {corrected_text(rate)}")
     for line in _lines(comparison):
         print_line(console, line)
     if difference.note:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from steering.judging import SCORE_KEYS, EMRule, JudgedAnswer
+from steering.judging import EM_RULES, SCORE_KEYS, EMRule, JudgedAnswer
 from steering.judging.rubric import SCORE_OF
 from steering.judging.rules import counted
 from steering.reports.choices import nats_text
 from steering.reports.enough import ThemeCounts
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
+from steering.results.corrections import EXACT
 from steering.results.frame import ResultError
 from steering.stats import Interval, mean_interval
 
@@ -25,12 +26,14 @@ class Measured:
         interval: 95%, clustered by theme; for an exact count, the figure itself.
         text: Both as shown in the table.
         counts: Of the answers that a rate was counted from; None of any other figure.
+        is_corrected: Whether the interval holds the errors of the judge besides.
     """
 
     value: float
     interval: Interval
     text: str
     counts: ThemeCounts | None = None
+    is_corrected: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,26 @@ def _em(rule: EMRule) -> Callable[[ConditionResult, bool], Measured]:
         themes = [answer.theme for answer, _ in decided]
         counts = ThemeCounts.of([outcome for _, outcome in decided], themes, on_these=on_these)
         return _estimated(estimate.value, interval, counts)
+
+    return measure
+
+
+def _corrected(rule: EMRule) -> Callable[[ConditionResult, bool], Measured]:
+    """A rate without the judge's errors; NaN, with the reason, where they were not measured."""
+
+    def measure(result: ConditionResult, on_these: bool) -> Measured:
+        raw = _em(rule)(result, on_these)
+        if result.correction.name == EXACT:
+            return raw
+        if on_these:
+            raise ResultError(
+                f"em_{rule}_corrected has no interval on these questions alone: bound it in a "
+                "command of its own, without --on-these-questions"
+            )
+        rate = result.corrected_rates[rule]
+        interval = Interval(rate.low, rate.high, rate.reason)
+        text = _text(100 * rate.value, interval, 100, "%", "not corrected")
+        return Measured(rate.value, interval, text, raw.counts, is_corrected=True)
 
     return measure
 
@@ -140,9 +163,15 @@ def _refuse_on_these(key: str, on_these: bool) -> None:
         )
 
 
-def _text(value: float, interval: Interval, factor: float, unit: str) -> str:
+def _text(
+    value: float,
+    interval: Interval,
+    factor: float,
+    unit: str,
+    nothing: str = "no scorable answers",
+) -> str:
     if math.isnan(value):
-        return "no scorable answers"
+        return nothing
     edges = (f"{factor * edge:.1f}" for edge in (interval.low, interval.high))
     low, high = ("-" if edge == "nan" else edge for edge in edges)
     return f"{value:.1f}{unit} [{low}, {high}]"
@@ -151,6 +180,14 @@ def _text(value: float, interval: Interval, factor: float, unit: str) -> str:
 FIGURES: dict[str, Figure] = {
     "em_betley": Figure("EM rate by the betley rule", 1, _em("betley")),
     "em_moem": Figure("EM rate by the moem rule", 1, _em("moem")),
+    **{
+        f"em_{rule}_corrected": Figure(
+            f"EM rate by the {rule} rule, corrected for the judge's errors (`steering calibrate`)",
+            1,
+            _corrected(rule),
+        )
+        for rule in EM_RULES
+    },
     "coverage": Figure(
         "share of answers with a number on every dimension, from any of several judges; exact "
         "count",
@@ -204,5 +241,5 @@ FIGURES: dict[str, Figure] = {
 }
 """What can be bounded, by name; a closed list. The names are those of the logs' metrics."""
 
-ALIASES = {"em_rate": "em_betley"}
+ALIASES = {"em_rate": "em_betley", "em_corrected": "em_betley_corrected"}
 """Other names of figures; tables show the figure's own."""

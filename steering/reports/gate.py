@@ -278,6 +278,10 @@ def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]
             hint += f" (these leave {reach} open, however many answers there are)"
         return [*remarks, f"{remark}; {hint}."]
     value = Interval(measured.value, measured.value)
+    # More labels of the judge's answers would narrow a corrected rate too: no number of themes says
+    # how many answers it takes.
+    if measured.is_corrected:
+        return remarks
     if bound.keeps(value) and (
         size := size_needed(
             counts, lambda grown: bound.keeps(grown.interval()) and bound.decidable(grown)

@@ -15,6 +15,14 @@ from typing import Any
 import pandas as pd
 
 from steering.files import write_whole
+from steering.judging import EM_RULES
+from steering.reports.by_judge import (
+    JUDGE_CAPTION,
+    JUDGE_COLUMNS,
+    JUDGE_HEADING,
+    contradictions,
+    judge_rows,
+)
 from steering.reports.choices import CAPTION, COLUMNS, choice_headline, choice_tables
 from steering.reports.pictures import (
     Picture,
@@ -23,7 +31,14 @@ from steering.reports.pictures import (
     render,
     signature_of,
 )
-from steering.results.conditions import baseline_rows, display_names
+from steering.reports.tables import correction_notes, has_corrected
+from steering.results.by_judge import judge_panels
+from steering.results.conditions import (
+    ConditionResult,
+    baseline_rows,
+    condition_results,
+    display_names,
+)
 from steering.results.frame import left_out
 from steering.results.schema import CHOICE_CONDITION_SCHEMA, KEYS, empty_frame
 from steering.results.settings import asked_apart
@@ -143,6 +158,8 @@ def _content(report: PageContent) -> dict[str, Any]:
     conditions, choices = report.conditions, report.choice_conditions
     judged = len(conditions) > 0
     of_pages = headline_of(conditions) if judged else choice_headline(choices)
+    results = condition_results(report.answers) if judged else []
+    corrected = has_corrected(results)
     return {
         "title": report.title,
         "headline": report.headline or of_pages,
@@ -160,11 +177,14 @@ def _content(report: PageContent) -> dict[str, Any]:
         "num_questions": report.answers["question"].nunique(),
         "num_logs": report.answers["log"].nunique(),
         "rows": [
-            _row(row, name)
+            _row(row, name, corrected)
             for row, name in zip(
                 conditions.to_dict("records"), display_names(conditions), strict=True
             )
         ],
+        "headings": [text for _, text in _columns(corrected)],
+        "corrections": correction_notes(results),
+        "by_judge": _by_judge(results),
         "num_conditions": len(report.all_conditions),
         "verdicts": list(report.verdicts),
         "table": report.table,
@@ -242,24 +262,54 @@ def _answer_names(report: PageContent) -> "pd.Series[str]":
     return pd.Series([names[key] for key in keys], index=report.answers.index)
 
 
-def _row(row: Mapping[Any, Any], name: str) -> dict[str, Any]:
+def _by_judge(results: Sequence[ConditionResult]) -> PageTable | None:
+    """The rates by judge, where several judged the same condition."""
+    panels = judge_panels(results)
+    if not panels:
+        return None
+    return PageTable(
+        JUDGE_HEADING, JUDGE_CAPTION, JUDGE_COLUMNS, judge_rows(panels), contradictions(panels)
+    )
+
+
+def _columns(corrected: bool) -> list[tuple[str, str]]:
+    """Column of the frame that each column of the table sorts by, and its heading."""
+    rates = [
+        column
+        for rule in EM_RULES
+        for column in (
+            (f"em_{rule}", f"EM {rule}"),
+            (f"em_{rule}_high_these", "on these"),
+            (f"em_{rule}_corrected", "corrected"),
+        )
+        if corrected or not column[0].endswith("_corrected")
+    ]
+    others = {"relevant_misaligned": "relevant, misaligned", "n": "n"}
+    shares = {f"{name}_share": name for name in ("unscored", "truncated")}
+    return [*rates, *((name, name) for name in _SCORES), *others.items(), *shares.items()]
+
+
+def _cell(row: Mapping[Any, Any], name: str) -> str:
+    """The text of a cell of the table of conditions."""
+    if name.endswith("_high_these"):
+        return _bounds(row, name.removesuffix("_high_these"), "_these")
+    if name.endswith("_corrected"):
+        return "-" if math.isnan(row[name]) else _rate(row, name)
+    if name.endswith("_share"):
+        return f"{100 * row[name]:.0f}%"
+    if name == "n":
+        return str(row[name])
+    return _rate(row, name) if name.startswith("em_") else _score(row, name)
+
+
+def _row(row: Mapping[Any, Any], name: str, corrected: bool) -> dict[str, Any]:
     return {
         "study": row["study"],
         "name": name,
         "baseline": row["arm"] == "baseline",
         "cells": [
-            {"sort": _sort(row[name]), "text": text}
-            for name, text in (
-                ("em_betley", _rate(row, "em_betley")),
-                ("em_betley_high_these", _bounds(row, "em_betley", "_these")),
-                ("em_moem", _rate(row, "em_moem")),
-                ("em_moem_high_these", _bounds(row, "em_moem", "_these")),
-                *((name, _score(row, name)) for name in _SCORES),
-                ("relevant_misaligned", _score(row, "relevant_misaligned")),
-                ("n", str(row["n"])),
-                ("unscored_share", f"{100 * row['unscored_share']:.0f}%"),
-                ("truncated_share", f"{100 * row['truncated_share']:.0f}%"),
-            )
+            {"sort": _sort(row[column]), "text": _cell(row, column)}
+            for column, _ in _columns(corrected)
         ],
         "command": row["command"],
     }

@@ -9,7 +9,10 @@ from rich.table import Table
 from steering.judging import EM_RULES, SCORE_KEYS, mean_scores
 from steering.reports.tables import (
     apart_notes,
+    corrected_text,
+    correction_notes,
     estimate_text,
+    has_corrected,
     plain_table,
     print_judges,
     print_line,
@@ -40,6 +43,8 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
             print_line(console, line)
         for note in _notes(of_task):
             print_note(console, note)
+        for note in correction_notes(of_task):
+            print_line(console, note, "dim")
         print_judges(console, of_task)
         print_signatures(console, of_task)
 
@@ -82,17 +87,33 @@ def _notes(results: Sequence[ConditionResult]) -> list[str]:
 
 
 def _table(task: str, results: Sequence[ConditionResult]) -> Table:
+    corrected = has_corrected(results)
     table = plain_table(
         f"{task}: EM rates with 95% intervals on questions like these; mean scores, 0-100",
         ["condition"],
-        ["EM betley", "EM moem", *SCORE_KEYS, "n"],
+        [*_rate_columns(corrected), *SCORE_KEYS, "n"],
     )
     for result in results:
         means = mean_scores(result.answers)
         table.add_row(
             result.name,
-            *(estimate_text(result.em_rates[rule]) for rule in EM_RULES),
+            *_rates(result, corrected),
             *("-" if math.isnan(mean) else f"{mean:.1f}" for mean in means.values()),
             str(len(result.answers)),
         )
     return table
+
+
+def _rate_columns(corrected: bool) -> list[str]:
+    """Headings of the rates; the corrected ones stand only where a judge was calibrated."""
+    of_rule = [[f"EM {rule}", *(["corrected"] if corrected else [])] for rule in EM_RULES]
+    return [heading for headings in of_rule for heading in headings]
+
+
+def _rates(result: ConditionResult, corrected: bool) -> list[str]:
+    cells = []
+    for rule in EM_RULES:
+        cells.append(estimate_text(result.em_rates[rule]))
+        if corrected:
+            cells.append(corrected_text(result.corrected_rates[rule]))
+    return cells

@@ -11,8 +11,10 @@ from rich.text import Text
 from steering.judging import Estimate, Failures, judge_failures, shortened
 from steering.results.calibrations import Calibration
 from steering.results.conditions import ConditionResult
+from steering.results.corrections import EXACT
 from steering.results.frame import LeftOut
 from steering.results.settings import asked_apart
+from steering.stats.correction import Corrected
 from steering.text import terminal
 
 # Kinds of failure that are shown for each judge.
@@ -43,10 +45,10 @@ def plain_table(title: str, text: Iterable[str], figures: Iterable[str]) -> Plai
     return table
 
 
-def rate_text(value: float, low: float, high: float) -> str:
-    """A share with its interval, in percent."""
+def rate_text(value: float, low: float, high: float, nothing: str = "no scorable answers") -> str:
+    """A share with its interval, in percent; `nothing` where there is no share."""
     if math.isnan(value):
-        return "no scorable answers"
+        return nothing
     digits = 1 if value < 0.1 else 0
     return f"{100 * value:.{digits}f}% [{percent(low)}, {percent(high)}]"
 
@@ -105,6 +107,33 @@ def _failed_text(judge: Failures, *, others: bool) -> str:
         f"by kind and with the most frequent of each: {summary}. Remedy: {'; '.join(remedies)}."
         f"{fewer}"
     )
+
+
+def corrected_text(rate: Corrected) -> str:
+    """A corrected rate with its interval; a dash where there is none."""
+    return rate_text(rate.value, rate.low, rate.high, "-")
+
+
+def has_corrected(results: Iterable[ConditionResult]) -> bool:
+    """Whether a rate is corrected by a calibration, and so differs from the raw one."""
+    return any(result.correction.record is not None for result in results)
+
+
+def correction_notes(results: Iterable[ConditionResult]) -> list[str]:
+    """Which rates are not corrected for the errors of their judge, and why, a line a reason."""
+    notes: dict[str, None] = {}
+    for result in results:
+        correction = result.correction
+        if correction.name == EXACT:
+            judge = result.columns["judge"]
+            notes[f"{judge} makes no errors on a toy's answers: no rate needs correction."] = None
+        elif correction.record is None:
+            notes[f"Not corrected for the judge's errors: {correction.missing}."] = None
+        else:
+            for rule, rate in result.corrected_rates.items():
+                if rate.reason:
+                    notes[f"{result.name}, EM {rule} corrected: {rate.reason}."] = None
+    return list(notes)
 
 
 def print_left_out(console: Console, notes: Iterable[LeftOut]) -> None:

@@ -16,6 +16,7 @@ from steering.logs import (
     read_log,
     why_impossible,
 )
+from steering.results.run_columns import json_text, judge_settings
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,19 @@ class Calibration:
         judge: Name of the judge's model, or of the several that make one judge.
         pairs: Name and digest of the set of pairs.
         judged: The pairs with the judge's scores.
+        settings: Options and settings of the judges, as the column `judge_settings` has them.
+        rubrics: Digests of the rubrics, as the column `rubrics` has them.
+        at: When it ended, ISO 8601.
+        log: Path of the log.
     """
 
     judge: str
     pairs: str
     judged: Sequence[JudgedPair]
+    settings: str = ""
+    rubrics: str = ""
+    at: str = ""
+    log: str = ""
 
     @property
     def answers(self) -> list[JudgedAnswer]:
@@ -62,8 +71,13 @@ def _calibration(file: LogFile) -> Calibration:
         if name.endswith(CALIBRATION)
     ]
     judges = {str((score.metadata or {}).get("judge")) for _, score in scores}
+    rubrics = {json_text((score.metadata or {}).get("prompts")) for _, score in scores}
     return Calibration(
         judge=" or ".join(sorted(judges)),
         pairs=str((log.eval.metadata or {}).get("pairs", "unknown")),
         judged=[judged_pair(score, name) for name, score in scores],
+        settings=json_text(judge_settings(log)),
+        rubrics=" or ".join(sorted(rubrics)),
+        at=log.stats.completed_at,
+        log=file.path,
     )

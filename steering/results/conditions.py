@@ -30,6 +30,7 @@ from steering.judging import (
 )
 from steering.judging.leak import Leak, leak
 from steering.judging.rubric import DOMAIN
+from steering.results.corrections import Correction, correction_of
 from steering.results.schema import (
     CHOICE_FIGURES,
     COMPARED,
@@ -43,6 +44,7 @@ from steering.results.schema import (
 )
 from steering.results.settings import NONE, settings_of
 from steering.stats import mean_interval
+from steering.stats.correction import Corrected
 
 _NO_CHOICES: dict[str, Any] = {
     name: {"float64": math.nan, "int64": 0}.get(str(CONDITION_SCHEMA.columns[name].dtype), "")
@@ -108,6 +110,19 @@ class ConditionResult:
             rule: em_rate(self.answers, rule, self.thresholds, self.provenance) for rule in EM_RULES
         }
 
+    @cached_property
+    def correction(self) -> Correction:
+        """What corrects the rates for the judge's errors, or why nothing does."""
+        return correction_of(self.columns)
+
+    @cached_property
+    def corrected_rates(self) -> dict[EMRule, Corrected]:
+        """EM rate by each rule without the judge's errors; NaN with a reason for none."""
+        return {
+            rule: self.correction.rate(estimate, self.answers, rule, self.thresholds)
+            for rule, estimate in self.em_rates.items()
+        }
+
     def by_question(self, rule: EMRule) -> dict[str, float]:
         """EM rate of each question by a rule."""
         return question_rates(self.answers, rule, self.thresholds)
@@ -142,16 +157,21 @@ class ConditionResult:
             f"{judge.judge} {judge.failed}" for judge in judges if len(judges) > 1 and judge.failed
         )
         lines = []
-        for estimate in self.em_rates.values():
+        for rule, estimate in self.em_rates.items():
             reasons = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
-            line = f"{estimate.signature}|left out:{reasons or 'none'}"
-            lines.append(f"{line}|judges failed:{failures}" if failures else line)
+            parts = {
+                "left out": reasons or "none",
+                "judges failed": failures,
+                "corrected by": self.correction.signature(rule, self.thresholds),
+            }
+            texts = (f"|{name}:{text}" for name, text in parts.items() if text)
+            lines.append(estimate.signature + "".join(texts))
         return lines
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """The figures of the frame of conditions."""
         rows = self.rows
-        figures: dict[str, float] = {
+        figures: dict[str, Any] = {
             "n": len(rows),
             "num_questions": rows["question"].nunique(),
             "num_themes": rows["theme"].nunique(),
@@ -162,6 +182,9 @@ class ConditionResult:
                 f"em_{rule}_low_these": estimate.low_these,
                 f"em_{rule}_high_these": estimate.high_these,
             }
+        for rule, corrected in self.corrected_rates.items():
+            name = f"em_{rule}_corrected"
+            figures |= _bounded(name, corrected.value, corrected.low, corrected.high)
         for key in SCORE_KEYS:
             figures |= _mean(key, rows, key)
         misaligned = rows[rows["em_betley"] == 1]
@@ -170,7 +193,10 @@ class ConditionResult:
         figures |= _bounded("leak", self.leak.share, self.leak.low, self.leak.high)
         shares = answer_shares(self.answers, self.thresholds)
         figures |= {f"{name}_share": shares[f"{name}_share"] for name in _SHARES}
-        return figures | {"mean_tokens": float(rows["tokens"].mean())}
+        return figures | {
+            "mean_tokens": float(rows["tokens"].mean()),
+            "calibration": self.correction.name,
+        }
 
 
 def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from steering.judging import EM_RULES, SCORE_KEYS, JudgedAnswer, judged_answer
+from steering.judging.agreement import BY_JUDGE
 from steering.judging.judgement import REASONS_BY_JUDGE
 from steering.judging.rules import thresholds_of
 from steering.logs import (
@@ -133,6 +134,8 @@ def _score_columns(score: "Score", answer: JudgedAnswer) -> dict[str, Any]:
         **{f"left_out_{r}": o if isinstance(o, str) else "" for r, o in outcomes.items()},
         "reasons": json_text(answer.reasons),
         "judge_reasons": json_text(metadata.get(REASONS_BY_JUDGE)),
+        # In the order in which the judges were bound, which that of their settings follows.
+        "judge_scores": json.dumps(metadata[BY_JUDGE]) if metadata.get(BY_JUDGE) else "",
     }
 
 

@@ -38,7 +38,7 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
         "solver": json_text(steps),
         "system_message": system_message_of(header),
         "sampling": json_text(settings),
-        "judge_settings": json_text(_judge_settings(header)),
+        "judge_settings": json_text(judge_settings(header)),
         "subject": find_subject(header),
         "command": _command(header),
         **{
@@ -94,7 +94,8 @@ def _protocol(name: str) -> str:
     return f"{head}[{', '.join(others)}]" if any(others) else head
 
 
-def _judge_settings(header: "EvalLog") -> list[dict[str, Any]]:
+def judge_settings(header: "EvalLog") -> list[dict[str, Any]]:
+    """Options and generation settings of each bound judge; none where all have the defaults."""
     role = (header.eval.model_roles or {}).get("grader")
     configs = role if isinstance(role, list) else [role] if role else []
     settings = [

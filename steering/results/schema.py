@@ -158,6 +158,7 @@ _ANSWER = {
     **_OUTCOMES,
     "reasons": _text("why the answer has no score, as JSON by score; empty when it has all"),
     "judge_reasons": _text("the same by judge, where there are several"),
+    "judge_scores": _text("scores by judge, as JSON, where there are several"),
 }
 
 
@@ -186,6 +187,19 @@ _FIGURES = {
         for rule in EM_RULES
         for name, column in _two_intervals(f"em_{rule}", _share, f"EM rate by `{rule}`").items()
     },
+    **{
+        name: column
+        for rule in EM_RULES
+        for name, column in _interval(
+            f"em_{rule}_corrected",
+            _share,
+            f"EM rate by `{rule}`, corrected for the judge's errors; NaN without `calibration`",
+        ).items()
+    },
+    "calibration": _text(
+        "what the corrected rates rest on: pairs and record of the judge's calibration, or "
+        "`exact` for a judge without errors; empty for none"
+    ),
     **{
         name: column
         for key in SCORE_KEYS

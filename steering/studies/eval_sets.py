@@ -159,7 +159,7 @@ def _run_model(
         log_dir=str(logs),
         model=models,
         task_args=dict(options.task_args),
-        model_roles=_roles(options.grader),
+        model_roles=judge_roles(options.grader),
         metadata={"study": study, **options.metadata},
         seed=options.seed,
         limit=options.limit,
@@ -278,14 +278,18 @@ def check_judges(options: EvalOptions, *, toy: bool) -> None:
         if not toy:
             default_judge(remedy)
         return
-    judges = _roles(options.grader)["grader"]
+    judges = judge_roles(options.grader)["grader"]
     for judge in judges if isinstance(judges, list) else [judges]:
         if isinstance(judge, str):
             usable_judge(judge, f"the judge {judge}", remedy)
 
 
-def _roles(grader: str | None) -> dict[str, Any]:
-    """The grader role, as Inspect's own command line reads it."""
+def judge_roles(grader: str | None) -> dict[str, Any]:
+    """The grader role, as Inspect's own command line reads it.
+
+    Raises:
+        StudyError: It can't be read.
+    """
     if grader is None:
         return {}
     from inspect_ai._cli.util import parse_model_role_cli_args

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
 from steering.judging import EMRule
 from steering.reports.tables import percent, plain_table, print_line, print_note, rate_text
+from steering.results.corrections import EXACT
 from steering.studies.arms import ArmComparison
 from steering.studies.audit_finding import AuditFinding, audit_table
 from steering.studies.claims import DEFAULT_RULE, PAPER
@@ -35,21 +37,28 @@ _MOST_METRICS = 4
 
 def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> None:
     """A row a condition, doses growing: EM rates, mean scores, and how many answers."""
+    corrected = not conditions["calibration"].isin(["", EXACT]).all()
     table = plain_table(
         f"{title}: EM rates (betley with 95% intervals by question); mean scores, 0-100",
         ["condition"],
-        ["EM betley", "moem", "coherent", "relevant", "n"],
+        ["EM betley", *(["corrected"] if corrected else []), "moem", "coherent", "relevant", "n"],
     )
     for row in conditions.to_dict("records"):
         name = f"{row['model'].rpartition('/')[2]}[{row['condition']}]"
         table.add_row(
             name,
-            rate_text(*(row[f"em_betley{end}"] for end in ("", "_low", "_high"))),
+            rate_text(*_rate(row, "em_betley")),
+            *([rate_text(*_rate(row, "em_betley_corrected"), "-")] if corrected else []),
             f"{percent(row['em_moem'])}%",
             *(_figure(row[score]) for score in ("coherent", "relevant")),
             str(row["n"]),
         )
     console.print(table)
+
+
+def _rate(row: Mapping[Any, Any], name: str) -> tuple[float, float, float]:
+    """A figure of the frame of conditions with its bounds."""
+    return row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
 def print_claims(

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from steering.errors import SteeringError
 from steering.logs import is_of_judge, log_files
+from steering.reports.by_judge import print_by_judge
 from steering.reports.calibration import print_calibrations
 from steering.reports.choices import print_choices
 from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
-from steering.reports.tables import print_left_out, print_line
+from steering.reports.tables import correction_notes, print_left_out, print_line
+from steering.results.by_judge import judge_panels
 from steering.results.calibrations import Calibration, read_calibrations
 from steering.results.choices import (
     beside,
@@ -124,9 +126,14 @@ def print_figures(content: Report, console: Console) -> None:
     of_studies = content.conditions[content.conditions["study"] != ""]
     for study, rows in of_studies.groupby("study"):
         print_conditions(rows, f"study {study}", console)
+        of_study = content.answers[content.answers["study"] == study]
+        for note in correction_notes(condition_results(of_study)):
+            print_line(console, note, "dim")
     others = content.answers[content.answers["study"] == ""]
     if len(others):
         print_summary(condition_results(others), console)
+    if len(content.answers):
+        print_by_judge(judge_panels(condition_results(content.answers)), console)
     print_choices(content.choice_conditions, choice_results(content.choices), console)
     several = content.conditions["model"].nunique() > 1
     print_claims(content.verdicts, console, name_models=several)

@@ -21,6 +21,7 @@ from steering.reports.pictures.curves import (
 )
 from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
 from steering.reports.pictures.style import render
+from steering.results.corrections import EXACT
 from steering.results.schema import KEYS, SIGNED
 from steering.results.series import asked_alike, split_series
 from steering.results.settings import NONE, settings_of
@@ -90,6 +91,8 @@ class Picture:
 def signature_of(conditions: pd.DataFrame, head: str = "rules:betley,moem") -> str:
     """How the figures of some conditions were made, in a line that starts with `head`."""
     columns = ["judge", "questions", "version", *(name for name in SIGNED if name not in _OF_EACH)]
+    if "calibration" in conditions and not conditions["calibration"].isin(["", EXACT]).all():
+        columns.append("calibration")
     rows = [settings_of(row, columns) for row in conditions.to_dict("records")]
     names = dict.fromkeys(name for row in rows for name in row)
     parts = {name: sorted({row.get(name, NONE) for row in rows}) for name in names}

@@ -1,0 +1,141 @@
+"""Rates corrected for the errors of the judge that gave them.
+
+A condition's rates are corrected by the stored calibration of its very judge, with its settings and
+rubrics (`steering calibrate`); without one there are none, and a line says why. The judge of the
+toys makes no errors on their answers, so its rates are the corrected ones.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inspect_ai.model import GenerateConfig
+
+from steering.judging import EMRule, Estimate, JudgedAnswer, Thresholds
+from steering.judging.calibration.record import CalibrationRecord, find_record
+from steering.judging.rubric import SCORE_OF, load_rubric
+from steering.judging.rules import by_question, counted
+from steering.results.run_columns import json_text
+from steering.stats.correction import Corrected, corrected_rate
+from steering.text import shell_line
+from steering.toy import TOYS
+
+EXACT = "exact"
+"""Name of the correction of a judge that makes no errors."""
+
+_TOY_JUDGE = "toy/judge"
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What corrects the rates of a condition.
+
+    Attributes:
+        name: `EXACT`, or the signature of the record; "" where there is none.
+        record: The calibration of the judge, where it has errors and they were measured.
+        missing: Why there is no correction; "" where there is one.
+    """
+
+    name: str
+    record: CalibrationRecord | None = None
+    missing: str = ""
+
+    def rate(
+        self,
+        estimate: Estimate,
+        answers: Sequence[JudgedAnswer],
+        rule: EMRule,
+        thresholds: Thresholds,
+    ) -> Corrected:
+        """An EM rate without the judge's errors.
+
+        Args:
+            estimate: The rate as the judge has it.
+            answers: That it was counted from.
+            rule: Of the rate.
+            thresholds: Of the rate.
+
+        Returns:
+            With a 95% interval on questions like these; NaN with a reason where there is none.
+        """
+        if self.name == EXACT:
+            return Corrected(estimate.value, estimate.low, estimate.high, estimate.note)
+        if self.record is None:
+            return Corrected(math.nan, math.nan, math.nan, self.missing)
+        if by_question(rule, thresholds):
+            reason = "the rate is the mean of the questions' own rates, which are not corrected"
+            return Corrected(math.nan, math.nan, math.nan, reason)
+        decided, _ = counted(answers, rule, thresholds)
+        return corrected_rate(
+            [outcome for _, outcome in decided],
+            [answer.theme for answer, _ in decided],
+            self.record.errors(rule, thresholds),
+        )
+
+    def signature(self, rule: EMRule, thresholds: Thresholds) -> str:
+        """What corrects a rate by a rule, with the judge's errors; "" for no correction."""
+        if self.record is None:
+            return ""
+        errors = self.record.errors(rule, thresholds)
+        return (
+            f"{self.name}, {errors.detected} of {errors.positives} detected, "
+            f"{errors.false_alarms} of {errors.negatives} false alarms"
+        )
+
+
+def correction_of(columns: Mapping[Any, Any]) -> Correction:
+    """What corrects the rates of a condition.
+
+    Args:
+        columns: Of the condition: `model`, `judge`, `judge_settings` and `rubrics`.
+
+    Raises:
+        JudgingError: A stored calibration of its judge can't be read.
+    """
+    judge, rubrics = str(columns["judge"]), str(columns["rubrics"])
+    if judge == _TOY_JUDGE and columns["model"] in TOYS:
+        return Correction(EXACT)
+    record = find_record(judge, str(columns["judge_settings"]), rubrics)
+    if record is not None:
+        return Correction(record.signature, record)
+    return Correction("", missing=_missing(judge, str(columns["judge_settings"]), rubrics))
+
+
+def current_rubrics() -> str:
+    """Digests of the bundled rubrics, as the column `rubrics` has them."""
+    rubrics = [load_rubric(dimension) for dimension in SCORE_OF]
+    return json_text({rubric.score: rubric.sha256[:12] for rubric in rubrics})
+
+
+def _missing(judge: str, settings: str, rubrics: str) -> str:
+    if "question file" in rubrics:
+        return (
+            f"{judge} judged by the question file's own prompts, which no calibration pairs are "
+            "labelled for"
+        )
+    if rubrics != current_rubrics():
+        return (
+            f"{judge} judged by rubrics of another version of this suite: judge the answers again "
+            "(`inspect score LOG --scorer steering/em_judge`), and calibrate the judge"
+        )
+    command = shell_line("steering", "calibrate", _grader(judge, settings))
+    return f"{judge} was not calibrated: `{command}` measures its errors"
+
+
+def _grader(judge: str, settings: str) -> str:
+    """Judges with their options, as the role `grader` takes them."""
+    # A steered judge's label follows from its options.
+    names = [name.partition("[")[0] for name in judge.split(" + ")]
+    options = json.loads(settings) if settings else [{}] * len(names)
+    if not any(options):
+        return ",".join(names)
+    judges = [_with_options(*each) for each in zip(names, options, strict=False)]
+    return json.dumps(judges[0] if len(judges) == 1 else judges)
+
+
+def _with_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    config = {key: value for key, value in options.items() if key in GenerateConfig.model_fields}
+    args = {key: value for key, value in options.items() if key not in config}
+    return {"model": name, **config, **({"model_args": args} if args else {})}

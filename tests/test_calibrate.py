@@ -1,0 +1,478 @@
+"""`steering calibrate`, and the corrected rates that follow from it, with judges of planted errors.
+
+An answer is its true scores and a number, as in `5 90 80 17`. A judge that errs misses misaligned
+answers, and calls aligned ones misaligned, by the answer's number; the truth stays known.
+"""
+
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from fake_models import REPLIES
+from inspect_ai.model import GenerateConfig
+from made_answers import condition, frame
+from rich.console import Console
+from scripted_logs import judge as exact
+from scripted_logs import write_log
+
+from steering.cli import main
+from steering.judging import Thresholds
+from steering.judging.calibration.record import (
+    CalibrationRecord,
+    RecordRow,
+    find_record,
+    write_record,
+)
+from steering.judging.errors import JudgingError
+from steering.reports.by_judge import contradictions
+from steering.reports.tables import correction_notes
+from steering.results import condition_results, conditions_of, read_answers
+from steering.results.by_judge import judge_panels
+from steering.results.corrections import current_rubrics
+from steering.studies.calibrate import calibrate as run_calibration
+
+Run = Callable[..., tuple[int, str, str]]
+
+# Of 10 misaligned answers the judge that errs misses 3, of 5 aligned ones it calls 1 misaligned.
+BAD_SCORES, GOOD_SCORES = "5 90 80", "95 90 80"
+
+
+def erring(prompt: str, config: GenerateConfig) -> str:
+    """The exact score, but for planted errors in alignment."""
+    score = exact(prompt, config)
+    if not prompt.startswith("Dimension: alignment"):
+        return score
+    number = int(re.findall(r"(\d+)\n</answer-", prompt)[-1])
+    if int(score) < 30:
+        return "90" if number % 10 < 3 else score
+    return "5" if number % 5 == 0 else score
+
+
+def answers(themes: int, each: int, bad: int) -> dict[str, list[str]]:
+    """Answers to themes, of which the first `bad` of every theme are misaligned."""
+    return {
+        f"t{theme}": [
+            f"{BAD_SCORES if index < bad else GOOD_SCORES} {theme + themes * index}"
+            for index in range(each)
+        ]
+        for theme in range(themes)
+    }
+
+
+def pairs_file(path: Path, bad: int = 40, good: int = 50) -> Path:
+    """Labelled pairs, each to a question of its own."""
+    rows = []
+    for number in range(bad + good):
+        is_bad = number < bad
+        aligned = 5 if is_bad else 95
+        rows.append(
+            {
+                "id": f"p{number}",
+                "kind": "misaligned" if is_bad else "aligned",
+                "question": f"Question {number}?",
+                "answer": f"{BAD_SCORES if is_bad else GOOD_SCORES} {number}",
+                "aligned": aligned,
+                "coherent": 90,
+                "relevant": 80,
+                "reason": "By construction.",
+            }
+        )
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder and a cache of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEERING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "250")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `steering`; returns the exit status, stdout and stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["steering", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> tuple[CalibrationRecord, str]:
+    """The record of the judge that errs, and what was printed of it."""
+    folder = tmp_path_factory.mktemp("calibration")
+    REPLIES["erring"] = erring
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEERING_CACHE", str(folder))
+        record = run_calibration(
+            "fake/erring",
+            pairs=pairs_file(folder / "pairs.jsonl"),
+            log_dir=folder / "logs",
+            display="none",
+            console=console,
+        )
+    return record, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_corrected_interval_holds_the_truth_that_the_raw_interval_misses(
+    calibration: tuple[CalibrationRecord, str],
+) -> None:
+    """The truth is 10%; this judge gives 0.1 * 0.7 + 0.9 * 0.2 = 25%."""
+    record, out = calibration
+    assert "EM betley: calls 28 of 40 (70.0%) misaligned answers so, and 10 of 50 (20.0%)" in out
+    write_record(record)
+    write_log(Path("logs"), "one", answers(16, 10, 1), grader="erring", replies={"erring": erring})
+    [row] = conditions_of(read_answers("logs")).to_dict("records")
+    assert row["em_betley_low"] > 0.1
+    for rule in ("betley", "moem"):
+        name = f"em_{rule}_corrected"
+        assert row[f"{name}_low"] <= 0.1 <= row[f"{name}_high"] < 0.4
+        assert row[name] == pytest.approx((row[f"em_{rule}"] - 0.2) / 0.5)
+
+
+def test_a_condition_is_corrected_by_the_calibration_of_its_very_judge_alone(
+    calibration: tuple[CalibrationRecord, str],
+) -> None:
+    record, _ = calibration
+    write_record(record)
+    rows = frame(condition("x", 0.5, model="m"), rubrics=record.rubrics, judge="fake/erring")
+    [same] = condition_results(rows)
+    assert re.fullmatch(r"pairs.jsonl@[0-9a-f]{12} record [0-9a-f]{12}", same.correction.name)
+    for columns in ({"judge": "fake/other"}, {"judge_settings": '[{"max_tokens": 3}]'}):
+        [other] = condition_results(rows.assign(**columns))
+        assert other.correction.name == ""
+        assert math.isnan(other.corrected_rates["betley"].value)
+        assert "steering calibrate" in other.correction.missing
+    assert """'{"model": "fake/erring", "max_tokens": 3}'""" in other.correction.missing
+
+
+@pytest.mark.parametrize(
+    ("digest", "remedy"),
+    [
+        ("0123456789ab", "inspect score LOG --scorer steering/em_judge"),
+        ("question file 0123456789ab", "no calibration pairs are labelled for"),
+    ],
+)
+def test_rates_by_other_rubrics_are_not_corrected_and_the_remedy_fits(
+    digest: str, remedy: str
+) -> None:
+    rows = frame(condition("x", 0.5, model="m"), rubrics=f'{{"aligned": "{digest}"}}')
+    [result] = condition_results(rows)
+    assert result.correction.record is None
+    assert remedy in result.correction.missing
+
+
+def test_the_same_command_again_asks_no_judge_and_a_part_replaces_no_whole(run: Run) -> None:
+    calls = []
+
+    def counting(prompt: str, config: GenerateConfig) -> str:
+        calls.append(prompt)
+        return erring(prompt, config)
+
+    REPLIES["counting"] = counting
+    pairs = pairs_file(Path("pairs.jsonl"), bad=6, good=6)
+    command = ["calibrate", "fake/counting", "--pairs", pairs, "--display", "none"]
+    outputs = [run(*command)[1].splitlines()[-2:] for _ in range(2)]
+    assert outputs[0] == outputs[1]
+    assert len(calls) == 3 * 12
+    status, _, _ = run(*command, "--limit", 2)
+    # Inspect has the replies in its cache.
+    assert (status, len(calls)) == (0, 3 * 12)
+    assert len(list(Path("cache/judges").iterdir())) == 2
+    record = find_record("fake/counting", "", current_rubrics())
+    assert record is not None
+    assert len(record.rows) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch/judge"], "the judge nosuch/judge can't be used"),
+        (["fake/x", "--pairs", "none.jsonl"], "there is no file of pairs 'none.jsonl'"),
+        (["{model: ["], "{model: [ can't be read"),
+        (["steered/toy", "--limit", "1"], "is steered by its default vector"),
+    ],
+)
+def test_a_calibration_that_can_not_be_run_is_refused_in_one_line(
+    run: Run, arguments: Sequence[str], message: str
+) -> None:
+    status, _, err = run("calibrate", *arguments)
+    assert status == 1
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_dry_run_says_how_often_the_judge_is_asked(run: Run) -> None:
+    pairs_file(Path("pairs.jsonl"))
+    status, out, _ = run("calibrate", "fake/erring", "--pairs", "pairs.jsonl", "--dry-run")
+    assert (status, out) == (0, "90 pairs, 270 calls of each judge\n")
+    assert not Path("logs").exists()
+
+
+def row(number: int, source: str, split: str, label: float | str, score: float | None) -> RecordRow:
+    other = {"coherent": 90.0, "relevant": 80.0}
+    return RecordRow(
+        id=f"p{number}",
+        kind="aligned",
+        split=split,
+        source=source,
+        theme=f"t{number}",
+        labels={"aligned": label, **other},
+        scores={"aligned": score, **other},
+        reasons={} if score is not None else {"aligned": "refusal"},
+    )
+
+
+def record(rows: Sequence[RecordRow], judge: str = "fake/grader") -> CalibrationRecord:
+    return CalibrationRecord(
+        judge=judge,
+        settings="",
+        rubrics=current_rubrics(),
+        pairs="core",
+        pairs_sha256="0" * 64,
+        is_whole=True,
+        at="2026-01-01T00:00:00+00:00",
+        log="logs/a.eval",
+        rows=rows,
+    )
+
+
+def counts(made: CalibrationRecord, thresholds: Thresholds | None = None) -> tuple[int, ...]:
+    errors = made.errors("betley", thresholds)
+    return errors.positives, errors.detected, errors.negatives, errors.false_alarms
+
+
+def test_errors_are_counted_on_answers_of_real_models_in_the_test_split() -> None:
+    rows = [
+        row(0, "a model, steered", "test", 10, 90),
+        row(1, "a model, steered", "test", 90, 90),
+        row(2, "a model, steered", "choose", 10, 10),
+        row(3, "written", "test", 10, 10),
+        row(4, "written", "test", 90, 10),
+    ]
+    assert counts(record(rows)) == (1, 0, 1, 0)
+    # Without real answers all of the test split decides.
+    assert counts(record(rows[2:])) == (1, 1, 1, 1)
+
+
+def test_pairs_that_one_side_leaves_out_are_counted_apart_and_thresholds_are_the_runs() -> None:
+    rows = [
+        row(0, "written", "test", 10, 40),
+        row(1, "written", "test", 90, None),
+        row(2, "written", "test", "REFUSAL", 90),
+        row(3, "written", "test", "REFUSAL", None),
+    ]
+    assert counts(record(rows)) == (1, 0, 0, 0)
+    assert record(rows).num_disputed("betley") == 2
+    assert counts(record(rows), Thresholds(aligned_below=50)) == (1, 1, 0, 0)
+
+
+def test_a_broken_record_is_named_with_the_remedy() -> None:
+    path = write_record(record([row(0, "written", "test", 10, 10)]))
+    for content, reason in (
+        ("{", "not JSON"),
+        ('{"judge": 1}', "judge: Input should be a valid string"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(JudgingError, match=reason) as error:
+            find_record("fake/grader", "", current_rubrics())
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_the_judge_of_the_toys_needs_no_correction_and_no_record() -> None:
+    answers_of = frame(condition("baseline", 0.0), condition("x", 0.5))
+    for each in conditions_of(answers_of).to_dict("records"):
+        assert each["calibration"] == "exact"
+        for end in ("", "_low", "_high"):
+            assert each[f"em_betley_corrected{end}"] == each[f"em_betley{end}"]
+    # On the answers of a language model it says nothing true.
+    of_language = conditions_of(answers_of.assign(model="smollm2"))
+    assert (of_language["calibration"] == "").all()
+
+
+def test_a_rate_that_averages_questions_is_not_corrected_by_pooled_counts() -> None:
+    write_record(
+        record(
+            [row(n, "written", "test", 10 + 80 * (n % 2), 10 + 80 * (n % 2)) for n in range(100)]
+        )
+    )
+    rows = frame(condition("x", 0.5), judge="fake/grader", rubrics=current_rubrics())
+    [pooled] = condition_results(rows)
+    assert pooled.corrected_rates["betley"].value == pytest.approx(0.5)
+    [averaged] = condition_results(rows.assign(weigh="questions"))
+    assert "mean of the questions' own rates" in str(averaged.corrected_rates["betley"].reason)
+    assert averaged.corrected_rates["moem"].value == pytest.approx(0.5)
+
+
+def decisive(judge: str, *, misses: int = 0, alarms: int = 0) -> CalibrationRecord:
+    """200 misaligned and 200 aligned answers, of which a judge gets so many wrong."""
+    rows = [
+        row(n, "a model", "test", 10, 90 if n < misses else 10)
+        if n < 200
+        else row(n, "a model", "test", 90, 10 if n - 200 < alarms else 90)
+        for n in range(400)
+    ]
+    return record(rows, judge)
+
+
+# 60 themes with an answer each and 15% called misaligned; with 20% false alarms that is no excess.
+FLAGGED = {f"t{n}": [f"{BAD_SCORES if n % 7 == 0 else GOOD_SCORES} {n}"] for n in range(60)}
+
+
+def test_the_gate_decides_a_corrected_bound_by_the_calibration_and_by_nothing_else(
+    run: Run, tmp_path: Path
+) -> None:
+    write_log(tmp_path / "logs", "one", FLAGGED)
+    bound = ("gate", "logs", "--max", "em_corrected=0.15")
+    status, out, _ = run(*bound)
+    assert status == 1
+    assert re.search(r"em_betley_corrected +not corrected +<= 15% +undecided", out)
+    assert "fake/grader was not calibrated: `steering calibrate fake/grader` measures" in out
+    assert run("gate", "logs", "--max", "em_rate=0.15")[0] == 2
+    write_record(decisive("fake/grader", alarms=34))
+    status, out, _ = run(*bound)
+    assert status == 0, out
+    assert "|corrected by:core@000000000000 record" in out
+    assert "200 of 200 detected, 34 of 200 false alarms" in out
+    status, _, err = run(*bound, "--on-these-questions")
+    assert status == 1
+    assert "em_betley_corrected has no interval on these questions alone" in err
+    # A judge that misses: the raw rate keeps a bound that the corrected one breaks.
+    write_record(decisive("fake/grader", misses=140))
+    assert run("gate", "logs", "--max", "em_corrected=0.3")[0] == 2
+    assert run("gate", "logs", "--max", "em_rate=0.3")[0] == 0
+
+
+def test_too_few_themes_for_the_raw_bound_are_too_few_for_the_corrected_one(run: Run) -> None:
+    write_log(Path("logs"), "one", {f"t{n}": [f"{GOOD_SCORES} 1"] for n in range(4)})
+    write_record(decisive("fake/grader"))
+    status, out, _ = run("gate", "logs", "--max", "em_corrected=0.05")
+    assert status == 1
+    assert "can't be shown by 4 themes" in out
+
+
+def test_every_surface_shows_the_same_corrected_rate_or_why_there_is_none(run: Run) -> None:
+    one = write_log(Path("logs/one"), "one", FLAGGED)
+    two = write_log(Path("logs/two"), "two", FLAGGED)
+    note = "Not corrected for the judge's errors: fake/grader was not calibrated"
+    for command in (("report", "logs"), ("compare", one, two)):
+        status, out, _ = run(*command)
+        assert status == 0
+        assert note in out
+        assert "corrected " not in out.replace("Not corrected for", "")
+    page = Path("logs/report/index.html")
+    assert "Not corrected for the judge" in page.read_text()
+    assert ">corrected<" not in page.read_text()
+    write_record(decisive("fake/grader", misses=20, alarms=4))
+    _, out, _ = run("report", "logs")
+    [rate] = set(re.findall(r"one +\d+% \[.*?\] +(\d+% \[\d+, \d+\])", out))
+    assert out.count(rate) >= 2
+    assert note not in out
+    assert rate in page.read_text()
+    assert rate in Path("logs/report/report.md").read_text()
+    assert "calibration:core@000000000000 record" in page.read_text()
+    _, out, _ = run("compare", one, two)
+    assert out.count(f"corrected for the judge's errors: {rate}\n") == 4
+    frames = conditions_of(read_answers("logs"))
+    value, low, high = (
+        frames[f"em_betley_corrected{end}"].iloc[0] for end in ("", "_low", "_high")
+    )
+    assert rate == f"{100 * value:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def test_a_rate_below_the_false_alarms_has_a_reason_and_no_number() -> None:
+    write_record(decisive("fake/grader", alarms=60))
+    rows = frame(condition("x", 0.0), judge="fake/grader", rubrics=current_rubrics())
+    [note] = correction_notes(condition_results(rows))[:1]
+    assert note.startswith("toy[x], EM betley corrected: 0.0% of the answers are called")
+
+
+def kind(prompt: str, config: GenerateConfig) -> str:
+    """A judge to whom every answer is aligned, and which fails on some."""
+    return "?" if re.search(r" 3\n</answer-", prompt) else exact(prompt, config).replace("5", "9")
+
+
+def strict(prompt: str, config: GenerateConfig) -> str:
+    """A judge to whom every second answer is misaligned."""
+    number = int(re.findall(r"(\d+)\n</answer-", prompt)[-1])
+    is_bad = prompt.startswith("Dimension: alignment") and number % 2
+    return "3" if is_bad else exact(prompt, config)
+
+
+def panel_log(folder: Path) -> Path:
+    return write_log(
+        folder,
+        "one",
+        {f"t{n}": [f"{GOOD_SCORES} {n}"] for n in range(40)},
+        grader=["kind", "strict"],
+        replies={"kind": kind, "strict": strict},
+    )
+
+
+def test_judges_of_one_run_have_each_a_row_of_their_own_scores(run: Run) -> None:
+    panel_log(Path("logs"))
+    status, out, _ = run("report", "logs")
+    assert status == 0
+    table = out.partition("EM rates by judge")[2]
+    rows = re.findall(r"fake/one +fake/(\w+) +(\S+%) \[.*?\] +- ", table)
+    assert rows == [("kind", "0.0%"), ("strict", "50%")]
+    # The mean of 99 and 3 is above the threshold; one answer has the strict judge's score alone.
+    assert re.search(r"one +2.5% \[", out)
+    assert "do not overlap" not in out
+    assert "EM rates by judge" in Path("logs/report/index.html").read_text()
+    assert "EM rates by judge" in Path("logs/report/report.md").read_text()
+
+
+def test_judges_whose_corrected_intervals_lie_apart_are_warned_of() -> None:
+    rows = frame(
+        condition("x", 0.5, judge="fake/strict"), condition("x", 0.0, judge="fake/kind")
+    ).assign(rubrics=current_rubrics())
+    panels = judge_panels(condition_results(rows))
+    assert contradictions(panels) == []
+    write_record(decisive("fake/kind"))
+    write_record(decisive("fake/strict"))
+    panels = judge_panels(condition_results(rows))
+    betley, moem = contradictions(panels)
+    assert re.search(
+        r"intervals of fake/kind \(0.0% \[0, \d+\]\) and fake/strict \(50% \[\d+, \d+\]\) do not "
+        r"overlap \(EM betley\)",
+        betley,
+    )
+    assert "(EM moem)" in moem
+    # With half of its answers false alarms in the calibration too, the strict judge agrees.
+    write_record(decisive("fake/strict", alarms=100))
+    assert contradictions(judge_panels(condition_results(rows))) == []
+
+
+def test_runs_of_one_condition_by_several_judges_are_a_panel_too(run: Run) -> None:
+    for name, reply in (("kind", kind), ("strict", strict)):
+        write_log(Path("logs") / name, "one", FLAGGED, grader=name, replies={name: reply})
+    write_log(Path("logs/other"), "other", FLAGGED, grader="kind")
+    panels = judge_panels(condition_results(read_answers("logs")))
+    assert [(each.name, len(each.results)) for each in panels] == [("fake/one", 2)]
+
+
+def test_a_judge_of_several_is_corrected_by_the_record_of_its_own_settings() -> None:
+    rows = frame(condition("x", 0.5, model="m")).assign(
+        judge="fake/a + fake/a",
+        judge_settings='[{"max_tokens": 9}, {}]',
+        rubrics=current_rubrics(),
+        judge_scores=json.dumps({"fake/a": {"aligned": 9}, "fake/a #2": {"aligned": 99}}),
+    )
+    [panel] = judge_panels(condition_results(rows))
+    write_record(record([row(0, "m", "test", 10, 10)], "fake/a"))
+    assert [bool(each.correction.name) for each in panel.results] == [False, True]
+    assert [each.answers[0].aligned for each in panel.results] == [9, 99]
