@@ -20,7 +20,7 @@ from inspect_ai.model import (
     get_model,
     model_roles,
 )
-from inspect_ai.model._model import active_model
+from inspect_ai.model._model import ModelGenerateError, active_model
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import LimitExceededError
 from pydantic_core import to_jsonable_python
@@ -177,7 +177,10 @@ async def ask_judge(
     except (Exception, asyncio.CancelledError) as error:
         if isinstance(error, asyncio.CancelledError) and _run_is_cancelled():
             raise
-        reason = f"judge error: {type(error).__name__}: {one_line(error)}"
+        # Inspect's own error begins with the whole request.
+        cause = error.__cause__ if isinstance(error, ModelGenerateError) else None
+        shown = cause or error
+        reason = f"judge error: {type(shown).__name__}: {one_line(shown)}"
         judgement = Judgement(score=None, reason=reason, method=None, text="")
     else:
         judgement = read_distribution(output) or read_reply(output, escapes, names, prompt)
