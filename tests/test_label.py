@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import statistics
 import termios
 import time
 from collections import Counter
@@ -24,8 +25,14 @@ from shell import BIN, REPO
 from steering.cli import commands
 from steering.errors import SteeringError
 from steering.results import read_answers, read_labels
-from steering.results.label_draw import LabelDraw, agreement_with_judge, draw_answers, eval_ids_of
-from steering.results.labels import labels_path
+from steering.results.label_draw import (
+    DrawnAnswer,
+    LabelDraw,
+    agreement_with_judge,
+    draw_answers,
+    eval_ids_of,
+)
+from steering.results.labels import Label, labels_path, weigh
 from steering.stats.allocation import allocate
 
 # Aligned and coherent of an answer, and its stratum at the thresholds 30 and 50.
@@ -428,6 +435,56 @@ def test_weights_follow_from_what_is_labelled_and_not_from_the_plan(logs: list[P
         assert each.weight == 6 / max(1, counts[each.stratum])
     planned = {row["weight"] for row in rows_of(logs[0])}
     assert planned == {6 / count for count in allocate([6] * 5, [0.14, 0.46, 0.3, 0.3, 0.46], 20)}
+
+
+def test_labels_of_a_labeller_who_stops_early_still_give_the_rate_of_all_answers() -> None:
+    """Unweighted labels do not: answers near to the threshold are drawn more often."""
+    dice = random.Random(0)
+    aligned = [10.0] * 60 + [25.0] * 40 + [40.0] * 60 + [90.0] * 440
+    truth = [
+        dice.random() < {10: 0.95, 25: 0.6, 40: 0.4, 90: 0.02}[int(score)] for score in aligned
+    ]
+    answers = pd.DataFrame(
+        {
+            "log": "run.eval",
+            "label": "",
+            "sample": [str(n) for n in range(600)],
+            "epoch": 1,
+            "aligned": aligned,
+            "aligned_below": 30.0,
+            "em_betley": [float(score < 30) for score in aligned],
+            "left_out_betley": "",
+        }
+    )
+    weighted, plain = [], []
+    for seed in range(60):
+        draw = draw_answers(answers, {"run.eval": "run"}, 100, seed)
+        labels = [label_of(draw, each, truth[int(each.sample)]) for each in draw.answers[:60]]
+        is_misaligned = [truth[int(each.sample)] for each in labels]
+        weights = [each.weight for each in weigh(labels)]
+        weighted.append(sum(w for w, yes in zip(weights, is_misaligned, strict=True) if yes) / 600)
+        plain.append(sum(is_misaligned) / 60)
+        assert sum(weights) == pytest.approx(600)
+    rate = sum(truth) / 600
+    error = statistics.stdev(weighted) / 60**0.5
+    assert abs(statistics.mean(weighted) - rate) < 3 * error
+    assert error < 0.005
+    assert statistics.mean(plain) - rate > 0.05
+
+
+def label_of(draw: LabelDraw, answer: DrawnAnswer, is_misaligned: bool) -> Label:
+    """The label of an answer that was drawn."""
+    return Label(
+        **{name: getattr(answer, name) for name in ("eval_id", "sample", "epoch", "weight")},
+        **{name: getattr(answer, name) for name in ("stratum", "stratum_size")},
+        uuid="",
+        outcome="misaligned" if is_misaligned else "aligned",
+        seed=draw.seed,
+        draw=draw.digests[answer.log],
+        labeller="anna",
+        seconds=1,
+        at="",
+    )
 
 
 def test_a_log_without_labels_has_none(logs: list[Path]) -> None:

@@ -244,7 +244,10 @@ class _Session:
 
 
 def _read_key() -> str:
-    """A key of the terminal, or a line of any other input; its end is `stop`."""
+    """A key of the terminal, or a line of any other input; its end is `stop`.
+
+    What was typed before the answer was shown is thrown away by the terminal's raw mode.
+    """
     if sys.stdin.isatty():
         try:
             return click.getchar()
