@@ -5,7 +5,7 @@ its function.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from steering.foreign.limits import (
 from steering.judging.calibration.limits import LIMITS
 from steering.judging.metrics import answer_shares
 from steering.judging.protocols import PROTOCOLS
+from steering.judging.register import REGISTER, WARNING_DAYS, JudgeEntry
 from steering.provider.distribution import MOST_REPLIES
 from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
@@ -288,6 +289,78 @@ figure would be. A good verdict needs numbers: a judge that makes no mistake nee
 """
 
 
+def judges() -> str:
+    def way(entry: JudgeEntry) -> str:
+        """The name of its settings, and what differs from those."""
+        shared = {
+            name: len(settings.items() & entry.settings.items())
+            for name, settings in REGISTER.settings.items()
+            if settings.keys() <= entry.settings.keys()
+        }
+        if not shared:
+            return set_to(entry.settings)
+        name = max(shared, key=lambda name: shared[name])
+        same = REGISTER.settings[name].items()
+        other = {key: value for key, value in entry.settings.items() if (key, value) not in same}
+        return f"`{name}`, but {set_to(other)}" if other else f"`{name}`"
+
+    def set_to(settings: Mapping[str, Any]) -> str:
+        return ", ".join(f"`{key}: {str(value).lower()}`" for key, value in settings.items())
+
+    def end(entry: JudgeEntry) -> str:
+        return f"{entry.retires.date}, {entry.retires.source}" if entry.retires else ""
+
+    def cost(entry: JudgeEntry) -> str:
+        if entry.cost is None:
+            return ""
+        return f"${entry.cost.input:g} in, ${entry.cost.output:g} out ({entry.cost.source})"
+
+    rows = (
+        (
+            " ".join(f"`{name}`" for name in entry.names),
+            way(entry),
+            end(entry),
+            f"`{entry.replacement}`" if entry.replacement else "",
+            cost(entry),
+        )
+        for entry in REGISTER.judges
+    )
+    order = "\n".join(
+        f"{number}. `{default.judge}`: "
+        + (" or ".join(f"`{key}`" for key in default.keys) or "its weights in the hub's cache")
+        for number, default in enumerate(REGISTER.defaults, 1)
+    )
+    ways = ((f"`{name}`", set_to(settings)) for name, settings in REGISTER.settings.items())
+    return f"""# The register of judges
+
+How this suite asks a judge, and when vendors end it (`steering/judging/judges.yaml`). What is not
+known is left out: no judge has figures of a calibration here, since none was measured with a key.
+Costs are US dollars per million tokens. From {WARNING_DAYS} days before a judge's end on, every run
+with it says so once. How a judge is chosen is in [choose and check a judge](../how-to/judge.md).
+
+## Ways of asking
+
+{table("way | settings", ways)}
+
+`may_reason`, `room` and `reasons` are also for judges that match no name below, if Inspect knows
+that their model may reason, reasons by default, or always does; all others are asked as `weighs`.
+Settings of the role win over all of these. A judge on the suite's own engine (`steered/...`) writes
+nothing: it gives the probability of every number, and none of these settings apply.
+
+## Judges
+
+The first row with a name that matches counts.
+
+{table("names | way | ends | nearest that stays | cost", rows)}
+
+## Where no judge is named
+
+The first of these that has not ended and can be had:
+
+{order}
+"""
+
+
 def limits() -> str:
     def shown(size: int) -> str:
         return size_text(size) if size else "none"
@@ -440,6 +513,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "methods.md": methods,
     "studies.md": studies,
     "judge-limits.md": judge_limits,
+    "judges.md": judges,
     "metrics.md": metrics,
     "limits.md": limits,
 }

@@ -17,6 +17,7 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 from shell import REPO, Shell
 
 from steering.cli import commands
+from steering.judging.register import REGISTER
 
 FREEFORM = f"{REPO}/evals/em_freeform.py@em_freeform"
 TARGET = f"{REPO}/evals/em_target.py@em_target"
@@ -142,6 +143,20 @@ def test_judges_are_listed_with_settings_of_their_own(tmp_path: Path) -> None:
     # The toy's context is too short for a judge's prompt.
     assert metrics(log)["unscored[steered/toy[baseline]]"] == 2
     assert metrics(log)["unscored[toy/judge]"] == 0
+
+
+def test_a_model_without_a_judge_ends_the_command_in_one_line_of_choices(
+    shell: Shell, tiny_folder: Callable[[str], Path]
+) -> None:
+    keys = {key: "" for default in REGISTER.defaults for key in default.keys}
+    model = f"steered/{tiny_folder('llama')}"
+    command = ("inspect", "eval", "evals/em_freeform.py", "--model", model, "-M", "vector=none")
+    process = shell.run(*command, **keys)
+    assert process.returncode == 1
+    output = " ".join((process.stdout + process.stderr).split())
+    assert output.startswith("there is no judge: none is named")
+    assert output.endswith("em_choice needs no judge.")
+    assert "set OPENAI_API_KEY for" in output
 
 
 def test_a_judge_that_would_be_steered_by_default_ends_the_run_at_once(tmp_path: Path) -> None:

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 from fake_models import fake
-from inspect_ai.model import GenerateConfig, Model, ModelInfo
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.model import GenerateConfig, Model, ModelInfo, get_model
 from inspect_ai.model._model import init_active_model, init_model_roles
 from inspect_ai.model._model_info import set_model_info
 from pydantic import ValidationError
 
+from evals.em_freeform import em_freeform
 from steering.judging import default_judge as defaults
 from steering.judging import judges, register
 from steering.judging.default_judge import cached_bytes, default_judge
 from steering.judging.errors import JudgingError
-from steering.judging.judges import grader_models
+from steering.judging.judges import grader_models, require_grader
+from steering.judging.protocols import PROTOCOLS
 from steering.judging.register import REGISTER, JudgeEntry, Register, entry_of, judge_settings
 
 KEYS = {key for default in REGISTER.defaults for key in default.keys}
@@ -346,3 +349,63 @@ def test_a_bound_judge_that_ends_soon_is_told_of_and_used(
         contextvars.copy_context().run(run)
     register._entry.cache_clear()
     assert "was to end on 14 January 2027" in caplog.text
+
+
+def check_by(published: str, grader: Model | None) -> None:
+    """Check the judge of a task whose protocol names a judge, as the task does it."""
+
+    def run() -> None:
+        init_active_model(fake("tested"), GenerateConfig())
+        init_model_roles({} if grader is None else {"grader": grader})
+        require_grader(published)
+
+    contextvars.copy_context().run(run)
+
+
+@pytest.mark.parametrize("suite", ["betley", "moem"])
+def test_a_protocol_says_when_another_judge_stands_in_for_its_own(
+    suite: str,
+    providers: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    providers()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            check_by(PROTOCOLS[suite].judge, None)
+    [message] = [record.getMessage() for record in caplog.records]
+    assert PROTOCOLS[suite].judge in message
+    assert "claude-sonnet-5-5 judges instead" in message
+
+
+def test_a_protocol_says_nothing_of_its_own_judge_or_of_one_that_was_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = fake("gpt-4o-2024-08-06")
+    monkeypatch.setattr(judges, "_unbound_judge", lambda: own)
+    with caplog.at_level(logging.WARNING):
+        check_by("openai/gpt-4o", fake("another"))
+        check_by("fake/gpt-4o-2024-08-06", None)
+        check_by("fake/gpt-4o", None)
+        assert caplog.records == []
+        check_by("fake/gpt-4", None)
+    assert len(caplog.records) == 1
+
+
+def test_without_a_judge_no_weights_load(
+    tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("steering.provider.api.open_engine", load)
+    tested = get_model(f"steered/{tiny_folder('llama')}", memoize=False, vector="none")
+    with pytest.raises(PrerequisiteError, match="there is no judge: none is named"):
+        contextvars.copy_context().run(_make_task, tested)
+
+
+def _make_task(tested: Model) -> None:
+    init_active_model(tested, GenerateConfig())
+    init_model_roles({})
+    em_freeform()

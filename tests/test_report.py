@@ -143,7 +143,11 @@ def test_reasons_are_listed_by_kind_with_the_most_frequent_of_each() -> None:
     print_summary(condition_results(answers), Console(file=out, width=500))
     assert (
         "The judge j failed on 4 of 5 answers. Its replies, by kind and with the most frequent of "
-        "each: 3 x judge error: 700 tokens are too many; 1 x low mass: 0.1.\n"
+        "each: 3 x judge error: 700 tokens are too many; 1 x low mass: 0.1. Remedy: judge the "
+        "answers again: inspect score LOG --scorer steering/em_judge --action overwrite "
+        "--overwrite; it does not begin with a number: ask for no log probabilities, and give it "
+        "room: --model-role 'grader={model: j, logprobs: false, max_tokens: 8000}', or choose "
+        "another judge.\n"
     ) in out.getvalue()
 
 
