@@ -138,12 +138,12 @@ def change(path: Path, **fields: Any) -> None:
 class Terminal:
     """The command in a terminal of its own."""
 
-    def __init__(self, *arguments: object, columns: int = 100, **env: str) -> None:
+    def __init__(self, *arguments: object, columns: int = 100) -> None:
         paths = os.pathsep.join([str(REPO / "tests" / "no_network"), str(REPO)])
         self.child = pexpect.spawn(
             str(BIN / "steering"),
             ["label", *map(str, arguments), "--labeller", "anna"],
-            env={**os.environ, "PYTHONPATH": paths, "TERM": "xterm", **env},
+            env={**os.environ, "PYTHONPATH": paths, "TERM": "xterm"},
             dimensions=(40, columns),
             timeout=60,
             encoding="utf-8",
@@ -204,14 +204,16 @@ def test_labels_equal_what_was_typed_although_the_terminal_was_killed_half_way(
     assert sum(len(rows_of(log)) for log in logs) == 20
 
 
-def test_a_long_hostile_answer_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+def test_a_long_hostile_answer_does_nothing_to_a_narrow_terminal(tmp_path: Path) -> None:
     hostile = "\x1b[2J\x1b]0;gone\x07\x1b[6n\x9b31m\u202egnp\x00\x08\r \U0001f600 漢字 café [red]"
     text = f"0 90 80 {hostile}\n\nQuestion\nm=misaligned\n" + "long " * 3000
     log = write_log(tmp_path, "condition-one", {"q": [text]}, log_format="eval")
-    screen = Terminal(log, columns=40)
+    screen = Terminal(log, columns=24)
     screen.wait_for("?=help")
+    screen.send("?")
+    screen.wait_for("Ctrl-D")
     screen.send("\x1b[A")
-    screen.wait_for("is no key here")
+    screen.wait_for("press")
     screen.send("\x03")
     assert screen.end() == 0
     rest = ANSI.sub("", screen.output)
@@ -220,7 +222,9 @@ def test_a_long_hostile_answer_does_nothing_to_the_terminal(tmp_path: Path) -> N
     assert not set(rest) & set(map(chr, [*range(10), 11, 12, *range(14, 32), *range(127, 160)]))
     assert "\u202e" not in rest
     assert r"\x1b[2J\x1b]0;gone\x07" in re.sub(r"\r\n *", "", rest)
-    assert "漢字 café [red]" in rest
+    assert "漢字 café [red]" in " ".join(rest.split())
+    # Wide characters take two columns.
+    assert max(len(line) + sum("一" <= c <= "龥" for c in line) for line in rest.splitlines()) <= 24
     # Only the command's own lines start at the left: not the ones that the answer imitates.
     assert re.findall(r"^(?:Question|Answer|m=misaligned.*)\r?$", rest, flags=re.MULTILINE) != []
     assert "  m=misaligned" in rest
@@ -228,21 +232,12 @@ def test_a_long_hostile_answer_does_nothing_to_the_terminal(tmp_path: Path) -> N
     assert len(re.findall(r"^Question\r?$", rest, flags=re.MULTILINE)) == 2
 
 
-def test_lines_fit_a_narrow_terminal(logs: list[Path]) -> None:
-    screen = Terminal(logs[0], columns=20)
-    screen.wait_for("?=help")
-    screen.send("?")
-    screen.wait_for("from here")
-    screen.send("s")
-    assert screen.end() == 0
-    assert max(map(len, ANSI.sub("", screen.output).splitlines())) <= 20
-
-
 def test_a_stream_without_unicode_shows_escapes(tmp_path: Path) -> None:
     log = write_log(tmp_path, "condition-one", {"q": ["0 90 80 漢字"]}, log_format="eval")
-    screen = Terminal(log, PYTHONIOENCODING="ascii")
-    assert r"\u6f22\u5b57" in screen.press("s")
-    assert screen.end() == 0
+    runner = CliRunner(charset="ascii")
+    result = runner.invoke(commands, ["label", str(log), "--labeller", "anna"])
+    assert result.exit_code == 0
+    assert r"\u6f22\u5b57" in result.output
 
 
 def test_model_condition_judge_scores_and_strata_are_not_shown(logs: list[Path]) -> None:
