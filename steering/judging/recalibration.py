@@ -1,0 +1,88 @@
+"""Recalibration: a judge's scores replaced by the labels that answers with such scores had.
+
+One rising map for each score, learned on the pairs of the split `choose` of a stored calibration.
+The pairs of the split `test` have no part in it. It is applied where it is asked for, and the
+judge's name says so: its figures are those of another judge. Knows no model.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from steering.data import user_path
+from steering.judging.errors import JudgingError
+from steering.judging.judgement import Judgement
+from steering.judging.rubric import SCORE_KEYS, SCORE_OF
+from steering.stats.correction import MonotoneMap, monotone_map
+
+CHOOSE = "choose"
+LEAST_PAIRS = 20
+"""Fewer pairs with both numbers than that teach no map."""
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """The maps of one judge.
+
+    Attributes:
+        judge: the judge whose scores they map.
+        rubrics: digest of the rubric that it was asked with, by score key.
+        signature: of the calibration that they were learned from.
+        maps: score key to the map from 0-100 to 0-100.
+    """
+
+    judge: str
+    rubrics: Mapping[str, str]
+    signature: str
+    maps: Mapping[str, MonotoneMap]
+
+    def applied(self, judgements: Mapping[str, Judgement]) -> dict[str, Judgement]:
+        """Judgements by dimension, with mapped scores; one without a score stays as it is."""
+        return {
+            dimension: each
+            if each.score is None
+            else replace(each, score=self.maps[SCORE_OF[dimension]].apply(each.score))
+            for dimension, each in judgements.items()
+        }
+
+    def name_of(self, judge: str, rubrics: Mapping[str, str]) -> str:
+        """The name of the recalibrated judge.
+
+        Raises:
+            JudgingError: the maps are those of another judge, or of other rubrics.
+        """
+        if judge != self.judge or dict(rubrics) != dict(self.rubrics):
+            what = f"the judge {self.judge}" if judge != self.judge else "other rubrics"
+            raise JudgingError(
+                f"the calibration {self.signature} is of {what}, and {judge} judges: give the one "
+                "that `steering calibrate` wrote for this judge."
+            )
+        return f"{judge} recalibrated by {self.signature}"
+
+
+def load_recalibration(path: str) -> Recalibration:
+    """The maps that a stored calibration teaches.
+
+    Raises:
+        JudgingError: the file is no calibration, or has too few pairs of the split `choose`.
+    """
+    # Imported here, since calibrations are made by the scorers that may apply them.
+    from steering.judging.calibration.record import read_record
+
+    record = read_record(user_path(path))
+    maps = {}
+    for key in SCORE_KEYS:
+        rows = [
+            (score, label)
+            for row in record.rows
+            if row.split == CHOOSE
+            and isinstance(label := row.labels.get(key), int | float)
+            and (score := row.scores.get(key)) is not None
+        ]
+        if len(rows) < LEAST_PAIRS:
+            raise JudgingError(
+                f"{path} has {len(rows)} pairs of the split {CHOOSE} with a label and a score for "
+                f"{key}, {LEAST_PAIRS} are needed: calibrate the judge on all pairs."
+            )
+        maps[key] = monotone_map(*zip(*rows, strict=True))
+    return Recalibration(record.judge, json.loads(record.rubrics), record.signature, maps)
