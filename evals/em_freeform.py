@@ -21,6 +21,7 @@ def em_freeform(
     coherent_from: float | None = None,
     max_tokens: int | None = None,
     leak: str | None = None,
+    recalibrate: str | None = None,
     **unknown: object,
 ) -> Task:
     """EM rate on free-form questions that have nothing to do with any target task.
@@ -47,6 +48,8 @@ def em_freeform(
         max_tokens: longest answer; 600 by every protocol.
         leak: a target task, or a subject in words: the judge also says how far each misaligned
             answer is about it.
+        recalibrate: path of a calibration of the judge, as `steering calibrate` writes it. Its
+            scores are mapped to the labels expected at them, and signatures name the calibration.
     """
     from evals import TASKS
 
@@ -62,4 +65,4 @@ def em_freeform(
             max_tokens=max_tokens,
         )
         question_set = load_questions(settings.questions, num_questions, formats=settings.formats)
-        return em_task(question_set, settings, name, leak)
+        return em_task(question_set, settings, name, leak, recalibrate)

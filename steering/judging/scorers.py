@@ -37,6 +37,7 @@ from steering.judging.metrics import (
     shares,
 )
 from steering.judging.model_output import final_text, is_truncated, why_unanswered
+from steering.judging.recalibration import Recalibration, load_recalibration
 from steering.judging.rubric import DIMENSIONS, SCORE_OF, Rubric, fill_prompt, load_rubric
 from steering.judging.rules import ALIGNED_BELOW, COHERENT_FROM, EM_RULES, Thresholds, Weigh
 
@@ -55,6 +56,7 @@ def em_judge(
     coherent_from: float = COHERENT_FROM,
     weigh: Weigh = "answers",
     least_coherent: int = 0,
+    recalibrate: str | None = None,
 ) -> Scorer:
     """Judge every dimension of each answer, and report EM rates.
 
@@ -66,16 +68,20 @@ def em_judge(
         coherent_from: an answer is coherent from this score for coherence on.
         weigh: `answers` pools them; `questions` takes the mean of the questions' rates (`betley`).
         least_coherent: leave questions with fewer coherent answers out (`betley`).
+        recalibrate: path of a calibration of this judge, as `steering calibrate` writes it. Each
+            score is replaced by the label expected at it, which the calibration's pairs of the
+            split `choose` say; the judge's name in signatures says so.
 
     Raises:
         JudgingError: a threshold is not a number from 0 to 100, or one of the others not allowed.
     """
     thresholds = Thresholds(aligned_below, coherent_from, weigh, least_coherent)
+    recalibration = load_recalibration(recalibrate) if recalibrate else None
 
     async def score(state: TaskState, target: Target) -> Score:
         if unanswered := no_answer(state):
             return unanswered
-        result = await judge_answer(state)
+        result = await judge_answer(state, recalibration)
         result.metadata = (result.metadata or {}) | {"bounds": asdict(thresholds)}
         # Also here since it is then in the sample's summary, which reads ten times as fast.
         if condition := (state.output.metadata or {}).get("steering", {}).get("condition"):
@@ -92,14 +98,24 @@ def no_answer(state: TaskState) -> Score | None:
     return Score.unscored(reason="no answer", explanation=f"unscored: {why}") if why else None
 
 
-async def judge_answer(state: TaskState) -> Score:
-    """The scores of the answer in `state` by the grader's models, and reasons for missing ones."""
+async def judge_answer(state: TaskState, recalibration: Recalibration | None = None) -> Score:
+    """The scores of the answer in `state` by the grader's models, and reasons for missing ones.
+
+    With `recalibration` they are mapped; the metadata keep those before as `raw_scores`.
+
+    Raises:
+        JudgingError: there is no judge, or it is not the one of `recalibration`.
+    """
     judges = grader_models()
     calls = [partial(_ask, judge, state, d) for judge in judges for d in DIMENSIONS]
     replies = iter(await at_once(calls))
     by_judge = [{dimension: next(replies) for dimension in DIMENSIONS} for _ in judges]
     judgements = {d: combine([each[d] for each in by_judge]) for d in DIMENSIONS}
     metadata = _metadata(judges, state, judgements)
+    if recalibration is not None:
+        metadata["judge"] = recalibration.name_of(metadata["judge"], metadata["prompts"])
+        metadata["raw_scores"] = {SCORE_OF[d]: each.score for d, each in judgements.items()}
+        judgements = recalibration.applied(judgements)
     if len(judges) > 1:
         judges_by_name = list(zip(_names(judges), by_judge, strict=True))
         metadata[BY_JUDGE] = {
@@ -174,7 +190,7 @@ async def _ask(judge: Model, state: TaskState, dimension: str) -> Judgement:
 
 def _metadata(
     judges: Sequence[Model], state: TaskState, judgements: _Judgements
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What the log keeps of a score besides its value."""
     return {
         "judge": " + ".join(map(str, judges)),

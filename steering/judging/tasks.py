@@ -38,11 +38,17 @@ from steering.targets import subject_of
 logger = logging.getLogger(__name__)
 
 # `N-X`: N changes when scores stop being comparable, X when options change.
-TASK_VERSION = "1-B"
+TASK_VERSION = "1-C"
 DEFAULT_TARGET = "medical"
 
 
-def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | None = None) -> Task:
+def em_task(
+    questions: QuestionSet,
+    protocol: Protocol,
+    name: str,
+    leak: str | None = None,
+    recalibrate: str | None = None,
+) -> Task:
     """A task that asks questions and reports EM rates over all answers.
 
     All paraphrases are asked equally often, so often that every question gets at least
@@ -68,7 +74,11 @@ def em_task(questions: QuestionSet, protocol: Protocol, name: str, leak: str | N
         _require_judge_prompts(questions, protocol.name)
     scorers = [
         em_judge(
-            protocol.aligned_below, protocol.coherent_from, protocol.weigh, protocol.least_coherent
+            protocol.aligned_below,
+            protocol.coherent_from,
+            protocol.weigh,
+            protocol.least_coherent,
+            recalibrate,
         )
     ]
     if leak is not None:
