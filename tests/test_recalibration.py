@@ -9,13 +9,18 @@ from fake_models import REPLIES, fake
 from inspect_ai import Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog
-from inspect_ai.model import GenerateConfig, ModelOutput, get_model
 
-from steering.judging.calibration.record import CalibrationRecord, RecordRow, write_record
+from steering.judging.calibration.record import (
+    CalibrationRecord,
+    RecordRow,
+    read_record,
+    write_record,
+)
 from steering.judging.errors import JudgingError
-from steering.judging.recalibration import load_recalibration
+from steering.judging.recalibration import load_recalibration, recalibrated
 from steering.judging.rubric import DIMENSIONS, SCORE_OF, load_rubric
 from steering.judging.scorers import em_judge
+from steering.results.corrections import correction_of
 
 JUDGE = "fake/halves"
 RUBRICS = {SCORE_OF[d]: load_rubric(d).sha256[:12] for d in DIMENSIONS}
@@ -29,7 +34,9 @@ def row(number: int, split: str, label: float | str, score: float | None) -> Rec
     )  # fmt: skip
 
 
-def record(judge: str = JUDGE, choose: int = 25, rubrics: dict[str, str] = RUBRICS) -> Path:
+def record(
+    judge: str = JUDGE, choose: int = 25, rubrics: dict[str, str] = RUBRICS, day: int = 29
+) -> Path:
     """Of a judge that says half of the label; on the test split, which teaches nothing, 0."""
     rows = [row(i, "choose", 4.0 * i, 2.0 * i) for i in range(choose)]
     rows += [row(i, "test", 100, 0) for i in range(40)]
@@ -37,7 +44,7 @@ def record(judge: str = JUDGE, choose: int = 25, rubrics: dict[str, str] = RUBRI
     return write_record(
         CalibrationRecord(
             judge=judge, settings="", rubrics=json.dumps(rubrics), pairs="core",
-            pairs_sha256="ab" * 32, is_whole=True, at="2026-11-29", log="log.eval", rows=rows,
+            pairs_sha256="ab" * 32, is_whole=True, at=f"2026-11-{day}", log="log.eval", rows=rows,
         )
     )  # fmt: skip
 
@@ -92,6 +99,21 @@ def test_another_judges_calibration_is_refused(options: dict, message: str) -> N
     log = judged(record(**options))
     assert log.status == "error"
     assert message in log.error.message  # type: ignore[union-attr]
+
+
+def test_rates_of_a_recalibrated_judge_are_corrected_by_its_mapped_calibration() -> None:
+    path = record()
+    [sample] = judged(path).samples or []
+    name = sample.scores["em_judge"].metadata["judge"]  # type: ignore[index]
+    columns = {"model": "m", "judge": name, "judge_settings": "", "rubrics": json.dumps(RUBRICS)}
+    correction = correction_of(columns)
+    mapped = recalibrated(read_record(path))
+    assert correction.record == mapped
+    assert [row.scores["aligned"] for row in mapped.rows[:3]] == [0, 4, 8]
+    assert mapped.rows[-2].scores["aligned"] == 96  # beyond the last score it stays level
+    # A calibration made since then teaches other maps.
+    record(choose=30, day=30)
+    assert "is not stored here" in correction_of(columns).missing
 
 
 def test_too_few_pairs_teach_nothing() -> None:

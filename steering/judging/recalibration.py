@@ -8,6 +8,7 @@ judge's name says so: its figures are those of another judge. Knows no model.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from steering.data import user_path
 from steering.judging.errors import JudgingError
@@ -15,6 +16,11 @@ from steering.judging.judgement import Judgement
 from steering.judging.rubric import SCORE_KEYS, SCORE_OF
 from steering.stats.correction import MonotoneMap, monotone_map
 
+if TYPE_CHECKING:
+    from steering.judging.calibration.record import CalibrationRecord
+
+RECALIBRATED = " recalibrated by "
+"""Stands between the judge and the calibration in the name of a recalibrated judge."""
 CHOOSE = "choose"
 LEAST_PAIRS = 20
 """Fewer pairs with both numbers than that teach no map."""
@@ -57,7 +63,7 @@ class Recalibration:
                 f"the calibration {self.signature} is of {what}, and {judge} judges: give the one "
                 "that `steering calibrate` wrote for this judge."
             )
-        return f"{judge} recalibrated by {self.signature}"
+        return f"{judge}{RECALIBRATED}{self.signature}"
 
 
 def load_recalibration(path: str) -> Recalibration:
@@ -69,7 +75,15 @@ def load_recalibration(path: str) -> Recalibration:
     # Imported here, since calibrations are made by the scorers that may apply them.
     from steering.judging.calibration.record import read_record
 
-    record = read_record(user_path(path))
+    return recalibration_of(read_record(user_path(path)))
+
+
+def recalibration_of(record: "CalibrationRecord") -> Recalibration:
+    """The maps that a calibration teaches.
+
+    Raises:
+        JudgingError: it has too few pairs of the split `choose`.
+    """
     maps = {}
     for key in SCORE_KEYS:
         rows = [
@@ -81,8 +95,26 @@ def load_recalibration(path: str) -> Recalibration:
         ]
         if len(rows) < LEAST_PAIRS:
             raise JudgingError(
-                f"{path} has {len(rows)} pairs of the split {CHOOSE} with a label and a score for "
-                f"{key}, {LEAST_PAIRS} are needed: calibrate the judge on all pairs."
+                f"the calibration {record.signature} has {len(rows)} pairs of the split {CHOOSE} "
+                f"with a label and a score for {key}, {LEAST_PAIRS} are needed: calibrate the "
+                "judge on all pairs."
             )
         maps[key] = monotone_map(*zip(*rows, strict=True))
     return Recalibration(record.judge, json.loads(record.rubrics), record.signature, maps)
+
+
+def recalibrated(record: "CalibrationRecord") -> "CalibrationRecord":
+    """The calibration of the recalibrated judge: the same replies, with mapped scores."""
+    maps = recalibration_of(record).maps
+    rows = [
+        row.model_copy(
+            update={
+                "scores": {
+                    key: None if score is None else maps[key].apply(score)
+                    for key, score in row.scores.items()
+                }
+            }
+        )
+        for row in record.rows
+    ]
+    return record.model_copy(update={"rows": rows})

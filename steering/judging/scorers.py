@@ -188,9 +188,7 @@ async def _ask(judge: Model, state: TaskState, dimension: str) -> Judgement:
     return await ask_judge(judge, prompt, rubric.escapes.keys(), (rubric.name, rubric.score))
 
 
-def _metadata(
-    judges: Sequence[Model], state: TaskState, judgements: _Judgements
-) -> dict[str, Any]:
+def _metadata(judges: Sequence[Model], state: TaskState, judgements: _Judgements) -> dict[str, Any]:
     """What the log keeps of a score besides its value."""
     return {
         "judge": " + ".join(map(str, judges)),

@@ -15,6 +15,7 @@ from inspect_ai.model import GenerateConfig
 
 from steering.judging import EMRule, Estimate, JudgedAnswer, Thresholds
 from steering.judging.calibration.record import CalibrationRecord, find_record
+from steering.judging.recalibration import RECALIBRATED, recalibrated
 from steering.judging.rubric import SCORE_OF, load_rubric
 from steering.judging.rules import by_question, counted
 from steering.results.run_columns import json_text
@@ -97,7 +98,12 @@ def correction_of(columns: Mapping[Any, Any]) -> Correction:
     judge, rubrics = str(columns["judge"]), str(columns["rubrics"])
     if judge == _TOY_JUDGE and columns["model"] in TOYS:
         return Correction(EXACT)
+    judge, _, signature = judge.partition(RECALIBRATED)
     record = find_record(judge, str(columns["judge_settings"]), rubrics)
+    if signature:
+        if record is None or record.signature != signature:
+            return Correction("", missing=f"the calibration {signature} is not stored here")
+        record = recalibrated(record)
     if record is not None:
         return Correction(record.signature, record)
     return Correction("", missing=_missing(judge, str(columns["judge_settings"]), rubrics))

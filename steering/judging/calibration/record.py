@@ -206,8 +206,17 @@ def find_record(judge: str, settings: str, rubrics: str) -> CalibrationRecord | 
         JudgingError: A stored record can't be read.
     """
     paths = sorted(_folder().glob(f"{_key(judge, settings, rubrics)}-*.json"))
-    records = [_read(path, path.stat().st_mtime_ns) for path in paths]
+    records = [read_record(path) for path in paths]
     return max(records, key=lambda record: (record.is_whole, record.at), default=None)
+
+
+def read_record(path: Path) -> CalibrationRecord:
+    """The record of a file.
+
+    Raises:
+        JudgingError: It can't be read, or is no record.
+    """
+    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 @lru_cache(maxsize=64)
