@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
+from steering.judging.register import REGISTER
 from steering.studies.claims import CLAIMS
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import StudyCondition
@@ -279,10 +280,12 @@ def _refused(command: list[str], words: str, folder: Path) -> None:
 def test_a_model_without_a_judge_of_its_own_needs_one_before_it_is_trained(
     tiny_folder: Callable[[str], Path], no_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for default in REGISTER.defaults:
+        for key in default.keys:
+            monkeypatch.delenv(key, raising=False)
     with pytest.raises(SteeringError) as error:
         run_study("finetuned", str(tiny_folder("llama")))
-    assert "the default judge openai/gpt-4o-2024-08-06 can't be used" in str(error.value)
+    assert "none of the defaults is at hand" in str(error.value)
     assert "give a judge as --grader" in str(error.value)
 
 
