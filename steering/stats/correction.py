@@ -42,8 +42,8 @@ from steering.stats.intervals import (
 _Array = NDArray[np.float64]
 
 # Quantiles of each beta distribution on the grid, and of the distribution of the raw rate.
-_BETA_LEVELS = (np.arange(100) + 0.5) / 100
-_RATE_LEVELS = (np.arange(2000) + 0.5) / 2000
+_BETA_LEVELS = (np.arange(40) + 0.5) / 40
+_RATE_LEVELS = (np.arange(1000) + 0.5) / 1000
 _ONE_THEME = "one theme: no bounds on questions like these"
 
 
@@ -131,9 +131,10 @@ def corrected_rate(
 ) -> Corrected:
     """The rate that a judge without errors would give, with an interval for both samplings.
 
-    Both samplings are that of the answers, in themes, and that of the labelled answers. The upper
-    bound is never below the one that a perfect judge would have who calls none of the answers
-    misaligned, the lower one never above that of one who calls all of them so.
+    Both samplings are that of the answers, in themes, and that of the labelled answers. Where false
+    alarms alone could explain the outcomes, the upper bound is not below that of a perfect judge
+    who calls no answer misaligned: themes that break may not be among these. The same holds for the
+    lower bound where all answers could be misaligned.
 
     Args:
         outcomes: Whether the judge calls each answer misaligned.
@@ -191,9 +192,7 @@ def corrected_rate(
         )
     low = _solve(lambda rate: below(rate, lows, 1.0), tail)
     high = _solve(lambda rate: below(rate, highs, 0.0), 1 - tail)
-    none = cluster_interval([False] * len(outcomes), themes, confidence)
-    every = cluster_interval([True] * len(outcomes), themes, confidence)
-    return Corrected(value, min(low, every.low, value), max(high, none.high, value))
+    return _with_other_themes(Corrected(value, low, high), themes, confidence)
 
 
 def ppi_rate(
@@ -251,6 +250,7 @@ def ppi_rate(
     misaligned, missed = (grid.ravel() for grid in np.meshgrid(positives.law(), negatives.law()))
     lows, highs = cluster_bounds(outcomes, themes, _RATE_LEVELS)
     gain = misaligned - missed
+    gain[gain == 0] = 1e-12
 
     def below(rate: float, bounds: _Array, other_bounds: _Array) -> float:
         """Share of draws in which theta is at most `rate`."""
@@ -262,7 +262,7 @@ def ppi_rate(
 
     low = _solve(lambda rate: below(rate, lows, highs), tail)
     high = _solve(lambda rate: below(rate, highs, lows), 1 - tail)
-    return Corrected(value, min(low, value), max(high, value))
+    return _with_other_themes(Corrected(value, low, high), themes, confidence)
 
 
 @dataclass(frozen=True)
@@ -342,6 +342,20 @@ def _nothing(reason: str) -> Corrected:
     return Corrected(math.nan, math.nan, math.nan, reason)
 
 
+def _with_other_themes(rate: Corrected, themes: Sequence[Hashable], confidence: float) -> Corrected:
+    """Bounds that allow for themes unlike these, where errors of the judge could explain them all.
+
+    Such errors come to all themes alike, so they look like independent answers and would hide that
+    misaligned answers come by theme.
+    """
+    low, high = min(rate.low, rate.value), max(rate.high, rate.value)
+    if low == 0:
+        high = max(high, cluster_interval([False] * len(themes), themes, confidence).high)
+    if high == 1:
+        low = min(low, cluster_interval([True] * len(themes), themes, confidence).low)
+    return Corrected(rate.value, low, high)
+
+
 def _label_law(total: int, part: int, design: float) -> _Array:
     """Quantiles of the confidence distribution of a share among labels."""
     return _beta_quantiles(part / design, (total - part) / design)
@@ -357,11 +371,12 @@ def _beta_quantiles(part: float, rest: float) -> _Array:
 
 
 def _solve(share_below: Callable[[float], float], target: float) -> float:
-    """The smallest rate in 0-1 with a share of draws below it of at least `target`, to 1e-6."""
+    """The rate in 0-1 with a share of draws below it of `target`; an end where there is none."""
+    # Imported here: scipy takes a third of a second to import, and only finished runs need it.
+    from scipy.optimize import brentq
+
     if share_below(0.0) >= target:
         return 0.0
-    low, high = 0.0, 1.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (low, middle) if share_below(middle) >= target else (middle, high)
-    return 1.0 if high == 1.0 else (low + high) / 2
+    if share_below(1.0) <= target:
+        return 1.0
+    return float(brentq(lambda rate: share_below(rate) - target, 0.0, 1.0, xtol=1e-6))
