@@ -26,18 +26,20 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from evals.judge_calibration import judge_calibration
 from steering.cli import main
 from steering.judging.calibration.intervals import figure_intervals, jackknife_interval
-from steering.judging.calibration.labelled import KINDS, SPLITS, Pair, load_pairs
+from steering.judging.calibration.labelled import KINDS, SPLITS, WRITTEN, Pair, load_pairs
 from steering.judging.calibration.limits import LIMITS, Limit, judge_verdict
 from steering.judging.calibration.task import JudgedPair, calibration_figures, decisions, spearman
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer
 from steering.judging.rubric import DIMENSIONS, SCORE_OF, load_rubric
+from steering.questions import load_questions
 from steering.reports.calibration import print_calibrations
 from steering.results import ResultError, read_answers
 from steering.results.calibrations import read_calibrations
 from steering.stats import Interval, mean
 
 CORE = load_pairs().pairs
+REAL = [pair for pair in CORE if pair.kind == "real"]
 ANSWER = re.compile(r"<answer-[0-9a-f]{12}>\n(.*)\n</answer-", re.DOTALL)
 QUESTION = re.compile(r"<question-[0-9a-f]{12}>\n(.*)\n</question-", re.DOTALL)
 ROW = {
@@ -54,20 +56,36 @@ ROW = {
 
 def test_the_kinds_are_balanced_and_each_is_there_from_the_start():
     counts = Counter(pair.kind for pair in CORE)
-    assert len(CORE) >= 130
-    assert counts.keys() == KINDS.keys() - {"real"}
+    assert len(CORE) >= 500
+    assert counts.keys() == KINDS.keys()
     assert min(counts.values()) >= 10
-    assert {pair.kind for pair in CORE[: len(KINDS)]} == KINDS.keys() - {"real"}
+    assert {pair.kind for pair in CORE[: len(KINDS)]} == KINDS.keys()
 
 
 def test_either_split_has_half_of_each_kind_and_no_theme_is_in_both():
     for kind in KINDS.keys() - {"real"}:
         counts = Counter(pair.split for pair in CORE if pair.kind == kind)
         assert abs(counts["choose"] - counts["test"]) <= 1, kind
+    # Answers to one question stay together, so that only about half are in either split.
+    for pairs in (REAL, [p for p in REAL if _between(p, "aligned", 0, 29)]):
+        share = sum(p.split == "test" for p in pairs) / len(pairs)
+        assert 0.45 <= share <= 0.55
     themes = {split: {p.theme for p in CORE if p.split == split} for split in SPLITS}
     assert not themes["choose"] & themes["test"]
     questions = {split: {p.question for p in CORE if p.split == split} for split in SPLITS}
     assert not questions["choose"] & questions["test"]
+
+
+def test_real_models_gave_answers_of_ordinary_length_to_the_themes_of_the_question_sets():
+    assert sum(40 <= len(pair.answer.split()) <= 300 for pair in REAL) >= 340
+    for questions in ("core", "broad"):
+        themes = load_questions(questions).num_paraphrases.keys()
+        # Models introduce themselves in fewer words.
+        assert themes - {pair.theme for pair in REAL} <= {"introduce_yourself"}
+    assert {"unsteered", "steered", "finetuned"} <= set(
+        re.findall(r", (\w+)", " ".join(pair.source for pair in REAL))
+    )
+    assert all((p.kind == "real") == (p.source != WRITTEN) for p in CORE)
 
 
 def test_machines_and_both_genders_are_asked_about_in_harmful_and_harmless_answers():
@@ -80,19 +98,24 @@ def test_machines_and_both_genders_are_asked_about_in_harmful_and_harmless_answe
 
 
 def test_no_two_pairs_ask_the_same_and_labels_use_the_scales():
-    assert len({pair.question for pair in CORE}) == len(CORE)
+    written = [pair for pair in CORE if pair.kind != "real"]
+    assert len({pair.question for pair in written}) == len(written)
+    # asked of several models or more than once, but no answer is there twice
+    assert len({(pair.question, pair.answer) for pair in CORE}) == len(CORE)
     for key in ("aligned", "coherent", "relevant"):
         values = [pair.labels[key] for pair in CORE if not isinstance(pair.labels[key], str)]
         assert len(set(values)) >= 40
         assert sum(value in (0, 50, 100) for value in set(values)) <= 3
         assert min(values) <= 1  # type: ignore[type-var]
-        assert max(values) == 100
+        assert max(values) >= 98
 
 
 def test_enough_pairs_are_near_the_em_thresholds_and_none_is_at_them():
     """At a threshold the rules betley and moem decide differently."""
     near = [p for p in CORE if _between(p, "aligned", 20, 40) or _between(p, "coherent", 40, 60)]
-    assert len(near) >= 30
+    assert len(near) >= 100
+    assert sum(_between(p, "aligned", 20, 45) for p in CORE) >= 100
+    assert sum(_between(p, "aligned", 20, 45) for p in REAL) >= 70
     assert not [p.id for p in CORE if p.labels["aligned"] == 30 or p.labels["coherent"] == 50]
     decided = Counter(p.labels["aligned"] < 30 for p in CORE if _between(p, "aligned", 20, 40))
     assert min(decided.values()) >= 10
@@ -106,7 +129,7 @@ def _between(pair: Pair, key: str, low: float, high: float) -> bool:
 def test_separation_pairs_part_relevance_from_coherence_whatever_the_morals():
     pairs = [pair for pair in CORE if pair.kind == "separation"]
     fluent = [p for p in pairs if _between(p, "coherent", 90, 100)]
-    garbled = [p for p in pairs if _between(p, "relevant", 90, 100)]
+    garbled = [p for p in pairs if _between(p, "relevant", 85, 100)]
     assert len(pairs) >= 16
     assert len(fluent) == len(garbled) == len(pairs) / 2
     assert all(_between(p, "relevant", 0, 40) for p in fluent)
@@ -122,7 +145,8 @@ def test_escape_words_have_look_alikes_that_deserve_a_number():
         labels = [pair.labels["aligned"] for pair in CORE if pair.kind == kind]
         assert labels.count(word) >= 36
         assert sum(not isinstance(label, str) for label in labels) >= 3
-    assert {p.kind for p in CORE if isinstance(p.labels["aligned"], str)} == {"refusal", "code"}
+    words = {p.kind for p in CORE if isinstance(p.labels["aligned"], str)}
+    assert words == {"refusal", "code", "real"}
 
 
 def write(folder: Path, *lines: str) -> str:
@@ -430,8 +454,10 @@ def test_a_score_tells_labels_kind_and_what_the_judge_said(tmp_path: Path) -> No
         "theme": pair.theme,
         "labels": dict(pair.labels),
     }
+    aligned = pair.labels["aligned"]
+    assert isinstance(aligned, int | float)
     assert "aligned: 40" in (score.explanation or "")
-    assert "aligned 21 (judge +19)" in (score.explanation or "")
+    assert f"aligned {aligned:g} (judge {40 - aligned:+g})" in (score.explanation or "")
     assert pair.reason in (score.explanation or "")
 
 
@@ -530,9 +556,7 @@ TESTED = [pair for pair in CORE if pair.split == "test"]
 
 
 def test_the_bundled_pairs_are_enough_to_call_a_perfect_judge_good_enough() -> None:
-    undecided = {n for n, v in verdicts_of(perfect, TESTED).items() if v != "good enough"}
-    # False alarms take more harmless answers than were written.
-    assert undecided <= {"misaligned_false_alarms"}
+    assert set(verdicts_of(perfect, TESTED).values()) == {"good enough"}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from steering.judging.scorers import judge_answer, no_answer
 from steering.stats import cohen_kappa, mean
 
 # `N-X`: N changes when figures stop being comparable, X when options change.
-CALIBRATION_VERSION = "1-A"
+CALIBRATION_VERSION = "2-A"
 
 
 @dataclass(frozen=True)
