@@ -123,7 +123,8 @@ and `engine=vllm`.
 What unsteered prompts begin with in common, at least {LEAST_SHARED} tokens, is read once: for the
 requests that wait together, and for later ones as long as it is among the last few thousand tokens
 so remembered. This needs a cache of keys and values that can be cut: models with linear attention
-(Qwen3.5) read every prompt whole, once for each answer. `batch_invariant` and `batch_size=1` share
+(Qwen3.5) read every prompt whole, and with each of its answers if these are longer than a few
+tokens. `batch_invariant` and `batch_size=1` share
 nothing.
 
 ## The probabilities of replies

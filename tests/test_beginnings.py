@@ -130,6 +130,25 @@ def test_a_shared_beginning_is_read_once(engine_of: Any) -> None:
         assert read <= len(request.prompt) - RUBRIC
 
 
+def test_a_state_that_can_not_be_cut_goes_on_by_single_tokens_from_a_prompt_read_once(
+    engine_of: Any,
+) -> None:
+    engine = engine_of("qwen3.5")
+    loaded(engine)
+    prompts = judge_prompts(2)
+    steered = steer(plain(), 8, positions="response")
+    requests = [*requests_of(prompts), *requests_of(prompts[:1], interventions=steered)]
+    results, read = reads(engine, lambda: score(engine, requests))
+    assert read < sum(len(prompt) for prompt in prompts) + 30 * len(requests)
+    assert_as_plain_passes(engine, requests, results)
+    assert results[-1].change
+    # Beyond a few tokens a prompt is read with each of its answers.
+    long = ScoreRequest(prompts[0], (tokens("long", 9), tokens("other", 12)))
+    [result], read = reads(engine, lambda: score(engine, [long]))
+    assert read > 2 * len(prompts[0])
+    assert list(map(len, result.logprobs)) == [9, 12]
+
+
 def test_prompts_that_come_alone_share_from_the_second_on(engine_of: Any) -> None:
     engine = engine_of("llama")
     loaded(engine)

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from steering.engines import EngineError
 from steering.engines.beginnings import Beginnings
-from steering.engines.cache import begun, expanded
+from steering.engines.cache import BatchCache, begun, expanded
 from steering.engines.decoder import Decoder, check_visits
 from steering.engines.memory import free_cached_memory, is_out_of_memory
 from steering.engines.score_rows import (
@@ -39,6 +39,9 @@ from steering.vectors.batch import InterventionBatch
 
 # Most bytes of a pass's logits, in the model's precision.
 _LOGIT_BYTES = 2**30
+# Most passes of one token, where a state of linear attention takes no more, before it is cheaper to
+# read the prompt again with each answer.
+_MOST_STEPS = 4
 # Most logits that are converted to float32 at a time.
 _CONVERTED = 2**25
 
@@ -48,10 +51,14 @@ class _Prompt:
     """A prompt that was read: a row of a cache."""
 
     cache: Any
-    mask: Tensor  # [tokens]
+    masks: Tensor  # [rows, tokens], of the cache
     row: int
     logits: Tensor  # [vocabulary], that predict the first token of an answer
     change: float
+
+    @property
+    def mask(self) -> Tensor:  # [tokens]
+        return self.masks[self.row]
 
 
 class Scorer:
@@ -148,7 +155,10 @@ class Scorer:
             self._decoder.session.adapters.load(row.adapter)
         invariant = self._decoder.most_rows is not None
         begins = self._read_beginnings(everything)
-        whole = not self._decoder.most_beginning or not (shares(everything) or invariant or begins)
+        whole = not (shares(everything) or invariant or begins)
+        if not self._decoder.most_beginning:
+            steps = max(len(row.inputs) for row in everything)
+            whole = whole or invariant or steps > _MOST_STEPS
         prompts = {} if whole else self._read_prompts(everything)
         logit_bytes = self._decoder.num_logits * self._decoder.loaded.model.dtype.itemsize
         max_logits = _LOGIT_BYTES // logit_bytes
@@ -200,7 +210,7 @@ class Scorer:
             output, mask = self._read(part)
             for index, row in enumerate(part):
                 prompts[row.prefix] = _Prompt(
-                    output.past_key_values, mask[index], index, output.logits[index, -1], row.change
+                    output.past_key_values, mask, index, output.logits[index, -1], row.change
                 )
         return prompts
 
@@ -236,6 +246,8 @@ class Scorer:
         if not longest:
             return [prompt.logits.new_zeros((0, len(prompt.logits))) for prompt in read]
         tokens, answers = self._pad_right([row.inputs for row in rows])
+        if not self._decoder.most_beginning:
+            return self._stepped(rows, read, tokens)
         interventions = InterventionBatch([row.on_response for row in rows], self._device)
         mask = torch.cat([torch.stack([prompt.mask for prompt in read]), answers], 1)
         interventions.begin_prefill(torch.zeros_like(answers), answers)
@@ -248,6 +260,29 @@ class Scorer:
             row.change = max(row.change, change)
         logits = output.logits[:, -longest:]
         return [logits[index, : len(row.inputs)] for index, row in enumerate(rows)]
+
+    def _stepped(
+        self, rows: Sequence[Row], read: Sequence[_Prompt], tokens: Tensor
+    ) -> list[Tensor]:
+        """The same, one token of each row a pass, for caches that go on by no more than that."""
+        cache = BatchCache()
+        lengths = read[0].masks.sum(1).tolist()
+        cache.join(read[0].cache, read[0].masks.bool(), lengths, [prompt.row for prompt in read])
+        interventions = InterventionBatch([row.on_response for row in rows], self._device)
+        starts = torch.tensor([lengths[prompt.row] for prompt in read], device=self._device)
+        logits = []
+        for step, token in enumerate(tokens.unbind(1)):
+            interventions.begin_decode()
+            mask, positions = cache.begin_step(), (starts + step)[:, None]
+            output = self._pass(rows, interventions, token[:, None], mask, positions, cache, 1)
+            cache.end_step()
+            logits.append(output.logits[:, -1])
+        for row, change in zip(rows, interventions.change.tolist(), strict=True):
+            row.change = max(row.change, change)
+        return [
+            logits_of[: len(row.inputs)]
+            for row, logits_of in zip(rows, torch.stack(logits, 1), strict=True)
+        ]
 
     def _whole(self, rows: Sequence[Row]) -> list[Tensor]:
         """The logits that predict each row's answer, of prompts with their answers."""
@@ -283,6 +318,7 @@ class Scorer:
         with session.adapters.active([row.adapter for row in rows]):
             output = session.run(forward, interventions)
         check_visits(interventions, 1)
+        interventions.visits = dict.fromkeys(interventions.visits, 0)
         return output
 
     def _pad_right(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
