@@ -123,14 +123,25 @@ def main() -> None:
     parser.add_argument("--name", help="in the table")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--pairs", type=int, default=34)
-    parser.add_argument("--compared", type=int, default=4, help="pairs judged in both ways")
+    parser.add_argument(
+        "--compared", type=int, default=4, help="pairs judged in both ways; 0 skips that"
+    )
     parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
     judge = get_model(f"steered/{arguments.model}", vector="none", dtype=arguments.dtype)
-    compared = load_pairs(num_pairs=arguments.compared + 2).pairs
-    without, shared, gap = reuse(judge, compared, arguments.turns)
-    ratio = without / shared
-    print(f"without {without:.2f} s, shared {shared:.2f} s, {ratio:.2f}, {gap:.2g}", flush=True)
+    judge.api._engine.call(lambda *_: None).result()  # which loads the weights
+    reused = []
+    if arguments.compared:
+        compared = load_pairs(num_pairs=arguments.compared + 2).pairs
+        without, shared, gap = reuse(judge, compared, arguments.turns)
+        count = arguments.compared * len(DIMENSIONS)
+        reused = [
+            f"| processor seconds a verdict, {count} prompts, nothing shared | {without:.2f} |",
+            f"| the same, beginnings shared | {shared:.2f} |",
+            f"| ratio | {without / shared:.2f} |",
+            f"| largest difference of a score | {gap:.2g} |",
+        ]
+        print("\n".join(reused), flush=True)
     rows, processor, wall = calibrated(judge, arguments.pairs)
     lengths = mean(
         len(load_rubric(each).render(pair.question, pair.answer))
@@ -146,11 +157,7 @@ def main() -> None:
         "",
         "| what | value |",
         "|---|---|",
-        f"| processor seconds a verdict, {arguments.compared * len(DIMENSIONS)} prompts, nothing "
-        f"shared | {without:.2f} |",
-        f"| the same, beginnings shared | {shared:.2f} |",
-        f"| ratio | {ratio:.2f} |",
-        f"| largest difference of a score | {gap:.2g} |",
+        *reused,
         f"| {count} verdicts of `judge_calibration`, processor seconds a verdict | "
         f"{processor:.2f} |",
         f"| the same, wall seconds on a busy machine | {wall:.2f} |",
