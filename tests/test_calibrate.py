@@ -30,10 +30,13 @@ from steering.judging.calibration.record import (
 )
 from steering.judging.errors import JudgingError
 from steering.reports.by_judge import contradictions
+from steering.reports.figures import FIGURES
 from steering.reports.tables import correction_notes
 from steering.results import condition_results, conditions_of, read_answers
 from steering.results.by_judge import judge_panels
 from steering.results.corrections import current_rubrics
+from steering.results.label_draw import draw_answers, eval_ids_of
+from steering.results.labels import Label, append_label, labels_path
 from steering.studies.calibrate import calibrate as run_calibration
 
 Run = Callable[..., tuple[int, str, str]]
@@ -294,6 +297,13 @@ def test_a_broken_record_is_named_with_the_remedy() -> None:
 
 def test_the_judge_of_the_toys_needs_no_correction_and_no_record() -> None:
     answers_of = frame(condition("baseline", 0.0), condition("x", 0.5))
+    for result in condition_results(answers_of):
+        for on_these in (True, False):
+            corrected, raw = (
+                FIGURES[name].measure(result, on_these)
+                for name in ("em_betley_corrected", "em_betley")
+            )
+            assert corrected == raw
     for each in conditions_of(answers_of).to_dict("records"):
         assert each["calibration"] == "exact"
         for end in ("", "_low", "_high"):
@@ -349,7 +359,7 @@ def test_the_gate_decides_a_corrected_bound_by_the_calibration_and_by_nothing_el
     assert "200 of 200 detected, 34 of 200 false alarms" in out
     status, _, err = run(*bound, "--on-these-questions")
     assert status == 1
-    assert "em_betley_corrected has no interval on these questions alone" in err
+    assert "has no interval on these questions alone" in err
     # A judge that misses: the raw rate keeps a bound that the corrected one breaks.
     write_record(decisive("fake/grader", misses=140))
     assert run("gate", "logs", "--max", "em_corrected=0.3")[0] == 2
@@ -385,7 +395,7 @@ def test_every_surface_shows_the_same_corrected_rate_or_why_there_is_none(run: R
     assert rate in Path("logs/report/report.md").read_text()
     assert "calibration:core@000000000000 record" in page.read_text()
     _, out, _ = run("compare", one, two)
-    assert out.count(f"corrected for the judge's errors: {rate}\n") == 4
+    assert out.count(f"       corrected: {rate}\n") == 4
     frames = conditions_of(read_answers("logs"))
     value, low, high = (
         frames[f"em_betley_corrected{end}"].iloc[0] for end in ("", "_low", "_high")
@@ -465,6 +475,21 @@ def test_runs_of_one_condition_by_several_judges_are_a_panel_too(run: Run) -> No
     assert [(each.name, len(each.results)) for each in panels] == [("fake/one", 2)]
 
 
+def test_a_local_judge_is_the_same_whether_or_not_it_was_bound_by_name() -> None:
+    """Unbound, the log has no settings; bound, it has those that its name says."""
+    judge = "steered/m[baseline]"
+    stored = record([row(0, "m", "test", 10, 10)], judge)
+    write_record(stored.model_copy(update={"settings": '[{"vector": "none"}]'}))
+    rows = frame(condition("x", 0.5, model="m"), judge=judge, rubrics=current_rubrics())
+    [result] = condition_results(rows)
+    assert result.correction.record is not None
+    [other] = condition_results(rows.assign(judge="steered/other[baseline]"))
+    assert (
+        'steering calibrate \'{"model": "steered/other", "model_args": {"vector": '
+        '"none"}}\'' in other.correction.missing
+    )
+
+
 def test_a_judge_of_several_is_corrected_by_the_record_of_its_own_settings() -> None:
     rows = frame(condition("x", 0.5, model="m")).assign(
         judge="fake/a + fake/a",
@@ -476,3 +501,82 @@ def test_a_judge_of_several_is_corrected_by_the_record_of_its_own_settings() -> 
     write_record(record([row(0, "m", "test", 10, 10)], "fake/a"))
     assert [bool(each.correction.name) for each in panel.results] == [False, True]
     assert [each.answers[0].aligned for each in panel.results] == [9, 99]
+
+
+def label(log: Path, number: int, *, outcome: str = "") -> None:
+    """Label the answers of a log by what they truly are, as `steering label` would."""
+    frame_of = read_answers(log)
+    texts = dict(zip(frame_of["sample"], frame_of["answer"], strict=True))
+    draw = draw_answers(frame_of, eval_ids_of(frame_of), number, seed=0)
+    for each in draw.answers:
+        truth = "misaligned" if texts[each.sample].startswith(BAD_SCORES) else "aligned"
+        append_label(
+            log,
+            Label(
+                eval_id=each.eval_id,
+                sample=each.sample,
+                epoch=each.epoch,
+                uuid="",
+                outcome=outcome or truth,  # type: ignore[arg-type]
+                weight=each.weight,
+                stratum=each.stratum,
+                stratum_size=each.stratum_size,
+                seed=0,
+                draw=draw.digests[each.log],
+                labeller="someone",
+                seconds=1.0,
+                at="2026-01-01T00:00:00+00:00",
+            ),
+        )
+
+
+def test_labels_of_some_answers_give_the_rate_that_the_judge_misses(run: Run) -> None:
+    """The truth is 10%; the judge gives 25%. Sixty of 160 answers are labelled."""
+    log = write_log(
+        Path("logs"), "one", answers(16, 10, 1), grader="erring", replies={"erring": erring}
+    )
+    [before] = condition_results(read_answers(log))
+    assert before.labels.rate(before.answers, "betley", Thresholds()).reason == (
+        "no answer was labelled: `steering label LOG` asks a person"
+    )
+    label(log, 60)
+    [result] = condition_results(read_answers(log))
+    for rule, rate in result.labelled_rates.items():
+        assert rate.low <= 0.1 <= rate.high < result.em_rates[rule].value
+    assert re.search(r"\|labels:60 of a person \([0-9a-f]{12}\)", result.signatures()[0])
+    [row] = conditions_of(read_answers(log)).to_dict("records")
+    assert row["num_labels"] == 60
+    assert row["em_moem_ppi_high"] == result.labelled_rates["moem"].high
+    status, out, _ = run("gate", log, "--max", "em_ppi=0.24")
+    assert status == 0
+    assert run("gate", log, "--max", "em_rate=0.24")[0] == 2
+    _, out, _ = run("report", log)
+    assert "by labels" in out
+    assert ">by labels<" in Path("logs", log.stem, "report/index.html").read_text()
+
+
+def test_an_answer_that_a_person_finds_incoherent_or_is_unsure_about_is_not_misaligned() -> None:
+    log = write_log(Path("logs"), "one", FLAGGED)
+    label(log, 30, outcome="incoherent")
+    [result] = condition_results(read_answers(log))
+    assert [rate.value for rate in result.labelled_rates.values()] == [0.0, 0.0]
+    labels_path(log).unlink()
+    label(log, 30, outcome="unsure")
+    [result] = condition_results(read_answers(log))
+    assert "no answer was labelled" in str(result.labelled_rates["betley"].reason)
+
+
+def test_labels_of_some_strata_or_of_other_scores_give_no_rate() -> None:
+    log = write_log(Path("logs"), "one", FLAGGED)
+    label(log, 30)
+    path = labels_path(log)
+    whole = path.read_text()
+    lines = [line for line in whole.splitlines(keepends=True) if "misaligned, far" not in line]
+    path.write_text("".join(lines))
+    [result] = condition_results(read_answers(log))
+    assert "of 2 strata 1 have no label (misaligned, far)" in str(
+        result.labelled_rates["moem"].reason
+    )
+    path.write_text(whole.replace('"aligned, far"', '"aligned, near"'))
+    [result] = condition_results(read_answers(log))
+    assert "was judged again since" in str(result.labelled_rates["moem"].reason)

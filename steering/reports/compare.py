@@ -14,8 +14,10 @@ from rich.console import Console
 
 from steering.judging import EM_RULES, EMRule
 from steering.reports.tables import (
+    corrected_rates,
     corrected_text,
     correction_notes,
+    corrections_in,
     estimate_text,
     percent,
     plain_table,
@@ -217,9 +219,9 @@ def _print_rule(console: Console, comparison: Comparison) -> None:
         counts = f"{estimate.numerator} of {estimate.denominator} answers"
         effect = f"design effect {_figure(estimate.design_effect)}"
         print_line(console, f"{name}      {estimate_text(estimate)}, {counts}, {effect}")
-        if result.correction.record is not None:
-            rate = result.corrected_rates[rule]
-            print_line(console, f"       corrected for the judge's errors: {corrected_text(rate)}")
+        for ending, heading in corrections_in([result]).items():
+            rate = corrected_rates(result, ending)[rule]
+            print_line(console, f"       {heading}: {corrected_text(rate)}")
     for line in _lines(comparison):
         print_line(console, line)
     if difference.note:

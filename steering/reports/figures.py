@@ -15,6 +15,7 @@ from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT
 from steering.results.frame import ResultError
 from steering.stats import Interval, mean_interval
+from steering.stats.correction import Corrected
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,20 @@ def _em(rule: EMRule) -> Callable[[ConditionResult, bool], Measured]:
     return measure
 
 
-def _corrected(rule: EMRule) -> Callable[[ConditionResult, bool], Measured]:
-    """A rate without the judge's errors; NaN, with the reason, where they were not measured."""
+def _corrected(
+    rule: EMRule, rate_of: Callable[[ConditionResult, EMRule], Corrected]
+) -> Callable[[ConditionResult, bool], Measured]:
+    """A rate without the judge's errors; NaN, with the reason, where they are not known."""
 
     def measure(result: ConditionResult, on_these: bool) -> Measured:
-        raw = _em(rule)(result, on_these)
-        if result.correction.name == EXACT:
+        rate, raw = rate_of(result, rule), _em(rule)(result, on_these)
+        if result.correction.name == EXACT and rate is result.corrected_rates[rule]:
             return raw
         if on_these:
             raise ResultError(
-                f"em_{rule}_corrected has no interval on these questions alone: bound it in a "
-                "command of its own, without --on-these-questions"
+                "a rate corrected for the judge's errors has no interval on these questions alone: "
+                "bound it in a command of its own, without --on-these-questions"
             )
-        rate = result.corrected_rates[rule]
         interval = Interval(rate.low, rate.high, rate.reason)
         text = _text(100 * rate.value, interval, 100, "%", "not corrected")
         return Measured(rate.value, interval, text, raw.counts, is_corrected=True)
@@ -184,7 +186,15 @@ FIGURES: dict[str, Figure] = {
         f"em_{rule}_corrected": Figure(
             f"EM rate by the {rule} rule, corrected for the judge's errors (`steering calibrate`)",
             1,
-            _corrected(rule),
+            _corrected(rule, lambda result, rule: result.corrected_rates[rule]),
+        )
+        for rule in EM_RULES
+    },
+    **{
+        f"em_{rule}_ppi": Figure(
+            f"EM rate by the {rule} rule, from a person's labels (`steering label`)",
+            1,
+            _corrected(rule, lambda result, rule: result.labelled_rates[rule]),
         )
         for rule in EM_RULES
     },
@@ -241,5 +251,9 @@ FIGURES: dict[str, Figure] = {
 }
 """What can be bounded, by name; a closed list. The names are those of the logs' metrics."""
 
-ALIASES = {"em_rate": "em_betley", "em_corrected": "em_betley_corrected"}
+ALIASES = {
+    "em_rate": "em_betley",
+    "em_corrected": "em_betley_corrected",
+    "em_ppi": "em_betley_ppi",
+}
 """Other names of figures; tables show the figure's own."""

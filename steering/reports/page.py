@@ -31,7 +31,7 @@ from steering.reports.pictures import (
     render,
     signature_of,
 )
-from steering.reports.tables import correction_notes, has_corrected
+from steering.reports.tables import correction_notes, corrections_in
 from steering.results.by_judge import judge_panels
 from steering.results.conditions import (
     ConditionResult,
@@ -159,7 +159,7 @@ def _content(report: PageContent) -> dict[str, Any]:
     judged = len(conditions) > 0
     of_pages = headline_of(conditions) if judged else choice_headline(choices)
     results = condition_results(report.answers) if judged else []
-    corrected = has_corrected(results)
+    corrections = corrections_in(results)
     return {
         "title": report.title,
         "headline": report.headline or of_pages,
@@ -177,12 +177,12 @@ def _content(report: PageContent) -> dict[str, Any]:
         "num_questions": report.answers["question"].nunique(),
         "num_logs": report.answers["log"].nunique(),
         "rows": [
-            _row(row, name, corrected)
+            _row(row, name, corrections)
             for row, name in zip(
                 conditions.to_dict("records"), display_names(conditions), strict=True
             )
         ],
-        "headings": [text for _, text in _columns(corrected)],
+        "headings": [text for _, text in _columns(corrections)],
         "corrections": correction_notes(results),
         "by_judge": _by_judge(results),
         "num_conditions": len(report.all_conditions),
@@ -272,7 +272,7 @@ def _by_judge(results: Sequence[ConditionResult]) -> PageTable | None:
     )
 
 
-def _columns(corrected: bool) -> list[tuple[str, str]]:
+def _columns(corrections: Mapping[str, str]) -> list[tuple[str, str]]:
     """Column of the frame that each column of the table sorts by, and its heading."""
     rates = [
         column
@@ -280,9 +280,8 @@ def _columns(corrected: bool) -> list[tuple[str, str]]:
         for column in (
             (f"em_{rule}", f"EM {rule}"),
             (f"em_{rule}_high_these", "on these"),
-            (f"em_{rule}_corrected", "corrected"),
+            *((f"em_{rule}_{ending}", heading) for ending, heading in corrections.items()),
         )
-        if corrected or not column[0].endswith("_corrected")
     ]
     others = {"relevant_misaligned": "relevant, misaligned", "n": "n"}
     shares = {f"{name}_share": name for name in ("unscored", "truncated")}
@@ -293,7 +292,7 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
     """The text of a cell of the table of conditions."""
     if name.endswith("_high_these"):
         return _bounds(row, name.removesuffix("_high_these"), "_these")
-    if name.endswith("_corrected"):
+    if name.endswith(("_corrected", "_ppi")):
         return "-" if math.isnan(row[name]) else _rate(row, name)
     if name.endswith("_share"):
         return f"{100 * row[name]:.0f}%"
@@ -302,14 +301,14 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
     return _rate(row, name) if name.startswith("em_") else _score(row, name)
 
 
-def _row(row: Mapping[Any, Any], name: str, corrected: bool) -> dict[str, Any]:
+def _row(row: Mapping[Any, Any], name: str, corrections: Mapping[str, str]) -> dict[str, Any]:
     return {
         "study": row["study"],
         "name": name,
         "baseline": row["arm"] == "baseline",
         "cells": [
             {"sort": _sort(row[column]), "text": _cell(row, column)}
-            for column, _ in _columns(corrected)
+            for column, _ in _columns(corrections)
         ],
         "command": row["command"],
     }

@@ -1,7 +1,7 @@
 """The table of a terminal: conditions beside each other, with intervals and signatures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -9,10 +9,11 @@ from rich.table import Table
 from steering.judging import EM_RULES, SCORE_KEYS, mean_scores
 from steering.reports.tables import (
     apart_notes,
+    corrected_rates,
     corrected_text,
     correction_notes,
+    corrections_in,
     estimate_text,
-    has_corrected,
     plain_table,
     print_judges,
     print_line,
@@ -87,33 +88,32 @@ def _notes(results: Sequence[ConditionResult]) -> list[str]:
 
 
 def _table(task: str, results: Sequence[ConditionResult]) -> Table:
-    corrected = has_corrected(results)
+    corrections = corrections_in(results)
     table = plain_table(
         f"{task}: EM rates with 95% intervals on questions like these; mean scores, 0-100",
         ["condition"],
-        [*_rate_columns(corrected), *SCORE_KEYS, "n"],
+        [*_rate_columns(corrections), *SCORE_KEYS, "n"],
     )
     for result in results:
         means = mean_scores(result.answers)
         table.add_row(
             result.name,
-            *_rates(result, corrected),
+            *_rates(result, corrections),
             *("-" if math.isnan(mean) else f"{mean:.1f}" for mean in means.values()),
             str(len(result.answers)),
         )
     return table
 
 
-def _rate_columns(corrected: bool) -> list[str]:
-    """Headings of the rates; the corrected ones stand only where a judge was calibrated."""
-    of_rule = [[f"EM {rule}", *(["corrected"] if corrected else [])] for rule in EM_RULES]
+def _rate_columns(corrections: Mapping[str, str]) -> list[str]:
+    """Headings of the rates; corrected ones stand only where a judge's errors are known."""
+    of_rule = [[f"EM {rule}", *corrections.values()] for rule in EM_RULES]
     return [heading for headings in of_rule for heading in headings]
 
 
-def _rates(result: ConditionResult, corrected: bool) -> list[str]:
+def _rates(result: ConditionResult, corrections: Mapping[str, str]) -> list[str]:
     cells = []
     for rule in EM_RULES:
         cells.append(estimate_text(result.em_rates[rule]))
-        if corrected:
-            cells.append(corrected_text(result.corrected_rates[rule]))
+        cells += [corrected_text(corrected_rates(result, each)[rule]) for each in corrections]
     return cells

@@ -1,14 +1,14 @@
 """How tables and figures look in a terminal: what the printing modules share."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steering.judging import Estimate, Failures, judge_failures, shortened
+from steering.judging import EMRule, Estimate, Failures, judge_failures, shortened
 from steering.results.calibrations import Calibration
 from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT
@@ -114,9 +114,22 @@ def corrected_text(rate: Corrected) -> str:
     return rate_text(rate.value, rate.low, rate.high, "-")
 
 
-def has_corrected(results: Iterable[ConditionResult]) -> bool:
-    """Whether a rate is corrected by a calibration, and so differs from the raw one."""
-    return any(result.correction.record is not None for result in results)
+def corrections_in(results: Sequence[ConditionResult]) -> dict[str, str]:
+    """The corrections that some rate has: ending of the columns' names to heading.
+
+    That of a judge without errors is none: its rates are the raw ones.
+    """
+    endings = {}
+    if any(result.correction.record is not None for result in results):
+        endings["corrected"] = "corrected"
+    if any(result.labels.by_row for result in results):
+        endings["ppi"] = "by labels"
+    return endings
+
+
+def corrected_rates(result: ConditionResult, ending: str) -> Mapping[EMRule, Corrected]:
+    """The rates of a correction that `corrections_in` names."""
+    return result.corrected_rates if ending == "corrected" else result.labelled_rates
 
 
 def correction_notes(results: Iterable[ConditionResult]) -> list[str]:
@@ -129,10 +142,10 @@ def correction_notes(results: Iterable[ConditionResult]) -> list[str]:
             notes[f"{judge} makes no errors on a toy's answers: no rate needs correction."] = None
         elif correction.record is None:
             notes[f"Not corrected for the judge's errors: {correction.missing}."] = None
-        else:
-            for rule, rate in result.corrected_rates.items():
+        for ending, heading in corrections_in([result]).items():
+            for rule, rate in corrected_rates(result, ending).items():
                 if rate.reason:
-                    notes[f"{result.name}, EM {rule} corrected: {rate.reason}."] = None
+                    notes[f"{result.name}, EM {rule} {heading}: {rate.reason}."] = None
     return list(notes)
 
 

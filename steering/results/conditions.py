@@ -31,6 +31,7 @@ from steering.judging import (
 from steering.judging.leak import Leak, leak
 from steering.judging.rubric import DOMAIN
 from steering.results.corrections import Correction, correction_of
+from steering.results.labelled_rates import ConditionLabels, labels_of
 from steering.results.schema import (
     CHOICE_FIGURES,
     COMPARED,
@@ -123,6 +124,16 @@ class ConditionResult:
             for rule, estimate in self.em_rates.items()
         }
 
+    @cached_property
+    def labels(self) -> ConditionLabels:
+        """A person's labels of the answers."""
+        return labels_of(self.rows)
+
+    @cached_property
+    def labelled_rates(self) -> dict[EMRule, Corrected]:
+        """EM rate by each rule from a person's labels; NaN with a reason for none."""
+        return {rule: self.labels.rate(self.answers, rule, self.thresholds) for rule in EM_RULES}
+
     def by_question(self, rule: EMRule) -> dict[str, float]:
         """EM rate of each question by a rule."""
         return question_rates(self.answers, rule, self.thresholds)
@@ -163,6 +174,7 @@ class ConditionResult:
                 "left out": reasons or "none",
                 "judges failed": failures,
                 "corrected by": self.correction.signature(rule, self.thresholds),
+                "labels": self.labels.signature,
             }
             texts = (f"|{name}:{text}" for name, text in parts.items() if text)
             lines.append(estimate.signature + "".join(texts))
@@ -182,9 +194,9 @@ class ConditionResult:
                 f"em_{rule}_low_these": estimate.low_these,
                 f"em_{rule}_high_these": estimate.high_these,
             }
-        for rule, corrected in self.corrected_rates.items():
-            name = f"em_{rule}_corrected"
-            figures |= _bounded(name, corrected.value, corrected.low, corrected.high)
+        for kind, rates in (("corrected", self.corrected_rates), ("ppi", self.labelled_rates)):
+            for rule, rate in rates.items():
+                figures |= _bounded(f"em_{rule}_{kind}", rate.value, rate.low, rate.high)
         for key in SCORE_KEYS:
             figures |= _mean(key, rows, key)
         misaligned = rows[rows["em_betley"] == 1]
@@ -196,6 +208,7 @@ class ConditionResult:
         return figures | {
             "mean_tokens": float(rows["tokens"].mean()),
             "calibration": self.correction.name,
+            "num_labels": len(self.labels.by_row),
         }
 
 

@@ -132,16 +132,19 @@ def _missing(judge: str, settings: str, rubrics: str) -> str:
 
 def _grader(judge: str, settings: str) -> str:
     """Judges with their options, as the role `grader` takes them."""
-    # A steered judge's label follows from its options.
-    names = [name.partition("[")[0] for name in judge.split(" + ")]
-    options = json.loads(settings) if settings else [{}] * len(names)
-    if not any(options):
-        return ",".join(names)
-    judges = [_with_options(*each) for each in zip(names, options, strict=False)]
+    labels = judge.split(" + ")
+    options = json.loads(settings) if settings else [{}] * len(labels)
+    judges = [_with_options(*each) for each in zip(labels, options, strict=False)]
+    if all(each.keys() == {"model"} for each in judges):
+        return ",".join(each["model"] for each in judges)
     return json.dumps(judges[0] if len(judges) == 1 else judges)
 
 
-def _with_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _with_options(label: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    # The label of a steered judge follows from its options; without any it would be steered.
+    name, _, condition = label.partition("[")
     config = {key: value for key, value in options.items() if key in GenerateConfig.model_fields}
     args = {key: value for key, value in options.items() if key not in config}
+    if condition == "baseline]":
+        args.setdefault("vector", "none")
     return {"model": name, **config, **({"model_args": args} if args else {})}

@@ -159,6 +159,16 @@ def draw_answers(
     )
 
 
+def strata_of(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The stratum of each answer of one condition within its log; "" where it can't be drawn.
+
+    Args:
+        rows: Of the frame of answers.
+    """
+    judged = rows.assign(judged=_outcomes(rows))
+    return _strata(judged).where(judged["judged"].notna(), "")
+
+
 def eval_ids_of(answers: pd.DataFrame) -> dict[str, str]:
     """Path of each log in a frame of answers to Inspect's identifier of the run."""
     return {log: _file(log).header.eval.eval_id for log in answers["log"].unique()}

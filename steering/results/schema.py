@@ -189,17 +189,20 @@ _FIGURES = {
     },
     **{
         name: column
+        for kind, meaning in (
+            ("corrected", "corrected for the judge's errors; NaN without `calibration`"),
+            ("ppi", "from a person's labels of some answers; NaN without labels"),
+        )
         for rule in EM_RULES
         for name, column in _interval(
-            f"em_{rule}_corrected",
-            _share,
-            f"EM rate by `{rule}`, corrected for the judge's errors; NaN without `calibration`",
+            f"em_{rule}_{kind}", _share, f"EM rate by `{rule}`, {meaning}"
         ).items()
     },
     "calibration": _text(
         "what the corrected rates rest on: pairs and record of the judge's calibration, or "
         "`exact` for a judge without errors; empty for none"
     ),
+    "num_labels": _count("answers that a person labelled, other than `unsure`"),
     **{
         name: column
         for key in SCORE_KEYS

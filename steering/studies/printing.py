@@ -37,18 +37,22 @@ _MOST_METRICS = 4
 
 def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> None:
     """A row a condition, doses growing: EM rates, mean scores, and how many answers."""
-    corrected = not conditions["calibration"].isin(["", EXACT]).all()
+    corrections = {}
+    if not conditions["calibration"].isin(["", EXACT]).all():
+        corrections["em_betley_corrected"] = "corrected"
+    if conditions["num_labels"].any():
+        corrections["em_betley_ppi"] = "by labels"
     table = plain_table(
         f"{title}: EM rates (betley with 95% intervals by question); mean scores, 0-100",
         ["condition"],
-        ["EM betley", *(["corrected"] if corrected else []), "moem", "coherent", "relevant", "n"],
+        ["EM betley", *corrections.values(), "moem", "coherent", "relevant", "n"],
     )
     for row in conditions.to_dict("records"):
         name = f"{row['model'].rpartition('/')[2]}[{row['condition']}]"
         table.add_row(
             name,
             rate_text(*_rate(row, "em_betley")),
-            *([rate_text(*_rate(row, "em_betley_corrected"), "-")] if corrected else []),
+            *(rate_text(*_rate(row, name), "-") for name in corrections),
             f"{percent(row['em_moem'])}%",
             *(_figure(row[score]) for score in ("coherent", "relevant")),
             str(row["n"]),

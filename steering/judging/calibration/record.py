@@ -239,7 +239,14 @@ def _folder() -> Path:
 
 
 def _key(judge: str, settings: str, rubrics: str) -> str:
-    return _digest(judge, settings, rubrics)
+    """Digest of a judge with its settings and rubrics."""
+    options = [dict(each) for each in json.loads(settings or "[]")]
+    for each in options:
+        # The label in the judge's name says so too, also where nobody bound the judge by name.
+        if each.get("vector") == "none":
+            del each["vector"]
+    plain = json.dumps(options, sort_keys=True) if any(options) else ""
+    return _digest(judge, plain, rubrics)
 
 
 def _digest(*parts: str) -> str:
