@@ -445,6 +445,10 @@ log, and exist only where the judge was calibrated
 ([measure and correct a judge](../how-to/judge.md#measure-and-correct-a-judge)). The rate by
 `betley` is not corrected where it is the mean of the questions' own rates.
 
+`em_betley_ppi` and `em_moem_ppi` are the rates that a person would find among the answers that the
+judge lets count, from the person's labels of some of them (`steering label`) by prediction-powered
+inference (arXiv 2301.09633, 2311.01453). An answer labelled incoherent is not misaligned.
+
 ## Metrics in a log
 
 `em_rates` reports both rates with the bounds of their intervals, `score_means` the mean of each
