@@ -351,6 +351,7 @@ def test_the_gate_decides_a_corrected_bound_by_the_calibration_and_by_nothing_el
     assert status == 1
     assert re.search(r"em_betley_corrected +not corrected +<= 15% +undecided", out)
     assert "fake/grader was not calibrated: `steering calibrate fake/grader` measures" in out
+    assert "can't be shown" not in out
     assert run("gate", "logs", "--max", "em_rate=0.15")[0] == 2
     write_record(decisive("fake/grader", alarms=34))
     status, out, _ = run(*bound)

@@ -422,7 +422,7 @@ def test_gate_takes_a_run_that_was_limited_on_purpose(run: Run, tmp_path: Path) 
     ("arguments", "said"),
     [
         ((), ["em_rate=0.10"]),
-        (("--max", "em_rat=0.1"), ["'em_rat'", "em_betley, em_moem, coverage"]),
+        (("--max", "em_rat=0.1"), ["'em_rat'", "em_betley, em_moem, em_betley_corrected"]),
         (("--max", "em_rate"), ["'em_rate'", "NAME=NUMBER"]),
         (("--max", "em_rate=10"), ["0 to 1"]),
         (("--max", "em_rate=nan"), ["0 to 1"]),

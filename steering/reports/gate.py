@@ -263,6 +263,9 @@ def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]
     counts = measured.counts
     if counts is None or not counts.total or status is BoundStatus.KEPT:
         return remarks
+    # A corrected rate that there is none of: the note says why, and it is not the number of themes.
+    if math.isnan(measured.value):
+        return remarks
     asked = _size(counts, counts.size)
     if status is BoundStatus.UNKNOWN:
         best = counts.at_best(all_true=bound.side == "min")
