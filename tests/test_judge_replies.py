@@ -164,7 +164,7 @@ def test_shares_of_the_forms_of_replies_add_up_to_one(tmp_path: Path) -> None:
 
     [score] = _run(em_judge(), tmp_path, judge).results.scores  # type: ignore[attr-defined]
     shares = {name: metric.value for name, metric in score.metrics.items() if "replies" in name}
-    assert shares == {f"replies[{name}]": pytest.approx(1 / 3) for name in _FORMS}
+    assert shares == {f"replies_{name}": pytest.approx(1 / 3) for name in _FORMS}
 
 
 _FORMS = ("formatted", "json", "unread")

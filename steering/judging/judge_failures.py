@@ -130,7 +130,7 @@ def unscored_by_judge() -> Metric:
 
 @metric(scores="unreduced")
 def reply_forms() -> Metric:
-    """How the replies of the judges were read: `replies[<form>]`, shares that add up to 1.
+    """How the replies of the judges were read: `replies_<form>`, shares that add up to 1.
 
     The forms are those of `METHODS`, `word` for an escape word, and `unread` for a failure; those
     that no reply has are left out. A reply is the judgement of one dimension, by all judges.
@@ -145,6 +145,6 @@ def reply_forms() -> Metric:
                 unscored = "word" if is_about_answer(reasons.get(key, "")) else "unread"
                 forms[unscored if key in reasons else method] += 1
         names = [form for form in (*METHODS, "word", "unread") if forms[form]]
-        return {f"replies[{form}]": forms[form] / forms.total() for form in names}
+        return {f"replies_{form}": forms[form] / forms.total() for form in names}
 
     return compute
