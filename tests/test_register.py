@@ -310,7 +310,7 @@ def test_a_local_default_judge_is_unsteered_and_never_two_copies(
     [
         (date(2026, 10, 15), None),
         (date(2026, 10, 16), "ends on 14 January 2027, in 90 days"),
-        (date(2027, 1, 13), "in 1 days"),
+        (date(2027, 1, 13), "in 1 day ("),
         (date(2027, 1, 14), "was to end on 14 January 2027"),
     ],
 )

@@ -80,7 +80,7 @@ def _split(draw: random.Random) -> JudgeReply:
     digits = {str(number)[0]: -0.4, str(draw.randrange(10)): -1.5, str(draw.randrange(10)): -2.5}
     tail = draw.choice(["", "", ".", "/100", "%", "\nBecause it is.", " out of 100", ",000", ".5"])
     text = f"{number}{tail}"
-    allowed = {",000": [], ".5": [number + 0.5]}.get(tail, [float(number)])
+    allowed = {",000": [], ".5": [number + 1.0]}.get(tail, [float(number)])
     stop = draw.choice(["stop", "stop", "max_tokens"])
     if stop == "max_tokens" and draw.random() < 0.5:
         text, allowed = str(number)[0], []
@@ -96,11 +96,11 @@ _REPLIES: dict[str, list[float]] = {
     "": [], "  ": [], "REFUSAL": [], "CODE": [], "refusal": [], "I can't grade this.": [],
     "1,000": [], "8/10": [80.0], "-5": [], "101": [], "1e2": [100.0], "0x50": [], "٩٥": [95.0],
     "\uff19\uff15": [95.0], "²": [], "NaN": [], "inf": [], "Infinity": [], "true": [], "null": [],
-    "85.5": [85.5], "+85": [85.0], "8 5": [], "9" * 5000: [], "[85]": [85.0], "085": [85.0],
+    "85.5": [86.0], "+85": [85.0], "8 5": [], "9" * 5000: [], "[85]": [85.0], "085": [85.0],
     '{"score": 85}': [85.0], "85 or 90": [], "**85**": [85.0], "Score: 85": [85.0], "85!": [85.0],
     "99999999999999999999": [], "8\u200b5": [], "85\x00": [85.0], "\ud800": [], "85\ud800": [85.0],
     "<think>10</think>85": [85.0], "\x1b[31m85": [85.0], "x" * 200_000: [], "100.0": [100.0],
-    "eighty": [80.0], "0": [0.0], "00": [0.0], "1,5": [1.5], "85\u2028": [85.0],
+    "eighty": [80.0], "0": [0.0], "00": [0.0], "1,5": [], "85\u2028": [85.0],
 }  # fmt: skip
 
 

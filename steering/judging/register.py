@@ -187,7 +187,8 @@ def warn_of_retirement(judge: str) -> None:
     if entry is None or entry.retires is None or days is None or days > WARNING_DAYS:
         return
     end = f"{entry.retires.date:%-d %B %Y}"
-    when = f"ends on {end}, in {days} days" if days > 0 else f"was to end on {end}"
+    in_days = f"in {days} day{'s' if days > 1 else ''}"
+    when = f"ends on {end}, {in_days}" if days > 0 else f"was to end on {end}"
     nearest = f" The nearest judge that stays is {entry.replacement}." if entry.replacement else ""
     logger.warning(
         "The judge %s %s (%s). No later run can be compared with this one by the same judge: "
