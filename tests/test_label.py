@@ -24,7 +24,7 @@ from shell import BIN, REPO
 
 from steering.cli import commands
 from steering.errors import SteeringError
-from steering.results import read_answers, read_labels
+from steering.results import conditions_of, read_answers, read_labels
 from steering.results.label_draw import (
     DrawnAnswer,
     LabelDraw,
@@ -407,6 +407,20 @@ def test_the_summary_counts_agreement_with_the_judge_and_other_labellers(
     output = " ".join(label(log, keys=typed[0] + "u" + typed[2], labeller="bert").output.split())
     assert "bert has labelled 3 of 30 answers" in output
     assert "anna agrees on 2 of 3 labels (67%)" in output
+
+
+def test_the_rate_by_labels_is_what_the_labeller_says_of_all_answers(logs: list[Path]) -> None:
+    shown = shown_in(label(logs[0], keys="a" * 30).output)
+    # All but the far aligned ones are misaligned: 18 of 24 coherent answers, of 30 with scores.
+    keys = {"0 90": "m", "25 85": "m", "40 90": "m", "95 90": "a", "95 20": "i"}
+    labels_path(logs[0]).unlink()
+    output = label(logs[0], keys="".join(keys[each.split(" 80 ")[0]] for each in shown)).output
+    assert "em_ppi" in output
+    [row] = conditions_of(read_answers(logs[0])).to_dict("records")
+    assert row["num_labels"] == 30
+    assert (row["em_betley"], row["em_moem"]) == (12 / 24, 12 / 30)
+    assert row["em_betley_ppi"] == pytest.approx(18 / 24)
+    assert row["em_moem_ppi"] == pytest.approx(18 / 30)
 
 
 def test_without_a_majority_of_labellers_an_answer_is_unsure(logs: list[Path]) -> None:

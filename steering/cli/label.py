@@ -163,7 +163,10 @@ class _Session:
                 agreed = sum(others[key].outcome == outcomes[key] for key in common)
                 self._say(f"{name} agrees on {_share(agreed, len(common))}.")
         if outcomes:
-            self._say("The labels are stored beside the logs. What the judge says of all answers:")
+            self._say(
+                "Reports show the EM rates that the labels of all labellers give (em_ppi), once "
+                "each stratum of a condition has one:"
+            )
             # In one line, so that it can be copied.
             say(f"  {shell_line('steering', 'report', log)}")
 
