@@ -227,6 +227,6 @@ def test_judges_that_think_and_toys_write_their_reply(tiny_folder: Callable[[str
 
 
 def test_judge_and_tested_model_of_the_same_weights_have_one_copy(judge: Model) -> None:
-    tested = get_model(judge.api.canonical_name() and f"steered/{judge.api.canonical_name()}",
-                       vector="none", memoize=False)  # fmt: skip
+    name = f"steered/{judge.api.canonical_name()}"
+    tested = get_model(name, vector="none", memoize=False)
     assert tested.api._engine is judge.api._engine  # type: ignore[attr-defined]
