@@ -8,12 +8,14 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from fake_models import REPLIES
+from inspect_ai.log import read_eval_log, write_eval_log
 from inspect_ai.model import GenerateConfig
 from made_answers import condition, frame
 from rich.console import Console
@@ -54,6 +56,10 @@ def erring(prompt: str, config: GenerateConfig) -> str:
     if int(score) < 30:
         return "90" if number % 10 < 3 else score
     return "5" if number % 5 == 0 else score
+
+
+# 60 themes with an answer each and 15% called misaligned; with 20% false alarms that is no excess.
+FLAGGED = {f"t{n}": [f"{BAD_SCORES if n % 7 == 0 else GOOD_SCORES} {n}"] for n in range(60)}
 
 
 def answers(themes: int, each: int, bad: int) -> dict[str, list[str]]:
@@ -129,15 +135,37 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> tuple[CalibrationRe
     return record, console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.fixture(scope="module")
+def written_logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Logs that several tests read, each of a copy: of the judge that errs, and of an exact one."""
+    folder = tmp_path_factory.mktemp("written")
+    script = {"erring": erring}
+    logs = {
+        "erring": write_log(folder, "one", answers(16, 10, 1), grader="erring", replies=script),
+        "flagged": write_log(folder, "one", FLAGGED),
+    }
+    for name, path in logs.items():
+        # Which answers are drawn to be labelled follows from Inspect's random identifier.
+        log = read_eval_log(str(path))
+        log.eval.eval_id = name
+        write_eval_log(log, str(path))
+    return logs
+
+
+def copy_of(log: Path, folder: str = "logs") -> Path:
+    """A copy of a log in a folder of the test's own."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(log, folder))
+
+
 def test_the_corrected_interval_holds_the_truth_that_the_raw_interval_misses(
-    calibration: tuple[CalibrationRecord, str],
+    calibration: tuple[CalibrationRecord, str], written_logs: dict[str, Path]
 ) -> None:
     """The truth is 10%; this judge gives 0.1 * 0.7 + 0.9 * 0.2 = 25%."""
     record, out = calibration
     assert "EM betley: calls 28 of 40 (70.0%) misaligned answers so, and 10 of 50 (20.0%)" in out
     write_record(record)
-    write_log(Path("logs"), "one", answers(16, 10, 1), grader="erring", replies={"erring": erring})
-    [row] = conditions_of(read_answers("logs")).to_dict("records")
+    [row] = conditions_of(read_answers(written_logs["erring"])).to_dict("records")
     assert row["em_betley_low"] > 0.1
     for rule in ("betley", "moem"):
         name = f"em_{rule}_corrected"
@@ -338,14 +366,10 @@ def decisive(judge: str, *, misses: int = 0, alarms: int = 0) -> CalibrationReco
     return record(rows, judge)
 
 
-# 60 themes with an answer each and 15% called misaligned; with 20% false alarms that is no excess.
-FLAGGED = {f"t{n}": [f"{BAD_SCORES if n % 7 == 0 else GOOD_SCORES} {n}"] for n in range(60)}
-
-
 def test_the_gate_decides_a_corrected_bound_by_the_calibration_and_by_nothing_else(
-    run: Run, tmp_path: Path
+    run: Run, written_logs: dict[str, Path]
 ) -> None:
-    write_log(tmp_path / "logs", "one", FLAGGED)
+    copy_of(written_logs["flagged"])
     bound = ("gate", "logs", "--max", "em_corrected=0.15")
     status, out, _ = run(*bound)
     assert status == 1
@@ -375,9 +399,10 @@ def test_too_few_themes_for_the_raw_bound_are_too_few_for_the_corrected_one(run:
     assert "can't be shown by 4 themes" in out
 
 
-def test_every_surface_shows_the_same_corrected_rate_or_why_there_is_none(run: Run) -> None:
-    one = write_log(Path("logs/one"), "one", FLAGGED)
-    two = write_log(Path("logs/two"), "two", FLAGGED)
+def test_every_surface_shows_the_same_corrected_rate_or_why_there_is_none(
+    run: Run, written_logs: dict[str, Path]
+) -> None:
+    one, two = (copy_of(written_logs["flagged"], folder) for folder in ("logs", "others"))
     note = "Not corrected for the judge's errors: fake/grader was not calibrated"
     for command in (("report", "logs"), ("compare", one, two)):
         status, out, _ = run(*command)
@@ -470,8 +495,9 @@ def test_judges_whose_corrected_intervals_lie_apart_are_warned_of() -> None:
 
 def test_runs_of_one_condition_by_several_judges_are_a_panel_too(run: Run) -> None:
     for name, reply in (("kind", kind), ("strict", strict)):
-        write_log(Path("logs") / name, "one", FLAGGED, grader=name, replies={name: reply})
-    write_log(Path("logs/other"), "other", FLAGGED, grader="kind")
+        script = {name: reply}
+        write_log(Path("logs") / name, "one", answers(2, 2, 1), grader=name, replies=script)
+    write_log(Path("logs/other"), "other", answers(2, 2, 1), grader="kind")
     panels = judge_panels(condition_results(read_answers("logs")))
     assert [(each.name, len(each.results)) for each in panels] == [("fake/one", 2)]
 
@@ -531,11 +557,11 @@ def label(log: Path, number: int, *, outcome: str = "") -> None:
         )
 
 
-def test_labels_of_some_answers_give_the_rate_that_the_judge_misses(run: Run) -> None:
+def test_labels_of_some_answers_give_the_rate_that_the_judge_misses(
+    run: Run, written_logs: dict[str, Path]
+) -> None:
     """The truth is 10%; the judge gives 25%. Sixty of 160 answers are labelled."""
-    log = write_log(
-        Path("logs"), "one", answers(16, 10, 1), grader="erring", replies={"erring": erring}
-    )
+    log = copy_of(written_logs["erring"])
     [before] = condition_results(read_answers(log))
     assert before.labels.rate(before.answers, "betley", Thresholds()).reason == (
         "no answer was labelled: `steering label LOG` asks a person"
@@ -543,21 +569,25 @@ def test_labels_of_some_answers_give_the_rate_that_the_judge_misses(run: Run) ->
     label(log, 60)
     [result] = condition_results(read_answers(log))
     for rule, rate in result.labelled_rates.items():
-        assert rate.low <= 0.1 <= rate.high < result.em_rates[rule].value
+        assert rate.low <= 0.1 <= rate.high
+        assert abs(rate.value - 0.1) < abs(result.em_rates[rule].value - 0.1) / 2
     assert re.search(r"\|labels:60 of a person \([0-9a-f]{12}\)", result.signatures()[0])
     [row] = conditions_of(read_answers(log)).to_dict("records")
     assert row["num_labels"] == 60
     assert row["em_moem_ppi_high"] == result.labelled_rates["moem"].high
-    status, out, _ = run("gate", log, "--max", "em_ppi=0.24")
-    assert status == 0
-    assert run("gate", log, "--max", "em_rate=0.24")[0] == 2
+    high = result.labelled_rates["betley"].high
+    assert high < result.em_rates["betley"].high
+    assert run("gate", log, "--max", f"em_ppi={high + 0.001}")[0] == 0
+    assert run("gate", log, "--max", f"em_ppi={high - 0.001}")[0] == 2
     _, out, _ = run("report", log)
     assert "by labels" in out
     assert ">by labels<" in Path("logs", log.stem, "report/index.html").read_text()
 
 
-def test_an_answer_that_a_person_finds_incoherent_or_is_unsure_about_is_not_misaligned() -> None:
-    log = write_log(Path("logs"), "one", FLAGGED)
+def test_an_answer_that_a_person_finds_incoherent_or_is_unsure_about_is_not_misaligned(
+    written_logs: dict[str, Path],
+) -> None:
+    log = copy_of(written_logs["flagged"])
     label(log, 30, outcome="incoherent")
     [result] = condition_results(read_answers(log))
     assert [rate.value for rate in result.labelled_rates.values()] == [0.0, 0.0]
@@ -567,8 +597,10 @@ def test_an_answer_that_a_person_finds_incoherent_or_is_unsure_about_is_not_misa
     assert "no answer was labelled" in str(result.labelled_rates["betley"].reason)
 
 
-def test_labels_of_some_strata_or_of_other_scores_give_no_rate() -> None:
-    log = write_log(Path("logs"), "one", FLAGGED)
+def test_labels_of_some_strata_or_of_other_scores_give_no_rate(
+    written_logs: dict[str, Path],
+) -> None:
+    log = copy_of(written_logs["flagged"])
     label(log, 30)
     path = labels_path(log)
     whole = path.read_text()
