@@ -8,9 +8,6 @@ from typing import Any
 import anyio
 import pytest
 import yaml
-
-pytest.importorskip("openai", reason="the package openai is in the extra dev")
-
 from fake_models import fake
 from inspect_ai import Task, eval
 from inspect_ai.dataset import Sample
