@@ -371,6 +371,8 @@ def simulate_ppi(point: Point, rng: np.random.Generator, others: Methods) -> dic
     sides = [np.flatnonzero(judged), np.flatnonzero(~judged)]
     drawn: dict[int, float] = {}
     for side in sides:
+        if not len(side):
+            continue
         number = min(len(side), LABELLED // 2)
         drawn |= dict.fromkeys(rng.choice(side, number, replace=False).tolist(), len(side) / number)
     calibrated = ours(outcomes, themes, point.errors(rng))
