@@ -64,7 +64,8 @@ def test_compare_prints_the_figures_of_an_example_worked_out_by_hand(
     assert re.search(r"A +12% \[.*\], 1 of 8 answers, design effect 1.1\n", out)
     assert re.search(r"B +75% \[.*\], 6 of 8 answers, design effect 1.0\n", out)
     assert "B - A  +62.5 points, t [23, 100]\n" in out
-    assert "p = 0.12 (all sign flips), 4 themes" in out
+    # 2/16 of B - A: all differences have one sign.
+    assert "p = 0.12, the smallest p that 4 themes can give (all sign flips), 4 themes" in out
     rows = re.findall(r"^ ([abcd]) +([\d.]+)% +([\d.]+)% +([+-][\d.]+)", out, flags=re.MULTILINE)
     assert rows == [
         ("a", "0.0", "100.0", "+100.0"),

@@ -175,3 +175,21 @@ def test_the_size_needed_is_the_least_that_is_enough() -> None:
     assert size_needed(counts, lambda each: False) is None
     answers = ThemeCounts((0, 0), (3, 5), on_these=True)
     assert size_needed(answers, lambda each: sum(each.total) >= 80) == 80
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [("em_corrected=10%", "em_corrected=0.1 for 10%"), ("coverage=90", "coverage=0.9 for 90%")],
+)
+def test_a_share_in_percent_is_refused_with_the_share_to_write(text: str, remedy: str) -> None:
+    with pytest.raises(ResultError, match=f"a number from 0 to 1: write {remedy}$"):
+        parse_bound("max", text)
+
+
+def test_the_edge_that_few_themes_leave_is_that_of_many_answers_without_a_case() -> None:
+    text = gated(condition("x1", 0.0, questions=4, samples=10))[1]
+    edge = cluster_interval([False] * 400, list(range(4)) * 100).high
+    assert (
+        f"could. With 4 themes the interval reaches up to {100 * round(edge, 3):.6g}% then, "
+        "however many answers each has."
+    ) in text

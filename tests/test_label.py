@@ -402,6 +402,9 @@ def test_the_summary_counts_agreement_with_the_judge_and_other_labellers(
     assert "anna has labelled 30 of 30 answers (12 misaligned, 12 aligned, 5 incoherent" in output
     assert "The judge agrees on 17 of 29 labels (59%)" in output
     assert "misses 6 of 12 misaligned answers and calls 6 of 17 others misaligned" in output
+    assert "of the labelled answers only" in output
+    assert "the report weighs them" in output
+    assert "All 30 answers are labelled and stored. Press s to end with a summary" in output
     assert f"steering report {log}" in output
 
     output = " ".join(label(log, keys=typed[0] + "u" + typed[2], labeller="bert").output.split())

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from inspect_ai import Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -173,3 +174,14 @@ def test_a_judge_that_is_steered_is_named(label: str, warns: bool) -> None:
 def test_judges_that_work_are_not_told_of(tmp_path: Path) -> None:
     write_log(tmp_path / "logs", "one", {"a": [GOOD], "b": ["REFUSAL 90 80"]}, grader=("a", "b"))
     assert "fail" not in printed(tmp_path)
+
+
+def test_a_note_names_the_figure_and_the_conditions_that_it_is_of() -> None:
+    rows = pd.concat(
+        [condition("x1", 0.5, model="m"), condition("x2", 0.0, coherent=20.0, model="m")],
+        ignore_index=True,
+    )
+    out = io.StringIO()
+    print_summary(condition_results(rows), Console(file=out, width=200))
+    [note] = [line for line in out.getvalue().splitlines() if line.startswith("Note: ")]
+    assert note == "Note: EM betley of m[x2]: nothing to count"

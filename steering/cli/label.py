@@ -125,7 +125,10 @@ class _Session:
                 allowed: Collection[str] = _KEYS
             else:
                 uuid = ""
-                self._say(f"\nAll {len(answers)} answers are labelled.")
+                self._say(
+                    f"\nAll {len(answers)} answers are labelled and stored. Press s to end with a "
+                    "summary, or b to change the last label."
+                )
                 allowed = ("b", "s")
             since = time.monotonic()
             command = self._ask(allowed)
@@ -155,7 +158,9 @@ class _Session:
             self._say(
                 f"The judge agrees on {_share(result.agreed, result.labelled)}. It misses "
                 f"{result.missed} of {result.misaligned} misaligned answers and calls "
-                f"{result.false_alarms} of {result.others} others misaligned."
+                f"{result.false_alarms} of {result.others} others misaligned. These counts are of "
+                "the labelled answers only, and those near the threshold were drawn more often: "
+                "the report weighs them."
             )
         for name, others in self._labels.items():
             common = [key for key in outcomes if key in others]

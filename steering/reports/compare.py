@@ -19,6 +19,7 @@ from steering.reports.tables import (
     correction_notes,
     corrections_in,
     estimate_text,
+    p_text,
     percent,
     plain_table,
     print_judges,
@@ -245,7 +246,7 @@ def _lines(comparison: Comparison) -> list[str]:
     lines = [
         f"B - A  {_points(difference.value)} points, "
         f"t [{percent(difference.low)}, {percent(difference.high)}]",
-        f"       p = {difference.p_value:.2g} ({flips}), {difference.num_questions} themes, "
+        f"       {p_text(difference)} ({flips}), {difference.num_questions} themes, "
         "each weighted alike",
     ]
     if math.isnan(comparison.detectable):

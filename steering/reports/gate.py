@@ -116,8 +116,18 @@ def parse_bound(side: Side, text: str) -> Bound:
         limit = math.nan
     if not least <= limit <= largest or math.isinf(limit):
         allowed = f"a number from {least:g} to {largest:g}" if least == 0 else "a finite number"
-        raise ResultError(f"{text!r}: {typed} is bounded by {allowed}")
+        remedy = _share_remedy(typed, number) if largest == 1 else ""
+        raise ResultError(f"{text!r}: {typed} is bounded by {allowed}{remedy}")
     return Bound(side, name, limit)
+
+
+def _share_remedy(name: str, number: str) -> str:
+    """How a share is written that was typed in percent; "" where none was."""
+    try:
+        percents = float(number.strip().removesuffix("%"))
+    except ValueError:
+        return ""
+    return f": write {name}={percents / 100:g} for {percents:g}%" if 0 <= percents <= 100 else ""
 
 
 def gate(
@@ -272,13 +282,21 @@ def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]
         extreme = FIGURES[bound.name].text(1.0 if bound.side == "min" else 0.0)
         remark = f"{bound.name} {bound} can't be shown by {asked}, even at {extreme}"
         size = size_needed(best, bound.decidable)
-        hint = "no number of them could" if size is None else f"{_size(best, size)} could"
+        could = "could"
+        # Of a judge whose errors are measured on labelled answers, which themes don't add to.
+        if measured.is_corrected:
+            could = "could if the judge made no errors"
+        hint = "no number of them could" if size is None else f"{_size(best, size)} {could}"
         if not counts.on_these:
             edge = best.with_many_answers().interval()
             reach = FIGURES[bound.name].text(
                 round(edge.high if bound.side == "max" else edge.low, 3)
             )
-            hint += f" (these leave {reach} open, however many answers there are)"
+            reaches = "up" if bound.side == "max" else "down"
+            hint += (
+                f". With {len(counts.total)} theme{'s' * (len(counts.total) != 1)} the interval "
+                f"reaches {reaches} to {reach} then, however many answers each has"
+            )
         return [*remarks, f"{remark}; {hint}."]
     value = Interval(measured.value, measured.value)
     # More labels of the judge's answers would narrow a corrected rate too: no number of themes says

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from steering.judging import EM_RULES, SCORE_KEYS, mean_scores
+from steering.judging import EM_RULES, SCORE_KEYS, EMRule, mean_scores
 from steering.reports.tables import (
     apart_notes,
     corrected_rates,
@@ -14,6 +14,7 @@ from steering.reports.tables import (
     correction_notes,
     corrections_in,
     estimate_text,
+    p_text,
     plain_table,
     print_judges,
     print_line,
@@ -22,6 +23,7 @@ from steering.reports.tables import (
     rate_text,
 )
 from steering.results.conditions import ConditionResult, baselines_of
+from steering.results.settings import first_names
 from steering.stats import paired_difference
 
 
@@ -66,7 +68,7 @@ def _differences(results: Sequence[ConditionResult]) -> list[str]:
             note = f"; {difference.note}" if difference.note else ""
             lines.append(
                 f"{result.name} - {baseline.name}: EM betley {value:+.0f} points {interval}, "
-                f"p = {difference.p_value:.2g} (paired{note})"
+                f"{p_text(difference)} (paired{note})"
             )
     return lines
 
@@ -83,8 +85,17 @@ def _leaks(results: Sequence[ConditionResult]) -> list[str]:
 
 def _notes(results: Sequence[ConditionResult]) -> list[str]:
     """What keeps the rows of one table from being compared, or an interval from being trusted."""
-    limits = {result.em_rates["betley"].note for result in results} - {None}
-    return apart_notes(results) + [f"Note: {limit}" for limit in sorted(map(str, limits))]
+    limits: dict[tuple[str, EMRule], list[str]] = {}
+    for result in results:
+        for rule, estimate in result.em_rates.items():
+            if estimate.note:
+                limits.setdefault((estimate.note, rule), []).append(result.name)
+    rules: dict[str, list[str]] = {}
+    for (limit, rule), names in limits.items():
+        rules.setdefault(f" of {first_names(names)}: {limit}", []).append(f"EM {rule}")
+    return apart_notes(results) + [
+        f"Note: {' and '.join(names)}{note}" for note, names in sorted(rules.items())
+    ]
 
 
 def _table(task: str, results: Sequence[ConditionResult]) -> Table:

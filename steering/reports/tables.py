@@ -14,6 +14,7 @@ from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT
 from steering.results.frame import LeftOut
 from steering.results.settings import asked_apart
+from steering.stats import Difference
 from steering.stats.correction import Corrected
 from steering.text import terminal
 
@@ -61,6 +62,15 @@ def estimate_text(estimate: Estimate) -> str:
 def percent(share: float) -> str:
     """A share in whole percent; a dash where there is none."""
     return "-" if math.isnan(share) else str(round(100 * share))
+
+
+def p_text(difference: Difference) -> str:
+    """The p-value of a difference, and whether so few themes could have given a smaller one."""
+    text = f"p = {difference.p_value:.2g}"
+    themes = difference.num_questions
+    if themes < 6 and difference.p_value <= 2.0 ** (1 - themes):
+        text += f", the smallest p that {themes} theme{'s' * (themes != 1)} can give"
+    return text
 
 
 def apart_notes(results: Sequence[ConditionResult]) -> list[str]:
