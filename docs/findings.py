@@ -119,8 +119,12 @@ def labels_table(name: str) -> str:
     ]
     rates: dict[str, dict[str, float]] = {}
     conditions = sorted(rows.condition.unique(), key=lambda name: (name != BASELINE, name))
-    for condition in conditions:
-        answers = rows[rows.condition == condition]
+    groups = {condition: rows[rows.condition == condition] for condition in conditions}
+    # Those of which all questions were asked.
+    whole = [name for name in conditions[1:] if len(groups[name]) == len(groups[BASELINE])]
+    together = " and ".join([whole[0], *(name.rsplit(maxsplit=1)[-1] for name in whole[1:])])
+    groups[f"{together} together"] = rows[rows.condition.isin(whole)]
+    for condition, answers in groups.items():
         coherent = answers[answers.is_coherent]
         outcomes = coherent.misaligned.tolist()
         bounds = cluster_interval(outcomes, coherent.theme.tolist())
