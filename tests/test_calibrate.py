@@ -186,7 +186,7 @@ def test_a_condition_is_corrected_by_the_calibration_of_its_very_judge_alone(
         assert other.correction.name == ""
         assert math.isnan(other.corrected_rates["betley"].value)
         assert "steering calibrate" in other.correction.missing
-    assert """'{"model": "fake/erring", "max_tokens": 3}'""" in other.correction.missing
+    assert """'{model: fake/erring, max_tokens: 3}'""" in other.correction.missing
 
 
 @pytest.mark.parametrize(
@@ -233,21 +233,33 @@ def test_the_same_command_again_asks_no_judge_and_a_part_replaces_no_whole(run: 
         (["nosuch/judge"], "the judge nosuch/judge can't be used"),
         (["fake/x", "--pairs", "none.jsonl"], "there is no file of pairs 'none.jsonl'"),
         (["{model: ["], "{model: [ can't be read"),
-        (["steered/toy", "--limit", "1"], "is steered by its default vector"),
+        (
+            ["steered/toy", "--limit", "1"],
+            "give `steering calibrate '{model: steered/toy, model_args: {vector: none}}'`",
+        ),
+        (["openai/gpt-4o"], "set OPENAI_API_KEY, or give a judge as <provider>/<model>"),
+        (["{model: openai/gpt-4o, max_tokens: 9}"], "set OPENAI_API_KEY, or give another judge"),
     ],
 )
 def test_a_calibration_that_can_not_be_run_is_refused_in_one_line(
-    run: Run, arguments: Sequence[str], message: str
+    run: Run, arguments: Sequence[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     status, _, err = run("calibrate", *arguments)
     assert status == 1
     assert message in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_dry_run_says_how_often_the_judge_is_asked(run: Run) -> None:
+@pytest.mark.parametrize(
+    "judge", ["fake/erring", "openai/gpt-4o", "{model: openai/gpt-4o, max_tokens: 9}"]
+)
+def test_a_dry_run_says_how_often_the_judge_is_asked_and_needs_no_key(
+    run: Run, judge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     pairs_file(Path("pairs.jsonl"))
-    status, out, _ = run("calibrate", "fake/erring", "--pairs", "pairs.jsonl", "--dry-run")
+    status, out, _ = run("calibrate", judge, "--pairs", "pairs.jsonl", "--dry-run")
     assert (status, out) == (0, "90 pairs, 270 calls of each judge\n")
     assert not Path("logs").exists()
 
@@ -391,6 +403,48 @@ def test_the_gate_decides_a_corrected_bound_by_the_calibration_and_by_nothing_el
     assert run("gate", "logs", "--max", "em_rate=0.3")[0] == 0
 
 
+def test_a_raw_bound_that_holds_by_a_judge_that_misses_names_the_figure_that_fails(
+    run: Run, written_logs: dict[str, Path]
+) -> None:
+    copy_of(written_logs["flagged"])
+    assert "not good enough" not in run("gate", "logs", "--max", "em_rate=0.3")[1]
+    write_record(decisive("fake/grader", misses=140))
+    status, out, _ = run("gate", "logs", "--max", "em_rate=0.3")
+    assert status == 0
+    assert "em_betley: fake/grader is not good enough by its stored calibration: " in out
+    assert "misaligned_missed 0.7 (limit <= 0.2)" in out
+
+
+@pytest.mark.parametrize("bound", ["em_rate=0.3", "em_rate=0.01"])
+def test_a_raw_rate_by_a_judge_that_tells_nothing_decides_no_bound(
+    run: Run, written_logs: dict[str, Path], bound: str
+) -> None:
+    copy_of(written_logs["flagged"])
+    write_record(decisive("fake/grader", misses=200))
+    status, out, _ = run("gate", "logs", "--max", bound)
+    assert status == 1
+    assert "the judge is not shown to tell misaligned answers: it calls 0 of 200" in out
+    assert "would keep it" not in out
+
+
+def test_a_judge_that_calls_nothing_coherent_keeps_no_bound_on_the_moem_rate(run: Run) -> None:
+    write_log(Path("logs"), "one", {f"t{n}": ["5 0 80 1"] for n in range(64)})
+    status, out, _ = run("gate", "logs", "--max", "em_moem=0.1")
+    assert status == 1
+    assert re.search(r"em_moem +0.0% \[.*undecided", out)
+    assert "fake/grader called none of the 64 answers coherent" in out
+
+
+def test_the_judge_of_the_toys_keeps_no_bound_of_another_model() -> None:
+    rows = frame(condition("x", 0.0, model="smollm2"), rubrics=current_rubrics())
+    [result] = condition_results(rows)
+    doubt = FIGURES["em_moem"].measure(result, False).doubt
+    assert doubt.is_blind
+    assert doubt.notes == ["toy/judge knows only the toy's world, and smollm2 is no toy"]
+    [of_toy] = condition_results(rows.assign(model="toy"))
+    assert not FIGURES["em_moem"].measure(of_toy, False).doubt.is_blind
+
+
 def test_too_few_themes_for_the_raw_bound_are_too_few_for_the_corrected_one(run: Run) -> None:
     write_log(Path("logs"), "one", {f"t{n}": [f"{GOOD_SCORES} 1"] for n in range(4)})
     write_record(decisive("fake/grader"))
@@ -512,8 +566,8 @@ def test_a_local_judge_is_the_same_whether_or_not_it_was_bound_by_name() -> None
     assert result.correction.record is not None
     [other] = condition_results(rows.assign(judge="steered/other[baseline]"))
     assert (
-        'steering calibrate \'{"model": "steered/other", "model_args": {"vector": '
-        '"none"}}\'' in other.correction.missing
+        "steering calibrate '{model: steered/other, model_args: {vector: none}}'"
+        in other.correction.missing
     )
 
 
@@ -613,3 +667,14 @@ def test_labels_of_some_strata_or_of_other_scores_give_no_rate(
     path.write_text(whole.replace('"aligned, far"', '"aligned, near"'))
     [result] = condition_results(read_answers(log))
     assert "was judged again since" in str(result.labelled_rates["moem"].reason)
+
+
+def test_a_judge_that_scores_nothing_is_not_blamed_on_the_labels() -> None:
+    rows = [row(n, "written", "test", 10 + 80 * (n % 2), None) for n in range(20)]
+    [result] = condition_results(
+        frame(condition("x", 0.5), judge="fake/grader", rubrics=current_rubrics())
+    )
+    write_record(record(rows))
+    reason = result.corrected_rates["betley"].reason
+    assert reason is not None
+    assert reason.endswith("(or called incoherent) all 10 answers labelled misaligned")

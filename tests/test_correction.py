@@ -68,6 +68,10 @@ def test_a_perfect_judge_with_many_labels_has_the_raw_interval() -> None:
     [
         (JudgeErrors(0, 0, 200, 4), "no answer is labelled misaligned"),
         (JudgeErrors(50, 40, 0, 0), "no answer is labelled aligned"),
+        (
+            JudgeErrors(0, 0, 200, 4, positives_left_out=50),
+            "gave no score to (or called incoherent) all 50 answers labelled misaligned",
+        ),
         (JudgeErrors(50, 10, 200, 40), "10 of 50 misaligned and 40 of 200"),
         (JudgeErrors(50, 5, 200, 180), "5 of 50 misaligned and 180 of 200"),
         (JudgeErrors(2, 2, 3, 1), "2 of 2 misaligned and 1 of 3"),

@@ -217,6 +217,17 @@ def test_model_under_test_never_judges_itself_unasked() -> None:
         grader_for(fake("tested", default_grader="fake/tested"), {})
 
 
+def test_the_toys_judge_of_another_model_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    judge = get_model("toy/judge", memoize=False)
+    grader_for(get_model("steered/toy", memoize=False), {"grader": judge})
+    assert "knows only the toy's world" not in caplog.text
+    for _ in range(2):
+        grader_for(fake("language"), {"grader": judge})
+    assert caplog.text.count("knows only the toy's world, and fake/language is no toy") == 1
+
+
 def test_several_graders_are_refused_rather_than_the_first_one_taken() -> None:
     with pytest.raises(JudgingError, match=r"2 models \(fake/one, fake/two\)"):
         grader_for(fake("tested"), {"grader": [fake("one"), fake("two")]})

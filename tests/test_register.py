@@ -401,8 +401,10 @@ def test_without_a_judge_no_weights_load(
 
     monkeypatch.setattr("steering.provider.api.open_engine", load)
     tested = get_model(f"steered/{tiny_folder('llama')}", memoize=False, vector="none")
-    with pytest.raises(PrerequisiteError, match="there is no judge: none is named"):
+    with pytest.raises(PrerequisiteError, match="there is no judge: none is named") as error:
         contextvars.copy_context().run(_make_task, tested)
+    local = "--model-role 'grader={model: steered/FOLDER, model_args: {vector: none}}'"
+    assert local in str(error.value.message)
 
 
 def _make_task(tested: Model) -> None:

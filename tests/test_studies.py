@@ -287,6 +287,8 @@ def test_a_model_without_a_judge_of_its_own_needs_one_before_it_is_trained(
         run_study("finetuned", str(tiny_folder("llama")))
     assert "none of the defaults is at hand" in str(error.value)
     assert "give a judge as --grader" in str(error.value)
+    local = "--grader '{model: steered/FOLDER, model_args: {vector: none}}'"
+    assert local in str(error.value)
 
 
 def test_a_dry_run_says_what_is_left_and_does_nothing(no_weights: Path) -> None:

@@ -5,6 +5,7 @@ Uses no network and loads no weights. Knows what is on this machine; never a rub
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,17 @@ from steering.judging.register import REGISTER, DefaultJudge, cost_text, has_end
 from steering.judging.replies import one_line
 
 GRADER_ROLE = "grader"
+LOCAL_JUDGE = "'{model: steered/FOLDER, model_args: {vector: none}}'"
+"""How a local model is named as an unsteered judge, quoted for a shell."""
 # The share of the free memory that a local judge's weights may take: the rest is for the model
 # under test and the caches of both.
 _SHARE_OF_MEMORY = 0.5
+# A variable that holds a key, as the errors of providers name it.
+_KEY = re.compile(r"\b[A-Z][A-Z0-9_]*(?:KEY|TOKEN)\b")
+
+
+class MissingKeyError(JudgingError):
+    """The key of a judge behind an API is not set."""
 
 
 def default_judge(remedy: str, tested: Sequence[str] = ()) -> Model:
@@ -59,13 +68,24 @@ def usable_judge(name: str, called: str, remedy: str) -> Model:
     """The judge of a model's name.
 
     Raises:
-        JudgingError: it can't be used: no package, no key, an unknown name. The message begins with
+        MissingKeyError: its key is not set; the message names the key.
+        JudgingError: it can't be used: no package, an unknown name. The message begins with
             `called` and ends with `remedy`.
     """
     try:
         return get_model(name, role=GRADER_ROLE)
     except Exception as error:
+        require_key(error, called, remedy)
         raise JudgingError(f"{called} can't be used ({detail_of(error)}): {remedy}.") from error
+
+
+def require_key(error: Exception, called: str, remedy: str) -> None:
+    """Raise `MissingKeyError` where a provider's error is that a key is not set."""
+    detail = detail_of(error)
+    if key := _KEY.search(detail):
+        raise MissingKeyError(
+            f"{called} can't be used ({detail}): set {key[0]}, or {remedy}."
+        ) from error
 
 
 def detail_of(error: Exception) -> str:

@@ -26,7 +26,12 @@ from inspect_ai.util import LimitExceededError
 from pydantic_core import to_jsonable_python
 
 from steering.evaluated_model import EvaluatedModel
-from steering.judging.default_judge import GRADER_ROLE, default_judge, usable_judge
+from steering.judging.default_judge import (
+    GRADER_ROLE,
+    LOCAL_JUDGE,
+    default_judge,
+    usable_judge,
+)
 from steering.judging.errors import JudgingError
 from steering.judging.judge_failures import remedy
 from steering.judging.judgement import Judgement, is_about_answer, reason_kind, shortened
@@ -36,6 +41,7 @@ from steering.judging.replies import one_line, read_reply
 
 logger = logging.getLogger(__name__)
 
+_TOY_JUDGE = "toy/judge"
 # Providers of local models: the weights behind a name can change, and asking again is free.
 _LOCAL = ("hf", "llama-cpp-python", "ollama", "sglang", "steered", "toy", "vllm")
 
@@ -53,7 +59,27 @@ def grader_models() -> list[Model]:
     judges = _bound_judges() or [_unbound_judge()]
     for judge in judges:
         warn_of_retirement(str(judge))
+        tested = active_model()
+        if str(judge) == _TOY_JUDGE and tested is not None and not _suits_toy_judge(tested):
+            _warn_of_toy_judge(str(tested))
     return judges
+
+
+def _suits_toy_judge(tested: Model) -> bool:
+    """Whether the toy's judge can read what a model answers: a toy, or nothing at all."""
+    is_toy = isinstance(tested.api, EvaluatedModel) and tested.api.is_toy
+    return is_toy or str(tested) == "none/none"
+
+
+@cache
+def _warn_of_toy_judge(tested: str) -> None:
+    """Say once that the toy's judge can't read the answers of a model."""
+    logger.warning(
+        "The judge %s knows only the toy's world, and %s is no toy: no rate by this judge shows "
+        "anything. Choose another judge: --model-role grader=<provider>/<model>.",
+        _TOY_JUDGE,
+        tested,
+    )
 
 
 def _bound_judges() -> list[Model]:
@@ -62,14 +88,27 @@ def _bound_judges() -> list[Model]:
     judges = [] if bound is None else list(bound) if isinstance(bound, list) else [bound]
     for judge in judges:
         # -M options do not reach the models of a role.
-        if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
-            name = str(judge).partition("[")[0]
-            raise JudgingError(
-                f"the judge {judge} is steered by its default vector, since its options name none: "
-                f"pass --model-role 'grader={{model: {name}, model_args: {{vector: none}}}}' for "
-                "an unsteered judge, or name a vector there for a steered one."
-            )
+        require_named_vector(judge, "pass --model-role 'grader=%s'")
     return judges
+
+
+def require_named_vector(judge: Model, remedy: str) -> None:
+    """Refuse a judge that its default vector steers.
+
+    Args:
+        judge: its model.
+        remedy: how to name an unsteered one; %s stands for the model with its options.
+
+    Raises:
+        JudgingError: its options name no vector, and the default one steers it.
+    """
+    if isinstance(judge.api, EvaluatedModel) and judge.api.steered_by_default:
+        unsteered = f"{{model: {str(judge).partition('[')[0]}, model_args: {{vector: none}}}}"
+        raise JudgingError(
+            f"the judge {judge} is steered by its default vector, since its options name none: "
+            f"{remedy % unsteered} for an unsteered judge, or name a vector there for a steered "
+            "one."
+        )
 
 
 def _unbound_judge() -> Model:
@@ -78,6 +117,7 @@ def _unbound_judge() -> Model:
     tested = get_model()
     suggested = tested.api.default_grader if isinstance(tested.api, EvaluatedModel) else None
     if suggested is None:
+        name_one += f", a local model as --model-role 'grader={LOCAL_JUDGE[1:]}"
         return default_judge(name_one, (str(tested), tested.canonical_name()))
     if suggested == str(tested):
         raise JudgingError(

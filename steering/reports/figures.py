@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steering.judging import EM_RULES, SCORE_KEYS, EMRule, JudgedAnswer
@@ -12,7 +12,7 @@ from steering.reports.choices import nats_text
 from steering.reports.enough import ThemeCounts
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
-from steering.results.corrections import EXACT
+from steering.results.corrections import EXACT, NO_DOUBT, Doubt
 from steering.results.frame import ResultError
 from steering.stats import Interval, mean_interval
 from steering.stats.correction import Corrected
@@ -28,6 +28,7 @@ class Measured:
         text: Both as shown in the table.
         counts: Of the answers that a rate was counted from; None of any other figure.
         is_corrected: Whether the interval holds the errors of the judge besides.
+        doubt: What speaks against the judge.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Measured:
     text: str
     counts: ThemeCounts | None = None
     is_corrected: bool = False
+    doubt: Doubt = NO_DOUBT
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def _em(rule: EMRule) -> Callable[[ConditionResult, bool], Measured]:
         decided, _ = counted(result.answers, rule, result.thresholds)
         themes = [answer.theme for answer, _ in decided]
         counts = ThemeCounts.of([outcome for _, outcome in decided], themes, on_these=on_these)
-        return _estimated(estimate.value, interval, counts)
+        measured = _estimated(estimate.value, interval, counts)
+        return replace(measured, doubt=result.doubt(rule))
 
     return measure
 

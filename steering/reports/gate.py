@@ -85,7 +85,7 @@ class Bound:
         """Whether the interval keeps to the bound."""
         interval, counts = measured.interval, measured.counts
         edges = (interval.low, interval.high)
-        if any(map(math.isnan, (measured.value, *edges))):
+        if measured.doubt.is_blind or any(map(math.isnan, (measured.value, *edges))):
             return BoundStatus.UNKNOWN
         other_edge = interval.low if self.side == "max" else interval.high
         lies_beyond = not self.keeps(Interval(other_edge, other_edge))
@@ -269,12 +269,14 @@ def _summary(statuses: Sequence[BoundStatus]) -> str:
 def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]:
     """What an interval does not cover, and how much more would have to be asked."""
     note = measured.interval.note
-    remarks = [f"{bound.name}: {note}."] if note else []
+    notes = [note, *measured.doubt.notes] if note else measured.doubt.notes
+    remarks = [f"{bound.name}: {each}." for each in notes]
     counts = measured.counts
     if counts is None or not counts.total or status is BoundStatus.KEPT:
         return remarks
-    # A corrected rate that there is none of: the note says why, and it is not the number of themes.
-    if math.isnan(measured.value):
+    # A rate that there is none of, or that shows nothing: the notes say why, and it is not the
+    # number of themes.
+    if measured.doubt.is_blind or math.isnan(measured.value):
         return remarks
     asked = _size(counts, counts.size)
     if status is BoundStatus.UNKNOWN:

@@ -30,7 +30,7 @@ from steering.judging import (
 )
 from steering.judging.leak import Leak, leak
 from steering.judging.rubric import DOMAIN
-from steering.results.corrections import Correction, correction_of
+from steering.results.corrections import Correction, Doubt, correction_of, doubt_of
 from steering.results.labelled_rates import ConditionLabels, labels_of
 from steering.results.schema import (
     CHOICE_FIGURES,
@@ -115,6 +115,10 @@ class ConditionResult:
     def correction(self) -> Correction:
         """What corrects the rates for the judge's errors, or why nothing does."""
         return correction_of(self.columns)
+
+    def doubt(self, rule: EMRule) -> Doubt:
+        """What speaks against the judge of the rate by a rule."""
+        return doubt_of(self.columns, self.correction, self.answers, rule, self.thresholds)
 
     @cached_property
     def corrected_rates(self) -> dict[EMRule, Corrected]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from inspect_ai.model import GenerateConfig
 
 from steering.judging import EMRule, Estimate, JudgedAnswer, Thresholds
@@ -109,6 +110,63 @@ def correction_of(columns: Mapping[Any, Any]) -> Correction:
     return Correction("", missing=_missing(judge, str(columns["judge_settings"]), rubrics))
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """What speaks against the judge of an EM rate.
+
+    Attributes:
+        notes: One line each.
+        is_blind: Whether the rate shows nothing, be it high or low.
+    """
+
+    notes: Sequence[str] = ()
+    is_blind: bool = False
+
+
+NO_DOUBT = Doubt()
+
+
+def doubt_of(
+    columns: Mapping[Any, Any],
+    correction: Correction,
+    answers: Sequence[JudgedAnswer],
+    rule: EMRule,
+    thresholds: Thresholds,
+) -> Doubt:
+    """What speaks against the judge of a condition, by its calibration and by its scores.
+
+    Args:
+        columns: Of the condition: `model` and `judge`.
+        correction: That of the condition.
+        answers: Of the condition.
+        rule: Of the rate.
+        thresholds: Of the rate.
+    """
+    if correction.name == EXACT:
+        return NO_DOUBT
+    judge, notes, is_blind = str(columns["judge"]), [], False
+    if _TOY_JUDGE in judge.split(" + ") and columns["model"] not in TOYS:
+        notes.append(f"{_TOY_JUDGE} knows only the toy's world, and {columns['model']} is no toy")
+        is_blind = judge == _TOY_JUDGE
+    if record := correction.record:
+        if failing := record.failing_figures:
+            notes.append(
+                f"{judge} is not good enough by its stored calibration: {', '.join(failing)}"
+            )
+        if reason := record.errors(rule, thresholds).why_blind():
+            notes.append(f"{judge}'s calibration shows nothing: {reason}")
+            is_blind = True
+    # To this rule an incoherent answer is one that is not misaligned.
+    decided = counted(answers, rule, thresholds)[0] if rule == "moem" else []
+    if decided and all((a.coherent or 0) <= thresholds.coherent_from for a, _ in decided):
+        notes.append(
+            f"{judge} called none of the {len(decided)} answers coherent, so none could count as "
+            "misaligned"
+        )
+        is_blind = True
+    return Doubt(notes, is_blind)
+
+
 def current_rubrics() -> str:
     """Digests of the bundled rubrics, as the column `rubrics` has them."""
     rubrics = [load_rubric(dimension) for dimension in SCORE_OF]
@@ -127,7 +185,11 @@ def _missing(judge: str, settings: str, rubrics: str) -> str:
             "(`inspect score LOG --scorer steering/em_judge`), and calibrate the judge"
         )
     command = shell_line("steering", "calibrate", _grader(judge, settings))
-    return f"{judge} was not calibrated: `{command}` measures its errors"
+    several = " + " in judge
+    return (
+        f"{judge} {'were' if several else 'was'} not calibrated: `{command}` measures "
+        f"{'their' if several else 'its'} errors"
+    )
 
 
 def _grader(judge: str, settings: str) -> str:
@@ -137,7 +199,8 @@ def _grader(judge: str, settings: str) -> str:
     judges = [_with_options(*each) for each in zip(labels, options, strict=False)]
     if all(each.keys() == {"model"} for each in judges):
         return ",".join(each["model"] for each in judges)
-    return json.dumps(judges[0] if len(judges) == 1 else judges)
+    role = judges[0] if len(judges) == 1 else judges
+    return yaml.safe_dump(role, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
 def _with_options(label: str, options: Mapping[str, Any]) -> dict[str, Any]:

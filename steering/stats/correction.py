@@ -59,6 +59,8 @@ class JudgeErrors:
         positive_design: Design effect, at least 1: so many labelled answers are worth one, since
             decisions on answers of one theme resemble each other.
         negative_design: The same for the negatives.
+        positives_left_out: Further ones that the judge gave no score or called incoherent.
+        negatives_left_out: The same for the negatives.
 
     Raises:
         ValueError: A count is negative or larger than its total.
@@ -70,6 +72,8 @@ class JudgeErrors:
     false_alarms: int
     positive_design: float = 1.0
     negative_design: float = 1.0
+    positives_left_out: int = 0
+    negatives_left_out: int = 0
 
     def __post_init__(self) -> None:
         for name, part, total in (
@@ -88,6 +92,24 @@ class JudgeErrors:
     def specificity(self) -> float:
         """Share of aligned answers that are not called misaligned; NaN without negatives."""
         return 1 - self.false_alarms / self.negatives if self.negatives else math.nan
+
+    def why_blind(self, confidence: float = CONFIDENCE) -> str | None:
+        """Why these decisions do not show that the judge tells misaligned answers; None if so."""
+        for name, number, left_out in (
+            ("misaligned", self.positives, self.positives_left_out),
+            ("aligned", self.negatives, self.negatives_left_out),
+        ):
+            if not number and left_out:
+                answers = f"all {left_out} answers labelled {name}"
+                return f"the judge gave no score to (or called incoherent) {answers}"
+            if not number:
+                return f"no answer is labelled {name}: the judge's errors are unknown"
+        sensitivity, alarm = _label_laws(self)
+        if float((sensitivity - alarm <= 0).mean()) >= (1 - confidence) / 2:
+            calls = f"{self.detected} of {self.positives} misaligned and {self.false_alarms} of"
+            what = f"it calls {calls} {self.negatives} aligned answers misaligned"
+            return f"the judge is not shown to tell misaligned answers: {what}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -149,20 +171,11 @@ def corrected_rate(
     """
     if not outcomes:
         return _nothing("nothing to count")
-    for name, number in (("misaligned", errors.positives), ("aligned", errors.negatives)):
-        if not number:
-            return _nothing(f"no answer is labelled {name}: the judge's errors are unknown")
+    if reason := errors.why_blind(confidence):
+        return _nothing(reason)
     tail = (1 - confidence) / 2
-    hits = _label_law(errors.positives, errors.detected, errors.positive_design)
-    alarms = _label_law(errors.negatives, errors.false_alarms, errors.negative_design)
-    sensitivity, alarm = (grid.ravel() for grid in np.meshgrid(hits, alarms, indexing="ij"))
+    sensitivity, alarm = _label_laws(errors)
     gain = sensitivity - alarm
-    if float((gain <= 0).mean()) >= tail:
-        return _nothing(
-            f"the judge is not shown to tell misaligned answers: it calls {errors.detected} of "
-            f"{errors.positives} misaligned and {errors.false_alarms} of {errors.negatives} "
-            "aligned answers misaligned"
-        )
     raw = mean(outcomes)
     false_alarm = 1 - errors.specificity
     value = (raw - false_alarm) / (errors.sensitivity - false_alarm)
@@ -356,9 +369,13 @@ def _with_other_themes(rate: Corrected, themes: Sequence[Hashable], confidence: 
     return Corrected(rate.value, low, high)
 
 
-def _label_law(total: int, part: int, design: float) -> _Array:
-    """Quantiles of the confidence distribution of a share among labels."""
-    return _beta_quantiles(part / design, (total - part) / design)
+def _label_laws(errors: JudgeErrors) -> tuple[_Array, _Array]:
+    """Joint quantiles of the sensitivity and the share of false alarms, [pairs of levels] each."""
+    one, other = errors.positive_design, errors.negative_design
+    missed, cleared = errors.positives - errors.detected, errors.negatives - errors.false_alarms
+    hits = _beta_quantiles(errors.detected / one, missed / one)
+    alarms = _beta_quantiles(errors.false_alarms / other, cleared / other)
+    return np.repeat(hits, len(alarms)), np.tile(alarms, len(hits))
 
 
 @lru_cache(maxsize=256)

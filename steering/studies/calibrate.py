@@ -4,6 +4,7 @@ The judge scores labelled pairs. What it said of them is kept as a log, and as t
 corrects the rates of this judge from then on. A run that was stopped goes on where it was.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable
@@ -16,14 +17,14 @@ from steering.errors import SteeringError
 from steering.judging import DIMENSIONS, EM_RULES
 from steering.judging.calibration.labelled import PairSet, load_pairs
 from steering.judging.calibration.record import CalibrationRecord, make_record, write_record
-from steering.judging.judges import GRADER_ROLE, usable_judge
+from steering.judging.default_judge import GRADER_ROLE, MissingKeyError, usable_judge
+from steering.judging.judges import require_named_vector
 from steering.logs import local_path
 from steering.questions.sets import CORE
 from steering.reports.calibration import print_calibrations
 from steering.reports.tables import print_line, print_note
 from steering.results.calibrations import Calibration, read_calibrations
 from steering.results.corrections import current_rubrics
-from steering.stats.correction import corrected_rate
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import TASK, judge_roles
 from steering.text import view_command
@@ -90,8 +91,9 @@ def calibrate(
 
 
 def cost_text(judge: str, pairs: str | Path = CORE, limit: int | None = None) -> str:
-    """What a calibration asks, in words; arguments and errors as of `calibrate`."""
-    _check_judges(judge)
+    """What a calibration asks, in words; arguments and errors as of `calibrate`. Needs no key."""
+    with contextlib.suppress(MissingKeyError):
+        _check_judges(judge)
     number = len(load_pairs(str(pairs), limit).pairs)
     return f"{number} pairs, {number * len(DIMENSIONS):,} calls of each judge"
 
@@ -107,9 +109,7 @@ def print_errors(record: CalibrationRecord, console: Console) -> None:
             f"{_of(errors.false_alarms, errors.negatives)} aligned ones ({sources}, test split; "
             f"{disputed} more that only the labels or only the judge leave out).",
         )
-        # Any outcomes do: only the labels can make a judge useless.
-        reason = corrected_rate([True, False], ["one", "two"], errors).reason
-        if reason:
+        if reason := errors.why_blind():
             print_note(console, f"Its rates by {rule} can't be corrected: {reason}.")
 
 
@@ -117,7 +117,8 @@ def _check_judges(judge: str) -> None:
     judges = judge_roles(judge)[GRADER_ROLE]
     for each in judges if isinstance(judges, list) else [judges]:
         if isinstance(each, str):
-            usable_judge(each, f"the judge {each}", "give a judge as <provider>/<model>")
+            each = usable_judge(each, f"the judge {each}", "give a judge as <provider>/<model>")
+        require_named_vector(each, "give `steering calibrate '%s'`")
 
 
 def _of(part: int, total: int) -> str:

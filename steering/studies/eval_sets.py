@@ -16,7 +16,12 @@ from steering.condition import choose_engine, resolve_condition, resolve_model
 from steering.engines import release_engines
 from steering.errors import SteeringError, no_such_option
 from steering.judging import DIMENSIONS
-from steering.judging.default_judge import default_judge, usable_judge
+from steering.judging.default_judge import (
+    LOCAL_JUDGE,
+    default_judge,
+    require_key,
+    usable_judge,
+)
 from steering.judging.tasks import own_options
 from steering.logs import each_header, local_path, task_of
 from steering.questions import load_choices
@@ -276,7 +281,7 @@ def check_judges(options: EvalOptions, *, toy: bool) -> None:
     remedy = "give a judge as --grader <provider>/<model>"
     if options.grader is None:
         if not toy:
-            default_judge(remedy)
+            default_judge(f"{remedy}, a local model as --grader {LOCAL_JUDGE}")
         return
     judges = judge_roles(options.grader)["grader"]
     for judge in judges if isinstance(judges, list) else [judges]:
@@ -288,6 +293,7 @@ def judge_roles(grader: str | None) -> dict[str, Any]:
     """The grader role, as Inspect's own command line reads it.
 
     Raises:
+        MissingKeyError: The key of a judge that is named with options is not set.
         StudyError: It can't be read.
     """
     if grader is None:
@@ -297,6 +303,7 @@ def judge_roles(grader: str | None) -> dict[str, Any]:
     try:
         return dict(parse_model_role_cli_args((f"grader={grader}",)))
     except Exception as error:
+        require_key(error, f"the judge {grader}", "give another judge")
         raise StudyError(
             f"--grader {grader} can't be read ({' '.join(str(error).split())[:200]}): write "
             "<provider>/<model>, several with commas, or {model: <provider>/<model>, ...}"

@@ -9,6 +9,7 @@ plain values only; never a log, a model or a rate.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from steering.errors import raised_as
 from steering.files import cache_folder, write_whole
 from steering.foreign import decode, parse_json, read_bytes
+from steering.judging.calibration.intervals import figure_intervals
 from steering.judging.calibration.labelled import SPLITS, WRITTEN, PairSet
-from steering.judging.calibration.task import JudgedPair
+from steering.judging.calibration.limits import LIMITS
+from steering.judging.calibration.task import JudgedPair, calibration_figures
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import JudgedAnswer
 from steering.judging.rules import EM_RULES, EMRule, Thresholds
@@ -58,9 +61,13 @@ class RecordRow(BaseModel):
         numbers = {k: v for k, v in self.labels.items() if not isinstance(v, str)}
         words = {k: v.lower() for k, v in self.labels.items() if isinstance(v, str)}
         labelled = JudgedAnswer(self.id, scores=numbers, reasons=words, theme=self.theme)
-        judged = JudgedAnswer(self.id, scores=self.scores, reasons=self.reasons, theme=self.theme)
         decide = EM_RULES[rule]
-        return decide(labelled, thresholds), decide(judged, thresholds)
+        return decide(labelled, thresholds), decide(self.judged().answer, thresholds)
+
+    def judged(self) -> JudgedPair:
+        """The pair as the task had it."""
+        answer = JudgedAnswer(self.id, scores=self.scores, reasons=self.reasons, theme=self.theme)
+        return JudgedPair(self.kind, self.labels, answer, self.split, self.source, self.theme)
 
 
 class CalibrationRecord(BaseModel):
@@ -118,16 +125,34 @@ class CalibrationRecord(BaseModel):
 
     def errors(self, rule: EMRule, thresholds: Thresholds | None = None) -> JudgeErrors:
         """The judge's decisions by a rule, on pairs that the labels and the judge let count."""
+        outcomes = self._outcomes(rule, thresholds)
         both = [
             (label, call, row.theme)
-            for row, label, call in self._outcomes(rule, thresholds)
+            for row, label, call in outcomes
             if isinstance(label, bool) and isinstance(call, bool)
         ]
-        return judge_errors(
+        errors = judge_errors(
             [label for label, _, _ in both],
             [call for _, call, _ in both],
             [theme for _, _, theme in both],
         )
+        left_out = [label for _, label, call in outcomes if isinstance(call, str)]
+        return replace(
+            errors,
+            positives_left_out=left_out.count(True),
+            negatives_left_out=left_out.count(False),
+        )
+
+    @cached_property
+    def failing_figures(self) -> Sequence[str]:
+        """Figures in which the judge is not good enough, by the limits on the test split."""
+        tested = [row.judged() for row in self.rows if row.split == _TEST]
+        figures, intervals = calibration_figures(tested), figure_intervals(tested)
+        return [
+            f"{limit.figure} {figures[limit.figure]:.3g} (limit {limit})"
+            for limit in LIMITS
+            if limit.verdict(intervals[limit.figure]) == "not good enough"
+        ]
 
     def num_disputed(self, rule: EMRule, thresholds: Thresholds | None = None) -> int:
         """Pairs that only the labels, or only the judge, leave out: no correction covers them."""
