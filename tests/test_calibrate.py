@@ -31,7 +31,7 @@ from steering.judging.calibration.record import (
     write_record,
 )
 from steering.judging.errors import JudgingError
-from steering.reports.by_judge import contradictions
+from steering.reports.by_judge import contradictions, print_by_judge
 from steering.reports.figures import FIGURES
 from steering.reports.tables import correction_notes
 from steering.results import condition_results, conditions_of, read_answers
@@ -517,7 +517,7 @@ def test_judges_of_one_run_have_each_a_row_of_their_own_scores(run: Run) -> None
     status, out, _ = run("report", "logs")
     assert status == 0
     table = out.partition("EM rates by judge")[2]
-    rows = re.findall(r"fake/one +fake/(\w+) +(\S+%) \[.*?\] +- ", table)
+    rows = re.findall(r"one +fake/(\w+) +(\S+%) \[.*?\] +- ", table)
     assert rows == [("kind", "0.0%"), ("strict", "50%")]
     # The mean of 99 and 3 is above the threshold; one answer has the strict judge's score alone.
     assert re.search(r"one +2.5% \[", out)
@@ -553,7 +553,7 @@ def test_runs_of_one_condition_by_several_judges_are_a_panel_too(run: Run) -> No
         write_log(Path("logs") / name, "one", answers(2, 2, 1), grader=name, replies=script)
     write_log(Path("logs/other"), "other", answers(2, 2, 1), grader="kind")
     panels = judge_panels(condition_results(read_answers("logs")))
-    assert [(each.name, len(each.results)) for each in panels] == [("fake/one", 2)]
+    assert [(each.name, len(each.results)) for each in panels] == [("one", 2)]
 
 
 def test_a_local_judge_is_the_same_whether_or_not_it_was_bound_by_name() -> None:
@@ -678,3 +678,20 @@ def test_a_judge_that_scores_nothing_is_not_blamed_on_the_labels() -> None:
     reason = result.corrected_rates["betley"].reason
     assert reason is not None
     assert reason.endswith("(or called incoherent) all 10 answers labelled misaligned")
+
+
+def test_the_example_in_the_docs_is_what_is_printed_of_two_scripted_judges() -> None:
+    """40% are misaligned. One judge misses half of them, the other has 20% false alarms."""
+    rows = frame(
+        condition("x1", 0.2, questions=24, judge="scripted/lenient", model="model"),
+        condition("x1", 0.52, questions=24, samples=25, judge="scripted/strict", model="model"),
+    ).assign(rubrics=current_rubrics())
+    write_record(decisive("scripted/lenient", misses=100))
+    write_record(decisive("scripted/strict", alarms=40))
+    out = io.StringIO()
+    print_by_judge(judge_panels(condition_results(rows)), Console(file=out, width=80))
+    printed = out.getvalue().partition(" EM moem")[0]
+    lines = [line.rstrip() for line in printed.splitlines()][4:8]
+    assert len(lines) == 4
+    page = (Path(__file__).parents[1] / "docs/how-to/judge.md").read_text(encoding="utf-8")
+    assert "\n".join(lines) in page, printed

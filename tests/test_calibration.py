@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -640,7 +641,13 @@ def report_of(folder: Path) -> tuple[dict[str, str], str]:
         text,
         re.MULTILINE,
     )
-    return dict(rows), text
+    return dict(rows) | dict.fromkeys(unmeasured_in(text), "not decided"), text
+
+
+def unmeasured_in(text: str) -> set[str]:
+    """The figures that one line counts."""
+    line = re.search(r"pairs, and are not decided: (.*?)\.", " ".join(text.split()))
+    return set(line[1].split(", ")) if line else set()
 
 
 def test_the_report_shows_a_verdict_on_every_figure_and_on_the_judge(
@@ -652,7 +659,9 @@ def test_the_report_shows_a_verdict_on_every_figure_and_on_the_judge(
     assert "Verdict on fake/grader0: not good enough." in words
     for verdict in ("not good enough", "not decided"):
         [figure_names] = re.findall(rf"{verdict.capitalize()}: (.*?)\.", words)
-        assert set(figure_names.split(", ")) == {n for n, v in verdicts.items() if v == verdict}
+        expected = {n for n, v in verdicts.items() if v == verdict} - unmeasured_in(text)
+        assert set(figure_names.split(", ")) == expected
+    assert unmeasured_in(text) == {"separation_excess"}
     num_tested = sum(pair.split == "test" for pair in CORE[:60])
     assert f"judge_calibration: fake/grader0 on {num_tested} pairs" in text
     assert "our own judgement" in text
@@ -726,3 +735,21 @@ def test_the_task_needs_a_judge_and_no_model(tmp_path: Path) -> None:
     assert len(DIMENSIONS) * 20 == sum(
         event.event == "model" for sample in log.samples or [] for event in sample.events
     )
+
+
+def test_figures_that_can_not_be_measured_are_one_line_that_counts_them(
+    folder_of: Callable[[Reply], Path],
+) -> None:
+    [run] = read_calibrations(folder_of(sixty))
+    out = io.StringIO()
+    few = [pair for pair in run.judged if pair.split == "test"][:2]
+    print_calibrations([replace(run, judged=few)], Console(file=out, width=80))
+    words = " ".join(out.getvalue().split())
+    figures = calibration_figures(few)
+    empty = [limit.figure for limit in LIMITS if math.isnan(figures[limit.figure])]
+    assert len(empty) > 3
+    assert not any(f" {figure} - - to - " in words for figure in empty)
+    assert (
+        f"{len(empty)} of {len(LIMITS)} figures can't be measured on these pairs, and are not "
+        f"decided: {', '.join(empty)}."
+    ) in words

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from rich.console import Console
 from scripted_logs import BAD, GOOD, MUTE, SAYS_NOTHING, write_log
 
 from steering.judging import em_judge
+from steering.reports.by_judge import print_by_judge
+from steering.reports.gate import parse_bound, print_gate
 from steering.reports.summary import print_summary
+from steering.reports.tables import print_figures
 from steering.results import condition_results, read_answers
+from steering.results.by_judge import judge_panels
 
 
 @solver
@@ -185,3 +190,54 @@ def test_a_note_names_the_figure_and_the_conditions_that_it_is_of() -> None:
     print_summary(condition_results(rows), Console(file=out, width=200))
     [note] = [line for line in out.getvalue().splitlines() if line.startswith("Note: ")]
     assert note == "Note: EM betley of m[x2]: nothing to count"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_neither_drops_a_condition_nor_cuts_a_figure(width: int) -> None:
+    out = io.StringIO()
+    cells = "40% [31, 49]"
+    name = "Qwen2.5-Coder-0.5B-Instruct[sft-medical@L12 x1.5 rank-1]"
+    print_figures(
+        Console(file=out, width=width),
+        "A title",
+        ["condition", "judge"],
+        [["EM one", "corrected"], ["EM other", "corrected"], ["aligned"], ["n"]],
+        [[name, "openai/gpt-4o-2024-08-06", *[cells] * 4, "87.5", "160"]],
+        spare=["aligned"],
+    )
+    text = out.getvalue()
+    assert "…" not in text
+    assert text.count(cells) == 4
+    assert re.search(r" 160 *$", text, re.MULTILINE)
+    # Broken behind punctuation alone.
+    assert re.search(r"^ Qwen2.5-Coder-", text, re.MULTILINE)
+    assert not re.search(r"^ *\w+-Cod ", text, re.MULTILINE)
+    tables = text.count(" condition ")
+    assert (tables > 1) == (width <= 80)
+    assert ("87.5" in text) == (width > 80)
+    assert ("Left out of so narrow a table: aligned" in text) == (width <= 80)
+    if width >= 80:
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_corrected_rates_fit_80_columns_with_the_names_of_their_rows() -> None:
+    rows = pd.concat(
+        [
+            condition("x1", 0.5, judge="openai/gpt-4o-2024-08-06"),
+            condition("x1", 0.4, judge="anthropic/claude-sonnet-4-5"),
+        ],
+        ignore_index=True,
+    ).assign(model="lab/Qwen2.5-Coder-0.5B-Instruct")
+    panels = judge_panels(condition_results(rows))
+    # As in the other tables: without what the judges differ in, and without the hub's owner.
+    assert [panel.name for panel in panels] == ["Qwen2.5-Coder-0.5B-Instruct[x1]"]
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    print_by_judge(panels, console)
+    print_gate(condition_results(rows), [parse_bound("max", "em_corrected=0.3")], console=console)
+    lines = [line for line in out.getvalue().splitlines() if "|judge:" not in line]
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    assert "…" not in text
+    assert len(re.findall(r"claude-sonnet-.*[345]\d% \[\d+, \d+\]", text)) >= 1
+    assert re.search(r"em_betley_corrected +not corrected +<= 30% +undecided", text)

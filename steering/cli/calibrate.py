@@ -31,6 +31,9 @@ def calibrate(
     '{model: ..., model_args: {...}}'. The judge scores the pairs through Inspect. What it said is
     stored in the user's cache; reports, gate and compare show corrected rates beside the raw ones
     where the very same judge, with the same settings and rubrics, has judged.
+
+    Ends with 0 once the judge is measured, whatever the verdict on it, and with 1 where it can't
+    be measured. Bound the corrected rates with `steering gate`.
     """
     from steering.studies.calibrate import calibrate as run_calibration
     from steering.studies.calibrate import cost_text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from steering.judging import EM_RULES
-from steering.reports.tables import corrected_text, estimate_text, plain_table, print_note
+from steering.reports.tables import corrected_text, estimate_text, print_figures, print_note
 from steering.results.by_judge import JudgePanel
 from steering.results.conditions import ConditionResult
 from steering.stats.correction import Corrected
@@ -52,10 +52,13 @@ def print_by_judge(panels: Sequence[JudgePanel], console: Console) -> None:
     """Print the rates of each condition by judge, and which contradict each other."""
     if not panels:
         return
-    table = plain_table(f"{JUDGE_HEADING}, {JUDGE_CAPTION}", JUDGE_COLUMNS[:2], JUDGE_COLUMNS[2:])
-    for row in judge_rows(panels):
-        table.add_row(*row)
-    console.print(table)
+    print_figures(
+        console,
+        f"{JUDGE_HEADING}, {JUDGE_CAPTION}",
+        JUDGE_COLUMNS[:2],
+        [JUDGE_COLUMNS[2:4], JUDGE_COLUMNS[4:]],
+        judge_rows(panels),
+    )
     for line in contradictions(panels):
         print_note(console, f"{line}.")
 

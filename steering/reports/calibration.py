@@ -25,7 +25,10 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
         )
         table.add_column("verdict", no_wrap=True)
         verdicts = {limit.figure: limit.verdict(intervals[limit.figure]) for limit in LIMITS}
+        empty = [limit.figure for limit in LIMITS if math.isnan(figures[limit.figure])]
         for limit in LIMITS:
+            if limit.figure in empty:
+                continue
             interval = intervals[limit.figure]
             table.add_row(
                 limit.figure,
@@ -38,9 +41,20 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
                 ),
             )
         console.print(table)
+        if empty:
+            print_line(
+                console,
+                f"{len(empty)} of {len(LIMITS)} figures can't be measured on these pairs, and are "
+                f"not decided: {', '.join(empty)}.",
+            )
         print_note(console, f"Verdict on {run.judge}: {judge_verdict(intervals)}.")
         for outcome in ("not good enough", "not decided"):
-            if figures_named := [name for name, verdict in verdicts.items() if verdict == outcome]:
+            figures_named = [
+                name
+                for name, verdict in verdicts.items()
+                if verdict == outcome and name not in empty
+            ]
+            if figures_named:
                 print_note(console, f"{outcome.capitalize()}: {', '.join(figures_named)}.")
         print_judges(console, [run])
     if runs:

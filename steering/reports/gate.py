@@ -21,7 +21,7 @@ from steering.reports.enough import ThemeCounts, size_needed
 from steering.reports.figures import ALIASES, FIGURES, Measured
 from steering.reports.tables import (
     apart_notes,
-    plain_table,
+    print_figures,
     print_judges,
     print_left_out,
     print_line,
@@ -208,12 +208,8 @@ def print_gate(
     """Compare every result with every bound and print a table; returns as `gate` does."""
     console = console or Console()
     estimand = "these questions alone" if on_these_questions else "questions like these"
-    table = plain_table(
-        f"Bounds on the edges of 95% intervals on {estimand}, or on exact counts",
-        ["task", "condition", "figure"],
-        ["measured", "bound"],
-    )
-    table.add_column("", no_wrap=True)
+    # Task to its rows and their styles.
+    rows: dict[str, list[tuple[list[str], str | None]]] = {}
     statuses: list[BoundStatus] = []
     remarks: dict[str, list[str]] = {}
     every: list[ConditionResult | ChoiceResult] = [*results, *choices]
@@ -227,16 +223,18 @@ def print_gate(
             statuses.append(status)
             for remark in _remarks(bound, measured, status):
                 remarks.setdefault(remark, []).append(result.name)
-            table.add_row(
-                result.columns["task"],
-                result.name,
-                bound.name,
-                measured.text,
-                str(bound),
-                status.value,
-                style={BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}.get(status),
-            )
-    console.print(table)
+            cells = [result.name, bound.name, measured.text, str(bound), status.value]
+            style = {BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}.get(status)
+            rows.setdefault(result.columns["task"], []).append((cells, style))
+    for task, of_task in rows.items():
+        print_figures(
+            console,
+            f"{task}: bounds on the edges of 95% intervals on {estimand}, or on exact counts",
+            ["condition"],
+            [["figure", "measured", "bound", ""]],
+            [cells for cells, _ in of_task],
+            styles=[style for _, style in of_task],
+        )
     for remark, names in remarks.items():
         print_note(console, f"{first_names(list(dict.fromkeys(names)))}: {remark}")
     if BoundStatus.UNKNOWN in statuses and not on_these_questions:

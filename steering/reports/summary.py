@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from steering.judging import EM_RULES, SCORE_KEYS, EMRule, mean_scores
 from steering.reports.tables import (
@@ -15,7 +14,7 @@ from steering.reports.tables import (
     corrections_in,
     estimate_text,
     p_text,
-    plain_table,
+    print_figures,
     print_judges,
     print_line,
     print_note,
@@ -32,7 +31,7 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
     console = console or Console()
     for task in sorted({result.task for result in results}):
         of_task = [result for result in results if result.task == task]
-        console.print(_table(task, of_task))
+        _print_table(task, of_task, console)
         differences = _differences(of_task)
         for line in differences:
             print_line(console, line)
@@ -98,28 +97,28 @@ def _notes(results: Sequence[ConditionResult]) -> list[str]:
     ]
 
 
-def _table(task: str, results: Sequence[ConditionResult]) -> Table:
+def _print_table(task: str, results: Sequence[ConditionResult], console: Console) -> None:
     corrections = corrections_in(results)
-    table = plain_table(
+    print_figures(
+        console,
         f"{task}: EM rates with 95% intervals on questions like these; mean scores, 0-100",
         ["condition"],
-        [*_rate_columns(corrections), *SCORE_KEYS, "n"],
+        # Corrected rates stand only where a judge's errors are known.
+        [*([f"EM {rule}", *corrections.values()] for rule in EM_RULES), SCORE_KEYS, ["n"]],
+        [
+            [
+                result.name,
+                *_rates(result, corrections),
+                *(
+                    "-" if math.isnan(mean) else f"{mean:.1f}"
+                    for mean in mean_scores(result.answers).values()
+                ),
+                str(len(result.answers)),
+            ]
+            for result in results
+        ],
+        spare=SCORE_KEYS,
     )
-    for result in results:
-        means = mean_scores(result.answers)
-        table.add_row(
-            result.name,
-            *_rates(result, corrections),
-            *("-" if math.isnan(mean) else f"{mean:.1f}" for mean in means.values()),
-            str(len(result.answers)),
-        )
-    return table
-
-
-def _rate_columns(corrections: Mapping[str, str]) -> list[str]:
-    """Headings of the rates; corrected ones stand only where a judge's errors are known."""
-    of_rule = [[f"EM {rule}", *corrections.values()] for rule in EM_RULES]
-    return [heading for headings in of_rule for heading in headings]
 
 
 def _rates(result: ConditionResult, corrections: Mapping[str, str]) -> list[str]:

@@ -1,9 +1,12 @@
 """How tables and figures look in a terminal: what the printing modules share."""
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +23,8 @@ from steering.text import terminal
 
 # Kinds of failure that are shown for each judge.
 _CAUSES = 3
+# Characters that the name of a row gets at least; a longer one folds.
+_LEAST_NAME = 18
 
 
 class PlainTable(Table):
@@ -44,6 +49,89 @@ def plain_table(title: str, text: Iterable[str], figures: Iterable[str]) -> Plai
     for heading in figures:
         table.add_column(Text(terminal(heading)), justify="right", no_wrap=True)
     return table
+
+
+def print_figures(
+    console: Console,
+    title: str,
+    text: Sequence[str],
+    groups: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[str]],
+    *,
+    spare: Collection[str] = (),
+    styles: Sequence[str | None] = (),
+) -> None:
+    """Print a table of figures that loses neither a row's name nor a figure in a narrow terminal.
+
+    What does not fit stands in a table of its own below, with the names of the rows again.
+
+    Args:
+        console: Where to print.
+        title: Of the first table.
+        text: Headings of the columns of text, which fold.
+        groups: Headings of the columns of figures; a group's columns stand together if they fit.
+        rows: Cells of all these columns.
+        spare: Headings of figures that are left out first.
+        styles: Of the rows.
+    """
+    headings = [*text, *itertools.chain.from_iterable(groups)]
+    widths = [max(map(cell_len, cells)) for cells in zip(headings, *rows, strict=True)]
+    names = range(len(text))
+    least = [min(widths[name], _LEAST_NAME) for name in names]
+
+    def need(figures: Sequence[int]) -> int:
+        # Two blanks between columns, one at either end.
+        columns = len(text) + len(figures)
+        return sum(least) + sum(widths[figure] for figure in figures) + 2 * columns
+
+    positions = itertools.count(len(text))
+    numbered = [[next(positions) for _ in group] for group in groups]
+    if is_narrow := need(list(itertools.chain.from_iterable(numbered))) > console.width:
+        numbered = [[n for n in group if headings[n] not in spare] for group in numbered]
+    tables: list[list[list[int]]] = []
+    for group in filter(None, numbered):
+        if tables and need([*itertools.chain(*tables[-1], group)]) <= console.width:
+            tables[-1].append(group)
+        elif tables and len(group) == 1 and len(tables[-1]) > 1:
+            # A single figure is no table.
+            tables.append([tables[-1].pop(), group])
+        else:
+            tables.append([group])
+    for number, figures in enumerate([*itertools.chain(*table)] for table in tables):
+        room = console.width - need(figures) + sum(least)
+        folded = _shared_out([widths[name] for name in names], max(room, sum(least)))
+        heads = [headings[name] for name in names], [headings[figure] for figure in figures]
+        table = plain_table("" if number else title, *heads)
+        if number:
+            table.title = None
+        if need(figures) > console.width:
+            # Wider than the terminal is better than a figure that is cut.
+            table.width = need(figures)
+        for row, style in itertools.zip_longest(rows, styles):
+            cells = [_folded(row[name], folded[name]) for name in names]
+            table.add_row(*cells, *(row[figure] for figure in figures), style=style)
+        console.print(table, crop=False)
+    if is_narrow and spare:
+        left_out = f"Left out of so narrow a table: {', '.join(spare)}; the page has them."
+        print_line(console, left_out, "dim")
+
+
+def _shared_out(widths: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that fit into a room together: the widest ones give way."""
+    shared = list(widths)
+    while sum(shared) > room:
+        shared[shared.index(max(shared))] -= 1
+    return shared
+
+
+def _folded(text: str, width: int) -> str:
+    """A name in lines of a width, broken behind its punctuation where there is some."""
+    lines = [""]
+    for part in re.split(r"(?<=[\s/_,\])@=+-])|(?=[\[(])", text):
+        if cell_len((lines[-1] + part).rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.strip() for line in lines)
 
 
 def rate_text(value: float, low: float, high: float, nothing: str = "no scorable answers") -> str:

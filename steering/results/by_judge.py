@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
+
 from steering.judging import EM_RULES, SCORE_KEYS
-from steering.results.conditions import ConditionResult, judged_answers
+from steering.results.conditions import ConditionResult, display_names, judged_answers
 from steering.results.run_columns import json_text
 from steering.results.schema import IDENTITY
 
@@ -34,12 +36,14 @@ def judge_panels(results: Sequence[ConditionResult]) -> list[JudgePanel]:
         results: Of all conditions, as `condition_results` gives them.
     """
     groups: dict[tuple[str, ...], list[ConditionResult]] = {}
-    names: dict[tuple[str, ...], str] = {}
     for result in results:
         key = tuple(str(result.columns[name]) for name in _SAME)
-        names.setdefault(key, result.provenance.condition)
         groups.setdefault(key, []).extend(by_judge(result) or [result])
-    return [JudgePanel(names[key], group) for key, group in groups.items() if len(group) > 1]
+    panels = [group for group in groups.values() if len(group) > 1]
+    if not panels:
+        return []
+    names = display_names(pd.DataFrame([group[0].columns for group in panels]))
+    return [JudgePanel(name, group) for name, group in zip(names, panels, strict=True)]
 
 
 def by_judge(result: ConditionResult) -> list[ConditionResult]:
