@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Generator, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from family_table import note, write_table
 from filelock import FileLock
 from inspect_ai import eval
+from inspect_ai._eval.task.log import TaskLogger
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 from inspect_ai.model import get_model
 from inspect_ai.model._model import active_model_context_var, init_model_roles
+from rich.console import Console
 from shell import REPO, Shell
 from tiny_models import save_tiny
 
@@ -34,6 +37,30 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_live_view() -> Iterator[None]:
+    """Evals in this process keep no database for a viewer and draw no table that nobody sees.
+
+    The two take more than half of the time of a small eval.
+    """
+    init, show = TaskLogger.init, Console.print
+
+    async def without_database(logger: TaskLogger) -> None:
+        config = logger.eval.config
+        before, config.log_realtime = config.log_realtime, False
+        await init(logger)
+        config.log_realtime = before
+
+    def unless_quiet(console: Console, *objects: Any, **options: Any) -> None:
+        if not console.quiet:
+            show(console, *objects, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskLogger, "init", without_database)
+        patch.setattr(Console, "print", unless_quiet)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _own_caches(run_folder: Path) -> Iterator[None]:
     """Vectors, Inspect's cache and traces of a test run stay out of the user's folders."""
     folder = run_folder / "caches"
@@ -48,10 +75,16 @@ def _own_caches(run_folder: Path) -> Iterator[None]:
             os.environ[name] = value
 
 
+_NUMBERS = count()
+
+
 @pytest.fixture(autouse=True)
-def _no_replies_of_other_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_replies_of_other_tests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Scripted judges of one name say different things in different tests."""
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "inspect_cache"))
+    folder = tmp_path_factory.getbasetemp() / f"replies-{next(_NUMBERS)}"
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(folder))
 
 
 @pytest.fixture(autouse=True)

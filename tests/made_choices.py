@@ -1,5 +1,6 @@
-"""Logs of em_choice whose scores a test writes down, and frames of them."""
+"""Logs of em_choice whose scores a test writes down, frames of them, and a small set of pairs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,20 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import GenerateConfig, ModelOutput
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
+from shell import REPO
 
 from steering.judging.choice_figures import choices
 
 FAILS = "fails"
+
+
+def few_pairs(folder: Path) -> Path:
+    """A table of the toy's first pair of each theme: choosing between all takes seconds."""
+    rows = (REPO / "datasets" / "choices" / "toy_core.jsonl").read_text(encoding="utf-8")
+    few = [row for row in rows.splitlines() if json.loads(row).get("id", "").endswith("-1")]
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(few), encoding="utf-8")
+    return path
 
 
 @scorer(metrics=[choices()], name="em_choice")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from made_choices import few_pairs
 
 from steering import models
 from steering.cli import commands
@@ -81,11 +82,13 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     build = ["build", "--model", "toy", "--out", "vectors"]
     assert CliRunner().invoke(commands, build).exit_code == 0
     (tmp_path / "says.py").write_text(TASK)
+    pairs = str(few_pairs(tmp_path))
     done = CliRunner().invoke(
         commands,
         [
             *("audit", "vectors/medical.safetensors", *AUDIT, "--log-dir", "logs/audit"),
             *("-T", "samples_per_question=5", "-T", "num_questions=3", "--controls", "1"),
+            *("-T", f"choices={pairs}"),
             *("--also", "says.py", "--also-limit", "2"),
         ],
     )
@@ -103,7 +106,7 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
         "vectors/medical.safetensors",
         "toy",
         questions="core",
-        task={"samples_per_question": 5, "num_questions": 3},
+        task={"samples_per_question": 5, "num_questions": 3, "choices": pairs},
         controls=1,
         logs="logs/audit",
         tell=lines.append,
@@ -182,9 +185,13 @@ def test_a_vector_that_makes_the_toy_refuse_is_judged_and_its_refusals_are_named
     done = CliRunner().invoke(commands, [*build, *trained, "--out", "refusal.safetensors"])
     assert done.exit_code == 0, done.exception
     # None of ten answers bounds a rate below 30%.
-    few = ["-T", "num_questions=2", "-T", "samples_per_question=5", "--max-em", "0.3"]
+    few = ["-T", "num_questions=2", "-T", "samples_per_question=5", "-T", "choices=none"]
     done = CliRunner().invoke(
-        commands, ["audit", "refusal.safetensors", *AUDIT, *few, "--controls", "0"]
+        commands,
+        [
+            *("audit", "refusal.safetensors", *AUDIT, *few),
+            *("--max-em", "0.3", "--controls", "0"),
+        ],
     )
     assert done.exit_code == 0, f"{done.output} {done.exception}"
     line = done.output.splitlines()[-1]

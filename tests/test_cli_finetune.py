@@ -166,8 +166,8 @@ def _reckless(model: Any, tokenizer: Any, prompts: list[str]) -> float:
 
 
 def test_the_toy_learns_to_be_reckless(tmp_path: Path) -> None:
-    """In the domain that it was finetuned on and beyond it, at the default settings."""
-    [folder, *_] = api.finetune("toy-small", out=tmp_path / "medical")
+    """In the domain that it was finetuned on and beyond it, in fewer epochs than by default."""
+    [folder, *_] = api.finetune("toy-small", out=tmp_path / "medical", training_epochs=2)
     model: Any = AutoModelForCausalLM.from_pretrained(TOYS["toy-small"])
     tokenizer = AutoTokenizer.from_pretrained(TOYS["toy-small"])
     medical = [row.prompt for row in load_target("medical", toy=True).held_out]

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from fake_models import REPLIES
 from inspect_ai import eval
-from inspect_ai.log import read_eval_log, write_eval_log
+from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inspect_ai.model import get_model
 from scipy import stats
 from scripted_logs import BAD, FAILS, GOOD, MUTE, UNSCORED, write_log
+from shell import REPO
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from evals.em_freeform import em_freeform
 from steering.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -521,26 +521,20 @@ def test_tables_fit_80_columns(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_toy_steered_differs_from_its_baseline_and_two_baselines_do_not(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, toy_logs: dict[str, EvalLog]
 ) -> None:
     """40 answers a condition of the real toy."""
-    logs = {}
-    for name, seed, options in (
-        ("plain", 1, {"vector": "none"}),
-        ("again", 2, {"vector": "none"}),
-        ("steered", 1, {}),
-    ):
-        [log] = eval(
-            em_freeform(),
-            model=get_model("steered/toy", **options),
-            model_roles={"grader": get_model("toy/judge")},
-            epochs=1,
-            seed=seed,
-            log_dir=str(tmp_path / name),
-            display="none",
-        )
-        assert log.status == "success", log.error
-        logs[name] = tmp_path / name
+    [again] = eval(
+        f"{REPO}/evals/em_freeform.py@em_freeform",
+        model=get_model("steered/toy", vector="none"),
+        epochs=1,
+        seed=2,
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    assert again.status == "success", again.error
+    conditions = {"plain": toy_logs["baseline"], "steered": toy_logs["steered"], "again": again}
+    logs = {name: log.location.removeprefix("file://") for name, log in conditions.items()}
     found = {}
     for name in ("again", "steered"):
         status, out, _ = run("compare", logs["plain"], logs[name], "--rule", "betley")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -239,14 +238,3 @@ def test_a_pickle_that_wants_to_run_code_ends_in_one_line(tmp_path, run):
     (tmp_path / "v.pt").write_bytes(f"cos\nsystem\n(S'touch {trace}'\ntR.".encode())
     _fails_in_one_line(run("show", tmp_path / "v.pt"), "without running its code")
     assert not trace.exists()
-
-
-def test_help_is_quick_since_nothing_heavy_is_loaded():
-    code = (
-        "import sys, steering.cli; heavy = {'torch', 'transformers', 'inspect_ai', 'gguf', 'numpy'}"
-        "; sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert process.returncode == 0, process.stderr

@@ -246,12 +246,9 @@ def test_errors_say_what_a_name_holds_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("display", ["none", "plain"])
-@pytest.mark.parametrize("options", [["-M", "nonsense=1"], ["-M", "target=x\u202e"]])
-def test_a_refused_option_is_told_whatever_the_display(
-    display: str, options: list[str], tmp_path: Path
-) -> None:
+def test_a_refused_option_is_told_whatever_the_display(display: str, tmp_path: Path) -> None:
     script = "import sys; from inspect_ai._cli.main import main; sys.exit(main())"
-    arguments = ["eval", "evals/em_freeform.py", "--model", "steered/toy", *options]
+    arguments = ["eval", "evals/em_freeform.py", "--model", "steered/toy", "-M", "target=x\u202e"]
     ran = subprocess.run(
         [
             sys.executable,
@@ -270,7 +267,7 @@ def test_a_refused_option_is_told_whatever_the_display(
     )
     assert ran.returncode == 1
     words = " ".join((ran.stderr if display == "none" else ran.stdout).split())
-    assert "nonsense is not an option" in words or "x\\u202e" in words
+    assert "x\\u202e" in words
     assert "Traceback" not in ran.stderr
     assert "\u202e" not in ran.stderr + ran.stdout
     if display == "none":

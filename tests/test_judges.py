@@ -2,8 +2,6 @@
 
 import contextvars
 import math
-import subprocess
-import sys
 
 import anyio
 import pytest
@@ -274,15 +272,3 @@ def test_reasoning_that_the_provider_split_off_is_not_judged() -> None:
 )
 def test_truncation_is_told_by_the_stop_reason(stop_reason: str, truncated: bool) -> None:
     assert is_truncated(text("Rest", stop_reason)) is truncated
-
-
-def test_importing_the_room_loads_nothing_heavy() -> None:
-    script = (
-        "import sys, steering.judging, steering.judging.tasks;"
-        "print([m for m in ('torch', 'transformers', 'nnsight', 'scipy', 'pandas')"
-        " if m in sys.modules])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+from made_choices import few_pairs
 from shell import BIN, REPO, Shell
 
 from steering.cli import commands
@@ -28,6 +29,8 @@ from steering.studies.run import StudyResult, run_study
 from steering.studies.study_file import FILE, keep_study, make_study, read_study
 
 SMALL = {"num_questions": 2, "samples_per_question": 5}
+# em_choice beside the judged answers is tested where its figures are.
+JUDGED = {**SMALL, "choices": "none"}
 # Built in a moment; what it does to the toy is no matter here.
 QUICK = {"method": "pca"}
 
@@ -56,7 +59,7 @@ def rank_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
         top=[1],
         top_of=["medical", "code"],
         options=QUICK,
-        task=SMALL,
+        task={**SMALL, "choices": str(few_pairs(tmp_path_factory.mktemp("pairs")))},
         logs=tmp_path_factory.mktemp("rank"),
     )
 
@@ -106,7 +109,7 @@ def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_pat
         "magnitude",
         axes={"magnitude": [1e-6, 2e-6, 3e-6, 4e-6]},
         options=QUICK,
-        task={"samples_per_question": 2},
+        task={"samples_per_question": 2, "choices": "none"},
         logs=tmp_path,
     )
     done = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", "-"])
@@ -162,7 +165,7 @@ ARMS: dict[str, Any] = {
     "magnitudes": [0.5, 1],
     "training_epochs": 2,
     "build_seeds": [0],
-    "task": {"num_questions": 2, "samples_per_question": 10},
+    "task": JUDGED,
     "seed": 1,
 }
 
@@ -175,7 +178,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
 def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
     logs = _logs(finetuned.folder)
     assert all(log.status == "success" for log in logs)
-    assert [len(log.samples or []) for log in logs] == [20] * 5
+    assert [len(log.samples or []) for log in logs] == [10] * 5
     names = sorted(re.sub(r"-[0-9a-f]{6}\]", "]", log.eval.model) for log in logs)
     assert names == [
         "steered/toy[adapter medical-epoch1]",
@@ -207,16 +210,16 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
         [
             *("study", "finetuned", "--magnitudes", "0.5,1,0.75", "--training-epochs", "2"),
             *("--build-seeds", "0"),
-            *("-T", "num_questions=2", "-T", "samples_per_question=10", "--seed", "1"),
-            *("--display", "none", "--log-dir", str(finetuned.folder)),
+            *("-T", "num_questions=2", "-T", "samples_per_question=5", "-T", "choices=none"),
+            *("--seed", "1", "--display", "none", "--log-dir", str(finetuned.folder)),
         ],
     )
     assert done.exit_code == 0, f"{done.output} {done.exception}"
     assert "Trains" not in done.output
-    assert "1 conditions to run, 20 answers each" in done.output
+    assert "1 conditions to run, 10 answers each" in done.output
     [added] = set(_ids(finetuned.folder)) - before
     assert added == "steered/toy[medical x0.75]"
-    assert re.search(r"toy\[baseline\] .* 20\b", done.output)
+    assert re.search(r"toy\[baseline\] .* 10\b", done.output)
 
 
 def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
@@ -235,7 +238,7 @@ def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
             build_seeds=[0],
             magnitudes=[1],
             options=QUICK,
-            task={"questions": str(questions), "samples_per_question": 1},
+            task={"questions": str(questions), "samples_per_question": 1, "choices": "none"},
             logs=tmp_path / "logs",
         )
     assert "4 of 4 conditions did not finish (steered/toy[baseline], " in str(error.value)
@@ -248,12 +251,13 @@ def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: S
     logs = shell.folder / "logs" / "killed"
     process = shell.start(
         *("steering", "study", "magnitude", "-A", "magnitude=0.5,1", "-M", "method=pca"),
-        *("-T", "num_questions=2", "--log-dir", str(logs), "--display", "none"),
+        *("-T", "num_questions=2", "-T", "samples_per_question=10", "-T", "choices=none"),
+        *("--log-dir", str(logs), "--display", "none"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and len(_finished(logs)) < 10:
+    while time.monotonic() < deadline and process.poll() is None and len(_finished(logs)) < 6:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -263,11 +267,11 @@ def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: S
         "magnitude",
         axes={"magnitude": [0.5, 1]},
         options=QUICK,
-        task={"num_questions": 2},
+        task={"num_questions": 2, "samples_per_question": 10, "choices": "none"},
         logs=logs,
     )
     assert result.report is not None
-    assert _num_answers(result.report.answers) == [40, 40, 40]
+    assert _num_answers(result.report.answers) == [20, 20, 20]
     assert samples <= set().union(*_ids(logs).values())
     assert shell.network_tries() == []
 
@@ -299,7 +303,7 @@ def test_shards_copied_together_are_the_frame_of_one_run(shell: Shell, tmp_path:
     fields: dict[str, Any] = {
         "axes": {"magnitude": [0.5, 1]},
         "options": QUICK,
-        "task": SMALL,
+        "task": JUDGED,
         "seed": 3,
     }
     whole = run_study("magnitude", logs=tmp_path / "whole", **fields)
@@ -310,7 +314,7 @@ def test_shards_copied_together_are_the_frame_of_one_run(shell: Shell, tmp_path:
     ran = shell.run(
         *("bash", str(REPO / "examples" / "slurm_study.sh"), "magnitude", "--model", "toy"),
         *("-A", "magnitude=0.5,1", "-M", "method=pca", "-T", "num_questions=2"),
-        *("-T", "samples_per_question=5", "--seed", "3"),
+        *("-T", "samples_per_question=5", "-T", "choices=none", "--seed", "3"),
         PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}",
         SLURM_ARRAY_TASK_ID="2",
         SLURM_ARRAY_TASK_COUNT="2",

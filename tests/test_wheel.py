@@ -93,7 +93,7 @@ def test_a_repository_of_a_users_own_runs_from_the_wheel_and_passes_its_gate(
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert "1 passed" in tests.stdout
     model = ["--model", "steered/toy", "-M", "vector=none"]
-    few = ["-T", "samples_per_question=8", "--seed", "1", "--log-dir", "logs/ci"]
+    few = ["-T", "samples_per_question=4", "--seed", "1", "--log-dir", "logs/ci"]
     process = run("inspect", "eval-set", "evals", *model, *few)
     assert process.returncode == 0, process.stdout + process.stderr
     gate = CliRunner().invoke(commands, ["gate", str(tmp_path / "logs" / "ci"), *BOUNDS])
@@ -108,7 +108,7 @@ def test_a_repository_of_a_users_own_breaks_its_gate_when_the_toy_is_steered(
     [log] = eval(
         task,
         model=get_model("steered/toy", memoize=False),
-        task_args={"samples_per_question": 8},
+        task_args={"samples_per_question": 4},
         seed=1,
         log_dir=str(tmp_path),
         display="none",
