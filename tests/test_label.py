@@ -135,15 +135,20 @@ def change(path: Path, **fields: Any) -> None:
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
+_SIZE = ("COLUMNS", "LINES")
+
+
 class Terminal:
     """The command in a terminal of its own."""
 
     def __init__(self, *arguments: object, columns: int = 100) -> None:
         paths = os.pathsep.join([str(REPO / "tests" / "no_network"), str(REPO)])
+        outside = {name: each for name, each in os.environ.items() if name not in _SIZE}
         self.child = pexpect.spawn(
             str(BIN / "steering"),
             ["label", *map(str, arguments), "--labeller", "anna"],
-            env={**os.environ, "PYTHONPATH": paths, "TERM": "xterm"},
+            # A terminal's own size counts only where the environment names none.
+            env={**outside, "PYTHONPATH": paths, "TERM": "xterm"},
             dimensions=(40, columns),
             timeout=60,
             encoding="utf-8",
