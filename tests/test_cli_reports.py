@@ -273,6 +273,7 @@ def test_coverage_counts_a_number_from_any_judge_and_the_silent_one_is_told(
     status, out, _ = run("gate", tmp_path, "--min", "coverage=1")
     assert status == 0
     assert "The judge fake/mute failed on 4 of 4 answers." in out
+    assert "fake/mute failed on all 4 answers; all figures, coverage too, are those of" in out
 
 
 def test_em_rate_is_another_name_of_em_betley_and_says_so(run: Run, tmp_path: Path) -> None:

@@ -86,7 +86,10 @@ def remedy(judge: str, reason: str) -> str:
     if advice == _OTHER and (entry := entry_of(judge)) and entry.replacement:
         advice = f"{advice}, the nearest is {entry.replacement}"
     model = judge.partition("[")[0]
-    return advice.replace("{", f"--model-role 'grader={{model: {model}, ").replace("}", "}'")
+    # Without its vector a steered model would judge steered by its default one.
+    args = ", model_args: {vector: none}" if "[baseline]" in judge else ""
+    role = rf"--model-role 'grader={{model: {model}, \1{args}}}'"
+    return re.sub(r"\{(.*?)\}", lambda settings: settings.expand(role), advice)
 
 
 def judge_failures(answers: Sequence[JudgedAnswer]) -> list[Failures]:

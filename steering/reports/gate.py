@@ -21,6 +21,7 @@ from steering.reports.enough import ThemeCounts, size_needed
 from steering.reports.figures import ALIASES, FIGURES, Measured
 from steering.reports.tables import (
     apart_notes,
+    dead_judge_notes,
     print_figures,
     print_judges,
     print_left_out,
@@ -239,7 +240,7 @@ def print_gate(
         print_note(console, f"{first_names(list(dict.fromkeys(names)))}: {remark}")
     if BoundStatus.UNKNOWN in statuses and not on_these_questions:
         print_note(console, "--on-these-questions bounds rates on exactly the questions asked.")
-    for note in apart_notes(results):
+    for note in [*apart_notes(results), *dead_judge_notes(results)]:
         print_note(console, note)
     print_left_out(console, notes)
     print_judges(console, results)

@@ -12,6 +12,7 @@ from steering.reports.tables import (
     corrected_text,
     correction_notes,
     corrections_in,
+    dead_judge_notes,
     estimate_text,
     p_text,
     print_figures,
@@ -43,7 +44,7 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
             )
         for line in _leaks(of_task):
             print_line(console, line)
-        for note in _notes(of_task):
+        for note in [*_notes(of_task), *dead_judge_notes(of_task)]:
             print_note(console, note)
         for note in correction_notes(of_task):
             print_line(console, note, "dim")

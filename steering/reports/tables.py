@@ -21,6 +21,8 @@ from steering.stats import Difference
 from steering.stats.correction import Corrected
 from steering.text import terminal
 
+# A line with a command is not broken, so that it can be copied.
+_COMMAND = re.compile(r"`\w+ |--model-role ")
 # Kinds of failure that are shown for each judge.
 _CAUSES = 3
 # Characters that the name of a row gets at least; a longer one folds.
@@ -174,7 +176,9 @@ def apart_notes(results: Sequence[ConditionResult]) -> list[str]:
 
 def print_line(console: Console, line: str, style: str = "", *, wraps: bool = True) -> None:
     """A text, which may quote anything; `wraps` breaks it at the terminal's width."""
-    console.print(Text(terminal(line), style=style), soft_wrap=not wraps)
+    console.print(
+        Text(terminal(line), style=style), soft_wrap=not wraps or bool(_COMMAND.search(line))
+    )
 
 
 def print_note(console: Console, note: str) -> None:
@@ -245,6 +249,18 @@ def correction_notes(results: Iterable[ConditionResult]) -> list[str]:
                 if rate.reason:
                     notes[f"{result.name}, EM {rule} {heading}: {rate.reason}."] = None
     return list(notes)
+
+
+def dead_judge_notes(results: Iterable[ConditionResult]) -> list[str]:
+    """Of several judges, those that failed on all answers of a condition, a line each."""
+    return [
+        f"{result.name}: {judge.judge} failed on all {judge.asked} answers; all figures, coverage "
+        "too, are those of the other judges."
+        for result in results
+        if len(judges := judge_failures(result.answers)) > 1
+        for judge in judges
+        if judge.failed == judge.asked
+    ]
 
 
 def print_left_out(console: Console, notes: Iterable[LeftOut]) -> None:
