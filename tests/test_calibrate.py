@@ -33,6 +33,7 @@ from steering.judging.calibration.record import (
 from steering.judging.errors import JudgingError
 from steering.reports.by_judge import contradictions, print_by_judge
 from steering.reports.figures import FIGURES
+from steering.reports.summary import print_summary
 from steering.reports.tables import correction_notes
 from steering.results import condition_results, conditions_of, read_answers
 from steering.results.by_judge import judge_panels
@@ -695,3 +696,15 @@ def test_the_example_in_the_docs_is_what_is_printed_of_two_scripted_judges() -> 
     assert len(lines) == 4
     page = (Path(__file__).parents[1] / "docs/how-to/judge.md").read_text(encoding="utf-8")
     assert "\n".join(lines) in page, printed
+
+
+def test_a_command_in_a_note_is_one_line_and_several_judges_were_not_calibrated() -> None:
+    rows = frame(condition("x", 0.5, model="m"), rubrics=current_rubrics()).assign(
+        judge="fake/one + fake/two", judge_settings='[{"max_tokens": 30}, {"temperature": 0.5}]'
+    )
+    console = Console(file=io.StringIO(), width=60)
+    print_summary(condition_results(rows), console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "fake/one + fake/two were not calibrated:" in " ".join(text.split())
+    role = "'[{model: fake/one, max_tokens: 30}, {model: fake/two, temperature: 0.5}]'"
+    assert f"`steering calibrate {role}`" in text

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich import box
@@ -21,8 +22,8 @@ from steering.stats import Difference
 from steering.stats.correction import Corrected
 from steering.text import terminal
 
-# A line with a command is not broken, so that it can be copied.
-_COMMAND = re.compile(r"`\w+ |--model-role ")
+# What is copied as a whole: a command, and a role with its options.
+_COMMAND = re.compile(r"`\w+ [^`]*`|--model-role '[^']*'")
 # Kinds of failure that are shown for each judge.
 _CAUSES = 3
 # Characters that the name of a row gets at least; a longer one folds.
@@ -175,10 +176,13 @@ def apart_notes(results: Sequence[ConditionResult]) -> list[str]:
 
 
 def print_line(console: Console, line: str, style: str = "", *, wraps: bool = True) -> None:
-    """A text, which may quote anything; `wraps` breaks it at the terminal's width."""
-    console.print(
-        Text(terminal(line), style=style), soft_wrap=not wraps or bool(_COMMAND.search(line))
-    )
+    """A text, which may quote anything; `wraps` breaks it at the terminal's width, no command."""
+    text = terminal(line)
+    if wraps and _COMMAND.search(text):
+        whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), text)
+        parts = textwrap.wrap(whole, console.width, break_long_words=False, break_on_hyphens=False)
+        text, wraps = "\n".join(parts).replace("\0", " "), False
+    console.print(Text(text, style=style), soft_wrap=not wraps)
 
 
 def print_note(console: Console, note: str) -> None:
