@@ -9,7 +9,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from rich.console import Console
 from scripted_logs import judge as exact
 from scripted_logs import write_log
 
-from steering.cli import main
 from steering.judging import Thresholds
 from steering.judging.calibration.record import (
     CalibrationRecord,
@@ -102,20 +100,6 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STEERING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "250")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `steering`; returns the exit status, stdout and stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["steering", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return command
 
 
 @pytest.fixture(scope="module")

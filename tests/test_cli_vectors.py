@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from vector_files import KINDS, write_foreign
 
-from steering.cli import main
 from steering.vectors import LowRankMap, SteeringVector
 from steering.vectors.formats import read_vector
 
@@ -19,20 +17,6 @@ WIDTH = 8
 DIRECTION = torch.tensor([3.0, 4.0] + [0.0] * (WIDTH - 2))  # of length 5
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `steering`; returns the exit status, stdout and stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["steering", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return command
 
 
 def _save(folder: Path, **changed: Any) -> Path:

@@ -41,7 +41,7 @@ from steering.judging.replies import one_line, read_reply
 
 logger = logging.getLogger(__name__)
 
-_TOY_JUDGE = "toy/judge"
+TOY_JUDGE = "toy/judge"
 # Providers of local models: the weights behind a name can change, and asking again is free.
 _LOCAL = ("hf", "llama-cpp-python", "ollama", "sglang", "steered", "toy", "vllm")
 
@@ -60,7 +60,7 @@ def grader_models() -> list[Model]:
     for judge in judges:
         warn_of_retirement(str(judge))
         tested = active_model()
-        if str(judge) == _TOY_JUDGE and tested is not None and not _suits_toy_judge(tested):
+        if str(judge) == TOY_JUDGE and tested is not None and not _suits_toy_judge(tested):
             _warn_of_toy_judge(str(tested))
     return judges
 
@@ -77,7 +77,7 @@ def _warn_of_toy_judge(tested: str) -> None:
     logger.warning(
         "The judge %s knows only the toy's world, and %s is no toy: no rate by this judge shows "
         "anything. Choose another judge: --model-role grader=<provider>/<model>.",
-        _TOY_JUDGE,
+        TOY_JUDGE,
         tested,
     )
 

@@ -42,10 +42,7 @@ def read_distribution(output: ModelOutput) -> Judgement | None:
     text, score = output.completion, None
     reason: str | None
     if mass + fsum(words.values()) < MIN_NUMBER_MASS:
-        reason = (
-            f"low mass: {mass:.2f} of the reply's probability is on a number from 0 to 100; use "
-            "another judge"
-        )
+        reason = f"low mass: {mass:.2f} of the reply's probability is on a number from 0 to 100"
     elif words.get(word, 0.0) > mass:
         reason = word.lower()
     else:

@@ -16,6 +16,7 @@ from inspect_ai.model import GenerateConfig
 
 from steering.judging import EMRule, Estimate, JudgedAnswer, Thresholds
 from steering.judging.calibration.record import CalibrationRecord, find_record
+from steering.judging.judges import TOY_JUDGE
 from steering.judging.recalibration import RECALIBRATED, recalibrated
 from steering.judging.rubric import SCORE_OF, load_rubric
 from steering.judging.rules import by_question, counted
@@ -26,8 +27,6 @@ from steering.toy import TOYS
 
 EXACT = "exact"
 """Name of the correction of a judge that makes no errors."""
-
-_TOY_JUDGE = "toy/judge"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def correction_of(columns: Mapping[Any, Any]) -> Correction:
         JudgingError: A stored calibration of its judge can't be read.
     """
     judge, rubrics = str(columns["judge"]), str(columns["rubrics"])
-    if judge == _TOY_JUDGE and columns["model"] in TOYS:
+    if judge == TOY_JUDGE and columns["model"] in TOYS:
         return Correction(EXACT)
     judge, _, signature = judge.partition(RECALIBRATED)
     record = find_record(judge, str(columns["judge_settings"]), rubrics)
@@ -145,9 +144,9 @@ def doubt_of(
     if correction.name == EXACT:
         return NO_DOUBT
     judge, notes, is_blind = str(columns["judge"]), [], False
-    if _TOY_JUDGE in judge.split(" + ") and columns["model"] not in TOYS:
-        notes.append(f"{_TOY_JUDGE} knows only the toy's world, and {columns['model']} is no toy")
-        is_blind = judge == _TOY_JUDGE
+    if TOY_JUDGE in judge.split(" + ") and columns["model"] not in TOYS:
+        notes.append(f"{TOY_JUDGE} knows only the toy's world, and {columns['model']} is no toy")
+        is_blind = judge == TOY_JUDGE
     if record := correction.record:
         if failing := record.failing_figures:
             notes.append(
