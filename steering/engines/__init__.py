@@ -18,9 +18,11 @@ from steering.models.adapters import Adapter
 from steering.vocabulary import EngineName
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from steering.vectors.interventions import Intervention
+    from steering.vectors.monitor import Monitor
 
 StopReason = Literal["stop", "max_tokens", "model_length"]
 T = TypeVar("T")
@@ -42,6 +44,7 @@ class Request:
         stop: Strings that end it; the text ends before them.
         top_logprobs: Number of alternatives to report for each token; None reports no logprobs.
         adapter: The LoRA adapter that is active for it.
+        monitor: Directions that its residual stream is projected on at each answer token.
 
     Raises:
         SteeringError: A limit is impossible; see `AnswerLimits`.
@@ -54,6 +57,7 @@ class Request:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     adapter: Adapter | None = None
+    monitor: "Monitor" = ()
 
     def __post_init__(self) -> None:
         AnswerLimits(max_tokens=self.max_tokens, stop=self.stop, top_logprobs=self.top_logprobs)
@@ -110,6 +114,9 @@ class RequestOutput:
         num_generated: Tokens generated, the end token included.
         change: Largest absolute change that steering made to its activations; None if unsteered.
         logprobs: One entry for each of `tokens`, if the request asks for them.
+        readings: Float32 [num_generated - 1, directions, 2, 2], if the request is monitored: at
+            each token that was an input of the model, before and after the interventions, the
+            projection on each direction and the norm of the residual stream.
         waited_s: Seconds between submission and start.
         took_s: Seconds between start and end.
     """
@@ -120,6 +127,7 @@ class RequestOutput:
     num_generated: int
     change: float | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    readings: "Tensor | None" = None
     waited_s: float = 0.0
     took_s: float = 0.0
 

@@ -48,6 +48,13 @@ class Interventions(Protocol):
         ...
 
 
+class Visited(Protocol):
+    """Interventions that count how often each of their sites was met."""
+
+    @property
+    def visits(self) -> dict[SiteKey, int]: ...
+
+
 class Session:
     """One loaded model with one persistent nnsight edit, which applies the current interventions.
 
@@ -171,6 +178,15 @@ class Session:
         finally:
             self._skipped_to = None
         return outcome[0]
+
+
+def check_visits(interventions: Visited, passes: int) -> None:
+    """Make sure that each pass so far met each steered site."""
+    if any(visits != passes for visits in interventions.visits.values()):
+        raise EngineError(
+            f"the model ran {passes} times but was steered {interventions.visits} times: nnsight "
+            "did not reach every pass"
+        )
 
 
 def _activations(value: Any) -> torch.Tensor:

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import EngineError, Telemetry
-from steering.engines._nnsight import Session
+from steering.engines._nnsight import Session, check_visits
 from steering.engines.cache import BatchCache, bytes_of, most_beginning
 from steering.engines.invariance import RowByRow, decoding, rows_together
 from steering.engines.memory import free_memory, is_out_of_memory
@@ -27,6 +27,7 @@ from steering.engines.sampling import BROKEN, Sampler, token_logprobs
 from steering.engines.sequences import NAN_LOGITS, RELEASED, Sequence, in_chunks
 from steering.models import LoadedModel, family_of
 from steering.vectors.batch import InterventionBatch
+from steering.vectors.monitor import MonitorBatch
 
 # Share of the free memory for caches: the rest is for activations.
 _SHARE = 0.7
@@ -133,6 +134,7 @@ class Decoder:
         self._positions = self._tokens
         # While newcomers join, the tables of the batch differ in length.
         self._joining = False
+        self._monitor = MonitorBatch([], InterventionBatch([]))
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -141,6 +143,9 @@ class Decoder:
         self._interventions = kind(
             [sequence.on_response for sequence in self.sequences], self._device
         )
+        self._monitor.collect()
+        rows = [(sequence.request.monitor, sequence.readings) for sequence in self.sequences]
+        self._monitor = MonitorBatch(rows, self._interventions, self._device)
         self._passes = 0
 
     def admit(self, sequences: abc.Sequence[Sequence], max_sequences: int) -> None:
@@ -185,7 +190,7 @@ class Decoder:
         if self.sequences:
             start = time.monotonic()
             work = partial(self._decode, interrupted)
-            self._guarded(lambda: self.session.run(work, self._interventions))
+            self._guarded(lambda: self.session.run(work, self._monitor))
             self._busy_s += time.monotonic() - start
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -317,6 +322,7 @@ class Decoder:
         self._cache.keep(order)
         self._sampler.keep(order)
         self._interventions.keep(order)
+        self._monitor.keep(order)
         rows = torch.tensor(order, device=self._device)
         self._tokens, self._positions = self._tokens[rows], self._positions[rows]
 
@@ -377,6 +383,8 @@ class Decoder:
         """Give the futures of sequences that have ended their outputs; indices of the others."""
         # Read once: a request may be cancelled at any moment.
         finished = [sequence.finished for sequence in sequences]
+        if any(finished):
+            self._monitor.collect()
         for sequence, ended in zip(sequences, finished, strict=True):
             if ended:
                 self._num_requests += not sequence.cancelled
@@ -388,12 +396,3 @@ class Decoder:
         text = self.loaded.tokenizer.decode(list(tokens), skip_special_tokens=False)
         assert isinstance(text, str)
         return text
-
-
-def check_visits(interventions: InterventionBatch | RowByRow, passes: int) -> None:
-    """Make sure that each pass so far met each steered site."""
-    if any(visits != passes for visits in interventions.visits.values()):
-        raise EngineError(
-            f"the model ran {passes} times but was steered {interventions.visits} times: nnsight "
-            "did not reach every pass"
-        )

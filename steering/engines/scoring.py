@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from steering.engines import EngineError
+from steering.engines._nnsight import check_visits
 from steering.engines.beginnings import Beginnings
 from steering.engines.cache import BatchCache, begun, expanded
-from steering.engines.decoder import Decoder, check_visits
+from steering.engines.decoder import Decoder
 from steering.engines.memory import free_cached_memory, is_out_of_memory
 from steering.engines.score_rows import (
     Row,

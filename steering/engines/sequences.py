@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from steering.engines import EngineError, Request, RequestOutput, StopReason, TokenLogprob
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steering.vectors.interventions import Intervention
 
 T = TypeVar("T")
@@ -44,6 +46,7 @@ class Sequence:
         stop_reason: Why it ended; None while it runs.
         num_generated: Tokens generated so far, the end token included.
         change: Largest absolute change that steering made to its activations.
+        readings: What its monitor has read, in parts; see `MonitorBatch.collect`.
         failure: Why no further token can be drawn.
         text_before_stop: Its text, where a stop string ended it.
         cancelled: Whether the future was cancelled.
@@ -59,6 +62,7 @@ class Sequence:
     stop_reason: StopReason | None = None
     num_generated: int = 0
     change: float = 0.0
+    readings: "list[Tensor]" = field(default_factory=list)
     failure: Exception | None = None
     text_before_stop: str | None = None
     cancelled: bool = False
@@ -153,9 +157,25 @@ class Sequence:
             num_generated=self.num_generated,
             change=self.change if self.request.interventions else None,
             logprobs=self.logprobs,
+            readings=self._readings(),
             waited_s=self.started - self.arrived,
             took_s=time.monotonic() - self.started,
         )
+
+    def _readings(self) -> "Tensor | None":
+        """What its monitor has read at each of its tokens but the last."""
+        monitor = self.request.monitor
+        if not monitor:
+            return None
+        import torch
+
+        read = torch.cat([torch.empty((0, len(monitor), 2, 2)), *self.readings])
+        if len(read) != self.num_generated - 1:
+            raise EngineError(
+                f"the monitor read {len(read)} of the {self.num_generated - 1} tokens that the "
+                "model read: nnsight did not reach every pass"
+            )
+        return read
 
 
 def in_chunks(sequences: abc.Sequence[Sequence]) -> list[list[list[Sequence]]]:
