@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -178,6 +179,34 @@ class Session:
         finally:
             self._skipped_to = None
         return outcome[0]
+
+    def read(self, work: Callable[[], T], readers: Interventions) -> T:
+        """Run `work` while `readers` see the activations at their sites and replace none of them.
+
+        Plain hooks do that without nnsight, which would cost time at every module of the model.
+        """
+        self.check_running()
+        with ExitStack() as stack:
+            for key in readers.sites:
+                stack.callback(self._watch(key, readers).remove)
+            return work()
+
+    def _watch(self, key: SiteKey, readers: Interventions) -> Any:
+        """Show `readers` the activations at a site; the handle of the hook."""
+        layer, site = key
+        module = self._blocks.module(layer, site)
+        if site == "resid_pre":
+
+            def before(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+                value = args[0] if args else next(iter(options.values()))
+                readers.apply(key, _activations(value))
+
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+
+        def behind(_: Any, __: Any, value: Any) -> None:
+            readers.apply(key, _activations(value))
+
+        return module.register_forward_hook(behind)
 
 
 def check_visits(interventions: Visited, passes: int) -> None:

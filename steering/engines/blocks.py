@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from steering.models import find_mlp
+from steering.vocabulary import Site
 
 
 class Blocks:
@@ -30,7 +31,19 @@ class Blocks:
         Raises:
             ModelError: It has none, or several parts that could be it.
         """
+        return attrgetter(self._mlp_path(layer))(self[layer])
+
+    def module(self, layer: int, site: Site) -> nn.Module:
+        """The module itself at whose input or output a site is.
+
+        Raises:
+            ModelError: As of `mlp`.
+        """
+        block = self._modules[layer]
+        return block.get_submodule(self._mlp_path(layer)) if site == "mlp_out" else block
+
+    def _mlp_path(self, layer: int) -> str:
         # Cached, since every pass needs it.
         if layer not in self._mlps:
             self._mlps[layer] = find_mlp(self._modules[layer], self._mlp)
-        return attrgetter(self._mlps[layer])(self[layer])
+        return self._mlps[layer]

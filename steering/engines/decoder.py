@@ -190,7 +190,9 @@ class Decoder:
         if self.sequences:
             start = time.monotonic()
             work = partial(self._decode, interrupted)
-            self._guarded(lambda: self.session.run(work, self._monitor))
+            steered = bool(self._interventions.sites)
+            run = self.session.run if steered else self.session.read
+            self._guarded(lambda: run(work, self._monitor))
             self._busy_s += time.monotonic() - start
 
     def _guarded(self, work: Callable[[], None]) -> None:

@@ -120,31 +120,29 @@ class MonitorBatch:
             key: torch.stack([item.unit for item in items], 1).to(device)
             for key, items in by_site.items()
         }
-        self._log: dict[SiteKey, list[tuple[Tensor, Tensor]]] = {key: [] for key in by_site}
+        self._log: dict[SiteKey, list[Tensor]] = {key: [] for key in by_site}
         self.sites = in_order({*by_site, *interventions.sites})
 
     def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
         """The activations at one site as the interventions leave them; reads its last tokens."""
-        is_read = key in self._log
-        before = self._read(key, hidden) if is_read else None
+        sides = [hidden[:, -1]]
         if key in self._interventions.sites:
             hidden = self._interventions.apply(key, hidden)
-            after = self._read(key, hidden) if is_read else None
-        else:
-            after = before
-        if before is not None and after is not None:
-            self._log[key].append((before, after))
+            sides.append(hidden[:, -1])
+        if key in self._log:
+            self._log[key].append(self._read(key, torch.stack(sides)))
         return hidden
 
-    def _read(self, key: SiteKey, hidden: Tensor) -> Tensor:
-        """Projections of each row's last token, and its norm behind them: [rows, directions + 1]"""
+    def _read(self, key: SiteKey, tokens: Tensor) -> Tensor:
+        """Projections of tokens, and their norms behind them: [..., rows, directions + 1]."""
         basis = self._bases[key]
-        check_width(len(basis), hidden.shape[-1])
-        if basis.device != hidden.device:
+        check_width(len(basis), tokens.shape[-1])
+        if basis.device != tokens.device:
             # Of a model on several devices each block has its directions on its own.
-            basis = self._bases[key] = basis.to(hidden.device)
-        token = hidden[:, -1].float()
-        return torch.cat([token @ basis, torch.linalg.vector_norm(token, dim=1, keepdim=True)], 1)
+            basis = self._bases[key] = basis.to(tokens.device)
+        tokens = tokens.float()
+        norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+        return torch.cat([tokens @ basis, norms], -1)
 
     def collect(self) -> None:
         """Append what was read since the last time to the lists of the rows.
@@ -155,9 +153,9 @@ class MonitorBatch:
         if not any(self._log.values()):
             return
         passes = {
-            key: torch.stack([torch.stack(sides, 1) for sides in log]).cpu()
+            key: torch.stack(log).expand(-1, len(SIDES), -1, -1).cpu()
             for key, log in self._log.items()
-        }  # [passes, rows, 2, directions + 1]
+        }  # [passes, sides, rows, directions + 1]
         for log in self._log.values():
             log.clear()
         values: dict[int, Tensor] = {}
@@ -167,8 +165,8 @@ class MonitorBatch:
             if id(monitor) not in values:
                 places = [self._places[id(item)] for item in monitor]
                 values[id(monitor)] = torch.stack(
-                    [passes[key][..., [place, -1]] for key, place in places], 2
-                )
+                    [passes[key][..., [place, -1]].transpose(1, 2) for key, place in places], 2
+                )  # [passes, rows, directions, sides, 2]
             readings.append(values[id(monitor)][:, row])
 
     def keep(self, order: Sequence[int]) -> None:
