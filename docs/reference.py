@@ -58,17 +58,24 @@ def table(heading: str, rows: Iterable[Iterable[object]]) -> str:
 
 def typed(default: object) -> str:
     """A default value as a user types it; empty for None."""
-    return "" if default is None else f"`{str(default).lower()}`"
+    return "" if default in (None, ()) else f"`{str(default).lower()}`"
 
 
 def one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
+def _only(option: Any) -> str:
+    """What is said of an option that changes no answer."""
+    if option.speed_only:
+        return " (speed only)"
+    return " (changes no answer)" if option.record_only else ""
+
+
 def model_options() -> str:
     rows = []
     for name, option in OPTIONS.items():
-        meaning = f"{option.description}{' (speed only)' if option.speed_only else ''}"
+        meaning = f"{option.description}{_only(option)}"
         rows.append((f"`{name}`", meaning, typed(option.default), f"`-M {name}={option.example}`"))
     values = {
         "site": vocabulary.SITES,

@@ -159,7 +159,7 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
     if model.source.date is not None:
         # Also where it is today's: tomorrow's prompt is another.
         spec = spec.model_copy(update={"date": model.source.date})
-    vectors = tuple(_find_vector(model, options, spec.dtype) for options in spec.interventions)
+    vectors = tuple(find_vector(model, options, spec.dtype) for options in spec.interventions)
     identity = {f"vector{index or ''}": vector.digest for index, vector in enumerate(vectors)}
     adapter = None
     if spec.adapter is not None:
@@ -185,7 +185,7 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
     return Condition(model, spec, label, fingerprint, vectors, adapter)
 
 
-def _find_vector(
+def find_vector(
     model: ResolvedModel, options: InterventionOptions, dtype: str
 ) -> VectorFile | VectorRecipe:
     """The vector that an intervention names, checked against the model."""
@@ -326,14 +326,19 @@ def choose_engine(spec: SteeringSpec) -> EngineName:
         )
     if of_hf:
         raise EngineError(
-            f"{of_hf[0]}={getattr(spec, of_hf[0])} has no effect with vLLM: leave it out, or use "
-            "engine=hf. vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names"
+            f"{of_hf[0]}={_typed(getattr(spec, of_hf[0]))} has no effect with vLLM: leave it out, "
+            "or use engine=hf. vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names"
         )
     if spec.engine == "auto" and not of_vllm:
         import torch
 
         return "vllm" if torch.cuda.is_available() else "hf"
     return "vllm"
+
+
+def _typed(value: Any) -> str:
+    """A value as it is given after -M."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def rounding_of(model: ResolvedModel, spec: SteeringSpec) -> str:

@@ -42,11 +42,17 @@ OTHER: dict[str, Any] = {
     "device": "cuda:1",
     "batch_size": 64,
     "batch_invariant": True,
+    "monitor": ("default",),
+    "monitor_tokens": True,
 }
 # What an option needs beside it.
-BESIDE: dict[str, dict[str, Any]] = {"adapter_scale": {"adapter": "adapters/medical"}}
-ANSWER_OPTIONS = {name for name, option in OPTIONS.items() if not option.speed_only}
-SPEED_ONLY = {"device", "batch_size", "tensor_parallel_size", "cuda_graphs"}
+BESIDE: dict[str, dict[str, Any]] = {
+    "adapter_scale": {"adapter": "adapters/medical"},
+    "monitor_tokens": {"monitor": "default"},
+}
+ANSWER_OPTIONS = {name for name, option in OPTIONS.items() if option.changes_answers}
+NO_ANSWER = {"device", "batch_size", "tensor_parallel_size", "cuda_graphs"}
+NO_ANSWER |= {"monitor", "monitor_tokens"}
 
 
 def value_of(spec: SteeringSpec, option: str) -> Any:
@@ -154,9 +160,9 @@ def test_an_option_changes_the_fingerprint_exactly_when_it_can_change_an_answer(
     beside = BESIDE.get(name, {})
     plain, changed = parse_options(beside), parse_options(beside | {name: OTHER[name]})
     assert value_of(plain, name) != value_of(changed, name)
-    assert (plain.fingerprint() == changed.fingerprint()) == (name in SPEED_ONLY)
-    assert (plain.label() == changed.label()) == (name in SPEED_ONLY)
-    assert (name in ANSWER_OPTIONS) == (name not in SPEED_ONLY)
+    assert (plain.fingerprint() == changed.fingerprint()) == (name in NO_ANSWER)
+    assert (plain.label() == changed.label()) == (name in NO_ANSWER)
+    assert (name in ANSWER_OPTIONS) == (name not in NO_ANSWER)
 
 
 def test_what_the_spec_can_not_see_changes_the_fingerprint():

@@ -100,6 +100,8 @@ class VLLMEngine(Engine):
         self._began = 0.0
 
     def submit(self, request: Request) -> "Future[RequestOutput]":
+        if request.monitor:
+            raise EngineError("engine=vllm can't monitor answers: use -M engine=hf")
         return self._send(self._guarded(request))
 
     def score(self, request: ScoreRequest) -> "Future[ScoreOutput]":

@@ -54,6 +54,7 @@ from steering.provider.messages import (
     make_output,
     make_request,
 )
+from steering.provider.monitor import ConditionMonitor
 from steering.provider.scoring import make_score_output, make_score_request, score_settings
 from steering.provider.seeds import AnswerSeeds
 from steering.spec import parse_options
@@ -105,6 +106,8 @@ class SteeredAPI(ModelAPI):
             self._check_vocabulary(settings)
         _warn_of_moved_vectors(condition)
         self._interventions = RequestInterventions(condition)
+        with errors_in_one_line(f"steered/{model_name}: "):
+            self._monitor = ConditionMonitor(condition, self.default_target)
         self._seeds = AnswerSeeds()
         self._source, self._shape = condition.model.source, condition.model.shape
         # Inspect's cache, logs and displays go by base_url and name, not by options.
@@ -124,7 +127,8 @@ class SteeredAPI(ModelAPI):
     @property
     def base_url(self) -> str | None:
         """What Inspect's cache tells conditions apart by, and the hardware that rounds."""
-        return f"{_FINGERPRINT}{self._condition.fingerprint}{self._rounding}"
+        key = f"{self._condition.fingerprint}{self._rounding}{self._monitor.cache_key}"
+        return f"{_FINGERPRINT}{key}"
 
     @base_url.setter
     def base_url(self, value: str | None) -> None:
@@ -211,6 +215,11 @@ class SteeredAPI(ModelAPI):
         scoring, replies = score_settings(config), asked_replies(config)
         if (scoring or replies) and not self.scores_answers:
             raise ProviderError("engine=vllm can't score given answers: use -M engine=hf")
+        if (scoring or replies) and self._condition.spec.monitor:
+            raise ProviderError(
+                "monitor= reads answers that the model generates, and this task scores given ones: "
+                "leave it out"
+            )
         await _yield_to_loop()
         condition = self._interventions.condition_of(config)
         interventions, description = await self._interventions.apply(
@@ -236,10 +245,14 @@ class SteeredAPI(ModelAPI):
             scores = await asyncio.wrap_future(self._engine.score(score))
             record["telemetry"] = await self._telemetry()
             return make_score_output(scores, score, scoring, **record)
+        monitor = await self._monitor.of(
+            condition,
+            interventions,
+            lambda source: self._interventions.vector(source, lambda: self._engine),
+        )
+        length, adapter = self._shape.context_length, condition.adapter
         requests = [
-            make_request(
-                ids, interventions, seed, settings, self._shape.context_length, condition.adapter
-            )
+            make_request(ids, interventions, seed, settings, length, adapter, monitor)
             for seed in self._seeds.draw(prompt, config)
         ]
         results = await asyncio.gather(
@@ -247,7 +260,8 @@ class SteeredAPI(ModelAPI):
         )
         record["telemetry"] = await self._telemetry()
         prefill = input[-1].text if input[-1].role == "assistant" else ""
-        return make_output(results, requests, prefill=prefill, **record)
+        by_token = self._monitor.by_token
+        return make_output(results, requests, prefill=prefill, by_token=by_token, **record)
 
     async def _telemetry(self) -> Telemetry:
         """The engine's counts and times when a request has ended; shows the speed."""

@@ -74,14 +74,17 @@ class RequestInterventions:
         `engine` gives the engine on which a vector is built that is not in the cache.
         """
         if condition.fingerprint not in self._applied:
-            vectors = [
-                source.vector
-                if isinstance(source, VectorFile)
-                else await self._build(source, engine(), condition.model.source.name)
-                for source in condition.vectors
-            ]
+            vectors = [await self.vector(source, engine) for source in condition.vectors]
             self._applied.setdefault(condition.fingerprint, apply_vectors(condition, vectors))
         return self._applied[condition.fingerprint]
+
+    async def vector(
+        self, source: VectorFile | VectorRecipe, engine: Callable[[], Engine]
+    ) -> "SteeringVector":
+        """The vector of a file, or of a recipe that is built if it is not in the cache."""
+        if isinstance(source, VectorFile):
+            return source.vector
+        return await self._build(source, engine(), self.condition.model.source.name)
 
     async def _build(self, source: VectorRecipe, engine: Engine, model: str) -> "SteeringVector":
         """The recipe's vector, built once, if it is not in the cache."""

@@ -29,12 +29,14 @@ from steering.engines import Request, RequestOutput, ScoreOutput, Telemetry, Tok
 from steering.engines.settings import AnswerSettings
 from steering.errors import SteeringError
 from steering.models import split_thought
+from steering.provider.monitor import describe_readings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from steering.models.adapters import Adapter
     from steering.vectors.interventions import Intervention
+    from steering.vectors.monitor import Monitor
 
 # Of an intervention's description, what a call does not show: it says where, how and how strong.
 _NOT_SHOWN = ("residual_norms", "norm_kind")
@@ -102,6 +104,7 @@ def make_request(
     settings: AnswerSettings,
     context_length: int | None,
     adapter: "Adapter | None" = None,
+    monitor: "Monitor" = (),
 ) -> Request:
     """The engine's request for one answer.
 
@@ -112,6 +115,7 @@ def make_request(
         settings: How it is drawn and where it ends.
         context_length: Most tokens that the model reads, if known.
         adapter: The LoRA adapter of a finetuned model.
+        monitor: Directions that are read.
 
     Raises:
         ProviderError: The prompt fills the context.
@@ -124,6 +128,7 @@ def make_request(
         prompt=tuple(ids),
         interventions=interventions,
         adapter=adapter,
+        monitor=monitor,
         sampling=settings.sampling(seed),
         max_tokens=settings.max_tokens,
         stop=settings.stop,
@@ -141,6 +146,7 @@ def make_output(
     tokenizer: "PreTrainedTokenizerBase",
     description: dict[str, Any],
     telemetry: Telemetry,
+    by_token: bool = False,
 ) -> tuple[ModelOutput, ModelCall]:
     """Inspect's output of one call, and the record of that call for the log.
 
@@ -154,6 +160,7 @@ def make_output(
         tokenizer: For the spelling of tokens.
         description: As `apply_vectors` gives it.
         telemetry: Of the engine so far.
+        by_token: Whether what was read of each token is recorded.
     """
     choices = [
         ChatCompletionChoice(
@@ -172,6 +179,8 @@ def make_output(
     generated = sum(result.num_generated for result in results)
     steering = description | prompt_digest(prompt)
     steering["largest_change"] = [result.change for result in results]
+    if monitor := requests[0].monitor:
+        steering["monitor"] = describe_readings(monitor, results, tokenizer if by_token else None)
     output = ModelOutput(
         model=f"steered/{model}",
         choices=choices,

@@ -5,7 +5,14 @@ the fingerprint that keeps conditions apart. It never knows torch, Inspect, file
 blocks a model has: `steering.condition` checks those.
 """
 
-from steering.spec.intervention import BUILDING, DEFAULT, INTERVENTION, NONE, InterventionOptions
+from steering.spec.intervention import (
+    BUILDING,
+    DEFAULT,
+    INTERVENTION,
+    NONE,
+    InterventionOptions,
+    file_label,
+)
 from steering.spec.model import OPTIONS, SteeringSpec
 from steering.spec.option import Option
 from steering.spec.parsing import SpecError, parse_options

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from steering.spec.intervention import (
+    DEFAULT,
     INTERVENTION,
     NONE,
     InterventionOptions,
@@ -33,6 +34,14 @@ def _revision(value: Any) -> Any:
     if isinstance(value, float):
         raise ValueError("it was read as a number; quote it")
     return str(value) if isinstance(value, int) else value
+
+
+def _names(value: Any) -> Any:
+    """A text with commas is a list."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts):
+        return tuple(part.strip() for part in parts)
+    raise ValueError("names, separated by commas, are needed")
 
 
 def _date(value: Any) -> Any:
@@ -165,6 +174,22 @@ class SteeringSpec(Options):
         speed_only=True,
         engine="vllm",
     )
+    monitor: Annotated[tuple[str, ...], BeforeValidator(_names)] = option(
+        (),
+        "record projections of the residual stream of each answer on directions: `default` is that "
+        "of the default vector of the condition's target, anything else the path of a .safetensors "
+        "steering vector; several are separated by commas",
+        example="default",
+        record_only=True,
+        engine="hf",
+    )
+    monitor_tokens: bool = option(
+        False,
+        "record the projections of `monitor` token by token too",
+        example="true",
+        record_only=True,
+        engine="hf",
+    )
     batch_size: Count = option(
         512, "maximum number of sequences that are decoded together", example="64", speed_only=True
     )
@@ -175,6 +200,19 @@ class SteeringSpec(Options):
         cls, interventions: tuple[InterventionOptions, ...]
     ) -> tuple[InterventionOptions, ...]:
         return tuple(part for part in interventions if part.vector != NONE)
+
+    @field_validator("monitor")
+    @classmethod
+    def _known_vectors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name != DEFAULT and not name.endswith(".safetensors"):
+                raise ValueError(
+                    "`default` or the path of a .safetensors file is allowed; `steering build` "
+                    "writes one of any target"
+                )
+        if len(set(names)) < len(names):
+            raise ValueError("each vector is monitored once: leave the repetition out")
+        return names
 
     @field_validator("adapter_scale")
     @classmethod
@@ -188,6 +226,10 @@ class SteeringSpec(Options):
         if self.chat_template is not None and not self.use_chat_template:
             raise ValueError(
                 "chat_template= has no effect with use_chat_template=false; leave one of them out"
+            )
+        if self.monitor_tokens and not self.monitor:
+            raise ValueError(
+                "monitor_tokens= has no effect without monitor=; leave it out or give both"
             )
         if self.adapter is None and "adapter_scale" in self.model_fields_set:
             raise ValueError(

@@ -19,6 +19,7 @@ class Option:
         default: Its value when it is not given.
         example: A value as it is typed after `-M name=`.
         speed_only: Whether it can't change an answer, only how soon it comes.
+        record_only: Whether it can't change an answer, only what is recorded of it.
         label: How the condition's label shows a value other than the default, as a format string;
             None where `label()` shows it in another way.
         nullable: Whether an empty value means the default rather than an error.
@@ -32,10 +33,16 @@ class Option:
     default: Any
     example: str
     speed_only: bool = False
+    record_only: bool = False
     label: str | None = "{name}={value}"
     nullable: bool = False
     engine: EngineName | None = None
     flag: str | None = None
+
+    @property
+    def changes_answers(self) -> bool:
+        """Whether answers may differ where it does."""
+        return not (self.speed_only or self.record_only)
 
 
 def option(default: Any, description: str, **facts: Any) -> Any:
@@ -87,7 +94,7 @@ class Options(BaseModel):
         return {
             name: getattr(self, name)
             for name, facts in self.OPTIONS.items()
-            if not facts.speed_only
+            if facts.changes_answers
         }
 
     def answer_defaults(self) -> dict[str, Any]:
