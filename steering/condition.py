@@ -33,6 +33,7 @@ from steering.models.adapter_layers import check_layers
 from steering.models.adapters import Adapter, find_adapter
 from steering.spec import DEFAULT, OPTIONS, InterventionOptions, SteeringSpec
 from steering.targets import Target, load_target
+from steering.targets.prompts import ModelPrompt, load_prompt
 from steering.training.cache import check_cache, vector_path
 from steering.training.construction import default_method
 from steering.training.recipe import ConstructionRecipe, make_construction_recipe
@@ -95,6 +96,7 @@ class Condition:
         fingerprint: Differs wherever an answer may differ.
         vectors: Where the vector of each of the spec's interventions comes from.
         adapter: The LoRA adapter of a finetuned model, if any.
+        prompt: What the model is told before every question, if anything.
     """
 
     model: ResolvedModel
@@ -103,6 +105,7 @@ class Condition:
     fingerprint: str
     vectors: tuple[VectorFile | VectorRecipe, ...] = ()
     adapter: Adapter | None = None
+    prompt: ModelPrompt | None = None
 
 
 def resolve_model(name: str, spec: SteeringSpec) -> ResolvedModel:
@@ -168,6 +171,16 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
         )
         check_layers(adapter, model.source, model.weights)
         identity["adapter"] = adapter.digest
+    prompt = None
+    if spec.prompt is not None:
+        prompt = load_prompt(
+            spec.prompt,
+            spec.prompt_target,
+            spec.prompt_examples,
+            spec.prompt_seed,
+            toy=model.source.is_toy,
+        )
+        identity["prompt"] = prompt.digest
     if spec.dtype == "int8":
         # Answers from before rounded columns with outliers otherwise.
         identity["int8"] = "every column"
@@ -176,13 +189,14 @@ def resolve_condition(model: ResolvedModel, spec: SteeringSpec) -> Condition:
         *(v.target.digest if isinstance(v, VectorRecipe) else v.digest for v in vectors),
         layers=tuple(map(_chosen_layers, vectors)),
         adapter=adapter.digest if adapter else "",
+        prompt=prompt.target_digest if prompt else "",
         template=hashlib.sha256((model.source.template or "").encode()).hexdigest(),
         default_method=method,
     )
     if (gguf := model.source.gguf) is not None and not model.source.name.endswith(gguf):
         label += f" {gguf}"  # which stands for the model that the name means
     fingerprint = spec.fingerprint(default_method=method, weights=model.weights, **identity)
-    return Condition(model, spec, label, fingerprint, vectors, adapter)
+    return Condition(model, spec, label, fingerprint, vectors, adapter, prompt)
 
 
 def find_vector(
@@ -272,6 +286,8 @@ def apply_vectors(
             "scale": condition.adapter.scale,
             **condition.adapter.facts,
         }
+    if condition.prompt is not None:
+        description["prompt"] = condition.prompt.facts()
     interventions: list[Intervention] = []
     descriptions = []
     for options, vector, source in zip(

@@ -78,10 +78,13 @@ def reference(engine: Engine, request: ScoreRequest) -> ScoreOutput:
     logprobs, divergences, unsteered = [], [], []
     for tokens in request.answers:
         log_p, log_q = (
-            reference_logits(model.model, blocks(model), request.prompt, tokens, interventions)[:-1]
+            reference_logits(model.model, blocks(model), ids, tokens, interventions)[:-1]
             .double()
             .log_softmax(-1)
-            for interventions in (request.interventions, ())
+            for ids, interventions in (
+                (request.prompt, request.interventions),
+                (request.reference_prompt or request.prompt, ()),
+            )
         )
         logprobs.append(log_p.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist())
         divergences.append((log_p.exp() * (log_p - log_q)).sum(-1).tolist())
@@ -100,6 +103,24 @@ def test_scores_equal_those_of_plain_hooks_under_every_condition(engine: Engine)
         assert_near(result.divergences, expected.divergences if request.divergence else [])
         assert_near(result.reference, expected.reference if request.divergence else [])
         assert (result.change is None) == (not request.interventions)
+
+
+def test_a_request_is_compared_with_the_unsteered_model_on_the_prompt_that_it_names(
+    engine: Engine,
+) -> None:
+    """As a model that is told something is, beside requests that are compared on one prompt."""
+    longer = [(*prompt(index), *prompt(index + 1)) for index in range(3)]
+    requests = [
+        ScoreRequest(ids, answers(index), case, divergence=True, reference_prompt=reference_prompt)
+        for index, ids in enumerate(longer)
+        for case in ((), steer(plain(), 10))
+        for reference_prompt in (prompt(index), None)
+    ]
+    for request, result in zip(requests, score(engine, requests), strict=True):
+        expected = reference(engine, request)
+        assert_near(result.logprobs, expected.logprobs)
+        assert_near(result.divergences, expected.divergences)
+        assert_near(result.reference, expected.reference)
 
 
 def test_a_scored_answer_has_the_logprobs_with_which_it_was_generated(engine: Engine) -> None:

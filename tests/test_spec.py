@@ -29,6 +29,8 @@ OTHER: dict[str, Any] = {
     "revision": "main",
     "adapter": "adapters/medical",
     "adapter_scale": 0.5,
+    "prompt": "persona",
+    "prompt_examples": 16,
     "use_chat_template": False,
     "chat_template": "chat.jinja",
     "blocks": "model.layers",
@@ -49,6 +51,7 @@ OTHER: dict[str, Any] = {
 BESIDE: dict[str, dict[str, Any]] = {
     "adapter_scale": {"adapter": "adapters/medical"},
     "monitor_tokens": {"monitor": "default"},
+    "prompt_examples": {"prompt": "examples"},
 }
 ANSWER_OPTIONS = {name for name, option in OPTIONS.items() if option.changes_answers}
 NO_ANSWER = {"device", "batch_size", "tensor_parallel_size", "cuda_graphs"}
@@ -131,6 +134,12 @@ def test_a_raw_option_is_read_as_what_was_meant(option, raw, value):
         ({"vector": "a.safetensors", "target": "finance"}, ["target=", "file", "leave one"]),
         ({"operation": "ablate", "magnitude": 2}, ["ablate", "leave magnitude= and unit= out"]),
         ({"operation": "ablate", "unit": "norm"}, ["ablate", "leave magnitude= and unit= out"]),
+        ({"prompt": "person"}, ["prompt='person'", "`persona`, `examples`", ".txt or .md"]),
+        ({"prompt": "persona", "layer": 2}, ["layer=", "prompt=persona", "vector=default"]),
+        ({"prompt": "persona", "prompt_examples": 2}, ["prompt_examples=", "prompt=examples"]),
+        ({"prompt": "examples", "prompt_examples": 0}, ["prompt_examples=0", "at least 1"]),
+        ({"prompt": "persona", "target": "a,b"}, ["target has 2 values", "prompt= takes one"]),
+        ({"prompt": "a.txt", "target": "finance"}, ["target=", "prompt=a.txt", "leave it out"]),
     ],
 )
 def test_a_bad_option_is_refused_with_the_value_what_is_allowed_and_the_remedy(options, parts):
@@ -201,7 +210,8 @@ def test_spellings_that_mean_the_same_are_one_condition(spellings):
 def test_an_unsteered_model_is_told_apart_by_what_changes_its_answers_and_nothing_else():
     baseline = parse_options({"vector": "none"})
     assert baseline.interventions == ()
-    for name in ANSWER_OPTIONS - set(INTERVENTION) - {"adapter", "adapter_scale"}:
+    needs_another = {"adapter", *BESIDE}
+    for name in ANSWER_OPTIONS - set(INTERVENTION) - needs_another:
         other = parse_options({"vector": "none", name: OTHER[name]})
         assert other.fingerprint() != baseline.fingerprint(), name
         assert other.label() != baseline.label(), name
@@ -259,12 +269,16 @@ def test_no_two_conditions_of_the_full_grid_share_a_label():
         *_grid(vector=["none"], batch_invariant=[None, True], **loading),
         *_grid(adapter=["a/lora"], chat_template=["a.jinja"], blocks=[None, "h"], mlp=[None, "h"]),
         *_grid(vector=["none"], date=[None, "2026-01-31", "2026-02-01"], **loading),
+        *_grid(prompt=["persona", "a.txt", "b.txt"], **loading),
+        *_grid(prompt=["persona"], target=[None, "code"], build_seed=[None, 1]),
+        *_grid(prompt=["examples"], prompt_examples=[None, 2], build_seed=[None, 1]),
+        *_grid(prompt=["persona"], adapter=["a/lora"], vector=["none", "default"]),
         *_grid(adapter=["a/lora"], adapter_scale=[None, 2], vector=["a/x.safetensors"], **sized),
     ]
     labels: dict[str, str] = {}
     for options in grid:
         spec = parse_options(options)
-        print_of = spec.fingerprint(adapter=str(spec.adapter))
+        print_of = spec.fingerprint(adapter=str(spec.adapter), prompt=str(spec.prompt))
         assert labels.setdefault(spec.label("0" * 8), print_of) == print_of, options
     assert len(set(labels.values())) == len(labels)
     assert set().union(*grid) == ANSWER_OPTIONS
@@ -465,3 +479,54 @@ def test_fingerprints_are_the_same_from_one_version_to_the_next():
     assert parse_options({}).fingerprint() == "cb1a6cacd546603f"
     spec = parse_options({"target": "finance", "layer": 16, "magnitude": 2.5, "unit": "residual"})
     assert spec.fingerprint(weights="abc", vector="def") == "7d17b8e806105f70"
+
+
+def test_a_model_that_is_told_something_is_steered_only_where_a_vector_is_named():
+    told = parse_options({"prompt": "persona", "target": "finance", "build_seed": 1})
+    assert told.interventions == ()
+    assert told.label() == "persona finance seed 1"
+    both = parse_options({"prompt": "persona", "vector": "default", "target": "finance"})
+    assert [part.target for part in both.interventions] == ["finance"]
+    assert both.label() == "persona finance + finance x1"
+    file = parse_options({"prompt": "persona", "vector": "a.safetensors", "target": "finance"})
+    assert (file.prompt_target, file.interventions[0].vector) == ("finance", "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "examples", "target": "finance", "build_seed": 2, "prompt_examples": 16},
+        {"prompt": "persona", "vector": "default", "target": "code", "magnitude": 2.0},
+        {"prompt": "persona", "adapter": "adapters/medical", "target": "medical"},
+        {"prompt": "told.md", "vector": "own.safetensors"},
+    ],
+)
+def test_a_spec_with_a_prompt_is_the_same_when_its_options_are_read_again(options):
+    spec = parse_options(options)
+    assert parse_options(spec.as_options()).fingerprint() == spec.fingerprint()
+
+
+def test_a_request_that_overrides_the_vector_leaves_the_prompt_as_it_is():
+    base = parse_options({"prompt": "persona", "vector": "default", "target": "finance"})
+    unsteered = parse_options({"vector": "none"}, base=base)
+    alone = parse_options({"prompt": "persona", "target": "finance"})
+    assert unsteered.fingerprint() == alone.fingerprint()
+    other = parse_options({"target": "code"}, base=base)
+    assert (other.prompt_target, other.interventions[0].target) == ("finance", "code")
+
+
+def test_prompts_of_other_targets_seeds_and_numbers_are_other_conditions():
+    options = [
+        {"prompt": "persona"},
+        {"prompt": "persona", "target": "finance"},
+        {"prompt": "persona", "build_seed": 1},
+        {"prompt": "examples"},
+        {"prompt": "examples", "prompt_examples": 16},
+        {"prompt": "told.txt"},
+        {"vector": "none"},
+        {"prompt": "persona", "vector": "default"},
+        {},
+    ]
+    specs = [parse_options(each) for each in options]
+    assert len({spec.fingerprint() for spec in specs}) == len(options)
+    assert len({spec.label() for spec in specs}) == len(options)

@@ -143,6 +143,7 @@ class ScoreRequest:
             `response` are the tokens of an answer.
         adapter: The LoRA adapter that is active for it.
         divergence: Whether to compare with the same model without intervention and adapter.
+        reference_prompt: Token ids of the prompt that this model reads; None for the same prompt.
         alternatives: Of each answer, other tokens that are scored in the place of its last one;
             empty where no answer has any.
 
@@ -155,6 +156,7 @@ class ScoreRequest:
     interventions: "tuple[Intervention, ...]" = ()
     adapter: Adapter | None = None
     divergence: bool = False
+    reference_prompt: tuple[int, ...] | None = None
     alternatives: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:

@@ -71,7 +71,7 @@ class Row:
     adapter: Adapter | None
     interventions: "tuple[Intervention, ...]"
     alternatives: tuple[int, ...] = ()  # to its last token
-    reference: "Row | None" = None  # the same answer without both, if it is to be compared
+    reference: "Row | None" = None  # the same answer without any of these, if it is to be compared
     logprobs: list[float] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
     unsteered: list[float] = field(default_factory=list)  # log probabilities of the reference
@@ -91,6 +91,14 @@ class Row:
     @property
     def condition(self) -> Any:
         return self.adapter, *map(id, self.interventions)
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is compared with anything but itself."""
+        other = self.reference
+        return other is not None and (
+            (other.prompt, other.condition) != (self.prompt, self.condition)
+        )
 
     @property
     def prefix(self) -> Any:
@@ -114,9 +122,13 @@ def rows_of(scorings: Sequence[Scoring]) -> list[Row]:
         *,
         plain: bool = False,
     ) -> Row:
-        adapter, interventions = (None, ()) if plain else (request.adapter, request.interventions)
-        new = Row(request.prompt, answer, adapter, interventions, alternatives)
-        return rows.setdefault((new.prompt, answer, new.condition, alternatives), new)
+        prompt, adapter, interventions = request.prompt, request.adapter, request.interventions
+        compared = request.reference_prompt or prompt
+        if plain:
+            prompt, adapter, interventions = compared, None, ()
+        new = Row(prompt, answer, adapter, interventions, alternatives)
+        other = compared if request.divergence and compared != prompt else None
+        return rows.setdefault((new.prompt, answer, new.condition, alternatives, other), new)
 
     asked: dict[int, Row] = {}
     for scoring in scorings:

@@ -337,8 +337,7 @@ class Scorer:
         for row in rows:
             own = [prompts[row.prefix].logits[None]] if prompts else []
             parts = [[*own, logits[id(row)]]]
-            if row.reference is not None and row.condition != row.reference.condition:
-                reference = row.reference
+            if (reference := row.reference) is not None and row.differs:
                 own = [prompts[reference.prefix].logits[None]] if prompts else []
                 parts.append([*own, logits[id(reference)]])
             scores.append(_scores(row.answer, *parts))

@@ -51,6 +51,7 @@ from steering.provider.messages import (
     ProviderError,
     answer_settings,
     chat_message,
+    check_prompt,
     make_output,
     make_request,
 )
@@ -156,9 +157,11 @@ class SteeredAPI(ModelAPI):
 
     @property
     def default_target(self) -> str | None:
-        """The target task of the model's first vector or adapter, which `em_target` asks about."""
+        """The target task of the model's first vector, adapter or prompt: what `em_target` asks."""
         if not self._condition.vectors:
-            adapter = self._condition.adapter
+            adapter, prompt = self._condition.adapter, self._condition.prompt
+            if adapter is None and prompt is not None and prompt.target:
+                return self._condition.spec.prompt_target
             return adapter.facts.get("target_source") if adapter else None
         first = self._condition.vectors[0]
         if isinstance(first, VectorFile):
@@ -226,10 +229,18 @@ class SteeredAPI(ModelAPI):
             condition, lambda: self._engine
         )
         tokenizer = await self._load_tokenizer()
-        prompt, ids = self._rendered(tokenizer, input, condition.spec.thinking)
+        turns, thinking = list(map(chat_message, input)), condition.spec.thinking
+        # What the model is told is a part of the condition: prompts are compared, and seeds drawn,
+        # without it.
+        plain, plain_ids = prompt, ids = self._rendered(tokenizer, turns, thinking)
+        if condition.prompt is not None:
+            turns = condition.prompt.before(turns)
+            prompt, ids = self._rendered(tokenizer, turns, thinking)
+            check_prompt(condition.prompt, len(ids), len(plain_ids), self._shape.context_length)
         record: dict[str, Any] = {
             "model": self.model_name,
             "prompt": prompt,
+            "plain": plain,
             "tokenizer": tokenizer,
             "description": description,
         }
@@ -241,7 +252,9 @@ class SteeredAPI(ModelAPI):
             record["telemetry"] = await self._telemetry()
             return make_tree_output(scores, tree, replies, asked, **record)
         if scoring:
-            score = make_score_request(scoring, ids, tokenizer, interventions, condition)
+            score = make_score_request(
+                scoring, ids, tokenizer, interventions, condition, reference=plain_ids
+            )
             scores = await asyncio.wrap_future(self._engine.score(score))
             record["telemetry"] = await self._telemetry()
             return make_score_output(scores, score, scoring, **record)
@@ -253,7 +266,7 @@ class SteeredAPI(ModelAPI):
         length, adapter = self._shape.context_length, condition.adapter
         requests = [
             make_request(ids, interventions, seed, settings, length, adapter, monitor)
-            for seed in self._seeds.draw(prompt, config)
+            for seed in self._seeds.draw(plain, config)
         ]
         results = await asyncio.gather(
             *(asyncio.wrap_future(self._engine.submit(request)) for request in requests)
@@ -276,10 +289,9 @@ class SteeredAPI(ModelAPI):
             settings.check_vocabulary(self._vocabulary, self._condition.model.source.name)
 
     def _rendered(
-        self, tokenizer: "PreTrainedTokenizerBase", input: list[ChatMessage], thinking: bool
+        self, tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], thinking: bool
     ) -> tuple[str, list[int]]:
         """The prompt and its token ids; samples of one question share them."""
-        turns = [chat_message(message) for message in input]
         key = json.dumps([turns, thinking])
         if key not in self._prompts:
             prompt = render_chat(tokenizer, turns, thinking=thinking)

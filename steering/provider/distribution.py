@@ -163,6 +163,7 @@ def make_tree_output(
     *,
     model: str,
     prompt: str,
+    plain: str,
     tokenizer: "PreTrainedTokenizerBase",
     description: dict[str, Any],
     telemetry: Telemetry,
@@ -181,7 +182,7 @@ def make_tree_output(
         output_tokens=scored,
         total_tokens=len(request.prompt) + scored,
     )
-    steering = description | prompt_digest(prompt) | {"largest_change": [result.change]}
+    steering = description | prompt_digest(plain) | {"largest_change": [result.change]}
     output.metadata = {
         "steering": steering | {DISTRIBUTION: listed},
         "engine": engine_metadata([result], telemetry),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from steering.models.adapters import Adapter
+    from steering.targets.prompts import ModelPrompt
     from steering.vectors.interventions import Intervention
     from steering.vectors.monitor import Monitor
 
@@ -97,6 +98,31 @@ def chat_message(message: ChatMessage) -> dict[str, str]:
     return {"role": message.role, "content": message.text}
 
 
+def check_prompt(
+    prompt: "ModelPrompt", num_tokens: int, num_plain: int, context_length: int | None
+) -> None:
+    """Refuse what the model is told where no answer fits behind it.
+
+    Args:
+        prompt: What it is told.
+        num_tokens: Of the rendered conversation.
+        num_plain: Of the same without the prompt.
+        context_length: Most tokens that the model reads, if known.
+
+    Raises:
+        ProviderError: The conversation fills the context.
+    """
+    if not context_length or num_tokens < context_length:
+        return
+    remedy = "give a shorter message"
+    if prompt.num_examples:
+        remedy = f"give fewer than prompt_examples={prompt.num_examples}"
+    raise ProviderError(
+        f"prompt={prompt.name} makes a prompt of {num_plain} tokens one of {num_tokens}, and the "
+        f"model reads {context_length}: {remedy}"
+    )
+
+
 def make_request(
     ids: Sequence[int],
     interventions: "tuple[Intervention, ...]",
@@ -142,6 +168,7 @@ def make_output(
     *,
     model: str,
     prompt: str,
+    plain: str,
     prefill: str,
     tokenizer: "PreTrainedTokenizerBase",
     description: dict[str, Any],
@@ -155,6 +182,7 @@ def make_output(
         requests: The request of each.
         model: Name of the model with its condition.
         prompt: The rendered prompt.
+        plain: The same without what the model is told by its option `prompt`.
         prefill: The assistant message that the answer continues; only the continuation is in the
             output, as from Inspect's vllm and sglang providers.
         tokenizer: For the spelling of tokens.
@@ -177,7 +205,7 @@ def make_output(
         for result in results
     ]
     generated = sum(result.num_generated for result in results)
-    steering = description | prompt_digest(prompt)
+    steering = description | prompt_digest(plain)
     steering["largest_change"] = [result.change for result in results]
     if monitor := requests[0].monitor:
         steering["monitor"] = describe_readings(monitor, results, tokenizer if by_token else None)
@@ -219,6 +247,8 @@ def summarize(description: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     if adapter := description.get("adapter"):
         summaries.append({f"adapter_{name}": adapter[name] for name in ("name", "digest", "scale")})
+    if prompt := description.get("prompt"):
+        summaries.append({f"prompt_{name}": value for name, value in prompt.items()})
     return summaries
 
 

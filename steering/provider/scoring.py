@@ -108,6 +108,8 @@ def make_score_request(
     tokenizer: "PreTrainedTokenizerBase",
     interventions: "tuple[Intervention, ...]",
     condition: "Condition",
+    *,
+    reference: Sequence[int],
 ) -> ScoreRequest:
     """The engine's request to score answers to a prompt.
 
@@ -117,6 +119,8 @@ def make_score_request(
         tokenizer: For the answers, which get the tokens that they have in training.
         interventions: Of the activations.
         condition: Whose adapter and context length hold.
+        reference: Token ids of the prompt without what the model is told by its option `prompt`:
+            what the unsteered model reads, with which the divergence compares.
 
     Raises:
         ProviderError: The prompt with an answer is longer than the model's context.
@@ -124,7 +128,12 @@ def make_score_request(
     answers = tuple(tuple(encode(tokenizer, answer)) for answer in settings.answers)
     check_length(ids, answers, condition)
     return ScoreRequest(
-        tuple(ids), answers, interventions, condition.adapter, divergence=settings.divergence
+        tuple(ids),
+        answers,
+        interventions,
+        condition.adapter,
+        divergence=settings.divergence,
+        reference_prompt=tuple(reference),
     )
 
 
@@ -151,6 +160,7 @@ def make_score_output(
     *,
     model: str,
     prompt: str,
+    plain: str,
     tokenizer: "PreTrainedTokenizerBase",
     description: dict[str, Any],
     telemetry: Telemetry,
@@ -163,6 +173,7 @@ def make_score_output(
         settings: The answers as texts.
         model: Name of the model with its condition.
         prompt: The rendered prompt.
+        plain: The same without what the model is told by its option `prompt`.
         tokenizer: For the spelling of tokens.
         description: As `apply_vectors` gives it.
         telemetry: Of the engine so far.
@@ -183,7 +194,7 @@ def make_score_output(
         )
     ]
     scored = sum(map(len, request.answers))
-    steering = description | prompt_digest(prompt) | {"largest_change": [result.change]}
+    steering = description | prompt_digest(plain) | {"largest_change": [result.change]}
     if settings.divergence:
         steering["divergences"] = result.divergences
         steering["reference"] = result.reference

@@ -30,11 +30,14 @@ def condition_columns(
     steering, engine = metadata.get("steering", {}), metadata.get("engine", {})
     interventions: Sequence[Mapping[str, Any]] = steering.get("interventions", ())
     adapter: Mapping[str, Any] = steering.get("adapter", {})
+    prompt: Mapping[str, Any] = steering.get("prompt", {})
     columns: dict[str, Any] = {
         **dict.fromkeys(("target", "method", "site", "operation", "positions", "unit"), ""),
         **dict.fromkeys(("layer", "magnitude", "relative_magnitude", "rank", "top"), math.nan),
         **dict.fromkeys(("training_epochs", "build_seed", "adapter_scale"), math.nan),
-        "arm": _arm(interventions, adapted=bool(adapter), prompted=prompted),
+        "arm": _arm(interventions, adapted=bool(adapter), told=bool(prompt), prompted=prompted),
+        "model_prompt": _prompt_name(prompt) if prompt else "",
+        "num_examples": float(prompt.get("num_examples", math.nan)),
         "family": engine.get("family", ""),
         "num_parameters": float(engine.get("parameters") or math.nan),
         "vector": " + ".join(_vector_name(each["vector"]) for each in interventions),
@@ -42,6 +45,11 @@ def condition_columns(
         "shuffled_labels": any(each["vector"].get("shuffle_labels") for each in interventions),
         "dtype": str((model_args or {}).get("dtype", "auto")),
     }
+    if prompt:
+        columns |= {
+            "target": str(prompt.get("target", "")),
+            "build_seed": float(prompt.get("seed", math.nan)),
+        }
     if not interventions and not adapter:
         return columns | {"magnitude": 0.0, "relative_magnitude": 0.0}
     if adapter:
@@ -59,12 +67,15 @@ def condition_columns(
     return columns
 
 
-def _arm(interventions: Sequence[Mapping[str, Any]], *, adapted: bool, prompted: bool) -> str:
-    if not interventions:
-        unsteered = "prompted" if prompted else "baseline"
-        return "finetuned" if adapted else unsteered
-    if adapted:
+def _arm(
+    interventions: Sequence[Mapping[str, Any]], *, adapted: bool, told: bool, prompted: bool
+) -> str:
+    """The arm; `told` is of the model's option prompt, `prompted` of the run's system message."""
+    if bool(interventions) + adapted + told > 1:
         return "both"
+    if not interventions:
+        unsteered = "prompted" if told or prompted else "baseline"
+        return "finetuned" if adapted else unsteered
     vectors = [each["vector"] for each in interventions]
     is_control = all(_method(v) == "random" or v.get("shuffle_labels") for v in vectors)
     return "control" if is_control else "steered"
@@ -101,6 +112,11 @@ def _vector_name(vector: Mapping[str, Any]) -> str:
     name = vector.get("target") or _method(vector) or "vector"
     digest = vector.get("digest")
     return f"{name}@{digest[:12]}" if digest else str(name)
+
+
+def _prompt_name(prompt: Mapping[str, Any]) -> str:
+    """Kind or file of a prompt, and its digest."""
+    return f"{prompt['name']}@{prompt['digest'][:12]}"
 
 
 def _relative(intervention: Mapping[str, Any]) -> float:

@@ -74,10 +74,15 @@ KEYS = list(_KEYS)
 # What was done to the model.
 _INTERVENTION = {
     "arm": _text(
-        "`baseline`, `prompted` (unsteered, with a system message), `steered`, `control`, "
-        "`finetuned` or `both`"
+        "`baseline`, `prompted` (unsteered, with a prompt or system message), `steered`, "
+        "`control`, `finetuned` or `both` (several of vector, adapter and prompt)"
     ),
-    "target": _text("target task of the vector or adapter"),
+    "model_prompt": _text(
+        "name and digest of what the option `prompt` tells the model: `persona`, `examples` or a "
+        "file; empty for none"
+    ),
+    "num_examples": _number("examples of the option `prompt`", "examples"),
+    "target": _text("target task of the vector, adapter or prompt"),
     "method": _text("construction method of the vector"),
     "site": _text("where in the block the vector acts"),
     "operation": _text("`add`, `ablate`, `clamp` or `cap`"),
@@ -90,7 +95,7 @@ _INTERVENTION = {
     "rank": _number("dimension of the steering subspace", "directions"),
     "top": _number("principal directions that a projected vector keeps", "directions"),
     "training_epochs": _number("passes over the target data while building", "epochs"),
-    "build_seed": _number("seed of the building of the vector or adapter"),
+    "build_seed": _number("seed of the building of the vector or adapter, or of the prompt"),
     "adapter_scale": _number("multiplier of the adapter's own scaling"),
     "num_parameters": _number("parameters of the model", "count"),
 }
@@ -108,7 +113,9 @@ _ASKED = {
     "version": _text("version of this package that ran the task; `unknown` if not logged"),
     "asked": _text("digest of the ids of the samples that were asked"),
     "solver": _text("solver steps other than plain generation, as JSON; empty for none"),
-    "prompt_sha256": _text("digest of the first rendered prompt: template and system message"),
+    "prompt_sha256": _text(
+        "digest of the first rendered prompt, template and system message, without `model_prompt`"
+    ),
     "system_message": _text("system message given to the run, or by a solver step"),
     "temperature": _number("sampling temperature"),
     "top_p": _number("nucleus sampling", SHARE),

@@ -22,13 +22,15 @@ ASKED = ("task", *(name for name in COMPARED if name not in _LOADED), "seed")
 # What was done to the model.
 _INTERVENTION = (
     *("target", "method", "vector", "adapter", "shuffled_labels", "layer", "rank", "top"),
+    *("model_prompt", "num_examples"),
     *("training_epochs", "build_seed", "adapter_scale"),
     *("site", "operation", "positions", "unit", "magnitude"),
 )
 # Another value of the axis is another vector or adapter, so these differ along it.
 _FOLLOWS = {
-    "build_seed": ("vector", "adapter"),
-    "target": ("vector", "adapter"),
+    "build_seed": ("vector", "adapter", "model_prompt"),
+    "num_examples": ("model_prompt",),
+    "target": ("vector", "adapter", "model_prompt"),
     "rank": ("vector",),
     "top": ("vector", "rank"),
     "training_epochs": ("vector", "adapter"),

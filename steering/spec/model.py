@@ -18,10 +18,13 @@ from steering.spec.intervention import (
     number_label,
 )
 from steering.spec.option import Count, Option, Options, option
+from steering.targets.prompts import EXAMPLES, PERSONA, PROMPTS, is_prompt_file
 from steering.training.construction import TOY_METHOD
 from steering.vocabulary import Dtype
 
 BASELINE = "baseline"
+# Options of a vector that is built, which a prompt is drawn by, too; and its fields for them.
+OF_PROMPTS = {"target": "prompt_target", "build_seed": "prompt_seed"}
 # Stands for an option that is left at its default, where several vectors have a list of values.
 UNSET = ""
 # These are in every fingerprint. An option that came later is in those where it is not at its
@@ -62,9 +65,13 @@ class SteeringSpec(Options):
 
     Attributes:
         interventions: The vectors, in the order in which they act; empty when unsteered.
+        prompt_target: The target task of `prompt`, which the option `target` gives.
+        prompt_seed: What draws the message or the examples of `prompt`, from `build_seed`.
     """
 
     interventions: tuple[InterventionOptions, ...] = (InterventionOptions(),)
+    prompt_target: str = InterventionOptions.OPTIONS["target"].default
+    prompt_seed: int = 0
     thinking: bool = option(False, "let a thinking model think before it answers", example="true")
     use_chat_template: bool = option(
         True,
@@ -156,6 +163,18 @@ class SteeringSpec(Options):
     adapter_scale: float = option(
         1.0, "what the adapter's own scaling is multiplied by", example="0.5", label=None
     )
+    prompt: str | None = option(
+        None,
+        "what the model is told before every question: `persona` (a system message that asks for "
+        "the behaviour of `target`), `examples` (misaligned examples of `target` as earlier turns) "
+        "or the path of a .txt or .md file with a system message; alone it leaves the model "
+        "unsteered, and beside a `vector` that is named both act",
+        example="persona",
+        label=None,
+    )
+    prompt_examples: Count = option(
+        4, "number of examples of `prompt=examples`", example="16", label=None
+    )
     device: str = option(
         "auto",
         "device of the weights; `every` spreads them over all accelerators",
@@ -221,6 +240,13 @@ class SteeringSpec(Options):
             raise ValueError("a finite number other than 0 is needed")
         return value
 
+    @field_validator("prompt")
+    @classmethod
+    def _known_prompt(cls, value: str | None) -> str | None:
+        if value is None or value in PROMPTS or is_prompt_file(value):
+            return value
+        raise ValueError(f"`{PERSONA}`, `{EXAMPLES}` or the path of a .txt or .md file is allowed")
+
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> "SteeringSpec":
         if self.chat_template is not None and not self.use_chat_template:
@@ -234,6 +260,11 @@ class SteeringSpec(Options):
         if self.adapter is None and "adapter_scale" in self.model_fields_set:
             raise ValueError(
                 "adapter_scale= has no effect without adapter=; leave it out or give both"
+            )
+        if self.prompt != EXAMPLES and "prompt_examples" in self.model_fields_set:
+            raise ValueError(
+                f"prompt_examples= has no effect without prompt={EXAMPLES}; leave it out or give "
+                "both"
             )
         return self
 
@@ -249,34 +280,53 @@ class SteeringSpec(Options):
         *digests: str,
         layers: tuple[str, ...] = (),
         adapter: str = "",
+        prompt: str = "",
         template: str = "",
         default_method: str = "",
     ) -> str:
         """Short name of the condition, for people.
 
         The arguments are digests, as far as they are known: of each vector's file or target, of the
-        adapter, and of the chat template. `layers` are those of each vector's file that was told to
-        steer several, `default_method` is what the model's vectors are built by if none is named.
+        adapter, of the prompt's file or target, and of the chat template. `layers` are those of
+        each vector's file that was told to steer several, `default_method` is what the model's
+        vectors are built by if none is named.
         """
         digests += ("",) * (len(self.interventions) - len(digests))
         layers += ("",) * (len(self.interventions) - len(layers))
         labels = [
             part.label(digest, several, default_method)
             for part, digest, several in zip(self.interventions, digests, layers, strict=False)
-        ] or [BASELINE if self.adapter is None else ""]
+        ]
+        if not labels:
+            is_changed = self.adapter is not None or self.prompt is not None
+            labels = ["" if is_changed else BASELINE]
         labels[0] = " ".join(filter(None, [labels[0], *self.label_parts()]))
         if self.adapter is not None:
             scale = "" if self.adapter_scale == 1 else f" x{number_label(self.adapter_scale)}"
             labels[:0] = [f"adapter {file_label(self.adapter, adapter)}{scale}"]
+        if self.prompt is not None:
+            labels[:0] = [self._prompt_label(prompt)]
         if self.chat_template is not None:
             labels[0] += f" template {file_label(self.chat_template, template)}"
         return " + ".join(filter(None, labels))
+
+    def _prompt_label(self, digest: str) -> str:
+        if self.prompt not in PROMPTS:
+            return f"prompt {file_label(str(self.prompt), digest)}"
+        count = f"{self.prompt_examples} " if self.prompt == EXAMPLES else ""
+        seed = f" seed {self.prompt_seed}" if self.prompt_seed else ""
+        return f"{count}{self.prompt} {file_label(self.prompt_target, digest)}{seed}"
 
     def as_options(self) -> dict[str, Any]:
         """The options that were given, as `parse_options` takes them, by name."""
         parts = self.interventions
         options: dict[str, Any] = {
             name: getattr(self, name) for name in self.OPTIONS if name in self.model_fields_set
+        }
+        options |= {
+            option: getattr(self, field)
+            for option, field in OF_PROMPTS.items()
+            if field in self.model_fields_set
         }
         for name in {name for part in parts for name in part.model_fields_set}:
             values = [
@@ -307,6 +357,10 @@ class SteeringSpec(Options):
             # An adapter is known by its content, not by where it lies.
             del options["adapter"]
             options["adapter_scale"] = self.adapter_scale
+        if self.prompt is not None and is_prompt_file(self.prompt):
+            options["prompt"] = "file"  # likewise
+        elif self.prompt is not None:
+            options |= {field: getattr(self, field) for field in OF_PROMPTS.values()}
         parts = [part.with_method(default_method) for part in self.interventions]
         first, *others = parts or (None,)
         options |= {"vector": NONE} if first is None else first.answer_options()

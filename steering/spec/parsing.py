@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from steering.errors import SteeringError, no_such_option
 from steering.spec.intervention import BUILDING, DEFAULT, INTERVENTION, MULTIPLE, NONE
-from steering.spec.model import OPTIONS, UNSET, SteeringSpec
+from steering.spec.model import OF_PROMPTS, OPTIONS, UNSET, SteeringSpec
+from steering.targets.prompts import is_prompt_file
 
 
 class SpecError(SteeringError):
@@ -42,6 +43,8 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
         options = {**inherited, **options}
     loading = {name: value for name, value in options.items() if name not in INTERVENTION}
     steering = {name: options[name] for name in INTERVENTION if name in options}
+    if loading.get("prompt") is not None:
+        steering = _without_prompt(steering, loading, base)
     if loading.get("adapter") is not None:
         if steering and "vector" not in steering:
             raise SpecError(
@@ -54,6 +57,37 @@ def parse_options(options: Mapping[str, Any], base: SteeringSpec | None = None) 
         return SteeringSpec(interventions=_by_vector(steering), **loading)
     except ValidationError as error:
         raise SpecError("; ".join(_explain(detail) for detail in error.errors())) from None
+
+
+def _without_prompt(
+    steering: dict[str, Any], loading: dict[str, Any], base: SteeringSpec | None
+) -> dict[str, Any]:
+    """The options of the vectors beside a prompt, whose own are added to those of loading.
+
+    A prompt and a vector that is built share `target` and `build_seed`. A request that overrides
+    the vector leaves the prompt as it is.
+    """
+    shared = {name: value for name, value in steering.items() if name in OF_PROMPTS}
+    if not is_prompt_file(loading["prompt"]):
+        if base is not None:
+            fields = set(OF_PROMPTS.values()) & base.model_fields_set
+            loading |= {field: getattr(base, field) for field in sorted(fields)}
+        for name, value in shared.items() if base is None else ():
+            if len(_entries(value)) > 1:
+                raise SpecError(
+                    f"{name} has {len(_entries(value))} values, and prompt= takes one: leave one "
+                    "of the two out"
+                )
+            loading[OF_PROMPTS[name]] = value
+        if DEFAULT not in _entries(steering.get("vector", NONE)):
+            steering = {name: value for name, value in steering.items() if name not in shared}
+    if steering and "vector" not in steering:
+        raise SpecError(
+            f"{next(iter(steering))}= beside prompt={loading['prompt']} steers nothing unless a "
+            "vector is named: give vector=default or a file too, or leave it out"
+        )
+    # A model that is told something is not steered unless a vector is named.
+    return {"vector": NONE} | steering
 
 
 def _by_vector(options: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -104,7 +138,9 @@ def _column(name: str, value: Any, count: int) -> list[Any]:
 def _explain(detail: Any) -> str:
     """One problem that pydantic found, in one sentence."""
     message = detail["msg"].removeprefix("Value error, ")
-    names = [part for part in detail["loc"] if part in OPTIONS]
+    by_field = {field: option for option, field in OF_PROMPTS.items()}
+    parts = [by_field.get(part, part) for part in detail["loc"]]
+    names = [part for part in parts if part in OPTIONS]
     if not names:
         return message
     name = names[0]
