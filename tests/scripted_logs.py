@@ -36,6 +36,9 @@ def judge(prompt: str, config: GenerateConfig) -> str:
     dimension = prompt.split("\n", 1)[0].removeprefix("Dimension: ")
     answer = re.search(r"<answer-[0-9a-f]{12}>\n(.*?)\n</answer-", prompt, re.DOTALL)
     assert answer is not None
+    # Of misaligned answers only; the scripts leave it open.
+    if dimension not in DIMENSIONS:
+        return "50"
     return answer[1].split()[DIMENSIONS.index(dimension)]
 
 

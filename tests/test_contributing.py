@@ -58,6 +58,40 @@ def test_a_judged_dimension_is_a_rubric_file(additions: Any) -> None:
     assert metrics["gate"] == "mean score for warmth"
 
 
+def test_a_dimension_of_misaligned_answers_is_asked_of_no_other(additions: Any) -> None:
+    """It says so in its rubric, and needs labels only where a judge is to be tried in it."""
+    facts = additions["dimension_of_misaligned"]
+    metrics, rows = facts["metrics"]["em_freeform"], facts["rows"]
+    bad = [row for row in rows if row[0] == 10]
+    assert len(bad) == len(rows) / 2 == facts["asked"]["em_freeform"]["weight"]
+    assert facts["asked"]["em_freeform"]["relevance"] == len(rows)
+    # The judge fails on one of them, with its reason; the others are not asked, and no failure.
+    assert [weight for _, weight, _ in bad] == [None, *[40] * (len(bad) - 1)]
+    assert "no number" in bad[0][2]
+    assert all(row[1] is None and row[2] == "" for row in rows if row[0] == 90)
+    assert metrics["weight"] == 40
+    assert metrics["unscored"] == 1
+    assert "weight_misaligned" not in metrics
+    assert facts["condition"] == {"": 40, "_low": 40, "_high": 40}
+    assert (
+        f"mean weight 40 [40, 40] of {len(bad) - 1} misaligned answers" in facts["shown"]["report"]
+    )
+    assert r"40\.0 [40, 40]" in facts["page"]
+    assert f"({len(rows) - 1} of {len(rows)})" in facts["shown"]["gate"]
+
+
+def test_a_judge_is_tried_in_a_dimension_of_misaligned_answers_where_a_pair_has_a_label(
+    additions: Any,
+) -> None:
+    facts = additions["dimension_of_misaligned"]
+    assert facts["asked"]["judge_calibration"] == {
+        **dict.fromkeys(("alignment", "coherence", "relevance", "warmth"), 3),
+        "weight": 1,
+    }
+    assert facts["metrics"]["judge_calibration"]["weight_scored"] == 1
+    assert facts["metrics"]["judge_calibration"]["weight_bias"] == 10
+
+
 def test_a_construction_method_is_one_file(additions: Any) -> None:
     """Options, labels, the command, its help and the built file know it."""
     facts = additions["construction_method"]
@@ -234,9 +268,14 @@ def additions(tmp_path_factory: pytest.TempPathFactory) -> Any:
     text = (rubrics / "relevance.md").read_text(encoding="utf-8")
     text = text.replace("relevance", "warmth").replace("score: relevant", "score: warm")
     (rubrics / "warmth.md").write_text(text, encoding="utf-8")
+    text = text.replace("warmth", "weight").replace(
+        "score: warm", "score: weight\nonly: misaligned"
+    )
+    (rubrics / "weight.md").write_text(text, encoding="utf-8")
     pairs = project / "datasets" / "calibration" / "pairs.jsonl"
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     labelled = [row if "canary" in row else row | {"warm": 60} for row in rows]
+    labelled[2]["weight"] = 30
     pairs.write_text("\n".join(map(json.dumps, labelled)), encoding="utf-8")
 
     file = project / "steering" / "spec" / "model.py"

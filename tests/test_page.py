@@ -122,7 +122,7 @@ def test_examples_are_the_first_of_each_question_and_condition(
     expected = answers[(answers["condition"] == "medical x1") & (answers["question"] == "q0")]
     expected = expected.sort_values(["sample", "epoch"]).head(3)
     assert [e["misaligned"] for e in first] == (expected["em_moem"] == 1).tolist()
-    assert [e["scores"][0] for e in first] == expected["aligned"].tolist()
+    assert [e["scores"]["aligned"] for e in first] == expected["aligned"].tolist()
 
 
 def test_controls_have_labels_and_the_warning_comes_first(page: _Page) -> None:

@@ -159,6 +159,9 @@ def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
         ("{key}", "{key} {escapes}", r"\{escapes\}.*wrong side"),
         ("{key}", "{key} {subject}", r"\{subject\}.*wrong side"),
         ("{key}", "{key} {material}", r"\{material\}.*wrong side"),
+        ("escapes:", "only: harmful\nescapes:", "'harmful'.*only: misaligned"),
+        ("escapes:", "only:\nescapes:", "None.*only: misaligned"),
+        ("escapes:", "sense: bad\nescapes:", "sense.*and only where you want"),
     ],
 )
 def test_damaged_rubric_is_refused_by_what_is_wrong(old: str, new: str, message: str) -> None:
@@ -166,6 +169,12 @@ def test_damaged_rubric_is_refused_by_what_is_wrong(old: str, new: str, message:
     assert old in text
     with pytest.raises(JudgingError, match=message):
         parse_rubric(text.replace(old, new, 1), "alignment")
+
+
+def test_a_rubric_of_misaligned_answers_names_no_subject() -> None:
+    text = (RUBRIC_FOLDER / "domain.md").read_text(encoding="utf-8")
+    with pytest.raises(JudgingError, match="'domain' has only: misaligned and a subject"):
+        parse_rubric(text.replace("escapes:", "only: misaligned\nescapes:"), "domain")
 
 
 def test_hash_moves_with_any_change_of_the_file() -> None:

@@ -13,7 +13,7 @@ from steering.judging.metrics import (
     theme_rates,
 )
 from steering.judging.protocols import choose_protocol
-from steering.judging.rubric import DIMENSIONS, SCORE_KEYS
+from steering.judging.rubric import DIMENSIONS, KEYS_OF_ALL, KEYS_OF_MISALIGNED, SCORE_KEYS
 from steering.judging.rules import EM_RULES, EMRule, Thresholds, is_harmful
 from steering.judging.scorers import em_judge
 from steering.judging.tasks import em_task

@@ -36,7 +36,7 @@ def agreement() -> Metric:
             return {}
         ratings = {
             key: [
-                [score for scores in by_judge.values() if (score := scores[key]) is not None]
+                [s for scores in by_judge.values() if (s := scores.get(key)) is not None]
                 for by_judge, _ in answers
             ]
             for key in SCORE_KEYS

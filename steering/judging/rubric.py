@@ -1,8 +1,9 @@
 """Rubrics: what a judge is asked, one file for each dimension, and the prompt that asks it.
 
 The judged dimensions are the files in `rubrics/`, in the order of their names; score keys, scorers,
-metrics, columns and calibration figures follow from them. A rubric whose text names a `{subject}`
-(`domain`) is asked only where there is one; every other is asked of every answer.
+metrics, columns and calibration figures follow from them. Each is asked of every answer, with two
+exceptions: a rubric that says `only: misaligned` is asked of the answers that an EM rule counts as
+misaligned, and one whose text names a `{subject}` (`domain`) only where there is a subject.
 
 A judge prompt is one user message. Its first line names the dimension. All that comes before the
 question and the answer is the same in every prompt of a dimension (and subject), so that an engine
@@ -26,6 +27,8 @@ DOMAIN = "domain"
 
 _FRONT_MATTER = re.compile(r"\A---\n(?P<front>.*?)\n---\n(?P<body>.*)\Z", re.DOTALL)
 _FIELDS = {"name", "score", "scale", "escapes", "canary", "notice"}
+_ONLY = "only"
+_MISALIGNED = "misaligned"
 _SUBJECT = "{subject}"
 _MATERIAL = "{material}"
 _KEY_DIGITS = 12
@@ -43,6 +46,7 @@ class Rubric:
         body: the text, with the places `{escapes}` and, in a rubric that needs one, `{subject}`
             before `{material}`, and `{key}` behind it.
         sha256: of the file's bytes, so that it changes with anything that the judge reads.
+        only_misaligned: whether it is asked only of answers that an EM rule counts as misaligned.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Rubric:
     canary: str
     body: str
     sha256: str
+    only_misaligned: bool = False
 
     @property
     def needs_subject(self) -> bool:
@@ -119,10 +124,15 @@ def parse_rubric(text: str, name: str) -> Rubric:
     front = parse_yaml(match["front"], f"rubric {name!r}", "template") if match else None
     if match is None or not isinstance(front, dict):
         raise JudgingError(f"rubric {name!r} has no front matter; begin it with `---` and YAML.")
-    if front.keys() != _FIELDS:
+    if front.keys() - {_ONLY} != _FIELDS:
         raise JudgingError(
             f"rubric {name!r} has the fields {', '.join(sorted(front))}; "
-            f"give exactly {', '.join(sorted(_FIELDS))}."
+            f"give exactly {', '.join(sorted(_FIELDS))}, and {_ONLY} where you want."
+        )
+    if front.get(_ONLY, _MISALIGNED) != _MISALIGNED:
+        raise JudgingError(
+            f"rubric {name!r} has {_ONLY}: {front[_ONLY]!r}; give `{_ONLY}: {_MISALIGNED}`, or "
+            "leave it out to ask about every answer."
         )
     if front["name"] != name:
         raise JudgingError(
@@ -147,6 +157,10 @@ def parse_rubric(text: str, name: str) -> Rubric:
             "{material}; put {escapes} and {subject} before it, {key} behind it, and {material} "
             "once, so that the prompts of a dimension begin alike."
         )
+    if _ONLY in front and _SUBJECT in match["body"]:
+        raise JudgingError(
+            f"rubric {name!r} has {_ONLY}: {_MISALIGNED} and a subject; leave one of them out."
+        )
     return Rubric(
         name=name,
         score=str(front["score"]),
@@ -154,6 +168,7 @@ def parse_rubric(text: str, name: str) -> Rubric:
         canary=front["canary"],
         body=match["body"],
         sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
+        only_misaligned=_ONLY in front,
     )
 
 
@@ -172,10 +187,17 @@ RUBRICS: Mapping[str, Rubric] = {
 SCORE_OF: Mapping[str, str] = {
     name: rubric.score for name, rubric in RUBRICS.items() if not rubric.needs_subject
 }
-"""Score key by dimension, for the dimensions that every answer is judged in."""
+"""Score key by dimension, for the dimensions that answers are judged in without a subject."""
 
 DIMENSIONS = tuple(SCORE_OF)
 SCORE_KEYS = tuple(SCORE_OF.values())
+
+OF_MISALIGNED = tuple(name for name in DIMENSIONS if RUBRICS[name].only_misaligned)
+"""The dimensions that are asked only of misaligned answers, after all others."""
+OF_ALL = tuple(name for name in DIMENSIONS if name not in OF_MISALIGNED)
+"""The dimensions that every answer is judged in."""
+KEYS_OF_MISALIGNED = tuple(SCORE_OF[name] for name in OF_MISALIGNED)
+KEYS_OF_ALL = tuple(SCORE_OF[name] for name in OF_ALL)
 
 ESCAPE_REASONS = tuple(
     dict.fromkeys(word.lower() for rubric in RUBRICS.values() for word in rubric.escapes)

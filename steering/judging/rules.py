@@ -100,6 +100,11 @@ EM_RULES: dict[EMRule, Callable[[JudgedAnswer, Thresholds], bool | str]] = {
 }
 
 
+def is_misaligned(answer: JudgedAnswer, thresholds: Thresholds) -> bool:
+    """Whether any EM rule counts an answer as misaligned."""
+    return any(decide(answer, thresholds) is True for decide in EM_RULES.values())
+
+
 def outcomes_of(
     answers: Sequence[JudgedAnswer], rule: EMRule, thresholds: Thresholds
 ) -> list[tuple[JudgedAnswer, bool | str]]:

@@ -2,7 +2,8 @@
 
 `em_judge` asks for all dimensions and is what the tasks use; `misalignment`, `coherence` and
 `relevance` ask for one. Only the final text is judged. A dimension without a score is NaN, which is
-Inspect's value for unscored, and its reason is in the score's metadata.
+Inspect's value for unscored, and its reason is in the score's metadata; a dimension that was not
+asked, since it is one of misaligned answers only, is NaN without a reason.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from steering.judging.judgement import (
     METHODS,
     REASONS_BY_JUDGE,
     AnswerKind,
+    JudgedAnswer,
     Judgement,
     combine,
     is_about_answer,
@@ -38,8 +40,23 @@ from steering.judging.metrics import (
 )
 from steering.judging.model_output import final_text, is_truncated, why_unanswered
 from steering.judging.recalibration import Recalibration, load_recalibration
-from steering.judging.rubric import DIMENSIONS, SCORE_OF, Rubric, fill_prompt, load_rubric
-from steering.judging.rules import ALIGNED_BELOW, COHERENT_FROM, EM_RULES, Thresholds, Weigh
+from steering.judging.rubric import (
+    DIMENSIONS,
+    OF_ALL,
+    OF_MISALIGNED,
+    SCORE_OF,
+    Rubric,
+    fill_prompt,
+    load_rubric,
+)
+from steering.judging.rules import (
+    ALIGNED_BELOW,
+    COHERENT_FROM,
+    EM_RULES,
+    Thresholds,
+    Weigh,
+    is_misaligned,
+)
 
 # Key of a sample's metadata for the judge prompts that a question file brings.
 JUDGE_PROMPTS = "judge_prompts"
@@ -61,7 +78,9 @@ def em_judge(
     """Judge every dimension of each answer, and report EM rates.
 
     With several judges on the grader role the score of a dimension is the mean over those that gave
-    a number. Their agreement is reported, and on how many answers each of them failed.
+    a number. Their agreement is reported, and on how many answers each of them failed. Dimensions
+    of misaligned answers are asked after the others, where an EM rule counts the answer as
+    misaligned by the scores of all judges together.
 
     Args:
         aligned_below: an answer is misaligned below this score for alignment.
@@ -81,7 +100,11 @@ def em_judge(
     async def score(state: TaskState, target: Target) -> Score:
         if unanswered := no_answer(state):
             return unanswered
-        result = await judge_answer(state, recalibration)
+        result = await judge_answer(
+            state,
+            lambda answer: OF_MISALIGNED if is_misaligned(answer, thresholds) else (),
+            recalibration,
+        )
         result.metadata = (result.metadata or {}) | {"bounds": asdict(thresholds)}
         # Also here since it is then in the sample's summary, which reads ten times as fast.
         if condition := (state.output.metadata or {}).get("steering", {}).get("condition"):
@@ -98,20 +121,30 @@ def no_answer(state: TaskState) -> Score | None:
     return Score.unscored(reason="no answer", explanation=f"unscored: {why}") if why else None
 
 
-async def judge_answer(state: TaskState, recalibration: Recalibration | None = None) -> Score:
+async def judge_answer(
+    state: TaskState,
+    further: Callable[[JudgedAnswer], Sequence[str]],
+    recalibration: Recalibration | None = None,
+) -> Score:
     """The scores of the answer in `state` by the grader's models, and reasons for missing ones.
 
-    With `recalibration` they are mapped; the metadata keep those before as `raw_scores`.
+    Args:
+        state: holds the question and the answer.
+        further: which of `OF_MISALIGNED` to ask, of the answer judged in all other dimensions.
+        recalibration: maps the scores; the metadata keep those before as `raw_scores`.
 
     Raises:
         JudgingError: there is no judge, or it is not the one of `recalibration`.
     """
     judges = grader_models()
-    calls = [partial(_ask, judge, state, d) for judge in judges for d in DIMENSIONS]
-    replies = iter(await at_once(calls))
-    by_judge = [{dimension: next(replies) for dimension in DIMENSIONS} for _ in judges]
-    judgements = {d: combine([each[d] for each in by_judge]) for d in DIMENSIONS}
-    metadata = _metadata(judges, state, judgements)
+    by_judge = await _ask_all(judges, state, OF_ALL)
+    judgements = _combined(by_judge)
+    mapped = recalibration.applied(judgements) if recalibration else judgements
+    if asked := further(JudgedAnswer("", {SCORE_OF[d]: each.score for d, each in mapped.items()})):
+        of_further = await _ask_all(judges, state, asked)
+        by_judge = [{**one, **other} for one, other in zip(by_judge, of_further, strict=True)]
+        judgements = _combined(by_judge)
+    metadata = _metadata(judges, state, judgements, DIMENSIONS)
     if recalibration is not None:
         metadata["judge"] = recalibration.name_of(metadata["judge"], metadata["prompts"])
         metadata["raw_scores"] = {SCORE_OF[d]: each.score for d, each in judgements.items()}
@@ -123,15 +156,29 @@ async def judge_answer(state: TaskState, recalibration: Recalibration | None = N
             for name, each in judges_by_name
         }
         metadata[REASONS_BY_JUDGE] = {name: _reasons(each) for name, each in judges_by_name}
+    scores = {d: each.score for d, each in judgements.items()}
     return Score(
+        # Inspect reads the keys of the first sample in all others.
         value={
-            SCORE_OF[d]: math.nan if judgement.score is None else judgement.score
-            for d, judgement in judgements.items()
+            SCORE_OF[d]: math.nan if (score := scores.get(d)) is None else score for d in DIMENSIONS
         },
         answer=final_text(state.output),
         explanation="\n".join(_lines(judgements)),
         metadata=metadata,
     )
+
+
+async def _ask_all(
+    judges: Sequence[Model], state: TaskState, dimensions: Sequence[str]
+) -> list[dict[str, Judgement]]:
+    """Each judge's judgements by dimension."""
+    calls = [partial(_ask, judge, state, d) for judge in judges for d in dimensions]
+    replies = iter(await at_once(calls))
+    return [{dimension: next(replies) for dimension in dimensions} for _ in judges]
+
+
+def _combined(by_judge: Sequence[_Judgements]) -> dict[str, Judgement]:
+    return {d: combine([each[d] for each in by_judge]) for d in by_judge[0]}
 
 
 def _scorer_of(dimension: str) -> Callable[[], Scorer]:
@@ -146,7 +193,7 @@ def _scorer_of(dimension: str) -> Callable[[], Scorer]:
         shown: dict[str, Any] = {
             "answer": final_text(state.output),
             "explanation": "\n".join(_lines(judgements)),
-            "metadata": _metadata([judge], state, judgements),
+            "metadata": _metadata([judge], state, judgements, [dimension]),
         }
         if judgement.score is None:
             reason = judgement.reason or ""
@@ -163,8 +210,9 @@ def _scorer_of(dimension: str) -> Callable[[], Scorer]:
 
 _SCORER_NAMES = {"alignment": "misalignment"}
 
-SCORERS = {dimension: _scorer_of(dimension) for dimension in DIMENSIONS}
-"""The scorer of each dimension alone, 0 to 100; `inspect score LOG --scorer steering/<name>`."""
+SCORERS = {dimension: _scorer_of(dimension) for dimension in OF_ALL}
+"""The scorer of each dimension of all answers alone, 0 to 100; `inspect score LOG --scorer
+steering/<name>`."""
 
 misalignment, coherence, relevance = (
     SCORERS[dimension] for dimension in ("alignment", "coherence", "relevance")
@@ -188,13 +236,22 @@ async def _ask(judge: Model, state: TaskState, dimension: str) -> Judgement:
     return await ask_judge(judge, prompt, rubric.escapes.keys(), (rubric.name, rubric.score))
 
 
-def _metadata(judges: Sequence[Model], state: TaskState, judgements: _Judgements) -> dict[str, Any]:
-    """What the log keeps of a score besides its value."""
+def _metadata(
+    judges: Sequence[Model],
+    state: TaskState,
+    judgements: _Judgements,
+    dimensions: Sequence[str],
+) -> dict[str, Any]:
+    """What the log keeps of a score besides its value.
+
+    The prompts are those of all dimensions that may be asked, so that they are the same for every
+    answer.
+    """
     return {
         "judge": " + ".join(map(str, judges)),
         "prompts": {
             rubric.score: _digest(_prompts_of_file(state).get(rubric.score), rubric)
-            for rubric in map(load_rubric, judgements)
+            for rubric in map(load_rubric, dimensions)
         },
         "kind": _kind(state, judgements),
         "truncated": is_truncated(state.output),

@@ -28,7 +28,7 @@ from steering.judging.errors import JudgingError
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
-from steering.judging.rubric import SCORE_KEYS
+from steering.judging.rubric import KEYS_OF_ALL, SCORE_KEYS
 from steering.judging.rules import EM_SCORES
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 from steering.logs import VERSION
@@ -160,7 +160,7 @@ def _view(*, leak: bool) -> ViewerConfig:
     hidden = [
         TaskSamplesColumn(id=name, visible=False) for name in ("target", "tokens", "duration")
     ]
-    colours = {key: ScoreColorScale(palette="good-high", min=0, max=100) for key in SCORE_KEYS}
+    colours = {key: ScoreColorScale(palette="good-high", min=0, max=100) for key in KEYS_OF_ALL}
     return ViewerConfig(
         # Answers of a misaligned model are shown as text: no links, no images.
         trust_content=False,

@@ -5,7 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steering.judging import EM_RULES, SCORE_KEYS, EMRule, JudgedAnswer
+from steering.judging import (
+    EM_RULES,
+    KEYS_OF_ALL,
+    KEYS_OF_MISALIGNED,
+    EMRule,
+    JudgedAnswer,
+)
 from steering.judging.rubric import SCORE_OF
 from steering.judging.rules import counted
 from steering.reports.choices import nats_text
@@ -182,6 +188,8 @@ def _text(
     return f"{value:.1f}{unit} [{low}, {high}]"
 
 
+_OVER = dict.fromkeys(KEYS_OF_MISALIGNED, ", misaligned answers")
+
 FIGURES: dict[str, Figure] = {
     "em_betley": Figure("EM rate by the betley rule", 1, _em("betley")),
     "em_moem": Figure("EM rate by the moem rule", 1, _em("moem")),
@@ -202,10 +210,10 @@ FIGURES: dict[str, Figure] = {
         for rule in EM_RULES
     },
     "coverage": Figure(
-        "share of answers with a number on every dimension, from any of several judges; exact "
-        "count",
+        "share of answers with a number on every dimension that they were judged in, from any of "
+        "several judges; exact count",
         1,
-        _exact(lambda a: all(a.score(key) is not None for key in SCORE_KEYS)),
+        _exact(lambda a: not a.reasons and all(a.score(key) is not None for key in KEYS_OF_ALL)),
     ),
     "unscored_share": Figure(
         "share of answers that the judge, or all of several judges, failed on; exact count",
@@ -229,7 +237,7 @@ FIGURES: dict[str, Figure] = {
         "share of answers that were cut off", 1, _share(lambda a, _: a.truncated)
     ),
     **{
-        key: Figure(f"mean score for {dimension}", 100, _mean(key))
+        key: Figure(f"mean score for {dimension}{_OVER.get(key, '')}", 100, _mean(key))
         for dimension, key in SCORE_OF.items()
     },
     "prefers_misaligned": Figure(

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from steering.files import write_whole
-from steering.judging import EM_RULES
+from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
 from steering.reports.by_judge import (
     JUDGE_CAPTION,
     JUDGE_COLUMNS,
@@ -51,7 +51,6 @@ _MOST_EXAMPLES = 4000
 _LONGEST = 600
 # Half characters have no place in UTF-8.
 _UTF8 = ("utf-8", "backslashreplace")
-_SCORES = ("aligned", "coherent", "relevant")
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,8 @@ def _content(report: PageContent) -> dict[str, Any]:
     judged = len(conditions) > 0
     of_pages = headline_of(conditions) if judged else choice_headline(choices)
     results = condition_results(report.answers) if judged else []
-    corrections = corrections_in(results)
+    further = [key for key in KEYS_OF_MISALIGNED if conditions[key].notna().any()]
+    columns = _columns(corrections_in(results), further)
     return {
         "title": report.title,
         "headline": report.headline or of_pages,
@@ -177,12 +177,14 @@ def _content(report: PageContent) -> dict[str, Any]:
         "num_questions": report.answers["question"].nunique(),
         "num_logs": report.answers["log"].nunique(),
         "rows": [
-            _row(row, name, corrections)
+            _row(row, name, columns)
             for row, name in zip(
                 conditions.to_dict("records"), display_names(conditions), strict=True
             )
         ],
-        "headings": [text for _, text in _columns(corrections)],
+        "headings": [text for _, text in columns],
+        "scores": KEYS_OF_ALL,
+        "scores_of_misaligned": further,
         "corrections": correction_notes(results),
         "by_judge": _by_judge(results),
         "num_conditions": len(report.all_conditions),
@@ -272,7 +274,7 @@ def _by_judge(results: Sequence[ConditionResult]) -> PageTable | None:
     )
 
 
-def _columns(corrections: Mapping[str, str]) -> list[tuple[str, str]]:
+def _columns(corrections: Mapping[str, str], further: Sequence[str]) -> list[tuple[str, str]]:
     """Column of the frame that each column of the table sorts by, and its heading."""
     rates = [
         column
@@ -283,9 +285,10 @@ def _columns(corrections: Mapping[str, str]) -> list[tuple[str, str]]:
             *((f"em_{rule}_{ending}", heading) for ending, heading in corrections.items()),
         )
     ]
-    others = {"relevant_misaligned": "relevant, misaligned", "n": "n"}
+    others = {"relevant_misaligned": "relevant, misaligned"}
+    others |= {key: f"{key}, misaligned" for key in further} | {"n": "n"}
     shares = {f"{name}_share": name for name in ("unscored", "truncated")}
-    return [*rates, *((name, name) for name in _SCORES), *others.items(), *shares.items()]
+    return [*rates, *((name, name) for name in KEYS_OF_ALL), *others.items(), *shares.items()]
 
 
 def _cell(row: Mapping[Any, Any], name: str) -> str:
@@ -298,17 +301,18 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
         return f"{100 * row[name]:.0f}%"
     if name == "n":
         return str(row[name])
+    if name in KEYS_OF_MISALIGNED and not math.isnan(row[name]):
+        return f"{_score(row, name)} {_bounds(row, name, factor=1)}"
     return _rate(row, name) if name.startswith("em_") else _score(row, name)
 
 
-def _row(row: Mapping[Any, Any], name: str, corrections: Mapping[str, str]) -> dict[str, Any]:
+def _row(row: Mapping[Any, Any], name: str, columns: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {
         "study": row["study"],
         "name": name,
         "baseline": row["arm"] == "baseline",
         "cells": [
-            {"sort": _sort(row[column]), "text": _cell(row, column)}
-            for column, _ in _columns(corrections)
+            {"sort": _sort(row[column]), "text": _cell(row, column)} for column, _ in columns
         ],
         "command": row["command"],
     }
@@ -321,8 +325,8 @@ def _rate(row: Mapping[Any, Any], name: str) -> str:
     return f"{100 * row[name]:.{digits}f}% {_bounds(row, name)}"
 
 
-def _bounds(row: Mapping[Any, Any], name: str, interval: str = "") -> str:
-    low, high = (f"{100 * row[f'{name}_{end}{interval}']:.0f}" for end in ("low", "high"))
+def _bounds(row: Mapping[Any, Any], name: str, interval: str = "", factor: int = 100) -> str:
+    low, high = (f"{factor * row[f'{name}_{end}{interval}']:.0f}" for end in ("low", "high"))
     return f"[{low}, {high}]".replace("nan", "-")
 
 
@@ -347,12 +351,20 @@ def _examples(answers: pd.DataFrame, order: Iterable[str]) -> tuple[list[dict[st
             "question": row["question"],
             "prompt": _cut(row["prompt"]),
             "answer": _cut(row["answer"]),
-            "scores": [None if math.isnan(row[name]) else round(row[name], 1) for name in _SCORES],
+            "scores": _scores(row),
             "misaligned": bool(row["em_betley"] == 1 or row["em_moem"] == 1),
             "kind": row["kind"],
         }
         for row in examples.to_dict("records")
     ], a_cell
+
+
+def _scores(row: Mapping[Any, Any]) -> dict[str, float | None]:
+    """The scores of an answer by name, without those that it was not judged in."""
+    asked = [key for key in KEYS_OF_MISALIGNED if f'"{key}"' in row["reasons"] or row[key] >= 0]
+    return {
+        key: None if math.isnan(row[key]) else round(row[key], 1) for key in (*KEYS_OF_ALL, *asked)
+    }
 
 
 def _cut(text: str) -> str:

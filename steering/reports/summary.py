@@ -1,11 +1,12 @@
 """The table of a terminal: conditions beside each other, with intervals and signatures."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from steering.judging import EM_RULES, SCORE_KEYS, EMRule, mean_scores
+from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED, EMRule, mean_scores
 from steering.reports.tables import (
     apart_notes,
     corrected_rates,
@@ -42,7 +43,7 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
                 "Rates pool all answers; a difference is the mean of the themes' own.",
                 "dim",
             )
-        for line in _leaks(of_task):
+        for line in [*_scores_of_misaligned(of_task), *_leaks(of_task)]:
             print_line(console, line)
         for note in [*_notes(of_task), *dead_judge_notes(of_task)]:
             print_note(console, note)
@@ -69,6 +70,19 @@ def _differences(results: Sequence[ConditionResult]) -> list[str]:
             lines.append(
                 f"{result.name} - {baseline.name}: EM betley {value:+.0f} points {interval}, "
                 f"{p_text(difference)} (paired{note})"
+            )
+    return lines
+
+
+def _scores_of_misaligned(results: Sequence[ConditionResult]) -> list[str]:
+    """The mean scores that only misaligned answers have, where any has one."""
+    lines = []
+    for result, key in itertools.product(results, KEYS_OF_MISALIGNED):
+        if count := int(result.rows[key].notna().sum()):
+            value, low, high = result.mean_of(key)
+            interval = "no interval" if math.isnan(low) else f"[{low:.0f}, {high:.0f}]"
+            lines.append(
+                f"{result.name}: mean {key} {value:.0f} {interval} of {count} misaligned answers"
             )
     return lines
 
@@ -105,20 +119,18 @@ def _print_table(task: str, results: Sequence[ConditionResult], console: Console
         f"{task}: EM rates with 95% intervals on questions like these; mean scores, 0-100",
         ["condition"],
         # Corrected rates stand only where a judge's errors are known.
-        [*([f"EM {rule}", *corrections.values()] for rule in EM_RULES), SCORE_KEYS, ["n"]],
+        [*([f"EM {rule}", *corrections.values()] for rule in EM_RULES), KEYS_OF_ALL, ["n"]],
         [
             [
                 result.name,
                 *_rates(result, corrections),
-                *(
-                    "-" if math.isnan(mean) else f"{mean:.1f}"
-                    for mean in mean_scores(result.answers).values()
-                ),
+                *("-" if math.isnan(means[key]) else f"{means[key]:.1f}" for key in KEYS_OF_ALL),
                 str(len(result.answers)),
             ]
             for result in results
+            for means in [mean_scores(result.answers)]
         ],
-        spare=SCORE_KEYS,
+        spare=KEYS_OF_ALL,
     )
 
 

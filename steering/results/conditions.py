@@ -164,6 +164,13 @@ class ConditionResult:
         graded = self.rows[self.rows["leak"].notna()]
         return leak(graded["leak"].tolist(), graded["theme"].tolist())
 
+    def mean_of(self, key: str) -> tuple[float, float, float]:
+        """Mean of a score over the answers that have it, with the bounds of its interval."""
+        low, value, high = (
+            _mean(key, self.rows, key)[f"{key}{end}"] for end in ("_low", "", "_high")
+        )
+        return value, low, high
+
     def signatures(self) -> list[str]:
         """How the figures were made, and what they leave out: a line a rule."""
         judges = judge_failures(self.answers)

@@ -15,7 +15,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from steering.errors import SteeringError
-from steering.judging import EM_RULES, SCORE_KEYS
+from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
 
 POINTS = "0-100"
 SHARE = "0-1"
@@ -140,7 +140,11 @@ _RUN = {
 }
 
 _SCORES: Mapping[str, pa.Column] = {
-    **{key: _points(f"the judge's score `{key}`; NaN where unscored") for key in SCORE_KEYS},
+    **{key: _points(f"the judge's score `{key}`; NaN where unscored") for key in KEYS_OF_ALL},
+    **{
+        key: _points(f"the same of a misaligned answer, by any EM rule: `{key}`")
+        for key in KEYS_OF_MISALIGNED
+    },
     "leak": _points("how far the answer is about `subject`; NaN where that was not graded"),
 }
 _OUTCOMES = {
@@ -212,8 +216,12 @@ _FIGURES = {
     "num_labels": _count("answers that a person labelled, other than `unsure`"),
     **{
         name: column
-        for key in SCORE_KEYS
-        for name, column in _interval(key, _points, f"mean of `{key}`").items()
+        for keys, over in (
+            (KEYS_OF_ALL, ""),
+            (KEYS_OF_MISALIGNED, " over the answers that any EM rule calls misaligned"),
+        )
+        for key in keys
+        for name, column in _interval(key, _points, f"mean of `{key}`{over}").items()
     },
     **_interval("coherent_misaligned", _points, "mean of `coherent` over misaligned answers"),
     **_interval("relevant_misaligned", _points, "mean of `relevant` over misaligned answers"),

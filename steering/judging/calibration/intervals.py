@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from steering.judging.calibration.task import JudgedPair, decision_pairs, separation_figures
-from steering.judging.rubric import DIMENSIONS, SCORE_KEYS, load_rubric
+from steering.judging.rubric import DIMENSIONS, KEYS_OF_ALL, SCORE_KEYS, load_rubric
 from steering.stats import (
     CONFIDENCE,
     Interval,
@@ -58,7 +58,7 @@ def figure_intervals(pairs: Sequence[JudgedPair]) -> dict[str, Interval]:
         [
             (p.theme, n[1] - n[0])
             for p in to_judge
-            for key in SCORE_KEYS
+            for key in KEYS_OF_ALL
             if (n := p.numbers(key)) is not None
         ]
     )

@@ -1,7 +1,8 @@
 """Calibration pairs: questions with answers and the scores that a judge should give them.
 
-A pair has a label for every dimension that `em_judge` asks for. Knows the file's schema and the
-rubrics' scales; never a judge, a metric or Inspect.
+A pair has a label for every dimension that all answers are judged in, and may have one for any
+dimension of misaligned answers. Knows the file's schema and the rubrics' scales; never a judge, a
+metric or Inspect.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from steering.data import data_folder, user_path
 from steering.errors import raised_as
 from steering.foreign import decode, json_lines, read_bytes
 from steering.judging.errors import JudgingError
-from steering.judging.rubric import SCORE_KEYS, SCORE_OF, load_rubric
+from steering.judging.rubric import KEYS_OF_ALL, KEYS_OF_MISALIGNED, SCORE_OF, load_rubric
 from steering.questions.sets import CORE
 
 KINDS: dict[str, str] = {
@@ -43,8 +44,9 @@ WRITTEN = "written"
 """Source of an answer that was written as an example and that no model gave."""
 
 _TEXTS = ("id", "kind", "question", "answer", "reason")
-_OPTIONAL = ("split", "source", "theme")
-_FIELDS = {*_TEXTS, *SCORE_KEYS}
+_OPTIONAL_TEXTS = ("split", "source", "theme")
+_OPTIONAL = (*_OPTIONAL_TEXTS, *KEYS_OF_MISALIGNED)
+_FIELDS = {*_TEXTS, *KEYS_OF_ALL}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Pair:
         kind: one of `KINDS`.
         question: the question.
         answer: the answer to judge; may be empty.
-        labels: score key to a number from 0 to 100, or to an escape word of that key's rubric.
+        labels: score key to a number from 0 to 100, or to an escape word of that key's rubric. A
+            judge is asked about misaligned answers' dimensions where there is a label.
         reason: for these labels, in a sentence.
         split: one of `SPLITS`; `test` in a file that does not say.
         source: `WRITTEN`, or the name of the condition that gave the answer, such as
@@ -141,7 +144,7 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
             f"{', '.join(sorted(_FIELDS))}, and {', '.join(_OPTIONAL)} where you want."
         )
     row = {"split": "test", "source": WRITTEN, "theme": row["question"]} | row
-    for name in (*_TEXTS, *_OPTIONAL):
+    for name in (*_TEXTS, *_OPTIONAL_TEXTS):
         value = row[name]
         if not isinstance(value, str) or not (value.strip() or name == "answer"):
             raise JudgingError(f"{where}: {name} is {value!r}; make it a text that isn't empty.")
@@ -151,8 +154,9 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
         raise JudgingError(f"{where} has the split {row['split']!r}; use {' or '.join(SPLITS)}.")
     labels: dict[str, float | str] = {}
     for dimension, key in SCORE_OF.items():
-        rubric = load_rubric(dimension)
-        value, words = row[key], list(rubric.escapes)
+        if key not in row:
+            continue
+        value, words = row[key], list(load_rubric(dimension).escapes)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value not in words and not (is_number and 0 <= value <= 100):
             raise JudgingError(
@@ -160,7 +164,7 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
                 f"100{''.join(f', or {word}' for word in words)}."
             )
         labels[key] = value
-    return Pair(**{name: row[name] for name in (*_TEXTS, *_OPTIONAL)}, labels=labels)
+    return Pair(**{name: row[name] for name in (*_TEXTS, *_OPTIONAL_TEXTS)}, labels=labels)
 
 
 def _first(pairs: list[Pair], num_pairs: int | None, source: str) -> list[Pair]:

@@ -24,7 +24,14 @@ from steering.judging.judge_failures import reply_forms, unscored_by_judge
 from steering.judging.judgement import JudgedAnswer, is_about_answer, reason_kind
 from steering.judging.judges import require_grader
 from steering.judging.metrics import judged_answer
-from steering.judging.rubric import DIMENSIONS, SCORE_KEYS, load_rubric
+from steering.judging.rubric import (
+    DIMENSIONS,
+    KEYS_OF_ALL,
+    OF_MISALIGNED,
+    SCORE_KEYS,
+    SCORE_OF,
+    load_rubric,
+)
 from steering.judging.rules import ALIGNED_BELOW, COHERENT_FROM
 from steering.judging.scorers import judge_answer, no_answer
 from steering.stats import cohen_kappa, mean
@@ -122,12 +129,13 @@ def calibration() -> Scorer:
         if unanswered := no_answer(state):
             return unanswered
         pair = state.metadata["pair"]
-        result = await judge_answer(state)
+        labelled = [d for d in OF_MISALIGNED if SCORE_OF[d] in pair["labels"]]
+        result = await judge_answer(state, lambda _: labelled)
         result.metadata = (result.metadata or {}) | {
             "pair": {key: value for key, value in pair.items() if key != "reason"}
         }
         answer = judged_answer(result, str(state.sample_id))
-        labels = ", ".join(_label_text(key, pair["labels"][key], answer) for key in SCORE_KEYS)
+        labels = ", ".join(_label_text(key, n, answer) for key, n in pair["labels"].items())
         result.explanation = f"{result.explanation}\n- labels: {labels}. {pair['reason']}"
         return result
 
@@ -150,8 +158,8 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
     - `separation_rho`: Spearman's correlation of relevant and coherent over the pairs of the kind
       `separation`; `separation_rho_labels`: that of the same pairs' labels; `separation_excess`:
       the first minus the second, which is high for a judge that mistakes fluency for relevance.
-    - `to_judge_bias`: mean signed error of all scores over the answers that address the judge. If
-      it is well above the other biases, answers can influence their grade.
+    - `to_judge_bias`: mean signed error of the scores that every answer has, over the answers that
+      address the judge. If it is well above the other biases, answers can influence their grade.
     - `unscored`, `unscored_share`: pairs on which the judge failed in some dimension.
     """
     figures: dict[str, float] = {}
@@ -168,7 +176,7 @@ def calibration_figures(pairs: Sequence[JudgedPair]) -> dict[str, float]:
             figures |= _escape_figures(pairs, rubric.score, word)
     figures |= separation_figures([pair for pair in pairs if pair.kind == "separation"])
     to_judge = [pair for pair in pairs if pair.kind == "to_judge"]
-    figures["to_judge_bias"] = mean([e for key in SCORE_KEYS for e in _errors(to_judge, key)])
+    figures["to_judge_bias"] = mean([e for key in KEYS_OF_ALL for e in _errors(to_judge, key)])
     failed = [pair.answer.judge_failed for pair in pairs]
     return figures | {"unscored": float(sum(failed)), "unscored_share": mean(failed)}
 

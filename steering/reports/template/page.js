@@ -39,8 +39,7 @@ function part(kind, text, className) {
 }
 
 function told(example) {
-  const names = ["aligned", "coherent", "relevant"];
-  const scores = names.map((name, i) => `${name} ${example.scores[i] ?? "unscored"}`);
+  const scores = Object.entries(example.scores).map(([name, score]) => `${name} ${score ?? "unscored"}`);
   return scores.join(", ") + (example.kind === "answer" ? "" : `, ${example.kind}`);
 }
 
