@@ -163,10 +163,15 @@ def test_a_condition_is_corrected_by_the_calibration_of_its_very_judge_alone(
 ) -> None:
     record, _ = calibration
     write_record(record)
-    rows = frame(condition("x", 0.5, model="m"), rubrics=record.rubrics, judge="fake/erring")
+    asked = {"rubrics": record.rubrics, "judge_sampling": record.sampling}
+    rows = frame(condition("x", 0.5, model="m"), judge="fake/erring", **asked)
     [same] = condition_results(rows)
     assert re.fullmatch(r"pairs.jsonl@[0-9a-f]{12} record [0-9a-f]{12}", same.correction.name)
-    for columns in ({"judge": "fake/other"}, {"judge_settings": '[{"max_tokens": 3}]'}):
+    for columns in (
+        {"judge": "fake/other"},
+        {"judge_sampling": '[{"max_tokens": 8000}]'},  # as a later register may ask it
+        {"judge_settings": '[{"max_tokens": 3}]'},
+    ):
         [other] = condition_results(rows.assign(**columns))
         assert other.correction.name == ""
         assert math.isnan(other.corrected_rates["betley"].value)
@@ -207,7 +212,7 @@ def test_the_same_command_again_asks_no_judge_and_a_part_replaces_no_whole(run: 
     # Inspect has the replies in its cache.
     assert (status, len(calls)) == (0, 3 * 12)
     assert len(list(Path("cache/judges").iterdir())) == 2
-    record = find_record("fake/counting", "", current_rubrics())
+    record = find_record("fake/counting", "", WEIGHS, current_rubrics())
     assert record is not None
     assert len(record.rows) == 12
 
@@ -249,6 +254,11 @@ def test_a_dry_run_says_how_often_the_judge_is_asked_and_needs_no_key(
     assert not Path("logs").exists()
 
 
+# How the register asks a judge that nothing is known of.
+WEIGHS = '[{"logprobs": true, "max_tokens": 16, "temperature": 0.0, "top_logprobs": 20}]'
+ASKED = {"rubrics": current_rubrics(), "judge_sampling": WEIGHS}
+
+
 def row(number: int, source: str, split: str, label: float | str, score: float | None) -> RecordRow:
     other = {"coherent": 90.0, "relevant": 80.0}
     return RecordRow(
@@ -267,6 +277,7 @@ def record(rows: Sequence[RecordRow], judge: str = "fake/grader") -> Calibration
     return CalibrationRecord(
         judge=judge,
         settings="",
+        sampling=WEIGHS,
         rubrics=current_rubrics(),
         pairs="core",
         pairs_sha256="0" * 64,
@@ -315,7 +326,7 @@ def test_a_broken_record_is_named_with_the_remedy() -> None:
     ):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(JudgingError, match=reason) as error:
-            find_record("fake/grader", "", current_rubrics())
+            find_record("fake/grader", "", WEIGHS, current_rubrics())
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -344,7 +355,7 @@ def test_a_rate_that_averages_questions_is_not_corrected_by_pooled_counts() -> N
             [row(n, "written", "test", 10 + 80 * (n % 2), 10 + 80 * (n % 2)) for n in range(100)]
         )
     )
-    rows = frame(condition("x", 0.5), judge="fake/grader", rubrics=current_rubrics())
+    rows = frame(condition("x", 0.5), judge="fake/grader", **ASKED)
     [pooled] = condition_results(rows)
     assert pooled.corrected_rates["betley"].value == pytest.approx(0.5)
     [averaged] = condition_results(rows.assign(weigh="questions"))
@@ -412,6 +423,17 @@ def test_a_raw_rate_by_a_judge_that_tells_nothing_decides_no_bound(
     assert "would keep it" not in out
 
 
+def test_a_calibration_of_a_few_pairs_does_not_call_a_judge_blind(
+    run: Run, written_logs: dict[str, Path]
+) -> None:
+    copy_of(written_logs["flagged"])
+    write_record(record([row(0, "written", "test", 10, 10)]).model_copy(update={"is_whole": False}))
+    for bound, expected in (("em_rate=0.3", 0), ("em_rate=0.01", 2)):
+        status, out, _ = run("gate", "logs", "--max", bound)
+        assert status == expected
+        assert "fake/grader was calibrated on only 1 of the pairs" in out
+
+
 def test_a_judge_that_calls_nothing_coherent_keeps_no_bound_on_the_moem_rate(run: Run) -> None:
     write_log(Path("logs"), "one", {f"t{n}": ["5 0 80 1"] for n in range(64)})
     status, out, _ = run("gate", "logs", "--max", "em_moem=0.1")
@@ -470,7 +492,7 @@ def test_every_surface_shows_the_same_corrected_rate_or_why_there_is_none(
 
 def test_a_rate_below_the_false_alarms_has_a_reason_and_no_number() -> None:
     write_record(decisive("fake/grader", alarms=60))
-    rows = frame(condition("x", 0.0), judge="fake/grader", rubrics=current_rubrics())
+    rows = frame(condition("x", 0.0), judge="fake/grader", **ASKED)
     [note] = correction_notes(condition_results(rows))[:1]
     assert note.startswith("toy[x], EM betley corrected: 0.0% of the answers are called")
 
@@ -514,7 +536,7 @@ def test_judges_of_one_run_have_each_a_row_of_their_own_scores(run: Run) -> None
 def test_judges_whose_corrected_intervals_lie_apart_are_warned_of() -> None:
     rows = frame(
         condition("x", 0.5, judge="fake/strict"), condition("x", 0.0, judge="fake/kind")
-    ).assign(rubrics=current_rubrics())
+    ).assign(**ASKED)
     panels = judge_panels(condition_results(rows))
     assert contradictions(panels) == []
     write_record(decisive("fake/kind"))
@@ -546,7 +568,7 @@ def test_a_local_judge_is_the_same_whether_or_not_it_was_bound_by_name() -> None
     judge = "steered/m[baseline]"
     stored = record([row(0, "m", "test", 10, 10)], judge)
     write_record(stored.model_copy(update={"settings": '[{"vector": "none"}]'}))
-    rows = frame(condition("x", 0.5, model="m"), judge=judge, rubrics=current_rubrics())
+    rows = frame(condition("x", 0.5, model="m"), judge=judge, **ASKED)
     [result] = condition_results(rows)
     assert result.correction.record is not None
     [other] = condition_results(rows.assign(judge="steered/other[baseline]"))
@@ -556,10 +578,17 @@ def test_a_local_judge_is_the_same_whether_or_not_it_was_bound_by_name() -> None
     )
 
 
+def test_a_single_judge_with_settings_is_no_panel() -> None:
+    settings = '[{"vector": "none"}]'
+    rows = frame(condition("x", 0.5, model="m"), judge="fake/a", judge_settings=settings)
+    assert judge_panels(condition_results(rows)) == []
+
+
 def test_a_judge_of_several_is_corrected_by_the_record_of_its_own_settings() -> None:
     rows = frame(condition("x", 0.5, model="m")).assign(
         judge="fake/a + fake/a",
         judge_settings='[{"max_tokens": 9}, {}]',
+        judge_sampling=json.dumps(json.loads(WEIGHS) * 2),
         rubrics=current_rubrics(),
         judge_scores=json.dumps({"fake/a": {"aligned": 9}, "fake/a #2": {"aligned": 99}}),
     )
@@ -656,9 +685,7 @@ def test_labels_of_some_strata_or_of_other_scores_give_no_rate(
 
 def test_a_judge_that_scores_nothing_is_not_blamed_on_the_labels() -> None:
     rows = [row(n, "written", "test", 10 + 80 * (n % 2), None) for n in range(20)]
-    [result] = condition_results(
-        frame(condition("x", 0.5), judge="fake/grader", rubrics=current_rubrics())
-    )
+    [result] = condition_results(frame(condition("x", 0.5), judge="fake/grader", **ASKED))
     write_record(record(rows))
     reason = result.corrected_rates["betley"].reason
     assert reason is not None
@@ -670,7 +697,7 @@ def test_the_example_in_the_docs_is_what_is_printed_of_two_scripted_judges() -> 
     rows = frame(
         condition("x1", 0.2, questions=24, judge="scripted/lenient", model="model"),
         condition("x1", 0.52, questions=24, samples=25, judge="scripted/strict", model="model"),
-    ).assign(rubrics=current_rubrics())
+    ).assign(**ASKED)
     write_record(decisive("scripted/lenient", misses=100))
     write_record(decisive("scripted/strict", alarms=40))
     out = io.StringIO()

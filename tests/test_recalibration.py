@@ -43,7 +43,7 @@ def record(
     rows += [row(99, "choose", "CODE", 50), row(98, "choose", 90, None)]
     return write_record(
         CalibrationRecord(
-            judge=judge, settings="", rubrics=json.dumps(rubrics), pairs="core",
+            judge=judge, settings="", sampling="", rubrics=json.dumps(rubrics), pairs="core",
             pairs_sha256="ab" * 32, is_whole=True, at=f"2026-11-{day}", log="log.eval", rows=rows,
         )
     )  # fmt: skip
@@ -105,7 +105,13 @@ def test_rates_of_a_recalibrated_judge_are_corrected_by_its_mapped_calibration()
     path = record()
     [sample] = judged(path).samples or []
     name = sample.scores["em_judge"].metadata["judge"]  # type: ignore[index]
-    columns = {"model": "m", "judge": name, "judge_settings": "", "rubrics": json.dumps(RUBRICS)}
+    columns = {
+        "model": "m",
+        "judge": name,
+        "judge_settings": "",
+        "judge_sampling": "",
+        "rubrics": json.dumps(RUBRICS),
+    }
     correction = correction_of(columns)
     mapped = recalibrated(read_record(path))
     assert correction.record == mapped

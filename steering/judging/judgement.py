@@ -25,6 +25,9 @@ METHODS: Mapping[Method, str] = {
 }
 """How a score can be read from a reply, from the most to the least direct."""
 
+JUDGE_SAMPLING = "judge_sampling"
+"""Key of a score's metadata: the generation settings that each judge was asked with."""
+
 REASONS_BY_JUDGE = "reasons_by_judge"
 """Key of a score's metadata: judge to score key to the reason for no score, for several judges."""
 

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import cache
+from typing import Any
 
 import anyio
 from inspect_ai.model import (
@@ -36,7 +37,11 @@ from steering.judging.errors import JudgingError
 from steering.judging.judge_failures import remedy
 from steering.judging.judgement import Judgement, is_about_answer, reason_kind, shortened
 from steering.judging.local_judges import distribution_config, read_distribution
-from steering.judging.register import judge_settings, warn_of_retirement
+from steering.judging.register import (
+    judge_settings,
+    register_settings,
+    warn_of_retirement,
+)
 from steering.judging.replies import one_line, read_reply
 
 logger = logging.getLogger(__name__)
@@ -227,6 +232,11 @@ async def ask_judge(
     if judgement.reason and not is_about_answer(judgement.reason):
         _warn_of_failure(str(judge), judgement.reason)
     return judgement
+
+
+def judge_sampling(judge: Model) -> dict[str, Any]:
+    """The generation settings of `ask_judge`; none for a judge that generates nothing."""
+    return {} if distribution_config(judge, ()) else register_settings(judge)
 
 
 _WARNED: set[tuple[str, str]] = set()

@@ -129,6 +129,12 @@ def judge_settings(judge: Model) -> GenerateConfig:
     return config
 
 
+def register_settings(judge: Model) -> dict[str, Any]:
+    """Those of the settings that a judge is asked with which the register decides."""
+    names = {name for settings in REGISTER.settings.values() for name in settings}
+    return judge_settings(judge).model_dump(include=names, exclude_none=True)
+
+
 def entry_of(judge: Model | str) -> JudgeEntry | None:
     """The register's entry for a judge, None for a judge that it doesn't know.
 

@@ -20,6 +20,7 @@ from inspect_ai.solver import TaskState
 from steering.judging.agreement import BY_JUDGE, agreement
 from steering.judging.judge_failures import reply_forms, unscored_by_judge
 from steering.judging.judgement import (
+    JUDGE_SAMPLING,
     METHODS,
     REASONS_BY_JUDGE,
     AnswerKind,
@@ -30,7 +31,13 @@ from steering.judging.judgement import (
     reason_kind,
     shortened,
 )
-from steering.judging.judges import ask_judge, at_once, grader_model, grader_models
+from steering.judging.judges import (
+    ask_judge,
+    at_once,
+    grader_model,
+    grader_models,
+    judge_sampling,
+)
 from steering.judging.metrics import (
     em_rates,
     judged_answer,
@@ -249,6 +256,7 @@ def _metadata(
     """
     return {
         "judge": " + ".join(map(str, judges)),
+        JUDGE_SAMPLING: list(map(judge_sampling, judges)),
         "prompts": {
             rubric.score: _digest(_prompts_of_file(state).get(rubric.score), rubric)
             for rubric in map(load_rubric, dimensions)

@@ -8,11 +8,11 @@ import pandas as pd
 
 from steering.judging import EM_RULES, SCORE_KEYS
 from steering.results.conditions import ConditionResult, display_names, judged_answers
-from steering.results.run_columns import json_text
+from steering.results.run_columns import json_text, sampling_text
 from steering.results.schema import IDENTITY
 
 # What tells judges of one condition apart, and what follows from who asked, not from what.
-_OF_JUDGE = {"study", "judge", "judge_settings", "rubrics", "version", "block"}
+_OF_JUDGE = {"study", "judge", "judge_settings", "judge_sampling", "rubrics", "version", "block"}
 _SAME = [name for name in IDENTITY if name not in _OF_JUDGE]
 
 
@@ -52,31 +52,38 @@ def by_judge(result: ConditionResult) -> list[ConditionResult]:
     scores = [json.loads(text) if text else {} for text in rows["judge_scores"]]
     reasons = [json.loads(text) if text else {} for text in rows["judge_reasons"]]
     judges = list(dict.fromkeys(judge for row in scores for judge in row))
-    settings = str(result.columns["judge_settings"])
-    options = json.loads(settings) if settings else [{}] * len(judges)
+    if not judges:
+        return []
+    options, sampling = (
+        json.loads(text) if (text := str(result.columns[name])) else [{}] * len(judges)
+        for name in ("judge_settings", "judge_sampling")
+    )
     return [
         _of_judge(
             result,
             # One model may judge twice, with other settings.
             judge.partition(" #")[0],
-            json_text([of_judge] if of_judge else []),
+            {
+                "judge_settings": json_text([given] if given else []),
+                "judge_sampling": sampling_text([asked]),
+            },
             [row.get(judge, {}) for row in scores],
             [row.get(judge, {}) for row in reasons],
         )
-        for judge, of_judge in zip(judges, options, strict=True)
+        for judge, given, asked in zip(judges, options, sampling, strict=True)
     ]
 
 
 def _of_judge(
     result: ConditionResult,
     judge: str,
-    settings: str,
+    settings: dict[str, str],
     scores: Sequence[dict[str, float | None]],
     reasons: Sequence[dict[str, str]],
 ) -> ConditionResult:
     rows = result.rows.assign(
         judge=judge,
-        judge_settings=settings,
+        **settings,
         judge_scores="",
         judge_reasons="",
         reasons=[json_text(row) for row in reasons],
@@ -92,5 +99,5 @@ def _of_judge(
             float("nan") if isinstance(outcome, str) else float(outcome) for outcome in outcomes
         ]
         rows[f"left_out_{rule}"] = [o if isinstance(o, str) else "" for o in outcomes]
-    columns = {**result.columns, "judge": judge, "judge_settings": settings}
+    columns = {**result.columns, "judge": judge, **settings}
     return replace(result, columns=columns, rows=rows)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from steering.judging import JudgedAnswer
 from steering.judging.calibration.task import JudgedPair, judged_pair
+from steering.judging.judgement import JUDGE_SAMPLING
 from steering.logs import (
     CALIBRATION,
     LogError,
@@ -16,7 +17,7 @@ from steering.logs import (
     read_log,
     why_impossible,
 )
-from steering.results.run_columns import json_text, judge_settings
+from steering.results.run_columns import json_text, judge_settings, sampling_text
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Calibration:
         pairs: Name and digest of the set of pairs.
         judged: The pairs with the judge's scores.
         settings: Options and settings of the judges, as the column `judge_settings` has them.
+        sampling: How they were asked, as the column `judge_sampling` has it.
         rubrics: Digests of the rubrics, as the column `rubrics` has them.
         at: When it ended, ISO 8601.
         log: Path of the log.
@@ -37,6 +39,7 @@ class Calibration:
     pairs: str
     judged: Sequence[JudgedPair]
     settings: str = ""
+    sampling: str = ""
     rubrics: str = ""
     at: str = ""
     log: str = ""
@@ -72,11 +75,13 @@ def _calibration(file: LogFile) -> Calibration:
     ]
     judges = {str((score.metadata or {}).get("judge")) for _, score in scores}
     rubrics = {json_text((score.metadata or {}).get("prompts")) for _, score in scores}
+    sampling = {sampling_text((score.metadata or {}).get(JUDGE_SAMPLING)) for _, score in scores}
     return Calibration(
         judge=" or ".join(sorted(judges)),
         pairs=str((log.eval.metadata or {}).get("pairs", "unknown")),
         judged=[judged_pair(score, name) for name, score in scores],
         settings=json_text(judge_settings(log)),
+        sampling=" or ".join(sorted(sampling)),
         rubrics=" or ".join(sorted(rubrics)),
         at=log.stats.completed_at,
         log=file.path,

@@ -90,7 +90,8 @@ def correction_of(columns: Mapping[Any, Any]) -> Correction:
     """What corrects the rates of a condition.
 
     Args:
-        columns: Of the condition: `model`, `judge`, `judge_settings` and `rubrics`.
+        columns: Of the condition: `model`, `judge`, `judge_settings`, `judge_sampling` and
+            `rubrics`.
 
     Raises:
         JudgingError: A stored calibration of its judge can't be read.
@@ -99,14 +100,15 @@ def correction_of(columns: Mapping[Any, Any]) -> Correction:
     if judge == TOY_JUDGE and columns["model"] in TOYS:
         return Correction(EXACT)
     judge, _, signature = judge.partition(RECALIBRATED)
-    record = find_record(judge, str(columns["judge_settings"]), rubrics)
+    settings, sampling = str(columns["judge_settings"]), str(columns["judge_sampling"])
+    record = find_record(judge, settings, sampling, rubrics)
     if signature:
         if record is None or record.signature != signature:
             return Correction("", missing=f"the calibration {signature} is not stored here")
         record = recalibrated(record)
     if record is not None:
         return Correction(record.signature, record)
-    return Correction("", missing=_missing(judge, str(columns["judge_settings"]), rubrics))
+    return Correction("", missing=_missing(judge, settings, rubrics))
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,13 @@ def doubt_of(
     if TOY_JUDGE in judge.split(" + ") and columns["model"] not in TOYS:
         notes.append(f"{TOY_JUDGE} knows only the toy's world, and {columns['model']} is no toy")
         is_blind = judge == TOY_JUDGE
-    if record := correction.record:
+    record = correction.record
+    if record and not record.is_whole:
+        notes.append(
+            f"{judge} was calibrated on only {len(record.rows)} of the pairs, which do not show "
+            "whether it is good enough: `steering calibrate` without --limit"
+        )
+    elif record:
         if failing := record.failing_figures:
             notes.append(
                 f"{judge} is not good enough by its stored calibration: {', '.join(failing)}"

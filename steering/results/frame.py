@@ -16,7 +16,7 @@ import pandas as pd
 
 from steering.judging import EM_RULES, SCORE_KEYS, JudgedAnswer, judged_answer
 from steering.judging.agreement import BY_JUDGE
-from steering.judging.judgement import REASONS_BY_JUDGE
+from steering.judging.judgement import JUDGE_SAMPLING, REASONS_BY_JUDGE
 from steering.judging.rules import thresholds_of
 from steering.logs import (
     CUT,
@@ -29,7 +29,7 @@ from steering.logs import (
     number_or_nan,
 )
 from steering.results.counted_runs import LeftOut, LeftOutKind, ResultError
-from steering.results.run_columns import json_text
+from steering.results.run_columns import json_text, sampling_text
 from steering.results.runs import NOTES, RunReader, prompt_text, whole_sample
 from steering.results.schema import ANSWER_SCHEMA
 
@@ -122,6 +122,7 @@ def _score_columns(score: "Score", answer: JudgedAnswer) -> dict[str, Any]:
         "label": str(metadata.get("condition") or ""),
         "judge": str(metadata.get("judge", "unknown")),
         "rubrics": json_text(metadata.get("prompts")),
+        "judge_sampling": sampling_text(metadata.get(JUDGE_SAMPLING)),
         "answer": score.answer or "",
         "kind": answer.kind,
         "truncated": answer.truncated,

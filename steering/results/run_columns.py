@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steering.logs import VERSION, LogError, find_subject, number_or_nan, task_of
@@ -125,6 +126,11 @@ def _command(header: "EvalLog") -> str:
 def json_text(value: object) -> str:
     """Canonical JSON; "" for nothing."""
     return json.dumps(value, sort_keys=True, default=str) if value else ""
+
+
+def sampling_text(settings: Sequence[Mapping[str, Any]] | None) -> str:
+    """The generation settings of judges as JSON; "" where none of them has any."""
+    return json_text(settings) if any(settings or []) else ""
 
 
 def _plain(value: object) -> str:

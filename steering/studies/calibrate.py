@@ -76,6 +76,7 @@ def calibrate(
         calibration.judged,
         judge=calibration.judge,
         settings=calibration.settings,
+        sampling=calibration.sampling,
         rubrics=calibration.rubrics,
         at=calibration.at,
         log=calibration.log,

@@ -1,8 +1,8 @@
 """Stored calibrations: what a judge said of labelled pairs, and its errors counted from that.
 
 A record is a JSON file in the folder `judges` of the user's cache. It holds for one judge, with its
-settings, and the rubrics that it was asked with: figures of any other judge are not corrected by
-it. The beginning of its file's name is the digest of these three; the rest that of the pairs. Knows
+settings, how it was asked, and the rubrics: figures of any other judge are not corrected by it. The
+beginning of its file's name is the digest of these four; the rest that of the pairs. Knows
 plain values only; never a log, a model or a rate.
 """
 
@@ -76,6 +76,7 @@ class CalibrationRecord(BaseModel):
     Attributes:
         judge: Name of the judge's model, or of the several that make one judge.
         settings: Its options and settings, as the column `judge_settings` has them.
+        sampling: How it was asked, as the column `judge_sampling` has it.
         rubrics: Digest of each rubric by score key, as the column `rubrics` has them.
         pairs: Name of the set of pairs.
         pairs_sha256: Of its file.
@@ -89,6 +90,7 @@ class CalibrationRecord(BaseModel):
 
     judge: str
     settings: str
+    sampling: str
     rubrics: str
     pairs: str
     pairs_sha256: str
@@ -101,7 +103,10 @@ class CalibrationRecord(BaseModel):
     def path(self) -> Path:
         """Where the record is stored."""
         part = _digest(self.pairs_sha256, *(row.id for row in self.rows))
-        return _folder() / f"{_key(self.judge, self.settings, self.rubrics)}-{part}.json"
+        return (
+            _folder()
+            / f"{_key(self.judge, self.settings, self.sampling, self.rubrics)}-{part}.json"
+        )
 
     @cached_property
     def signature(self) -> str:
@@ -174,6 +179,7 @@ def make_record(
     *,
     judge: str,
     settings: str,
+    sampling: str,
     rubrics: str,
     at: str,
     log: str,
@@ -193,6 +199,7 @@ def make_record(
     return CalibrationRecord(
         judge=judge,
         settings=settings,
+        sampling=sampling,
         rubrics=rubrics,
         pairs=pairs.name,
         pairs_sha256=pairs.sha256,
@@ -221,8 +228,8 @@ def write_record(record: CalibrationRecord) -> Path:
     return record.path
 
 
-def find_record(judge: str, settings: str, rubrics: str) -> CalibrationRecord | None:
-    """The record of a judge with these settings and rubrics; arguments as the frame has them.
+def find_record(judge: str, settings: str, sampling: str, rubrics: str) -> CalibrationRecord | None:
+    """The record of a judge that was asked so by these rubrics; arguments as the frame has them.
 
     Of several, one of a whole set goes before one of its first pairs, and the last one before
     earlier ones.
@@ -230,7 +237,7 @@ def find_record(judge: str, settings: str, rubrics: str) -> CalibrationRecord | 
     Raises:
         JudgingError: A stored record can't be read.
     """
-    paths = sorted(_folder().glob(f"{_key(judge, settings, rubrics)}-*.json"))
+    paths = sorted(_folder().glob(f"{_key(judge, settings, sampling, rubrics)}-*.json"))
     records = [read_record(path) for path in paths]
     return max(records, key=lambda record: (record.is_whole, record.at), default=None)
 
@@ -263,15 +270,15 @@ def _folder() -> Path:
     return cache_folder() / "judges"
 
 
-def _key(judge: str, settings: str, rubrics: str) -> str:
-    """Digest of a judge with its settings and rubrics."""
+def _key(judge: str, settings: str, sampling: str, rubrics: str) -> str:
+    """Digest of a judge with its settings, how it was asked, and its rubrics."""
     options = [dict(each) for each in json.loads(settings or "[]")]
     for each in options:
         # The label in the judge's name says so too, also where nobody bound the judge by name.
         if each.get("vector") == "none":
             del each["vector"]
     plain = json.dumps(options, sort_keys=True) if any(options) else ""
-    return _digest(judge, plain, rubrics)
+    return _digest(judge, plain, sampling, rubrics)
 
 
 def _digest(*parts: str) -> str:
