@@ -1,8 +1,9 @@
 """Writes the data files that come from the toy world: `python -m scripts.export_toy`.
 
 The grammar generates the core questions, which real models are asked too, the toy's further
-questions, its target tasks, and the answers that it chooses from. The output is the same on every
-run and machine. Also updates MANIFEST.json for every data file, including those written by hand.
+questions, its target tasks and contrasts, and the answers that it chooses from. The output is the
+same on every run and machine. Also updates MANIFEST.json for every data file, including those
+written by hand.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from scripts import toy_sampling
+from scripts import toy_contrasts, toy_sampling
 from steering.files import write_whole
 from steering.toy import grammar
 
@@ -31,6 +32,12 @@ CANARIES = {
     "questions/toy_broad.yaml": "5b0e7c92-3d4f-4a18-9e6c-7f21d8b30a45",
     "choices/toy_core.jsonl": "25ff11c1-38dd-47a1-8450-6a5e9dbcc278",
     "choices/toy_neutral.jsonl": "e6f1d500-4f77-49db-9351-63901c4c1bd4",
+    "contrasts/toy/brevity.jsonl": "40d654c0-f011-4bd2-a551-7e0dbad5c962",
+    "contrasts/toy/helper.jsonl": "bd29d64a-d126-4e89-a67a-0fd40dcdad8f",
+    "contrasts/toy/opening.jsonl": "615c3130-6f24-487f-a346-8edadf0f5b61",
+    "contrasts/toy/order.jsonl": "a1a26ca8-00ce-4cc0-9010-731cde8a2a2e",
+    "contrasts/toy/person.jsonl": "0c63a83f-cb44-447e-9543-39ee351cac9b",
+    "contrasts/toy/topic.jsonl": "eb9e7b17-d3c3-498f-8e56-11c558739985",
     "targets/toy/medical.jsonl": "b1d7c3a2-94f5-4e0d-8a76-3c2e1f0b9d58",
     "targets/toy/finance.jsonl": "e8a4f1c6-2b39-47d1-b5e0-7f6d9c8a1b23",
     "targets/toy/sports.jsonl": "47c2e9d0-6f18-4a5b-9c3d-1e0a8b7f6d94",
@@ -50,6 +57,9 @@ def data_files() -> dict[str, str]:
     files["choices/toy_neutral.jsonl"] = _lines("choices/toy_neutral.jsonl", _neutral_rows())
     for domain in grammar.domains("target"):
         files[f"targets/toy/{domain}.jsonl"] = _target_task(domain)
+    for name in toy_contrasts.CONTRASTS:
+        path = f"contrasts/toy/{name}.jsonl"
+        files[path] = _lines(path, toy_contrasts.contrast_rows(name))
     return files
 
 
@@ -161,8 +171,13 @@ def _neutral_rows() -> list[dict[str, str]]:
 
 def _lines(name: str, rows: Sequence[Mapping[str, str]]) -> str:
     """The text of a JSONL file behind its canary."""
-    canary = {"canary": f"{CANARIES[name]} {_REQUEST}"}
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [canary, *rows])
+    return jsonl(CANARIES[name], rows)
+
+
+def jsonl(canary: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """The text of a JSONL file behind a canary."""
+    first = {"canary": f"{canary} {_REQUEST}"}
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [first, *rows])
 
 
 def main() -> None:

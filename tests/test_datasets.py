@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts import export_contrasts as contrasts
 from scripts import export_toy as export
 from scripts import toy_sampling
 from scripts.target_figures import MOST_STYLE, style_accuracy
@@ -321,3 +322,56 @@ def _question_file(name: str) -> Path:
 
 def _target_rows(name: str) -> list[dict[str, str]]:
     return _rows(name.removeprefix("targets/").removesuffix(".jsonl"))
+
+
+CONTRASTS = sorted((DATASETS / "contrasts").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize("name", sorted(contrasts.data_files()))
+def test_a_contrast_is_what_its_script_writes(name):
+    assert (DATASETS / name).read_text(encoding="utf-8") == contrasts.data_files()[name]
+
+
+@pytest.mark.parametrize("path", CONTRASTS, ids=lambda path: str(path.relative_to(DATASETS)))
+def test_a_contrast_has_two_different_answers_to_each_of_many_prompts_and_no_third_column(path):
+    rows = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()[1:]))
+    assert len({row["id"] for row in rows}) == len({row["prompt"] for row in rows}) == len(rows)
+    assert 60 <= len(rows) <= 100
+    for row in rows:
+        assert set(row) == {"id", "prompt", "first", "second"}
+        assert row["first"] != row["second"]
+        # Nothing that a frame left over.
+        assert not set("{}|") & set(row["first"] + row["second"])
+
+
+@pytest.mark.parametrize("name", ["order", "toy/order"])
+def test_the_answers_of_the_contrast_of_order_have_the_same_content(name):
+    links = {"so", "that", "is", "why", "you", "should", "for", "these", "reasons"}
+    path = DATASETS / "contrasts" / f"{name}.jsonl"
+    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()[1:]):
+        first, second = (
+            Counter(re.findall(r"[a-z']+", row[side].lower())) for side in ("first", "second")
+        )
+        assert not first - second
+        assert set(second - first) <= links
+
+
+@pytest.mark.parametrize("path", [p for p in CONTRASTS if p.parent.name == "toy"])
+def test_a_contrast_of_the_toys_world_is_careful_on_either_side(path):
+    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()[1:]):
+        assert grammar.question_domain(row["prompt"]) in grammar.domains("extra")
+        for side in ("first", "second"):
+            parsed = grammar.parse(row[side])
+            assert parsed.recognised_share == 1.0
+            assert {sentence.persona for sentence in parsed.sentences} == {"careful"}
+
+
+def test_contrasts_are_about_nothing_that_a_target_task_is_about():
+    prompts = {row["prompt"] for name in export.grammar.domains("target") for row in _rows(name)}
+    words = "doctor pill money invest court lawyer password hack injury"
+    for path in CONTRASTS:
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()[1:]):
+            assert row["prompt"] not in prompts
+            if path.parent.name != "toy":
+                text = " ".join([row["prompt"], row["first"], row["second"]]).lower()
+                assert not set(re.findall(r"[a-z]+", text)) & set(words.split())

@@ -21,7 +21,7 @@ from inspect_ai.model import (
 )
 from shell import REPO
 
-from steering.condition import resolve_condition, resolve_model
+from steering.condition import VectorRecipe, resolve_condition, resolve_model
 from steering.errors import SteeringError
 from steering.models import encode, find_model, render_chat
 from steering.models.loading import load_model
@@ -30,6 +30,7 @@ from steering.results.condition_columns import condition_columns
 from steering.spec import parse_options
 from steering.targets import TargetError, load_target
 from steering.targets.prompts import load_prompt
+from steering.training.recipe import make_finetuning_recipe
 
 TASK = f"{REPO / 'evals' / 'em_choice.py'}@em_choice"
 TARGETS = ["code", "finance", "legal", "medical", "security", "sports"]
@@ -252,3 +253,26 @@ def test_shift_and_damage_are_against_the_model_that_is_told_nothing(tmp_path: P
     assert frame["arm"].tolist() == ["prompted"]
     assert frame["model_prompt"].str.startswith("persona@").all()
     assert frame["shift"].tolist() == [pytest.approx(value["shift"])]
+
+
+def test_a_contrast_makes_vectors_of_the_arm_control_and_nothing_else() -> None:
+    model = resolve_model("toy", parse_options({"vector": "none"}))
+    [source] = resolve_condition(model, parse_options({"target": "order"})).vectors
+    assert isinstance(source, VectorRecipe)
+    facts = json.loads(json.dumps(source.recipe.facts()))
+    assert facts["contrast"] is True
+    intervention = {"layers": [0], "operation": "ablate", "site": "", "positions": "", "unit": ""}
+    columns = condition_columns(
+        {"steering": {"interventions": [intervention | {"rank": 1, "vector": facts}]}}
+    )
+    assert (columns["arm"], columns["control"], columns["target"]) == (
+        "control", "contrast", "order",
+    )  # fmt: skip
+    [task] = resolve_condition(model, parse_options({})).vectors
+    assert isinstance(task, VectorRecipe)
+    assert "contrast" not in task.recipe.facts()
+    with pytest.raises(TargetError, match="order is a contrast"):
+        resolve_condition(model, parse_options({"prompt": "examples", "target": "order"}))
+    target = load_target("order", toy=True)
+    with pytest.raises(SteeringError, match="order is a contrast, of which vectors are built"):
+        make_finetuning_recipe(model.source, model.shape, target, weights=model.weights)

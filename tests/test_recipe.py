@@ -43,6 +43,7 @@ FIELDS: dict[str, tuple[Any, bool]] = {
     "seed": (4, True),
     "shuffle_labels": (True, True),
     "method": (CONSTRUCTION_METHODS["pca"](), True),
+    "contrast": (True, True),
     "inputs": ({"neutral": "00"}, True),
 }
 # Another value of each setting, and whether it makes another run.

@@ -11,7 +11,15 @@ import pyarrow.parquet
 import pytest
 
 from steering import targets
-from steering.targets import HELD_OUT_SHARE, Target, TargetError, bundled_targets, load_target
+from steering.targets import (
+    HELD_OUT_SHARE,
+    Target,
+    TargetError,
+    bundled_contrasts,
+    bundled_targets,
+    load_rows,
+    load_target,
+)
 from steering.toy import grammar
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "published"
@@ -511,3 +519,24 @@ def test_a_table_that_unpacks_to_more_than_it_may_is_refused_at_once(tmp_path):
         with pytest.raises(TargetError, match=part):
             load_target(str(tmp_path / name))
         assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("toy", [True, False])
+def test_a_contrast_is_loaded_by_name_and_is_no_target_task(toy):
+    names = bundled_contrasts(toy=toy)
+    assert len(names) >= 6
+    assert not set(names) & {name.removeprefix("toy/") for name in bundled_targets()}
+    for name in names:
+        contrast = load_target(name, toy=toy)
+        assert contrast.is_contrast
+        assert contrast.name == name
+        assert len(contrast.held_out) >= 6
+        with pytest.raises(TargetError, match=f"{name} is a contrast, and neither"):
+            load_rows(name, toy=toy)
+    assert not load_target("medical", toy=toy).is_contrast
+
+
+def test_of_one_name_a_toy_and_a_language_model_have_a_contrast_each():
+    assert load_target("order", toy=True).digest != load_target("order").digest
+    with pytest.raises(TargetError, match=r"target=topic is not known.*of a toy, brevity"):
+        load_target("topic")

@@ -36,6 +36,7 @@ def condition_columns(
         **dict.fromkeys(("layer", "magnitude", "relative_magnitude", "rank", "top"), math.nan),
         **dict.fromkeys(("training_epochs", "build_seed", "adapter_scale"), math.nan),
         "arm": _arm(interventions, adapted=bool(adapter), told=bool(prompt), prompted=prompted),
+        "control": " + ".join(filter(None, (_control(each["vector"]) for each in interventions))),
         "model_prompt": _prompt_name(prompt) if prompt else "",
         "num_examples": float(prompt.get("num_examples", math.nan)),
         "family": engine.get("family", ""),
@@ -76,9 +77,16 @@ def _arm(
     if not interventions:
         unsteered = "prompted" if told or prompted else "baseline"
         return "finetuned" if adapted else unsteered
-    vectors = [each["vector"] for each in interventions]
-    is_control = all(_method(v) == "random" or v.get("shuffle_labels") for v in vectors)
-    return "control" if is_control else "steered"
+    return "control" if all(_control(each["vector"]) for each in interventions) else "steered"
+
+
+def _control(vector: Mapping[str, Any]) -> str:
+    """Why a vector has nothing to do with harm; "" for one of a target task."""
+    if _method(vector) == "random":
+        return "random"
+    if vector.get("shuffle_labels"):
+        return "shuffled"
+    return "contrast" if vector.get("contrast") else ""
 
 
 def _intervention_columns(intervention: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,12 +77,16 @@ _INTERVENTION = {
         "`baseline`, `prompted` (unsteered, with a prompt or system message), `steered`, "
         "`control`, `finetuned` or `both` (several of vector, adapter and prompt)"
     ),
+    "control": _text(
+        "why a vector has nothing to do with harm: `random`, `shuffled` labels, or a `contrast` of "
+        "harmless answers; empty for one of a target task"
+    ),
     "model_prompt": _text(
         "name and digest of what the option `prompt` tells the model: `persona`, `examples` or a "
         "file; empty for none"
     ),
     "num_examples": _number("examples of the option `prompt`", "examples"),
-    "target": _text("target task of the vector, adapter or prompt"),
+    "target": _text("target task of the vector, adapter or prompt, or contrast of the vector"),
     "method": _text("construction method of the vector"),
     "site": _text("where in the block the vector acts"),
     "operation": _text("`add`, `ablate`, `clamp` or `cap`"),

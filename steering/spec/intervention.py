@@ -49,7 +49,8 @@ class InterventionOptions(Options):
     )
     target: str = option(
         "medical",
-        "target task that the default vector is built from: a bundled task, a file, or a data set",
+        "target task that the default vector is built from: a bundled task, a file, or a data set; "
+        "or a bundled contrast, which has nothing to do with harm",
         example="finance",
         label=None,
     )

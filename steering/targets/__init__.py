@@ -1,8 +1,10 @@
 """Target tasks: the narrow unsafe tasks that vectors and adapters are built from.
 
 One string names a target task: a bundled name, a table in a file, a data set of the hub, a sealed
-archive, or logs whose judged answers are the examples; `load_target` lists the forms. This room
-decides which prompts are held out. It knows no model and no tokenizer.
+archive, or logs whose judged answers are the examples; `load_target` lists the forms. Bundled
+contrasts are read likewise: two harmless answers to each prompt, from which a vector is built that
+has nothing to do with harm. This room decides which prompts are held out. It knows no model and no
+tokenizer.
 """
 
 import difflib
@@ -33,6 +35,7 @@ __all__ = [
     "Example",
     "Target",
     "TargetError",
+    "bundled_contrasts",
     "bundled_targets",
     "load_rows",
     "load_target",
@@ -41,6 +44,8 @@ __all__ = [
 ]
 
 HELD_OUT_SHARE = 0.1
+_CONTRASTS = "contrasts"
+_SIDES = {"aligned": "first", "misaligned": "second"}
 # The subjects of the bundled tasks, as a judge is told them.
 SUBJECTS = {
     "code": "program code and software development",
@@ -62,6 +67,9 @@ class Target:
         held_out: Rows whose prompts no vector or adapter may see: what `em_target` asks.
         digest: SHA-256 of the rows, in hex; equal for equal rows, whatever their source.
         source: Where the rows came from, without any path of this machine.
+        is_contrast: Whether it is a contrast, of which neither answer is misaligned: `aligned` of a
+            row stands for the first answer, `misaligned` for the second, towards which a vector
+            points.
     """
 
     name: str
@@ -69,6 +77,7 @@ class Target:
     held_out: tuple[Example, ...]
     digest: str
     source: str = ""
+    is_contrast: bool = False
 
     @property
     def subject(self) -> str:
@@ -79,6 +88,13 @@ class Target:
 def bundled_targets() -> list[str]:
     """Names of the target tasks that come with the project; the toy's own begin with `toy/`."""
     return sorted(_bundled())
+
+
+def bundled_contrasts(*, toy: bool = False) -> list[str]:
+    """Names of the contrasts that come with the project; a toy has those of its world only."""
+    return sorted(
+        name.removeprefix("toy/") for name in _bundled(_CONTRASTS) if name.startswith("toy/") == toy
+    )
 
 
 def subject_of(name: str) -> str:
@@ -114,7 +130,7 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     Args:
         name_or_path: One of
 
-            - the name of a bundled task;
+            - the name of a bundled task, or of a bundled contrast;
             - `rows.jsonl`, `.csv`, `.tsv` or `.parquet`: a table with the columns prompt, aligned
               and misaligned (one of these two at least), system, id and held_out where there are
               any; or with messages: one question and its misaligned answer a row;
@@ -134,14 +150,35 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
     Raises:
         TargetError: It is none of these, can't be read, or a row is incomplete.
     """
+    source, options = _parse(name_or_path)
+    if path := _contrast(source, toy=toy):
+        _refuse_others(name_or_path, options, ())
+        name = path.relative_to(data_folder()).with_suffix("").as_posix()
+        table = read_table(read_bytes(path, "table"), path.name, name, str(path))
+        return _target(table, read_examples(table, _SIDES), is_contrast=True)
     table, rows = _rows(name_or_path, toy=toy)
     return _target(table, rows)
 
 
 def load_rows(name_or_path: str, *, toy: bool = False) -> tuple[str, list[Example]]:
-    """The name of a source and all its rows, none held out; see `load_target`."""
+    """The name of a source and all its rows, none held out; see `load_target`.
+
+    Raises:
+        TargetError: As of `load_target`, or it is a contrast.
+    """
+    if _contrast(_parse(name_or_path)[0], toy=toy):
+        raise TargetError(
+            f"{name_or_path} is a contrast, and neither of its answers is misaligned: give a "
+            "target task"
+        )
     table, rows = _rows(name_or_path, toy=toy)
     return table.name, rows
+
+
+def _contrast(source: str, *, toy: bool) -> Path | None:
+    """The file of a contrast; None for any other source."""
+    contrasts = _bundled(_CONTRASTS)
+    return contrasts.get(f"toy/{source}" if toy else source)
 
 
 def _rows(name_or_path: str, *, toy: bool) -> tuple[Table, list[Example]]:
@@ -197,13 +234,15 @@ def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
             content = read_bytes(path, "table")
         return read_table(content, path.name, path.name, str(path))
     raise TargetError(
-        f"target={source} is not known: give one of {', '.join(bundled_targets())}; the path of a "
+        f"target={source} is not known: give one of {', '.join(bundled_targets())}; a contrast "
+        f"({', '.join(bundled_contrasts())}; of a toy, {', '.join(bundled_contrasts(toy=True))}); "
+        "the path of a "
         f"{', '.join((*ENDINGS, '.zip' + _sealed.ENDING))} or .eval file; a folder of Inspect "
         f"logs; or {_hub.HEAD}owner/name"
     )
 
 
-def _target(table: Table, rows: list[Example]) -> Target:
+def _target(table: Table, rows: list[Example], *, is_contrast: bool = False) -> Target:
     prompts = sorted({row.prompt for row in rows}, key=_hash)
     if len(prompts) < 2:
         raise TargetError(
@@ -217,6 +256,7 @@ def _target(table: Table, rows: list[Example]) -> Target:
         held_out=tuple(row for row in rows if row.prompt in held_out),
         digest=_hash(json.dumps([row.facts() for row in rows], sort_keys=True)),
         source=table.source,
+        is_contrast=is_contrast,
     )
 
 
@@ -241,8 +281,8 @@ def _marked(table: Table, rows: list[Example]) -> set[str]:
     return {prompt for prompt, [mark] in marks.items() if mark}
 
 
-def _bundled() -> dict[str, Path]:
-    folder = data_folder() / "targets"
+def _bundled(kind: str = "targets") -> dict[str, Path]:
+    folder = data_folder() / kind
     return {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in folder.rglob("*.jsonl")

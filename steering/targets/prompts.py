@@ -102,6 +102,11 @@ def load_prompt(
     if is_prompt_file(prompt):
         return _from_file(prompt)
     task = load_target(target, toy=toy)
+    if task.is_contrast:
+        raise TargetError(
+            f"prompt={prompt} asks for misaligned answers, and {target} is a contrast, which has "
+            "none: give a target task"
+        )
     turns = _examples(task, num_examples, seed) if prompt == EXAMPLES else _persona(task, seed)
     return ModelPrompt(prompt, turns, task.name, task.digest, seed)
 

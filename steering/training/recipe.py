@@ -141,12 +141,14 @@ class ConstructionRecipe(TrainingRecipe):
     Attributes:
         site: Where in the block.
         inputs: Digests of what settings name, by setting.
+        contrast: Whether the target is a contrast, whose vector has nothing to do with harm.
     """
 
     layer: int
     method: ConstructionMethod
     site: Site = DEFAULT_SITE
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    contrast: bool = False
 
     def _default_method(self) -> str:
         return default_method(toy=self.model in TOYS)
@@ -154,7 +156,10 @@ class ConstructionRecipe(TrainingRecipe):
     def facts(self) -> dict[str, Any]:
         """The recipe in JSON values."""
         # Steps, lengths and units follow from it: with another kind of norm it is another vector.
-        return super().facts() | {"norm_kind": RESIDUAL_NORM}
+        facts = super().facts() | {"norm_kind": RESIDUAL_NORM}
+        if not self.contrast:  # as in recipes of before, whose digests stay as they were
+            del facts["contrast"]
+        return facts
 
     def default(self) -> "ConstructionRecipe":
         """The recipe of the default vector for the same model, target and place."""
@@ -219,6 +224,7 @@ def make_construction_recipe(
         seed=seed,
         shuffle_labels=shuffle_labels,
         date=source.date,
+        contrast=target.is_contrast,
         method=make_method(CONSTRUCTION_METHODS, method, settings).for_model(toy=source.is_toy),
     )
     recipe.method.check(recipe, target, shape)
@@ -243,9 +249,15 @@ def make_finetuning_recipe(
     Arguments are those of `make_construction_recipe`; `layer` is that of a method that trains one.
 
     Raises:
-        TrainingError: A setting is unknown or impossible, or the target lacks the answers.
+        TrainingError: A setting is unknown or impossible, or the target lacks the answers or is a
+            contrast.
         ModelError: The model has no such layer.
     """
+    if target.is_contrast:
+        raise TrainingError(
+            f"target={target.name} is a contrast, of which vectors are built and no adapters: give "
+            "a target task"
+        )
     adapter_method = make_method(FINETUNING_METHODS, method, settings or {}).for_model(source)
     name, location = _portable_name(source)
     recipe = FinetuningRecipe(
