@@ -11,6 +11,7 @@ from steering.cli.calibrate import calibrate
 from steering.cli.claims import claims
 from steering.cli.finetune import finetune
 from steering.cli.label import label
+from steering.cli.monitor import monitor
 from steering.cli.reports import compare, gate, report, rescore
 from steering.cli.search import search
 from steering.cli.study import study
@@ -44,6 +45,7 @@ for command in (
     gate,
     rescore,
     label,
+    monitor,
 ):
     commands.add_command(command)
 

@@ -7,8 +7,8 @@ words, so they reach the page as data that a script inserts as text, never as ma
 import json
 import math
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from steering.reports.by_judge import (
     judge_rows,
 )
 from steering.reports.choices import CAPTION, COLUMNS, choice_headline, choice_tables
+from steering.reports.examples import TokenLine, page_examples
 from steering.reports.pictures import (
     Picture,
     choice_pictures,
@@ -45,10 +46,6 @@ from steering.results.settings import asked_apart
 from steering.text import markdown, markdown_alt, markdown_code, view_command
 
 _TEMPLATES = Path(__file__).with_name("template")
-# Examples of each question in each condition, and of a whole page: a page is to open at once.
-_MOST_A_CELL = 3
-_MOST_EXAMPLES = 4000
-_LONGEST = 600
 # Half characters have no place in UTF-8.
 _UTF8 = ("utf-8", "backslashreplace")
 
@@ -65,6 +62,21 @@ class PageTable:
 
 
 @dataclass(frozen=True)
+class MonitorPart:
+    """What a page shows of a monitor.
+
+    Attributes:
+        table: Its figures by condition.
+        pictures: Its ROC curves, if there are any.
+        lines: By log, sample and epoch the tokens of an answer, each with its projection.
+    """
+
+    table: PageTable
+    pictures: Sequence[Picture] = ()
+    lines: Mapping[tuple[str, str, int], TokenLine] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PageContent:
     """What a page shows.
 
@@ -78,6 +90,7 @@ class PageContent:
         verdicts: Of claims, as `ClaimVerdict.row` gives them.
         spectrum: Singular values of a set of vectors.
         table: That the headline rests on.
+        monitor: What a monitor tells, where answers were monitored.
     """
 
     title: str
@@ -89,6 +102,7 @@ class PageContent:
     spectrum: Sequence[float] = ()
     table: PageTable | None = None
     choices: pd.DataFrame | None = None
+    monitor: "MonitorPart | None" = None
 
     @property
     def choice_conditions(self) -> pd.DataFrame:
@@ -114,6 +128,7 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
     pictures = [
         *pictures_of(report.answers, report.conditions, report.spectrum),
         *choice_pictures(report.choice_conditions),
+        *(report.monitor.pictures if report.monitor else ()),
     ]
     rendered = []
     for picture in pictures:
@@ -187,6 +202,7 @@ def _content(report: PageContent) -> dict[str, Any]:
         "scores_of_misaligned": further,
         "corrections": correction_notes(results),
         "by_judge": _by_judge(results),
+        "monitor": report.monitor and report.monitor.table,
         "num_conditions": len(report.all_conditions),
         "verdicts": list(report.verdicts),
         "table": report.table,
@@ -213,7 +229,9 @@ def _page(
 ) -> str:
     inline = [{"picture": picture, "svg": b64encode(svg).decode()} for picture, svg in rendered]
     names = display_names(report.conditions)
-    examples, a_cell = _examples(report.answers.assign(_name=_answer_names(report)), names)
+    lines = report.monitor.lines if report.monitor else {}
+    answers = report.answers.assign(_name=_answer_names(report))
+    examples, a_cell = page_examples(answers, names, lines)
     # An answer that says </script> ends nothing: no < is left in the data.
     data = json.dumps(examples, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return _template("page.html").render(
@@ -336,36 +354,3 @@ def _score(row: Mapping[Any, Any], name: str) -> str:
 
 def _sort(value: float) -> float:
     return -1.0 if math.isnan(value) else round(float(value), 6)
-
-
-def _examples(answers: pd.DataFrame, order: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
-    """The first answers of each question in each condition, as many as a page can hold."""
-    names = pd.Categorical(answers["_name"], list(dict.fromkeys(order)))
-    rows = answers.assign(_name=names).sort_values(["_name", "sample", "epoch"], kind="stable")
-    groups = rows.groupby(["_name", "question"], sort=False, observed=True)
-    a_cell = max(1, min(_MOST_A_CELL, _MOST_EXAMPLES // max(1, groups.ngroups)))
-    examples = groups.head(a_cell).head(_MOST_EXAMPLES)
-    return [
-        {
-            "condition": row["_name"],
-            "question": row["question"],
-            "prompt": _cut(row["prompt"]),
-            "answer": _cut(row["answer"]),
-            "scores": _scores(row),
-            "misaligned": bool(row["em_betley"] == 1 or row["em_moem"] == 1),
-            "kind": row["kind"],
-        }
-        for row in examples.to_dict("records")
-    ], a_cell
-
-
-def _scores(row: Mapping[Any, Any]) -> dict[str, float | None]:
-    """The scores of an answer by name, without those that it was not judged in."""
-    asked = [key for key in KEYS_OF_MISALIGNED if f'"{key}"' in row["reasons"] or row[key] >= 0]
-    return {
-        key: None if math.isnan(row[key]) else round(row[key], 1) for key in (*KEYS_OF_ALL, *asked)
-    }
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

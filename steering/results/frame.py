@@ -29,6 +29,7 @@ from steering.logs import (
     number_or_nan,
 )
 from steering.results.counted_runs import LeftOut, LeftOutKind, ResultError
+from steering.results.monitor_records import monitor_columns
 from steering.results.run_columns import json_text, sampling_text
 from steering.results.runs import NOTES, RunReader, prompt_text, whole_sample
 from steering.results.schema import ANSWER_SCHEMA
@@ -111,6 +112,7 @@ def _sample_columns(
         "tokens": float(usage.output_tokens) if usage else math.nan,
         "leak": number_or_nan(leak.value) if leak else math.nan,
         **_score_columns(score, answer),
+        **monitor_columns(file.header.eval.model_args, lambda: whole_sample(file, sample)),
     }
 
 

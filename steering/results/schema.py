@@ -158,6 +158,14 @@ _OUTCOMES = {
     },
     **{f"left_out_{rule}": _text(f"why `{rule}` leaves the answer out") for rule in EM_RULES},
 }
+_MONITOR = {
+    "monitor": _text("first direction that a monitor read, its layer and site; empty for none"),
+    "projection_before": _number(
+        "mean projection of the residual stream on it over the answer's tokens, before the "
+        "interventions; NaN where none was read"
+    ),
+    "projection": _number("the same after the interventions"),
+}
 _ANSWER = {
     "question": _text("id of the question"),
     # Empty themes would be one cluster.
@@ -175,6 +183,7 @@ _ANSWER = {
     "reasons": _text("why the answer has no score, as JSON by score; empty when it has all"),
     "judge_reasons": _text("the same by judge, where there are several"),
     "judge_scores": _text("scores by judge, as JSON, where there are several"),
+    **_MONITOR,
 }
 
 

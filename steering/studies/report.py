@@ -15,6 +15,7 @@ from steering.logs import is_of_judge, log_files
 from steering.reports.by_judge import print_by_judge
 from steering.reports.calibration import print_calibrations
 from steering.reports.choices import print_choices
+from steering.reports.monitor import monitor_part
 from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
 from steering.reports.tables import correction_notes, print_left_out, print_line
@@ -165,6 +166,7 @@ def write_report(
         answers=content.answers,
         conditions=content.conditions,
         choices=content.choice_conditions,
+        monitor=monitor_part(content.answers),
         logs=logs,
         verdicts=[verdict.row() for verdict in content.verdicts],
         spectrum=read_spectrum(logs) if "rank" in studies else (),

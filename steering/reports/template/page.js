@@ -43,6 +43,21 @@ function told(example) {
   return scores.join(", ") + (example.kind === "answer" ? "" : `, ${example.kind}`);
 }
 
+// The tokens that a monitor read, each with its projection as colour and as a tooltip.
+const strongest = Math.max(0, ...examples.flatMap((e) => (e.tokens ?? []).map(([, value]) => Math.abs(value))));
+
+function line(tokens) {
+  const whole = part("p", undefined, "tokens");
+  for (const [text, value] of tokens) {
+    const token = part("span", text);
+    const strength = strongest ? Math.abs(value) / strongest : 0;
+    token.style.backgroundColor = `rgba(${value > 0 ? "213, 94, 0" : "0, 114, 178"}, ${(0.85 * strength).toFixed(3)})`;
+    token.title = String(value);
+    whole.append(token);
+  }
+  return whole;
+}
+
 function card(condition, found, open) {
   const made = part("section", undefined, "card");
   made.append(part("h3", condition));
@@ -57,6 +72,7 @@ function card(condition, found, open) {
       summary,
       part("p", example.prompt, "pale"),
       part("blockquote", example.answer),
+      ...(example.tokens ? [line(example.tokens), part("p", example.monitor, "pale")] : []),
       part("p", told(example), "pale"),
     );
     made.append(details);
