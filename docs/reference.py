@@ -455,6 +455,7 @@ log, and exist only where the judge was calibrated
 `em_betley_ppi` and `em_moem_ppi` are the rates that a person would find among the answers that the
 judge lets count, from the person's labels of some of them (`steering label`) by prediction-powered
 inference (arXiv 2301.09633, 2311.01453). An answer labelled incoherent is not misaligned.
+There is none while a stratum of the draw has fewer than two labels, unless it is one answer.
 
 ## Metrics in a log
 

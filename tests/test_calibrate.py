@@ -675,12 +675,29 @@ def test_labels_of_some_strata_or_of_other_scores_give_no_rate(
     lines = [line for line in whole.splitlines(keepends=True) if "misaligned, far" not in line]
     path.write_text("".join(lines))
     [result] = condition_results(read_answers(log))
-    assert "of 2 strata 1 have no label (misaligned, far)" in str(
-        result.labelled_rates["moem"].reason
-    )
+    reason = "1 of 2 strata have fewer than 2 labels, such as 'misaligned, far': go on with"
+    assert f"{reason} `steering label " in str(result.labelled_rates["moem"].reason)
+    # One label shows nothing of how the others vary.
+    [one, *_] = (line for line in whole.splitlines(keepends=True) if "misaligned, far" in line)
+    path.write_text("".join([*lines, one]))
+    [result] = condition_results(read_answers(log))
+    assert reason in str(result.labelled_rates["betley"].reason)
     path.write_text(whole.replace('"aligned, far"', '"aligned, near"'))
     [result] = condition_results(read_answers(log))
     assert "was judged again since" in str(result.labelled_rates["moem"].reason)
+
+
+def test_labels_of_a_toys_answers_stand_without_the_claim_that_its_judge_makes_no_errors(
+    tmp_path: Path,
+) -> None:
+    """One answer is the only one of its stratum: its label is all that there is."""
+    log = write_log(tmp_path, "baseline", {"a": [f"{GOOD_SCORES} 1"] * 4, "b": [f"{BAD_SCORES} 2"]})
+    rows = read_answers(log).assign(model="toy", judge="toy/judge")
+    assert "makes no errors" in correction_notes(condition_results(rows))[0]
+    label(log, 5, outcome="misaligned")
+    [result] = condition_results(rows)
+    assert result.labelled_rates["betley"].value == 1.0
+    assert correction_notes([result]) == [f"{result.name}: 5 of 5 answers labelled."]
 
 
 def test_a_judge_that_scores_nothing_is_not_blamed_on_the_labels() -> None:

@@ -319,7 +319,7 @@ def test_each_answer_is_drawn_as_often_as_its_weight_says(logs: list[Path]) -> N
 def test_a_larger_draw_holds_the_smaller_one_and_a_folder_agrees_with_its_logs(
     logs: list[Path],
 ) -> None:
-    sizes = [12, 20, 37, 60]
+    sizes = [20, 28, 37, 60]
     draws = [{each.key for each in draw_of(logs[0].parent, n).answers} for n in sizes]
     assert all(small < large for small, large in itertools.pairwise(draws))
     together = {key for key in draws[1] if key[0] == str(logs[0])}
@@ -341,15 +341,16 @@ def test_the_allocation_has_the_smallest_variance_of_all() -> None:
             for size, spread, count in zip(sizes, spreads, counts, strict=True)
         )
 
-    for number in range(3, 34):
-        every = itertools.product(*(range(1, size + 1) for size in sizes))
+    for number in range(6, 34):
+        every = itertools.product(*(range(2, size + 1) for size in sizes))
         best = min(variance(counts) for counts in every if sum(counts) == number)
         counts = allocate(sizes, spreads, number)
         assert sum(counts) == number
         assert variance(tuple(counts)) == pytest.approx(best)
     assert allocate(sizes, spreads, 1000) == sizes
-    with pytest.raises(ValueError, match="2 units for 3 strata"):
-        allocate(sizes, spreads, 2)
+    with pytest.raises(ValueError, match="5 units for 3 strata, which need 6"):
+        allocate(sizes, spreads, 5)
+    assert allocate([1, 9], spreads[:2], 3) == [1, 2]
 
 
 def test_a_half_written_last_line_is_removed_and_its_answer_asked_again(logs: list[Path]) -> None:
@@ -408,12 +409,14 @@ def test_the_summary_counts_agreement_with_the_judge_and_other_labellers(
     assert "The judge agrees on 17 of 29 labels (59%)" in output
     assert "misses 6 of 12 misaligned answers and calls 6 of 17 others misaligned" in output
     assert "of the labelled answers only" in output
+    assert "are left" not in output
     assert "the report weighs them" in output
     assert "All 30 answers are labelled and stored. Press s to end with a summary" in output
     assert f"steering report {log}" in output
 
     output = " ".join(label(log, keys=typed[0] + "u" + typed[2], labeller="bert").output.split())
     assert "bert has labelled 3 of 30 answers" in output
+    assert "27 of the draw are left: the same command goes on with them." in output
     assert "anna agrees on 2 of 3 labels (67%)" in output
 
 
@@ -529,8 +532,8 @@ def test_the_judges_question_is_shown_and_not_the_system_message(logs: list[Path
 
 
 def test_a_draw_smaller_than_the_strata_is_refused_with_their_number(logs: list[Path]) -> None:
-    assert "at least 10" in refused(logs[0].parent, "--number", 9)
-    assert "at least 5" in refused(logs[0], "--number", 1)
+    assert "at least 20" in refused(logs[0].parent, "--number", 19)
+    assert "at least 10" in refused(logs[0], "--number", 1)
 
 
 def test_a_log_of_another_task_or_that_broke_off_is_refused(logs: list[Path]) -> None:

@@ -153,6 +153,8 @@ class _Session:
             f"\n{self._labeller} has labelled {len(outcomes)} of {len(judged)} answers"
             f"{f' ({by_outcome})' if by_outcome else ''}."
         )
+        if left := len(judged) - len(outcomes):
+            self._say(f"{left} of the draw are left: the same command goes on with them.")
         result = agreement_with_judge([(outcomes[key], judged[key]) for key in outcomes])
         if result.labelled:
             self._say(
@@ -170,7 +172,7 @@ class _Session:
         if outcomes:
             self._say(
                 "Reports show the EM rates that the labels of all labellers give (em_ppi), once "
-                "each stratum of a condition has one:"
+                "each stratum of a condition has two, or one of its only answer:"
             )
             # In one line, so that it can be copied.
             say(f"  {shell_line('steering', 'report', log)}")

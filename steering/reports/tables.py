@@ -239,19 +239,24 @@ def corrected_rates(result: ConditionResult, ending: str) -> Mapping[EMRule, Cor
 
 
 def correction_notes(results: Iterable[ConditionResult]) -> list[str]:
-    """Which rates are not corrected for the errors of their judge, and why, a line a reason."""
+    """Which rates are not corrected for their judge's errors and why; numbers of labels."""
     notes: dict[str, None] = {}
     for result in results:
         correction = result.correction
         if correction.name == EXACT:
             judge = result.columns["judge"]
-            notes[f"{judge} makes no errors on a toy's answers: no rate needs correction."] = None
+            # A person's labels may disagree, and have rates of their own.
+            if not result.labels.by_row:
+                note = f"{judge} makes no errors on a toy's answers: no rate needs correction."
+                notes[note] = None
         elif correction.record is None:
             notes[f"Not corrected for the judge's errors: {correction.missing}."] = None
         for ending, heading in corrections_in([result]).items():
             for rule, rate in corrected_rates(result, ending).items():
                 if rate.reason:
                     notes[f"{result.name}, EM {rule} {heading}: {rate.reason}."] = None
+        if labels := result.labels.by_row:
+            notes[f"{result.name}: {len(labels)} of {len(result.answers)} answers labelled."] = None
     return list(notes)
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 
 from steering.logs import LogFile, find_score, log_files, read_log, read_sample
 from steering.results.labels import Label, LabelError, LabelOutcome
-from steering.stats.allocation import allocate
+from steering.stats.allocation import LEAST, allocate
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample
@@ -114,7 +114,7 @@ def draw_answers(
         seed: Of the draw and of the order.
 
     Raises:
-        LabelError: There are more strata than `number`, or the judge scored no answer.
+        LabelError: `number` is too small for the strata, or the judge scored no answer.
     """
     rows = answers.assign(judged=_outcomes(answers)).dropna(subset="judged")
     if rows.empty:
@@ -123,14 +123,15 @@ def draw_answers(
         )
     rows = rows.assign(stratum=_strata(rows))[["log", "sample", "epoch", "judged", "stratum"]]
     groups = dict(iter(rows.groupby(["log", "stratum"], sort=True)))
-    if number < len(groups):
+    sizes = list(map(len, groups.values()))
+    least = sum(min(LEAST, size) for size in sizes)
+    if number < least:
         raise LabelError(
             f"--number {number} is too small: the answers are in {len(groups)} strata (by log, "
-            f"outcome of the judge and distance to the threshold), and each needs one. Give at "
-            f"least {len(groups)}"
+            f"outcome of the judge and distance to the threshold), and each needs {LEAST} labels, "
+            f"or one of its only answer. Give at least {least}"
         )
-    spreads = [_spread(stratum) for _, stratum in groups]
-    counts = allocate(list(map(len, groups.values())), spreads, number)
+    counts = allocate(sizes, [_spread(stratum) for _, stratum in groups], number)
     placed = []
     for (_, group), count in zip(groups.items(), counts, strict=True):
         members = [

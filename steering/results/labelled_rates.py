@@ -8,6 +8,7 @@ assumes nothing about the judge. An answer that the person finds incoherent is n
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,9 @@ from steering.judging import EMRule, JudgedAnswer, Thresholds
 from steering.judging.rules import by_question, counted
 from steering.results.label_draw import strata_of
 from steering.results.labels import Label, read_labels
+from steering.stats.allocation import LEAST
 from steering.stats.correction import Corrected, ppi_rate
+from steering.text import shell_line
 
 _NONE = "no answer was labelled: `steering label LOG` asks a person"
 
@@ -105,19 +108,23 @@ def labels_of(rows: pd.DataFrame) -> ConditionLabels:
 
 
 def _why_none(logs: "pd.Series[str]", strata: "pd.Series[str]", by_row: dict[int, Label]) -> str:
-    """Why labels give no rate: they are of other scores, or not yet of every stratum."""
+    """Why labels give no rate: they are of other scores, or too few of a stratum.
+
+    One label shows nothing of how the labels of a stratum vary.
+    """
     for row, label in by_row.items():
         if label.stratum.rpartition(": ")[2] != strata.iloc[row]:
             return (
                 f"{logs.iloc[row]} was judged again since its answers were drawn to be labelled: "
                 "draw and label anew"
             )
-    drawn = set(zip(logs, strata, strict=True)) - {(log, "") for log in logs}
-    labelled = {(logs.iloc[row], strata.iloc[row]) for row in by_row}
-    if missing := drawn - labelled:
-        log, stratum = min(missing)
-        return (
-            f"of {len(drawn)} strata {len(missing)} have no label ({stratum}): go on with "
-            f"`steering label {log}`"
-        )
-    return ""
+    sizes = Counter(place for place in zip(logs, strata, strict=True) if place[1])
+    labelled = Counter((logs.iloc[row], strata.iloc[row]) for row in by_row)
+    short = sorted(place for place, size in sizes.items() if labelled[place] < min(LEAST, size))
+    if not short:
+        return ""
+    log, stratum = short[0]
+    return (
+        f"{len(short)} of {len(sizes)} strata have fewer than {LEAST} labels, such as {stratum!r}: "
+        f"go on with `{shell_line('steering', 'label', log)}`, or a larger --number"
+    )

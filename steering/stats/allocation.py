@@ -4,13 +4,17 @@ import heapq
 from collections.abc import Sequence
 from math import sqrt
 
+LEAST = 2
+"""Units of a stratum from which its variance can be told, where it has so many."""
+
 
 def allocate(sizes: Sequence[int], spreads: Sequence[float], number: int) -> list[int]:
     """The sizes of the samples of strata that give a weighted mean the smallest variance.
 
     The exact whole numbers of Neyman's allocation: each next unit goes where size times spread,
     over the root of m (m + 1) with m units there, is largest (Wright 2012, The American
-    Statistician 66). Every stratum gets one first. A larger number takes no unit away.
+    Statistician 66). Every stratum gets `LEAST` first, or all that it has. A larger number takes
+    no unit away.
 
     Args:
         sizes: Units in each stratum, at least 1.
@@ -21,18 +25,18 @@ def allocate(sizes: Sequence[int], spreads: Sequence[float], number: int) -> lis
         [strata].
 
     Raises:
-        ValueError: There are more strata than `number`.
+        ValueError: `number` is too small for that.
     """
-    if number < len(sizes):
-        raise ValueError(f"{number} units for {len(sizes)} strata: each needs one")
-    counts = [1] * len(sizes)
+    counts = [min(LEAST, size) for size in sizes]
+    if number < sum(counts):
+        raise ValueError(f"{number} units for {len(sizes)} strata, which need {sum(counts)}")
     queue = [
-        (-size * spread / sqrt(2), stratum)
+        (-size * spread / sqrt(LEAST * (LEAST + 1)), stratum)
         for stratum, (size, spread) in enumerate(zip(sizes, spreads, strict=True))
-        if size > 1
+        if size > LEAST
     ]
     heapq.heapify(queue)
-    for _ in range(min(number, sum(sizes)) - len(sizes)):
+    for _ in range(min(number, sum(sizes)) - sum(counts)):
         _, stratum = heapq.heappop(queue)
         counts[stratum] += 1
         m = counts[stratum]
