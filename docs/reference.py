@@ -30,6 +30,7 @@ from steering.judging.register import REGISTER, WARNING_DAYS, JudgeEntry
 from steering.provider.distribution import MOST_REPLIES
 from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
+from steering.results.readings import READING_SCHEMA
 from steering.results.schema import (
     ANSWER_SCHEMA,
     CHOICE_SCHEMA,
@@ -509,6 +510,10 @@ Columns of the condition are the same as above; the judge's are empty:
 `choice_conditions.csv` has a row for each condition of `em_choice`, set of pairs and form, with the
 figures of `em_choice` that `conditions.csv` has.
 
+`readings.csv` of `steering monitor`, and `read_readings`, have a row for each monitored answer and
+direction; the other columns are those of the answer:
+
+{table("column | type | unit | meaning", _columns(READING_SCHEMA, ANSWER_SCHEMA))}
 `left_out.csv` names each log that no figure counts, with the reason.
 """
 

@@ -23,6 +23,8 @@ _MODULES = {
     "AuditResult": "steering.studies.audit",
     "read_answers": "steering.results.frame",
     "read_choices": "steering.results.choices",
+    "read_readings": "steering.results.readings",
+    "monitor": "steering.reports.monitor",
     "report": "steering.studies.report",
     "Report": "steering.studies.report",
     "calibrate": "steering.studies.calibrate",

@@ -19,6 +19,7 @@ from steering.results.counted_runs import ResultError
 from steering.results.frame import left_out, read_answers
 from steering.results.monitor_figures import (
     FALSE_ALARMS,
+    POOLED,
     SCORES,
     MonitorResult,
     monitor_results,
@@ -133,7 +134,7 @@ def page_table(results: Sequence[MonitorResult]) -> PageTable:
 
 def roc_picture(results: Sequence[MonitorResult], signature: str) -> Picture | None:
     """The ROC curves of the conditions that have figures; None where none has."""
-    curves = [result for result in results if not result.too_few]
+    curves = [result for result in results if result.name != POOLED and not result.too_few]
     if not curves:
         return None
     more = len(curves) - MOST_CURVES

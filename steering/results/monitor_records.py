@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 SIDES = {"_before": "before", "": "after"}
 KINDS = {
-    "projection": ("projection of the residual stream", "residual stream"),
-    "cosine": ("its projection divided by its norm", "-1 to 1"),
+    "projection": ("projection of the residual stream on the direction", "residual stream"),
+    "cosine": ("that projection divided by the norm of the stream", "-1 to 1"),
 }
 
 

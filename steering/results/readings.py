@@ -33,8 +33,7 @@ _VALUES = {
     f"{kind}{side}{'_max' if how == 'max' else ''}": pa.Column(
         float,
         nullable=True,
-        description=f"{meaning} on the direction, {word} of the answer's tokens, {when} the "
-        "interventions",
+        description=f"{meaning}: {word} over the answer's tokens, {when} the interventions",
         metadata={"unit": unit},
     )
     for kind, (meaning, unit) in KINDS.items()
