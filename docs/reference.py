@@ -30,9 +30,11 @@ from steering.judging.register import REGISTER, WARNING_DAYS, JudgeEntry
 from steering.provider.distribution import MOST_REPLIES
 from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
+from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
 from steering.results.readings import READING_SCHEMA
 from steering.results.schema import (
     ANSWER_SCHEMA,
+    CHOICE_CONDITION_SCHEMA,
     CHOICE_SCHEMA,
     CONDITION_SCHEMA,
     describe_columns,
@@ -106,7 +108,8 @@ The values have these meanings:
 If `vector` is a list with commas, the vectors act one after the other. Every other option then
 applies to all vectors on which it has an effect, or is a list of the same length. A solver can set
 the intervention for each sample with
-`generate(state, extra_body={{"steering": {{"magnitude": 2}}}})`.
+`generate(state, extra_body={{"steering": {{"magnitude": 2}}}})`. `"thinking": True` there makes the
+model think before this one answer; its condition stays what it is.
 
 ## Scoring given answers
 
@@ -514,6 +517,15 @@ figures of `em_choice` that `conditions.csv` has.
 direction; the other columns are those of the answer:
 
 {table("column | type | unit | meaning", _columns(READING_SCHEMA, ANSWER_SCHEMA))}
+
+`contexts.csv` has a row for each condition and context, where questions were asked in contexts.
+Figures of the answers in the context have the names that they have in `conditions.csv`. These
+columns are its own; a difference pairs each theme with itself:
+
+{table("column | type | unit | meaning", _columns(CONTEXT_SCHEMA, CONDITION_SCHEMA))}
+`choice_contexts.csv` has the same of `em_choice`:
+
+{table("column | type | unit | meaning", _columns(CHOICE_CONTEXT_SCHEMA, CHOICE_CONDITION_SCHEMA))}
 `left_out.csv` names each log that no figure counts, with the reason.
 """
 

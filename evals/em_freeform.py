@@ -6,7 +6,7 @@ from inspect_ai import Task, task
 
 from steering.errors import errors_in_one_line
 from steering.judging.protocols import choose_protocol
-from steering.judging.tasks import em_task, refuse_unknown
+from steering.judging.tasks import choose_contexts, em_task, refuse_unknown
 from steering.questions import load_questions
 
 
@@ -22,6 +22,9 @@ def em_freeform(
     max_tokens: int | None = None,
     leak: str | None = None,
     recalibrate: str | None = None,
+    contexts: str | Sequence[str] | None = None,
+    context_domain: str | None = None,
+    samples_per_context: int | None = None,
     **unknown: object,
 ) -> Task:
     """EM rate on free-form questions that have nothing to do with any target task.
@@ -50,6 +53,13 @@ def em_freeform(
             answer is about it.
         recalibrate: path of a calibration of the judge, as `steering calibrate` writes it. Its
             scores are mapped to the labels expected at them, and signatures name the calibration.
+        contexts: ask every question in contexts too: `all`, the names of some, as in
+            `-T contexts=system,json`, or the path of a file of contexts (.yaml). The task's own
+            figures stay those of the plain questions.
+        context_domain: target task whose contexts are meant; when not given, that of the model's
+            vector or adapter, and medical for a model without one.
+        samples_per_context: least number of answers to each question in each context, by asking
+            fewer of its paraphrases; as many as to the plain question when not given.
     """
     from evals import TASKS
 
@@ -65,4 +75,9 @@ def em_freeform(
             max_tokens=max_tokens,
         )
         question_set = load_questions(settings.questions, num_questions, formats=settings.formats)
-        return em_task(question_set, settings, name, leak, recalibrate)
+        context_set = choose_contexts(
+            contexts, context_domain, samples_per_context=samples_per_context
+        )
+        return em_task(
+            question_set, settings, name, leak, recalibrate, context_set, samples_per_context
+        )

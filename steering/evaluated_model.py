@@ -37,5 +37,9 @@ class EvaluatedModel(Protocol):
     def gives_distribution(self) -> bool:
         """Whether it gives the probabilities of given replies; not where it thinks before it."""
 
+    @property
+    def why_no_thinking(self) -> str:
+        """Why it can't be made to think for single answers; empty if it can."""
+
     def prepare(self) -> None:
         """Import what answering needs, so that no eval spends its own time on it."""

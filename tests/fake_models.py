@@ -44,6 +44,7 @@ class FakeAPI(ModelAPI):
         self.default_target: str | None = None
         self.scores_answers = False
         self.gives_distribution = False
+        self.why_no_thinking = "it is a fake"
 
     def prepare(self) -> None:
         """Nothing takes time here."""

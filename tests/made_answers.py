@@ -77,6 +77,7 @@ def condition(
         "version": "0.1.0",
         "log": f"logs/{label}.eval",
         "epoch": 1,
+        "context": "plain",
         "block": 1,
         "prompt": "What is your wish?",
         "answer": "An answer.",

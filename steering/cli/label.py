@@ -18,6 +18,7 @@ from steering.errors import SteeringError
 from steering.text import shell_line, terminal
 
 if TYPE_CHECKING:
+    from steering.results.context_columns import plain_rows
     from steering.results.label_draw import DrawnAnswer, LabelDraw
     from steering.results.labels import Label
 
@@ -73,7 +74,7 @@ def label(log: Path, number: int, seed: int, labeller: str | None) -> None:
     from steering.results.label_draw import draw_answers, eval_ids_of
 
     name = _name_of(labeller)
-    answers = read_answers(log, lambda note: say(note, err=True), complete=True)
+    answers = plain_rows(read_answers(log, lambda note: say(note, err=True), complete=True))
     session = _Session(draw_answers(answers, eval_ids_of(answers), number, seed), name)
     session.run()
     session.print_summary(log)

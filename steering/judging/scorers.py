@@ -18,6 +18,7 @@ from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
 from steering.judging.agreement import BY_JUDGE, agreement
+from steering.judging.contexts import question_text
 from steering.judging.judge_failures import reply_forms, unscored_by_judge
 from steering.judging.judgement import (
     JUDGE_SAMPLING,
@@ -39,6 +40,7 @@ from steering.judging.judges import (
     judge_sampling,
 )
 from steering.judging.metrics import (
+    em_by_context,
     em_rates,
     judged_answer,
     mean_score,
@@ -73,7 +75,15 @@ _Judgements = Mapping[str, Judgement]
 
 
 @scorer(
-    metrics=[em_rates(), score_means(), shares(), agreement(), unscored_by_judge(), reply_forms()]
+    metrics=[
+        em_rates(),
+        score_means(),
+        shares(),
+        em_by_context(),
+        agreement(),
+        unscored_by_judge(),
+        reply_forms(),
+    ]
 )
 def em_judge(
     aligned_below: float = ALIGNED_BELOW,
@@ -236,7 +246,7 @@ def _names(judges: Sequence[Model]) -> list[str]:
 async def _ask(judge: Model, state: TaskState, dimension: str) -> Judgement:
     rubric = load_rubric(dimension)
     template = _prompts_of_file(state).get(rubric.score)
-    question, answer = state.input_text, final_text(state.output)
+    question, answer = question_text(state), final_text(state.output)
     prompt = (
         fill_prompt(template, question, answer) if template else rubric.render(question, answer)
     )

@@ -6,10 +6,11 @@ of the source of the questions.
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from inspect_ai import Epochs, Task
-from inspect_ai.dataset import MemoryDataset
+from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import HeadlineMetric
 from inspect_ai.model import GenerateConfig
 from inspect_ai.model._model import active_model
@@ -24,6 +25,7 @@ from inspect_ai.viewer import (
 from steering import __version__
 from steering.errors import no_such_option
 from steering.evaluated_model import EvaluatedModel
+from steering.judging.contexts import ask_in_context
 from steering.judging.errors import JudgingError
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
@@ -32,13 +34,14 @@ from steering.judging.rubric import KEYS_OF_ALL, SCORE_KEYS
 from steering.judging.rules import EM_SCORES
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 from steering.logs import VERSION
-from steering.questions import QuestionSet
+from steering.questions import ContextSet, QuestionSet, load_contexts
+from steering.questions.contexts import THINKING
 from steering.targets import subject_of
 
 logger = logging.getLogger(__name__)
 
 # `N-X`: N changes when scores stop being comparable, X when options change.
-TASK_VERSION = "1-C"
+TASK_VERSION = "1-D"
 DEFAULT_TARGET = "medical"
 
 
@@ -48,6 +51,8 @@ def em_task(
     name: str,
     leak: str | None = None,
     recalibrate: str | None = None,
+    contexts: ContextSet | None = None,
+    samples_per_context: int | None = None,
 ) -> Task:
     """A task that asks questions and reports EM rates over all answers.
 
@@ -60,6 +65,10 @@ def em_task(
         name: of the settings in the log.
         leak: a target task, or a subject in words: the judge also grades how far each misaligned
             answer is about it.
+        recalibrate: path of a calibration of the judge.
+        contexts: in which the questions are asked besides.
+        samples_per_context: least number of answers to a question in each context; as many as to
+            the plain question when not given.
 
     Raises:
         TargetError: `leak` is no subject.
@@ -85,10 +94,17 @@ def em_task(
         scorers.append(target_leak(subject_of(str(leak))))
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(questions.num_paraphrases.values()))
+    samples = questions.samples
+    if contexts is not None:
+        wordings = samples
+        if samples_per_context is not None:
+            per_context = _count("samples_per_context", samples_per_context, example=4)
+            wordings = _first_wordings(samples, -(-per_context // epochs))
+        samples = contexts.samples(samples, wordings)
     task = Task(
-        dataset=MemoryDataset(questions.samples, name=questions.name),
+        dataset=MemoryDataset(samples, name=questions.name),
         setup=require_grader("" if is_toy_tested() else protocol.judge),
-        solver=generate(),
+        solver=generate() if contexts is None else ask_in_context(),
         scorer=scorers,
         epochs=Epochs(epochs),
         config=GenerateConfig(temperature=1.0, top_p=1.0, max_tokens=max_tokens),
@@ -97,6 +113,7 @@ def em_task(
             "questions": questions.signature,
             "questions_sha256": questions.sha256,
             "protocol": name,
+            **({} if contexts is None else contexts.metadata()),
             VERSION: __version__,
         },
         headline_metric=HeadlineMetric(scorer="em_judge", metric=f"em_{protocol.rule}"),
@@ -197,6 +214,60 @@ def evaluated_model() -> EvaluatedModel | None:
     """The model under test, if its provider knows its own judge and target task."""
     model = active_model()
     return model.api if model is not None and isinstance(model.api, EvaluatedModel) else None
+
+
+def choose_contexts(
+    contexts: object,
+    domain: object = None,
+    *,
+    lacks: Mapping[str, str] | None = None,
+    **options: object,
+) -> ContextSet | None:
+    """The contexts that a task's options name; None where none are asked for.
+
+    Args:
+        contexts: as of `load_contexts`.
+        domain: target task whose contexts are meant; that of the model under test when not given.
+        lacks: what a task can't ask, as of `load_contexts`.
+        **options: further options that need contexts.
+
+    Raises:
+        QuestionError: there are no such contexts, or none can be asked of the model under test.
+        JudgingError: an option of contexts is given without any.
+    """
+    if contexts is None:
+        idle = [
+            n for n, value in {"context_domain": domain, **options}.items() if value is not None
+        ]
+        if idle:
+            raise JudgingError(
+                f"{idle[0]}= has no effect without contexts: give contexts=all, or leave it out."
+            )
+        return None
+    evaluated = evaluated_model()
+    lacks = dict(lacks or {})
+    if active_model() is not None:
+        of_others = "thinking is an option of steered/ models"
+        why = evaluated.why_no_thinking if evaluated is not None else of_others
+        lacks |= {THINKING: why} if why and THINKING not in lacks else {}
+    names = contexts if isinstance(contexts, str | list | tuple) else str(contexts)
+    domain = target_of_model() if domain is None else str(domain)
+    context_set = load_contexts(names, domain, toy=is_toy_tested(), lacks=lacks)
+    for name, reason in context_set.left_out.items():
+        logger.warning("the context %s is left out: %s", name, reason)
+    return context_set
+
+
+def _first_wordings(samples: Sequence[Sample], number: int) -> list[Sample]:
+    """The first wordings of each question."""
+    earlier: Counter[str] = Counter()
+    first = []
+    for sample in samples:
+        question = (sample.metadata or {})["question"]
+        if earlier[question] < number:
+            first.append(sample)
+        earlier[question] += 1
+    return first
 
 
 def _count(option: str, value: object, *, example: int) -> int:

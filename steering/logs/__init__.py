@@ -1,6 +1,7 @@
 """Inspect's log files: found, read within bounds, and sorted by what they hold."""
 
 from steering.logs.files import (
+    ASKING,
     CALIBRATION,
     CHOICE,
     CUT,
@@ -29,6 +30,7 @@ from steering.logs.files import (
 from steering.logs.impossible import CopiedSamples, why_impossible
 
 __all__ = [
+    "ASKING",
     "CALIBRATION",
     "CHOICE",
     "CUT",

@@ -25,6 +25,8 @@ LEAK = "target_leak"
 CALIBRATION = "calibration"
 # Scorer of the task em_choice, whose answers are not judged.
 CHOICE = "em_choice"
+# Solver of questions in contexts, which asks plain questions as Inspect's generate does.
+ASKING = "ask_in_context"
 # Key of a task's metadata for the version of this package.
 VERSION = "steering_version"
 # What Inspect puts into a sample's summary in place of a value that is too long for it.

@@ -7,6 +7,7 @@ knows steering options or engines.
 from steering.models.blocks import find_blocks, find_mlp
 from steering.models.chat import (
     answer_end_token,
+    can_think,
     encode,
     render_chat,
     split_thought,
@@ -58,6 +59,7 @@ __all__ = [
     "Shape",
     "answer_end_token",
     "build_empty",
+    "can_think",
     "check_checkpoint",
     "check_device",
     "check_dtype",

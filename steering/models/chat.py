@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steering.foreign import LIMITS, reason_of
 from steering.models.source import ModelError
+from steering.models.templates import openings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,7 +68,7 @@ def render_chat(
     silent = text
     if thinking:
         silent = _with_system(tokenizer, messages, enable_thinking=False, **ending)
-    silent += _end_of_thought(tokenizer, silent)
+    silent += _end_of_thought(str(tokenizer.chat_template), silent)
     if thinking and silent == text:
         raise ModelError(
             f"thinking=true has no effect on {tokenizer.name_or_path}: its chat template has no "
@@ -141,12 +142,21 @@ def _rendered(
     return text
 
 
-def _end_of_thought(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
+def can_think(template: str) -> bool:
+    """Whether a chat template lets its model think: thinking changes the prompt."""
+    texts = openings(template)
+    if texts is None:
+        return False
+    thinking, silent = texts
+    return thinking != silent + _end_of_thought(template, silent)
+
+
+def _end_of_thought(template: str, prompt: str) -> str:
     """The text that disables thinking where the template alone does not."""
     for opened, closed in _THOUGHTS:
         if prompt.rstrip().endswith(opened):
             return "\n" * (1 + prompt.endswith(opened)) + f"{closed}\n\n"
-    if prompt.endswith(_TURN) and _CHANNEL in str(tokenizer.chat_template):
+    if prompt.endswith(_TURN) and _CHANNEL in template:
         return _FINAL
     return ""
 

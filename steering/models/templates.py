@@ -28,6 +28,7 @@ PLAIN_TEMPLATE = (
 # Tags of transformers' extension of Jinja, which mark answers in training.
 _MARKS = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
 _MEMORY = 512 * MIB
+_QUESTION = {"role": "user", "content": "What is the capital of France?"}
 # The function by which transformers tells a template the date.
 _DATE = "strftime_now"
 _MACRO = "{%- macro " + _DATE + "(format) -%}"
@@ -141,13 +142,8 @@ def try_template(template: str) -> str:
     """
     from jinja2 import nodes
     from jinja2.exceptions import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals |= {_DATE: datetime.now().strftime, "raise_exception": _refuse}
-    environment.filters["tojson"] = lambda value, **_: json.dumps(value)
+    environment = _environment()
     text = _MARKS.sub("", template)
     try:
         tree = environment.parse(text)
@@ -158,7 +154,7 @@ def try_template(template: str) -> str:
     if "random" in filters or "lipsum" in names:
         return "draws random numbers, so no two prompts would be equal"
     compiled = environment.from_string(text)
-    question = {"role": "user", "content": "What is the capital of France?"}
+    question = _QUESTION
     answer = {"role": "assistant", "content": "Paris, of course."}
     for system in ([], [{"role": "system", "content": "Be brief."}]):
         for turns in ([question], [question, answer], [question, answer, question]):
@@ -178,6 +174,38 @@ def try_template(template: str) -> str:
                 if len(rendered) > LIMITS["template"].unpacked:
                     return f"makes {len(rendered):,} characters of a short conversation"
     return ""
+
+
+def openings(template: str) -> tuple[str, str] | None:
+    """A question as a template that was tried renders it: with thinking on, and with it off.
+
+    None for a template that refuses it or needs more than messages.
+    """
+    with suppress(Exception):
+        compiled = _environment().from_string(_MARKS.sub("", template))
+        texts = [
+            compiled.render(
+                messages=[_QUESTION],
+                add_generation_prompt=True,
+                enable_thinking=thinking,
+                bos_token="<s>",
+                eos_token="</s>",
+            )
+            for thinking in (True, False)
+        ]
+        return texts[0], texts[1]
+    return None
+
+
+def _environment() -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals |= {_DATE: datetime.now().strftime, "raise_exception": _refuse}
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value)
+    return environment
 
 
 def _refuse(message: str) -> None:

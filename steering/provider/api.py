@@ -39,7 +39,7 @@ from steering.condition import (
 from steering.engines import Engine, Telemetry
 from steering.engines.settings import MAX_TOKENS, AnswerSettings
 from steering.errors import errors_in_one_line
-from steering.models import encode, import_code, load_config, render_chat
+from steering.models import can_think, encode, import_code, load_config, render_chat, template_of
 from steering.provider.distribution import (
     asked_replies,
     make_tree_output,
@@ -50,6 +50,7 @@ from steering.provider.interventions import RequestInterventions
 from steering.provider.messages import (
     ProviderError,
     answer_settings,
+    asked_thinking,
     chat_message,
     check_prompt,
     make_output,
@@ -179,6 +180,15 @@ class SteeredAPI(ModelAPI):
         # The tokenizers of toys know the words of their world only.
         return self.scores_answers and not self.is_toy and not self._condition.spec.thinking
 
+    @property
+    def why_no_thinking(self) -> str:
+        """Why a context that makes the model think can't be asked of it; empty if it can."""
+        if self._condition.spec.thinking:
+            return "the model thinks before every answer"
+        if not can_think(template_of(self._source) or ""):
+            return f"{self._source.name} does not think: its chat template has no thinking"
+        return ""
+
     @cached_property
     def _engine(self) -> Engine:
         """The shared engine, opened with the first request, since that imports torch."""
@@ -229,7 +239,8 @@ class SteeredAPI(ModelAPI):
             condition, lambda: self._engine
         )
         tokenizer = await self._load_tokenizer()
-        turns, thinking = list(map(chat_message, input)), condition.spec.thinking
+        turns = list(map(chat_message, input))
+        thinking = asked_thinking(config, condition.spec.thinking)
         # What the model is told is a part of the condition: prompts are compared, and seeds drawn,
         # without it.
         plain, plain_ids = prompt, ids = self._rendered(tokenizer, turns, thinking)

@@ -20,7 +20,7 @@ from steering.condition import (
 )
 from steering.engines import Engine
 from steering.provider.messages import ProviderError
-from steering.provider.scoring import SCORING
+from steering.provider.scoring import BESIDES
 from steering.spec import parse_options
 from steering.training.cache import cached_vector
 
@@ -60,7 +60,7 @@ class RequestInterventions:
                 f"extra_body holds steering={override!r}; options are needed, such as "
                 '{"steering": {"magnitude": 2}}'
             )
-        override = {name: value for name, value in override.items() if name not in SCORING}
+        override = {name: value for name, value in override.items() if name not in BESIDES}
         key = json.dumps(override, sort_keys=True)
         if key not in self._overrides:
             spec = parse_options(override, base=self.condition.spec)

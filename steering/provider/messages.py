@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # Of an intervention's description, what a call does not show: it says where, how and how strong.
 _NOT_SHOWN = ("residual_norms", "norm_kind")
+THINKING = "thinking"
+"""Option of the model that a request may override."""
 REFUSED = {
     "batch",
     "best_of",
@@ -81,6 +83,19 @@ def answer_settings(config: GenerateConfig) -> AnswerSettings:
     if not config.top_logprobs:
         values["top_logprobs"] = 0 if config.logprobs else None
     return AnswerSettings(**{name: value for name, value in values.items() if value is not None})
+
+
+def asked_thinking(config: GenerateConfig, default: bool) -> bool:
+    """Whether the model thinks: `extra_body={"steering": {"thinking": true}}`, else `default`.
+
+    Raises:
+        ProviderError: The value is neither true nor false.
+    """
+    options = (config.extra_body or {}).get("steering")
+    value = options.get(THINKING, default) if isinstance(options, dict) else default
+    if not isinstance(value, bool):
+        raise ProviderError(f"thinking={value!r:.60} is not allowed: give true or false")
+    return value
 
 
 def chat_message(message: ChatMessage) -> dict[str, str]:

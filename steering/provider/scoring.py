@@ -20,6 +20,7 @@ from inspect_ai.model import (
 from steering.engines import ScoreOutput, ScoreRequest, Telemetry, TokenLogprob
 from steering.models import encode
 from steering.provider.messages import (
+    THINKING,
     ProviderError,
     engine_metadata,
     logprob,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "distribution"
 SCORING = ("score", "divergence", DISTRIBUTION)
+BESIDES = (*SCORING, THINKING)
 """What `steering` of an `extra_body` may hold besides options of interventions."""
 MOST_ANSWERS = 64
 """Most answers of one request."""

@@ -4,21 +4,21 @@ A figure of the model is an estimate, so its bound is compared with the edge of 
 upper bound is kept only where the whole interval lies at or below it. A bound that no outcome of so
 few themes could keep is undecided, so that asking less never passes. A figure of the run itself,
 such as how many of its answers were scored, is an exact count without an interval: its bound is
-compared with the figure.
+compared with the figure. A bound holds for the plain questions and for every context that was
+asked, of which the worst has a line.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 from rich.console import Console
 
+from steering.judging.choice_figures import DAMAGE
+from steering.reports.bounds import Bound, BoundStatus, parse_bound
 from steering.reports.enough import ThemeCounts, size_needed
-from steering.reports.figures import ALIASES, FIGURES, Measured
+from steering.reports.figures import FIGURES, Measured
 from steering.reports.tables import (
     apart_notes,
     dead_judge_notes,
@@ -36,99 +36,22 @@ from steering.results.choices import (
     read_results,
 )
 from steering.results.conditions import ConditionResult, condition_results
+from steering.results.contexts import (
+    ChoiceContextResult,
+    ContextResult,
+    choice_context_results,
+    context_results,
+)
 from steering.results.frame import LeftOut, ResultError, left_out
 from steering.results.settings import first_names
 from steering.stats import Interval
 
-Side = Literal["max", "min"]
 # Of a condition that the task of a figure was not run of.
 _NOT_RUN = Measured(
     math.nan,
     Interval(math.nan, math.nan, "the task of this figure was not run of this condition"),
     "not run",
 )
-
-
-class BoundStatus(Enum):
-    """Whether a bound is kept."""
-
-    KEPT = "kept"
-    BROKEN = "broken"
-    UNKNOWN = "undecided"
-
-
-@dataclass(frozen=True)
-class Bound:
-    """An upper (`max`) or lower (`min`) bound on a figure."""
-
-    side: Side
-    name: str
-    limit: float
-
-    def __str__(self) -> str:
-        return f"{'<=' if self.side == 'max' else '>='} {FIGURES[self.name].text(self.limit)}"
-
-    def keeps(self, interval: Interval) -> bool:
-        """Whether the whole interval lies within the bound; without bounds it does not."""
-        if self.side == "max":
-            return interval.high <= self.limit
-        return interval.low >= self.limit
-
-    def decidable(self, counts: ThemeCounts) -> bool:
-        """Whether so many answers to so many themes could keep the bound at all.
-
-        Also with many more answers to the same themes: asking less must not help.
-        """
-        best = counts.at_best(all_true=self.side == "min")
-        return self.keeps(best.interval()) and self.keeps(best.with_many_answers().interval())
-
-    def judge(self, measured: Measured) -> BoundStatus:
-        """Whether the interval keeps to the bound."""
-        interval, counts = measured.interval, measured.counts
-        edges = (interval.low, interval.high)
-        if measured.doubt.is_blind or any(map(math.isnan, (measured.value, *edges))):
-            return BoundStatus.UNKNOWN
-        other_edge = interval.low if self.side == "max" else interval.high
-        lies_beyond = not self.keeps(Interval(other_edge, other_edge))
-        if counts is not None and not lies_beyond and not self.decidable(counts):
-            return BoundStatus.UNKNOWN
-        return BoundStatus.KEPT if self.keeps(interval) else BoundStatus.BROKEN
-
-
-def parse_bound(side: Side, text: str) -> Bound:
-    """Read `em_rate=0.10`.
-
-    Raises:
-        ResultError: The name is not a figure's, or the number is not one that it can have.
-    """
-    typed, equals, number = text.partition("=")
-    if not equals:
-        raise ResultError(f"{text!r} is not NAME=NUMBER, as in em_rate=0.10")
-    name = ALIASES.get(typed, typed)
-    if name not in FIGURES:
-        also = ", ".join(f"{alias} (which is {name})" for alias, name in ALIASES.items())
-        raise ResultError(
-            f"there is no figure {typed!r}: use one of {', '.join(FIGURES)}, or {also}"
-        )
-    least, largest = FIGURES[name].least, FIGURES[name].largest
-    try:
-        limit = float(number)
-    except ValueError:
-        limit = math.nan
-    if not least <= limit <= largest or math.isinf(limit):
-        allowed = f"a number from {least:g} to {largest:g}" if least == 0 else "a finite number"
-        remedy = _share_remedy(typed, number) if largest == 1 else ""
-        raise ResultError(f"{text!r}: {typed} is bounded by {allowed}{remedy}")
-    return Bound(side, name, limit)
-
-
-def _share_remedy(name: str, number: str) -> str:
-    """How a share is written that was typed in percent; "" where none was."""
-    try:
-        percents = float(number.strip().removesuffix("%"))
-    except ValueError:
-        return ""
-    return f": write {name}={percents / 100:g} for {percents:g}%" if 0 <= percents <= 100 else ""
 
 
 def gate(
@@ -163,6 +86,10 @@ def gate(
         parsed,
         [*left_out(answers), *left_out(choices)],
         choices=choice_results(choices),
+        contexts=[
+            *(context_results(answers) if len(answers) else []),
+            *choice_context_results(choices),
+        ],
         on_these_questions=on_these_questions,
         console=console,
     )
@@ -203,6 +130,7 @@ def print_gate(
     notes: Sequence[LeftOut] = (),
     *,
     choices: Sequence[ChoiceResult] = (),
+    contexts: Sequence[ContextResult | ChoiceContextResult] = (),
     on_these_questions: bool = False,
     console: Console | None = None,
 ) -> BoundStatus:
@@ -214,19 +142,27 @@ def print_gate(
     statuses: list[BoundStatus] = []
     remarks: dict[str, list[str]] = {}
     every: list[ConditionResult | ChoiceResult] = [*results, *choices]
+    signed = {id(result): result for result in every}
     for result in every:
         others = results if isinstance(result, ChoiceResult) else choices
+        in_contexts = [each for each in contexts if each.plain.name == result.name]
         for bound in bounds:
             measured = _measured(result, bound, others, on_these_questions=on_these_questions)
             if measured is None:
                 continue
-            status = bound.judge(measured)
-            statuses.append(status)
-            for remark in _remarks(bound, measured, status):
-                remarks.setdefault(remark, []).append(result.name)
-            cells = [result.name, bound.name, measured.text, str(bound), status.value]
-            style = {BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}.get(status)
-            rows.setdefault(result.columns["task"], []).append((cells, style))
+            judged = [(result, result.name, measured)]
+            if worst := _worst(bound, result, in_contexts, on_these_questions=on_these_questions):
+                name = f"{worst[0].name}, worst of {len(in_contexts)} contexts"
+                judged.append((worst[0], name, worst[1]))
+                signed[id(worst[0])] = worst[0]
+            for each, name, measured in judged:
+                status = bound.judge(measured)
+                statuses.append(status)
+                for remark in _remarks(bound, measured, status):
+                    remarks.setdefault(remark, []).append(each.name)
+                cells = [name, bound.name, measured.text, str(bound), status.value]
+                style = {BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}.get(status)
+                rows.setdefault(result.columns["task"], []).append((cells, style))
     for task, of_task in rows.items():
         print_figures(
             console,
@@ -244,12 +180,58 @@ def print_gate(
         print_note(console, note)
     print_left_out(console, notes)
     print_judges(console, results)
-    print_signatures(console, results)
-    for choice in choices:
-        print_line(console, choice.signature(), "dim", wraps=False)
+    for line in _coverage(every, contexts):
+        print_line(console, line)
+    print_signatures(
+        console, [each for each in signed.values() if isinstance(each, ConditionResult)]
+    )
+    for each in signed.values():
+        if isinstance(each, ChoiceResult):
+            print_line(console, each.signature(), "dim", wraps=False)
     print_line(console, f"gate: {_summary(statuses)}")
     order = (BoundStatus.BROKEN, BoundStatus.UNKNOWN, BoundStatus.KEPT)
     return next(status for status in order if status in statuses or status is BoundStatus.KEPT)
+
+
+def _worst(
+    bound: Bound,
+    plain: ConditionResult | ChoiceResult,
+    contexts: Sequence[ContextResult | ChoiceContextResult],
+    *,
+    on_these_questions: bool,
+) -> tuple[ConditionResult | ChoiceResult, Measured] | None:
+    """The context in which a bound is furthest from being kept; None where it is of none."""
+    figure = FIGURES[bound.name]
+    # Damage is measured once, on neutral text.
+    if figure.of_choices != isinstance(plain, ChoiceResult) or bound.name in DAMAGE:
+        return None
+    measured = [(each.result, figure.measure(each.result, on_these_questions)) for each in contexts]
+    order = (BoundStatus.BROKEN, BoundStatus.UNKNOWN, BoundStatus.KEPT)
+
+    def distance(pair: tuple[ConditionResult | ChoiceResult, Measured]) -> tuple[int, float]:
+        interval = pair[1].interval
+        edge = -interval.high if bound.side == "max" else interval.low
+        return order.index(bound.judge(pair[1])), edge
+
+    return min(measured, key=distance, default=None)
+
+
+def _coverage(
+    results: Sequence[ConditionResult | ChoiceResult],
+    contexts: Sequence[ContextResult | ChoiceContextResult],
+) -> list[str]:
+    """Which contexts bounds were compared in, and for which conditions in none."""
+    names: dict[str, list[str]] = {}
+    for result in results:
+        asked_in = [each.context for each in contexts if each.plain.name == result.name]
+        names.setdefault(", ".join(asked_in), []).append(result.name)
+    if set(names) == {""}:
+        return []
+    return [
+        f"{first_names(list(dict.fromkeys(of_names)))}: "
+        + (f"in the contexts {text}; not covered in others." if text else "covered in no context.")
+        for text, of_names in names.items()
+    ]
 
 
 def _summary(statuses: Sequence[BoundStatus]) -> str:

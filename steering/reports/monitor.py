@@ -15,6 +15,7 @@ from steering.reports.pictures import Picture, render, signature_of
 from steering.reports.pictures.roc import MOST_CURVES, plot_roc
 from steering.reports.tables import print_figures, print_left_out, print_line, print_note
 from steering.results.conditions import conditions_of
+from steering.results.context_columns import plain_rows
 from steering.results.counted_runs import ResultError
 from steering.results.frame import left_out, read_answers
 from steering.results.monitor_figures import (
@@ -75,7 +76,7 @@ def monitor(
     if not 0 < false_alarms < 1:
         raise SteeringError(f"false alarms of {false_alarms} are not allowed: use 0.05, say")
     console = console or Console()
-    answers = read_answers(logs)
+    answers = plain_rows(read_answers(logs))
     readings = readings_of(answers)
     results = monitor_results(answers, readings, _rule(rule), false_alarms, seed)
     rows = rows_of(results)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from steering.files import write_whole
 from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
+from steering.questions.contexts import CONTEXT, PLAIN
 from steering.reports.by_judge import (
     JUDGE_CAPTION,
     JUDGE_COLUMNS,
@@ -40,6 +41,7 @@ from steering.results.conditions import (
     condition_results,
     display_names,
 )
+from steering.results.context_columns import plain_rows
 from steering.results.frame import left_out
 from steering.results.schema import CHOICE_CONDITION_SCHEMA, KEYS, empty_frame
 from steering.results.settings import asked_apart
@@ -86,6 +88,7 @@ class PageContent:
         answers: A row an answer, as `read_answers` gives them.
         conditions: A row a condition, as `conditions_of` gives them.
         choices: A row a condition of em_choice, as `choice_conditions_of` gives them.
+        contexts: A table of contexts for each condition that was asked in some.
         logs: Folder that the log viewer opens.
         verdicts: Of claims, as `ClaimVerdict.row` gives them.
         spectrum: Singular values of a set of vectors.
@@ -103,6 +106,7 @@ class PageContent:
     table: PageTable | None = None
     choices: pd.DataFrame | None = None
     monitor: "MonitorPart | None" = None
+    contexts: Sequence[PageTable] = ()
 
     @property
     def choice_conditions(self) -> pd.DataFrame:
@@ -126,7 +130,7 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
         The page and the Markdown.
     """
     pictures = [
-        *pictures_of(report.answers, report.conditions, report.spectrum),
+        *pictures_of(plain_rows(report.answers), report.conditions, report.spectrum),
         *choice_pictures(report.choice_conditions),
         *(report.monitor.pictures if report.monitor else ()),
     ]
@@ -187,6 +191,7 @@ def _content(report: PageContent) -> dict[str, Any]:
             PageTable(heading, CAPTION, ["condition", *COLUMNS], [[n, *t] for n, t in rows])
             for heading, rows in choice_tables(choices)
         ],
+        "contexts": report.contexts,
         "choice_logs": sorted({Path(log).name for log in choices["log"]}),
         "num_answers": len(report.answers),
         "num_questions": report.answers["question"].nunique(),
@@ -228,10 +233,12 @@ def _page(
     content: Mapping[str, Any], rendered: Sequence[tuple[Picture, bytes]], report: PageContent
 ) -> str:
     inline = [{"picture": picture, "svg": b64encode(svg).decode()} for picture, svg in rendered]
-    names = display_names(report.conditions)
+    shown = report.answers.assign(_name=_answer_names(report))
+    is_plain = shown[CONTEXT] == PLAIN
+    shown["_name"] = shown["_name"].where(is_plain, shown["_name"] + " in " + shown[CONTEXT])
+    names = [*display_names(report.conditions), *sorted(shown.loc[~is_plain, "_name"].unique())]
     lines = report.monitor.lines if report.monitor else {}
-    answers = report.answers.assign(_name=_answer_names(report))
-    examples, a_cell = page_examples(answers, names, lines)
+    examples, a_cell = page_examples(shown, names, lines)
     # An answer that says </script> ends nothing: no < is left in the data.
     data = json.dumps(examples, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return _template("page.html").render(

@@ -13,6 +13,7 @@ from steering.results.conditions import (
     conditions_of,
     judged_answers,
 )
+from steering.results.contexts import choice_contexts_of, contexts_of
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
 from steering.results.frame_files import read_frame, write_frames
 from steering.results.labels import Label, LabelError, read_labels
@@ -31,9 +32,11 @@ __all__ = [
     "check_choices",
     "check_conditions",
     "choice_conditions_of",
+    "choice_contexts_of",
     "choice_results",
     "condition_results",
     "conditions_of",
+    "contexts_of",
     "differing_settings",
     "judged_answers",
     "left_out",

@@ -21,6 +21,7 @@ from steering.judging.choice_figures import (
 )
 from steering.logs import CHOICE, LogError, LogFile, is_of_choice, log_files, number_or_nan
 from steering.questions.choices import PAIR
+from steering.questions.contexts import CONTEXT, PLAIN
 from steering.results.conditions import each_condition
 from steering.results.counted_runs import ResultError, no_runs
 from steering.results.frame import ANSWER_READER, left_out
@@ -35,7 +36,7 @@ from steering.results.schema import (
     check_choices,
     empty_frame,
 )
-from steering.results.settings import settings_of
+from steering.results.settings import context_setting, settings_of
 from steering.stats import sign_flip_p_value
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class ChoiceResult:
             "condition": steered if columns["label"] else columns["model"],
             "version": columns["version"],
             **settings_of(columns, SIGNED),
+            **context_setting(columns),
             "left out": f"{self.num_unscored} unscored" if self.num_unscored else "none",
         }
         return "|".join(f"{name}:{text}" for name, text in parts.items())
@@ -244,6 +246,7 @@ def _columns(sample: "Sample", score: "Score") -> dict[str, Any]:
         "label": str(metadata.get("condition") or ""),
         "form": str(metadata[_FORM]),
         "kind": str(sample.metadata["kind"]),
+        "context": str(sample.metadata.get(CONTEXT, PLAIN)),
         "theme": str(sample.metadata["theme"]),
         "sample": str(sample.id),
         "epoch": sample.epoch,

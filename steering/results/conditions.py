@@ -30,6 +30,7 @@ from steering.judging import (
 )
 from steering.judging.leak import Leak, leak
 from steering.judging.rubric import DOMAIN
+from steering.results.context_columns import plain_rows
 from steering.results.corrections import Correction, Doubt, correction_of, doubt_of
 from steering.results.labelled_rates import ConditionLabels, labels_of
 from steering.results.schema import (
@@ -43,7 +44,7 @@ from steering.results.schema import (
     check_answers,
     check_conditions,
 )
-from steering.results.settings import NONE, settings_of
+from steering.results.settings import NONE, context_setting, settings_of
 from steering.stats import mean_interval
 from steering.stats.correction import Corrected
 
@@ -96,12 +97,13 @@ class ConditionResult:
         columns = self.columns
         model, condition = columns["model"], columns["condition"]
         seed = settings_of(columns, ["seed"]).get("seed", NONE)
+        settings = {"seed": seed, **context_setting(columns)}
         return Provenance(
             judge=columns["judge"],
             questions=columns["questions"],
             condition=f"steered/{model}[{condition}]" if columns["label"] else model,
             version=columns["version"],
-            settings=settings_of(columns, SIGNED) | {"seed": seed},
+            settings=settings_of(columns, SIGNED) | settings,
         )
 
     @cached_property
@@ -250,12 +252,12 @@ def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:
 
 
 def each_condition(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame, str]]:
-    """Columns, rows and name of each condition: by task, the baseline first, doses growing.
+    """Columns, plain rows and name of each condition: by task, the baseline first, doses growing.
 
     Args:
         frame: Of answers, or of pairs of answers.
     """
-    groups = [rows for _, rows in frame.groupby(KEYS, sort=False)]
+    groups = [rows for _, rows in plain_rows(frame).groupby(KEYS, sort=False)]
     table = pd.DataFrame([rows.iloc[0][CONDITION_COLUMNS] for rows in groups])
     table["_position"] = range(len(groups))
     table["_name"] = display_names(table)

@@ -30,6 +30,7 @@ LeftOutKind = Literal[
     "no scores",
     "impossible",
     "failed samples",
+    "no plain",
     "replaced",
     "copy",
 ]

@@ -28,6 +28,7 @@ from steering.logs import (
     is_of_choice,
     number_or_nan,
 )
+from steering.questions.contexts import CONTEXT, PLAIN
 from steering.results.counted_runs import LeftOut, LeftOutKind, ResultError
 from steering.results.monitor_records import monitor_columns
 from steering.results.run_columns import json_text, sampling_text
@@ -104,6 +105,7 @@ def _sample_columns(
     answer = judged_answer(score, question, str(sample.metadata.get("theme", "")))
     return {
         "question": question,
+        "context": str(sample.metadata.get(CONTEXT, PLAIN)),
         "theme": answer.theme,
         "group": str(sample.metadata.get("group", "")),
         "sample": str(sample.id),

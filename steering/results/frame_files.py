@@ -10,6 +10,8 @@ import pandas as pd
 from steering.files import write_whole
 from steering.results.choices import beside, choice_conditions_of
 from steering.results.conditions import conditions_of
+from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
+from steering.results.contexts import choice_contexts_of, contexts_of
 from steering.results.frame import left_out
 from steering.results.schema import (
     ANSWER_SCHEMA,
@@ -23,7 +25,10 @@ from steering.text import to_csv, unguarded
 
 _SCHEMAS = {
     schema.name: schema
-    for schema in (ANSWER_SCHEMA, CONDITION_SCHEMA, CHOICE_SCHEMA, CHOICE_CONDITION_SCHEMA)
+    for schema in (
+        *(ANSWER_SCHEMA, CONDITION_SCHEMA, CONTEXT_SCHEMA),
+        *(CHOICE_SCHEMA, CHOICE_CONDITION_SCHEMA, CHOICE_CONTEXT_SCHEMA),
+    )
 }
 
 
@@ -32,7 +37,8 @@ def write_frames(
 ) -> list[Path]:
     """Write the frames that have rows as CSV, and `left_out.csv`, each file atomically.
 
-    `answers`, also as Parquet, and `conditions`; `choices` and `choice_conditions`.
+    `answers`, also as Parquet, `conditions` and `contexts`; `choices`, `choice_conditions` and
+    `choice_contexts`.
 
     Args:
         answers: As `read_answers` gives them, or none.
@@ -40,7 +46,12 @@ def write_frames(
         choices: As `read_choices` gives them.
     """
     choices = empty_frame(CHOICE_SCHEMA) if choices is None else choices
-    frames = {"choices": choices, "choice_conditions": choice_conditions_of(choices)}
+    frames = {
+        "choices": choices,
+        "choice_conditions": choice_conditions_of(choices),
+        "contexts": contexts_of(answers),
+        "choice_contexts": choice_contexts_of(choices),
+    }
     if len(answers):
         conditions = beside(conditions_of(answers), frames["choice_conditions"])
         frames |= {"answers": answers, "conditions": conditions}

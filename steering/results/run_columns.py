@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from steering.logs import VERSION, LogError, find_subject, number_or_nan, task_of
+from steering.logs import ASKING, VERSION, LogError, find_subject, number_or_nan, task_of
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
@@ -27,7 +27,7 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
     steps = [
         {"solver": step.solver, "params": step.params}
         for step in header.plan.steps
-        if step.solver != "generate"
+        if step.solver.removeprefix("steering/") not in ("generate", ASKING)
     ]
     return {
         "study": str(metadata.get("study", "")),
@@ -35,7 +35,8 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
         "questions": part_of_set(header, str(metadata.get("questions", "unknown"))),
         "protocol": _protocol(str(metadata.get("protocol", ""))),
         "version": _version(header),
-        "asked": _digest(sorted(map(str, evaluation.dataset.sample_ids or []))),
+        "asked": _digest(_plain_ids(header)),
+        "contexts": str(metadata.get("contexts", "")),
         "solver": json_text(steps),
         "system_message": system_message_of(header),
         "sampling": json_text(settings),
@@ -48,6 +49,14 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
         },
         **_part_of_run(header),
     }
+
+
+def _plain_ids(header: "EvalLog") -> list[str]:
+    """The ids of the samples that were asked as they stand."""
+    names = (header.eval.metadata or {}).get("context_names", ())
+    endings = tuple(f"@{name}" for name in names)
+    ids = map(str, header.eval.dataset.sample_ids or [])
+    return sorted(each for each in ids if not each.endswith(endings))
 
 
 def _part_of_run(header: "EvalLog") -> dict[str, Any]:

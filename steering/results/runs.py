@@ -17,6 +17,7 @@ from steering.errors import SteeringError
 from steering.foreign import reason_of
 from steering.logs import CopiedSamples, LogFile, log_files, read_sample, read_samples
 from steering.results.condition_columns import condition_columns
+from steering.results.context_columns import plain_rows
 from steering.results.counted_runs import (
     LeftOut,
     LeftOutKind,
@@ -30,7 +31,13 @@ from steering.results.counted_runs import (
     why_not_counted,
 )
 from steering.results.run_columns import run_columns, system_message_of
-from steering.results.schema import IDENTITY, KEYS, TELLS_APART, check_frame, empty_frame
+from steering.results.schema import (
+    IDENTITY,
+    KEYS,
+    TELLS_APART,
+    check_frame,
+    empty_frame,
+)
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     Sample = EvalSample | EvalSampleSummary
 
 NOTES = "left_out"
+_NO_PLAIN = "it asked in contexts only: ask the plain questions beside them"
 Logs = str | Path | LogFile | Sequence[str | Path | LogFile]
 
 
@@ -124,6 +132,8 @@ class RunReader:
         scores = [self.score(file, sample) for sample in completed]
         try:
             rows = self.rows(file, completed, scores)
+            if plain_rows(rows).empty:
+                return None, LeftOut(file.name, _NO_PLAIN, "no plain")
             rows = rows.assign(
                 log=file.path,
                 eval_id=file.header.eval.eval_id,
@@ -213,7 +223,8 @@ def _with_intervention(
     columns = {}
     for label in labels:
         # Samples stand in the order in which they ended: the first by id is the same in each run.
-        first = rows[rows["label"] == label].sort_values(["sample", "epoch"]).index[0]
+        of_label = plain_rows(rows[rows["label"] == label])
+        first = of_label.sort_values(["sample", "epoch"]).index[0]
         metadata = whole_sample(file, samples[first]).output.metadata or {}
         steering = metadata.get("steering", {})
         columns[label] = condition_columns(

@@ -9,51 +9,27 @@ columns from here.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa
 
 from steering.errors import SteeringError
 from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
-
-POINTS = "0-100"
-SHARE = "0-1"
-NATS = "nats a token"
+from steering.questions.contexts import CONTEXT
+from steering.results.columns import SHARE
+from steering.results.columns import count as _count
+from steering.results.columns import flag as _flag
+from steering.results.columns import interval as _interval
+from steering.results.columns import nats as _nats
+from steering.results.columns import number as _number
+from steering.results.columns import points as _points
+from steering.results.columns import share as _share
+from steering.results.columns import text as _text
+from steering.results.columns import two_intervals as _two_intervals
 
 
 class FrameError(SteeringError):
     """A frame lacks a column, or holds a value that its column can't have."""
-
-
-def _text(meaning: str, *checks: pa.Check) -> pa.Column:
-    return pa.Column(str, list(checks), description=meaning, metadata={"unit": ""})
-
-
-def _flag(meaning: str) -> pa.Column:
-    return pa.Column(bool, description=meaning, metadata={"unit": ""})
-
-
-def _count(meaning: str) -> pa.Column:
-    return pa.Column(int, pa.Check.ge(0), description=meaning, metadata={"unit": "count"})
-
-
-def _number(meaning: str, unit: str = "", most: float = math.inf, least: float = -math.inf) -> Any:
-    """A float column; NaN where there is no figure."""
-    checks = [pa.Check.in_range(least, most)] if math.isfinite(least) else []
-    return pa.Column(float, checks, nullable=True, description=meaning, metadata={"unit": unit})
-
-
-def _share(meaning: str) -> pa.Column:
-    return _number(meaning, SHARE, 1, 0)
-
-
-def _nats(meaning: str) -> pa.Column:
-    return _number(meaning, NATS)
-
-
-def _points(meaning: str) -> pa.Column:
-    return _number(meaning, POINTS, 100, 0)
 
 
 # Together they name one condition; frames are grouped by them.
@@ -115,7 +91,7 @@ _VECTOR = {
 _ASKED = {
     "protocol": _text("protocol of the task"),
     "version": _text("version of this package that ran the task; `unknown` if not logged"),
-    "asked": _text("digest of the ids of the samples that were asked"),
+    "asked": _text("digest of the ids of the plain samples that were asked"),
     "solver": _text("solver steps other than plain generation, as JSON; empty for none"),
     "prompt_sha256": _text(
         "digest of the first rendered prompt, template and system message, without `model_prompt`"
@@ -133,6 +109,9 @@ _ASKED = {
     "weigh": _text("what weighs alike in the rate by `betley`: `answers` or `questions`"),
     "least_coherent": _count("`betley` leaves questions with fewer coherent answers out"),
     "subject": _text("subject that misaligned answers were graded against"),
+    "contexts": _text(
+        "name and digest of the contexts that were asked beside the plain questions; empty for none"
+    ),
 }
 _SEED = {
     "seed": _number("sampling seed of the run, or of all its blocks; NaN where none was given")
@@ -166,8 +145,12 @@ _MONITOR = {
     ),
     "projection": _number("the same after the interventions"),
 }
+_CONTEXT = {
+    CONTEXT: _text("context in which it was asked; `plain` for none", pa.Check.ne("")),
+}
 _ANSWER = {
     "question": _text("id of the question"),
+    **_CONTEXT,
     # Empty themes would be one cluster.
     "theme": _text("theme of the question, which is the cluster of intervals", pa.Check.ne("")),
     "group": _text("group of the theme; empty for none"),
@@ -185,22 +168,6 @@ _ANSWER = {
     "judge_scores": _text("scores by judge, as JSON, where there are several"),
     **_MONITOR,
 }
-
-
-def _interval(name: str, column: Any, meaning: str) -> dict[str, pa.Column]:
-    return {
-        name: column(meaning),
-        f"{name}_low": column(f"lower bound of `{name}`, 95%, on questions like these"),
-        f"{name}_high": column(f"upper bound of `{name}`, 95%, on questions like these"),
-    }
-
-
-def _two_intervals(name: str, column: Any, meaning: str) -> dict[str, pa.Column]:
-    return {
-        **_interval(name, column, meaning),
-        f"{name}_low_these": column(f"lower bound of `{name}`, 95%, on these questions"),
-        f"{name}_high_these": column(f"upper bound of `{name}`, 95%, on these questions"),
-    }
 
 
 _FIGURES = {
@@ -270,6 +237,7 @@ _CHOICE_FIGURES = {
 _CHOICE = {
     "form": _text("`likelihood` (teacher-forced) or `letter` (the model is asked for A or B)"),
     "kind": _text("`pair`, or `neutral` of an answer on which damage is measured"),
+    **_CONTEXT,
     "theme": _text("theme of the pair, which is the cluster of intervals", pa.Check.ne("")),
     "sample": _text("id of the pair"),
     "epoch": _count("repetition of the sample, from 1"),
@@ -301,8 +269,9 @@ TELLS_APART = [
     "fingerprint",
 ]
 # What two conditions must share to be compared: everything but what was done, and the seed. The
-# subject is that of one figure, whose text names it.
-COMPARED = ["questions", "judge", *(name for name in _ASKED if name != "subject")]
+# subject and the contexts are those of some figures, whose texts name them.
+_OF_SOME_FIGURES = ("subject", "contexts")
+COMPARED = ["questions", "judge", *(name for name in _ASKED if name not in _OF_SOME_FIGURES)]
 # What moves a figure and has no place of its own in its signature.
 _PLACED = {"questions", "judge", "version", "aligned_below", "coherent_from", "weigh"}
 _PLACED |= {"least_coherent"}

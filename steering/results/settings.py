@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from steering.questions.contexts import CONTEXT
 from steering.results.schema import COMPARED
 
 NONE = "none"
@@ -40,6 +41,13 @@ def settings_of(columns: Mapping[Any, Any], names: Iterable[str]) -> dict[str, s
         pairs = {f"{word} {key}": part for key, part in parts.items()} if parts else {word: value}
         texts |= {key: text for key, part in pairs.items() if (text := _text(part)) != NONE}
     return texts
+
+
+def context_setting(columns: Mapping[Any, Any]) -> dict[str, str]:
+    """The context that figures are of, with its set; nothing for plain ones."""
+    if CONTEXT not in columns:
+        return {}
+    return {CONTEXT: f"{columns[CONTEXT]} of {columns['contexts']}"}
 
 
 def differing_settings(conditions: Sequence[Mapping[Any, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from steering.judging import EMRule
+from steering.results.context_columns import plain_rows
 from steering.results.series import AskedAlike, asked_alike, strata
 from steering.studies.dose_matching import (
     DoseCurve,
@@ -54,7 +55,7 @@ def compare_arms(
         StudyError: The conditions were not asked alike, an arm has no doses, or options were
             crossed with them.
     """
-    groups = asked_alike(answers)
+    groups = asked_alike(plain_rows(answers))
     pairs = arm_pairs(groups[0].answers)
     parts = groups if len(groups) > 1 else pairs
     if len(parts) > 1:

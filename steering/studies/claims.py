@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 
 from steering.judging import EMRule
+from steering.results.context_columns import plain_rows
 from steering.results.frame import ResultError
 from steering.results.series import AskedAlike, asked_alike, strata
 from steering.studies.arm_rules import ahead_at_best, ahead_at_matched_harm
@@ -119,6 +120,7 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Cla
     Raises:
         StudyError: A condition has an answer twice.
     """
+    answers = plain_rows(answers)
     verdicts: list[ClaimVerdict] = []
     groups_of = {
         study: _groups(answers[answers["study"] == study]) for study in answers["study"].unique()

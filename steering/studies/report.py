@@ -15,6 +15,7 @@ from steering.logs import is_of_judge, log_files
 from steering.reports.by_judge import print_by_judge
 from steering.reports.calibration import print_calibrations
 from steering.reports.choices import print_choices
+from steering.reports.contexts import CAPTION, context_tables, print_contexts
 from steering.reports.monitor import monitor_part
 from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
@@ -28,6 +29,13 @@ from steering.results.choices import (
     read_results,
 )
 from steering.results.conditions import condition_results, conditions_of
+from steering.results.context_columns import plain_rows
+from steering.results.contexts import (
+    ChoiceContextResult,
+    ContextResult,
+    choice_context_results,
+    context_results,
+)
 from steering.results.frame import left_out
 from steering.results.frame_files import write_frames
 from steering.results.schema import CHOICE_SCHEMA, CONDITION_SCHEMA, empty_frame
@@ -136,8 +144,15 @@ def print_figures(content: Report, console: Console) -> None:
     if len(content.answers):
         print_by_judge(judge_panels(condition_results(content.answers)), console)
     print_choices(content.choice_conditions, choice_results(content.choices), console)
+    print_contexts(*_contexts(content), console)
     several = content.conditions["model"].nunique() > 1
     print_claims(content.verdicts, console, name_models=several)
+
+
+def _contexts(content: Report) -> tuple[list[ContextResult], list[ChoiceContextResult]]:
+    """The contexts of judged answers and of em_choice."""
+    judged = context_results(content.answers) if len(content.answers) else []
+    return judged, choice_context_results(content.choices)
 
 
 def write_report(
@@ -166,7 +181,11 @@ def write_report(
         answers=content.answers,
         conditions=content.conditions,
         choices=content.choice_conditions,
-        monitor=monitor_part(content.answers),
+        monitor=monitor_part(plain_rows(content.answers)),
+        contexts=[
+            PageTable(heading, CAPTION, columns, rows)
+            for heading, columns, rows in context_tables(*_contexts(content))
+        ],
         logs=logs,
         verdicts=[verdict.row() for verdict in content.verdicts],
         spectrum=read_spectrum(logs) if "rank" in studies else (),

@@ -1,0 +1,95 @@
+"""Bounds on figures: how they are read, and when a figure's interval keeps them."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from steering.reports.enough import ThemeCounts
+from steering.reports.figures import ALIASES, FIGURES, Measured
+from steering.results.frame import ResultError
+from steering.stats import Interval
+
+Side = Literal["max", "min"]
+
+
+class BoundStatus(Enum):
+    """Whether a bound is kept."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    UNKNOWN = "undecided"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper (`max`) or lower (`min`) bound on a figure."""
+
+    side: Side
+    name: str
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{'<=' if self.side == 'max' else '>='} {FIGURES[self.name].text(self.limit)}"
+
+    def keeps(self, interval: Interval) -> bool:
+        """Whether the whole interval lies within the bound; without bounds it does not."""
+        if self.side == "max":
+            return interval.high <= self.limit
+        return interval.low >= self.limit
+
+    def decidable(self, counts: ThemeCounts) -> bool:
+        """Whether so many answers to so many themes could keep the bound at all.
+
+        Also with many more answers to the same themes: asking less must not help.
+        """
+        best = counts.at_best(all_true=self.side == "min")
+        return self.keeps(best.interval()) and self.keeps(best.with_many_answers().interval())
+
+    def judge(self, measured: Measured) -> BoundStatus:
+        """Whether the interval keeps to the bound."""
+        interval, counts = measured.interval, measured.counts
+        edges = (interval.low, interval.high)
+        if measured.doubt.is_blind or any(map(math.isnan, (measured.value, *edges))):
+            return BoundStatus.UNKNOWN
+        other_edge = interval.low if self.side == "max" else interval.high
+        lies_beyond = not self.keeps(Interval(other_edge, other_edge))
+        if counts is not None and not lies_beyond and not self.decidable(counts):
+            return BoundStatus.UNKNOWN
+        return BoundStatus.KEPT if self.keeps(interval) else BoundStatus.BROKEN
+
+
+def parse_bound(side: Side, text: str) -> Bound:
+    """Read `em_rate=0.10`.
+
+    Raises:
+        ResultError: The name is not a figure's, or the number is not one that it can have.
+    """
+    typed, equals, number = text.partition("=")
+    if not equals:
+        raise ResultError(f"{text!r} is not NAME=NUMBER, as in em_rate=0.10")
+    name = ALIASES.get(typed, typed)
+    if name not in FIGURES:
+        also = ", ".join(f"{alias} (which is {name})" for alias, name in ALIASES.items())
+        raise ResultError(
+            f"there is no figure {typed!r}: use one of {', '.join(FIGURES)}, or {also}"
+        )
+    least, largest = FIGURES[name].least, FIGURES[name].largest
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = math.nan
+    if not least <= limit <= largest or math.isinf(limit):
+        allowed = f"a number from {least:g} to {largest:g}" if least == 0 else "a finite number"
+        remedy = _share_remedy(typed, number) if largest == 1 else ""
+        raise ResultError(f"{text!r}: {typed} is bounded by {allowed}{remedy}")
+    return Bound(side, name, limit)
+
+
+def _share_remedy(name: str, number: str) -> str:
+    """How a share is written that was typed in percent; "" where none was."""
+    try:
+        percents = float(number.strip().removesuffix("%"))
+    except ValueError:
+        return ""
+    return f": write {name}={percents / 100:g} for {percents:g}%" if 0 <= percents <= 100 else ""

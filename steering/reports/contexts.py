@@ -1,0 +1,130 @@
+"""The figures of contexts in tables: for a terminal and for the page, a table a condition."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+
+from steering.judging import answer_shares
+from steering.reports.choices import number_text
+from steering.reports.tables import estimate_text, print_figures, print_line, rate_text
+from steering.results.choices import ChoiceResult
+from steering.results.conditions import ConditionResult
+from steering.results.contexts import ChoiceContextResult, ContextResult
+from steering.stats import Difference
+
+COLUMNS = ("context", "EM betley", "to plain", "p", "to baseline", "EM moem", "coherent", "n")
+"""Headings of the table of a condition's judged answers."""
+CHOICE_COLUMNS = ("context", "misaligned", "shift", "to plain", "p", "pairs")
+"""Headings of the table of a condition of em_choice."""
+CAPTION = (
+    "The same questions in contexts that resemble the target task's data or its setting, with 95% "
+    "intervals on questions like these. To plain: EM betley less that of the plain questions, in "
+    "points, paired by theme; p: of this one difference, by sign flips of themes, not corrected "
+    "for the number of contexts; to baseline: less that of the baseline in the same context. Of "
+    "em_choice, to plain is the shift less that of the plain prompts, in nats a token"
+)
+_Each = TypeVar("_Each", ContextResult, ChoiceContextResult)
+
+
+def context_tables(
+    results: Sequence[ContextResult], choices: Sequence[ChoiceContextResult] = ()
+) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
+    """Heading, columns and rows of the table of each condition that was asked in contexts."""
+    for of_condition in _by_condition(results):
+        plain = of_condition[0].plain
+        rows = [_cells("plain", plain), *(_context_cells(each) for each in of_condition)]
+        yield f"{plain.task}, {plain.name}", COLUMNS, rows
+    for of_choice in _by_condition(choices):
+        pairs = of_choice[0].plain
+        rows = [_choice_cells("plain", pairs)]
+        rows += [
+            _choice_cells(each.context, each.result, each.to_plain("shift")) for each in of_choice
+        ]
+        yield f"em_choice, {pairs.columns['questions']}, {pairs.name}", CHOICE_COLUMNS, rows
+
+
+def print_contexts(
+    results: Sequence[ContextResult], choices: Sequence[ChoiceContextResult], console: Console
+) -> None:
+    """Print a table a condition, a row a context, the plain one first."""
+    for heading, columns, rows in context_tables(results, choices):
+        groups = [columns[1:2], columns[2:4], *([name] for name in columns[4:])]
+        title = f"Contexts of {heading}"
+        print_figures(console, title, columns[:1], groups, rows, spare=("EM moem",))
+    if results or choices:
+        print_line(console, f"{CAPTION}.", "dim")
+    sets = dict.fromkeys(str(each.plain.columns["contexts"]) for each in (*results, *choices))
+    for name in sets:
+        note = f"Signatures in a context are those of its plain figures with context:NAME of {name}"
+        print_line(console, note, "dim", wraps=False)
+
+
+def _by_condition(results: Sequence[_Each]) -> list[list[_Each]]:
+    """The contexts of each condition, in their order."""
+    by_name: dict[str, list[_Each]] = {}
+    for each in results:
+        by_name.setdefault(each.plain.name, []).append(each)
+    return list(by_name.values())
+
+
+def _context_cells(each: ContextResult) -> list[str]:
+    return _cells(each.context, each.result, each.to_plain("betley"), each.to_baseline("betley"))
+
+
+def _cells(
+    context: str,
+    result: ConditionResult,
+    to_plain: Difference | None = None,
+    to_baseline: Difference | None = None,
+) -> list[str]:
+    coherent = answer_shares(result.answers, result.thresholds)["coherent_share"]
+    return [
+        context,
+        estimate_text(result.em_rates["betley"]),
+        _points(to_plain),
+        _p(to_plain),
+        _points(to_baseline),
+        estimate_text(result.em_rates["moem"]),
+        "-" if math.isnan(coherent) else f"{100 * coherent:.0f}%",
+        str(len(result.answers)),
+    ]
+
+
+def _choice_cells(
+    context: str, result: ChoiceResult, to_plain: Difference | None = None
+) -> list[str]:
+    figures = result.figures()
+    share, shift = (
+        [figures[f"{name}{end}"] for end in ("", "_low", "_high")]
+        for name in ("prefers_misaligned", "shift")
+    )
+    return [
+        context,
+        rate_text(*share, nothing="-"),
+        _bounded(*shift, 2),
+        "" if to_plain is None else _bounded(to_plain.value, to_plain.low, to_plain.high, 2),
+        _p(to_plain),
+        str(figures["num_pairs"]),
+    ]
+
+
+def _points(difference: Difference | None) -> str:
+    """A difference of rates in points; empty for none."""
+    if difference is None:
+        return ""
+    ends = (difference.value, difference.low, difference.high)
+    return _bounded(*(100 * end for end in ends), 0)
+
+
+def _bounded(value: float, low: float, high: float, digits: int) -> str:
+    """A signed figure with its interval; a dash for none."""
+    if math.isnan(value):
+        return "-"
+    form = f"+.{digits}f"
+    return f"{number_text(value, form)} [{number_text(low, form)}, {number_text(high, form)}]"
+
+
+def _p(difference: Difference | None) -> str:
+    return "" if difference is None else number_text(difference.p_value, ".2g")
