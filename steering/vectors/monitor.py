@@ -17,6 +17,8 @@ from steering.vectors.interventions import check_width, resolve
 from steering.vectors.steering_vector import SteeringVector, VectorError
 from steering.vocabulary import Site
 
+# Most activations that wait to be projected, so that they take little memory.
+_MOST_ACTIVATIONS = 2**22
 # Axes of a reading behind those of tokens and directions.
 SIDES = ("before", "after")
 """Either side of the interventions at the site; the same where there are none."""
@@ -120,7 +122,9 @@ class MonitorBatch:
             key: torch.stack([item.unit for item in items], 1).to(device)
             for key, items in by_site.items()
         }
-        self._log: dict[SiteKey, list[Tensor]] = {key: [] for key in by_site}
+        self._tokens: dict[SiteKey, list[Tensor]] = {key: [] for key in by_site}
+        self._values: dict[SiteKey, list[Tensor]] = {key: [] for key in by_site}
+        self._num_activations = 0
         self.sites = in_order({*by_site, *interventions.sites})
 
     def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
@@ -129,20 +133,26 @@ class MonitorBatch:
         if key in self._interventions.sites:
             hidden = self._interventions.apply(key, hidden)
             sides.append(hidden[:, -1])
-        if key in self._log:
-            self._log[key].append(self._read(key, torch.stack(sides)))
+        if key in self._tokens:
+            # A copy, and nothing else: in a small model each operation of a pass takes time.
+            tokens = torch.stack(sides)
+            self._tokens[key].append(tokens)
+            self._num_activations += tokens.numel()
+            if self._num_activations > _MOST_ACTIVATIONS:
+                self._project()
         return hidden
 
-    def _read(self, key: SiteKey, tokens: Tensor) -> Tensor:
-        """Projections of tokens, and their norms behind them: [..., rows, directions + 1]."""
-        basis = self._bases[key]
-        check_width(len(basis), tokens.shape[-1])
-        if basis.device != tokens.device:
-            # Of a model on several devices each block has its directions on its own.
-            basis = self._bases[key] = basis.to(tokens.device)
-        tokens = tokens.float()
-        norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-        return torch.cat([tokens @ basis, norms], -1)
+    def _project(self) -> None:
+        """Reduce activations to their projections, with the norm behind them."""
+        for key, passes in self._tokens.items():
+            if passes:
+                tokens = torch.stack(passes).float()  # [passes, sides, rows, width]
+                basis = self._bases[key].to(tokens.device)
+                check_width(len(basis), tokens.shape[-1])
+                norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+                self._values[key].append(torch.cat([tokens @ basis, norms], -1))
+                passes.clear()
+        self._num_activations = 0
 
     def collect(self) -> None:
         """Append what was read since the last time to the lists of the rows.
@@ -150,14 +160,15 @@ class MonitorBatch:
         Of each row float32 [tokens, directions, 2, 2]: for either of `SIDES` the projection and the
         norm of the residual stream.
         """
-        if not any(self._log.values()):
+        self._project()
+        if not any(self._values.values()):
             return
         passes = {
-            key: torch.stack(log).expand(-1, len(SIDES), -1, -1).cpu()
-            for key, log in self._log.items()
+            key: torch.cat(parts).expand(-1, len(SIDES), -1, -1).cpu()
+            for key, parts in self._values.items()
         }  # [passes, sides, rows, directions + 1]
-        for log in self._log.values():
-            log.clear()
+        for parts in self._values.values():
+            parts.clear()
         values: dict[int, Tensor] = {}
         for row, (monitor, readings) in enumerate(self._rows):
             if not monitor:
