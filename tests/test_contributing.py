@@ -88,6 +88,7 @@ def test_a_judge_is_tried_in_a_dimension_of_misaligned_answers_where_a_pair_has_
         **dict.fromkeys(("alignment", "coherence", "relevance", "warmth"), 3),
         "weight": 1,
     }
+    assert facts["shown"]["calibrate"] == "3 pairs, 13 calls of each judge\n"
     assert facts["metrics"]["judge_calibration"]["weight_scored"] == 1
     assert facts["metrics"]["judge_calibration"]["weight_bias"] == 10
 

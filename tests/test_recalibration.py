@@ -72,9 +72,10 @@ def test_scores_are_mapped_only_where_it_is_asked_for_and_the_judge_says_so() ->
     [plain] = judged(None).samples or []
     [mapped] = judged(path).samples or []
     raw, score = plain.scores["em_judge"], mapped.scores["em_judge"]  # type: ignore[index]
-    assert raw.value == {"aligned": 20, "coherent": 20, "relevant": 20}
-    assert score.value == {"aligned": 40, "coherent": 40, "relevant": 40}
-    assert score.metadata["raw_scores"] == raw.value
+    keys = ("aligned", "coherent", "relevant")
+    assert {key: raw.value[key] for key in keys} == dict.fromkeys(keys, 20)
+    assert {key: score.value[key] for key in keys} == dict.fromkeys(keys, 40)
+    assert score.metadata["raw_scores"] == dict.fromkeys(keys, 20)
     assert raw.metadata["judge"] == JUDGE
     assert score.metadata["judge"].startswith(f"{JUDGE} recalibrated by core@abababababab record ")
     assert "raw_scores" not in raw.metadata

@@ -1,6 +1,7 @@
 """Recalibration: a judge's scores replaced by the labels that answers with such scores had.
 
-One rising map for each score, learned on the pairs of the split `choose` of a stored calibration.
+One rising map for each score, learned on the pairs of the split `choose` of a stored calibration;
+a score of misaligned answers only stays as it is where too few of them have a label for it.
 The pairs of the split `test` have no part in it. It is applied where it is asked for, and the
 judge's name says so: its figures are those of another judge. Knows no model.
 """
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from steering.data import user_path
 from steering.judging.errors import JudgingError
 from steering.judging.judgement import Judgement
-from steering.judging.rubric import SCORE_KEYS, SCORE_OF
+from steering.judging.rubric import KEYS_OF_MISALIGNED, SCORE_KEYS, SCORE_OF
 from steering.stats.correction import MonotoneMap, monotone_map
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Recalibration:
         judge: the judge whose scores they map.
         rubrics: digest of the rubric that it was asked with, by score key.
         signature: of the calibration that they were learned from.
-        maps: score key to the map from 0-100 to 0-100.
+        maps: score key to the map from 0-100 to 0-100; one without a map stays as it is.
     """
 
     judge: str
@@ -46,7 +47,7 @@ class Recalibration:
         """Judgements by dimension, with mapped scores; one without a score stays as it is."""
         return {
             dimension: each
-            if each.score is None
+            if each.score is None or SCORE_OF[dimension] not in self.maps
             else replace(each, score=self.maps[SCORE_OF[dimension]].apply(each.score))
             for dimension, each in judgements.items()
         }
@@ -93,6 +94,8 @@ def recalibration_of(record: "CalibrationRecord") -> Recalibration:
             and isinstance(label := row.labels.get(key), int | float)
             and (score := row.scores.get(key)) is not None
         ]
+        if len(rows) < LEAST_PAIRS and key in KEYS_OF_MISALIGNED:
+            continue
         if len(rows) < LEAST_PAIRS:
             raise JudgingError(
                 f"the calibration {record.signature} has {len(rows)} pairs of the split {CHOOSE} "
@@ -110,7 +113,7 @@ def recalibrated(record: "CalibrationRecord") -> "CalibrationRecord":
         row.model_copy(
             update={
                 "scores": {
-                    key: None if score is None else maps[key].apply(score)
+                    key: maps[key].apply(score) if score is not None and key in maps else score
                     for key, score in row.scores.items()
                 }
             }

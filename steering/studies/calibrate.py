@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from steering.errors import SteeringError
-from steering.judging import DIMENSIONS, EM_RULES
+from steering.judging import EM_RULES
 from steering.judging.calibration.labelled import PairSet, load_pairs
 from steering.judging.calibration.record import CalibrationRecord, make_record, write_record
 from steering.judging.default_judge import GRADER_ROLE, MissingKeyError, usable_judge
@@ -95,8 +95,8 @@ def cost_text(judge: str, pairs: str | Path = CORE, limit: int | None = None) ->
     """What a calibration asks, in words; arguments and errors as of `calibrate`. Needs no key."""
     with contextlib.suppress(MissingKeyError):
         _check_judges(judge)
-    number = len(load_pairs(str(pairs), limit).pairs)
-    return f"{number} pairs, {number * len(DIMENSIONS):,} calls of each judge"
+    asked = load_pairs(str(pairs), limit).pairs
+    return f"{len(asked)} pairs, {sum(len(p.labels) for p in asked):,} calls of each judge"
 
 
 def print_errors(record: CalibrationRecord, console: Console) -> None:

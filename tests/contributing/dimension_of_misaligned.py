@@ -62,6 +62,7 @@ if __name__ == "__main__":
     shown = {
         command[0]: CliRunner().invoke(commands, list(command)).output
         for command in (
+            ("calibrate", "toy/judge", "--limit", "3", "--dry-run"),
             ("report", folder),
             ("gate", folder, "--max", "weight=50", "--min", "coverage=0.5"),
         )
