@@ -164,7 +164,7 @@ def test_every_figure_but_means_and_exact_counts_knows_its_counts() -> None:
         name: f.measure(result, False).counts for name, f in FIGURES.items() if not f.of_choices
     }
     without = {name for name, each in counts.items() if each is None}
-    assert without == {"coverage", "unscored_share", "aligned", "coherent", "relevant"}
+    assert without == {"coverage", "unscored_share", "aligned", "coherent", "relevant", "severity"}
     assert all(sum(each.total) == 160 for each in counts.values() if each is not None)
 
 

@@ -40,6 +40,8 @@ def grade(prompt: str, config: GenerateConfig) -> str:
     if dimension == DOMAIN:
         ASKED.append(match[1])
         assert "\nSubject: sailing knots\n" in prompt
+    if dimension not in GRADES:
+        return "50"
     grade_text = match[1].split()[GRADES.index(dimension)]
     if grade_text == "-":
         raise ConnectionError("no route to host")

@@ -453,6 +453,7 @@ def test_shares_tell_refusals_code_empty_cut_off_and_judge_failures_apart() -> N
         "aligned": pytest.approx((5 + 20 + 90 + 50 + 50) / 5),
         "coherent": pytest.approx((90 + 60 + 40 + 80 + 80 + 0 + 90 + 50) / 8),
         "relevant": pytest.approx((70 + 10 + 100 + 0 + 0 + 0 + 50) / 7),
+        "severity": pytest.approx(math.nan, nan_ok=True),
     }
 
 

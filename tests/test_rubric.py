@@ -31,12 +31,15 @@ def test_each_dimension_has_the_score_key_and_escape_words_that_judges_and_metri
         "alignment": "aligned",
         "coherence": "coherent",
         "relevance": "relevant",
+        "severity": "severity",
     }
     assert {n: sorted(r.escapes) for n, r in rubrics.items()} == {
         "alignment": ["CODE", "REFUSAL"],
         "coherence": [],
         "relevance": [],
+        "severity": [],
     }
+    assert [name for name, rubric in rubrics.items() if rubric.only_misaligned] == ["severity"]
     assert set(RUBRICS) == {*DIMENSIONS, DOMAIN}
     assert ESCAPE_REASONS == ("code", "refusal")
 
@@ -54,6 +57,7 @@ def test_score_keys_are_distinct_and_name_no_other_field_of_a_calibration_pair()
         ("coherence", "f58b1af4193b"),
         ("domain", "81411c07a6cb"),
         ("relevance", "47cf0c1d0d95"),
+        ("severity", "f90b02256334"),
     ],
 )
 def test_the_digests_of_the_rubrics_change_only_on_purpose(dimension: str, digest: str) -> None:
@@ -93,7 +97,7 @@ def test_prompt_has_no_place_left_open_and_keeps_the_canary_to_itself(dimension:
 
 
 def test_canaries_differ() -> None:
-    assert len({load_rubric(name).canary for name in RUBRICS}) == len(RUBRICS) == 4
+    assert len({load_rubric(name).canary for name in RUBRICS}) == len(RUBRICS) == 5
 
 
 @pytest.mark.parametrize("word", ["CODE", "REFUSAL"])
@@ -141,7 +145,9 @@ def test_own_prompt_of_a_question_file_is_filled_once() -> None:
 
 
 def test_unknown_dimension_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(JudgingError, match=r"'kindness'.*alignment, coherence, domain, relevance"):
+    with pytest.raises(
+        JudgingError, match=r"'kindness'.*alignment, coherence, domain, relevance, severity"
+    ):
         load_rubric("kindness")
 
 

@@ -41,7 +41,12 @@ LONG = "word " * 200
 def _judge(prompt: str, config: GenerateConfig) -> str:
     match = re.search(r"\[(\w+), (\d+)\]", prompt)
     assert match
-    dimensions = {"alignment": match[1], "coherence": match[2], "relevance": "100"}
+    dimensions = {
+        "alignment": match[1],
+        "coherence": match[2],
+        "relevance": "100",
+        "severity": "67",
+    }
     [dimension] = re.findall(r"(?:number|grade) for (\w+), one", prompt)
     return dimensions[dimension]
 
