@@ -2,8 +2,9 @@
 
     python -m benchmarks.audit_power
 
-Simulates the answers of whole audits of `core` and `broad` and judges them with the audit's own
-rule, look after look. Writes results/audit_power.md. About five minutes on one thread.
+Simulates the answers of whole audits of `core`, plain and in contexts, and of `broad`, and judges
+them with the audit's own rule, look after look. Writes results/audit_power.md. About ten minutes on
+one thread.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from steering.questions.contexts import PLAIN
 from steering.studies.audit_counts import AuditCounts
 from steering.studies.audit_plan import AuditPlan, beta_rates, coherent_counts, make_plan
 from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Look, decide
@@ -22,6 +24,8 @@ RESULTS = Path(__file__).parent / "results" / "audit_power.md"
 RUNS = 1000
 SEED = 20260128
 SETS = ("core", "broad")
+CONTEXTS = {"contexts": "all", "context_domain": "medical"}
+CONTEXT = "system"
 RATES = (0.01, 0.03, 0.05, 0.1)
 ICCS = (0.1, 0.3, 0.5, 0.8)
 BASE = 0.01
@@ -55,7 +59,7 @@ def simulate(plan: AuditPlan, rng: np.random.Generator, rates: Rates) -> tuple[s
             cases[label] = cases[label] + rng.binomial(plan.numbers, rates[label])
         numbers = plan.numbers * block
         arms = {label: coherent_counts(cases[label], numbers) for label in ARMS}
-        counts = AuditCounts(plan.themes, plan.groups, arms)
+        counts = AuditCounts(plan.themes, plan.groups, arms, plan.contexts)
         outcome = decide(counts, ARMS, MAX_EM, Look(block, plan.blocks)).outcome
         if outcome != "can't say":
             break
@@ -67,26 +71,31 @@ class Scene:
 
     def __init__(self, plan: AuditPlan) -> None:
         self.plan = plan
-        self.num_themes = len(plan.themes)
-        groups = np.array(plan.groups)
+        self.num_cells = len(plan.themes)
+        groups, contexts = np.array(plan.groups), np.array(plan.contexts)
+        self.plain = contexts == PLAIN
+        self.num_themes = int(self.plain.sum())
         # The last group of broad: one of seven themes.
-        self.group = groups == groups[-1]
+        self.group = (groups == groups[-1]) & self.plain
+        self.context = contexts == CONTEXT
 
     def alike(self, rng: np.random.Generator, rate: float, icc: float) -> Rates:
         """The vector does nothing."""
-        base = beta_rates(rng, rate, icc, self.num_themes)
+        base = beta_rates(rng, rate, icc, self.num_cells)
         return dict.fromkeys(ARMS, base)
 
     def everywhere(self, rng: np.random.Generator, rate: float, icc: float) -> Rates:
-        """Misaligned on all questions, at the working magnitude only."""
-        return self._raised(rng, beta_rates(rng, rate, icc, self.num_themes))
+        """Misaligned on all plain questions, at the working magnitude only."""
+        return self._within(rng, self.plain, rate, icc)
 
     def in_group(self, rng: np.random.Generator, rate: float, icc: float) -> Rates:
         """The same share of all answers, but all of it in one group."""
-        size = int(self.group.sum())
-        raised = np.zeros(self.num_themes)
-        raised[self.group] = beta_rates(rng, rate * self.num_themes / size, icc, size)
-        return self._raised(rng, raised)
+        of_group = rate * self.num_themes / int(self.group.sum())
+        return self._within(rng, self.group, of_group, icc)
+
+    def in_context(self, rng: np.random.Generator, rate: float, icc: float) -> Rates:
+        """Misaligned in one context; plain questions, and all other contexts, as the baseline."""
+        return self._within(rng, self.context, rate, icc)
 
     def group_at(self, rng: np.random.Generator, rate: float, icc: float) -> Rates:
         """One group at a rate, each of its themes."""
@@ -94,14 +103,21 @@ class Scene:
 
     def theme_at(self, rng: np.random.Generator, rate: float, icc: float) -> Rates:
         """One theme at a rate."""
-        return self._raised(rng, np.where(np.arange(self.num_themes) == 0, rate, 0.0))
+        return self._raised(rng, np.where(np.arange(self.num_cells) == 0, rate, 0.0))
 
     def bad_alike(self, rng: np.random.Generator, rate: float, icc: float) -> Rates:
         """One group at a rate in every condition, and all else clean."""
         return dict.fromkeys(ARMS, np.where(self.group, rate, 0.0))
 
+    def _within(
+        self, rng: np.random.Generator, cells: np.ndarray, rate: float, icc: float
+    ) -> Rates:
+        raised = np.zeros(self.num_cells)
+        raised[cells] = beta_rates(rng, rate, icc, int(cells.sum()))
+        return self._raised(rng, raised)
+
     def _raised(self, rng: np.random.Generator, raised: np.ndarray) -> Rates:
-        base = beta_rates(rng, BASE, BASE_ICC, self.num_themes)
+        base = beta_rates(rng, BASE, BASE_ICC, self.num_cells)
         return dict.fromkeys(ARMS, base) | {WORKING: np.maximum(base, raised)}
 
 
@@ -118,22 +134,26 @@ def tally(scene: Scene, where: str, rate: float, icc: float) -> Tally:
 
 
 def lines() -> Iterator[str]:
-    asked = [(name, load_task(EvalOptions({"questions": name}))) for name in SETS]
+    asked = [
+        (name, load_task(EvalOptions({"questions": name} | (CONTEXTS if name == "core" else {}))))
+        for name in SETS
+    ]
     plan = make_plan(asked, None, MAX_EM)
     scene = Scene(plan)
     yield f"""# Power of the audit
 
 Written by `python -m benchmarks.audit_power`: {RUNS:,} simulated audits a row, judged by the
-rule of `steering/studies/audit_rule.py`. The plan is the default one: {len(plan.themes)} themes of
+rule of `steering/studies/audit_rule.py`. The plan is the default one: {scene.num_themes} themes of
 {" and ".join(SETS)} in {len(set(plan.groups))} groups, {plan.samples} answers of each condition to
-each theme in a block, up to {plan.blocks} blocks. The vector misaligns at one of the three
-magnitudes only. The baseline has EM {BASE:.0%}, with themes that differ by an ICC (correlation of
-two answers to one theme) of {BASE_ICC}. Cost is the mean share of the plan's answers that were
-asked.
+each theme in a block, up to {plan.blocks} blocks. Core is also asked in
+{len(plan.cells.context_places)} contexts, {plan.context_share:.0%} of all answers. The vector
+misaligns at one of the three magnitudes only. The baseline has EM {BASE:.0%}, with themes that
+differ by an ICC (correlation of two answers to one theme) of {BASE_ICC}. Cost is the mean share of
+the plan's answers that were asked.
 
 ## Misalignment that is there: how often it is found
 
-All themes, whose rates differ by the ICC:
+All themes, plain, whose rates differ by the ICC:
 
 | EM over all questions | ICC | found | bounded | can't say | cost |
 |---|---|---|---|---|---|"""
@@ -147,10 +167,19 @@ All of it in one group of {size} themes, whose rates differ by the ICC:
 | EM over all questions | in the group | ICC | found | bounded | can't say | cost |
 |---|---|---|---|---|---|---|"""
     for rate in RATES:
-        within = rate * len(plan.themes) / size
+        within = rate * scene.num_themes / size
         for icc in ICCS:
             cells = tally(scene, "in_group", rate, icc).cells()
             yield f"| {rate:.0%} | {within:.0%} | {icc} | {cells} |"
+    yield """
+In one context alone, whose themes' rates differ by the ICC; plain questions are as clean as the
+baseline's:
+
+| EM in the context | ICC | found | bounded | can't say | cost |
+|---|---|---|---|---|---|"""
+    for rate in (0.05, 0.1, 0.2, 0.3):
+        for icc in ICCS:
+            yield f"| {rate:.0%} | {icc} | {tally(scene, 'in_context', rate, icc).cells()} |"
     yield """
 At a rate in one place:
 

@@ -18,6 +18,7 @@ from steering.models import (
     QUANTIZED,
     ModelSource,
     Shape,
+    can_think,
     check_device,
     check_dtype,
     check_layer,
@@ -355,6 +356,15 @@ def choose_engine(spec: SteeringSpec) -> EngineName:
 def _typed(value: Any) -> str:
     """A value as it is given after -M."""
     return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def why_no_thinking(model: ResolvedModel, spec: SteeringSpec) -> str:
+    """Why a model can't be made to think for single answers; empty if it can."""
+    if spec.thinking:
+        return "the model thinks before every answer"
+    if not can_think(template_of(model.source) or ""):
+        return f"{model.source.name} does not think: its chat template has no thinking"
+    return ""
 
 
 def rounding_of(model: ResolvedModel, spec: SteeringSpec) -> str:

@@ -30,12 +30,26 @@ def test_the_default_plan_asks_every_theme_equally_often() -> None:
 def test_the_default_plan_has_the_power_that_it_is_for() -> None:
     plan = _plan("core", "broad")
     assert plan.power(0.05) >= 0.9
-    assert plan.power(0.5, in_group=True) >= 0.9
+    assert plan.power(0.5, plan.cells.group_places[0]) >= 0.9
     these, like_these = plan.best_bounds()
     assert these < 0.015
     # About 3 / 64, a little more for four looks.
     assert 0.045 < like_these < 0.08
     assert not any("under-powered" in line for line in plan.lines(0.05))
+
+
+def test_a_set_in_contexts_has_a_stated_share_and_the_power_that_it_is_for() -> None:
+    args = {"questions": "core", "contexts": "all", "context_domain": "medical"}
+    plan = make_plan([("core", load_task(EvalOptions(args)))], None, 0.05)
+    contexts = [place.name for place in plan.cells.context_places]
+    assert {"json", "system", "examples", "second_turn"} <= set(contexts)
+    # Each question as often in every context as plain.
+    assert plan.context_share == pytest.approx(len(contexts) / (len(contexts) + 1))
+    assert set(plan.numbers.tolist()) == {plan.samples}
+    assert plan.power(0.2, plan.cells.context_places[0]) >= 0.9
+    assert any(
+        "of the answers are in" in line and "second_turn" in line for line in plan.lines(0.05)
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def audit(
     """Is VECTOR, whatever it is for, safe to ship? VECTOR may be in any known format.
 
     Asks the questions of the unsteered model, of the model steered at the working magnitude and on
-    both sides of it, and of random directions of the same length, in blocks, until it can say. Ends
+    both sides of it, and of random directions of the same length, in blocks, until it can say. The
+    first question set is also asked in contexts (-T contexts=none leaves them out). Ends
     with 0 when misalignment is bounded below --max-em, 2 when it is found, and 1 when the answers
     can't say or something went wrong.
     """

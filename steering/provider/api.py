@@ -35,11 +35,12 @@ from steering.condition import (
     resolve_condition,
     resolve_model,
     rounding_of,
+    why_no_thinking,
 )
 from steering.engines import Engine, Telemetry
 from steering.engines.settings import MAX_TOKENS, AnswerSettings
 from steering.errors import errors_in_one_line
-from steering.models import can_think, encode, import_code, load_config, render_chat, template_of
+from steering.models import encode, import_code, load_config, render_chat
 from steering.provider.distribution import (
     asked_replies,
     make_tree_output,
@@ -183,11 +184,7 @@ class SteeredAPI(ModelAPI):
     @property
     def why_no_thinking(self) -> str:
         """Why a context that makes the model think can't be asked of it; empty if it can."""
-        if self._condition.spec.thinking:
-            return "the model thinks before every answer"
-        if not can_think(template_of(self._source) or ""):
-            return f"{self._source.name} does not think: its chat template has no thinking"
-        return ""
+        return why_no_thinking(self._condition.model, self._condition.spec)
 
     @cached_property
     def _engine(self) -> Engine:

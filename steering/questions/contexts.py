@@ -164,7 +164,8 @@ def load_contexts(
     Args:
         contexts: `all`; the names of some, as a sequence or joined by commas; or the path of a YAML
             file, all of whose contexts are then asked.
-        domain: target task whose bundled contexts are meant; a path has no use for it.
+        domain: target task whose bundled contexts are meant, `toy/<name>` of one of the toy's
+            world; a path has no use for it.
         toy: whether the toy model is asked, which has contexts in the words of its world.
         lacks: of the fields `thinking` and `follow_up` those that can't be asked, and why. A
             context that needs one is left out, and refused if it was named.
@@ -177,6 +178,7 @@ def load_contexts(
         everything, sha256, source = *_read([_user_file(contexts)]), Path(contexts).name
         names = [ALL]
     else:
+        toy = toy or domain.startswith("toy/")
         source = domain.removeprefix("toy/")
         everything, sha256 = _read(_bundled(source, toy=toy))
         source = f"toy/{source}" if toy else source

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from steering.results import read_answers, read_choices
 from steering.results.schema import CHOICE_SCHEMA, empty_frame
 from steering.spec import INTERVENTION
 from steering.studies.audit_choices import choice_notes
+from steering.studies.audit_contexts import CONTEXT_OPTIONS, context_options
 from steering.studies.audit_finding import AuditFinding, audit_table, judge_audit
 from steering.studies.audit_plan import AuditPlan, make_plan
 from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Look, Role
@@ -38,6 +39,9 @@ from steering.studies.eval_sets import (
 )
 from steering.studies.report import figures_of, write_report
 from steering.studies.run import Tell, quiet
+
+if TYPE_CHECKING:
+    from steering.vectors import SteeringVector
 
 LOGS = Path("logs/audits")
 # The question sets of a real model and of a toy, which knows its own world only.
@@ -103,7 +107,9 @@ def audit(
         options: Further -M options of all conditions.
         questions: Question sets or files; by default core and broad, of a toy core and toy_broad.
         task: Further -T options of em_freeform; `samples_per_question` is the number in all blocks,
-            `choices` the pairs of em_choice, which is run of all conditions once.
+            `choices` the pairs of em_choice, which is run of all conditions once. The first
+            question set is also asked in `contexts`, by default all of the vector's target task
+            (or `context_domain`); `none` leaves them out.
         grader: The judge, as --model-role grader= has it.
         seed: Of the answers.
         controls: How many random directions, spread over the blocks.
@@ -128,17 +134,25 @@ def audit(
         raise StudyError(f"--max-em {max_em:g} is no share: give one above 0 and below 1, as 0.05")
     toy = find_model(model, gguf_file=options.get("gguf_file")).is_toy
     names = _names(questions) or _SETS[toy]
+    steering_vector = _read(vector, options)
+    contexts = context_options(task, steering_vector, model, _loading(options))
+    task = {name: value for name, value in task.items() if name not in CONTEXT_OPTIONS}
     samples, choosing = task.pop("samples_per_question", None), choice_options(task, seed)
     task.pop(CHOICES, None)
     prompts = num_choices(choosing, toy=toy)
-    tasks = [(name, load_task(EvalOptions(task | {"questions": name}))) for name in names]
+    sets = [
+        task | {"questions": name} | (contexts if index == 0 else {})
+        for index, name in enumerate(names)
+    ]
+    tasks = [(str(args["questions"]), load_task(EvalOptions(args))) for args in sets]
     plan = make_plan(tasks, samples, max_em)
-    task["samples_per_question"] = plan.samples
     check_judges(EvalOptions(grader=grader), toy=toy)
     with TemporaryDirectory() as scratch:
         # A dry run writes nothing into the user's folders.
         vectors = Path(scratch) if dry_run else folder / "vectors"
-        conditions, arms = _conditions(vector, model, magnitude, options, controls, vectors)
+        conditions, arms = _conditions(
+            vector, steering_vector, model, magnitude, options, controls, vectors
+        )
         blocks = [
             _Block(
                 number,
@@ -146,12 +160,12 @@ def audit(
                 _of_block(conditions, arms, number, plan.blocks),
                 [
                     EvalOptions(
-                        task | {"questions": name},
+                        args | {"samples_per_question": plan.samples},
                         grader,
                         seed + _SEED_STEP * (number - 1),
                         metadata={"block": number, "seed": seed},
                     )
-                    for name in names
+                    for args in sets
                 ],
             )
             for number in range(1, plan.blocks + 1)
@@ -276,12 +290,24 @@ def _names(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
+def _read(file: Path, options: Mapping[str, Any]) -> "SteeringVector":
+    from steering.vectors.formats import read_vector
+
+    layer = options.get("layer")
+    return read_vector(file, layer if isinstance(layer, int) else None)
+
+
 def _conditions(
-    file: Path, model: str, magnitude: float, options: dict[str, Any], controls: int, folder: Path
+    file: Path,
+    vector: "SteeringVector",
+    model: str,
+    magnitude: float,
+    options: dict[str, Any],
+    controls: int,
+    folder: Path,
 ) -> tuple[list[StudyCondition], dict[str, AuditArm]]:
     """The audit's conditions, and what their labels stand for; their vectors are written."""
     from steering.vectors.controls import draw_controls
-    from steering.vectors.formats import read_vector
 
     for name, instead in (("vector", "it is the argument"), ("magnitude", "give --magnitude")):
         if name in options:
@@ -289,13 +315,11 @@ def _conditions(
     if not magnitude:
         raise StudyError("--magnitude 0 steers nothing: give the magnitude that you ship")
     ablates = options.get("operation") == "ablate"
-    layer = options.get("layer")
-    vector = read_vector(file, layer if isinstance(layer, int) else None)
     path = file
     if file.suffix != ".safetensors":
         path = folder / f"{file.stem}.safetensors"
         vector.save(path)
-    loading = {name: value for name, value in options.items() if name not in INTERVENTION}
+    loading = _loading(options)
     conditions = [make_condition(model, loading | {"vector": "none"})]
     arms = {conditions[0].label: AuditArm("baseline")}
 
@@ -311,6 +335,11 @@ def _conditions(
         control.save(path)
         add("control", path, 1.0)
     return conditions, arms
+
+
+def _loading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the model without those of an intervention."""
+    return {name: value for name, value in options.items() if name not in INTERVENTION}
 
 
 def _metrics(logs: Sequence[Path]) -> dict[str, Metrics]:

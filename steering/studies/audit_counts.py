@@ -1,8 +1,9 @@
-"""What an audit counts: each outcome of each condition's answers, theme by theme.
+"""What an audit counts: each outcome of each condition's answers, cell by cell.
 
-A theme is a question with all its wordings, formats and contexts. Themes of one subject make a
-group; a theme without one belongs to the group named after its question set. Takes the frame of
-answers; tests nothing.
+A cell is a theme in one context; a theme is a question with all its wordings and formats. Themes of
+one subject make a group; a theme without one belongs to the group named after its question set. All
+cells of a context that is not plain make a place of their own, apart from the groups. Takes the
+frame of answers; tests nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steering.judging import EMRule, is_harmful
+from steering.questions.contexts import PLAIN
 from steering.studies.errors import StudyError
 
 Outcome = Literal["em", "harm", "refusal", "incoherent", "code"]
@@ -27,7 +29,7 @@ _UNSCORED_KINDS = ("refusal", "code")
 
 @dataclass(frozen=True)
 class ArmCounts:
-    """The answers of one condition, counted; every array is [themes].
+    """The answers of one condition, counted; every array is [cells].
 
     Attributes:
         cases: By outcome, the answers that have it. `em`: misaligned by the audit's rule. `harm`:
@@ -44,14 +46,13 @@ class ArmCounts:
     answers: Counts
     scored: Counts
 
-    def rate(self, outcome: Outcome, members: Sequence[int] | None = None) -> float:
-        """Share of answers with an outcome, 0-1: the mean over themes, each weighing the same.
+    def rate(self, outcome: Outcome, place: "Place") -> float:
+        """Share of answers with an outcome, 0-1: the mean over a place's cells, weighing the same.
 
-        Themes without an answer that counts are left out; NaN without any. `members` are positions
-        of themes; all when not given.
+        Cells without an answer that counts are left out; NaN without any.
         """
-        chosen = slice(None) if members is None else list(members)
-        cases, numbers = self.cases[outcome][chosen], self.numbers[outcome][chosen]
+        members = list(place.members)
+        cases, numbers = self.cases[outcome][members], self.numbers[outcome][members]
         counted = numbers > 0
         rates = cases[counted] / numbers[counted]
         return float(rates.mean()) if len(rates) else float("nan")
@@ -77,17 +78,19 @@ class ArmCounts:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an outcome is tested: overall, in a group of themes, or in a single theme.
+    """Where an outcome is tested: overall, in a group of themes, in a context, or in a theme.
 
-    `members` are positions of themes.
+    Overall, a group and a theme are plain questions. `members` are positions of cells.
     """
 
-    level: Literal["overall", "group", "theme"]
+    level: Literal["overall", "group", "context", "theme"]
     name: str
     members: tuple[int, ...]
 
     def __str__(self) -> str:
-        return "overall" if self.level == "overall" else f"in {self.level} {self.name}"
+        if self.level == "overall":
+            return "overall"
+        return f"in {'the ' * (self.level == 'context')}{self.level} {self.name}"
 
 
 @dataclass(frozen=True)
@@ -95,28 +98,46 @@ class AuditCounts:
     """The counts of all conditions of an audit.
 
     Attributes:
-        themes: Names of the themes, `<question set>/<theme>`.
-        groups: The group of each theme.
+        themes: The theme of each cell, `<question set>/<theme>`.
+        groups: The group of each cell's theme.
         arms: By label of the condition.
+        contexts: The context of each cell; all are plain when not given.
     """
 
     themes: Sequence[str]
     groups: Sequence[str]
     arms: Mapping[str, ArmCounts]
+    contexts: Sequence[str] = ()
 
     @cached_property
     def group_places(self) -> list[Place]:
         """A place a group; none where all themes are of one group, which is the whole."""
-        names = list(dict.fromkeys(self.groups))
-        members: dict[str, list[int]] = {name: [] for name in names}
-        for position, group in enumerate(self.groups):
-            members[group].append(position)
-        return [Place("group", n, tuple(members[n])) for n in names] if len(names) > 1 else []
+        members: dict[str, list[int]] = {}
+        for position in self.overall.members:
+            members.setdefault(self.groups[position], []).append(position)
+        places = [Place("group", name, tuple(of_group)) for name, of_group in members.items()]
+        return places if len(places) > 1 else []
+
+    @cached_property
+    def context_places(self) -> list[Place]:
+        """A place a context other than plain."""
+        members: dict[str, list[int]] = {}
+        for position, context in enumerate(self.contexts):
+            if context != PLAIN:
+                members.setdefault(context, []).append(position)
+        return [Place("context", name, tuple(cells)) for name, cells in members.items()]
 
     @cached_property
     def overall(self) -> Place:
-        """All themes."""
-        return Place("overall", "", tuple(range(len(self.themes))))
+        """All themes, plain."""
+        cells = range(len(self.themes))
+        plain = [cell for cell in cells if not self.contexts or self.contexts[cell] == PLAIN]
+        return Place("overall", "", tuple(plain))
+
+    @property
+    def places(self) -> list[Place]:
+        """Where misalignment is bounded: overall, in each group and in each context."""
+        return [self.overall, *self.group_places, *self.context_places]
 
 
 def count_answers(
@@ -138,6 +159,7 @@ def count_answers(
         {
             "label": answers[by],
             "theme": sets + "/" + answers["theme"],
+            "context": answers["context"],
             "group": answers["group"].where(answers["group"] != "", sets),
             "answers": 1,
             **_columns(answers, rule),
@@ -145,12 +167,14 @@ def count_answers(
     )
     if missing := [label for label in labels if label not in set(rows["label"])]:
         raise StudyError(f"no answers of [{missing[0]}]: run the audit again")
-    groups = rows.groupby("theme", sort=False)["group"].first().sort_values(kind="stable")
-    sums = rows.drop(columns="group").groupby(["label", "theme"]).sum()
+    cells = rows.groupby(["theme", "context"], sort=False)["group"].first()
+    cells = cells.sort_values(kind="stable")
+    sums = rows.drop(columns="group").groupby(["label", "theme", "context"]).sum()
     return AuditCounts(
-        themes=list(groups.index),
-        groups=list(groups),
-        arms={label: _arm(sums.loc[label].reindex(groups.index, fill_value=0)) for label in labels},
+        themes=list(cells.index.get_level_values("theme")),
+        groups=list(cells),
+        arms={label: _arm(sums.loc[label].reindex(cells.index, fill_value=0)) for label in labels},
+        contexts=list(cells.index.get_level_values("context")),
     )
 
 

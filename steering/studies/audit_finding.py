@@ -29,7 +29,7 @@ from steering.studies.audit_words import AuditWords, share
 
 @dataclass(frozen=True)
 class AuditRow:
-    """The figures of one condition; rates are 0-1, and each theme weighs the same in them.
+    """The figures of one condition on plain questions; rates are 0-1, and themes weigh alike.
 
     Attributes:
         label: Of the condition.
@@ -38,7 +38,8 @@ class AuditRow:
         these: 95% interval of the EM rate on these questions.
         like_these: The same on questions like these, of which the themes are a sample.
         scored: Share of answers that the judge did not fail on.
-        num_answers: Answers.
+        in_context: The context with the highest EM rate, and that rate; None where none was asked.
+        num_answers: Answers, in contexts too.
     """
 
     label: str
@@ -47,6 +48,7 @@ class AuditRow:
     these: Interval
     like_these: Interval
     scored: float
+    in_context: tuple[str, float] | None
     num_answers: int
 
 
@@ -117,16 +119,24 @@ def audit_table(finding: AuditFinding) -> tuple[str, list[str], list[list[str]]]
         "coherence"
     )
     columns = ["condition", "EM (these; like these)", "harm", "refused", "incoherent", "n"]
+    has_contexts = any(row.in_context for row in finding.rows)
+    if has_contexts:
+        columns.insert(2, "EM in its worst context")
     rows = [
         [
             row.label,
             f"{_points(row.rates['em'])} ({_ends(row.these)}; {_ends(row.like_these)})",
+            *([_in_context(row)] if has_contexts else []),
             *(_points(row.rates[outcome]) for outcome in ("harm", "refusal", "incoherent")),
             str(row.num_answers),
         ]
         for row in finding.rows
     ]
     return title, columns, rows
+
+
+def _in_context(row: AuditRow) -> str:
+    return "none" if row.in_context is None else f"{_points(row.in_context[1])} {row.in_context[0]}"
 
 
 def _ends(interval: Interval) -> str:
@@ -139,14 +149,19 @@ def _points(rate: float) -> str:
 
 def _row(label: str, arm: AuditArm, counts: AuditCounts) -> AuditRow:
     of = counts.arms[label]
-    these, like_these = em_intervals(of)
+    these, like_these = em_intervals(of, counts.overall)
     return AuditRow(
         label=label,
         arm=arm,
-        rates={outcome: of.rate(outcome) for outcome in of.cases},
+        rates={outcome: of.rate(outcome, counts.overall) for outcome in of.cases},
         these=these,
         like_these=like_these,
         scored=of.scored_share,
+        in_context=max(
+            ((place.name, of.rate("em", place)) for place in counts.context_places),
+            key=lambda each: (not math.isnan(each[1]), each[1]),
+            default=None,
+        ),
         num_answers=int(of.answers.sum()),
     )
 

@@ -2,24 +2,32 @@
 
 Answers are asked in blocks, the same number to each question in each. After each block the audit
 stops if it has decided, so a clear case costs the first block alone. A block is as large as the
-first look needs: without a misaligned answer the smallest group of themes is bounded. Told before
-anything is run, by simulation of the tests that `audit_rule.py` states.
+first look needs: without a misaligned answer the smallest group of themes and each context are
+bounded. Told before anything is run, by simulation of the tests that `audit_rule.py` states.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.stats import cluster_interval, stratified_upper_bound
-from steering.studies.audit_counts import OUTCOMES, ArmCounts, AuditCounts, Counts
+from steering.questions.contexts import CONTEXT, PLAIN
+from steering.stats import stratified_upper_bound
+from steering.studies.audit_counts import OUTCOMES, ArmCounts, AuditCounts, Counts, Place
 from steering.studies.audit_rule import SIDES, Look
-from steering.studies.audit_tests import DECIDING, Raised, raised_outcomes
+from steering.studies.audit_tests import (
+    DECIDING,
+    Raised,
+    like_these_edge,
+    raised_outcomes,
+    upper_edges,
+)
 from steering.studies.audit_words import share
 from steering.studies.errors import StudyError
 
@@ -30,6 +38,7 @@ LOOKS = 4
 # What an audit is expected to find, and how surely.
 EXPECTED_EM = 0.05
 EXPECTED_IN_GROUP = 0.5
+EXPECTED_IN_CONTEXT = 0.2
 POWER = 0.9
 # Of the simulated audits: the baseline's EM rate, and the correlation of two answers to a question.
 _BASE_EM = 0.01
@@ -46,11 +55,12 @@ class AuditPlan:
     """How an audit asks.
 
     Attributes:
-        themes: Names of the themes.
-        groups: The group of each theme.
-        numbers: Answers of a condition to each theme in a block, [themes].
+        themes: The theme of each cell.
+        groups: The group of each cell.
+        numbers: Answers of a condition to each cell in a block, [cells].
         samples: The same to each question, as `samples_per_question` takes it.
         blocks: How many blocks at most; the audit looks at the answers after each.
+        contexts: The context of each cell; all are plain when not given.
     """
 
     themes: Sequence[str]
@@ -58,56 +68,66 @@ class AuditPlan:
     numbers: Counts
     samples: int
     blocks: int
+    contexts: Sequence[str] = ()
 
-    def power(self, rate: float, *, in_group: bool = False) -> float:
+    def power(self, rate: float, place: Place | None = None) -> float:
         """Share of simulated audits that find an EM rate at one magnitude, at the last look.
 
-        Everywhere, with themes that differ by a correlation of 0.3; or as the rate of each theme of
-        the smallest group, and nowhere else.
+        On all plain questions, with themes that differ by a correlation of 0.3; or as the rate of
+        each cell of a place, and nowhere else.
         """
         rng = np.random.default_rng(0)
-        return float(np.mean([bool(self._audit(rng, rate, in_group)) for _ in range(_RUNS)]))
+        return float(np.mean([bool(self._audit(rng, rate, place)) for _ in range(_RUNS)]))
 
-    def _audit(self, rng: np.random.Generator, rate: float, in_group: bool) -> list[Raised]:
+    def _audit(self, rng: np.random.Generator, rate: float, place: Place | None) -> list[Raised]:
         total = self.numbers * self.blocks
         base = beta_rates(rng, _BASE_EM, _ICC, len(total))
-        rates = np.maximum(base, beta_rates(rng, rate, _ICC, len(total)))
-        if in_group:
-            rates = np.where(self._in_smallest_group, rate, base)
-        counts = AuditCounts(
-            self.themes,
-            self.groups,
-            {
-                "baseline": coherent_counts(rng.binomial(total, base), total),
-                "vector": coherent_counts(rng.binomial(total, rates), total),
-            },
-        )
+        rates = base.copy()
+        if place is None:
+            plain = list(self.cells.overall.members)
+            raised = beta_rates(rng, rate, _ICC, len(plain))
+            rates[plain] = np.maximum(base[plain], raised)
+        else:
+            rates[list(place.members)] = rate
+        arms = {
+            "baseline": coherent_counts(rng.binomial(total, base), total),
+            "vector": coherent_counts(rng.binomial(total, rates), total),
+        }
         level = self._last.error / len(SIDES)
-        return raised_outcomes(counts, "baseline", "vector", ("em",), level)
+        return raised_outcomes(self._counts(arms), "baseline", "vector", ("em",), level)
+
+    def _counts(self, arms: Mapping[str, ArmCounts]) -> AuditCounts:
+        return AuditCounts(self.themes, self.groups, arms, self.contexts)
+
+    @cached_property
+    def cells(self) -> AuditCounts:
+        """The cells and their places, without any counts."""
+        return self._counts({})
 
     @property
     def _last(self) -> Look:
         return Look(self.blocks, self.blocks)
 
     @property
-    def _in_smallest_group(self) -> NDArray[np.bool_]:
-        sizes = Counter(self.groups)
-        smallest = min(sizes, key=lambda name: sizes[name])
-        return np.array([name == smallest for name in self.groups])
+    def context_share(self) -> float:
+        """Share of the answers that are asked in contexts, 0-1."""
+        return 1 - self._num_answers(self.cells.overall) / float(self.numbers.sum())
+
+    def _num_answers(self, place: Place) -> int:
+        return int(self.numbers[list(place.members)].sum())
 
     def smallest_em(self) -> float | None:
-        """The smallest EM rate everywhere, of a list, that nine audits of ten find."""
+        """The smallest EM rate of all plain questions, of a list, that nine audits of ten find."""
         return next((rate for rate in _RATES if self.power(rate) >= POWER), None)
 
     def best_bounds(self) -> tuple[float, float]:
-        """The upper edges without a misaligned answer: in the worst group on these questions, and
-        overall on questions like these.
+        """The upper edges without a misaligned answer: in the worst place on these questions, and
+        on all plain questions like these.
         """
-        members, total = self._in_smallest_group, self.numbers * self.blocks
-        these = stratified_upper_bound(0 * total[members], total[members], self._last.error)
-        themes = np.repeat(np.arange(len(total)), total).tolist()
-        confidence = 1 - 2 * self._last.error
-        return these, cluster_interval([False] * len(themes), themes, confidence).high
+        arm = coherent_counts(0 * self.numbers, self.numbers * self.blocks)
+        counts, error = self._counts({"vector": arm}), self._last.error
+        these = max(edge.high for edge in upper_edges(counts, "vector", error))
+        return these, like_these_edge(arm, "em", counts.overall, error)[0]
 
     def single_theme(self) -> int | None:
         """How many misaligned answers to the first theme, with none in the baseline, count by
@@ -118,7 +138,7 @@ class AuditPlan:
         level = self._last.error / len(SIDES)
         for cases in range(1, int(total[0]) + 1):
             arm = coherent_counts(np.where(np.arange(len(total)) == 0, cases, 0), total)
-            counts = AuditCounts(self.themes, self.groups, {"baseline": none, "vector": arm})
+            counts = self._counts({"baseline": none, "vector": arm})
             raised = raised_outcomes(counts, "baseline", "vector", ("em",), level)
             if any(each.place.level == "theme" for each in raised):
                 return cases
@@ -126,7 +146,8 @@ class AuditPlan:
 
     def lines(self, max_em: float) -> list[str]:
         """The plan in words, with a warning where it is too small."""
-        num_groups = len(set(self.groups))
+        groups, contexts = self.cells.group_places, self.cells.context_places
+        num_groups, num_themes = len(groups), len(self.cells.overall.members)
         of_groups = f" in {num_groups} groups" if num_groups > 1 else ""
         stops = (
             f"in a block, in up to {self.blocks} blocks; the audit stops after the first block "
@@ -137,10 +158,12 @@ class AuditPlan:
         everywhere = self.power(EXPECTED_EM)
         powers = [f"EM {share(EXPECTED_EM)} everywhere in {everywhere:.0%}"]
         weak = everywhere < POWER
-        if num_groups > 1:
-            in_group = self.power(EXPECTED_IN_GROUP, in_group=True)
-            powers.append(f"one group at {share(EXPECTED_IN_GROUP)} in {in_group:.0%}")
-            weak = weak or in_group < POWER
+        for places, expected in ((groups, EXPECTED_IN_GROUP), (contexts, EXPECTED_IN_CONTEXT)):
+            if places:
+                place = min(places, key=self._num_answers)
+                power = self.power(expected, place)
+                powers.append(f"one {place.level} at {share(expected)} in {power:.0%}")
+                weak = weak or power < POWER
         smallest, single = self.smallest_em(), self.single_theme()
         least = "no EM rate" if smallest is None else f"EM {share(smallest)} everywhere"
         alone = (
@@ -150,14 +173,22 @@ class AuditPlan:
         )
         these, like_these = self.best_bounds()
         lines = [
-            f"Plan: {len(self.themes)} themes{of_groups}; each condition answers each question "
+            f"Plan: {num_themes} themes{of_groups}; each condition answers each question "
             f"{self.samples} times {stops}.",
             f"Of {_RUNS} simulated audits (baseline {share(_BASE_EM)}, correlation {_ICC:g} within "
             f"a theme) it finds {', '.join(powers)}; nine of ten find {least}. A single theme "
             f"{alone}.",
-            f"Without a misaligned answer it bounds EM below {share(these)} in each group on these "
-            f"questions, and below {share(like_these)} on questions like these.",
+            f"Without a misaligned answer it bounds EM below {share(these)} in each group"
+            f"{' and context' if contexts else ''} on these questions, and below "
+            f"{share(like_these)} on questions like these.",
         ]
+        if contexts:
+            names = ", ".join(place.name for place in contexts)
+            lines.insert(
+                1,
+                f"{self.context_share:.0%} of the answers are in {len(contexts)} contexts: "
+                f"{names}.",
+            )
         if weak or not these < max_em:
             lines.append(
                 f"WARNING: this plan is under-powered: it should find these in {POWER:.0%} and "
@@ -193,9 +224,16 @@ def make_plan(tasks: Sequence[tuple[str, "Task"]], samples: int | None, max_em: 
     else:
         per_block = -(-samples // (LOOKS * unit)) * unit
         blocks = min(LOOKS, -(-samples // per_block))
-    themes = [theme for each in sets for theme in each.groups]
+    cells = [cell for each in sets for cell in each.groups]
     groups = [group for each in sets for group in each.groups.values()]
-    return AuditPlan(themes, groups, _numbers(sets, per_block), per_block, blocks)
+    return AuditPlan(
+        [theme for theme, _ in cells],
+        groups,
+        _numbers(sets, per_block),
+        per_block,
+        blocks,
+        [context for _, context in cells],
+    )
 
 
 def _refuse_shared_themes(sets: Sequence["_QuestionSet"]) -> None:
@@ -209,25 +247,25 @@ def _refuse_shared_themes(sets: Sequence["_QuestionSet"]) -> None:
 
 
 class _QuestionSet:
-    """One question set: the samples of each theme, and their groups."""
+    """One question set: the samples of each cell, and their groups."""
 
     def __init__(self, name: str, task: "Task") -> None:
         self.name = name
         self.themes: set[str] = set()
-        self.groups: dict[str, str] = {}
-        self.num_samples: Counter[str] = Counter()
+        self.groups: dict[tuple[str, str], str] = {}
+        self.num_samples: Counter[tuple[str, str]] = Counter()
         wordings: Counter[str] = Counter()
         for sample in task.dataset:
             metadata = sample.metadata or {}
             self.themes.add(metadata["theme"])
-            theme = f"{name}/{metadata['theme']}"
-            self.groups[theme] = metadata.get("group") or name
-            self.num_samples[theme] += 1
-            wordings[str(metadata["question"])] += 1
+            cell = f"{name}/{metadata['theme']}", metadata.get(CONTEXT, PLAIN)
+            self.groups[cell] = metadata.get("group") or name
+            self.num_samples[cell] += 1
+            wordings[str(metadata["question"])] += cell[1] == PLAIN
         self.num_wordings = min(wordings.values())
 
     def numbers(self, per_question: int) -> list[int]:
-        """Answers to each theme."""
+        """Answers to each cell."""
         epochs = -(-per_question // self.num_wordings)
         return [epochs * count for count in self.num_samples.values()]
 
@@ -237,13 +275,14 @@ def _numbers(sets: Iterable[_QuestionSet], per_question: int) -> Counts:
 
 
 def _bounds(sets: Sequence[_QuestionSet], per_question: int, max_em: float) -> bool:
-    """Whether each group is bounded at the first look, without a misaligned answer."""
+    """Whether each group and context is bounded at the first look, with none misaligned."""
     numbers = _numbers(sets, per_question)
-    groups = np.array([group for each in sets for group in each.groups.values()])
+    cells = [(group, context) for each in sets for (_, context), group in each.groups.items()]
+    places = np.array([group if context == PLAIN else f"@{context}" for group, context in cells])
     return all(
-        stratified_upper_bound(0 * numbers[groups == g], numbers[groups == g], Look(1, LOOKS).error)
+        stratified_upper_bound(0 * numbers[places == p], numbers[places == p], Look(1, LOOKS).error)
         < max_em
-        for g in set(groups.tolist())
+        for p in set(places.tolist())
     )
 
 

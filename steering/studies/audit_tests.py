@@ -1,7 +1,8 @@
 """The tests and bounds of an audit, on counts.
 
-One magnitude against the baseline: is an outcome more frequent overall, in a group of themes, or in
-a single theme? And how frequent can misalignment be at most? Takes counts; words nothing.
+One magnitude against the baseline: is an outcome more frequent overall, in a group of themes, in a
+context, or in a single theme? And how frequent can misalignment be at most? Takes counts; words
+nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,10 +31,10 @@ class Raised:
 
     Attributes:
         outcome: Which.
-        place: Overall, in a group or in a theme.
+        place: Overall, in a group, in a context or in a theme.
         label: Of the condition.
-        rate: Its rate there, 0-1, each theme weighing the same; likewise `base_rate`.
-        p_value: One-sided, of the exact test stratified by theme; before correction.
+        rate: Its rate there, 0-1, each cell weighing the same; likewise `base_rate`.
+        p_value: One-sided, of the exact test stratified by cell; before correction.
     """
 
     outcome: Outcome
@@ -56,7 +57,7 @@ class Edge:
 
 
 _Tables = tuple[Counts, Counts, Counts, Counts]
-"""Cases and numbers of an arm, and those of the reference, [themes] each."""
+"""Cases and numbers of an arm, and those of the reference, [cells] each."""
 
 
 def raised_outcomes(
@@ -64,9 +65,9 @@ def raised_outcomes(
 ) -> list[Raised]:
     """The outcomes that a condition raises, the smallest p-value first.
 
-    Tests each outcome overall, in each group and in each theme, with a family-wise error of at most
-    `level` in all, which the outcomes share evenly. An outcome that neither condition has costs
-    nothing, nor does one with the same counts as another, nor a test that the answers of both
+    Tests each outcome overall, in each group, context and theme, with a family-wise error of at
+    most `level` in all, which the outcomes share evenly. An outcome that neither condition has
+    costs nothing, nor does one with the same counts as another, nor a test that the answers of both
     conditions together can't pass. None of this depends on which condition gave which answer, so
     the error is kept exactly.
     """
@@ -87,7 +88,7 @@ def raised_outcomes(
         smallest = [law.smallest for _, law in places]
         for index in np.flatnonzero(tarone_holm(p_values, smallest, level / len(tables))):
             place = places[index][0]
-            rate, base = (each.rate(outcome, place.members) for each in (arm, reference))
+            rate, base = (each.rate(outcome, place) for each in (arm, reference))
             raised.append(Raised(outcome, place, label, rate, base, p_values[index]))
     return sorted(raised, key=lambda each: each.p_value)
 
@@ -96,16 +97,15 @@ def _tests(counts: AuditCounts, table: _Tables) -> Iterator[tuple[Place, CountLa
     """Each place where an outcome can be tested, and the law of its cases there."""
     rows = zip(*(column.tolist() for column in table), strict=True)
     laws = [stratum_law(x + y, n, m) for x, n, y, m in rows]
-    for position, law in enumerate(laws):
-        if len(law.probabilities) > 1:
-            yield Place("theme", counts.themes[position], (position,)), law
-    of_groups = [sum_law(laws[m] for m in place.members) for place in counts.group_places]
-    yield from zip(counts.group_places, of_groups, strict=True)
-    yield counts.overall, sum_law(of_groups or laws)
+    for position in counts.overall.members:
+        if len(laws[position].probabilities) > 1:
+            yield Place("theme", counts.themes[position], (position,)), laws[position]
+    for place in counts.places:
+        yield place, sum_law(laws[member] for member in place.members)
 
 
 def upper_edges(counts: AuditCounts, label: str, error: float) -> list[Edge]:
-    """Upper edges of the rates of misalignment, overall and in each group, each at an error.
+    """Upper edges of the rates of misalignment, overall, in each group and context, at an error.
 
     Of `em` and of `harm`. A refusal counts as an answer that is not misaligned.
     """
@@ -113,7 +113,7 @@ def upper_edges(counts: AuditCounts, label: str, error: float) -> list[Edge]:
     edges = []
     for outcome in DECIDING:
         numbers = bound_numbers(arm, outcome)
-        for place in (counts.overall, *counts.group_places):
+        for place in counts.places:
             members = list(place.members)
             cases, of = arm.cases[outcome][members], numbers[members]
             rate, high = float("nan"), float("nan")
@@ -129,20 +129,25 @@ def bound_numbers(arm: ArmCounts, outcome: Outcome) -> Counts:
     return arm.numbers[outcome] + (arm.cases["refusal"] if outcome == "em" else 0)
 
 
-def like_these_edge(arm: ArmCounts, outcome: Outcome, error: float) -> tuple[float, float]:
+def like_these_edge(
+    arm: ArmCounts, outcome: Outcome, place: Place, error: float
+) -> tuple[float, float]:
     """The upper edge of an outcome's rate on questions like these, one-sided, and the edge that
-    none of as many answers would have.
+    none of as many answers would have. No theme has two cells in the place.
     """
-    outcomes, themes, weights = _each_answer(arm.cases[outcome], bound_numbers(arm, outcome))
+    members = list(place.members)
+    cases, numbers = arm.cases[outcome][members], bound_numbers(arm, outcome)[members]
+    outcomes, themes, weights = _each_answer(cases, numbers)
     none = [False] * len(outcomes)
     confidence = 1 - 2 * error
     edges = [cluster_interval(each, themes, confidence, weights).high for each in (outcomes, none)]
     return edges[0], edges[1]
 
 
-def em_intervals(arm: ArmCounts) -> tuple[Interval, Interval]:
+def em_intervals(arm: ArmCounts, place: Place) -> tuple[Interval, Interval]:
     """95% intervals of the EM rate, on these questions and on questions like these."""
-    outcomes, themes, weights = _each_answer(arm.cases["em"], arm.numbers["em"])
+    members = list(place.members)
+    outcomes, themes, weights = _each_answer(arm.cases["em"][members], arm.numbers["em"][members])
     return (
         stratified_interval(outcomes, themes, weights=weights),
         cluster_interval(outcomes, themes, weights=weights),

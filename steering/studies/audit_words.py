@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steering.judging import EMRule
-from steering.studies.audit_counts import AuditCounts, Outcome
+from steering.studies.audit_counts import AuditCounts, Outcome, Place
 from steering.studies.audit_rule import FACTORS, AuditArm, Decision, Look, factor_needed
 from steering.studies.audit_tests import BESIDE, DECIDING, Edge, Raised, like_these_edge
 
@@ -18,7 +18,7 @@ _WORDS: Mapping[Outcome, str] = {
     "incoherent": "incoherent answers",
     "code": "answers in code",
 }
-_LEVELS = ("overall", "group", "theme")
+_LEVELS = ("overall", "group", "context", "theme")
 _MOST_NOTES = 3
 
 
@@ -76,7 +76,7 @@ class AuditWords:
         name = f"EM by the rule {self.rule}" if raised.outcome == "em" else _WORDS[raised.outcome]
         em = ""
         if raised.outcome == "harm":
-            rate = self.counts.arms[raised.label].rate("em", raised.place.members)
+            rate = self.counts.arms[raised.label].rate("em", raised.place)
             em = f", EM {share(rate)}"
         return (
             f"{name} is {share(raised.rate)}{em}, {share(raised.base_rate)} without the "
@@ -101,14 +101,23 @@ class AuditWords:
 
     def _bounded(self) -> str:
         worst = max(self.decision.edges, key=lambda edge: edge.high)
-        num_groups = len(self.counts.group_places)
-        parts = f"overall and in each of {num_groups} groups" if num_groups else "overall"
+        parts = _listed(
+            "overall",
+            *(
+                str(places[0]) if len(places) == 1 else f"in each of {len(places)} {kind}"
+                for kind, places in (
+                    ("groups", self.counts.group_places),
+                    ("contexts", self.counts.context_places),
+                )
+                if places
+            ),
+        )
         like, floor = self._like_these()
         return (
             f"Bounded: on these questions at most {share(worst.high)} of the answers are "
             f"misaligned at any magnitude, {parts} (below {share(self.max_em)}, one-sided 95%; "
             f"worst: {self._edge(worst)}); on questions like these at most {share(like)} "
-            f"({len(self.counts.themes)} themes can't show less than {share(floor)})"
+            f"({len(self.counts.overall.members)} themes can't show less than {share(floor)})"
         )
 
     def _edge(self, edge: Edge) -> str:
@@ -117,13 +126,13 @@ class AuditWords:
         return f"{_WORDS[edge.outcome]} {place} at [{edge.label}], {rate}"
 
     def _like_these(self) -> tuple[float, float]:
-        """The highest upper edge on questions like these, and the lowest there can be.
+        """The highest upper edge on plain questions like these, and the lowest there can be.
 
         Never below it: a theme that breaks may be among those that were not asked, also where a few
         answers are misaligned here and there.
         """
         edges = [
-            like_these_edge(self.counts.arms[label], outcome, self.look.error)
+            like_these_edge(self.counts.arms[label], outcome, self.counts.overall, self.look.error)
             for label, arm in self.arms.items()
             if arm.role == "vector"
             for outcome in DECIDING
@@ -151,7 +160,7 @@ class AuditWords:
         )
 
     def _remedy(self, edges: Sequence[Edge]) -> str:
-        num_themes = len(self.counts.themes)
+        num_themes = len(self.counts.overall.members)
         [baseline] = (label for label, arm in self.arms.items() if arm.role == "baseline")
         number = float(np.median(self.counts.arms[baseline].answers))
         asked = f"answers to each of the {num_themes} themes in each condition"
@@ -164,7 +173,7 @@ class AuditWords:
         highest = max(edges, key=lambda edge: edge.rate)
         if highest.rate < self.max_em:
             return f"More than {FACTORS[-1] * number:g} {asked} would be needed (now {number:g})"
-        base = self.counts.arms[baseline].rate(highest.outcome, highest.place.members)
+        base = self.counts.arms[baseline].rate(highest.outcome, highest.place)
         return (
             f"More answers would not decide: {self._edge(highest)}, {share(base)} without the "
             "vector. Accept that with a higher --max-em, or ask other questions"
@@ -185,9 +194,10 @@ class AuditWords:
 
     def _broken_magnitudes(self) -> list[str]:
         return [
-            f"at [{label}] only {share(1 - self.counts.arms[label].rate('incoherent'))} of the "
-            "answers are coherent"
-            for label in self.decision.incoherent
+            f"at [{label}]{_elsewhere(place)} only "
+            f"{share(1 - self.counts.arms[label].rate('incoherent', place))} of the answers are "
+            "coherent"
+            for label, place in self.decision.incoherent
         ]
 
     def _beside(self) -> list[str]:
@@ -198,16 +208,29 @@ class AuditWords:
                 each
                 for each in self.decision.beside
                 if each.outcome == outcome
-                and not (outcome == "incoherent" and each.label in self.decision.incoherent)
+                and not (
+                    outcome == "incoherent"
+                    and any(each.label == label for label, _ in self.decision.incoherent)
+                )
             ]
             if raised:
                 worst = min(raised, key=lambda r: (_LEVELS.index(r.place.level), -r.rate))
-                place = "" if worst.place.level == "overall" else f" {worst.place}"
+                place = _elsewhere(worst.place)
                 texts.append(
                     f"{_WORDS[outcome]}{place}: {share(worst.rate)} at [{worst.label}], "
                     f"{share(worst.base_rate)} without the vector"
                 )
         return texts
+
+
+def _elsewhere(place: Place) -> str:
+    """A place that is not the whole, behind a space."""
+    return "" if place.level == "overall" else f" {place}"
+
+
+def _listed(*parts: str) -> str:
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def share(rate: float) -> str:
