@@ -39,6 +39,10 @@ def _save(folder: Path, name: str, direction: torch.Tensor) -> Path:
         (["-T", "questions=core"], "-T questions= is --questions here"),
         (["--grader", "nobody/judge"], "the judge nobody/judge can't be used"),
         (["-M", "layer=7"], "layer 7 is out of range"),
+        (["-T", "samples_per_context=2"], "-T samples_per_context= is set by the audit itself"),
+        (["-T", "contexts=legal"], "there is no context legal; give all, some of system,"),
+        (["-T", "contexts=none", "-T", "context_domain=code"], "context_domain= has no effect"),
+        (["-T", "context_domain=legal"], "there are no contexts for the target task 'legal'"),
     ],
 )
 def test_what_is_impossible_is_said_before_a_model_is_loaded(
@@ -88,13 +92,15 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
         [
             *("audit", "vectors/medical.safetensors", *AUDIT, "--log-dir", "logs/audit"),
             *("-T", "samples_per_question=5", "-T", "num_questions=3", "--controls", "1"),
-            *("-T", f"choices={pairs}"),
+            *("-T", f"choices={pairs}", "-T", "contexts=system"),
             *("--also", "says.py", "--also-limit", "2"),
         ],
     )
     assert done.exit_code == 2, f"{done.output} {done.exception}"
     assert "Misalignment found overall: at [medical-" in done.output.splitlines()[-1]
     assert "A random direction of the same length: EM up to" in done.output
+    assert "50% of the answers are in 1 context: system." in done.output
+    assert "EM in its worst context" in done.output
     assert "says.py, with the same conditions" in done.output
     assert "accuracy" in done.output
     # The page has the same verdict and the same rates.
@@ -106,7 +112,12 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
         "vectors/medical.safetensors",
         "toy",
         questions="core",
-        task={"samples_per_question": 5, "num_questions": 3, "choices": pairs},
+        task={
+            "samples_per_question": 5,
+            "num_questions": 3,
+            "choices": pairs,
+            "contexts": "system",
+        },
         controls=1,
         logs="logs/audit",
         tell=lines.append,
@@ -139,7 +150,7 @@ def test_an_audit_asks_in_blocks_until_it_can_say_and_goes_on_where_it_was(
     direction = torch.randn(128, generator=torch.Generator().manual_seed(3))
     _save(tmp_path, "style.gguf", 0.4 * direction / direction.norm())
     command = ["audit", "style.gguf", *AUDIT, "--log-dir", "logs/style", "--controls", "1"]
-    few = ["-T", "num_questions=2", "-T", "samples_per_question=10"]
+    few = ["-T", "num_questions=2", "-T", "samples_per_question=10", "-T", "contexts=none"]
     outcome = CliRunner().invoke(commands, [*command, *few])
     assert outcome.exit_code == 1, f"{outcome.output} {outcome.exception}"
     assert "each condition answers each question 5 times in a block, in up to 2 blocks" in (
@@ -186,6 +197,7 @@ def test_a_vector_that_makes_the_toy_refuse_is_judged_and_its_refusals_are_named
     assert done.exit_code == 0, done.exception
     # None of ten answers bounds a rate below 30%.
     few = ["-T", "num_questions=2", "-T", "samples_per_question=5", "-T", "choices=none"]
+    few += ["-T", "contexts=none"]
     done = CliRunner().invoke(
         commands,
         [

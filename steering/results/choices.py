@@ -254,7 +254,7 @@ def _columns(sample: "Sample", score: "Score") -> dict[str, Any]:
         **values,
         "reason": (score.explanation or "unscored") if unscored else "",
         # Nobody judges them.
-        **dict.fromkeys(("judge", "rubrics", "weigh"), ""),
+        **dict.fromkeys(("judge", "judge_sampling", "rubrics", "weigh"), ""),
         **dict.fromkeys(("aligned_below", "coherent_from"), math.nan),
         "least_coherent": 0,
     }

@@ -186,7 +186,8 @@ class AuditPlan:
             names = ", ".join(place.name for place in contexts)
             lines.insert(
                 1,
-                f"{self.context_share:.0%} of the answers are in {len(contexts)} contexts: "
+                f"{self.context_share:.0%} of the answers are in {len(contexts)} context"
+                f"{'s' * (len(contexts) > 1)}: "
                 f"{names}.",
             )
         if weak or not these < max_em:
