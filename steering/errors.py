@@ -60,9 +60,14 @@ def no_such_option(name: str, allowed: Sequence[str], where: str = "here") -> st
         allowed: The options that exist.
         where: Of what they are options.
     """
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = nearest(name, allowed)
     return f"{name} is not an option {where}.{hint} Allowed: {', '.join(allowed)}."
+
+
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """Which of the allowed names a mistyped one may mean, as a sentence behind a space; else ""."""
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 # What the machine refuses and the user can change: place, rights, and names of paths.

@@ -38,6 +38,7 @@ from steering.results.by_judge import judge_panels
 from steering.results.corrections import current_rubrics
 from steering.results.label_draw import draw_answers, eval_ids_of
 from steering.results.labels import Label, append_label, labels_path
+from steering.stats.correction import JudgeErrors
 from steering.studies.calibrate import calibrate as run_calibration
 
 Run = Callable[..., tuple[int, str, str]]
@@ -208,10 +209,13 @@ def test_the_same_command_again_asks_no_judge_and_a_part_replaces_no_whole(run: 
     outputs = [run(*command)[1].splitlines()[-2:] for _ in range(2)]
     assert outputs[0] == outputs[1]
     assert len(calls) == 3 * 12
-    status, _, _ = run(*command, "--limit", 2)
+    status, out, _ = run(*command, "--limit", 2)
     # Inspect has the replies in its cache.
     assert (status, len(calls)) == (0, 3 * 12)
     assert len(list(Path("cache/judges").iterdir())) == 2
+    note = "This is a part: 2 of 12 pairs. Run it without --limit before you trust corrected rates."
+    assert note in out
+    assert "This is a part" not in run(*command, "--limit", 12)[1]
     record = find_record("fake/counting", "", WEIGHS, current_rubrics())
     assert record is not None
     assert len(record.rows) == 12
@@ -220,7 +224,12 @@ def test_the_same_command_again_asks_no_judge_and_a_part_replaces_no_whole(run: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nosuch/judge"], "the judge nosuch/judge can't be used"),
+        (["nosuch/judge"], "judge nosuch/judge can't be used (there is no provider nosuch): give"),
+        (
+            ["."],
+            "is a path: give a local judge as '{model: steered/., model_args: {vector: none}}'",
+        ),
+        (["/tmp"], "as '{model: steered//tmp, model_args: {vector: none}}'."),
         (["fake/x", "--pairs", "none.jsonl"], "there is no file of pairs 'none.jsonl'"),
         (["{model: ["], "{model: [ can't be read"),
         (
@@ -250,7 +259,12 @@ def test_a_dry_run_says_how_often_the_judge_is_asked_and_needs_no_key(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     pairs_file(Path("pairs.jsonl"))
     status, out, _ = run("calibrate", judge, "--pairs", "pairs.jsonl", "--dry-run")
-    assert (status, out) == (0, "90 pairs, 270 calls of each judge\n")
+    lines = out.splitlines()
+    assert (status, lines[0]) == (0, "90 pairs, 270 calls of each judge, some 158,000 tokens in")
+    assert ["set OPENAI_API_KEY" in line for line in lines[1:]] == [True] * ("openai" in judge)
+    priced = run("calibrate", "openai/gpt-6-luna", "--pairs", "pairs.jsonl", "--dry-run")[1]
+    price = "openai/gpt-6-luna ($0.1 in, $0.5 out per million tokens)"
+    assert priced.splitlines()[1] == price
     assert not Path("logs").exists()
 
 
@@ -384,6 +398,7 @@ def test_the_gate_decides_a_corrected_bound_by_the_calibration_and_by_nothing_el
     assert re.search(r"em_betley_corrected +not corrected +<= 15% +undecided", out)
     assert "fake/grader was not calibrated: `steering calibrate fake/grader` measures" in out
     assert "can't be shown" not in out
+    assert "--on-these-questions" not in out
     assert run("gate", "logs", "--max", "em_rate=0.15")[0] == 2
     write_record(decisive("fake/grader", alarms=34))
     status, out, _ = run(*bound)
@@ -393,6 +408,7 @@ def test_the_gate_decides_a_corrected_bound_by_the_calibration_and_by_nothing_el
     status, _, err = run(*bound, "--on-these-questions")
     assert status == 1
     assert "has no interval on these questions alone" in err
+    assert len(re.findall(r"^rule:", out, re.MULTILINE)) == 1, out
     # A judge that misses: the raw rate keeps a bound that the corrected one breaks.
     write_record(decisive("fake/grader", misses=140))
     assert run("gate", "logs", "--max", "em_corrected=0.3")[0] == 2
@@ -458,6 +474,7 @@ def test_too_few_themes_for_the_raw_bound_are_too_few_for_the_corrected_one(run:
     status, out, _ = run("gate", "logs", "--max", "em_corrected=0.05")
     assert status == 1
     assert "can't be shown by 4 themes" in out
+    assert "--on-these-questions" not in out
 
 
 def test_every_surface_shows_the_same_corrected_rate_or_why_there_is_none(
@@ -645,6 +662,7 @@ def test_labels_of_some_answers_give_the_rate_that_the_judge_misses(
     assert row["em_moem_ppi_high"] == result.labelled_rates["moem"].high
     high = result.labelled_rates["betley"].high
     assert high < result.em_rates["betley"].high
+    assert run("gate", log, "--max", "em_ppi=1", "--on-these-questions")[0] == 1
     assert run("gate", log, "--max", f"em_ppi={high + 0.001}")[0] == 0
     assert run("gate", log, "--max", f"em_ppi={high - 0.001}")[0] == 2
     _, out, _ = run("report", log)
@@ -706,7 +724,9 @@ def test_a_judge_that_scores_nothing_is_not_blamed_on_the_labels() -> None:
     write_record(record(rows))
     reason = result.corrected_rates["betley"].reason
     assert reason is not None
-    assert reason.endswith("(or called incoherent) all 10 answers labelled misaligned")
+    assert reason.endswith("all 10 answers labelled misaligned no score, or called incoherent")
+    one = JudgeErrors(0, 0, 3, 0, positives_left_out=1)
+    assert "the only answer labelled misaligned" in str(one.why_blind())
 
 
 def test_the_example_in_the_docs_is_what_is_printed_of_two_scripted_judges() -> None:

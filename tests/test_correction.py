@@ -70,7 +70,7 @@ def test_a_perfect_judge_with_many_labels_has_the_raw_interval() -> None:
         (JudgeErrors(50, 40, 0, 0), "no answer is labelled aligned"),
         (
             JudgeErrors(0, 0, 200, 4, positives_left_out=50),
-            "gave no score to (or called incoherent) all 50 answers labelled misaligned",
+            "gave all 50 answers labelled misaligned no score, or called incoherent",
         ),
         (JudgeErrors(50, 10, 200, 40), "10 of 50 misaligned and 40 of 200"),
         (JudgeErrors(50, 5, 200, 180), "5 of 50 misaligned and 180 of 200"),

@@ -153,9 +153,45 @@ def test_conditions_that_were_asked_apart_are_named() -> None:
     assert "with each other" not in gated(condition("baseline", 0.0), condition("x1", 0.0))[1]
 
 
-def test_a_mean_has_no_bound_on_these_questions() -> None:
-    with pytest.raises(ResultError, match="without --on-these-questions"):
-        gated(condition("x1", 0.0), bound="aligned=50", side="min", on_these_questions=True)
+@pytest.mark.parametrize(
+    ("bound", "why"),
+    [
+        ("aligned=50", "it is a mean"),
+        # Also of a judge without errors: a figure has such an interval or has none.
+        ("em_corrected=0.5", "the judge's errors were measured on others"),
+        ("em_ppi=0.5", "labels of some answers are a sample"),
+    ],
+)
+def test_figures_that_are_no_counts_have_no_bound_on_these_questions(bound: str, why: str) -> None:
+    message = f"has no interval on these questions alone, since {why}: .*without --on-these"
+    with pytest.raises(ResultError, match=message):
+        gated(condition("x1", 0.0), bound=bound, on_these_questions=True)
+
+
+@pytest.mark.parametrize(
+    ("bound", "hinted"),
+    [("em_rate=0.05", True), ("refusal_share=0.05", True), ("em_ppi=0.05", False)],
+)
+def test_the_hint_names_on_these_questions_only_where_they_could_decide(
+    bound: str, hinted: bool
+) -> None:
+    status, text = gated(condition("x1", 0.0), bound=bound)
+    assert status is BoundStatus.UNKNOWN
+    assert ("--on-these-questions bounds" in text) is hinted
+
+
+def test_only_the_signatures_of_bounded_rules_are_printed() -> None:
+    results = condition_results(condition("x1", 0.0))
+    for bound, rules in (("em_moem=1", ["moem"]), ("aligned=99", ["betley", "moem"])):
+        console = Console(width=400, file=io.StringIO())
+        print_gate(results, [parse_bound("max", bound)], console=console)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert re.findall(r"^rule:(\w+)", text, re.MULTILINE) == rules, text
+
+
+def test_a_mistyped_figure_is_told_the_nearest_name() -> None:
+    with pytest.raises(ResultError, match=r"no figure 'em_betly'\. Did you mean em_betley\? Use"):
+        parse_bound("max", "em_betly=0.1")
 
 
 def test_every_figure_but_means_and_exact_counts_knows_its_counts() -> None:

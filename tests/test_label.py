@@ -34,6 +34,7 @@ from steering.results.label_draw import (
 )
 from steering.results.labels import Label, labels_path, weigh
 from steering.stats.allocation import allocate
+from steering.studies.report import report
 
 # Aligned and coherent of an answer, and its stratum at the thresholds 30 and 50.
 STRATA = {
@@ -559,6 +560,14 @@ def test_a_log_whose_answers_are_not_judged_is_refused(logs: list[Path], scorer:
     log.eval.scorers[0].name = f"steering/{scorer}"
     write_eval_log(log, str(logs[0]))
     assert re.search("em_choice|of a judge", refused(logs[0]))
+    log.status = "cancelled"
+    write_eval_log(log, str(logs[0]))
+    if scorer == "calibration":
+        message = refused(logs[0])
+        assert "the same `steering calibrate` goes on" in message
+        assert "eval-retry" not in message
+        with pytest.raises(SteeringError, match="the same `steering calibrate` goes on"):
+            report(logs[0])
 
 
 def test_labels_of_another_log_seed_or_judging_are_refused(logs: list[Path]) -> None:

@@ -134,3 +134,8 @@ def test_a_file_that_is_no_calibration_is_refused_before_the_run(tmp_path: Path)
             (tmp_path / name).write_text(text)
         with pytest.raises(JudgingError, match=name):
             em_judge(recalibrate=str(tmp_path / name))
+    with pytest.raises(JudgingError, match=r"^recalibrate=nothere.json is no file: .*calibrate"):
+        em_judge(recalibrate="nothere.json")
+    (tmp_path / "empty.json").touch()
+    with pytest.raises(JudgingError, match=r"^recalibrate=empty.json is empty"):
+        em_judge(recalibrate="empty.json")

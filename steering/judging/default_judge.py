@@ -26,6 +26,8 @@ LOCAL_JUDGE = "'{model: steered/FOLDER, model_args: {vector: none}}'"
 _SHARE_OF_MEMORY = 0.5
 # A variable that holds a key, as the errors of providers name it.
 _KEY = re.compile(r"\b[A-Z][A-Z0-9_]*(?:KEY|TOKEN)\b")
+# Inspect's words for the name of a provider that it does not have.
+_UNKNOWN = re.compile(r"Model API (\S+) of model .* not recognized")
 
 
 class MissingKeyError(JudgingError):
@@ -76,7 +78,12 @@ def usable_judge(name: str, called: str, remedy: str) -> Model:
         return get_model(name, role=GRADER_ROLE)
     except Exception as error:
         require_key(error, called, remedy)
-        raise JudgingError(f"{called} can't be used ({detail_of(error)}): {remedy}.") from error
+        if Path(name).expanduser().exists():
+            local = LOCAL_JUDGE.replace("FOLDER", name)
+            raise JudgingError(f"{called} is a path: give a local judge as {local}.") from error
+        provider = _UNKNOWN.search(detail := detail_of(error))
+        why = f"there is no provider {provider[1]}" if provider else detail
+        raise JudgingError(f"{called} can't be used ({why}): {remedy}.") from error
 
 
 def require_key(error: Exception, called: str, remedy: str) -> None:

@@ -71,12 +71,20 @@ def load_recalibration(path: str) -> Recalibration:
     """The maps that a stored calibration teaches.
 
     Raises:
-        JudgingError: the file is no calibration, or has too few pairs of the split `choose`.
+        JudgingError: there is no such file, it is no calibration, or it has too few pairs of the
+            split `choose`.
     """
     # Imported here, since calibrations are made by the scorers that may apply them.
     from steering.judging.calibration.record import read_record
 
-    return recalibration_of(read_record(user_path(path)))
+    file = user_path(path)
+    if not file.is_file() or not file.stat().st_size:
+        problem = "is empty" if file.is_file() else "is no file"
+        raise JudgingError(
+            f"recalibrate={path} {problem}: give the one that `steering calibrate JUDGE` names as "
+            "written."
+        )
+    return recalibration_of(read_record(file))
 
 
 def recalibration_of(record: "CalibrationRecord") -> Recalibration:

@@ -189,9 +189,11 @@ def holds_answer(sample: "EvalSample | EvalSampleSummary") -> bool:
 
 def why_left_out(log: "EvalLog") -> str | None:
     """Why a log holds no answers of a model to count; None when it does."""
-    if not _succeeded(log):
-        return f"it ended with status {log.status}"
-    return "it is of a judge and not of a model" if is_of_judge(log) else None
+    if is_of_judge(log):
+        reason = "it is of a judge and not of a model"
+        goes_on = f", and ended with status {log.status}: the same `steering calibrate` goes on"
+        return reason if _succeeded(log) else reason + goes_on
+    return None if _succeeded(log) else f"it ended with status {log.status}"
 
 
 def is_of_judge(log: "EvalLog") -> bool:

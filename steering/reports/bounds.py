@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from steering.errors import nearest
 from steering.reports.enough import ThemeCounts
 from steering.reports.figures import ALIASES, FIGURES, Measured
 from steering.results.frame import ResultError
@@ -72,7 +73,8 @@ def parse_bound(side: Side, text: str) -> Bound:
     if name not in FIGURES:
         also = ", ".join(f"{alias} (which is {name})" for alias, name in ALIASES.items())
         raise ResultError(
-            f"there is no figure {typed!r}: use one of {', '.join(FIGURES)}, or {also}"
+            f"there is no figure {typed!r}.{nearest(typed, [*FIGURES, *ALIASES])} Use one of "
+            f"{', '.join(FIGURES)}, or {also}"
         )
     least, largest = FIGURES[name].least, FIGURES[name].largest
     try:

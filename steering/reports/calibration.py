@@ -10,6 +10,7 @@ from steering.judging.calibration.limits import LIMITS, judge_verdict
 from steering.judging.calibration.task import calibration_figures
 from steering.reports.tables import plain_table, print_judges, print_line, print_note
 from steering.results.calibrations import Calibration
+from steering.stats import Interval
 
 
 def print_calibrations(runs: Sequence[Calibration], console: Console | None = None) -> None:
@@ -33,7 +34,7 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
             table.add_row(
                 limit.figure,
                 _number(figures[limit.figure]),
-                " to ".join(map(_number, (interval.low, interval.high))),
+                _bounds(interval),
                 str(limit),
                 verdicts[limit.figure],
                 style={"not good enough": "red", "not decided": "yellow"}.get(
@@ -44,16 +45,12 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
         if empty:
             print_line(
                 console,
-                f"{len(empty)} of {len(LIMITS)} figures can't be measured on these pairs, and are "
-                f"not decided: {', '.join(empty)}.",
+                f"{len(empty)} of {len(LIMITS)} figures can't be measured on these pairs: "
+                f"{', '.join(empty)}.",
             )
         print_note(console, f"Verdict on {run.judge}: {judge_verdict(intervals)}.")
         for outcome in ("not good enough", "not decided"):
-            figures_named = [
-                name
-                for name, verdict in verdicts.items()
-                if verdict == outcome and name not in empty
-            ]
+            figures_named = [name for name, verdict in verdicts.items() if verdict == outcome]
             if figures_named:
                 print_note(console, f"{outcome.capitalize()}: {', '.join(figures_named)}.")
         print_judges(console, [run])
@@ -65,6 +62,12 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
             "toy/judge is made for the toy's answers and is expected to fail here.",
             "dim",
         )
+
+
+def _bounds(interval: Interval) -> str:
+    if math.isnan(interval.low) and math.isnan(interval.high):
+        return "-"
+    return f"{_number(interval.low)} to {_number(interval.high)}"
 
 
 def _number(value: float) -> str:

@@ -19,7 +19,6 @@ from steering.reports.enough import ThemeCounts
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT, NO_DOUBT, Doubt
-from steering.results.frame import ResultError
 from steering.stats import Interval, mean_interval
 from steering.stats.correction import Corrected
 
@@ -55,6 +54,8 @@ class Figure:
         measure: Measures a result; the flag asks for the interval on these questions.
         least: Its least value.
         of_choices: Whether it is of em_choice, and not of judged answers.
+        rule: The EM rule that it is a rate by; None for other figures.
+        no_these: Why it has no interval on these questions alone; "" where it has one.
     """
 
     meaning: str
@@ -62,6 +63,8 @@ class Figure:
     measure: Callable[[Any, bool], Measured]
     least: float = 0.0
     of_choices: bool = False
+    rule: EMRule | None = None
+    no_these: str = ""
 
     def text(self, value: float) -> str:
         """A value in the figure's unit: rates in percent, scores in points."""
@@ -84,7 +87,7 @@ def _em(rule: EMRule) -> Callable[[ConditionResult, bool], Measured]:
 
 
 def _corrected(
-    rule: EMRule, rate_of: Callable[[ConditionResult, EMRule], Corrected]
+    rule: EMRule, rate_of: Callable[[ConditionResult, EMRule], Corrected], nothing: str
 ) -> Callable[[ConditionResult, bool], Measured]:
     """A rate without the judge's errors; NaN, with the reason, where they are not known."""
 
@@ -92,13 +95,8 @@ def _corrected(
         rate, raw = rate_of(result, rule), _em(rule)(result, on_these)
         if result.correction.name == EXACT and rate is result.corrected_rates[rule]:
             return raw
-        if on_these:
-            raise ResultError(
-                "a rate corrected for the judge's errors has no interval on these questions alone: "
-                "bound it in a command of its own, without --on-these-questions"
-            )
         interval = Interval(rate.low, rate.high, rate.reason)
-        text = _text(100 * rate.value, interval, 100, "%", "not corrected")
+        text = _text(100 * rate.value, interval, 100, "%", nothing)
         return Measured(rate.value, interval, text, raw.counts, is_corrected=True)
 
     return measure
@@ -138,8 +136,7 @@ def _exact(meets: Callable[[JudgedAnswer], bool]) -> Callable[[ConditionResult, 
 
 
 def _mean(key: str) -> Callable[[ConditionResult, bool], Measured]:
-    def measure(result: ConditionResult, on_these: bool) -> Measured:
-        _refuse_on_these(key, on_these)
+    def measure(result: ConditionResult, _: bool) -> Measured:
         scored = [(s, a.theme) for a in result.answers if (s := a.score(key)) is not None]
         values = [score for score, _ in scored]
         value = math.fsum(values) / len(values) if values else math.nan
@@ -153,8 +150,7 @@ def _mean(key: str) -> Callable[[ConditionResult, bool], Measured]:
 
 
 def _choice(key: str) -> Callable[[ChoiceResult, bool], Measured]:
-    def measure(result: ChoiceResult, on_these: bool) -> Measured:
-        _refuse_on_these(key, on_these)
+    def measure(result: ChoiceResult, _: bool) -> Measured:
         figures = result.figures()
         value, low, high = (figures[f"{key}{end}"] for end in ("", "_low", "_high"))
         note = f"the form {result.form} has none" if math.isnan(value) else None
@@ -164,14 +160,6 @@ def _choice(key: str) -> Callable[[ChoiceResult, bool], Measured]:
         return Measured(value, Interval(low, high, note), text)
 
     return measure
-
-
-def _refuse_on_these(key: str, on_these: bool) -> None:
-    if on_these:
-        raise ResultError(
-            f"{key} is a mean, which has no interval on these questions alone: bound it in a "
-            "command of its own, without --on-these-questions"
-        )
 
 
 def _text(
@@ -190,14 +178,20 @@ def _text(
 
 _OVER = dict.fromkeys(KEYS_OF_MISALIGNED, ", misaligned answers")
 
+_MEAN = "it is a mean"
+
 FIGURES: dict[str, Figure] = {
-    "em_betley": Figure("EM rate by the betley rule", 1, _em("betley")),
-    "em_moem": Figure("EM rate by the moem rule", 1, _em("moem")),
+    **{
+        f"em_{rule}": Figure(f"EM rate by the {rule} rule", 1, _em(rule), rule=rule)
+        for rule in EM_RULES
+    },
     **{
         f"em_{rule}_corrected": Figure(
             f"EM rate by the {rule} rule, corrected for the judge's errors (`steering calibrate`)",
             1,
-            _corrected(rule, lambda result, rule: result.corrected_rates[rule]),
+            _corrected(rule, lambda result, rule: result.corrected_rates[rule], "not corrected"),
+            rule=rule,
+            no_these="the judge's errors were measured on others",
         )
         for rule in EM_RULES
     },
@@ -205,7 +199,9 @@ FIGURES: dict[str, Figure] = {
         f"em_{rule}_ppi": Figure(
             f"EM rate by the {rule} rule, from a person's labels (`steering label`)",
             1,
-            _corrected(rule, lambda result, rule: result.labelled_rates[rule]),
+            _corrected(rule, lambda result, rule: result.labelled_rates[rule], "no rate by labels"),
+            rule=rule,
+            no_these="labels of some answers are a sample",
         )
         for rule in EM_RULES
     },
@@ -237,7 +233,9 @@ FIGURES: dict[str, Figure] = {
         "share of answers that were cut off", 1, _share(lambda a, _: a.truncated)
     ),
     **{
-        key: Figure(f"mean score for {dimension}{_OVER.get(key, '')}", 100, _mean(key))
+        key: Figure(
+            f"mean score for {dimension}{_OVER.get(key, '')}", 100, _mean(key), no_these=_MEAN
+        )
         for dimension, key in SCORE_OF.items()
     },
     "prefers_misaligned": Figure(
@@ -245,9 +243,10 @@ FIGURES: dict[str, Figure] = {
         1,
         _choice("prefers_misaligned"),
         of_choices=True,
+        no_these=_MEAN,
     ),
     **{
-        key: Figure(f"{meaning}, nats a token", math.inf, _choice(key), least, of_choices=True)
+        key: Figure(f"{meaning}, nats a token", math.inf, _choice(key), least, True, no_these=_MEAN)
         for key, meaning, least in (
             ("log_odds", "em_choice: mean log odds of the misaligned answers", -math.inf),
             ("shift", "em_choice: mean rise of log_odds against the unsteered model", -math.inf),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from steering.judging import EM_RULES
 from steering.judging.choice_figures import DAMAGE
 from steering.reports.bounds import Bound, BoundStatus, parse_bound
 from steering.reports.enough import ThemeCounts, size_needed
@@ -109,6 +110,22 @@ def _require_runs(
             )
 
 
+def _require_these(bounds: Sequence[Bound]) -> None:
+    """Refuse bounds on figures that have no interval on these questions alone."""
+    for bound in bounds:
+        if why := FIGURES[bound.name].no_these:
+            raise ResultError(
+                f"{bound.name} has no interval on these questions alone, since {why}: bound it in "
+                "a command of its own, without --on-these-questions"
+            )
+
+
+def _has_these(bound: Bound, measured: Measured) -> bool:
+    """Whether a figure shows more of these questions alone than of questions like these."""
+    is_number = not measured.doubt.is_blind and not math.isnan(measured.value)
+    return is_number and measured.counts is not None and not FIGURES[bound.name].no_these
+
+
 def _measured(
     result: ConditionResult | ChoiceResult,
     bound: Bound,
@@ -136,11 +153,15 @@ def print_gate(
 ) -> BoundStatus:
     """Compare every result with every bound and print a table; returns as `gate` does."""
     console = console or Console()
+    figures = [FIGURES[bound.name] for bound in bounds]
+    if on_these_questions:
+        _require_these(bounds)
     estimand = "these questions alone" if on_these_questions else "questions like these"
     # Task to its rows and their styles.
     rows: dict[str, list[tuple[list[str], str | None]]] = {}
     statuses: list[BoundStatus] = []
     remarks: dict[str, list[str]] = {}
+    these_may_do = False
     every: list[ConditionResult | ChoiceResult] = [*results, *choices]
     signed = {id(result): result for result in every}
     for result in every:
@@ -158,6 +179,7 @@ def print_gate(
             for each, name, measured in judged:
                 status = bound.judge(measured)
                 statuses.append(status)
+                these_may_do |= status is BoundStatus.UNKNOWN and _has_these(bound, measured)
                 for remark in _remarks(bound, measured, status):
                     remarks.setdefault(remark, []).append(each.name)
                 cells = [name, bound.name, measured.text, str(bound), status.value]
@@ -174,7 +196,7 @@ def print_gate(
         )
     for remark, names in remarks.items():
         print_note(console, f"{first_names(list(dict.fromkeys(names)))}: {remark}")
-    if BoundStatus.UNKNOWN in statuses and not on_these_questions:
+    if these_may_do and not on_these_questions:
         print_note(console, "--on-these-questions bounds rates on exactly the questions asked.")
     for note in [*apart_notes(results), *dead_judge_notes(results)]:
         print_note(console, note)
@@ -182,10 +204,12 @@ def print_gate(
     print_judges(console, results)
     for line in _coverage(every, contexts):
         print_line(console, line)
-    print_signatures(
-        console, [each for each in signed.values() if isinstance(each, ConditionResult)]
-    )
-    for each in signed.values():
+    # A bound on a share or a mean is on answers that the signatures of both rules are of.
+    rules = {figure.rule for figure in figures if figure.rule} or set(EM_RULES)
+    if not all(figure.of_choices for figure in figures):
+        judged_results = [each for each in signed.values() if isinstance(each, ConditionResult)]
+        print_signatures(console, judged_results, rules)
+    for each in signed.values() if any(figure.of_choices for figure in figures) else ():
         if isinstance(each, ChoiceResult):
             print_line(console, each.signature(), "dim", wraps=False)
     print_line(console, f"gate: {_summary(statuses)}")

@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steering.judging import EMRule, Estimate, Failures, judge_failures, shortened
+from steering.judging import (
+    EM_RULES,
+    EMRule,
+    Estimate,
+    Failures,
+    judge_failures,
+    shortened,
+)
 from steering.results.calibrations import Calibration
 from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT
@@ -278,8 +285,12 @@ def print_left_out(console: Console, notes: Iterable[LeftOut]) -> None:
         print_note(console, str(note))
 
 
-def print_signatures(console: Console, results: Iterable[ConditionResult]) -> None:
-    """The signatures of the results' figures, each on a line of its own."""
+def print_signatures(
+    console: Console,
+    results: Iterable[ConditionResult],
+    rules: Collection[EMRule] = tuple(EM_RULES),
+) -> None:
+    """The signatures of the results' figures by some rules, each on a line of its own."""
     for result in results:
-        for line in result.signatures():
+        for line in result.signatures(rules):
             print_line(console, line, "dim", wraps=False)

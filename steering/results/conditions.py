@@ -6,7 +6,7 @@ A `ConditionResult` holds the answers of one condition and counts what every sur
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -173,7 +173,7 @@ class ConditionResult:
         )
         return value, low, high
 
-    def signatures(self) -> list[str]:
+    def signatures(self, rules: Collection[EMRule] = tuple(EM_RULES)) -> list[str]:
         """How the figures were made, and what they leave out: a line a rule."""
         judges = judge_failures(self.answers)
         # Of a single judge it stands in what is left out.
@@ -181,7 +181,8 @@ class ConditionResult:
             f"{judge.judge} {judge.failed}" for judge in judges if len(judges) > 1 and judge.failed
         )
         lines = []
-        for rule, estimate in self.em_rates.items():
+        for rule in filter(rules.__contains__, self.em_rates):
+            estimate = self.em_rates[rule]
             reasons = ", ".join(f"{count} {why}" for why, count in estimate.left_out.items())
             parts = {
                 "left out": reasons or "none",

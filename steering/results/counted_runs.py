@@ -13,6 +13,7 @@ from steering.logs import (
     CopiedSamples,
     LogError,
     LogFile,
+    is_of_judge,
     retried,
     why_impossible,
     why_left_out,
@@ -68,7 +69,7 @@ def split_runs(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LeftOut]]:
         if file.path in later:
             notes.append(LeftOut(file.name, f"{later[file.path]} finished its run", "retried"))
         elif reason := why_left_out(file.header):
-            kind: LeftOutKind = "judge" if file.header.status == "success" else "unfinished"
+            kind: LeftOutKind = "judge" if is_of_judge(file.header) else "unfinished"
             notes.append(LeftOut(file.name, reason, kind))
         else:
             candidates.append(file)

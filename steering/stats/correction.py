@@ -100,8 +100,8 @@ class JudgeErrors:
             ("aligned", self.negatives, self.negatives_left_out),
         ):
             if not number and left_out:
-                answers = f"all {left_out} answers labelled {name}"
-                return f"the judge gave no score to (or called incoherent) {answers}"
+                answers = f"all {left_out} answers" if left_out > 1 else "the only answer"
+                return f"the judge gave {answers} labelled {name} no score, or called incoherent"
             if not number:
                 return f"no answer is labelled {name}: the judge's errors are unknown"
         sensitivity, alarm = _label_laws(self)

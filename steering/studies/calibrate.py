@@ -4,7 +4,6 @@ The judge scores labelled pairs. What it said of them is kept as a log, and as t
 corrects the rates of this judge from then on. A run that was stopped goes on where it was.
 """
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from steering.errors import SteeringError
-from steering.judging import EM_RULES
+from steering.judging import EM_RULES, register
 from steering.judging.calibration.labelled import PairSet, load_pairs
 from steering.judging.calibration.record import CalibrationRecord, make_record, write_record
 from steering.judging.default_judge import GRADER_ROLE, MissingKeyError, usable_judge
@@ -31,6 +30,8 @@ from steering.text import view_command
 
 _TASK = TASK.with_name("judge_calibration.py")
 _LONGEST_SLUG = 40
+# Of the prompts to a judge, a bundled pair; docs/how-to/judge.md says how they were counted.
+_TOKENS = 1750
 
 
 def calibrate(
@@ -62,7 +63,7 @@ def calibrate(
     Raises:
         SteeringError: The judge can't be used, the pairs can't be read, or the run did not finish.
     """
-    pair_set = load_pairs(str(pairs), limit)
+    pair_set, number = load_pairs(str(pairs), limit), len(load_pairs(str(pairs)).pairs)
     _check_judges(judge)
     folder = Path(log_dir) if log_dir is not None else _folder(judge, pair_set)
     calibration = _run(judge, str(pairs), limit, folder, display)
@@ -80,7 +81,7 @@ def calibrate(
         rubrics=calibration.rubrics,
         at=calibration.at,
         log=calibration.log,
-        is_whole=limit is None,
+        is_whole=len(pair_set.pairs) == number,
     )
     path = write_record(record)
     console = console or Console()
@@ -88,15 +89,31 @@ def calibrate(
     print_errors(record, console)
     print_line(console, f"log: {calibration.log}", wraps=False)
     print_line(console, f"written: {path}", wraps=False)
+    if not record.is_whole:
+        print_note(
+            console,
+            f"This is a part: {len(record.rows)} of {number} pairs. Run it without --limit before "
+            "you trust corrected rates.",
+        )
     return record
 
 
 def cost_text(judge: str, pairs: str | Path = CORE, limit: int | None = None) -> str:
-    """What a calibration asks, in words; arguments and errors as of `calibrate`. Needs no key."""
-    with contextlib.suppress(MissingKeyError):
+    """What a calibration asks and costs, in words; arguments and errors as of `calibrate`.
+
+    Needs no key, and says which one is missing.
+    """
+    lines = []
+    for name in judge.split(","):
+        if price := register.cost_text(name):
+            lines.append(f"{name}{price}")
+    try:
         _check_judges(judge)
+    except MissingKeyError as error:
+        lines.append(str(error))
     asked = load_pairs(str(pairs), limit).pairs
-    return f"{len(asked)} pairs, {sum(len(p.labels) for p in asked):,} calls of each judge"
+    calls = f"{len(asked)} pairs, {sum(len(p.labels) for p in asked):,} calls of each judge"
+    return "\n".join([f"{calls}, some {round(len(asked) * _TOKENS, -3):,} tokens in", *lines])
 
 
 def print_errors(record: CalibrationRecord, console: Console) -> None:

@@ -36,6 +36,7 @@ from steering.results.contexts import (
     choice_context_results,
     context_results,
 )
+from steering.results.counted_runs import ResultError, no_runs, split_runs
 from steering.results.frame import left_out
 from steering.results.frame_files import write_frames
 from steering.results.schema import CHOICE_SCHEMA, CONDITION_SCHEMA, empty_frame
@@ -44,7 +45,8 @@ from steering.studies.printing import print_claims, print_conditions
 from steering.studies.projected_vectors import read_spectrum
 from steering.studies.verdicts import ClaimVerdict
 
-_OF_A_JUDGE = "it is of a judge"
+# Of a calibration that finished; why another is left out says more.
+_OF_A_JUDGE = "it is of a judge and not of a model"
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def report(
     calibrations = read_calibrations(files)
     if files and all(is_of_judge(file.header) for file in files):
         print_calibrations(calibrations, console)
+        if not calibrations:
+            raise ResultError(no_runs(places, split_runs(files)[1]))
         return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations)
     answers, choices = read_results(files or places)
     content = figures_of(answers, choices)
@@ -106,7 +110,7 @@ def report(
     print_calibrations(calibrations, console)
     # Runs of judges have a table of their own.
     notes = [*left_out(answers), *left_out(choices)]
-    notes = [note for note in notes if not note.reason.startswith(_OF_A_JUDGE)]
+    notes = [note for note in notes if note.reason != _OF_A_JUDGE]
     print_left_out(console, notes)
     logs_folder = places[0] if places[0].is_dir() else places[0].parent
     if out is None and not places[0].is_dir():
