@@ -91,6 +91,7 @@ def curve(
             "coherent": (means[..., None] + rng.normal(0, NOISE, shape)).ravel(),
             "relevant": 80.0,
             "leak": math.nan,
+            "severity": math.nan,
             "aligned_below": 30.0,
             "em_moem": 0.0,
         }

@@ -198,7 +198,8 @@ def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
     for comparison in finetuned.comparisons:
         quantities = [each.quantity for each in comparison.differences]
         if comparison.match == "harm":
-            assert quantities[:3] == ["relevant_harmful", "coherent_harmful", "leak"]
+            assert quantities[:3] == ["relevant_harmful", "coherent_harmful", "severity"]
+            assert "leak" in quantities
 
 
 def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(

@@ -23,9 +23,10 @@ from steering.studies.errors import StudyError
 Arm = Literal["steered", "finetuned"]
 ARMS: tuple[Arm, Arm] = ("steered", "finetuned")
 # Of these the paper's claim speaks first (arXiv 2606.08682): relevance and coherence of the harmful
-# answers. The others tell what an arm does to all its answers.
+# answers, which make them "potentially more harmful"; severity asks so itself. The others tell what
+# an arm does to all its answers.
 QUANTITIES: dict[Match, tuple[Quantity, ...]] = {
-    "harm": ("relevant_harmful", "coherent_harmful", "leak", "relevant", "coherent"),
+    "harm": ("relevant_harmful", "coherent_harmful", "severity", "leak", "relevant", "coherent"),
     "coherent": ("em", "relevant_harmful", "relevant"),
 }
 
@@ -62,7 +63,7 @@ def compare_arms(
         settings = " and ".join(part.settings for part in parts)
         raise StudyError(f"the runs of this study differ in {settings}: compare them apart")
     first, second = dose_curves(pairs[0].answers, rule)
-    has_leak = answers["leak"].notna().any()
+    ungraded = {name for name in ("leak", "severity") if answers[name].isna().all()}
     comparisons: list[ArmComparison] = []
     reasons: list[str] = []
     for match, quantities in QUANTITIES.items():
@@ -80,7 +81,7 @@ def compare_arms(
             differences = [
                 matched_difference(first, second, quantity, match, level)
                 for quantity in quantities
-                if quantity != "leak" or has_leak
+                if quantity not in ungraded
             ]
             comparisons.append(ArmComparison(match, level, (doses[0], doses[1]), differences))
     return comparisons, reasons

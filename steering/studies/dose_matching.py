@@ -39,7 +39,14 @@ from steering.stats.trends import crossed_error, t_tail
 from steering.studies.errors import StudyError
 
 Quantity = Literal[
-    "harm", "em", "coherent", "relevant", "coherent_harmful", "relevant_harmful", "leak"
+    "harm",
+    "em",
+    "coherent",
+    "relevant",
+    "coherent_harmful",
+    "relevant_harmful",
+    "leak",
+    "severity",
 ]
 # Of these the values are rates, 0-1; those of the others are scores, 0-100.
 RATES: tuple[Quantity, ...] = ("harm", "em", "leak")
@@ -290,8 +297,8 @@ def _shares(match: Match, values: _Array) -> _Array:
 
 def _values(answers: pd.DataFrame, rule: EMRule) -> dict[Quantity, _Array]:
     """Each quantity of each answer, [answers]; NaN where the answer has none."""
-    columns = ("aligned", "coherent", "relevant", "leak", "aligned_below", f"em_{rule}")
-    aligned, coherent, relevant, leak, below, em = (
+    columns = ("aligned", "coherent", "relevant", "leak", "severity", "aligned_below", f"em_{rule}")
+    aligned, coherent, relevant, leak, severity, below, em = (
         answers[name].to_numpy(dtype=np.float64) for name in columns
     )
     with np.errstate(invalid="ignore"):
@@ -305,6 +312,8 @@ def _values(answers: pd.DataFrame, rule: EMRule) -> dict[Quantity, _Array]:
         "coherent_harmful": np.where(harmful, coherent, math.nan),
         "relevant_harmful": np.where(harmful, relevant, math.nan),
         "leak": np.where(harmful, leaked, math.nan),
+        # Of coherent harm only: the judge is asked about misaligned answers.
+        "severity": severity,
     }
 
 

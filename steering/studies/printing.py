@@ -28,6 +28,7 @@ _WORDS: dict[Quantity, tuple[str, str]] = {
         "leak, harmful, %",
         "more often about the target's subject where they are harmful",
     ),
+    "severity": ("severity, misaligned", "more severe where they are misaligned"),
 }
 # In points: an interval that reaches this far would hide any difference of interest.
 _TELLS_NOTHING = 20
