@@ -559,6 +559,8 @@ def test_the_report_shows_contexts(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "index.html").read_text()
     markdown = (tmp_path / "report" / "report.md").read_text()
     assert '<h2 id="contexts">Contexts</h2>' in page
+    line = r"In the context json, 60% \[\d+, \d+\] of the coherent answers of toy\[medical\]"
+    assert re.search(line, page)
     assert "| json | 60%" in markdown
     contexts = read_frame(tmp_path / "report" / "contexts.csv")
     assert list(contexts["em_betley_to_plain"]) == pytest.approx([0.05, 0.5])

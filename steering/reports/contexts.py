@@ -1,14 +1,21 @@
 """The figures of contexts in tables: for a terminal and for the page, a table a condition."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from rich.console import Console
 
 from steering.judging import answer_shares
 from steering.reports.choices import number_text
-from steering.reports.tables import estimate_text, print_figures, print_line, rate_text
+from steering.reports.tables import (
+    estimate_text,
+    p_text,
+    print_figures,
+    print_line,
+    print_note,
+    rate_text,
+)
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
 from steering.results.contexts import ChoiceContextResult, ContextResult
@@ -25,6 +32,7 @@ CAPTION = (
     "for the number of contexts; to baseline: less that of the baseline in the same context. Of "
     "em_choice, to plain is the shift less that of the plain prompts, in nats a token"
 )
+_LEVEL = 0.05
 _Each = TypeVar("_Each", ContextResult, ChoiceContextResult)
 
 
@@ -55,10 +63,30 @@ def print_contexts(
         print_figures(console, title, columns[:1], groups, rows, spare=("EM moem",))
     if results or choices:
         print_line(console, f"{CAPTION}.", "dim")
-    sets = dict.fromkeys(str(each.plain.columns["contexts"]) for each in (*results, *choices))
-    for name in sets:
+    if line := context_headline(results):
+        print_note(console, line)
+    plain: list[ConditionResult | ChoiceResult]
+    plain = [*(each.plain for each in results), *(each.plain for each in choices)]
+    for name in dict.fromkeys(str(result.columns["contexts"]) for result in plain):
         note = f"Signatures in a context are those of its plain figures with context:NAME of {name}"
         print_line(console, note, "dim", wraps=False)
+
+
+def context_headline(results: Sequence[ContextResult]) -> str:
+    """The context in which a condition is most misaligned beside its plain questions.
+
+    Of those that are more misaligned at 5% each; empty where none is.
+    """
+    differences = [(each, each.to_plain("betley")) for each in results]
+    above = [pair for pair in differences if pair[1].value > 0 and pair[1].p_value <= _LEVEL]
+    if not above:
+        return ""
+    each, difference = max(above, key=lambda pair: pair[1].value)
+    return (
+        f"In the context {each.context}, {estimate_text(each.result.em_rates['betley'])} of the "
+        f"coherent answers of {each.plain.name} are misaligned: {_points(difference)} points "
+        f"beside its plain questions ({p_text(difference)})."
+    )
 
 
 def _by_condition(results: Sequence[_Each]) -> list[list[_Each]]:
@@ -96,14 +124,10 @@ def _choice_cells(
     context: str, result: ChoiceResult, to_plain: Difference | None = None
 ) -> list[str]:
     figures = result.figures()
-    share, shift = (
-        [figures[f"{name}{end}"] for end in ("", "_low", "_high")]
-        for name in ("prefers_misaligned", "shift")
-    )
     return [
         context,
-        rate_text(*share, nothing="-"),
-        _bounded(*shift, 2),
+        rate_text(*_ends(figures, "prefers_misaligned"), nothing="-"),
+        _bounded(*_ends(figures, "shift"), 2),
         "" if to_plain is None else _bounded(to_plain.value, to_plain.low, to_plain.high, 2),
         _p(to_plain),
         str(figures["num_pairs"]),
@@ -114,8 +138,13 @@ def _points(difference: Difference | None) -> str:
     """A difference of rates in points; empty for none."""
     if difference is None:
         return ""
-    ends = (difference.value, difference.low, difference.high)
-    return _bounded(*(100 * end for end in ends), 0)
+    value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
+    return _bounded(value, low, high, 0)
+
+
+def _ends(figures: Mapping[str, float], name: str) -> tuple[float, float, float]:
+    """A figure and its bounds."""
+    return figures[name], figures[f"{name}_low"], figures[f"{name}_high"]
 
 
 def _bounded(value: float, low: float, high: float, digits: int) -> str:

@@ -89,6 +89,7 @@ class PageContent:
         conditions: A row a condition, as `conditions_of` gives them.
         choices: A row a condition of em_choice, as `choice_conditions_of` gives them.
         contexts: A table of contexts for each condition that was asked in some.
+        context_headline: The finding in contexts, behind the headline; empty for none.
         logs: Folder that the log viewer opens.
         verdicts: Of claims, as `ClaimVerdict.row` gives them.
         spectrum: Singular values of a set of vectors.
@@ -107,6 +108,7 @@ class PageContent:
     choices: pd.DataFrame | None = None
     monitor: "MonitorPart | None" = None
     contexts: Sequence[PageTable] = ()
+    context_headline: str = ""
 
     @property
     def choice_conditions(self) -> pd.DataFrame:
@@ -181,7 +183,7 @@ def _content(report: PageContent) -> dict[str, Any]:
     columns = _columns(corrections_in(results), further)
     return {
         "title": report.title,
-        "headline": report.headline or of_pages,
+        "headline": f"{report.headline or of_pages} {report.context_headline}".strip(),
         "models": sorted(report.all_conditions["model"].unique()),
         "judges": sorted(conditions["judge"].unique()),
         "questions": sorted(conditions["questions"].unique()),

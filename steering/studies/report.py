@@ -15,7 +15,7 @@ from steering.logs import is_of_judge, log_files
 from steering.reports.by_judge import print_by_judge
 from steering.reports.calibration import print_calibrations
 from steering.reports.choices import print_choices
-from steering.reports.contexts import CAPTION, context_tables, print_contexts
+from steering.reports.contexts import CAPTION, context_headline, context_tables, print_contexts
 from steering.reports.monitor import monitor_part
 from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
@@ -178,6 +178,7 @@ def write_report(
     conditions = content.conditions if len(content.conditions) else content.choice_conditions
     studies = [study for study in conditions["study"].unique() if study]
     models = ", ".join(conditions["model"].unique())
+    judged, chosen = _contexts(content)
     page = PageContent(
         title=title or (f"{', '.join(studies)}: {models}" if studies else models),
         headline=headline,
@@ -188,8 +189,9 @@ def write_report(
         monitor=monitor_part(plain_rows(content.answers)),
         contexts=[
             PageTable(heading, CAPTION, columns, rows)
-            for heading, columns, rows in context_tables(*_contexts(content))
+            for heading, columns, rows in context_tables(judged, chosen)
         ],
+        context_headline=context_headline(judged),
         logs=logs,
         verdicts=[verdict.row() for verdict in content.verdicts],
         spectrum=read_spectrum(logs) if "rank" in studies else (),
