@@ -41,6 +41,7 @@ from steering.results.schema import (
 )
 from steering.spec import OPTIONS
 from steering.stats import cluster_interval, stratified_interval
+from steering.studies.arm_claims import ARM_CLAIMS, STUDY
 from steering.studies.claims import CLAIMS
 from steering.studies.grid import FACTORS
 from steering.studies.study_file import make_study
@@ -240,7 +241,7 @@ Set a setting with `-S name=value`.
 def studies() -> str:
     rows = []
     for factor, entry in FACTORS.items():
-        values = "magnitudes and training epochs"
+        values = "doses of each arm" if factor == STUDY else "magnitudes and training epochs"
         if entry.compares_models:
             values = ", ".join(f"`{name}`" for name in entry.models)
         elif entry.option:
@@ -250,7 +251,7 @@ def studies() -> str:
         f"### {claim.number}. {claim.name}\n\n{claim.statement} Source: {claim.source}. Study: "
         f"`{claim.study}`.\n\n"
         f"{(inspect.getdoc(claim.judge) or '').strip()}\n"
-        for claim in CLAIMS
+        for claim in (*CLAIMS, *ARM_CLAIMS)
     )
     return f"""# Studies and claims
 

@@ -14,6 +14,7 @@ from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
 from steering.judging.register import REGISTER
+from steering.studies.arm_claims import ARM_CLAIMS
 from steering.studies.claims import CLAIMS
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import StudyCondition
@@ -21,6 +22,7 @@ from steering.studies.grid import FACTORS, GridStudy, grid_conditions
 from steering.studies.run import run_study
 from steering.studies.shards import Shard, read_shard
 from steering.studies.study_file import keep_study, make_study, read_study
+from steering.targets import bundled_contrasts
 
 SMALL = ["-T", "num_questions=2", "-T", "samples_per_question=10", "--display", "none"]
 FINETUNED = [
@@ -52,7 +54,7 @@ def test_every_factor_has_a_command_and_every_claim_a_factor() -> None:
         printed = CliRunner().invoke(commands, ["study", factor, "--help"])
         assert printed.exit_code == 0
         assert not entry.option or entry.varies in " ".join(printed.output.split())
-    assert {claim.study for claim in CLAIMS} == set(FACTORS)
+    assert {claim.study for claim in (*CLAIMS, *ARM_CLAIMS)} == set(FACTORS)
 
 
 @pytest.mark.parametrize(
@@ -410,3 +412,64 @@ def test_a_study_file_that_is_a_pipe_or_a_device_is_refused(tmp_path: Path) -> N
     for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), tmp_path, tmp_path / "none"):
         with pytest.raises(StudyError, match=re.escape(str(path))):
             read_study(path)
+
+
+def _arms(tmp_path: Path, **fields: Any) -> list[str]:
+    study = make_study("arms", **fields)
+    return [each.label for each in study.conditions(tmp_path, Shard()).ready]
+
+
+def test_the_study_of_arms_has_every_arm_from_one_baseline(tmp_path: Path) -> None:
+    labels = _arms(tmp_path, build_seeds=[0, 1], magnitudes=[1], control_magnitudes=[2])
+    assert labels == [
+        "baseline",
+        *("medical x1", "medical x1 seed 1"),
+        *("persona medical", "persona medical seed 1"),
+        *("1 examples medical", "1 examples medical seed 1"),
+        *("4 examples medical", "4 examples medical seed 1"),
+        *(f"{name} x2" for name in bundled_contrasts(toy=True)),
+        *("medical x2 shuffled", "medical x2 random"),
+        *("medical x2 seed 1 shuffled", "medical x2 random seed 1"),
+    ]
+    study = make_study("arms", build_seeds=[0, 1], magnitudes=[1], scales=[0.5, 1])
+    planned = study.conditions(tmp_path, Shard())
+    assert planned.num_missing == 2 * 2
+    assert "adapters on medical" in planned.note
+    few = {"arms": ["steered", "contrast"], "contrasts": ["order"], "magnitudes": [1]}
+    labels = _arms(tmp_path, build_seeds=[0], control_magnitudes=[1], **few)
+    assert labels == ["baseline", "medical x1", "order x1"]
+
+
+def test_the_study_of_arms_asks_pairs_of_its_target_besides_others() -> None:
+    sets = make_study("arms", target="finance", task={"choices": "broad"}).choice_sets()
+    assert [options.task_args["choices"] for options in sets] == ["broad", "finance"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"arms": ["finetuned"]}, ["arms lacks steered", "add it"]),
+        ({"arms": ["steered", "x"]}, ["'x'", "'steered', 'finetuned', 'prompted'"]),
+        ({"task": {"choices": "none"}}, ["choices=none", "give core or broad"]),
+        ({"options": {"prompt": "persona"}}, ["-M prompt=", "--examples"]),
+        ({"options": {"vector": "a.safetensors"}}, ["-M vector=", "builds every vector"]),
+        ({"control_magnitudes": [1, 1]}, ["control_magnitudes", "must differ"]),
+        ({"examples": [0]}, ["examples [0]", "above 0"]),
+    ],
+)
+def test_a_study_of_arms_that_can_not_be_run_is_refused(
+    fields: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(StudyError) as caught:
+        make_study("arms", **fields)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_without_a_judge_a_study_asks_pairs_only_or_nothing_and_says_so(tmp_path: Path) -> None:
+    lines: list[str] = []
+    fields: dict[str, Any] = {"logs": tmp_path, "dry_run": True, "grader": "none"}
+    result = run_study("magnitude", tell=lines.append, **fields)
+    assert result.cost.num_answers == 0
+    assert any("No answers are written" in line and "72 prompts" in line for line in lines)
+    with pytest.raises(StudyError, match="leave nothing to ask"):
+        run_study("magnitude", task={"choices": "none"}, **fields)

@@ -124,14 +124,13 @@ def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_pat
 
 def test_pairs_of_a_study_are_named_or_left_out_and_stand_in_its_file(tmp_path: Path) -> None:
     study = make_study("magnitude", axes={"magnitude": [1]}, task={**SMALL, "choices": "broad"})
-    choices = study.choice_options()
-    assert choices is not None
+    [choices] = study.choice_sets()
     assert choices.task_args == {"choices": "broad"}
     assert "choices" not in study.eval_options().task_args
     keep_study(study, tmp_path)
     assert read_study(tmp_path / FILE) == study
     none = make_study("magnitude", axes={"magnitude": [1]}, task={**SMALL, "choices": "none"})
-    assert none.choice_options() is None
+    assert none.choice_sets() == []
     with pytest.raises(SteeringError, match="choices=cor is neither"):
         run_study("magnitude", task={"choices": "cor"}, logs=tmp_path / "x", dry_run=True)
 

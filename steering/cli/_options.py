@@ -51,7 +51,9 @@ asked_options = _all(
         metavar="NAME=VALUE",
         help="option of em_freeform; choices= is of em_choice (none: left out)",
     ),
-    click.option("--grader", help="the judge, as --model-role grader= has it"),
+    click.option(
+        "--grader", help="the judge, as --model-role grader= has it (none: em_choice only)"
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="of the answers"),
 )
 

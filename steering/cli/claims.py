@@ -14,18 +14,22 @@ from steering.cli._options import say
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
 @click.option("--json", "out", metavar="FILE", help="write the verdicts as JSON, too; - prints it")
 def claims(logs: Path, rule: Any, out: str | None) -> None:
-    """Say what the studies in LOGS make of three claims of the paper and of eight hypotheses.
+    """Say what the studies in LOGS make of three claims of the paper and of eleven hypotheses.
 
     Each is supported, refuted or not decided, by a rule that was fixed in advance. LOGS is a
     folder with the logs of any studies; without it, logs/studies.
     """
     from steering.errors import SteeringError
     from steering.files import write_whole
-    from steering.results import read_answers
-    from steering.studies.claims import judge_claims
+    from steering.results import read_results
+    from steering.results.frame import left_out
+    from steering.studies.arm_claims import judge_all
     from steering.studies.printing import print_verdicts
 
-    verdicts = judge_claims(read_answers(logs, lambda note: say(note, err=True)), rule)
+    answers, choices = read_results(logs)
+    for note in (*left_out(answers), *left_out(choices)):
+        say(str(note), err=True)
+    verdicts = judge_all(answers, choices, rule)
     text = json.dumps([verdict.row() for verdict in verdicts], indent=1)
     if out == "-":
         say(text)

@@ -35,7 +35,11 @@ _PARSED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "task_args": ("task", lambda pairs: read_options("-T", pairs)),
     "settings": ("settings", lambda pairs: read_options("-S", pairs)),
     **{
-        name: (name, read_list) for name in ("top", "top_of", "magnitudes", "scales", "build_seeds")
+        name: (name, read_list)
+        for name in (
+            *("top", "top_of", "magnitudes", "scales", "build_seeds"),
+            *("arms", "examples", "contrasts", "control_magnitudes"),
+        )
     },
 }
 
@@ -102,7 +106,8 @@ def _print(result: "StudyResult") -> None:
     for page in result.report.files:
         say(f"report: {page}")
     say(f"\nLook at every answer: {view_command(result.folder)}")
-    if isinstance(result.study, FinetunedStudy):
+    if result.comparisons or result.not_compared:
+        assert isinstance(result.study, FinetunedStudy)
         print_matched(result.comparisons, result.not_compared, result.study.rule)
 
 
@@ -175,6 +180,39 @@ def finetuned(**typed: Any) -> None:
     _run("finetuned", **typed)
 
 
+@study.command("arms")
+@_model
+@click.option("--target", default="medical", show_default=True, help="target task of all arms")
+@click.option(
+    "--arms",
+    help="which, with commas [default: steered,finetuned,prompted,contrast,shuffled,random]",
+)
+@click.option("--magnitudes", help="of the steered arm [default: 0.5,0.75,1,1.5,2]")
+@click.option("--control-magnitudes", help="of contrasts and other controls [default: 1,2,4]")
+@click.option("--scales", help="of the finetuned arm's adapters [default: 0.25,0.5,0.75,1]")
+@click.option(
+    "--training-epochs", type=click.IntRange(min=1), help="of the finetuned arm [default: 5]"
+)
+@click.option("--examples", help="numbers of examples shown [default: 4,16; toys: 1,4]")
+@click.option("--contrasts", help="a vector of each [default: all of the model's world]")
+@click.option("--build-seeds", help="of vectors, adapters and prompts [default: 0,1,2]")
+@click.option(
+    "-S", "settings", multiple=True, metavar="NAME=VALUE", help="setting of steering finetune"
+)
+@click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
+@_shard
+@asked_options
+@run_options("logs/studies/arms")
+def arms(**typed: Any) -> None:
+    """Compare the steered model with everything else that might explain what it does.
+
+    The same model finetuned, told to behave so, shown examples, and steered by vectors that have
+    nothing to do with harm. The arms are compared where they have the same narrow effect and where
+    they do the same damage, by em_choice; with --grader none, by nothing else.
+    """
+    _run("arms", **typed)
+
+
 @study.command("run")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_shard
@@ -195,8 +233,8 @@ def run_all(log_dir: Path | None, **typed: Any) -> None:
     The studies `family` and `scale` compare several models: they are run on the toys only, and left
     out for any other model.
     """
-    from steering.results import read_answers
-    from steering.studies.claims import judge_claims
+    from steering.results import read_results
+    from steering.studies.arm_claims import judge_all
     from steering.studies.printing import print_verdicts
     from steering.studies.run import LOGS, run_studies
 
@@ -208,4 +246,4 @@ def run_all(log_dir: Path | None, **typed: Any) -> None:
             say("")
             results.append(result)
     if all(result.report for result in results):
-        print_verdicts(judge_claims(read_answers(logs)))
+        print_verdicts(judge_all(*read_results(logs)))

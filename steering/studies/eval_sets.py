@@ -217,6 +217,11 @@ class Cost:
 
     def summary(self, num_conditions: int) -> str:
         """In words, for so many conditions."""
+        if not self.num_answers:
+            return (
+                f"{num_conditions} conditions to run. No answers are written; em_choice scores "
+                f"written answers to {self.num_choices} prompts in each."
+            )
         answers = num_conditions * self.num_answers
         calls = len(DIMENSIONS) * answers
         leak = ", and one more for each misaligned answer" if self.leak else ""

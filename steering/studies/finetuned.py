@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from steering.condition import ResolvedModel, resolve_model
 from steering.judging import EMRule
-from steering.models import find_model
+from steering.models import ModelSource, find_model
 from steering.spec import INTERVENTION, parse_options
 from steering.studies.eval_sets import EvalOptions, make_condition
 from steering.studies.grid import BUILD_SEEDS, Study, StudyConditions
@@ -73,14 +73,22 @@ class FinetunedStudy(Study):
         return self
 
     @cached_property
+    def model_source(self) -> ModelSource:
+        """Which model it is.
+
+        Raises:
+            SteeringError: There is no such model.
+        """
+        return find_model(self.model, gguf_file=self.options.get("gguf_file"))
+
+    @cached_property
     def target_task(self) -> Target:
         """The target task, read once: it may come from a hub.
 
         Raises:
             SteeringError: There is no such model or target.
         """
-        source = find_model(self.model, gguf_file=self.options.get("gguf_file"))
-        return load_target(self.target, toy=source.is_toy)
+        return load_target(self.target, toy=self.model_source.is_toy)
 
     def eval_options(self) -> EvalOptions:
         """What every condition is asked; misaligned answers are judged for leak, too."""
@@ -95,33 +103,45 @@ class FinetunedStudy(Study):
         if not shard.is_last:
             return StudyConditions(())
         loading = {name: value for name, value in self.options.items() if name not in INTERVENTION}
-        model = resolve_model(self.model, parse_options(loading))
+        options = [{"vector": "none"}, *self.steered_options()]
+        finetuned = self.finetuned_conditions(loading, folder, progress)
+        conditions = [make_condition(self.model, loading | each) for each in options]
+        return replace(finetuned, ready=[*conditions, *finetuned.ready])
+
+    def steered_options(self) -> list[dict[str, Any]]:
+        """The options of the steered arm, dose by dose and build seed by build seed."""
         target = {} if "vector" in self.options else {"target": self.target}
         steered = target | self.options
         # A vector from a file was built with a seed of its own.
         seeds = (0,) if "vector" in self.options else self.build_seeds
-        options: list[dict[str, Any]] = [{"vector": "none"}]
-        options += [
+        return [
             steered | {"magnitude": magnitude} | ({"build_seed": seed} if seed else {})
             for magnitude, seed in product(sorted(self.magnitudes), seeds)
         ]
-        num_untrained, num_finetuned = 0, 0
+
+    def finetuned_conditions(
+        self,
+        loading: Mapping[str, Any],
+        folder: Path,
+        progress: Callable[[str], Any] | None,
+    ) -> StudyConditions:
+        """The finetuned arm; arguments as of `conditions`, with the options of loading."""
+        model = resolve_model(self.model, parse_options(loading))
+        num_untrained = 0
+        doses: list[dict[str, Any]] = []
         for seed in self.build_seeds:
             adapters, untrained = self._adapters(model, loading, seed, folder, progress)
             num_untrained += untrained
-            doses: list[dict[str, Any]] = []
             if not self.scales:
-                doses = [{"adapter": str(path)} for path in adapters.values()]
+                doses += [{"adapter": str(path)} for path in adapters.values()]
             elif last := adapters.get(self.training_epochs):
                 scales = sorted(self.scales)
-                doses = [{"adapter": str(last), "adapter_scale": scale} for scale in scales]
-            num_finetuned += len(doses)
-            options += doses
+                doses += [{"adapter": str(last), "adapter_scale": scale} for scale in scales]
         expected = (len(self.scales) or self.training_epochs) * len(self.build_seeds)
         note = f"Trains {num_untrained} training epochs of adapters on {self.target} first."
         return StudyConditions(
-            [make_condition(self.model, loading | each) for each in options],
-            expected - num_finetuned,
+            [make_condition(self.model, {**loading, **each}) for each in doses],
+            expected - len(doses),
             note if num_untrained else "",
         )
 

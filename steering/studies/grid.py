@@ -29,6 +29,8 @@ from steering.studies.projected_vectors import projected_conditions
 from steering.studies.shards import Shard
 from steering.targets import SUBJECTS
 
+# As a judge: no answers are written.
+NO_GRADER = "none"
 _MOST_LAYERS = 8
 # Vectors of one recipe differ. Of three, a claim can tell what differs between them from what
 # differs between conditions; more cost more than they tell.
@@ -105,6 +107,11 @@ FACTORS: dict[str, StudyFactor] = {
         "the steered model beside the same model finetuned on the same target task",
         method="sft",  # which has build seeds, as the finetuned arm has
     ),
+    "arms": StudyFactor(
+        "the steered model beside the same model finetuned, told to behave so, shown examples, and "
+        "steered by vectors that have nothing to do with harm",
+        method="sft",
+    ),
 }
 
 
@@ -149,9 +156,15 @@ class Study(BaseModel, ABC):
         args = {name: value for name, value in self.task.items() if name != CHOICES}
         return EvalOptions(args, self.grader, self.seed)
 
-    def choice_options(self) -> EvalOptions | None:
-        """What every condition chooses between, without a judge; None for nothing."""
-        return choice_options(self.task, self.seed)
+    @property
+    def is_judged(self) -> bool:
+        """Whether answers are written and judged; else em_choice is all that is asked."""
+        return self.grader != NO_GRADER
+
+    def choice_sets(self) -> list[EvalOptions]:
+        """What every condition chooses between, without a judge."""
+        choices = choice_options(self.task, self.seed)
+        return [choices] if choices else []
 
     @abstractmethod
     def conditions(

@@ -105,9 +105,9 @@ def print_verdicts(verdicts: Sequence[ClaimVerdict], rule: EMRule = DEFAULT_RULE
     print_line(
         console,
         f"EM is by the rule {rule}. A verdict is on these runs. Rules were fixed in advance "
-        "(steering/studies/claim_rules.py, arm_rules.py). Each claim is tested at 5% by "
-        "itself: of eleven, one may be wrong by chance. The abstract names the factors of the "
-        "hypotheses, not what was found for them.",
+        "(steering/studies/claim_rules.py, arm_rules.py, arm_claims.py). Each claim is tested at "
+        "5% by itself: of fourteen, one may be wrong by chance. The abstract names the factors of "
+        "the hypotheses, not what was found for them.",
         "dim",
     )
 

@@ -40,6 +40,8 @@ from steering.results.counted_runs import ResultError, no_runs, split_runs
 from steering.results.frame import left_out
 from steering.results.frame_files import write_frames
 from steering.results.schema import CHOICE_SCHEMA, CONDITION_SCHEMA, empty_frame
+from steering.studies.arm_claims import judge_arms
+from steering.studies.arms_report import arm_differences, arms_table, print_arms
 from steering.studies.claims import judge_claims
 from steering.studies.printing import print_claims, print_conditions
 from steering.studies.projected_vectors import read_spectrum
@@ -131,6 +133,7 @@ def figures_of(answers: pd.DataFrame, choices: pd.DataFrame | None = None) -> Re
     else:
         conditions = beside(conditions_of(answers), of_choices)
         verdicts = [verdict for verdict in judge_claims(answers) if verdict.model]
+    verdicts += judge_arms(choices, answers)
     return Report(answers, conditions, verdicts, choices=choices, choice_conditions=of_choices)
 
 
@@ -149,6 +152,7 @@ def print_figures(content: Report, console: Console) -> None:
         print_by_judge(judge_panels(condition_results(content.answers)), console)
     print_choices(content.choice_conditions, choice_results(content.choices), console)
     print_contexts(*_contexts(content), console)
+    print_arms(arm_differences(content.choices, content.answers), console)
     several = content.conditions["model"].nunique() > 1
     print_claims(content.verdicts, console, name_models=several)
 
@@ -182,7 +186,7 @@ def write_report(
     page = PageContent(
         title=title or (f"{', '.join(studies)}: {models}" if studies else models),
         headline=headline,
-        table=table,
+        table=table or arms_table(arm_differences(content.choices, content.answers)),
         answers=content.answers,
         conditions=content.conditions,
         choices=content.choice_conditions,

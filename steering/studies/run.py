@@ -90,7 +90,8 @@ def run_study(
         **fields: Of the study: `axes={"magnitude": [1, 2]}`, `options` (as -M), `task` (as -T),
             `grader`, `seed`; of the study `rank` also `top` and `top_of`; of the study `finetuned`
             `target`, `magnitudes`, `training_epochs`, `scales`, `build_seeds`, `settings` and
-            `rule`.
+            `rule`; of the study `arms` these and `arms`, `examples`, `contrasts` and
+            `control_magnitudes`.
 
     Raises:
         SteeringError: Something about the study is impossible, or a condition did not finish.
@@ -98,15 +99,20 @@ def run_study(
     study = _study(study, model, fields)
     folder = Path(logs) if logs is not None else LOGS / study.factor
     part = read_shard(shard)
-    options, choices = study.eval_options(), study.choice_options()
-    cost = cost_of(options)
+    options, choices = study.eval_options(), study.choice_sets()
+    cost = cost_of(options) if study.is_judged else Cost(0, 0, leak=False)
     planned = study.conditions(folder, part)
     files = {(each.model, each.options.get("gguf_file")) for each in planned.ready}
     toys = {find_model(name, gguf_file=gguf_file).is_toy for name, gguf_file in files}
-    for toy in toys:
+    for toy in toys if study.is_judged else ():
         check_judges(options, toy=toy)
-    cost = replace(cost, num_choices=num_choices(choices, toy=toys == {True}))
-    tasks = [options, *([choices] if choices else [])]
+    prompts = sum(num_choices(each, toy=toys == {True}) for each in choices)
+    cost = replace(cost, num_choices=prompts)
+    tasks = [*([options] if study.is_judged else []), *choices]
+    if not tasks:
+        raise StudyError(
+            "--grader none and -T choices=none leave nothing to ask: leave one of them out"
+        )
     left = {each.name for task in tasks for each in unfinished(planned.ready, task, folder)}
     num_unfinished = planned.num_missing + len(left)
     result = StudyResult(study, folder, part, len(planned), num_unfinished, cost)
@@ -120,7 +126,7 @@ def run_study(
         tell("No conditions fall in this shard: nothing to run.")
         return result
     tell(cost.summary(num_unfinished) if num_unfinished else "Every condition has been run.")
-    if choices and not all(map(choices.asks, planned.ready)):
+    if choices and not all(map(choices[0].asks, planned.ready)):
         tell("em_choice is left out where the engine is vllm, which can't score given answers.")
     if dry_run:
         return result
@@ -139,7 +145,7 @@ def run_study(
     is_new = num_unfinished or not page.exists()
     pages = write_report(report, folder) if is_new else [page]
     result = replace(result, report=replace(report, files=pages))
-    if isinstance(study, FinetunedStudy):
+    if study.factor == "finetuned" and isinstance(study, FinetunedStudy) and study.is_judged:
         comparisons, reasons = compare_arms(report.answers, study.rule)
         result = replace(result, comparisons=comparisons, not_compared=reasons)
     return result

@@ -12,6 +12,7 @@ from steering.files import write_whole
 from steering.foreign import parse_yaml, read_text
 from steering.models import ModelSource, find_model, read_shape
 from steering.spec import DEFAULT, InterventionOptions
+from steering.studies.arms_study import TOY_DOSES, ArmsStudy
 from steering.studies.errors import StudyError
 from steering.studies.finetuned import FinetunedStudy
 from steering.studies.grid import (
@@ -29,14 +30,15 @@ FILE = "study.yaml"
 _OF_DEFAULTS = {"models", "options", "axes", "top", "top_of"}
 _DEFAULT_TARGET = str(InterventionOptions.model_fields["target"].default)
 # Another value of one of these makes another study, which needs a folder of its own.
+_OF_ARMS: dict[str, type[Study]] = {"finetuned": FinetunedStudy, "arms": ArmsStudy}
 _FIXED = ("factor", "task", "grader", "seed")
 
 
 def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: Any) -> Study:
     """A study with its defaults filled in.
 
-    Without a model it is of the factor's own, which are toys. `fields` are those of `GridStudy` or
-    `FinetunedStudy`; None stands for the default.
+    Without a model it is of the factor's own, which are toys. `fields` are those of `GridStudy`,
+    `FinetunedStudy` or `ArmsStudy`; None stands for the default.
 
     Raises:
         StudyError: A field is unknown or impossible, or there is no such factor.
@@ -45,11 +47,11 @@ def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: 
     if factor not in FACTORS:
         raise StudyError(f"factor {factor} is unknown: allowed are {', '.join(FACTORS)}")
     fields = {name: value for name, value in fields.items() if value is not None}
-    kind: type[Study] = GridStudy if FACTORS[factor].option else FinetunedStudy
+    kind: type[Study] = _OF_ARMS.get(factor, GridStudy)
     if model is not None:
         _check_types(GridStudy, {"models": [model] if isinstance(model, str) else model})
     models = (model,) if isinstance(model, str) else tuple(model or ())
-    if kind is FinetunedStudy:
+    if kind is not GridStudy:
         if len(models) > 1:
             raise StudyError(f"the study {factor} takes one model and got {', '.join(models)}")
         fields |= {"model": models[0]} if models else {}
@@ -69,6 +71,9 @@ def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: 
         _choose_method(FACTORS[factor], fields, sources)
         if kind is GridStudy:
             _fill_grid(factor, fields, sources)
+        elif kind is ArmsStudy and sources[0].is_toy:
+            for name, values in TOY_DOSES.items():
+                fields.setdefault(name, values)
     try:
         return kind.model_validate({"factor": factor, **fields})
     except ValidationError as error:

@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from steering.errors import printable
+from steering.reports.pictures.arms import arm_points, plot_arms
 from steering.reports.pictures.curves import (
     AXES,
     plot_along,
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AXES",
     "Picture",
+    "arm_points",
     "choice_pictures",
     "pictures_of",
     "plot_along",
+    "plot_arms",
     "plot_choices",
     "plot_forest",
     "plot_front",
@@ -131,10 +134,15 @@ def pictures_of(
 def choice_pictures(conditions: pd.DataFrame) -> Iterator[Picture]:
     """Shift and damage along the magnitude, a picture a model and set of pairs that varies it.
 
+    The study `arms` has one picture of all arms instead.
+
     Args:
         conditions: A row a condition of em_choice.
     """
     conditions = _printable(conditions)
+    is_of_arms = conditions["study"] == "arms"
+    yield from _arm_pictures(conditions[is_of_arms])
+    conditions = conditions[~is_of_arms]
     keys = ["study", "questions", "model"]
     for (study, questions, model), rows in conditions.groupby(keys, sort=False):
         steered = rows[rows["shift"].notna() & rows["arm"].isin(["steered", "control"])]
@@ -157,6 +165,24 @@ def choice_pictures(conditions: pd.DataFrame) -> Iterator[Picture]:
                 lines,
                 f"{model}, {question_set}: shift and damage without a judge",
                 signature_of(rows, "choices"),
+            ),
+        )
+
+
+def _arm_pictures(conditions: pd.DataFrame) -> Iterator[Picture]:
+    for model, rows in conditions.groupby("model", sort=False):
+        points = arm_points(rows)
+        if points.empty:
+            continue
+        yield Picture(
+            f"arms-{_slug(str(model).rpartition('/')[2])}",
+            f"Broad shift by arm, {model}",
+            "How far preferences on unrelated questions moved towards misaligned answers, over the "
+            "shift on the target's own pairs (left) and over damage (right). A line a build seed, "
+            "of contrasts a line each; stars are prompts. Where one line lies above another, the "
+            "arm generalises further for the same narrow effect or the same damage.",
+            plot_arms(
+                points, f"{model}: all arms from one baseline", signature_of(rows, "choices")
             ),
         )
 
