@@ -18,7 +18,6 @@ from steering.errors import SteeringError
 from steering.text import shell_line, terminal
 
 if TYPE_CHECKING:
-    from steering.results.context_columns import plain_rows
     from steering.results.label_draw import DrawnAnswer, LabelDraw
     from steering.results.labels import Label
 
@@ -71,6 +70,7 @@ def label(log: Path, number: int, seed: int, labeller: str | None) -> None:
     is no terminal, each line of it is a key or its word.
     """
     from steering.results import read_answers
+    from steering.results.context_columns import plain_rows
     from steering.results.label_draw import draw_answers, eval_ids_of
 
     name = _name_of(labeller)
