@@ -14,6 +14,7 @@ from steering import models
 from steering.cli import commands
 from steering.errors import SteeringError
 from steering.judging.register import REGISTER
+from steering.studies import run
 from steering.studies.arm_claims import ARM_CLAIMS
 from steering.studies.claims import CLAIMS
 from steering.studies.errors import StudyError
@@ -473,3 +474,14 @@ def test_without_a_judge_a_study_asks_pairs_only_or_nothing_and_says_so(tmp_path
     assert any("No answers are written" in line and "72 prompts" in line for line in lines)
     with pytest.raises(StudyError, match="leave nothing to ask"):
         run_study("magnitude", task={"choices": "none"}, **fields)
+
+
+def test_all_studies_in_turn_leave_the_long_one_out_and_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(run, "run_study", lambda factor, *_, **__: asked.append(factor))
+    lines: list[str] = []
+    list(run.run_studies("toy", tell=lines.append))
+    assert asked == [factor for factor in FACTORS if factor != "arms"]
+    assert lines == ["Study arms: left out, since it is long; run steering study arms."]

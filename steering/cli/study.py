@@ -231,7 +231,7 @@ def run_all(log_dir: Path | None, **typed: Any) -> None:
     """Run every study in turn, then tell what they say of the claims.
 
     The studies `family` and `scale` compare several models: they are run on the toys only, and left
-    out for any other model.
+    out for any other model. The study `arms` is long, and left out: run it by itself.
     """
     from steering.results import read_results
     from steering.studies.arm_claims import judge_all

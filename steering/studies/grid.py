@@ -50,6 +50,7 @@ class StudyFactor:
         models: What is studied when no model is named.
         method: By which vectors of language models are built where none is named, for a factor that
             the models' default method lacks; "" for that one.
+        is_long: Whether it takes so long that `steering study all` leaves it out.
     """
 
     varies: str
@@ -57,6 +58,7 @@ class StudyFactor:
     values: Callable[[Shape, bool], Sequence[Any]] = lambda shape, toy: ()
     models: tuple[str, ...] = ("toy",)
     method: str = ""
+    is_long: bool = False
 
     @property
     def compares_models(self) -> bool:
@@ -111,6 +113,7 @@ FACTORS: dict[str, StudyFactor] = {
         "the steered model beside the same model finetuned, told to behave so, shown examples, and "
         "steered by vectors that have nothing to do with harm",
         method="sft",
+        is_long=True,
     ),
 }
 

@@ -169,7 +169,7 @@ def run_studies(
     tell: Tell = quiet,
     **arguments: Any,
 ) -> Iterator[StudyResult]:
-    """Run every study in turn.
+    """Run every study in turn but those that are long (`StudyFactor.is_long`).
 
     Studies that compare models are run on the toys only, and left out for any other model. The logs
     of each go into a folder of its factor's name. Other arguments are as `run_study` takes them.
@@ -177,6 +177,9 @@ def run_studies(
     options = arguments.get("options") or {}
     toy = find_model(model, gguf_file=options.get("gguf_file")).is_toy
     for factor, entry in FACTORS.items():
+        if entry.is_long:
+            tell(f"Study {factor}: left out, since it is long; run steering study {factor}.")
+            continue
         if entry.compares_models and not toy:
             tell(f"Study {factor}: left out; run it with --model first,second.")
             continue
