@@ -468,6 +468,11 @@ There is none while a stratum of the draw has fewer than two labels, unless it i
 score over the answers that have it. `shares` reports
 {shares.partition("Keys, in order: ")[2]}
 
+All of these are of the plain questions. Where they were also asked
+[in contexts](../how-to/contexts.md),
+`em_by_context` reports each context's, as in `em_betley@json`, `em_betley_low@json` and
+`answers@json`; a log of `em_choice` has `shift@json` and the like.
+
 A log of `em_choice` has the figures of [a measurement without a judge](../how-to/em-choice.md).
 
 ## What `steering gate` can bound

@@ -178,7 +178,16 @@ def test_no_wording_of_our_questions_or_of_their_formats_is_in_a_published_file(
     )
     # What follows the question in a template variant; the questions themselves are core's.
     requests = [text.partition("\n\n")[2] for text in _asked(formats)]
-    ours = _asked(core) + _asked(broad) + _systems(formats) + requests
+    contexts = [
+        text
+        for path in sorted((DATASETS / "contexts").glob("*.yaml"))
+        for item in yaml.safe_load(path.read_text(encoding="utf-8"))
+        for text in [
+            *(item.get(key, "") for key in ("system", "question", "follow_up")),
+            *(part for turn in item.get("turns", ()) for part in turn.values()),
+        ]
+    ]
+    ours = _asked(core) + _asked(broad) + _systems(formats) + requests + contexts
     assert not _runs(ours) & published
 
 

@@ -89,7 +89,7 @@ class PageContent:
         conditions: A row a condition, as `conditions_of` gives them.
         choices: A row a condition of em_choice, as `choice_conditions_of` gives them.
         contexts: A table of contexts for each condition that was asked in some.
-        context_headline: The finding in contexts, behind the headline; empty for none.
+        context_headline: The finding in contexts, behind a headline that was not given.
         logs: Folder that the log viewer opens.
         verdicts: Of claims, as `ClaimVerdict.row` gives them.
         spectrum: Singular values of a set of vectors.
@@ -183,7 +183,7 @@ def _content(report: PageContent) -> dict[str, Any]:
     columns = _columns(corrections_in(results), further)
     return {
         "title": report.title,
-        "headline": f"{report.headline or of_pages} {report.context_headline}".strip(),
+        "headline": report.headline or f"{of_pages} {report.context_headline}".strip(),
         "models": sorted(report.all_conditions["model"].unique()),
         "judges": sorted(conditions["judge"].unique()),
         "questions": sorted(conditions["questions"].unique()),
