@@ -11,6 +11,8 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelOutput, get_model
 from tiny_models import WIDTH
 
+from steering.condition import choose_engine
+from steering.engines import EngineError
 from steering.errors import SteeringError
 from steering.provider.monitor import describe_readings
 from steering.spec import SpecError, parse_options
@@ -152,6 +154,13 @@ def test_what_can_not_be_monitored_is_refused_before_weights_load(
             steered(folder, monitor=vector, vector="none"),
             GenerateConfig(extra_body={"steering": {"score": ["a"]}}),
         )
+
+
+def test_vllm_refuses_what_it_would_leave_unmonitored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steering.condition.find_spec", lambda _: True)
+    with pytest.raises(EngineError, match=r"monitor=default has no effect with vLLM.*engine=hf"):
+        choose_engine(parse_options({"monitor": "default", "engine": "vllm"}))
+    assert choose_engine(parse_options({"monitor": "default"})) == "hf"
 
 
 @pytest.mark.parametrize(
