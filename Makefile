@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo study test real-models test-real unit fuzz coverage test-docs test-browser test-vllm families reference docs screenshots check bench bench-vllm faults
+.PHONY: install demo study test real-models test-real unit fuzz coverage test-docs test-browser test-vllm test-use-with families reference docs screenshots check bench bench-vllm faults
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,6 +76,17 @@ export VLLM_CPU_OMP_THREADS_BIND ?= nobind
 WHICH ?= vllm and not long
 test-vllm: .venv-vllm/installed
 	PYTHONPATH=tests/cpu_torchvision $(VLLM)/pytest -q -m '$(WHICH)' tests/test_vllm.py --family-table docs/reference/families.md
+
+# Other packages of Inspect, which are no dependencies, in an environment of their own.
+USE_WITH := .venv-use-with/bin
+.venv-use-with/installed: pyproject.toml constraints.txt examples/use_with/requirements.txt
+	$(PYTHON) -m venv .venv-use-with
+	$(USE_WITH)/pip install -q -c constraints.txt -r examples/use_with/requirements.txt -e . pytest pytest-timeout
+	@touch $@
+
+test-use-with: .venv-use-with/installed
+	@$(USE_WITH)/python -m steering.models.fetch smollm2
+	$(USE_WITH)/pytest -q -m use_with tests/test_use_with.py
 
 bench-vllm: .venv-vllm/installed
 	PYTHONPATH=tests/cpu_torchvision $(VLLM)/python -m benchmarks.vllm_batch
