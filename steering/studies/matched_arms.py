@@ -171,7 +171,7 @@ def _with_places(rows: pd.DataFrame) -> pd.DataFrame:
 def _read_arm(name: str, parts: dict[Quantity, tuple[pd.DataFrame, str]]) -> ArmCurve:
     first = parts["broad"][0]
     of_arm = first[first["_arm"] == name]
-    doses, units = sorted(of_arm["_dose"].unique()), sorted(of_arm["_unit"].unique())
+    doses, units = sorted(of_arm["_dose"].unique().tolist()), sorted(of_arm["_unit"].unique())
     is_point = (of_arm["arm"] == "prompted").all()
     tables: dict[Quantity, _Array] = {}
     for quantity, (rows, column) in parts.items():
