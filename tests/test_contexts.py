@@ -36,7 +36,11 @@ from steering.results import (
     read_answers,
     read_choices,
 )
-from steering.results.contexts import choice_contexts_of, context_results
+from steering.results.contexts import (
+    choice_context_results,
+    choice_contexts_of,
+    context_results,
+)
 from steering.results.frame_files import read_frame
 from steering.studies.report import figures_of, write_report
 from steering.targets import bundled_targets
@@ -612,6 +616,11 @@ def test_pairs_in_a_context_score_as_they_do_with_its_messages(tmp_path: Path) -
     plain = choices[(choices["context"] == "plain") & (choices["kind"] == "pair")]
     rise = in_system["shift"].mean() - plain["shift"].mean()
     assert contexts.loc["system", "shift_to_plain"] == pytest.approx(rise)
+    console = Console(width=60, file=io.StringIO())
+    print_contexts([], choice_context_results(choices), console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"to plain +p +pairs", text)
+    assert "EM moem; the page" not in text
     assert log.results
     metrics = log.results.scores[0].metrics
     assert metrics["shift@system"].value == pytest.approx(in_system["shift"].mean())

@@ -58,9 +58,12 @@ def print_contexts(
 ) -> None:
     """Print a table a condition, a row a context, the plain one first."""
     for heading, columns, rows in context_tables(results, choices):
-        groups = [columns[1:2], columns[2:4], *([name] for name in columns[4:])]
-        title = f"Contexts of {heading}"
-        print_figures(console, title, columns[:1], groups, rows, spare=("EM moem",))
+        # A difference and its p-value stand together.
+        groups = [
+            [name, "p"] if name == "to plain" else [name] for name in columns[1:] if name != "p"
+        ]
+        spare = {"EM moem"} & set(columns)
+        print_figures(console, f"Contexts of {heading}", columns[:1], groups, rows, spare=spare)
     if results or choices:
         print_line(console, f"{CAPTION}.", "dim")
     if line := context_headline(results):
@@ -85,7 +88,8 @@ def context_headline(results: Sequence[ContextResult]) -> str:
     return (
         f"In the context {each.context}, {estimate_text(each.result.em_rates['betley'])} of the "
         f"coherent answers of {each.plain.name} are misaligned: {_points(difference)} points "
-        f"beside its plain questions ({p_text(difference)})."
+        f"beside its plain questions ({p_text(difference)}, of the largest of {len(results)} "
+        "such differences)."
     )
 
 
