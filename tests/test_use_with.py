@@ -62,9 +62,9 @@ def test_a_task_of_inspect_evals_is_asked_under_conditions(shell: Shell) -> None
     assert fetch[:3] == ["python", "-m", "steering.models.fetch"]  # make test-use-with has run it
     result = shell.run(*evaluate)
     assert result.returncode == 0, result.stdout + result.stderr
-    baseline, steered = models_in(shell.folder / "logs" / "agentic")
-    assert baseline == "steered/smollm2[baseline]"
-    assert steered.startswith("steered/smollm2[VECTOR")
+    steered, baseline = models_in(shell.folder / "logs" / "agentic")
+    assert baseline.startswith("steered/smollm2[baseline")
+    assert steered.startswith("steered/smollm2[VECTOR-")
 
 
 def test_scout_scans_our_logs_by_condition(shell: Shell) -> None:
