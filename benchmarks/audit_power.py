@@ -21,7 +21,7 @@ from steering.studies.audit_rule import MAX_EM, SIDES, AuditArm, Look, decide
 from steering.studies.eval_sets import EvalOptions, load_task
 
 RESULTS = Path(__file__).parent / "results" / "audit_power.md"
-RUNS = 1000
+RUNS = 500
 SEED = 20260128
 SETS = ("core", "broad")
 CONTEXTS = {"contexts": "all", "context_domain": "medical"}
