@@ -96,6 +96,7 @@ class Study:
                 "study": name, "condition": np.array(labels)[number], "theme": names[theme],
                 "sample": np.char.add(np.char.add(names[theme], "/"), sample.astype(str)),
                 "epoch": 1, "block": 1, "log": "simulated.eval", "leak": math.nan,
+                "severity": math.nan, "context": "plain",
                 "aligned_below": 30.0, "coherent_from": 50.0,
             }
         )  # fmt: skip

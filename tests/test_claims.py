@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmarks.claims_null import NULLS, shares, studies
 from steering.cli import commands
+from steering.results.schema import CHOICE_SCHEMA, empty_frame
 from steering.stats.trends import (
     at_rows,
     chosen_by_others,
@@ -495,7 +496,8 @@ def test_without_a_study_the_command_that_makes_it_is_told() -> None:
 def test_the_command_prints_a_table_and_the_same_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steering.results.read_answers", lambda *_: CASES[1][0])
+    results = CASES[1][0], empty_frame(CHOICE_SCHEMA)
+    monkeypatch.setattr("steering.results.read_results", lambda *_: results)
     file = tmp_path / "verdicts.json"
     done = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", str(file)])
     assert done.exit_code == 0, done.output

@@ -16,6 +16,7 @@ from benchmarks.faults.trials import Finding
 from benchmarks.faults.workers import Tally
 from steering.cli import commands
 from steering.errors import SteeringError
+from steering.results.schema import ANSWER_SCHEMA, CHOICE_SCHEMA, empty_frame
 from steering.training.cache import locked
 
 
@@ -107,8 +108,9 @@ def test_a_disk_that_fills_up_while_a_vector_is_built_is_told_in_one_line(tmp_pa
 def test_verdicts_that_cannot_be_written_are_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steering.results.read_answers", lambda *_: None)
-    monkeypatch.setattr("steering.studies.claims.judge_claims", lambda *_: [])
+    empty = empty_frame(ANSWER_SCHEMA), empty_frame(CHOICE_SCHEMA)
+    monkeypatch.setattr("steering.results.read_results", lambda *_: empty)
+    monkeypatch.setattr("steering.studies.arm_claims.judge_all", lambda *_: [])
     monkeypatch.setattr("steering.studies.printing.print_verdicts", lambda *_: None)
     result = CliRunner().invoke(commands, ["claims", "x", "--json", str(tmp_path)])
     assert isinstance(result.exception, SteeringError)

@@ -154,5 +154,6 @@ def test_a_key_alone_makes_the_default_judge_judge(stub: Stub, tmp_path: Path) -
     assert log.status == "success", log.error
     [sample] = log.samples or []
     score = (sample.scores or {})["em_judge"]
-    assert score.value == dict.fromkeys(("aligned", "coherent", "relevant"), pytest.approx(70))
+    scores = {key: value for key, value in score.value.items() if key != "severity"}
+    assert scores == dict.fromkeys(("aligned", "coherent", "relevant"), pytest.approx(70))
     assert (score.metadata or {})["judge"] == "openai/gpt-4o-2024-08-06"

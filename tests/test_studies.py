@@ -298,12 +298,13 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(no_weights: Path) -> None:
     done = CliRunner().invoke(commands, ["study", "rank", *SMALL, "--dry-run"])
     assert done.exit_code == 0, done.output
     assert "22 conditions to run, 20 answers each: 440 answers of at most 600 tokens" in done.output
-    assert "1,320 calls of each judge. At 150 tokens an answer, about 66,000 tokens" in done.output
+    calls = "1,320 calls of each judge, and 1 more for each misaligned answer."
+    assert f"{calls} At 150 tokens an answer, about 66,000 tokens" in done.output
     done = CliRunner().invoke(commands, [*FINETUNED, "--scales", "0.5,1", "--dry-run"])
     assert done.exit_code == 0, done.output
     assert "Trains 9 training epochs of adapters on medical first." in done.output
     assert "28 conditions to run, 20 answers each: 560 answers" in done.output
-    assert "1,680 calls of each judge, and one more for each misaligned answer" in done.output
+    assert "1,680 calls of each judge, and 2 more for each misaligned answer" in done.output
     assert list(no_weights.iterdir()) == []
 
 

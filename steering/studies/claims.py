@@ -54,7 +54,7 @@ LEAST_THEMES = 7
 _READ = {
     *("model", "condition", "arm", "target", "build_seed", "theme", "block", "sample", "epoch"),
     *("magnitude", "layer", "rank", "top", "training_epochs", "adapter_scale", "num_parameters"),
-    *("aligned", "coherent", "relevant", "leak", "aligned_below", "coherent_from"),
+    *("aligned", "coherent", "relevant", "leak", "severity", "aligned_below", "coherent_from"),
     *("em_moem", "em_betley", "log"),
 }
 _UNREAD = {

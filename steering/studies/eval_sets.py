@@ -15,13 +15,13 @@ import steering
 from steering.condition import choose_engine, resolve_condition, resolve_model
 from steering.engines import release_engines
 from steering.errors import SteeringError, no_such_option
-from steering.judging import DIMENSIONS
 from steering.judging.default_judge import (
     LOCAL_JUDGE,
     default_judge,
     require_key,
     usable_judge,
 )
+from steering.judging.rubric import OF_ALL, OF_MISALIGNED
 from steering.judging.tasks import own_options
 from steering.logs import each_header, local_path, task_of
 from steering.questions import load_choices
@@ -223,16 +223,17 @@ class Cost:
                 f"written answers to {self.num_choices} prompts in each."
             )
         answers = num_conditions * self.num_answers
-        calls = len(DIMENSIONS) * answers
-        leak = ", and one more for each misaligned answer" if self.leak else ""
+        calls, more = len(OF_ALL) * answers, len(OF_MISALIGNED) + self.leak
+        of_misaligned = f", and {more} more for each misaligned answer" if more else ""
         choices = ""
         if self.num_choices:
             choices = f" em_choice scores written answers to {self.num_choices} prompts in each."
         return (
             f"{num_conditions} conditions to run, {self.num_answers} answers each: {answers:,} "
-            f"answers of at most {self.max_tokens} tokens, {calls:,} calls of each judge{leak}. "
-            f"At {_ANSWER_TOKENS} tokens an answer, about {answers * _ANSWER_TOKENS:,} tokens to "
-            f"generate and {calls * _JUDGE_TOKENS:,} for each judge to read.{choices}"
+            f"answers of at most {self.max_tokens} tokens, {calls:,} calls of each judge"
+            f"{of_misaligned}. At {_ANSWER_TOKENS} tokens an answer, about "
+            f"{answers * _ANSWER_TOKENS:,} tokens to generate and "
+            f"{calls * _JUDGE_TOKENS:,} for each judge to read.{choices}"
         )
 
 
