@@ -49,7 +49,7 @@ def arms_table(comparisons: Sequence[Comparison]) -> PageTable | None:
         for model, differences, _ in comparisons
         for cells in map(_cells, differences)
     ]
-    notes = [f"Not compared: {reason}." for _, _, reasons in comparisons for reason in reasons]
+    notes = [f"Not compared: {reason}" for _, _, reasons in comparisons for reason in reasons]
     return PageTable(_HEADING, f"{_CAPTION}.", _COLUMNS, rows, notes)
 
 

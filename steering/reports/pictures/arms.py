@@ -51,6 +51,8 @@ def plot_arms(points: pd.DataFrame, title: str, signature: str) -> "Figure":
         title: What was compared.
         signature: How the figures were made.
     """
+    from matplotlib.ticker import StrMethodFormatter
+
     figure = signed(signature, (9.5, 4.4))
     panels = figure.subplots(1, 2, sharey=True)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
@@ -78,6 +80,7 @@ def plot_arms(points: pd.DataFrame, title: str, signature: str) -> "Figure":
                 )
     # A handful of conditions with lost language would press all others into a corner.
     panels[1].set_xscale("symlog", linthresh=0.01)
+    panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     panels[0].set_ylabel("broad: shift on unrelated questions\n(nats a token)")
     panels[0].legend(frameon=False, fontsize=8, loc="best")
     return figure
