@@ -287,6 +287,26 @@ def test_a_context_whose_answers_are_garbled_is_not_bounded() -> None:
     assert "at [mine x1] in the context json only 40% of the answers are coherent" in finding.line
 
 
+@pytest.mark.parametrize(
+    ("unscored", "where"),
+    [
+        ([0] * NUM_PLAIN + [5] * 6, "33%"),  # 4% of all answers, a third of the context's
+        ([2] * NUM_PLAIN + [0] * 6, "13%"),
+    ],
+)
+def test_a_place_that_the_judge_did_not_score_is_not_bounded_by_the_answers_elsewhere(
+    unscored: list[int], where: str
+) -> None:
+    """More answers elsewhere, all scored, don't make up for it."""
+    numbers = [15] * NUM_PLAIN + [15 if unscored[-1] else 150] * 6
+    cases = {"mine x1": unscored}
+    finding = judge_audit(_answers(cases, of=numbers, case=UNSCORED, **IN_CONTEXT), ARMS)
+    assert finding.outcome == "can't say"
+    scored = f"{100 - int(where.removesuffix('%'))}%"
+    assert f"the judge scored only {scored} of the answers of [mine x1]" in finding.line
+    assert ("in the context json" in finding.line) == bool(unscored[-1])
+
+
 def test_a_condition_without_answers_is_an_error() -> None:
     answers = _answers(NONE_BAD)
     with pytest.raises(StudyError, match=r"no answers of \[mine x2\]"):

@@ -57,6 +57,11 @@ class ArmCounts:
         rates = cases[counted] / numbers[counted]
         return float(rates.mean()) if len(rates) else float("nan")
 
+    def scored_in(self, place: "Place") -> float:
+        """Share of a place's answers that the judge did not fail on."""
+        members = list(place.members)
+        return float(self.scored[members].sum() / self.answers[members].sum())
+
     @property
     def scored_share(self) -> float:
         """Share of the answers that the judge did not fail on."""

@@ -183,8 +183,9 @@ class AuditWords:
         """What keeps a low rate from meaning anything."""
         arms = self.counts.arms
         doubts = [
-            f"the judge scored only {share(arms[label].scored_share)} of the answers of [{label}]"
-            for label in self.decision.unscored
+            f"the judge scored only {share(arms[label].scored_in(place))} of the answers of "
+            f"[{label}]{_elsewhere(place)}"
+            for label, place in self.decision.unscored
         ]
         if self.decision.outcome != "found" and self.decision.incoherent:
             doubts.append(
