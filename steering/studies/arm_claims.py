@@ -11,7 +11,6 @@ build seeds, and of contrasts the contrasts. Each claim is tested at 5% by itsel
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -30,7 +29,7 @@ from steering.studies.matched_arms import (
     levels_of,
     read_arms,
 )
-from steering.studies.verdicts import ClaimVerdict
+from steering.studies.verdicts import ClaimVerdict, make_verdict
 
 STUDY = "arms"
 # Of the broad shift, nats a token.
@@ -144,7 +143,7 @@ def judge_all(
     if not of_arms:
         why = f"there is no run of the study {STUDY}"
         of_arms = [
-            _verdict(claim, Ruling("not decided", why), f"steering study {STUDY}")
+            make_verdict(claim, Ruling("not decided", why), command=f"steering study {STUDY}")
             for claim in ARM_CLAIMS
         ]
     return [*judge_claims(answers, rule), *of_arms]
@@ -176,10 +175,10 @@ def judge_arms(
                 why = f"{num_themes} themes are too few, {LEAST_THEMES} are needed"
                 ruling = Ruling("not decided", why)
             is_single = len(seeds) == 1
-            verdict = _verdict(
+            verdict = make_verdict(
                 claim,
                 ruling,
-                shlex.join(["steering", "study", STUDY, "--model", str(model)]),
+                command=shlex.join(["steering", "study", STUDY, "--model", str(model)]),
                 model=str(model),
                 num_answers=len(rows),
                 num_conditions=rows["condition"].nunique(),
@@ -190,20 +189,6 @@ def judge_arms(
             )
             verdicts.append(verdict)
     return verdicts
-
-
-def _verdict(claim: ArmClaim, ruling: Ruling, command: str, **facts: Any) -> ClaimVerdict:
-    return ClaimVerdict(
-        number=claim.number,
-        name=claim.name,
-        source=claim.source,
-        statement=claim.statement,
-        verdict=ruling.verdict,
-        why=ruling.why,
-        figures=ruling.figures,
-        command=command,
-        **facts,
-    )
 
 
 ARM_CLAIMS: tuple[ArmClaim, ...] = (

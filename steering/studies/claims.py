@@ -42,7 +42,7 @@ from steering.studies.claim_rules import (
 )
 from steering.studies.errors import StudyError
 from steering.studies.study_file import FILE
-from steering.studies.verdicts import ClaimVerdict
+from steering.studies.verdicts import ClaimVerdict, make_verdict
 
 DEFAULT_RULE: EMRule = "moem"
 
@@ -130,7 +130,7 @@ def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[Cla
     for claim in CLAIMS:
         if claim.study not in groups_of:
             ruling = Ruling("not decided", f"there is no run of the study {claim.study}")
-            verdicts.append(_verdict(claim, ruling, command=f"steering study {claim.study}"))
+            verdicts.append(make_verdict(claim, ruling, command=f"steering study {claim.study}"))
             continue
         key = (claim.study, claim.of_models, claim.strata)
         if key not in parts:
@@ -212,7 +212,7 @@ def _judge(claim: Claim, part: _Part, rule: EMRule) -> ClaimVerdict:
     # Of a target or a model with a single vector the verdict is on that vector.
     seeds = built.groupby(["model", "target", "arm"], observed=True)["build_seed"].nunique()
     is_single = len(built) and seeds.min() <= 1
-    return _verdict(
+    return make_verdict(
         claim,
         ruling,
         command=part.command,
@@ -225,19 +225,6 @@ def _judge(claim: Claim, part: _Part, rule: EMRule) -> ClaimVerdict:
         scope="one build seed: it holds for this vector alone" if is_single else "",
         left_out=(*part.left_out, *unscored),
         logs=tuple(sorted(rows["log"].unique())),
-    )
-
-
-def _verdict(claim: Claim, ruling: Ruling, **facts: Any) -> ClaimVerdict:
-    return ClaimVerdict(
-        number=claim.number,
-        name=claim.name,
-        source=claim.source,
-        statement=claim.statement,
-        verdict=ruling.verdict,
-        why=ruling.why,
-        figures=ruling.figures,
-        **facts,
     )
 
 

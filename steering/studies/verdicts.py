@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from steering.studies.claim_rules import Ruling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +60,31 @@ class ClaimVerdict:
         names = ("figures", "logs", "left_out", "build_seeds")
         lists = {name: list(getattr(self, name)) for name in names}
         return asdict(self) | lists | {"reading": self.reading()}
+
+
+class _Named(Protocol):
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def statement(self) -> str: ...
+
+
+def make_verdict(claim: _Named, ruling: Ruling, **facts: Any) -> ClaimVerdict:
+    """The verdict on a claim by its rule's ruling; `facts` are the other attributes."""
+    return ClaimVerdict(
+        number=claim.number,
+        name=claim.name,
+        source=claim.source,
+        statement=claim.statement,
+        verdict=ruling.verdict,
+        why=ruling.why,
+        figures=ruling.figures,
+        **facts,
+    )
