@@ -45,7 +45,10 @@ class _AddingMLP(nn.Module):
 
 
 ATTENTION, NORM = nn.MultiheadAttention(4, 1), nn.LayerNorm(4)
-FEED, OTHER = (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)) for _ in range(2))
+FEED, OTHER, PACKED = (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)) for _ in range(3))
+# As vLLM leaves a linear layer on CPUs.
+for layer in PACKED:
+    layer.weight = nn.Parameter(torch.empty(0))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,7 @@ FEED, OTHER = (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)) for _ in range(2)
         ({"norm": NORM, "mixer": _TinyMoE(4, 4)}, "mixer"),
         ({"self_attn": ATTENTION, "fc1": nn.Linear(4, 8), "fc2": nn.Linear(8, 4)}, "fc2"),
         ({"mlp_norm": NORM, "mlp": FEED, "conv": nn.Linear(4, 4)}, "mlp"),
+        ({"mlp_norm": NORM, "mlp": PACKED, "self_attn": ATTENTION}, "mlp"),
     ],
 )
 def test_the_mlp_is_taken_and_not_what_stands_behind_it(

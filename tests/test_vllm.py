@@ -292,7 +292,7 @@ def test_a_model_that_breaks_vllm_down_fails_every_row_and_nobody_waits(tmp_path
     futures = [engine.submit(Request(prompt(1), GREEDY, 5, case)) for case in CASES.values()]
     for future in futures:
         with pytest.raises(EngineError, match=r"vLLM (broke down|can't load).*engine=hf"):
-            future.result(120)
+            future.result(300)
     engine.release()
 
 
@@ -315,7 +315,7 @@ def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
     from steering.engines._vllm import _Steering
 
     root = nn.Module()
-    root.layers = nn.ModuleList([nn.Linear(2, 2) for _ in range(LAYERS)])
+    root.layers = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)) for _ in range(LAYERS)])
     steering = _Steering(root, root, LAYERS, torch.device("cpu"))
     steering.register("key", *pack_interventions(CASES["add"]))
     steering.begin([("steered", "key", 0, 3, 3), ("plain", None, 0, 2, 2)])

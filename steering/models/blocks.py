@@ -95,7 +95,8 @@ def find_mlp(block: "nn.Module", path: str | None = None) -> str:
         name
         for name, part in parts.items()
         if (name in _MLP_NAMES or _MLP_CLASS.search(type(part).__name__))
-        and any(weights.ndim > 1 for weights in part.parameters())
+        # vLLM packs matrices for CPUs and leaves empty parameters in their place.
+        and any(weights.ndim > 1 or not weights.numel() for weights in part.parameters())
     ]
     if not candidates and all(name in parts for name in _LOOSE_MLP):
         return _LOOSE_MLP[-1]
