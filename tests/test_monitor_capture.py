@@ -1,5 +1,6 @@
 """What a monitor reads, against plain PyTorch hooks on one row, unpadded, without a cache."""
 
+import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,12 +13,15 @@ from adapter_files import adapter_at, save_adapter
 from conformance import CASES, blocks, loaded, mapped, plain, prompt, steer
 from hook_reference import _hooked
 from model_families import FAMILIES, LAYERS
+from safetensors.torch import load
 
 from steering.engines import Request, RequestOutput
 from steering.engines.hf import HFEngine
 from steering.engines.sampling import Sampling
+from steering.engines.vllm_readings import Readings
 from steering.models import find_model
 from steering.vectors import VectorError
+from steering.vectors.batch import InterventionBatch
 from steering.vectors.monitor import Monitor, directions_of
 
 SITES = ("resid_post", "resid_pre", "mlp_out")
@@ -177,3 +181,89 @@ def test_the_direction_of_a_vector_is_what_is_added() -> None:
         torch.testing.assert_close(scale * item.unit, intervention.amount * intervention.basis[0])
     with pytest.raises(VectorError, match=r"v is a low-rank map.*another method"):
         directions_of(mapped(), "v")
+
+
+class _Row:
+    """A request of a scheduler like vLLM's: what is known of it, and what is computed."""
+
+    def __init__(self, name: str, prompt_length: int, length: int, monitor: Monitor) -> None:
+        self.name, self.prompt, self.length, self.monitor = name, prompt_length, length, monitor
+        self.computed, self.known = 0, prompt_length
+        self.expected: dict[int, torch.Tensor] = {}
+
+
+@pytest.mark.parametrize("most", [0, 1, 64])
+def test_steps_that_read_a_token_twice_or_in_vain_count_it_once(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts in parts, rows that join, and rows that are preempted and computed again."""
+    monkeypatch.setattr("steering.engines.vllm_readings._MOST_BATCHES", most)
+    rng, draw = random.Random(1), torch.Generator().manual_seed(1)
+    monitors = [MONITORS["steered too"], directions_of(plain([1, 3]), "others"), ()]
+    waiting = [
+        _Row(f"row-{index}", rng.randrange(1, 6), rng.randrange(1, 40), monitors[index % 3])
+        for index in range(24)
+    ]
+    rows: list[_Row] = []
+    readings, untouched, previous = Readings(), InterventionBatch([]), None
+    num_shared = num_again = 0
+    while rows or waiting:
+        while waiting and len(rows) < 5:
+            rows.append(waiting.pop())
+        for row in rows:
+            if rng.random() < 0.02:
+                row.computed = 0
+        scheduled = [
+            (row, position)
+            for row in rows
+            for position in range(row.computed, min(row.known, row.computed + 3))
+        ]
+        hidden = torch.randn((len(scheduled), 1, monitors[0][0].unit.numel()), generator=draw)
+        places = [(row.name, position - row.prompt) for row, position in scheduled]
+        read = [row.monitor if position >= row.prompt else () for row, position in scheduled]
+        batch = readings.begin(read, places, untouched)
+        num_shared += batch is not None and batch is previous
+        previous = batch
+        for site in batch.sites if batch else ():
+            assert batch is not None
+            assert batch.apply(site, hidden) is hidden
+        for (row, position), (activation,) in zip(scheduled, hidden, strict=True):
+            num_again += position - row.prompt in row.expected
+            row.expected[position - row.prompt] = activation
+            row.computed = position + 1
+            row.known += row.computed == row.known
+        for row in [row for row in rows if row.known > row.prompt + row.length]:
+            rows.remove(row)
+            (content,) = readings.take([row.name])
+            if not row.monitor:
+                assert not content
+                continue
+            (got,) = load(content).values()
+            # One more than an answer of as many tokens has: it was computed in vain.
+            assert got.shape == (row.length, len(row.monitor), 2, 2)
+            for position, reading in enumerate(got):
+                hidden_there = row.expected[position]
+                for direction, values in zip(row.monitor, reading, strict=True):
+                    for side in values:
+                        assert side[0].item() == pytest.approx(
+                            (hidden_there @ direction.unit).item(), abs=1e-5
+                        )
+                        assert side[1].item() == pytest.approx(hidden_there.norm().item())
+    assert num_shared > 20
+    assert num_again > 20
+
+
+def test_readings_end_before_a_token_that_was_not_read() -> None:
+    """So that the engine counts too few and says so."""
+    monitor, untouched = MONITORS["steered too"], InterventionBatch([])
+    readings = Readings()
+    for position, runs in ((0, True), (1, True), (2, False), (3, True)):
+        batch = readings.begin([monitor], [("a", position)], untouched)
+        assert batch is not None
+        if runs:
+            batch.apply(batch.sites[0], torch.ones(1, 1, len(monitor[0].unit)))
+        else:
+            readings.drop()
+    packed, unknown = readings.take(["a", "b"])
+    assert not unknown
+    assert not packed  # what stands before the fault in its batch goes with it

@@ -9,10 +9,13 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from adapter_files import adapter_at, save_adapter
 from conformance import CASES, GREEDY, answer, mapped, plain, prompt, steer
 from model_families import LAYERS, ON_VLLM, WIDTH
@@ -28,10 +31,12 @@ from steering.engines import (
     shared_engine,
 )
 from steering.engines.settings import Sampling
-from steering.engines.vllm_requests import pack_interventions, unpack_interventions
+from steering.engines.vllm import VLLMEngine
+from steering.engines.vllm_requests import pack, unpack
 from steering.models import find_model
 from steering.vectors import SteeringVector, VectorError
 from steering.vectors.interventions import resolve
+from steering.vectors.monitor import Direction, Monitor, directions_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -48,8 +53,39 @@ _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
 # rounding sends to another expert comes out further off.
 _LOOSER = {"gemma2": 0.05, "qwen3.5-moe": 1.0}
 _ALWAYS = ("qwen3", "qwen3.5")
+# Of the residual norm, in float32.
+_SAME_READING = 1e-3
 # What vLLM's build for CPUs can't load, and why.
 _NOT_THERE = {"gpt-oss": "no kernel for its experts on CPUs"}
+
+
+# Directions that some of the cases steer with, and others, at every site.
+MONITORS: tuple[Monitor, ...] = (
+    directions_of(plain(), "a"),
+    tuple(
+        item
+        for layers, site in (([0, 2], "resid_pre"), ([2], "mlp_out"), ([LAYERS - 1], "resid_post"))
+        for item in directions_of(plain(layers, site=site), site)  # type: ignore[arg-type]
+    ),
+    (),
+)
+
+
+def monitored(requests: Sequence[Request]) -> list[Request]:
+    """Each with another monitor than the one before it, and every third with none."""
+    return [
+        replace(request, monitor=MONITORS[index % len(MONITORS)])
+        for index, request in enumerate(requests)
+    ]
+
+
+def check_readings(want: RequestOutput, got: RequestOutput, name: str = "") -> None:
+    """The same tokens are read, once each, with the same numbers."""
+    assert (got.readings is None) == (want.readings is None), name
+    if want.readings is not None and got.readings is not None:
+        assert got.readings.shape == want.readings.shape, name
+        apart = (got.readings - want.readings).abs() / want.readings[..., 1:].clamp(min=1)
+        assert apart.numel() == 0 or apart.max() < _SAME_READING, name
 
 
 def sizes(family: str) -> dict[str, int]:
@@ -110,13 +146,15 @@ def vllm(model: Path) -> Iterator[Engine]:
 def test_vllm_says_what_the_default_engine_says(
     family: str, folder: Callable[[str], Path], record_property: Callable[[str, str], None]
 ) -> None:
-    """Tokens in float32; in bfloat16, where both round, log probabilities to a tolerance."""
+    """Tokens and readings in float32; in bfloat16, where both round, log probabilities only."""
     dtype = "bfloat16" if family in _BFLOAT16 else "float32"
     exact = dtype == "float32"
-    requests = [
-        Request(prompt(index), GREEDY, 4 + index % 7 if exact else 1, case, top_logprobs=20)
-        for index, case in enumerate(CASES.values())
-    ]
+    requests = monitored(
+        [
+            Request(prompt(index), GREEDY, 4 + index % 7 if exact else 1, case, top_logprobs=20)
+            for index, case in enumerate(CASES.values())
+        ]
+    )
     reference, engine = on("hf", folder(family), dtype), on("vllm", folder(family), dtype)
     if family in _NOT_THERE:
         record_property("reason", _NOT_THERE[family])
@@ -132,6 +170,7 @@ def test_vllm_says_what_the_default_engine_says(
     for name, want, got in zip(CASES, expected, outputs, strict=True):
         if exact:
             assert got.tokens == want.tokens, name
+            check_readings(want, got, name)
         for one, other in zip(want.logprobs, got.logprobs, strict=True):
             theirs = dict(other.top)
             apart = [abs(value - theirs[token]) for token, value in one.top[:5] if token in theirs]
@@ -206,12 +245,54 @@ def test_stops_lengths_and_biases_are_those_of_the_default_engine(hf: Engine, vl
 
 
 def test_a_cancelled_row_leaves_its_neighbours_alone(vllm: Engine) -> None:
-    requests = [Request(prompt(index), GREEDY, 200, CASES["add"]) for index in range(4)]
-    alone = [result.tokens for result in answers(vllm, requests)]
+    requests = monitored([Request(prompt(index), GREEDY, 200, CASES["add"]) for index in range(5)])
+    alone = answers(vllm, requests)
     futures = [vllm.submit(request) for request in requests]
     assert futures[1].cancel()
-    rest = [future.result(60).tokens for index, future in enumerate(futures) if index != 1]
-    assert rest == [tokens for index, tokens in enumerate(alone) if index != 1]
+    for index, future in enumerate(futures):
+        if index != 1:
+            result = future.result(60)
+            assert result.tokens == alone[index].tokens
+            check_readings(alone[index], result)
+
+
+def test_no_answer_changes_by_a_bit_when_it_is_read(vllm: Engine) -> None:
+    """One by one, since in float32 the other rows of a step may change the last bits."""
+    for case in ("unsteered", "add", "all three sites"):
+        request = Request(prompt(7), GREEDY, 12, CASES[case], top_logprobs=3)
+        before, after = [
+            answers(vllm, [replace(request, monitor=monitor)])[0] for monitor in ((), MONITORS[1])
+        ]
+        assert (before.tokens, before.logprobs, before.change) == (
+            after.tokens, after.logprobs, after.change
+        )  # fmt: skip
+
+
+def test_a_row_that_vllm_preempts_is_read_once_and_as_if_it_were_alone(
+    model: Path, hf: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts are read in parts, and there is room for fewer rows than the batch has."""
+    from vllm.v1.metrics.reader import get_metrics_snapshot
+
+    from steering.engines import _vllm
+
+    room = {"block_size": 32, "num_gpu_blocks_override": 12, "max_num_batched_tokens": 48}
+    room |= {"disable_log_stats": False}
+    monkeypatch.setattr(_vllm, "SteeredVLLM", partial(_vllm.SteeredVLLM, **room))
+    engine = VLLMEngine(find_model(str(model)), dtype="float32")
+    engine.allow_batch(12)
+    requests = monitored(
+        [
+            Request(prompt(index) * 3, GREEDY, 60 + index, case)
+            for index, case in enumerate([*CASES.values()][:12])
+        ]
+    )
+    for want, got in zip(answer(hf, requests), answers(engine, requests), strict=True):
+        assert got.tokens == want.tokens
+        check_readings(want, got)
+    counts: dict[str, Any] = {item.name: item for item in get_metrics_snapshot()}
+    assert counts["vllm:num_preemptions"].value > 0
+    engine.release()
 
 
 @pytest.mark.parametrize("vector", [plain(), mapped(), plain([1, 2])], ids=["1", "map", "layers"])
@@ -236,9 +317,10 @@ def test_a_row_of_nan_fails_alone_and_says_why(vllm: Engine) -> None:
 
 
 def test_a_vector_of_another_width_is_refused_and_the_engine_goes_on(vllm: Engine) -> None:
-    wide = resolve(make_vector(width=WIDTH + 1))
-    with pytest.raises(VectorError, match=f"{WIDTH + 1}.*{WIDTH}"):
-        answers(vllm, [Request(prompt(1), GREEDY, 5, wide)])
+    wide = make_vector(width=WIDTH + 1)
+    for parts in ({"interventions": resolve(wide)}, {"monitor": directions_of(wide, "wide")}):
+        with pytest.raises(VectorError, match=f"{WIDTH + 1}.*{WIDTH}"):
+            answers(vllm, [Request(prompt(1), GREEDY, 5, **parts)])
     assert answers(vllm, [Request(prompt(1), GREEDY, 5)])[0].tokens
 
 
@@ -296,20 +378,19 @@ def test_a_model_that_breaks_vllm_down_fails_every_row_and_nobody_waits(tmp_path
     engine.release()
 
 
-def test_edits_are_the_same_after_their_way_to_the_workers() -> None:
-    for name, case in CASES.items():
-        back = unpack_interventions(*pack_interventions(case))
-        assert len(back) == len(case), name
-        for one, other in zip(case, back, strict=True):
-            assert other.basis.equal(one.basis)
-            assert (other.reads is None) == (one.reads is None)
-            assert {**vars(one), "basis": 0, "reads": 0, "offsets": 0} == {
-                **vars(other), "basis": 0, "reads": 0, "offsets": 0
-            }  # fmt: skip
+def test_parts_of_a_request_are_the_same_after_their_way_to_the_workers() -> None:
+    for items in [*CASES.values(), *MONITORS]:
+        kind: Any = type(items[0]) if items else Direction
+        back = unpack(kind, pack(items))
+        assert len(back) == len(items)
+        for one, other in zip(items, back, strict=True):
+            assert type(one) is type(other)
+            for name, value in vars(one).items():
+                same = getattr(other, name)
+                assert torch.equal(value, same) if torch.is_tensor(value) else value == same
 
 
-def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
-    import torch
+def test_a_step_that_misses_a_site_is_told_to_its_steered_and_read_rows_only() -> None:
     from torch import nn
 
     from steering.engines._vllm import _Steering
@@ -317,12 +398,14 @@ def test_a_step_that_misses_a_site_is_told_to_its_steered_rows_only() -> None:
     root = nn.Module()
     root.layers = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)) for _ in range(LAYERS)])
     steering = _Steering(root, root, LAYERS, torch.device("cpu"))
-    steering.register("key", *pack_interventions(CASES["add"]))
-    steering.begin([("steered", "key", 0, 3, 3), ("plain", None, 0, 2, 2)])
+    steering.register("steer", pack(CASES["add"]), pack(()))
+    steering.register("read", pack(()), pack(MONITORS[0]))
+    steering.begin([("a", "steer", 0, 3, 3), ("b", None, 0, 2, 2), ("c", "read", 4, 1, 4)])
     steering.end(None)
-    [(_, wrong), untouched] = steering.report(["steered", "plain"])
-    assert "did not run" in wrong
-    assert untouched == (0.0, "")
+    steered, untouched, read = steering.report(["a", "b", "c"])
+    assert "did not run" in steered[1]
+    assert "did not run" in read[1]
+    assert (untouched, read[2]) == ((0.0, "", b""), b"")
 
 
 def test_the_command_line_runs_a_task_on_it(tmp_path: Path) -> None:
@@ -331,7 +414,8 @@ def test_the_command_line_runs_a_task_on_it(tmp_path: Path) -> None:
     process = subprocess.run(
         [
             str(Path(sys.executable).parent / "inspect"), "eval", "evals/em_freeform.py",
-            "--model", "steered/toy-llama", "-M", "engine=vllm", "-T", "num_questions=2",
+            "--model", "steered/toy-llama", "-M", "engine=vllm", "-M", "monitor=default",
+            "-T", "num_questions=2",
             "-T", "samples_per_question=4", "--log-dir", str(tmp_path / "logs"),
             "--log-format", "json", "--display", "plain",
         ],
@@ -350,3 +434,9 @@ def test_the_command_line_runs_a_task_on_it(tmp_path: Path) -> None:
     assert len(telemetry) >= 8
     assert {entry["engine"]["engine"] for entry in telemetry} == {"vllm"}
     assert all(change > 0 for entry in telemetry for change in entry["steering"]["largest_change"])
+    for entry in telemetry:
+        record = entry["steering"]["monitor"]
+        assert [direction["steers"] for direction in record["directions"]] == [True]
+        for [reading] in (item["readings"] for item in record["answers"] if item["tokens"]):
+            # What is added lies along the direction.
+            assert reading["projection"]["mean"] > reading["projection_before"]["mean"] + 0.1

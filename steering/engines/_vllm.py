@@ -2,8 +2,9 @@
 
 vLLM packs the tokens of all requests of a step into one tensor [tokens, width], whole prompts and
 single tokens side by side. A step has one `InterventionBatch`, with a row a token, and one nnsight
-worker applies it, whatever the number of requests. Written against nnsight 0.8 and vLLM's V1 model
-runner; with tensor parallelism every process does the same.
+worker applies it, whatever the number of requests; a `MonitorBatch` of the same rows reads answers.
+Written against nnsight 0.8 and vLLM's V1 model runner; with tensor parallelism every process does
+the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,21 +21,25 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from vllm.platforms import current_platform
 
 from steering.engines.blocks import Blocks
-from steering.engines.vllm_requests import unpack_interventions
+from steering.engines.vllm_readings import Place, Readings
+from steering.engines.vllm_requests import Packed, unpack
 from steering.models import find_blocks
 from steering.vectors.batch import InterventionBatch, SiteKey
 from steering.vectors.interventions import Intervention
+from steering.vectors.monitor import Applied, Direction, Monitor
 
 _Interventions = tuple[Intervention, ...]
 
 
 class _Registered:
-    """The interventions of a request, by the tokens on which they act.
+    """What is done to a request and read of it, by its tokens.
 
-    Each row of the step's batch is a token that they act on, so they have `positions=all` there.
+    Each row of the step's batch is a token that interventions act on, so they have `positions=all`
+    there.
     """
 
-    def __init__(self, interventions: _Interventions) -> None:
+    def __init__(self, interventions: _Interventions, monitor: Monitor) -> None:
+        self.monitor = monitor
         here = [replace(item, positions="all") for item in interventions]
         pairs = list(zip(interventions, here, strict=True))
         self.prompt = tuple(new for item, new in pairs if item.positions in ("all", "prompt"))
@@ -69,11 +74,15 @@ class _Step(Mediator):
         self.flush()
 
 
+_UNTOUCHED = _Registered((), ())
+
+
 class _Steering:
-    """The steering of one worker process.
+    """The steering of one worker process, and its monitors.
 
     Attributes:
-        batch: The interventions of the present step, a row a token; None if it has none.
+        batch: The interventions of the present step, a row a token; None if it has none and
+            nothing is read in it.
     """
 
     def __init__(self, model: torch.nn.Module, envoy: Any, num_layers: int, device: Any) -> None:
@@ -81,31 +90,42 @@ class _Steering:
         self._device = device
         self._registered: dict[str, _Registered] = {}
         self._by_token: list[_Interventions] = []
-        self._owners: list[str] = []
+        self._monitors: list[Monitor] = []
+        self._places: list[Place] = []
+        self._readings = Readings(device)
         self._reports: dict[str, tuple[float, str]] = {}
+        self._visits: dict[SiteKey, int] = {}
         self._is_new = False
+        # The batch, or what reads on either side of it.
+        self._applied: Applied | None = None
         self.batch: InterventionBatch | None = None
 
-    def register(self, key: str, values: str, tensors: bytes) -> None:
-        """Store interventions under the key by which requests name them."""
-        self._registered[key] = _Registered(unpack_interventions(values, tensors))
+    def register(self, key: str, interventions: Packed, monitor: Packed) -> None:
+        """Store interventions and a monitor under the key by which requests name them."""
+        directions = unpack(Direction, monitor)
+        self._registered[key] = _Registered(
+            unpack(Intervention, interventions),
+            tuple(replace(item, unit=item.unit.to(self._device)) for item in directions),
+        )
 
     def begin(self, requests: Sequence[tuple[str, str | None, int, int, int]]) -> None:
         """Make the batch of a step.
 
         Args:
-            requests: Of each request its name, the key of its interventions, the index of its first
-                token in this step, the number of its tokens, and that of its prompt's tokens.
+            requests: Of each request its name, the key of what is done and read, the index of its
+                first token in this step, the number of its tokens, and that of its prompt's tokens.
         """
         by_token: list[_Interventions] = []
-        self._owners = []
+        self._monitors, self._places = [], []
         for name, key, first, count, prompt in requests:
-            by_token += (
-                self._registered[key].by_token(first, count, prompt) if key else [()] * count
-            )
-            self._owners += [name] * count
-        if not any(by_token):
-            self.batch = None
+            registered = self._registered[key] if key else _UNTOUCHED
+            by_token += registered.by_token(first, count, prompt)
+            positions = range(first - prompt, first - prompt + count)
+            self._monitors += [registered.monitor if index >= 0 else () for index in positions]
+            self._places += [(name, index) for index in positions]
+        if not any(by_token) and not any(self._monitors):
+            self._readings.end()
+            self.batch = self._applied = None
             self._by_token = []
             return
         self._is_new = len(by_token) != len(self._by_token) or any(
@@ -113,45 +133,51 @@ class _Steering:
         )
         if self._is_new or self.batch is None:
             self.batch, self._by_token = InterventionBatch(by_token, self._device), by_token
-        self.batch.visits = dict.fromkeys(self.batch.sites, 0)
         self.batch.begin_decode()
+        reader = self._readings.begin(self._monitors, self._places, self.batch)
+        self._applied = reader or self.batch
+        self._visits = dict.fromkeys(self._applied.sites, 0)
 
     def apply(self) -> None:
-        """Steer at each site in the order of a forward pass, on nnsight's worker."""
-        assert self.batch is not None
-        for place, keys in groupby(self.batch.sites, key=_place):
+        """Steer and read at each site in the order of a forward pass, on nnsight's worker."""
+        assert self._applied is not None
+        for place, keys in groupby(self._applied.sites, key=_place):
             layer, kind = place
-            block = self._blocks[layer]
-            if kind == "input":
-                block.inputs = _with_stream(block.inputs, self._change(list(keys)))
-            elif kind == "mlp":
-                mlp = self._blocks.mlp(layer)
-                mlp.output = _with_stream(mlp.output, self._change(list(keys)))
-            else:
-                block.output = _with_stream(block.output, self._change(list(keys)))
+            module = self._blocks.mlp(layer) if kind == "mlp" else self._blocks[layer]
+            name = "inputs" if kind == "input" else "output"
+            value = getattr(module, name)
+            steered = _with_stream(value, self._change(list(keys)))
+            if steered is not value:
+                setattr(module, name, steered)
 
-    def _change(self, keys: Sequence[SiteKey]) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function from float32 activations [tokens, width] to what steering adds to them."""
+    def _change(self, keys: Sequence[SiteKey]) -> Callable[[torch.Tensor], torch.Tensor | None]:
+        """A function from float32 activations [tokens, width] to what steering adds to them.
 
-        def change(hidden: torch.Tensor) -> torch.Tensor:
-            assert self.batch is not None
+        None where it adds nothing: what is only read must stay as it is, to the bit.
+        """
+
+        def change(hidden: torch.Tensor) -> torch.Tensor | None:
+            assert self._applied is not None
             # Models that vLLM takes from transformers have a row dimension, of size 1.
             tokens = hidden.reshape(-1, hidden.shape[-1])
             # Further tokens are padding of a recorded graph.
             count = len(self._by_token)
-            steered = tokens[:count, None]
+            steered = before = tokens[:count, None]
             for key in keys:
-                steered = self.batch.apply(key, steered)
+                self._visits[key] += 1
+                steered = self._applied.apply(key, steered)
+            if steered is before:
+                return None
             added = steered[:, 0] - tokens[:count]
             return torch.nn.functional.pad(added, (0, 0, 0, len(tokens) - count)).view_as(hidden)
 
         return change
 
     def end(self, failure: BaseException | None) -> None:
-        """Record the change of a step, or its fault, for each of its steered requests."""
+        """Record the change of a step, or its fault, for each request that it steers or reads."""
         if self.batch is None:
             return
-        missed = [key for key, visits in self.batch.visits.items() if visits != 1]
+        missed = [key for key, visits in self._visits.items() if visits != 1]
         fault = ""
         if failure is not None:
             fault = " ".join(f"{type(failure).__name__}: {failure}".split())[:500]
@@ -159,15 +185,21 @@ class _Steering:
             fault = f"vLLM did not run nnsight's worker at {missed}"
         if not (fault or self._is_new):
             return
+        if fault:
+            self._readings.drop()
         changes = self.batch.change.tolist()
-        for name, change, interventions in zip(self._owners, changes, self._by_token, strict=True):
-            if interventions:
+        rows = zip(self._places, changes, self._by_token, self._monitors, strict=True)
+        for (name, _), change, interventions, monitor in rows:
+            if interventions or monitor:
                 largest, earlier_fault = self._reports.get(name, (0.0, ""))
                 self._reports[name] = max(largest, change), earlier_fault or fault
 
-    def report(self, names: Sequence[str]) -> list[tuple[float, str]]:
-        """Largest change and fault of each request, which are then forgotten."""
-        return [self._reports.pop(name, (0.0, "")) for name in names]
+    def report(self, names: Sequence[str]) -> list[tuple[float, str, bytes]]:
+        """Largest change, fault and readings of each request, which are then forgotten."""
+        return [
+            (*self._reports.pop(name, (0.0, "")), readings)
+            for name, readings in zip(names, self._readings.take(names), strict=True)
+        ]
 
 
 def _place(key: SiteKey) -> tuple[int, str]:
@@ -178,14 +210,16 @@ def _place(key: SiteKey) -> tuple[int, str]:
     return layer, "mlp" if site == "mlp_out" else "output"
 
 
-def _with_stream(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _with_stream(value: Any, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
     """A module's input or output with a change added to the residual stream in it.
 
     Most of vLLM's blocks pass the stream as two parts, of which it is the sum: the output of the
-    last module, and the rest. The change is added to the first part.
+    last module, and the rest. The change is added to the first part; without one, the value itself
+    is returned.
     """
     if isinstance(value, torch.Tensor):
-        return (value.float() + change(value.float())).to(value.dtype)
+        added = change(value.float())
+        return value if added is None else (value.float() + added).to(value.dtype)
     flat, spec = tree_flatten(value)
     floats = [
         index
@@ -195,7 +229,10 @@ def _with_stream(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> 
     first = flat[floats[0]]
     parts = [flat[index] for index in floats[:2] if flat[index].shape == first.shape]
     stream = torch.stack([part.float() for part in parts]).sum(0)
-    flat[floats[0]] = (first.float() + change(stream)).to(first.dtype)
+    added = change(stream)
+    if added is None:
+        return value
+    flat[floats[0]] = (first.float() + added).to(first.dtype)
     return tree_unflatten(flat, spec)
 
 
@@ -223,7 +260,7 @@ class _SteeredRunner(NNsightGPUModelRunner):
                 requests.append(
                     (
                         extra.get("steering_request", ""),
-                        extra.get("steering_interventions"),
+                        extra.get("steering_key"),
                         state.num_computed_tokens,
                         counts[request],
                         state.num_prompt_tokens,
@@ -252,14 +289,14 @@ class _Worker:
 
     model_runner: Any
 
-    def steering_register(self, key: str, values: str, tensors: bytes) -> None:
-        self.model_runner.steering.register(key, values, tensors)
+    def steering_register(self, key: str, interventions: Packed, monitor: Packed) -> None:
+        self.model_runner.steering.register(key, interventions, monitor)
 
     def steering_parameters(self) -> int:
         model = self.model_runner.get_model()
         return sum(weights.numel() for weights in model.parameters())
 
-    def steering_report(self, names: list[str]) -> list[tuple[float, str]]:
+    def steering_report(self, names: list[str]) -> list[tuple[float, str, bytes]]:
         return self.model_runner.steering.report(names)
 
 

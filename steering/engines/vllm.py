@@ -8,7 +8,6 @@ converted. vLLM pins another version of transformers, so it needs an environment
 import asyncio
 import atexit
 import dataclasses
-import hashlib
 import math
 import os
 import threading
@@ -30,10 +29,13 @@ from steering.engines import (
 from steering.engines.hf import HFEngine
 from steering.engines.sequences import NAN_LOGITS, RELEASED, as_error, fail
 from steering.engines.vllm_requests import (
+    failure_of,
+    in_one_line,
     lora_rank,
     lora_request,
     make_output,
-    pack_interventions,
+    pack_request,
+    read_by_monitor,
     sampling_params,
 )
 from steering.models import (
@@ -48,7 +50,6 @@ from steering.models import (
     read_shape,
 )
 from steering.models.adapters import Adapter
-from steering.vectors.interventions import check_width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,14 +95,13 @@ class VLLMEngine(Engine):
         self._broken: EngineError | None = None
         self._max_rank = 0
         self._running = 0
-        self._registered: dict[int, tuple[Any, str]] = {}
+        self._registered: dict[tuple[int, int], tuple[Any, str]] = {}
+        self._abandoned: list[str] = []
         self._adapters: dict[str, Any] = {}
         self._telemetry = Telemetry()
         self._began = 0.0
 
     def submit(self, request: Request) -> "Future[RequestOutput]":
-        if request.monitor:
-            raise EngineError("engine=vllm can't monitor answers: use -M engine=hf")
         return self._send(self._guarded(request))
 
     def score(self, request: ScoreRequest) -> "Future[ScoreOutput]":
@@ -203,7 +203,7 @@ class VLLMEngine(Engine):
         except EngineDeadError as error:
             self._llm = None
             self._registered.clear()
-            failure = _failure("vLLM broke down", error)
+            failure = failure_of("vLLM broke down", error)
             if not self._telemetry.requests:
                 self._broken = failure
             raise failure from error
@@ -230,18 +230,27 @@ class VLLMEngine(Engine):
             )
             async for partial_output in outputs:
                 final = partial_output
-            change, fault = 0.0, ""
+            change, fault, readings = 0.0, "", b""
             if key:
-                [[(change, fault)], *_] = await self._of_workers("steering_report", [name])
+                names = [name, *self._abandoned]
+                self._abandoned.clear()
+                reports = await self._of_workers("steering_report", names)
+                # Those of the first request on the first worker.
+                change, fault, readings = reports[0][0]
+        except asyncio.CancelledError:
+            # The workers forget it with the next report.
+            self._abandoned.append(name)
+            raise
         except (ValueError, VLLMClientError) as error:
-            raise EngineError(f"vLLM refuses a request: {_in_one_line(error)}") from None
+            raise EngineError(f"vLLM refuses a request: {in_one_line(error)}") from None
         finally:
             self._count(-1)
         if not math.isfinite(change):
             raise EngineError(NAN_LOGITS)
         if fault:
-            raise EngineError(f"a request was not steered as it asks: {fault}")
+            raise EngineError(f"a request was not steered or read as it asks: {fault}")
         output = make_output(request, final.outputs[0], self._tokenizer, self._end_tokens)
+        output.readings = read_by_monitor(request, readings, output.num_generated)
         output.waited_s, output.took_s = started - arrived, time.monotonic() - started
         if request.interventions:
             output.change = change
@@ -324,7 +333,7 @@ class VLLMEngine(Engine):
                 **options,
             )
         except Exception as error:
-            self._broken = _failure(f"vLLM can't load {self._source.name}", error)
+            self._broken = failure_of(f"vLLM can't load {self._source.name}", error)
             raise self._broken from error
         if self._weights is not None:
             check_unchanged(self._source, self._weights)
@@ -354,20 +363,17 @@ class VLLMEngine(Engine):
         self._registered.clear()
 
     async def _register(self, request: Request) -> str:
-        """Give the workers the request's interventions; returns their key, empty without any."""
-        interventions = request.interventions
-        if not interventions:
+        """Give the workers what is done and read; returns its key, empty if that is nothing."""
+        parts = request.interventions, request.monitor
+        if not any(parts):
             return ""
-        if id(interventions) not in self._registered:
-            width = read_shape(self._source).width
-            for item in interventions:
-                check_width(item.basis.shape[-1], width)
-            values, tensors = pack_interventions(interventions)
-            key = hashlib.sha256(values.encode() + tensors).hexdigest()[:16]
-            await self._of_workers("steering_register", key, values, tensors)
+        identity = id(parts[0]), id(parts[1])
+        if identity not in self._registered:
+            key, *packed = pack_request(request, read_shape(self._source).width)
+            await self._of_workers("steering_register", key, *packed)
             # With a reference to them, since an id is unique only among living objects.
-            self._registered[id(interventions)] = (interventions, key)
-        return self._registered[id(interventions)][1]
+            self._registered[identity] = (parts, key)
+        return self._registered[identity][1]
 
 
 async def _until_released(
@@ -384,15 +390,3 @@ async def _until_released(
         raise (EngineError(RELEASED) if ending.is_set() else as_error(error)) from None
     finally:
         work.close()
-
-
-def _failure(event: str, error: Exception) -> EngineError:
-    """An error of vLLM itself, with a way to its log and a way around it."""
-    return EngineError(
-        f"{event} ({_in_one_line(error)}). VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
-        "-M engine=hf runs the model without vLLM"
-    )
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,59 +1,100 @@
-"""Requests, interventions, outputs and adapters as vLLM takes and gives them."""
+"""Requests, outputs, adapters and errors as vLLM takes and gives them."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from steering.engines import EngineError, Request, RequestOutput, StopReason, TokenLogprob
 from steering.engines.sequences import before_stop
 from steering.models.adapters import Adapter
-from steering.vectors.interventions import Intervention
+from steering.vectors.interventions import Intervention, check_width
+from steering.vectors.monitor import Direction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Adapter ranks that vLLM supports.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-# Fields of an intervention that are JSON values, and those that are tensors or None.
-_VALUES = ("amount", "layer", "site", "operation", "positions")
-_TENSORS = ("basis", "reads", "offsets")
+T = TypeVar("T", Intervention, Direction)
+Packed = tuple[str, bytes]
+"""What goes to worker processes: JSON values, and tensors as safetensors."""
 
 
-def pack_interventions(interventions: Sequence[Intervention]) -> tuple[str, bytes]:
-    """Interventions as bytes, for worker processes: JSON values, and tensors as safetensors."""
-    values = [{name: getattr(item, name) for name in _VALUES} for item in interventions]
-    tensors: dict[str, Tensor] = {
-        f"{index}.{name}": tensor.contiguous()
-        for index, item in enumerate(interventions)
-        for name in _TENSORS
-        if (tensor := getattr(item, name)) is not None
-    }
+def pack_request(request: Request, width: int) -> tuple[str, Packed, Packed]:
+    """A key of what is done to a request and read of it, and these, for worker processes.
+
+    Raises:
+        VectorError: A vector does not have the model's `width`.
+    """
+    for item in request.interventions:
+        check_width(item.basis.shape[-1], width)
+    for direction in request.monitor:
+        check_width(len(direction.unit), width)
+    parts = pack(request.interventions), pack(request.monitor)
+    content = b"".join(values.encode() + tensors for values, tensors in parts)
+    return hashlib.sha256(content).hexdigest()[:16], *parts
+
+
+def pack(items: Sequence[Intervention] | Sequence[Direction]) -> Packed:
+    """Interventions, or the directions of a monitor, for worker processes."""
+    values: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for index, item in enumerate(items):
+        values.append({})
+        for name, value in vars(item).items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.contiguous()
+            else:
+                values[index][name] = value
     return json.dumps(values), save(tensors)
 
 
-def unpack_interventions(values: str, tensors: bytes) -> tuple[Intervention, ...]:
-    """The interventions that `pack_interventions` packed."""
-    by_name = load(tensors)
-    fields: list[dict[str, Any]] = json.loads(values)
-    for index, item in enumerate(fields):
-        item |= {name: by_name.get(f"{index}.{name}") for name in _TENSORS}
-    return tuple(Intervention(**item) for item in fields)
+def unpack(kind: type[T], packed: Packed) -> tuple[T, ...]:
+    """What `pack` packed."""
+    values: list[dict[str, Any]] = json.loads(packed[0])
+    for place, tensor in load(packed[1]).items():
+        index, name = place.split(".")
+        values[int(index)][name] = tensor
+    return tuple(kind(**item) for item in values)
+
+
+def read_by_monitor(request: Request, readings: bytes, num_generated: int) -> Tensor | None:
+    """The readings of an answer, as a worker packs them; None if the request is not monitored.
+
+    vLLM may run a step more than an answer needs, whose tokens are read in vain.
+
+    Raises:
+        EngineError: Tokens were not read.
+    """
+    if not request.monitor:
+        return None
+    width = (len(request.monitor), 2, 2)
+    read = load(readings)["readings"] if readings else torch.empty((0, *width))
+    if len(read) < num_generated - 1:
+        raise EngineError(
+            f"the monitor read {len(read)} of the {num_generated - 1} tokens that the model read: "
+            "vLLM did not run nnsight's worker in every step"
+        )
+    return read[: num_generated - 1]
 
 
 def sampling_params(request: Request, end_tokens: Sequence[int], name: str, key: str) -> Any:
     """vLLM's settings of a request.
 
-    The request's name and the key of its interventions, empty without any, go to the workers.
+    The request's name and the key of its interventions and monitor, empty without either, go to
+    the workers.
     """
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     sampling = request.sampling
-    extra = {"steering_request": name, "steering_interventions": key} if key else None
+    extra = {"steering_request": name, "steering_key": key} if key else None
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -134,3 +175,16 @@ def lora_request(adapter: Adapter, number: int) -> Any:
         (folder / "adapter_config.json").unlink()
         (folder / "adapter_config.json").write_text(json.dumps(config))
     return LoRARequest(adapter.name, number, str(folder))
+
+
+def failure_of(event: str, error: Exception) -> EngineError:
+    """An error of vLLM itself, with a way to its log and a way around it."""
+    return EngineError(
+        f"{event} ({in_one_line(error)}). VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
+        "-M engine=hf runs the model without vLLM"
+    )
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, at most 300 characters of it."""
+    return " ".join(str(error).split())[:300]

@@ -108,7 +108,8 @@ class MonitorBatch:
             interventions: Of the same rows.
             device: Where the directions stand.
         """
-        self._rows, self._interventions = list(rows), interventions
+        self._rows = list(rows)
+        self._interventions: Applied | None = interventions
         by_site: dict[SiteKey, list[Direction]] = {}
         for item in {id(item): item for monitor, _ in rows for item in monitor}.values():
             by_site.setdefault((item.layer, item.site), []).append(item)
@@ -129,6 +130,7 @@ class MonitorBatch:
 
     def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
         """The activations at one site as the interventions leave them; reads its last tokens."""
+        assert self._interventions is not None
         sides = [hidden[:, -1]]
         if key in self._interventions.sites:
             hidden = self._interventions.apply(key, hidden)
@@ -179,6 +181,11 @@ class MonitorBatch:
                     [passes[key][..., [place, -1]].transpose(1, 2) for key, place in places], 2
                 )  # [passes, rows, directions, sides, 2]
             readings.append(values[id(monitor)][:, row])
+
+    def end(self) -> None:
+        """There is no further pass: what was read alone is left, for a later `collect`."""
+        self._project()
+        self._interventions = None
 
     def keep(self, order: Sequence[int]) -> None:
         """Go on with the rows `order` (indices into the present batch), in that order."""
