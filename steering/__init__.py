@@ -13,6 +13,7 @@ _MODULES = {
     "load_model": "steering.api.ask",
     "SteeredModel": "steering.api.ask",
     "Answer": "steering.api.ask",
+    "read_vector": "steering.api.vectors",
     "build": "steering.api.build",
     "finetune": "steering.api.build",
     "run_study": "steering.studies.run",

@@ -8,11 +8,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.engines import Engine, EngineError, shared_engine
-from steering.files import file_digest
 from steering.models import (
     PLAIN_TEMPLATE,
     QUANTIZED,
@@ -224,26 +222,27 @@ def find_vector(
         if not vector_path(recipe).exists():
             check_cache()
         return VectorRecipe(recipe, target)
-    from steering.vectors import SteeringVector
+    from steering.vectors.formats import read_vector, vector_digest
+    from steering.vectors.origin import check_added
 
     if options.layer is not None:
         check_layer(options.layer, model.shape, model.source)
-    path = Path(options.vector)
-    vector = SteeringVector.load(path)
-    vector.check_fits(
-        width=model.shape.width, num_layers=model.shape.num_layers, model=model.source.name
-    )
+    depth = model.shape.num_layers
+    vector = read_vector(options.vector, options.layer, depth=depth)
+    vector.check_fits(width=model.shape.width, num_layers=depth, model=model.source.name)
+    if "operation" not in options.model_fields_set:
+        check_added(vector, options.vector)
     resolve_interventions(options, vector)
-    return VectorFile(vector, file_digest(path))
+    return VectorFile(vector, vector_digest(options.vector))
 
 
 def _chosen_layers(source: VectorFile | VectorRecipe) -> str:
     """The layers of a file that has a candidate for each, of which several were asked for."""
-    if isinstance(source, VectorRecipe) or "chosen_layers" not in source.vector.provenance:
+    if isinstance(source, VectorRecipe):
         return ""
-    from steering.vectors.describe import layers_text
+    from steering.vectors.describe import choice_text
 
-    return layers_text(source.vector).replace(", ", ",")
+    return choice_text(source.vector)
 
 
 def resolve_interventions(

@@ -10,6 +10,7 @@ Operation = Literal["add", "ablate", "clamp", "cap"]
 Positions = Literal["all", "prompt", "response", "last"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
 Unit = Literal["raw", "norm", "residual"]
+Convention = Literal["blocks", "blocks+embedding", "rank"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 EngineName = Literal["hf", "vllm"]
 # What a residual norm is, as files, logs and recipes say it. Where they say anything else, or
@@ -39,8 +40,17 @@ UNITS: dict[Unit, str] = {
     "residual": "of the residual norm at the site: the mean L2 norm over answer tokens, attention "
     "sinks left out",
 }
+CONVENTIONS: dict[Convention, str] = {
+    "blocks": "row i belongs to block i: its output, or the site that is named",
+    "blocks+embedding": "transformers' hidden_states: row 0 is the embedding, row i the output of "
+    "block i - 1, and the last row, behind the final norm, is left out",
+    "rank": "the rows are the directions of one block, which is named",
+}
+VECTOR_FILES = (".safetensors", ".gguf", ".pt", ".pth", ".npy", ".npz", ".csv")
+"""Suffixes of the files that steering vectors are read from."""
 
 assert set(OPERATIONS) == set(get_args(Operation))
 assert set(POSITIONS) == set(get_args(Positions))
 assert set(SITES) == set(get_args(Site))
 assert set(UNITS) == set(get_args(Unit))
+assert set(CONVENTIONS) == set(get_args(Convention))

@@ -21,6 +21,7 @@ import torch
 import yaml
 from gguf import GGUFWriter
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from vector_files import save_steering_vectors, write_control_vector
 
 from steering.cli._options import read_options
@@ -175,7 +176,7 @@ def _vector_readers() -> list[Reader]:
     own = SteeringVector(DIRECTION[None, None], (1,), "resid_post", model="toy", depth=3)
 
     def read(path: Path) -> object:
-        return read_vector(path, "all")
+        return read_vector(path, "all", convention="blocks+embedding")
 
     contents = {}
     with TemporaryDirectory() as folder:
@@ -187,6 +188,13 @@ def _vector_readers() -> list[Reader]:
         torch.save(torch.stack([DIRECTION] * 5), place / "persona.pt")
         torch.save({"steering_vector": DIRECTION, "layer_idx": 3, "alpha": 2}, place / "moem.pt")
         torch.save({1: DIRECTION, 2: DIRECTION.half()}, place / "dict.pt")
+        torch.save({"layer": 1, "vector": DIRECTION, "action": "clamp"}, place / "named.pt")
+        hook = {"steering_vector": DIRECTION, "steering_coefficient": 2.0, "action": "clamp"}
+        torch.save({"layers.1.mlp": hook | {"bias": DIRECTION}}, place / "steer.pt")
+        save_file({"layers.1": DIRECTION, "layers.2": -DIRECTION}, place / "other.safetensors")
+        np.save(place / "rows.npy", np.stack([DIRECTION] * 5))
+        np.savez(place / "named.npz", vector=DIRECTION.numpy(), layer=1)
+        (place / "vector.csv").write_text("layer,a,b\n1,0.5,-2\n3,1e-3,7\n")
         for path in place.iterdir():
             contents[path.name] = path.read_bytes()
     return [Reader(name, read, content) for name, content in sorted(contents.items())]

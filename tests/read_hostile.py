@@ -29,7 +29,7 @@ def reader_of(path: Path) -> Callable[[Path], object]:
     if path.name == "personas.yaml":
         return lambda path: load_personas(str(path))
     if path.suffix in (".pt", ".gguf", ".safetensors"):
-        return lambda path: read_vector(path, "all")
+        return lambda path: read_vector(path, "all", convention="blocks+embedding")
     if path.suffix == ".eval":
         return lambda path: log_files(path) or load_target(str(path))
     if path.suffix in (".yaml", ".json"):

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGUFReader
-from safetensors.torch import save_file
 from tiny_models import LAYERS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -23,7 +22,8 @@ from steering.condition import resolve_condition, resolve_model
 from steering.spec import parse_options
 from steering.vectors import LowRankMap, SteeringVector, VectorError
 from steering.vectors.formats import notes_on, read_vector, write_vector
-from steering.vectors.steering_vector import FORMAT, pack
+from steering.vectors.packed import pack
+from steering.vectors.steering_vector import FORMAT
 
 WIDTH, DEPTH, LAYER = 8, 6, 3
 DIRECTION = torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
@@ -42,6 +42,11 @@ def _vector(**changed: Any) -> SteeringVector:
     return SteeringVector(**{**values, **changed})
 
 
+def _read(path: Path, layer: Any = "all") -> SteeringVector:
+    """What a file of any kind holds; of a tensor of rows, hidden_states as persona_vectors has."""
+    return read_vector(path, layer, convention="blocks+embedding")
+
+
 def _same(one: SteeringVector, other: SteeringVector) -> bool:
     return torch.equal(one.directions, other.directions) and one.header() == other.header()
 
@@ -49,7 +54,7 @@ def _same(one: SteeringVector, other: SteeringVector) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_foreign_vector_acts_at_the_block_that_its_tool_meant(tmp_path, kind):
     path = write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH)
-    vector = read_vector(path, "all").at(LAYER)
+    vector = _read(path).at(LAYER)
     assert torch.equal(vector.directions, DIRECTION[None, None])
     assert vector.directions.dtype == torch.float32
     assert vector.site == SITES.get(kind, "resid_post")
@@ -61,9 +66,7 @@ def test_a_foreign_vector_acts_at_the_block_that_its_tool_meant(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {"persona"}))
 def test_a_file_for_one_block_steers_no_other(tmp_path, kind):
-    assert read_vector(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH), "all").layers == (
-        LAYER,
-    )
+    assert _read(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH)).layers == (LAYER,)
 
 
 def test_rows_of_persona_vectors_are_the_outputs_of_the_blocks(tmp_path, tiny_folder):
@@ -75,7 +78,7 @@ def test_rows_of_persona_vectors_are_the_outputs_of_the_blocks(tmp_path, tiny_fo
     with torch.no_grad():
         states = model(torch.tensor([[5, 6, 7]]), output_hidden_states=True).hidden_states
     torch.save(torch.stack([state[0, -1] for state in states]), tmp_path / "theirs.pt")
-    vector = read_vector(tmp_path / "theirs.pt", "all")
+    vector = _read(tmp_path / "theirs.pt")
     assert vector.layers == tuple(range(LAYERS - 1))
     assert vector.depth == LAYERS
     assert torch.equal(vector.directions[:, 0], torch.stack(messages[:-1]))
@@ -106,7 +109,7 @@ def test_provenance_keeps_what_a_foreign_file_says(tmp_path):
 @pytest.mark.parametrize("suffix", ["safetensors", "gguf"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_imported_comes_back_from_every_format_that_can_hold_it(tmp_path, kind, suffix):
-    vector = read_vector(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH), "all")
+    vector = _read(write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH))
     path = tmp_path / f"ours.{suffix}"
     if (kind, suffix) == ("moem", "gguf"):
         with pytest.raises(VectorError, match="mlp_out"):
@@ -180,7 +183,7 @@ def test_a_vector_for_another_model_is_refused_wherever_it_comes_from(tmp_path):
         vector.check_fits(width=9, num_layers=DEPTH, model="theirs")
     with pytest.raises(VectorError, match="layer 3, theirs has 3 blocks"):
         vector.check_fits(width=WIDTH, num_layers=3, model="theirs")
-    vector = read_vector(write_foreign("persona", tmp_path, LAYER, DIRECTION, DEPTH), "all")
+    vector = _read(write_foreign("persona", tmp_path, LAYER, DIRECTION, DEPTH))
     with pytest.raises(VectorError, match="6 blocks, theirs has 7"):
         vector.check_fits(width=WIDTH, num_layers=7, model="theirs")
 
@@ -229,7 +232,8 @@ def test_their_class_is_not_imported(tmp_path, monkeypatch):
     ("content", "part"),
     [
         ({"steering_vector": DIRECTION, "layer_idx": 3, "d_model": 9}, "d_model is 9.*width 8"),
-        ({"steering_vector": DIRECTION, "d_model": 8}, "layer_idx is None"),
+        ({"steering_vector": DIRECTION, "d_model": 8}, "no layer stands beside it.*--layer 2"),
+        ({"steering_vector": DIRECTION, "layer_idx": "x"}, "layer_idx is x"),
         ({"steering_vector": DIRECTION, "layer_idx": -1}, "layers \\[-1\\]"),
         ({"steering_vector": DIRECTION, "layer_idx": 3, "alpha": "a"}, "alpha is a"),
         ({"steering_vector": torch.ones(2, 8), "layer_idx": 3}, "\\[2, 8\\]"),
@@ -238,7 +242,7 @@ def test_their_class_is_not_imported(tmp_path, monkeypatch):
         ({3: DIRECTION.long()}, "int64"),
         ({3: [1.0, 2.0]}, "a list"),
         ({-1: DIRECTION}, "blocks are numbered from 0"),
-        ({"weight": DIRECTION}, "'weight'"),
+        ({"weight": DIRECTION, "bias": DIRECTION}, "'weight', 'bias'"),
         ({}, "an empty dict"),
         (DIRECTION, "tensor \\[8\\]"),
         (torch.ones(2, 3, 4), "tensor \\[2, 3, 4\\]"),
@@ -250,7 +254,7 @@ def test_their_class_is_not_imported(tmp_path, monkeypatch):
 def test_a_pt_file_that_holds_no_vector_is_refused_by_what_it_holds(tmp_path, content, part):
     torch.save(content, tmp_path / "v.pt")
     with pytest.raises(VectorError, match=part) as error:
-        read_vector(tmp_path / "v.pt", "all")
+        _read(tmp_path / "v.pt")
     assert "v.pt" in str(error.value)
 
 
@@ -366,9 +370,10 @@ def test_a_suffix_that_is_not_known_is_refused_with_those_that_are(tmp_path, nam
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none.gguf"):
-        with pytest.raises(VectorError, match="is not a file"):
-            read_vector(path)
+    with pytest.raises(VectorError, match="is not a file"):
+        read_vector(tmp_path / "none.gguf")
+    with pytest.raises(VectorError, match=r"a folder without direction\.pt"):
+        read_vector(tmp_path)
 
 
 def test_a_place_that_can_t_be_written_is_told_in_one_line(tmp_path):
@@ -418,7 +423,7 @@ def _damaged(whole: bytes) -> Iterator[tuple[str, bytes]]:
 def _try(path: Path) -> tuple[SteeringVector | None, str]:
     """The vector, or the words with which it was refused."""
     try:
-        return read_vector(path, "all"), ""
+        return _read(path), ""
     except VectorError as error:
         return None, str(error)
 
@@ -462,7 +467,7 @@ def test_every_flipped_bit_of_the_numbers_is_noticed_in_gguf(tmp_path):
 def test_damage_to_a_foreign_file_never_ends_in_anything_but_a_line(tmp_path, kind):
     """Other numbers in a file without checksums, as GGUF is, are for nobody to notice."""
     path = write_foreign(kind, tmp_path, LAYER, DIRECTION, DEPTH)
-    vector, refused = read_vector(path, "all"), 0
+    vector, refused = _read(path), 0
     for what, content in _damaged(path.read_bytes()):
         path.write_bytes(content)
         read, refusal = _try(path)
@@ -524,14 +529,14 @@ def test_of_a_file_with_a_direction_for_each_layer_one_is_named_or_all_are(tmp_p
     path = tmp_path / "v.pt"
     torch.save(content, path)
     with pytest.raises(VectorError, match=r"none is chosen.*--layer all"):
-        read_vector(path)
+        _read(path, None)
     with pytest.raises(VectorError, match="77 is none of them"):
-        read_vector(path, 77)
-    vector = read_vector(path, 3)
+        _read(path, 77)
+    vector = _read(path, 3)
     assert vector.layers == (3,)
     assert "chosen_layers" not in vector.provenance
-    assert read_vector(path, [1, 3]).provenance["chosen_layers"] == [1, 3]
-    everything = read_vector(path, "all")
+    assert _read(path, [1, 3]).provenance["chosen_layers"] == [1, 3]
+    everything = _read(path)
     assert len(everything.layers) > 1
     assert everything.provenance["chosen_layers"] == "all"
 
@@ -581,12 +586,6 @@ def test_layers_whose_direction_is_zero_are_left_out_of_a_control_vector(tmp_pat
     assert read_vector(tmp_path / "zero.gguf").layers == (1, 2)
 
 
-def test_a_safetensors_file_of_another_tool_is_refused_with_the_way_to_import_it(tmp_path):
-    save_file({"steering_vector": DIRECTION}, tmp_path / "v.safetensors")
-    with pytest.raises(VectorError, match=r"steering_vector \[8\].*torch.save.*steering convert"):
-        read_vector(tmp_path / "v.safetensors")
-
-
 def _zipped_pickle(path: Path, pickled: bytes) -> None:
     """What torch.save writes, with another pickle in it."""
     torch.save({3: DIRECTION}, path)
@@ -622,7 +621,7 @@ def test_a_tiny_pickle_that_asks_for_much_is_refused_at_once(tmp_path, pickled):
     _zipped_pickle(path, pickled)
     start = time.monotonic()
     with pytest.raises(VectorError) as error:
-        read_vector(path, "all")
+        _read(path)
     assert "\n" not in str(error.value)
     assert time.monotonic() - start < 3
 
@@ -648,7 +647,7 @@ def test_a_view_of_one_number_as_billions_is_refused(tmp_path):
         torch.save(content, path)
         assert path.stat().st_size < 5000
         with pytest.raises(VectorError, match="256 MiB"):
-            read_vector(path, "all")
+            _read(path)
 
 
 def test_a_legacy_file_is_read_in_a_process_of_its_own(tmp_path):
@@ -663,7 +662,7 @@ def test_a_condition_that_steers_several_candidates_says_so_in_its_label(tmp_pat
     labels = {}
     for name, layer in (("all", "all"), ("two", [0, 2]), ("one", 1)):
         path = tmp_path / f"{name}.safetensors"
-        write_vector(read_vector(tmp_path / "theirs.pt", layer), path)
+        write_vector(_read(tmp_path / "theirs.pt", layer), path)
         for option in ({}, {"layer": 2}) if name == "two" else ({},):
             spec = parse_options({"vector": str(path), **option})
             labels[name, *option] = resolve_condition(model, spec).label.partition(" ")[2]

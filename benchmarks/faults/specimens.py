@@ -95,7 +95,11 @@ def _vectors(folder: Path) -> dict[str, Specimen]:
         name: Specimen(
             folder / name,
             folder / name,
-            partial(read_vector, layer="all" if name[:4] in ("rows", "dict") else None),
+            partial(
+                read_vector,
+                layer="all" if name[:4] in ("rows", "dict") else None,
+                convention="blocks+embedding" if name[:4] == "rows" else None,
+            ),
             plain_vector,
             "pickle" if name.endswith("-old.pt") else forms.get(Path(name).suffix, "binary"),
             sealed=name.startswith("own"),

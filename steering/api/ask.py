@@ -26,6 +26,7 @@ from inspect_ai.model import (
     get_model,
 )
 
+from steering.api.vectors import with_vector_files
 from steering.engines.settings import AnswerSettings
 from steering.errors import SteeringError, no_such_option
 from steering.provider.seeds import repeatable_seeds
@@ -72,13 +73,15 @@ def load_model(name: str, **options: Any) -> "SteeredModel":
 
     Args:
         name: A toy, an alias, a hub id, a folder or a GGUF file, as after `--model steered/`.
-        **options: The -M options: `vector`, `magnitude`, `layer`, `dtype` and the others.
+        **options: The -M options: `vector`, `magnitude`, `layer`, `dtype` and the others. A
+            `vector` may also be a path, a `SteeringVector`, a tensor or an array.
 
     Raises:
         SteeringError: There is no such model, or an option is unknown, impossible or without
             effect.
     """
     try:
+        options = with_vector_files(options)
         return SteeredModel(get_model(f"steered/{name}", memoize=False, **options))
     except PrerequisiteError as error:
         if isinstance(error.__cause__, SteeringError):
@@ -160,6 +163,7 @@ class SteeredModel:
                 f"{prompts!r} is no prompt: give a text, a conversation (a list of messages), or a "
                 "list of these"
             )
+        steering = with_vector_files(steering)
         single = isinstance(prompts, str) or _is_conversation(prompts)
         batch = [prompts] if single else list(prompts)
         if not batch:

@@ -17,7 +17,7 @@ from steering.cli._options import (
 
 
 @click.command()
-@click.argument("vector", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("vector", type=click.Path(exists=True, path_type=Path))
 @model_option
 @click.option(
     "--magnitude",

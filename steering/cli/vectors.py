@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
-from steering.cli._options import say
+from steering.cli._options import loading_options, say
+from steering.vocabulary import Convention, Operation, Site
 
 
 @click.command()
@@ -16,11 +18,10 @@ def show(file: Path, as_json: bool) -> None:
 
     FILE may be in any known format.
     """
-    from steering.files import file_digest
     from steering.vectors.describe import describe_vector
-    from steering.vectors.formats import read_vector
+    from steering.vectors.formats import read_vector, vector_digest
 
-    vector, digest = read_vector(file, "all"), file_digest(file)
+    vector, digest = read_vector(file, "all"), vector_digest(file)
     if as_json:
         say(json.dumps(vector.header() | {"sha256": digest}, indent=2))
         return
@@ -33,28 +34,59 @@ def show(file: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--layer", help="Layers to keep: 16, or 12,16, or all. Files of others may need it.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def convert(source: Path, destination: Path, layer: str | None, force: bool) -> None:
-    """Write a steering vector in another format.
+@click.option(
+    "--layer",
+    help="layers to keep: 16, or 12,16, or all; where a direction acts that has no block beside it",
+)
+@click.option(
+    "--site", type=click.Choice(get_args(Site)), help="where in the block, if IN leaves it open"
+)
+@click.option(
+    "--convention",
+    type=click.Choice(get_args(Convention)),
+    help="what the rows of a tensor [rows, width] are",
+)
+@click.option(
+    "--operation",
+    type=click.Choice(get_args(Operation)),
+    help="what IN is meant for, if it says so in no known word",
+)
+@click.option(
+    "--model",
+    help="the model that IN is for: checks that it fits, and measures what unit=residual needs",
+)
+@click.option("--anyway", is_flag=True, help="take a vector that names another model than --model")
+@click.option("--force", is_flag=True, help="replace OUT if it exists")
+@loading_options
+def convert(
+    source: Path,
+    destination: Path,
+    layer: str | None,
+    force: bool,
+    loading: dict[str, Any],
+    **statement: Any,
+) -> None:
+    """Import a steering vector of another tool, or write one in another format.
 
     IN may be in any known format; the suffix of OUT determines the format of OUT.
     """
+    from steering.api.vectors import read_vector
     from steering.vectors import VectorError
     from steering.vectors.describe import form_text, layers_text
-    from steering.vectors.formats import notes_on, read_layers, read_vector, write_vector
+    from steering.vectors.formats import notes_on, read_layers, write_vector
 
     if destination.exists() and not force:
         raise VectorError(f"{destination} exists: give another name, or --force")
     layers = None if layer is None else read_layers(layer)
-    vector = read_vector(source, layers)
-    if isinstance(layers, int):
-        vector = vector.at(layers)
-    for note in (*notes_on(vector), *write_vector(vector, destination)):
-        say(f"Note: {note}", err=True)
+    vector = read_vector(source, layers, **statement, **loading)
+    notes = [*notes_on(vector), *write_vector(vector, destination)]
     if vector.residual_norms is None:
-        say(
-            f"Note: {source} has no residual norms: unit=residual can't be used with the vector",
-            err=True,
+        notes.append(
+            f"{source} has no residual norms, which unit=residual needs: --model NAME measures them"
         )
+    operation = vector.provenance.get("operation", "add")
+    if operation != "add":
+        notes.append(f"it is meant for operation={operation}: steer with -M operation={operation}")
+    for note in notes:
+        say(f"Note: {note}", err=True)
     say(f"{destination}: layer {layers_text(vector)}, {vector.site}, {form_text(vector)}")

@@ -44,10 +44,20 @@ class ReadingLimits:
 
 LIMITS: Mapping[str, ReadingLimits] = {
     "vector": ReadingLimits(
-        "steering vectors: .safetensors, .gguf, .pt", 256 * MIB, 32, 100_000, 256 * MIB, 20
+        "steering vectors: .safetensors, .gguf, .pt, .npy, .npz",
+        256 * MIB,
+        32,
+        100_000,
+        256 * MIB,
+        20,
     ),
     "table": ReadingLimits(
-        "target tasks: .jsonl, .csv, .tsv, .parquet", 64 * MIB, 32, 4_000_000, 256 * MIB, 20
+        "target tasks: .jsonl, .csv, .tsv, .parquet; vectors: .csv",
+        64 * MIB,
+        32,
+        4_000_000,
+        256 * MIB,
+        20,
     ),
     "archive": ReadingLimits("sealed archives of tables", 64 * MIB, 32, 10_000, 64 * MIB, 20),
     "questions": ReadingLimits(

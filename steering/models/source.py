@@ -73,11 +73,12 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Shape:
-    """Depth, width and context length in a model's config."""
+    """Depth, width, context length and family (`model_type`) in a model's config."""
 
     num_layers: int
     width: int
     context_length: int | None
+    family: str = ""
 
 
 def read_shape(source: ModelSource) -> Shape:
@@ -106,7 +107,8 @@ def read_shape(source: ModelSource) -> Shape:
         if text.get(name) is not None:
             most = MOST_POSITIONS if name == _SHAPE[2] else MOST_WIDTH
             check_size(name, text[name], source.location, most)
-    shape = Shape(text[_SHAPE[0]], text[_SHAPE[1]], text.get(_SHAPE[2]))
+    family = str(config.get("model_type") or "")
+    shape = Shape(text[_SHAPE[0]], text[_SHAPE[1]], text.get(_SHAPE[2]), family)
     is_folder = source.local and source.gguf is None
     stored = num_stored(Path(source.location)) if is_folder else None
     if stored is not None and shape.num_layers > stored:

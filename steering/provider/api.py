@@ -6,12 +6,10 @@ display, and records the interventions in every output. It knows nothing of tens
 
 import asyncio
 import json
-import logging
 import re
 import time
 from concurrent.futures import Future
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +26,6 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from inspect_ai.util import display_counter
 
 from steering.condition import (
-    Condition,
     VectorFile,
     choose_engine,
     open_engine,
@@ -47,7 +44,7 @@ from steering.provider.distribution import (
     make_tree_request,
     reply_tree,
 )
-from steering.provider.interventions import RequestInterventions
+from steering.provider.interventions import RequestInterventions, warn_of_vectors
 from steering.provider.messages import (
     ProviderError,
     answer_settings,
@@ -65,7 +62,6 @@ from steering.spec import parse_options
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
 
 _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _DATE = re.compile(r"\bdate=(\d{4}-\d\d-\d\d)\b")
@@ -107,7 +103,7 @@ class SteeredAPI(ModelAPI):
                 )
             self._condition = condition
             self._check_vocabulary(settings)
-        _warn_of_moved_vectors(condition)
+        warn_of_vectors(condition)
         self._interventions = RequestInterventions(condition)
         with errors_in_one_line(f"steered/{model_name}: "):
             self._monitor = ConditionMonitor(condition, self.default_target)
@@ -378,14 +374,3 @@ def _split_label(model_name: str) -> tuple[str, str | None]:
     """The model's name and, where it is in brackets as the provider writes it, the label."""
     match = _LABELLED.fullmatch(model_name)
     return (match["name"], match["label"]) if match else (model_name, None)
-
-
-def _warn_of_moved_vectors(condition: Condition) -> None:
-    """Say when a file's vector steers another layer than that which it was built at."""
-    for options, source in zip(condition.spec.interventions, condition.vectors, strict=True):
-        if isinstance(source, VectorFile) and options.layer not in (None, *source.vector.layers):
-            logger.warning(
-                "%s was built at layer %d and is moved to layer %d: if it has no effect there, it "
-                "may still have one at its own layer",
-                Path(options.vector).name, source.vector.layers[0], options.layer,
-            )  # fmt: skip

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai.log._samples import sample_active
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
     # The interventions of a condition, and their description for the log.
     Applied = tuple[tuple[Intervention, ...], dict[str, Any]]
+
+
+logger = logging.getLogger(__name__)
 
 
 class RequestInterventions:
@@ -99,6 +105,37 @@ class RequestInterventions:
         except Exception:
             self._building.pop(source.digest, None)
             raise
+
+
+def warn_of_vectors(condition: Condition) -> None:
+    """Say when a file's vector steers another layer or model than that which it was made at."""
+    shape, source = condition.model.shape, condition.model.source
+    for options, origin in zip(condition.spec.interventions, condition.vectors, strict=True):
+        if not isinstance(origin, VectorFile):
+            continue
+        from steering.vectors.origin import other_model
+
+        name, vector = Path(options.vector).name, origin.vector
+        if options.layer not in (None, *vector.layers):
+            _warn(
+                f"{name} was built at layer {vector.layers[0]} and is moved to layer "
+                f"{options.layer}: if it has no effect there, it may still have one at its own "
+                "layer"
+            )
+        problem = other_model(
+            vector,
+            (source.name, source.location),
+            family=shape.family,
+            weights=condition.model.weights,
+        )
+        if problem:
+            _warn(f"{name} steers {source.name}, and {problem}")
+
+
+@cache
+def _warn(text: str) -> None:
+    """Log a warning once a process, however many conditions have it."""
+    logger.warning("%s", text)
 
 
 def _progress(caption: str) -> "Progress":

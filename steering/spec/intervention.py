@@ -1,10 +1,12 @@
 """The options of one vector: names, types, defaults, rules across them, and its label."""
 
 import math
+import os
 import re
+from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
 
 from steering.spec.option import Count, Options, option
 from steering.training.construction import (
@@ -14,7 +16,7 @@ from steering.training.construction import (
     methods_with,
 )
 from steering.training.recipe import DEFAULT_SITE
-from steering.vocabulary import Operation, Positions, Site, Unit
+from steering.vocabulary import VECTOR_FILES, Operation, Positions, Site, Unit
 
 DEFAULT = "default"
 NONE = "none"
@@ -37,13 +39,23 @@ def _setting(name: str, description: str, **facts: Any) -> Any:
 MethodName = Annotated[str, AfterValidator(_check_method)]
 
 
+def path_text(value: Any) -> Any:
+    """A path as a text; any other value as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def is_vector_file(name: str) -> bool:
+    """Whether a name is that of a vector's file or folder, and no word of an option."""
+    return PurePath(name).suffix.lower() in VECTOR_FILES or not {"/", "\\"}.isdisjoint(name)
+
+
 class InterventionOptions(Options):
     """One vector and what is done with it."""
 
-    vector: str = option(
+    vector: Annotated[str, BeforeValidator(path_text)] = option(
         DEFAULT,
         "`default` builds the vector of `target` on first use; `none` leaves the model unsteered; "
-        "anything else is the path of a .safetensors steering vector",
+        "anything else is the path of a steering vector, of this project or of another tool",
         example="vectors/medical.safetensors",
         label=None,
     )
@@ -123,11 +135,11 @@ class InterventionOptions(Options):
     @field_validator("vector")
     @classmethod
     def _known_kind(cls, value: str) -> str:
-        if value in (DEFAULT, NONE) or value.endswith(".safetensors"):
+        if value in (DEFAULT, NONE) or is_vector_file(value):
             return value
         raise ValueError(
-            "`default`, `none` or the path of a .safetensors file is allowed; `steering convert` "
-            "makes one of other formats"
+            f"`default`, `none` or the path of a vector is allowed ({', '.join(VECTOR_FILES)}, or "
+            "a folder as ./name)"
         )
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from steering.spec.intervention import (
     NONE,
     InterventionOptions,
     file_label,
+    is_vector_file,
     number_label,
 )
 from steering.spec.option import Count, Option, Options, option
@@ -196,8 +197,8 @@ class SteeringSpec(Options):
     monitor: Annotated[tuple[str, ...], BeforeValidator(_names)] = option(
         (),
         "record projections of the residual stream of each answer on directions: `default` is that "
-        "of the default vector of the condition's target, anything else the path of a .safetensors "
-        "steering vector; several are separated by commas",
+        "of the default vector of the condition's target, anything else the path of a steering "
+        "vector; several are separated by commas",
         example="default",
         record_only=True,
         engine="hf",
@@ -224,10 +225,10 @@ class SteeringSpec(Options):
     @classmethod
     def _known_vectors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name != DEFAULT and not name.endswith(".safetensors"):
+            if name != DEFAULT and not is_vector_file(name):
                 raise ValueError(
-                    "`default` or the path of a .safetensors file is allowed; `steering build` "
-                    "writes one of any target"
+                    "`default` or the path of a vector is allowed; `steering build` writes one of "
+                    "any target"
                 )
         if len(set(names)) < len(names):
             raise ValueError("each vector is monitored once: leave the repetition out")

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from steering.files import file_digest
+from steering.api.vectors import VectorLike, vector_file
+from steering.condition import resolve_model
 from steering.judging import EMRule
 from steering.models import find_model
 from steering.reports.page import PageTable
 from steering.results import read_answers, read_choices
 from steering.results.schema import CHOICE_SCHEMA, empty_frame
-from steering.spec import INTERVENTION
+from steering.spec import INTERVENTION, parse_options
 from steering.studies.audit_choices import choice_notes
 from steering.studies.audit_contexts import CONTEXT_OPTIONS, context_options
 from steering.studies.audit_finding import AuditFinding, audit_table, judge_audit
@@ -76,7 +77,7 @@ class AuditResult:
 
 
 def audit(
-    vector: str | Path,
+    vector: VectorLike,
     model: str,
     *,
     magnitude: float = 1.0,
@@ -101,7 +102,7 @@ def audit(
     after the first block that decides. An audit that was stopped goes on where it was.
 
     Args:
-        vector: A file in any known format.
+        vector: A file in any known format, or an object that `steering.read_vector` takes.
         model: Name of the model, without `steered/`.
         magnitude: The working magnitude; half and twice as much are audited too.
         options: Further -M options of all conditions.
@@ -126,15 +127,16 @@ def audit(
         SteeringError: The vector does not fit the model, an option is impossible, or a condition
             did not finish.
     """
-    vector, options, task = Path(vector), dict(options or {}), dict(task or {})
-    folder = Path(logs) if logs is not None else LOGS / f"{vector.stem}-{file_digest(vector)[:6]}"
+    options, task = dict(options or {}), dict(task or {})
+    file = Path(vector_file(vector, options.get("layer")))
+    steering_vector, digest = _read(file, model, options)
+    folder = Path(logs) if logs is not None else LOGS / f"{file.stem}-{digest[:6]}"
     if "questions" in task:
         raise StudyError("-T questions= is --questions here, which can be repeated")
     if not 0 < max_em < 1:
         raise StudyError(f"--max-em {max_em:g} is no share: give one above 0 and below 1, as 0.05")
     toy = find_model(model, gguf_file=options.get("gguf_file")).is_toy
     names = _names(questions) or _SETS[toy]
-    steering_vector = _read(vector, options)
     contexts = context_options(task, steering_vector, model, _loading(options))
     task = {name: value for name, value in task.items() if name not in CONTEXT_OPTIONS}
     samples, choosing = task.pop("samples_per_question", None), choice_options(task, seed)
@@ -151,7 +153,7 @@ def audit(
         # A dry run writes nothing into the user's folders.
         vectors = Path(scratch) if dry_run else folder / "vectors"
         conditions, arms = _conditions(
-            vector, steering_vector, model, magnitude, options, controls, vectors
+            file, steering_vector, model, magnitude, options, controls, vectors
         )
         blocks = [
             _Block(
@@ -206,7 +208,7 @@ def audit(
             "audit", blocks[0].conditions, [each], beside, display=display
         )
         metrics[name] = _metrics(logs_of_task)
-    title = f"Audit of {vector.name} on {model}"
+    title = f"Audit of {file.name} on {model}"
     table = PageTable("The audit", *audit_table(finding), notes=finding.notes)
     pages = write_report(content, folder, title=title, headline=finding.line, table=table)
     return AuditResult(folder, plan, arms_asked, finding, metrics, pages, content.choice_conditions)
@@ -290,11 +292,14 @@ def _names(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
-def _read(file: Path, options: Mapping[str, Any]) -> "SteeringVector":
-    from steering.vectors.formats import read_vector
+def _read(file: Path, model: str, options: Mapping[str, Any]) -> "tuple[SteeringVector, str]":
+    """The vector of a file, as a condition reads it, and the file's digest."""
+    from steering.vectors.formats import read_vector, vector_digest
 
     layer = options.get("layer")
-    return read_vector(file, layer if isinstance(layer, int) else None)
+    depth = resolve_model(model, parse_options(_loading(options))).shape.num_layers
+    vector = read_vector(file, layer if isinstance(layer, int) else None, depth=depth)
+    return vector, vector_digest(file)
 
 
 def _conditions(
@@ -315,10 +320,6 @@ def _conditions(
     if not magnitude:
         raise StudyError("--magnitude 0 steers nothing: give the magnitude that you ship")
     ablates = options.get("operation") == "ablate"
-    path = file
-    if file.suffix != ".safetensors":
-        path = folder / f"{file.stem}.safetensors"
-        vector.save(path)
     loading = _loading(options)
     conditions = [make_condition(model, loading | {"vector": "none"})]
     arms = {conditions[0].label: AuditArm("baseline")}
@@ -329,7 +330,7 @@ def _conditions(
         arms[conditions[-1].label] = AuditArm(role, factor)
 
     for factor in (1.0,) if ablates else SIDES:
-        add("vector", path, factor)
+        add("vector", file, factor)
     for number, control in enumerate(draw_controls(vector, controls)):
         path = folder / f"random{number}.safetensors"
         control.save(path)

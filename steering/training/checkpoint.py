@@ -13,7 +13,7 @@ from torch import Tensor
 from steering.files import write_whole
 from steering.training.cache import cache_folder
 from steering.vectors import VectorError
-from steering.vectors.steering_vector import pack, unpack
+from steering.vectors.packed import pack, unpack
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from steering.vocabulary import Site
 logger = logging.getLogger(__name__)
 
 # Examples whose answer tokens give norms: enough to know the mean to a percent.
-_NORM_EXAMPLES = 64
+NORM_EXAMPLES = 64
 _ROWS = 16
 # Examples with which caching is checked against a whole pass.
 _CHECKED = 2
@@ -167,7 +167,7 @@ class ModelProbe:
 
     def residual_norm(self, items: Sequence[Tokens]) -> float:
         """The residual norm at the site: `typical_activations`' mean L2 norm."""
-        return residual_norm(torch.cat(self.answer_activations(items[:_NORM_EXAMPLES])))
+        return residual_norm(torch.cat(self.answer_activations(items[:NORM_EXAMPLES])))
 
     def typical_activations(self, items: Sequence[Tokens]) -> Tensor:
         """Activations at the answer tokens of the first examples, attention sinks left out.
@@ -175,7 +175,7 @@ class ModelProbe:
         Returns:
             Float32 [tokens, width] on the CPU.
         """
-        return without_sinks(torch.cat(self.answer_activations(items[:_NORM_EXAMPLES])))
+        return without_sinks(torch.cat(self.answer_activations(items[:NORM_EXAMPLES])))
 
     def answer_activations(self, items: Sequence[Tokens]) -> list[Tensor]:
         """Activations at each answer's tokens, without its end token.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from steering.vectors.errors import VectorError
 from steering.vectors.interventions import Intervention, change, check_width
-from steering.vectors.steering_vector import VectorError
 from steering.vocabulary import SITES, Operation, Positions, Site
 
 SiteKey = tuple[int, Site]

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import cosine_similarity
 
-from steering.vectors.steering_vector import SteeringVector, VectorError
+from steering.vectors.errors import VectorError
+from steering.vectors.steering_vector import SteeringVector
 
 # A random direction that shares this much with the vector is no control: another is drawn.
 MOST_COSINE = 0.3

@@ -96,6 +96,13 @@ def layers_text(vector: SteeringVector) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
+def choice_text(vector: SteeringVector) -> str:
+    """The layers of a file with a candidate for each, of which several are steered; else ""."""
+    if "chosen_layers" not in vector.provenance:
+        return ""
+    return layers_text(vector).replace(", ", ",")
+
+
 def form_text(vector: SteeringVector) -> str:
     if vector.map is not None:
         return f"low-rank map of rank {vector.rank}"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steering.vectors.steering_vector import SteeringVector, VectorError
+from steering.vectors.errors import VectorError
+from steering.vectors.steering_vector import SteeringVector
 from steering.vocabulary import Operation, Positions, Site, Unit
 
 # Directions of length 1 that differ by less than this differ by rounding alone.
@@ -105,13 +106,13 @@ def resolve(
             f"operation={operation} takes one direction, this vector holds {content}: "
             "use operation=ablate or add, or a vector of rank 1"
         )
-    if not all(vector.lengths) or not vector.directions.flatten(1).any(1).all():
-        raise VectorError("the vector is zero: it would steer nothing. Build it again")
+    _check_not_zero(vector)
     if unit == "residual" and vector.residual_norms is None:
         raise VectorError(
             "unit=residual needs the residual norm, which this vector's file does not hold (those "
-            "of files of earlier versions, over all tokens, are left out): build the vector again, "
-            "or use unit=raw or unit=norm"
+            "of files of earlier versions, over all tokens, are left out): measure it with "
+            "`steering convert IN OUT --model NAME`, build the vector again, or use unit=raw or "
+            "unit=norm"
         )
     if unit == "residual" and (
         site not in (None, vector.site) or layer not in (None, *vector.layers)
@@ -148,6 +149,23 @@ def resolve(
             )
         )
     return tuple(interventions)
+
+
+def _check_not_zero(vector: SteeringVector) -> None:
+    moves = [
+        bool(length) and bool(directions.any())
+        for length, directions in zip(vector.lengths, vector.directions, strict=True)
+    ]
+    if all(moves):
+        return
+    layers = [layer for layer, moved in zip(vector.layers, moves, strict=True) if moved]
+    if not layers:
+        raise VectorError("the vector is zero: it would steer nothing. Build it again")
+    zeros = [str(layer) for layer in vector.layers if layer not in layers]
+    raise VectorError(
+        f"the vector is zero at the layers {', '.join(zeros)}: name another with -M "
+        f"layer={layers[0]}, or leave them out with `steering convert IN OUT --layer {layers[0]}`"
+    )
 
 
 def _orthonormal(directions: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from steering.vectors.batch import SiteKey, in_order
+from steering.vectors.errors import VectorError
 from steering.vectors.interventions import check_width, resolve
-from steering.vectors.steering_vector import SteeringVector, VectorError
+from steering.vectors.steering_vector import SteeringVector
 from steering.vocabulary import Site
 
 # Most activations that wait to be projected, so that they take little memory.

@@ -4,22 +4,19 @@ Owns what is needed to apply a vector anywhere (directions, layers, site, norms,
 safetensors file that carries it. Knows no engines, options or methods of building.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from steering.errors import SteeringError, raised_as
 from steering.files import write_whole
-from steering.foreign import decode, parse_json, read_bytes
+from steering.vectors.errors import VectorError
+from steering.vectors.packed import pack, unpack
 from steering.vocabulary import RESIDUAL_NORM, Site
 
 FORMAT = "steering-vector/2"
@@ -30,10 +27,6 @@ OLD_NORMS = (
 _DIRECTION, _MAP = "direction", "low-rank map"
 # The tensors of each form.
 _FORMS = {_DIRECTION: {"directions"}, _MAP: {"directions", "reads", "offsets"}}
-
-
-class VectorError(SteeringError):
-    """A vector, its file or a set of vectors can't be used as asked."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +144,30 @@ class SteeringVector:
             map=full,
         )
 
+    def without_zeros(self) -> "SteeringVector":
+        """The vector without the layers whose directions are zero, unless all of them are."""
+        rows = [index for index, row in enumerate(self.directions) if row.any()]
+        if len(rows) in (0, len(self.layers)):
+            return self
+        zeros = [str(self.layers[i]) for i in range(len(self.layers)) if i not in rows]
+        norms, full = self.residual_norms, self.map
+        if full is not None:
+            lengths = tuple(full.lengths[i] for i in rows)
+            full = LowRankMap(full.reads[rows], full.offsets[rows], lengths)
+        notes = self.provenance.get("notes")
+        note = f"the directions of the layers {', '.join(zeros)} are zero and left out"
+        return replace(
+            self,
+            directions=self.directions[rows],
+            layers=tuple(self.layers[i] for i in rows),
+            residual_norms=None if norms is None else tuple(norms[i] for i in rows),
+            map=full,
+            provenance={
+                **self.provenance,
+                "notes": [*(notes if isinstance(notes, list) else []), note],
+            },
+        )
+
     def scaled(self, magnitude: float) -> "SteeringVector":
         """The vector that does at magnitude 1 what this one does at `magnitude`.
 
@@ -207,20 +224,23 @@ class SteeringVector:
             "provenance": dict(self.provenance),
         }
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write the file atomically."""
         tensors = {"directions": self.directions}
         if self.map is not None:
             tensors |= {"reads": self.map.reads, "offsets": self.map.offsets}
-        write_whole(path, pack(FORMAT, self.header(), tensors))
+        write_whole(Path(path), pack(FORMAT, self.header(), tensors))
 
     @classmethod
-    def load(cls, path: Path) -> "SteeringVector":
+    def load(cls, path: str | PathLike[str]) -> "SteeringVector":
         """Read a file that `save` wrote. Never executes code.
+
+        `steering.read_vector` reads those of other tools too.
 
         Raises:
             VectorError: The file is missing, damaged, or not a steering vector.
         """
+        path = Path(path)
         if not path.is_file():
             raise VectorError(
                 f"vector={path} is not a file. Give the path of a .safetensors steering vector, "
@@ -294,75 +314,3 @@ def _check_lengths(name: str, values: tuple[float, ...], count: int) -> None:
         raise VectorError(
             f"the {name} is {list(values)}; a positive number for each layer is needed"
         )
-
-
-def pack(format: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Content of a safetensors file: tensors, a JSON header, and a digest of both.
-
-    `format` is the name and version of the format; the tensors may be on any device.
-    """
-    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(header, sort_keys=True)
-    metadata = {"format": format, "header": text, "sha256": _digest(text, arrays)}
-    return _sorted_header(save(arrays, metadata))
-
-
-def unpack(format: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and tensors of a file with the content of `pack`.
-
-    Raises:
-        VectorError: It is not such a file, or any bit of it has changed.
-    """
-    with raised_as(VectorError):
-        content = read_bytes(path, "vector")
-    try:
-        # The library has no bound on the number of tensors.
-        length = int.from_bytes(content[:8], "little")
-        head = parse_json(decode(content[8 : 8 + length], path), path, "vector")
-        tensors = load(content)
-    except (SafetensorError, SteeringError, KeyError, ValueError) as error:
-        raise VectorError(
-            f"{path} can't be read as {format}: it is truncated, damaged, or another kind of file "
-            f"({error}). Download or build it again"
-        ) from None
-    metadata = head.get("__metadata__") or {}
-    if metadata.get("format") != format:
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
-        other = f"the format {metadata['format']}" if metadata.get("format") else "no format"
-        raise VectorError(
-            f"{path} has {other}; {format} is needed. It holds "
-            f"{shapes or 'nothing'}: if another tool wrote it, save the direction with torch.save "
-            "as a dict of block to tensor [width], and import that with `steering convert`"
-        )
-    text, expected = str(metadata.get("header")), str(metadata.get("sha256"))
-    digest = _digest(text, tensors)
-    if digest != expected:
-        raise VectorError(
-            f"{path} is damaged: its content has the digest {digest[:12]}, its header says "
-            f"{expected[:12]}. Download or build it again"
-        )
-    with raised_as(VectorError):
-        header = parse_json(text, f"the header of {path}", "vector")
-    if not isinstance(header, dict):
-        raise VectorError(f"{path} has the header {text[:40]}; a JSON object is needed")
-    return header, tensors
-
-
-def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _sorted_header(content: bytes) -> bytes:
-    """The same safetensors file with a sorted header.
-
-    The library writes metadata in a random order, but the same vector must have the same digest.
-    """
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)  # the format keeps tensors aligned to 8 bytes
-    return len(header).to_bytes(8, "little") + header + content[end:]

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steering.vectors.steering_vector import LowRankMap, SteeringVector, VectorError
+from steering.vectors.errors import VectorError
+from steering.vectors.steering_vector import LowRankMap, SteeringVector
 
 # Relative to a length. Vectors are stored in float32: anything smaller is rounding.
 _ROUNDING = 1e-6

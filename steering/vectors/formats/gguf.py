@@ -1,6 +1,7 @@
 """GGUF control vectors, the format of llama.cpp, repeng and others.
 
-A file has one direction a layer, added to the output of the block of that index (our `resid_post`),
+A file has one direction a layer, added to the output of the block of that index (our `resid_post`;
+llama.cpp's generator writes what it took behind block i as i + 1, and there it is added),
 and the metadata `controlvector.model_hint` and `controlvector.layer_count`, the number of
 directions. Facts without a place in the format (residual norms, provenance, depth) are written
 under keys of our own, with a digest of the whole content, so that a vector survives the round trip
@@ -30,13 +31,22 @@ from steering.foreign import (
     read_gguf_header,
     size_text,
 )
-from steering.vectors.steering_vector import FORMAT, SteeringVector, VectorError, norms_in
+from steering.vectors.errors import VectorError
+from steering.vectors.formats.places import operation_in
+from steering.vectors.formats.rows import Rows, Statement, vector_of_rows
+from steering.vectors.steering_vector import FORMAT, SteeringVector, norms_in
 
 ARCHITECTURE = "controlvector"
 _ARCHITECTURE_KEY = "general.architecture"
 _MODEL_KEY = f"{ARCHITECTURE}.model_hint"
 _COUNT_KEY = f"{ARCHITECTURE}.layer_count"
 _EASYSTEER_KEY, _EASYSTEER_COMPONENT = f"{ARCHITECTURE}.easysteer", "hidden_states"
+# Codes of NumPy by type.
+_CODES = {
+    GGMLQuantizationType.F32: "f4",
+    GGMLQuantizationType.F16: "f2",
+    GGMLQuantizationType.BF16: "u2",
+}
 _OURS = "steering."
 _FORMAT_KEY, _HEADER_KEY, _DIGEST_KEY = (
     f"{_OURS}{name}" for name in ("format", "header", "sha256")
@@ -46,7 +56,7 @@ Directions = dict[int, np.ndarray]
 """Float32 [width] by layer."""
 
 
-def read_gguf(path: Path) -> SteeringVector:
+def read_gguf(path: Path, statement: Statement) -> SteeringVector:
     """Read a control vector: one of ours as it was written, any other as an import.
 
     Raises:
@@ -56,23 +66,16 @@ def read_gguf(path: Path) -> SteeringVector:
     try:
         if any(key.startswith(_OURS) for key in metadata):
             return _own_vector(metadata, directions)
-        # Front ends write zeros for the layers that they leave alone.
-        nonzero = {layer: row for layer, row in directions.items() if row.any()} or directions
-        zeros = [str(layer) for layer in directions if layer not in nonzero]
-        note = f"the directions of the layers {', '.join(zeros)} are zero and left out"
-        notes = {"notes": [note]} if zeros else {}
-        return SteeringVector(
-            directions=_stacked(nonzero),
-            layers=tuple(nonzero),
-            site="resid_post",
-            model=str(metadata.get(_MODEL_KEY, "")),
-            provenance={
-                **metadata,
-                **notes,
-                "imported_from": "gguf",
-                "imported_sha256": file_digest(path),
-            },
-        )
+        rows = {layer: torch.from_numpy(row) for layer, row in directions.items()}
+        facts = {
+            **metadata,
+            "model": str(metadata.get(_MODEL_KEY, "")),
+            "imported_sha256": file_digest(path),
+        }
+        stated = {key.removeprefix(f"{ARCHITECTURE}."): value for key, value in metadata.items()}
+        operation = statement.operation or operation_in(stated, strict=True)
+        read = Rows("gguf", rows, "resid_post", together=True)
+        return vector_of_rows(read, statement, operation, facts)
     except VectorError as error:
         raise VectorError(f"{path} can't be used as a steering vector: {error}") from None
 
@@ -181,17 +184,23 @@ def _direction(
     path: Path, file: IO[bytes], size: int, order: str, tensor: GGUFTensor
 ) -> np.ndarray:
     """Float32 [width], in this machine's order of bytes."""
-    if tensor.type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
+    code = _CODES.get(tensor.type)
+    if code is None or len(tensor.shape) != 1:
         names = {each.value: each.name for each in GGMLQuantizationType}
         name = names.get(tensor.type, f"type {tensor.type}")
         raise VectorError(
-            f"{path} holds {tensor.name} as {name} {list(tensor.shape)}: F32 [width] is needed"
+            f"{path} holds {tensor.name} as {name} {list(tensor.shape)}: F32, F16 or BF16 [width] "
+            "is needed"
         )
-    end = tensor.offset + 4 * tensor.num_values
+    length = int(code[1]) * tensor.num_values
+    end = tensor.offset + length
     if end > size:
         raise VectorError(f"{path} is cut short: it ends at byte {size}, before its byte {end}")
     file.seek(tensor.offset)
-    data = np.frombuffer(file.read(4 * tensor.num_values), dtype=f"{order}f4")
+    data = np.frombuffer(file.read(length), dtype=f"{order}{code}")
+    if tensor.type == GGMLQuantizationType.BF16:
+        # BF16 is the upper half of F32.
+        return (data.astype(np.uint32) << 16).view(np.float32)
     return data.astype(np.float32)
 
 
