@@ -253,7 +253,10 @@ def test_what_can_not_be_compared_is_refused_in_one_line(tmp_path, run):
     (tmp_path / "broken.safetensors").write_bytes(path.read_bytes()[:-4])
     for arguments, words in (
         ([path, narrow], "one has width 16, narrow has width 8"),
-        ([path, tmp_path / "theirs.pt"], "theirs.pt is not a .safetensors file: convert it with"),
+        (
+            [path, tmp_path / "theirs.pt"],
+            "theirs.pt can't be used as a steering vector: it is a tensor [16]",
+        ),
         ([path, tmp_path / "broken.safetensors"], "broken.safetensors can't be read"),
         ([path, "--top", 2], "no top 2 directions: the vectors' 1 directions span 1 dim"),
         ([path, "--basis-only"], "no effect without --out"),

@@ -42,23 +42,17 @@ def subspace(
     With --out, writes topK.safetensors, the basis of the top K directions as one vector of rank K
     (operation=ablate takes the whole subspace out), and NAME-topK.safetensors for each vector.
     """
-    from steering.files import file_digest
-    from steering.vectors import SteeringVector, VectorError
+    from steering.vectors import VectorError
     from steering.vectors.describe import describe_subspace
-    from steering.vectors.formats import write_vector
+    from steering.vectors.formats import read_vector, vector_digest, write_vector
     from steering.vectors.subspace import principal, spectrum, stack
 
     if basis_only and out is None:
         raise VectorError("--basis-only has no effect without --out: give --out too")
-    for path in files:
-        if path.suffix.lower() != ".safetensors":
-            raise VectorError(
-                f"{path} is not a .safetensors file: convert it with `steering convert`"
-            )
     paths = name_files(files)
     rows = stack(
-        {name: SteeringVector.load(path) for name, path in paths.items()},
-        {name: file_digest(path) for name, path in paths.items()},
+        {name: read_vector(path, "all") for name, path in paths.items()},
+        {name: vector_digest(path) for name, path in paths.items()},
     )
     energies = spectrum(rows, not raw)
     # Before anything is printed, so that an error stands alone.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steering.api.vectors import with_vector_files
 from steering.models import find_model
 from steering.results import left_out, read_results
 from steering.studies.arms import ArmComparison, compare_arms
@@ -155,6 +156,8 @@ def _study(
     study: str | Path | Study, model: str | Sequence[str] | None, fields: dict[str, Any]
 ) -> Study:
     if isinstance(study, str) and (study in FACTORS or not Path(study).is_file()):
+        if "options" in fields:
+            fields = {**fields, "options": with_vector_files(fields["options"] or {})}
         return make_study(study, model, **fields)
     if model is not None or fields:
         names = ", ".join(["model"] * (model is not None) + sorted(fields))

@@ -42,7 +42,7 @@ _MODEL_KEY = f"{ARCHITECTURE}.model_hint"
 _COUNT_KEY = f"{ARCHITECTURE}.layer_count"
 _EASYSTEER_KEY, _EASYSTEER_COMPONENT = f"{ARCHITECTURE}.easysteer", "hidden_states"
 # Codes of NumPy by type.
-_CODES = {
+_CODES: Mapping[int, str] = {
     GGMLQuantizationType.F32: "f4",
     GGMLQuantizationType.F16: "f2",
     GGMLQuantizationType.BF16: "u2",
