@@ -393,6 +393,8 @@ def test_convert_with_a_model_measures_what_a_built_vector_has(tmp_path, run):
     assert len(vector.residual_norms or ()) == 2
     with pytest.raises(VectorError, match=r"width 8.*width 128"):
         steering.read_vector(V[:8], 2, model="toy-llama")
+    with pytest.raises(SteeringError, match="dtype= has no effect without a model"):
+        steering.read_vector(V, 2, dtype="float32")
 
 
 def test_a_vector_of_another_model_is_refused_or_taken_knowingly(tmp_path, run, caplog):

@@ -68,8 +68,10 @@ def read_vector(
     from steering.vectors import formats
 
     for name in loading:
-        if name not in _LOADING or model is None:
-            raise SteeringError(no_such_option(name, _LOADING if model else [], "without a model"))
+        if name not in _LOADING:
+            raise SteeringError(no_such_option(name, _LOADING, "of reading a vector"))
+        if model is None:
+            raise SteeringError(f"{name}= has no effect without a model: leave it out or name one")
     spec = parse_options(loading)
     resolved = None if model is None else resolve_model(model, spec)
     depth = None if resolved is None else resolved.shape.num_layers

@@ -41,7 +41,8 @@ def other_model(vector: SteeringVector, names: Iterable[str], *, family: str, we
     digest = vector.provenance.get("weights")
     if digest == weights or (not vector.model and digest is None):
         return ""
-    if vector.model and _core(vector.model) not in {_core(name) for name in (*names, family)}:
+    names = (*names, family, family.removesuffix("_text"))
+    if vector.model and _core(vector.model) not in {_core(name) for name in names}:
         return f"it was made on {vector.model}"
     if digest is not None:
         return f"it was made on other files of {vector.model or 'a model'} (weights or template)"
