@@ -31,6 +31,8 @@ from steering.provider.distribution import MOST_REPLIES
 from steering.provider.scoring import MOST_ANSWERS
 from steering.reports.figures import ALIASES, FIGURES
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
+from steering.results.document import FORMAT
+from steering.results.document_columns import TABLES
 from steering.results.readings import READING_SCHEMA
 from steering.results.schema import (
     ANSWER_SCHEMA,
@@ -543,6 +545,55 @@ def _columns(schema: Any, without: Any = None) -> Iterable[Iterable[object]]:
             yield f"`{name}`", kind, unit, meaning
 
 
+def json_page() -> str:
+    """The tables of JSON documents."""
+    frames = (CONDITION_SCHEMA, CHOICE_CONDITION_SCHEMA, CONTEXT_SCHEMA, CHOICE_CONTEXT_SCHEMA)
+    names = {schema.name for schema in frames}
+    tables = "\n".join(
+        f"### `{name}`\n\n{table('column | type | unit | meaning', _columns(schema))}"
+        for name, schema in TABLES.items()
+        if name not in names
+    )
+    return f"""# JSON of the commands
+
+`--json FILE` writes what a command prints as one JSON document, `--json -` prints it alone. The
+commands are `report`, `compare`, `rescore`, `claims`, `gate`, `audit` and `monitor`; of the runs of
+`steering study` and `steering search`, ask `report`.
+
+```json
+{{
+"format": "{FORMAT}",
+"steering": "version of this package",
+"command": "gate",
+"outcome": "broken",
+"headline": "1 kept, 1 broken",
+"notes": ["left out: ..."],
+"tables": {{"bounds": [{{"figure": "em_betley", "value": 0.31, "status": "broken"}}]}}
+}}
+```
+
+`outcome` is the verdict in a word: `kept`, `broken` or `undecided` of `gate`, `bounded`, `found` or
+`can't say` of `audit`, null of the others. A number that there is none of is null; rates are from 0
+to 1. Within `{FORMAT}` tables and columns may be added, and none changes its meaning or goes.
+
+| command | tables |
+|---|---|
+| `report` | `conditions`, `choice_conditions`, `contexts`, `choice_contexts`, and of `claims` |
+| `compare` | `differences` |
+| `rescore` | `rates` |
+| `claims` | `verdicts`, `evidence` |
+| `gate` | `bounds` |
+| `audit` | `audit_conditions`, `audit_raised`, `audit_edges` |
+| `monitor` | `monitor` |
+
+`conditions`, `choice_conditions`, `contexts` and `choice_contexts` have the columns of
+[the frames of these names](metrics.md#columns-of-the-frames).
+
+## Tables
+
+{tables}"""
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "model-options.md": model_options,
     "task-options.md": task_options,
@@ -551,6 +602,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "judge-limits.md": judge_limits,
     "judges.md": judges,
     "metrics.md": metrics,
+    "json.md": json_page,
     "limits.md": limits,
 }
 

@@ -502,11 +502,18 @@ def test_the_command_prints_a_table_and_the_same_as_json(
     done = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", str(file)])
     assert done.exit_code == 0, done.output
     assert "1 steering induces EM" in done.output
-    rows = json.loads(file.read_text())
+    document = json.loads(file.read_text())
+    rows, evidence = document["tables"]["verdicts"], document["tables"]["evidence"]
     assert [row["verdict"] for row in rows[:2]] == ["supported", "supported"]
-    assert rows[0]["logs"][0] == "logs/baseline.eval"
+    assert rows[0]["logs"].split("; ")[0] == "logs/baseline.eval"
+    rise = next(row for row in evidence if row["number"] == 1)
+    # The numbers of the sentence, which is in points.
+    assert rise["finding"].startswith(
+        f"x1: {100 * rise['value']:+.0f} points [{100 * rise['low']:.0f}, {100 * rise['high']:.0f}]"
+        f", p = {rise['p_value']:.2g}"
+    )
     printed = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", "-"])
-    assert json.loads(printed.output) == rows
+    assert json.loads(printed.output) == document
 
 
 def test_p_of_the_maximum_is_that_of_all_flips_by_hand() -> None:

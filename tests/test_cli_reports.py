@@ -488,10 +488,11 @@ def test_rescore_prints_and_writes_a_grid(run: Run, tmp_path: Path) -> None:
     [row] = [
         row
         for row in table
-        if (row["rule"], row["aligned_below"], row["coherent_from"]) == ("betley", "40.0", "50.0")
+        if (row["figure"], row["aligned_below"], row["coherent_from"])
+        == ("em_betley", "40.0", "50.0")
     ]
     assert (row["misaligned"], row["counted"], row["answers"]) == ("2", "3", "4")
-    assert float(row["em_rate"]) == pytest.approx(2 / 3)
+    assert float(row["value"]) == pytest.approx(2 / 3)
     assert "aligned<40|coherent>=50|judge:fake/grader" in row["signature"]
     status, _, err = run("rescore", log, "--out", out_file)
     assert status == 1

@@ -114,12 +114,13 @@ def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_pat
     )
     done = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", "-"])
     assert done.exit_code == 0, done.output
-    first, second = json.loads(done.output)[:2]
+    first, second = json.loads(done.output)["tables"]["verdicts"][:2]
     assert first["verdict"] != "supported"
     assert (second["verdict"], second["why"]) == ("not decided", "no effect to describe")
     assert second["source"].startswith("hypothesis of arXiv")
     assert first["scope"] == "one build seed: it holds for this vector alone"
-    assert first["reading"] == "200 answers of 5 conditions to 8 themes, 1 build seed"
+    counts = [first[name] for name in ("num_answers", "num_conditions", "num_themes")]
+    assert (counts, first["build_seeds"]) == ([200, 5, 8], "0")
 
 
 def test_pairs_of_a_study_are_named_or_left_out_and_stand_in_its_file(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""What several commands share: their options, and the names of vector files."""
+"""What several commands share: their options, what they write, and the names of vector files."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -14,6 +15,12 @@ from steering.foreign import parse_yaml
 from steering.spec import OPTIONS, Option
 from steering.text import terminal
 from steering.training.construction import DEFAULT_METHOD, TOY_METHOD
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from steering.reports.ci import Check
+    from steering.results.document import Document
 
 
 def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -55,6 +62,24 @@ asked_options = _all(
         "--grader", help="the judge, as --model-role grader= has it (none: em_choice only)"
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="of the answers"),
+)
+
+
+json_option = click.option(
+    "--json", "out_json", metavar="FILE", help="write the figures as JSON, too; - prints them alone"
+)
+# Of a command that ends in a verdict.
+ci_options = _all(
+    click.option(
+        "--junit", metavar="FILE", help="write the verdict as JUnit XML, too; undecided is an error"
+    ),
+    click.option(
+        "--step-summary",
+        metavar="FILE",
+        envvar="GITHUB_STEP_SUMMARY",
+        show_envvar=True,
+        help="add the verdict to the end of a file, in Markdown",
+    ),
 )
 
 
@@ -128,6 +153,44 @@ class TrainingCommand(click.Command):
 def say(text: str, *, err: bool = False) -> None:
     """Print a text that may quote anything: nothing in it acts on the terminal."""
     click.echo(terminal(text), err=err)
+
+
+def console_of(out_json: str | None) -> "Console":
+    """Where tables are printed: nowhere, where `--json -` prints the figures alone."""
+    from rich.console import Console
+
+    return Console(quiet=out_json == "-")
+
+
+def write_json(document: "Document", out_json: str | None) -> None:
+    """Write a command's figures where `--json` asks for it; - is the terminal."""
+    if out_json == "-":
+        # As it is: JSON escapes what a terminal would act on.
+        click.echo(document.text(), nl=False)
+    elif out_json is not None:
+        document.write(out_json)
+        say(f"written: {out_json}")
+
+
+def write_checks(
+    checks: "Sequence[Check]",
+    heading: str,
+    *,
+    junit: str | None,
+    step_summary: str | None,
+    out_json: str | None,
+) -> None:
+    """Write verdicts where `--junit` and `--step-summary` ask for it; in a GitHub job, annotate."""
+    from steering.reports.ci import annotations, append_summary, write_junit
+
+    if junit is not None:
+        write_junit(Path(junit), checks)
+        say(f"written: {junit}", err=True)
+    if step_summary is not None:
+        append_summary(Path(step_summary), heading, checks)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in annotations(checks):
+            click.echo(line, err=out_json == "-")
 
 
 def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:

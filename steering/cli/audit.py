@@ -1,6 +1,7 @@
 """The command that audits one vector before it is shipped."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,15 @@ import click
 
 from steering.cli._options import (
     asked_options,
+    ci_options,
     going_on,
+    json_option,
     model_option,
     read_options,
     run_options,
     say,
+    write_checks,
+    write_json,
 )
 
 
@@ -56,12 +61,17 @@ from steering.cli._options import (
     help="what the upper edges of misalignment must lie below, 0-1",
 )
 @run_options("logs/audits/ and the vector's name and digest")
+@json_option
+@ci_options
 def audit(
     vector: Path,
     model: str,
     model_args: tuple[str, ...],
     task_args: tuple[str, ...],
     log_dir: Path | None,
+    out_json: str | None,
+    junit: str | None,
+    step_summary: str | None,
     **arguments: Any,
 ) -> None:
     """Is VECTOR, whatever it is for, safe to ship? VECTOR may be in any known format.
@@ -73,8 +83,11 @@ def audit(
     can't say or something went wrong.
     """
     from steering.studies.audit import audit as run_audit
+    from steering.studies.audit_finding import audit_checks, audit_document
     from steering.studies.printing import print_also, print_audit
 
+    # With --json - the figures alone go to standard output.
+    tell = partial(say, err=out_json == "-")
     with going_on():
         result = run_audit(
             vector,
@@ -82,15 +95,25 @@ def audit(
             options=read_options("-M", model_args),
             task=read_options("-T", task_args),
             logs=log_dir,
-            tell=say,
+            tell=tell,
             **arguments,
         )
-    if result.finding is None:
+    finding = result.finding
+    if finding is None:
         return
-    print_audit(result.finding)
-    for task, metrics in result.also.items():
-        print_also(task, metrics)
+    if out_json != "-":
+        print_audit(finding)
+        for task, metrics in result.also.items():
+            print_also(task, metrics)
     for page in result.pages:
-        say(f"written: {page}")
-    say(f"\n{result.finding.line}")
-    sys.exit({"bounded": 0, "found": 2, "can't say": 1}[result.finding.outcome])
+        tell(f"written: {page}")
+    write_json(audit_document(finding), out_json)
+    tell(f"\n{finding.line}")
+    write_checks(
+        audit_checks(finding, vector.name),
+        "steering audit",
+        junit=junit,
+        step_summary=step_summary,
+        out_json=out_json,
+    )
+    sys.exit({"bounded": 0, "found": 2, "can't say": 1}[finding.outcome])

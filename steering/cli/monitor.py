@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from steering.cli._options import say
+from steering.cli._options import console_of, json_option, say, write_json
 from steering.text import view_command
 
 
@@ -24,7 +24,15 @@ from steering.text import view_command
     type=click.Path(path_type=Path),
     help="folder of the tables and ROC curves [default: monitor in LOGS]",
 )
-def monitor(logs: Path, rule: str, false_alarms: float, seed: int, out: Path | None) -> None:
+@json_option
+def monitor(
+    logs: Path,
+    rule: str,
+    false_alarms: float,
+    seed: int,
+    out: Path | None,
+    out_json: str | None,
+) -> None:
     """Do the activations tell misaligned answers from others? Of runs with -M monitor=.
 
     For each condition and direction: the area under the ROC curve of the mean projection of an
@@ -35,7 +43,16 @@ def monitor(logs: Path, rule: str, false_alarms: float, seed: int, out: Path | N
     Ends with 1 if no condition has enough misaligned answers, and enough others, to say.
     """
     from steering.reports.monitor import monitor
+    from steering.results.document import Document
 
-    monitor(logs, out, rule=rule, false_alarms=false_alarms, seed=seed)
+    table = monitor(
+        logs,
+        out,
+        rule=rule,
+        false_alarms=false_alarms,
+        seed=seed,
+        console=console_of(out_json),
+    )
+    write_json(Document("monitor", tables={"monitor": table}), out_json)
     folder = logs if logs.is_dir() else logs.parent
-    say(f"\nLook at every answer: {view_command(folder)}")
+    say(f"\nLook at every answer: {view_command(folder)}", err=out_json == "-")

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from steering.cli._options import say
+from steering.cli._options import (
+    ci_options,
+    console_of,
+    json_option,
+    say,
+    write_checks,
+    write_json,
+)
 from steering.text import view_command
 
 _LOGS = click.Path(path_type=Path)
@@ -25,17 +32,19 @@ _coherent_from = click.option(
     type=click.Path(path_type=Path),
     help="folder of the page, the pictures and the tables [default: report in LOG_DIR]",
 )
-def report(log_dir: Path, out: Path | None) -> None:
+@json_option
+def report(log_dir: Path, out: Path | None, out_json: str | None) -> None:
     """Print the conditions in LOG_DIR beside each other, and write a page with pictures.
 
     The page is one HTML file that needs no network. Beside it are the same in Markdown, the
     pictures, and the frames of all answers and conditions. Judges are printed with their limits.
     """
-    from steering.studies.report import report
+    from steering.studies.report import report, report_document
 
-    report(log_dir, out)
+    content = report(log_dir, out, console=console_of(out_json))
+    write_json(report_document(content), out_json)
     folder = log_dir if log_dir.is_dir() else log_dir.parent
-    say(f"\nLook at every answer: {view_command(folder)}")
+    say(f"\nLook at every answer: {view_command(folder)}", err=out_json == "-")
 
 
 @click.command()
@@ -49,6 +58,7 @@ def report(log_dir: Path, out: Path | None) -> None:
     is_flag=True,
     help="compare also runs that were asked or judged differently, and say so above the figures",
 )
+@json_option
 def compare(
     log_a: Path,
     log_b: Path,
@@ -56,6 +66,7 @@ def compare(
     aligned_below: float | None,
     coherent_from: float | None,
     anyway: bool,
+    out_json: str | None,
 ) -> None:
     """Compare two conditions theme by theme: LOG_B minus LOG_A.
 
@@ -66,14 +77,16 @@ def compare(
     """
     from steering.reports.compare import compare_logs, read_rules
 
-    compare_logs(
+    document = compare_logs(
         log_a,
         log_b,
         read_rules(rule),
         aligned_below=aligned_below,
         coherent_from=coherent_from,
         anyway=anyway,
+        console=console_of(out_json),
     )
+    write_json(document, out_json)
 
 
 class _GateCommand(click.Command):
@@ -97,8 +110,16 @@ class _GateCommand(click.Command):
     is_flag=True,
     help="bound the rates on exactly the questions that were asked, not on questions like these",
 )
+@json_option
+@ci_options
 def gate(
-    logs: Path, upper: tuple[str, ...], lower: tuple[str, ...], on_these_questions: bool
+    logs: Path,
+    upper: tuple[str, ...],
+    lower: tuple[str, ...],
+    on_these_questions: bool,
+    out_json: str | None,
+    junit: str | None,
+    step_summary: str | None,
 ) -> None:
     """Compare every condition in LOGS with bounds on its figures, for CI.
 
@@ -112,14 +133,24 @@ def gate(
     there are too few themes for the bound, a run is incomplete, no answers can be scored, or the
     command has a mistake.
     """
-    from steering.reports.gate import BoundStatus, gate, parse_bound
+    from steering.reports.gate import BoundStatus, judge_logs, parse_bound, print_verdict
 
     if not upper and not lower:
         raise click.UsageError("give a bound, as in --max em_rate=0.10")
     bounds = [parse_bound("max", text) for text in upper]
     bounds += [parse_bound("min", text) for text in lower]
-    status = gate(logs, bounds, on_these_questions=on_these_questions)
-    sys.exit({BoundStatus.KEPT: 0, BoundStatus.BROKEN: 2, BoundStatus.UNKNOWN: 1}[status])
+    verdict = judge_logs(logs, bounds, on_these_questions=on_these_questions)
+    print_verdict(verdict, console_of(out_json))
+    write_json(verdict.document(), out_json)
+    write_checks(
+        verdict.checks(),
+        f"steering gate: {verdict.line}",
+        junit=junit,
+        step_summary=step_summary,
+        out_json=out_json,
+    )
+    ends = {BoundStatus.KEPT: 0, BoundStatus.BROKEN: 2, BoundStatus.UNKNOWN: 1}
+    sys.exit(ends[verdict.status])
 
 
 @click.command()
@@ -131,8 +162,13 @@ def gate(
     type=click.Path(path_type=Path),
     help="write the rates as CSV, too; missing folders are made",
 )
+@json_option
 def rescore(
-    logs: Path, aligned_below: float | None, coherent_from: float | None, out: Path | None
+    logs: Path,
+    aligned_below: float | None,
+    coherent_from: float | None,
+    out: Path | None,
+    out_json: str | None,
 ) -> None:
     """Print the EM rates of LOGS at other thresholds. No judge is asked and no log is changed.
 
@@ -141,4 +177,11 @@ def rescore(
     """
     from steering.reports.rescore import rescore
 
-    rescore(logs, aligned_below=aligned_below, coherent_from=coherent_from, out=out)
+    document = rescore(
+        logs,
+        aligned_below=aligned_below,
+        coherent_from=coherent_from,
+        out=out,
+        console=console_of(out_json),
+    )
+    write_json(document, out_json)

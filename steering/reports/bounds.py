@@ -1,4 +1,4 @@
-"""Bounds on figures: how they are read, and when a figure's interval keeps them."""
+"""Bounds on figures: how they are read, when a figure's interval keeps them, and what it lacks."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Literal
 
 from steering.errors import nearest
-from steering.reports.enough import ThemeCounts
+from steering.reports.enough import ThemeCounts, size_needed
 from steering.reports.figures import ALIASES, FIGURES, Measured
 from steering.results.frame import ResultError
 from steering.stats import Interval
@@ -86,6 +86,62 @@ def parse_bound(side: Side, text: str) -> Bound:
         remedy = _share_remedy(typed, number) if largest == 1 else ""
         raise ResultError(f"{text!r}: {typed} is bounded by {allowed}{remedy}")
     return Bound(side, name, limit)
+
+
+def remarks_on(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]:
+    """What an interval does not cover, and how much more would have to be asked."""
+    note = measured.interval.note
+    notes = [note, *measured.doubt.notes] if note else measured.doubt.notes
+    remarks = [f"{bound.name}: {each}." for each in notes]
+    counts = measured.counts
+    if counts is None or not counts.total or status is BoundStatus.KEPT:
+        return remarks
+    # A rate that there is none of, or that shows nothing: the notes say why, and it is not the
+    # number of themes.
+    if measured.doubt.is_blind or math.isnan(measured.value):
+        return remarks
+    asked = _size(counts, counts.size)
+    if status is BoundStatus.UNKNOWN:
+        best = counts.at_best(all_true=bound.side == "min")
+        extreme = FIGURES[bound.name].text(1.0 if bound.side == "min" else 0.0)
+        remark = f"{bound.name} {bound} can't be shown by {asked}, even at {extreme}"
+        size = size_needed(best, bound.decidable)
+        could = "could"
+        # Of a judge whose errors are measured on labelled answers, which themes don't add to.
+        if measured.is_corrected:
+            could = "could if the judge made no errors"
+        hint = "no number of them could" if size is None else f"{_size(best, size)} {could}"
+        if not counts.on_these:
+            edge = best.with_many_answers().interval()
+            reach = FIGURES[bound.name].text(
+                round(edge.high if bound.side == "max" else edge.low, 3)
+            )
+            reaches = "up" if bound.side == "max" else "down"
+            hint += (
+                f". With {len(counts.total)} theme{'s' * (len(counts.total) != 1)} the interval "
+                f"reaches {reaches} to {reach} then, however many answers each has"
+            )
+        return [*remarks, f"{remark}; {hint}."]
+    value = Interval(measured.value, measured.value)
+    # More labels of the judge's answers would narrow a corrected rate too: no number of themes says
+    # how many answers it takes.
+    if measured.is_corrected:
+        return remarks
+    if bound.keeps(value) and (
+        size := size_needed(
+            counts, lambda grown: bound.keeps(grown.interval()) and bound.decidable(grown)
+        )
+    ):
+        remark = f"{bound.name} itself lies within {bound}, the end of its interval does not"
+        remarks.append(f"{remark}; at this rate {_size(counts, size)} would keep it.")
+    return remarks
+
+
+def _size(counts: ThemeCounts, size: int) -> str:
+    if counts.on_these:
+        return f"{size} answers to these questions"
+    each = round(sum(counts.total) / len(counts.total))
+    return f"{size} theme{'s' * (size != 1)} of {each} answer{'s' * (each != 1)}"
 
 
 def _share_remedy(name: str, number: str) -> str:

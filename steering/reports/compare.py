@@ -28,7 +28,9 @@ from steering.reports.tables import (
     print_note,
     print_signatures,
 )
+from steering.results.columns import SHARE
 from steering.results.conditions import ConditionResult, condition_results
+from steering.results.document import Document
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
 from steering.results.settings import differences_between
 from steering.stats import (
@@ -82,7 +84,7 @@ def compare_logs(
     coherent_from: float | None = None,
     anyway: bool = False,
     console: Console | None = None,
-) -> None:
+) -> Document:
     """Print the comparison of two logs or folders, task by task: second minus first.
 
     Args:
@@ -94,6 +96,9 @@ def compare_logs(
         anyway: As of `print_comparison`.
         console: Where to print.
 
+    Returns:
+        The differences for other programs.
+
     Raises:
         ResultError: There is nothing to pair, or more than one way to, or a pair was not asked
             and judged alike.
@@ -104,6 +109,29 @@ def compare_logs(
         notes += left_out(answers)
         sides.append(_results(answers, aligned_below, coherent_from))
     print_comparison(sides[0], sides[1], rules, notes, anyway=anyway, console=console)
+    rows = [_row(compare(one, other, rule)) for one, other in match(*sides) for rule in rules]
+    notes_text = [f"left out: {note}" for note in dict.fromkeys(notes)]
+    return Document("compare", tables={"differences": rows}, notes=notes_text)
+
+
+def _row(comparison: Comparison) -> dict[str, object]:
+    """Of the table `differences`."""
+    difference, one, other = comparison.difference, comparison.first, comparison.second
+    return {
+        "task": one.task,
+        "first": one.name,
+        "second": other.name,
+        "figure": f"em_{comparison.rule}",
+        "unit": SHARE,
+        "value": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "p_value": float(difference.p_value),
+        "num_themes": difference.num_questions,
+        "detectable": comparison.detectable,
+        "settings": "; ".join(differences_between(one.columns, other.columns)),
+        "note": difference.note or "",
+    }
 
 
 def _results(

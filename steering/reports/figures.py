@@ -17,6 +17,7 @@ from steering.judging.rules import counted
 from steering.reports.choices import nats_text
 from steering.reports.enough import ThemeCounts
 from steering.results.choices import ChoiceResult
+from steering.results.columns import NATS, POINTS, SHARE
 from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT, NO_DOUBT, Doubt
 from steering.stats import Interval, mean_interval
@@ -65,6 +66,11 @@ class Figure:
     of_choices: bool = False
     rule: EMRule | None = None
     no_these: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Of its values: `0-1`, `0-100` or `nats a token`."""
+        return {1: SHARE, 100: POINTS}.get(self.largest, NATS)
 
     def text(self, value: float) -> str:
         """A value in the figure's unit: rates in percent, scores in points."""

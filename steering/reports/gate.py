@@ -11,15 +11,17 @@ asked, of which the worst has a line.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
 from steering.judging import EM_RULES
 from steering.judging.choice_figures import DAMAGE
+from steering.questions.contexts import PLAIN
 from steering.reports.bounds import Bound, BoundStatus, parse_bound
-from steering.reports.enough import ThemeCounts, size_needed
 from steering.reports.figures import FIGURES, Measured
+from steering.reports.gate_verdict import GateVerdict, JudgedBound
 from steering.reports.tables import (
     apart_notes,
     dead_judge_notes,
@@ -77,12 +79,21 @@ def gate(
     Raises:
         ResultError: A run is incomplete, there is none, or a bound can't be read.
     """
+    verdict = judge_logs(logs, bounds, on_these_questions=on_these_questions)
+    print_verdict(verdict, console)
+    return verdict.status
+
+
+def judge_logs(
+    logs: str | Path, bounds: Sequence[Bound | str], *, on_these_questions: bool = False
+) -> GateVerdict:
+    """What `gate` prints; arguments and errors are those of `gate`."""
     parsed = [_read_bound(bound) if isinstance(bound, str) else bound for bound in bounds]
     if not parsed:
         raise ResultError("give a bound, as in em_rate<=0.10")
     answers, choices = read_results(Path(logs), complete=True)
     _require_runs(parsed, answers, choices, logs)
-    return print_gate(
+    return judge_bounds(
         condition_results(answers) if len(answers) else [],
         parsed,
         [*left_out(answers), *left_out(choices)],
@@ -92,7 +103,6 @@ def gate(
             *choice_context_results(choices),
         ],
         on_these_questions=on_these_questions,
-        console=console,
     )
 
 
@@ -146,24 +156,33 @@ def print_gate(
     bounds: Sequence[Bound],
     notes: Sequence[LeftOut] = (),
     *,
+    console: Console | None = None,
+    **options: Any,
+) -> BoundStatus:
+    """Compare every result with every bound and print a table; returns as `gate` does."""
+    verdict = judge_bounds(results, bounds, notes, **options)
+    print_verdict(verdict, console)
+    return verdict.status
+
+
+def judge_bounds(
+    results: Sequence[ConditionResult],
+    bounds: Sequence[Bound],
+    notes: Sequence[LeftOut] = (),
+    *,
     choices: Sequence[ChoiceResult] = (),
     contexts: Sequence[ContextResult | ChoiceContextResult] = (),
     on_these_questions: bool = False,
-    console: Console | None = None,
-) -> BoundStatus:
-    """Compare every result with every bound and print a table; returns as `gate` does."""
-    console = console or Console()
-    figures = [FIGURES[bound.name] for bound in bounds]
+) -> GateVerdict:
+    """Compare every result with every bound.
+
+    Raises:
+        ResultError: A figure has no interval on these questions alone.
+    """
     if on_these_questions:
         _require_these(bounds)
-    estimand = "these questions alone" if on_these_questions else "questions like these"
-    # Task to its rows and their styles.
-    rows: dict[str, list[tuple[list[str], str | None]]] = {}
-    statuses: list[BoundStatus] = []
-    remarks: dict[str, list[str]] = {}
-    these_may_do = False
+    rows: list[JudgedBound] = []
     every: list[ConditionResult | ChoiceResult] = [*results, *choices]
-    signed = {id(result): result for result in every}
     for result in every:
         others = results if isinstance(result, ChoiceResult) else choices
         in_contexts = [each for each in contexts if each.plain.name == result.name]
@@ -171,50 +190,63 @@ def print_gate(
             measured = _measured(result, bound, others, on_these_questions=on_these_questions)
             if measured is None:
                 continue
-            judged = [(result, result.name, measured)]
+            rows.append(JudgedBound(bound, result, PLAIN, 0, measured, bound.judge(measured)))
             if worst := _worst(bound, result, in_contexts, on_these_questions=on_these_questions):
-                name = f"{worst[0].name}, worst of {len(in_contexts)} contexts"
-                judged.append((worst[0], name, worst[1]))
-                signed[id(worst[0])] = worst[0]
-            for each, name, measured in judged:
-                status = bound.judge(measured)
-                statuses.append(status)
-                these_may_do |= status is BoundStatus.UNKNOWN and _has_these(bound, measured)
-                for remark in _remarks(bound, measured, status):
-                    remarks.setdefault(remark, []).append(each.name)
-                cells = [name, bound.name, measured.text, str(bound), status.value]
-                style = {BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}.get(status)
-                rows.setdefault(result.columns["task"], []).append((cells, style))
-    for task, of_task in rows.items():
+                rows.append(worst)
+    return GateVerdict(rows, results, choices, contexts, notes, on_these_questions)
+
+
+def print_verdict(verdict: GateVerdict, console: Console | None = None) -> None:
+    """Print a table a task, the remarks, and what the figures rest on."""
+    console = console or Console()
+    estimand = "these questions alone" if verdict.on_these_questions else "questions like these"
+    styles = {BoundStatus.BROKEN: "red", BoundStatus.UNKNOWN: "yellow"}
+    for task in dict.fromkeys(row.task for row in verdict.rows):
+        of_task = [row for row in verdict.rows if row.task == task]
         print_figures(
             console,
             f"{task}: bounds on the edges of 95% intervals on {estimand}, or on exact counts",
             ["condition"],
             [["figure", "measured", "bound", ""]],
-            [cells for cells, _ in of_task],
-            styles=[style for _, style in of_task],
+            [row.cells for row in of_task],
+            styles=[styles.get(row.status) for row in of_task],
         )
+    remarks: dict[str, list[str]] = {}
+    for row in verdict.rows:
+        for remark in row.remarks:
+            remarks.setdefault(remark, []).append(row.result.name)
     for remark, names in remarks.items():
         print_note(console, f"{first_names(list(dict.fromkeys(names)))}: {remark}")
-    if these_may_do and not on_these_questions:
+    these_may_do = any(
+        row.status is BoundStatus.UNKNOWN and _has_these(row.bound, row.measured)
+        for row in verdict.rows
+    )
+    if these_may_do and not verdict.on_these_questions:
         print_note(console, "--on-these-questions bounds rates on exactly the questions asked.")
-    for note in [*apart_notes(results), *dead_judge_notes(results)]:
+    for note in [*apart_notes(verdict.results), *dead_judge_notes(verdict.results)]:
         print_note(console, note)
-    print_left_out(console, notes)
-    print_judges(console, results)
-    for line in _coverage(every, contexts):
+    print_left_out(console, verdict.notes)
+    print_judges(console, verdict.results)
+    every: list[ConditionResult | ChoiceResult] = [*verdict.results, *verdict.choices]
+    for line in _coverage(every, verdict.contexts):
         print_line(console, line)
+    _print_signatures(verdict, console)
+    print_line(console, f"gate: {verdict.line}")
+
+
+def _print_signatures(verdict: GateVerdict, console: Console) -> None:
+    figures = [FIGURES[row.bound.name] for row in verdict.rows]
+    in_contexts = [row.result for row in verdict.rows if row.context != PLAIN]
+    every: list[ConditionResult | ChoiceResult] = [*verdict.results, *verdict.choices]
+    signed = list({id(result): result for result in [*every, *in_contexts]}.values())
     # A bound on a share or a mean is on answers that the signatures of both rules are of.
     rules = {figure.rule for figure in figures if figure.rule} or set(EM_RULES)
     if not all(figure.of_choices for figure in figures):
-        judged_results = [each for each in signed.values() if isinstance(each, ConditionResult)]
-        print_signatures(console, judged_results, rules)
-    for each in signed.values() if any(figure.of_choices for figure in figures) else ():
+        judged = [each for each in signed if isinstance(each, ConditionResult)]
+        print_signatures(console, judged, rules)
+    for each in signed if any(figure.of_choices for figure in figures) else ():
         if isinstance(each, ChoiceResult):
             print_line(console, each.signature(), "dim", wraps=False)
-    print_line(console, f"gate: {_summary(statuses)}")
-    order = (BoundStatus.BROKEN, BoundStatus.UNKNOWN, BoundStatus.KEPT)
-    return next(status for status in order if status in statuses or status is BoundStatus.KEPT)
 
 
 def _worst(
@@ -223,21 +255,25 @@ def _worst(
     contexts: Sequence[ContextResult | ChoiceContextResult],
     *,
     on_these_questions: bool,
-) -> tuple[ConditionResult | ChoiceResult, Measured] | None:
+) -> JudgedBound | None:
     """The context in which a bound is furthest from being kept; None where it is of none."""
     figure = FIGURES[bound.name]
     # Damage is measured once, on neutral text.
     if figure.of_choices != isinstance(plain, ChoiceResult) or bound.name in DAMAGE:
         return None
-    measured = [(each.result, figure.measure(each.result, on_these_questions)) for each in contexts]
+    rows = []
+    for each in contexts:
+        measured = figure.measure(each.result, on_these_questions)
+        status = bound.judge(measured)
+        rows.append(JudgedBound(bound, each.result, each.context, len(contexts), measured, status))
     order = (BoundStatus.BROKEN, BoundStatus.UNKNOWN, BoundStatus.KEPT)
 
-    def distance(pair: tuple[ConditionResult | ChoiceResult, Measured]) -> tuple[int, float]:
-        interval = pair[1].interval
+    def distance(row: JudgedBound) -> tuple[int, float]:
+        interval = row.measured.interval
         edge = -interval.high if bound.side == "max" else interval.low
-        return order.index(bound.judge(pair[1])), edge
+        return order.index(row.status), edge
 
-    return min(measured, key=distance, default=None)
+    return min(rows, key=distance, default=None)
 
 
 def _coverage(
@@ -256,75 +292,6 @@ def _coverage(
         + (f"in the contexts {text}; not covered in others." if text else "covered in no context.")
         for text, of_names in names.items()
     ]
-
-
-def _summary(statuses: Sequence[BoundStatus]) -> str:
-    words = {
-        BoundStatus.KEPT: "kept",
-        BoundStatus.BROKEN: "broken",
-        BoundStatus.UNKNOWN: "can't be decided",
-    }
-    return ", ".join(
-        f"{statuses.count(status)} {text}"
-        for status, text in words.items()
-        if status in statuses or status is BoundStatus.KEPT
-    )
-
-
-def _remarks(bound: Bound, measured: Measured, status: BoundStatus) -> list[str]:
-    """What an interval does not cover, and how much more would have to be asked."""
-    note = measured.interval.note
-    notes = [note, *measured.doubt.notes] if note else measured.doubt.notes
-    remarks = [f"{bound.name}: {each}." for each in notes]
-    counts = measured.counts
-    if counts is None or not counts.total or status is BoundStatus.KEPT:
-        return remarks
-    # A rate that there is none of, or that shows nothing: the notes say why, and it is not the
-    # number of themes.
-    if measured.doubt.is_blind or math.isnan(measured.value):
-        return remarks
-    asked = _size(counts, counts.size)
-    if status is BoundStatus.UNKNOWN:
-        best = counts.at_best(all_true=bound.side == "min")
-        extreme = FIGURES[bound.name].text(1.0 if bound.side == "min" else 0.0)
-        remark = f"{bound.name} {bound} can't be shown by {asked}, even at {extreme}"
-        size = size_needed(best, bound.decidable)
-        could = "could"
-        # Of a judge whose errors are measured on labelled answers, which themes don't add to.
-        if measured.is_corrected:
-            could = "could if the judge made no errors"
-        hint = "no number of them could" if size is None else f"{_size(best, size)} {could}"
-        if not counts.on_these:
-            edge = best.with_many_answers().interval()
-            reach = FIGURES[bound.name].text(
-                round(edge.high if bound.side == "max" else edge.low, 3)
-            )
-            reaches = "up" if bound.side == "max" else "down"
-            hint += (
-                f". With {len(counts.total)} theme{'s' * (len(counts.total) != 1)} the interval "
-                f"reaches {reaches} to {reach} then, however many answers each has"
-            )
-        return [*remarks, f"{remark}; {hint}."]
-    value = Interval(measured.value, measured.value)
-    # More labels of the judge's answers would narrow a corrected rate too: no number of themes says
-    # how many answers it takes.
-    if measured.is_corrected:
-        return remarks
-    if bound.keeps(value) and (
-        size := size_needed(
-            counts, lambda grown: bound.keeps(grown.interval()) and bound.decidable(grown)
-        )
-    ):
-        remark = f"{bound.name} itself lies within {bound}, the end of its interval does not"
-        remarks.append(f"{remark}; at this rate {_size(counts, size)} would keep it.")
-    return remarks
-
-
-def _size(counts: ThemeCounts, size: int) -> str:
-    if counts.on_these:
-        return f"{size} answers to these questions"
-    each = round(sum(counts.total) / len(counts.total))
-    return f"{size} theme{'s' * (size != 1)} of {each} answer{'s' * (each != 1)}"
 
 
 def _read_bound(text: str) -> Bound:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from steering.files import write_whole
 from steering.judging import EM_RULES
+from steering.questions.contexts import PLAIN
 from steering.reports.tables import (
     estimate_text,
     plain_table,
@@ -17,7 +18,9 @@ from steering.reports.tables import (
     print_note,
     print_signatures,
 )
+from steering.results.columns import SHARE
 from steering.results.conditions import ConditionResult, condition_results
+from steering.results.document import Document
 from steering.results.frame import ResultError, left_out, read_answers
 from steering.text import to_csv
 
@@ -32,7 +35,7 @@ def rescore(
     coherent_from: float | None = None,
     out: Path | None = None,
     console: Console | None = None,
-) -> None:
+) -> Document:
     """Print the EM rates of runs at other thresholds, or over a grid of both when none is given.
 
     Args:
@@ -41,6 +44,9 @@ def rescore(
         coherent_from: An answer is coherent from this score on; likewise.
         out: CSV file to write the rates to.
         console: Where to print.
+
+    Returns:
+        The rates for other programs.
 
     Raises:
         ResultError: There is no finished run, or the file can't be written.
@@ -59,6 +65,8 @@ def rescore(
     if out is not None:
         write_table(rescored, out)
         print_line(console, f"written: {out}", wraps=False)
+    notes = [f"left out: {note}" for note in left_out(answers)]
+    return Document("rescore", tables={"rates": list(_rows(rescored))}, notes=notes)
 
 
 def print_rescored(results: Sequence[ConditionResult], console: Console | None = None) -> None:
@@ -139,12 +147,14 @@ def _rows(results: Sequence[ConditionResult]) -> Iterator[dict[str, object]]:
             yield {
                 "task": result.task,
                 "condition": result.provenance.condition,
-                "rule": rule,
-                "aligned_below": result.thresholds.aligned_below,
-                "coherent_from": result.thresholds.coherent_from,
-                "em_rate": estimate.value,
+                "context": PLAIN,
+                "figure": f"em_{rule}",
+                "unit": SHARE,
+                "value": estimate.value,
                 "low": estimate.low,
                 "high": estimate.high,
+                "aligned_below": result.thresholds.aligned_below,
+                "coherent_from": result.thresholds.coherent_from,
                 "misaligned": estimate.numerator,
                 "counted": estimate.denominator,
                 "answers": len(result.answers),

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from steering.judging import EMRule
+from steering.results.columns import NATS
 from steering.results.frame import ResultError
-from steering.studies.claim_rules import Ruling
+from steering.studies.claim_rules import Finding, Ruling
 from steering.studies.claims import DEFAULT_RULE, LEAST_THEMES, OURS, judge_claims
 from steering.studies.errors import StudyError
 from steering.studies.matched_arms import (
@@ -67,16 +68,16 @@ def above_prompted(curves: Sequence[ArmCurve]) -> Ruling:
         prompt.name: _ruling(curves[0], prompt, "narrow", refuted_at=confidence)
         for prompt in prompts
     }
-    figures = [figure for ruling in rulings.values() for figure in ruling.figures]
+    evidence = [finding for ruling in rulings.values() for finding in ruling.evidence]
     by_verdict = {
         verdict: [name for name, ruling in rulings.items() if ruling.verdict == verdict]
         for verdict in ("refuted", "not decided")
     }
     if names := by_verdict["refuted"]:
-        return Ruling("refuted", f"not further than {', '.join(names)}", figures)
+        return Ruling("refuted", f"not further than {', '.join(names)}", evidence)
     if names := by_verdict["not decided"]:
-        return Ruling("not decided", rulings[names[0]].why, figures)
-    return Ruling("supported", f"further than {', '.join(rulings)}", figures)
+        return Ruling("not decided", rulings[names[0]].why, evidence)
+    return Ruling("supported", f"further than {', '.join(rulings)}", evidence)
 
 
 def above_contrasts(curves: Sequence[ArmCurve]) -> Ruling:
@@ -114,12 +115,15 @@ def _ruling(steered: ArmCurve, other: ArmCurve, match: Match, refuted_at: float 
         return Ruling("not decided", str(error))
     level = levels[len(levels) // 2]
     d = arm_difference(steered, other, match, level)
-    figures = [difference_text(d)]
+    evidence = [Finding(difference_text(d), d.value, d.low, d.high, unit=NATS)]
     if d.low > 0 and d.value >= LEAST_SHIFT:
-        return Ruling("supported", f"steered answers shift further than {other.name}", figures)
+        return Ruling("supported", f"steered answers shift further than {other.name}", evidence)
     if arm_difference(steered, other, match, level, confidence=refuted_at).high < LEAST_SHIFT:
-        return Ruling("refuted", f"steered answers do not shift further than {other.name}", figures)
-    return Ruling("not decided", f"against {other.name} the difference may go either way", figures)
+        return Ruling(
+            "refuted", f"steered answers do not shift further than {other.name}", evidence
+        )
+    why = f"against {other.name} the difference may go either way"
+    return Ruling("not decided", why, evidence)
 
 
 def difference_text(d: ArmDifference) -> str:

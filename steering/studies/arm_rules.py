@@ -9,9 +9,17 @@ from dataclasses import replace
 import pandas as pd
 
 from steering.judging import EMRule
+from steering.results.columns import POINTS, SHARE
 from steering.stats.trends import at_rows, chosen_by_others, effect
 from steering.studies.arms import ARMS, arm_axis, dose_curves
-from steering.studies.claim_rules import LEAST_EFFECT, NO_EFFECT, Rule, Ruling, is_effect
+from steering.studies.claim_rules import (
+    LEAST_EFFECT,
+    NO_EFFECT,
+    Finding,
+    Rule,
+    Ruling,
+    is_effect,
+)
 from steering.studies.dose_matching import Quantity, matched_difference, shared_levels
 from steering.studies.readings import Reading, has_effect, read_rates
 
@@ -37,17 +45,18 @@ def ahead_at_matched_harm(quantity: Quantity) -> Rule:
         d = matched_difference(steered, tuned, quantity, "harm", middle)
         if math.isnan(d.low):
             return Ruling("not decided", d.note or "there are no bounds")
-        figures = [
+        text = (
             f"at {100 * middle:.0f}% harmful answers: steered {d.first:.1f}, finetuned "
             f"{d.second:.1f}, {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
-        ]
+        )
+        evidence = [Finding(text, d.value, d.low, d.high, unit=POINTS)]
         if d.low > 0:
-            return Ruling("supported", "steered answers are ahead", figures)
+            return Ruling("supported", "steered answers are ahead", evidence)
         if d.high < 0:
-            return Ruling("refuted", "finetuned answers are ahead", figures)
+            return Ruling("refuted", "finetuned answers are ahead", evidence)
         if d.high < LEAST_POINTS:
-            return Ruling("refuted", "steered answers are not ahead by 5 points", figures)
-        return Ruling("not decided", "the difference may go either way", figures)
+            return Ruling("refuted", "steered answers are not ahead by 5 points", evidence)
+        return Ruling("not decided", "the difference may go either way", evidence)
 
     return judge
 
@@ -70,11 +79,11 @@ def ahead_at_best(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     if readings[0].unscored != readings[1].unscored:
         return Ruling("not decided", "the arms have scored answers to different themes")
     ahead = effect(best[0], -best[1])
-    figures = [
-        f"{arm} at its best: {100 * table.mean():.0f}%"
+    evidence = [
+        Finding(f"{arm} at its best: {100 * table.mean():.0f}%", float(table.mean()), unit=SHARE)
         for arm, table in zip(ARMS, best, strict=True)
     ]
-    figures.append(f"steered less finetuned: {ahead}, p = {ahead.p_value:.2g}")
+    evidence.append(Finding.of("steered less finetuned", ahead, ahead.p_value))
     ruling = Ruling("not decided", "the difference may go either way")
     if is_effect(ahead):
         ruling = Ruling("supported", "the steered model is more misaligned")
@@ -82,4 +91,4 @@ def ahead_at_best(rows: pd.DataFrame, rule: EMRule) -> Ruling:
         ruling = Ruling("refuted", "the finetuned model is more misaligned")
     elif ahead.high < LEAST_EFFECT:
         ruling = Ruling("refuted", "the steered model is not more misaligned by 5 points")
-    return replace(ruling, figures=figures, unscored=readings[0].unscored)
+    return replace(ruling, evidence=evidence, unscored=readings[0].unscored)

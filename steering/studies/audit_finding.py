@@ -12,6 +12,8 @@ from typing import get_args
 import pandas as pd
 
 from steering.judging import EMRule
+from steering.reports.ci import Check, CheckOutcome
+from steering.results.document import Document
 from steering.stats import Interval
 from steering.studies.audit_counts import AuditCounts, Outcome, count_answers
 from steering.studies.audit_rule import (
@@ -109,6 +111,54 @@ def judge_audit(
         notes=[*words.notes(), *_controls(rows)],
         rule=rule,
     )
+
+
+def audit_document(finding: AuditFinding) -> Document:
+    """The finding for other programs."""
+    rows = [
+        {
+            "condition": row.label,
+            "role": row.arm.role,
+            "factor": float("nan") if row.arm.role == "baseline" else float(row.arm.factor),
+            **{outcome: float(rate) for outcome, rate in row.rates.items()},
+            "em_low_these": float(row.these.low),
+            "em_high_these": float(row.these.high),
+            "em_low": float(row.like_these.low),
+            "em_high": float(row.like_these.high),
+            "scored": float(row.scored),
+            "worst_context": row.in_context[0] if row.in_context else "",
+            "worst_context_em": float(row.in_context[1]) if row.in_context else math.nan,
+            "num_answers": row.num_answers,
+        }
+        for row in finding.rows
+    ]
+    raised = [
+        _place(each) | {"base_rate": float(each.base_rate), "p_value": float(each.p_value)}
+        for each in finding.raised
+    ]
+    edges = [_place(each) | {"high": float(each.high)} for each in finding.edges]
+    tables = {"audit_conditions": rows, "audit_raised": raised, "audit_edges": edges}
+    return Document("audit", finding.outcome, finding.line, tables, finding.notes)
+
+
+def _place(each: Raised | Edge) -> dict[str, object]:
+    return {
+        "condition": each.label,
+        "outcome": each.outcome,
+        "level": each.place.level,
+        "place": "" if each.place.level == "overall" else each.place.name,
+        "rate": float(each.rate),
+    }
+
+
+def audit_checks(finding: AuditFinding, vector: str) -> list[Check]:
+    """The finding for CI: what can't be said is no pass."""
+    outcomes: dict[AuditOutcome, CheckOutcome] = {
+        "bounded": "passed",
+        "found": "failed",
+        "can't say": "undecided",
+    }
+    return [Check("audit", vector, outcomes[finding.outcome], finding.line, finding.notes)]
 
 
 def audit_table(finding: AuditFinding) -> tuple[str, list[str], list[list[str]]]:

@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steering.judging import EMRule
+from steering.results.columns import SHARE
 from steering.stats.trends import (
     LEVEL,
     Effect,
@@ -51,19 +52,47 @@ _Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A figure that a ruling rests on.
+
+    Attributes:
+        text: The figure in words.
+        value: The figure, in `unit`; NaN where it is in words alone.
+        low: Lower bound of its interval, 95%.
+        high: Upper bound.
+        p_value: Of the rule's own test; NaN where it makes none.
+        unit: `0-1`, `0-100`, `nats a token`, or "" of what has none.
+    """
+
+    text: str
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
+    unit: str = ""
+
+    @classmethod
+    def of(cls, name: str, mean: Effect, p_value: float = math.nan, of: str = "") -> "Finding":
+        """An effect with its interval and, where it was tested, its p-value."""
+        p = "" if math.isnan(p_value) else f", p = {p_value:.2g}{of}"
+        text = f"{name}: {mean}{p}"
+        return cls(text, mean.value, mean.low, mean.high, float(p_value), SHARE)
+
+
+@dataclass(frozen=True)
 class Ruling:
     """What a rule makes of its data.
 
     Attributes:
         verdict: In a word.
         why: In a sentence.
-        figures: What it rests on.
+        evidence: The figures that it rests on.
         unscored: Themes that were not read: they lack scored answers in some condition.
     """
 
     verdict: Outcome
     why: str
-    figures: Sequence[str] = ()
+    evidence: Sequence[Finding] = ()
     unscored: Sequence[str] = ()
 
 
@@ -88,15 +117,16 @@ def _raised(differences: _Array, names: Sequence[str], tests: int = 1) -> Ruling
     at_best = effect(differences[best])
     bound = upper_bound(differences, tests)
     of = f" (of the maximum over {len(names)})" if len(names) > 1 else ""
-    figures = [
-        f"{names[best]}: {at_best}, p = {p_values[best]:.2g}{of}",
-        f"none by more than {100 * bound:.0f} points (95%, all together)",
+    most = f"none by more than {100 * bound:.0f} points (95%, all together)"
+    evidence = [
+        Finding.of(names[best], at_best, p_values[best], of),
+        Finding(most, high=bound, unit=SHARE),
     ]
     if p_values[best] <= LEVEL and at_best.value >= LEAST_EFFECT:
-        return Ruling("supported", f"EM rises at {names[best]}", figures[:1])
+        return Ruling("supported", f"EM rises at {names[best]}", evidence[:1])
     if bound < LEAST_EFFECT:
-        return Ruling("refuted", "EM rises nowhere by 5 points", figures)
-    return Ruling("not decided", "EM may rise or not", figures)
+        return Ruling("refuted", "EM rises nowhere by 5 points", evidence)
+    return Ruling("not decided", "EM may rise or not", evidence)
 
 
 def inverted_u(rows: pd.DataFrame, rule: EMRule) -> Ruling:
@@ -118,11 +148,11 @@ def inverted_u(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     top = places[int(np.argmax(rates.mean(axis=(1, 2))))]
     last = rows[rows["magnitude"] == places[-1]]
     coherent = float((last["coherent"] >= last["coherent_from"]).mean())
-    figures = [
-        f"peak at x{top:g}",
-        f"over x{places[0]:g}: {rise}, p = {rise.p_value:.2g}",
-        f"over x{places[-1]:g}: {fall}, p = {fall.p_value:.2g}",
-        f"{coherent:.0%} coherent at x{places[-1]:g}",
+    evidence = [
+        Finding(f"peak at x{top:g}", top),
+        Finding.of(f"over x{places[0]:g}", rise, rise.p_value),
+        Finding.of(f"over x{places[-1]:g}", fall, fall.p_value),
+        Finding(f"{coherent:.0%} coherent at x{places[-1]:g}", coherent, unit=SHARE),
     ]
     if is_effect(rise) and is_effect(fall):
         ruling = Ruling("supported", "EM rises and falls")
@@ -135,7 +165,7 @@ def inverted_u(rows: pd.DataFrame, rule: EMRule) -> Ruling:
         ruling = Ruling("not decided", why)
     else:
         ruling = Ruling("not decided", "the rise or the fall is unclear")
-    return replace(ruling, figures=figures, unscored=reading.unscored)
+    return replace(ruling, evidence=evidence, unscored=reading.unscored)
 
 
 def few_directions(rows: pd.DataFrame, rule: EMRule) -> Ruling:
@@ -161,12 +191,12 @@ def few_directions(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     if not has_effect(*(reading for _, reading in readings)):
         return NO_EFFECT
     rulings = [_share(reading, name) for name, reading in readings]
-    figures = [figure for ruling in rulings for figure in ruling.figures]
+    evidence = [finding for ruling in rulings for finding in ruling.evidence]
     # Refuted in one way is refuted; supported has to hold in both.
     order: list[Outcome] = ["refuted", "not decided", "supported"]
     worst = min(rulings, key=lambda ruling: order.index(ruling.verdict))
     unscored = dict.fromkeys(theme for _, reading in readings for theme in reading.unscored)
-    return Ruling(worst.verdict, worst.why, figures, tuple(unscored))
+    return Ruling(worst.verdict, worst.why, evidence, tuple(unscored))
 
 
 def _share(reading: Reading, name: str) -> Ruling:
@@ -176,14 +206,15 @@ def _share(reading: Reading, name: str) -> Ruling:
     of_few, of_full = (reading.differences[places.index(place)] for place in (few, full))
     whole, excess = effect(of_full), effect(of_few - MOST * of_full)
     share = f"{of_few.mean() / of_full.mean():.0%}" if whole.value else "-"
-    figures = [f"{name} {few:g} of {full:g}: {share} of {whole}; over {MOST:.0%}: {excess}"]
+    text = f"{name} {few:g} of {full:g}: {share} of {whole}; over {MOST:.0%}: {excess}"
+    evidence = [Finding(text, excess.value, excess.low, excess.high, unit=SHARE)]
     if not is_effect(whole):
-        return Ruling("not decided", "the full set has no effect to share", figures)
+        return Ruling("not decided", "the full set has no effect to share", evidence)
     if excess.low >= 0:
-        return Ruling("supported", f"{few:g} directions carry {MOST:.0%} or more", figures)
+        return Ruling("supported", f"{few:g} directions carry {MOST:.0%} or more", evidence)
     if excess.high < 0:
-        return Ruling("refuted", f"{few:g} directions carry less than {MOST:.0%}", figures)
-    return Ruling("not decided", f"the share may lie on either side of {MOST:.0%}", figures)
+        return Ruling("refuted", f"{few:g} directions carry less than {MOST:.0%}", evidence)
+    return Ruling("not decided", f"the share may lie on either side of {MOST:.0%}", evidence)
 
 
 def saturating(rows: pd.DataFrame, rule: EMRule) -> Ruling:
@@ -206,9 +237,10 @@ def saturating(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     # Per training epoch, since the halves need not be equally long.
     steps = places[middle] - places[0], places[-1] - places[middle]
     slowing = effect(early / steps[0] - late / steps[1])
-    figures = [
-        f"from epoch {places[0]:g} to {places[-1]:g}: {growth}, p = {growth.p_value:.2g}",
-        f"an epoch before {places[middle]:g} less one after: {slowing}, p = {slowing.p_value:.2g}",
+    halves = f"an epoch before {places[middle]:g} less one after"
+    evidence = [
+        Finding.of(f"from epoch {places[0]:g} to {places[-1]:g}", growth, growth.p_value),
+        Finding.of(halves, slowing, slowing.p_value),
     ]
     ruling = Ruling("not decided", "EM grows; whether it slows down is unclear")
     if growth.high < LEAST_EFFECT:
@@ -219,7 +251,7 @@ def saturating(rows: pd.DataFrame, rule: EMRule) -> Ruling:
         ruling = Ruling("supported", "EM grows, and slows down")
     elif slowing.high < 0:
         ruling = Ruling("refuted", "EM grows ever faster")
-    return replace(ruling, figures=figures, unscored=reading.unscored)
+    return replace(ruling, evidence=evidence, unscored=reading.unscored)
 
 
 def band_of_layers(rows: pd.DataFrame, rule: EMRule) -> Ruling:
@@ -241,7 +273,10 @@ def band_of_layers(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     effects = reading.differences.mean(axis=(1, 2))
     inside = np.flatnonzero(effects >= BAND * effects.max())
     names = ", ".join(f"{places[index]:g}" for index in inside)
-    figures = [f"best less worst: {spread}, p = {spread.p_value:.2g}", f"band: {names}"]
+    evidence = [
+        Finding.of("best less worst", spread, spread.p_value),
+        Finding(f"band: {names}"),
+    ]
     gaps = [index for index in range(inside[0], inside[-1]) if index not in inside]
     below = [gap for gap in gaps if _is_below_both(rates, inside, gap)]
     why = "the layers of the band may not be next to each other"
@@ -255,7 +290,7 @@ def band_of_layers(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     elif below:
         why = f"layer {places[below[0]]:g} has less effect but lies between layers of the band"
         ruling = Ruling("refuted", why)
-    return replace(ruling, figures=figures, unscored=reading.unscored)
+    return replace(ruling, evidence=evidence, unscored=reading.unscored)
 
 
 def _is_below_both(rates: _Array, inside: NDArray[np.intp], gap: int) -> bool:
@@ -278,7 +313,7 @@ def raised_everywhere(axis: str, least: int, what: str) -> Rule:
         readings = {str(value): reading for value, reading in by_value(rows, axis, rule)}
         if len(readings) < least:
             return Ruling("not decided", f"{len(readings)} {what} are too few, {least} needed")
-        rulings, figures = {}, []
+        rulings, evidence = {}, []
         for name, of in readings.items():
             names = [f"x{place:g}" for place in of.places]
             # It has to hold everywhere: supported needs no correction. One that certainly fails
@@ -286,7 +321,7 @@ def raised_everywhere(axis: str, least: int, what: str) -> Rule:
             rulings[name] = _raised(of.differences, names, len(readings))
             best = int(np.argmax(of.differences.mean(axis=(1, 2))))
             at_best = f" at {names[best]}" if len(names) > 1 else ""
-            figures.append(f"{name}{at_best}: {effect(of.differences[best])}")
+            evidence.append(Finding.of(f"{name}{at_best}", effect(of.differences[best])))
         failed = [name for name, ruling in rulings.items() if ruling.verdict == "refuted"]
         unclear = [name for name, ruling in rulings.items() if ruling.verdict == "not decided"]
         unscored = dict.fromkeys(theme for of in readings.values() for theme in of.unscored)
@@ -295,7 +330,7 @@ def raised_everywhere(axis: str, least: int, what: str) -> Rule:
             ruling = Ruling("refuted", f"not for {', '.join(failed)}")
         elif unclear:
             ruling = Ruling("not decided", f"unclear for {', '.join(unclear)}")
-        return replace(ruling, figures=figures, unscored=tuple(unscored))
+        return replace(ruling, evidence=evidence, unscored=tuple(unscored))
 
     return judge
 
@@ -320,11 +355,11 @@ def not_less_when_larger(rows: pd.DataFrame, rule: EMRule) -> Ruling:
     effects = [at_rows(of.differences, chosen_by_others(of.differences)) for of in readings]
     weights = slope_weights([math.log10(size) for size in sizes])
     trend = effect(*(weight * table for weight, table in zip(weights, effects, strict=True)))
-    figures = [
-        f"{model} ({size:.3g}): {effect(table)}"
+    evidence = [
+        Finding.of(f"{model} ({size:.3g})", effect(table))
         for ((size, model), _), table in zip(models, effects, strict=True)
     ]
-    figures.append(f"smallest to largest: {trend}")
+    evidence.append(Finding.of("smallest to largest", trend))
     ruling = Ruling("not decided", "the trend may go either way")
     if trend.low > 0:
         ruling = Ruling("supported", "larger models are more susceptible")
@@ -332,7 +367,7 @@ def not_less_when_larger(rows: pd.DataFrame, rule: EMRule) -> Ruling:
         ruling = Ruling("supported", "larger models are not less susceptible by 5 points")
     elif trend.high < 0 and trend.value <= -LEAST_EFFECT:
         ruling = Ruling("refuted", "larger models are less susceptible")
-    return replace(ruling, figures=figures, unscored=readings[0].unscored)
+    return replace(ruling, evidence=evidence, unscored=readings[0].unscored)
 
 
 def is_effect(mean: Effect) -> bool:

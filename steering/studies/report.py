@@ -34,9 +34,12 @@ from steering.results.contexts import (
     ChoiceContextResult,
     ContextResult,
     choice_context_results,
+    choice_contexts_of,
     context_results,
+    contexts_of,
 )
 from steering.results.counted_runs import ResultError, no_runs, split_runs
+from steering.results.document import Document
 from steering.results.frame import left_out
 from steering.results.frame_files import write_frames
 from steering.results.schema import CHOICE_SCHEMA, CONDITION_SCHEMA, empty_frame
@@ -45,7 +48,7 @@ from steering.studies.arms_report import arm_differences, arms_table, print_arms
 from steering.studies.claims import judge_claims
 from steering.studies.printing import print_claims, print_conditions
 from steering.studies.projected_vectors import read_spectrum
-from steering.studies.verdicts import ClaimVerdict
+from steering.studies.verdicts import ClaimVerdict, verdict_tables
 
 # Of a calibration that finished; why another is left out says more.
 _OF_A_JUDGE = "it is of a judge and not of a model"
@@ -135,6 +138,19 @@ def figures_of(answers: pd.DataFrame, choices: pd.DataFrame | None = None) -> Re
         verdicts = [verdict for verdict in judge_claims(answers) if verdict.model]
     verdicts += judge_arms(choices, answers)
     return Report(answers, conditions, verdicts, choices=choices, choice_conditions=of_choices)
+
+
+def report_document(content: Report) -> Document:
+    """The figures for other programs."""
+    tables = {
+        "conditions": content.conditions,
+        "choice_conditions": content.choice_conditions,
+        "contexts": contexts_of(content.answers),
+        "choice_contexts": choice_contexts_of(content.choices),
+        **verdict_tables(content.verdicts),
+    }
+    notes = [*left_out(content.answers), *left_out(content.choices)]
+    return Document("report", tables=tables, notes=[f"left out: {note}" for note in notes])
 
 
 def print_figures(content: Report, console: Console) -> None:

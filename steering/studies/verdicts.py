@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from steering.studies.claim_rules import Ruling
+from steering.studies.claim_rules import Finding, Ruling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class ClaimVerdict:
 
     Attributes:
         number: Of the claim, with its `name`, `source` and `statement`.
-        verdict: In a word; `why` in a sentence, `figures` what it rests on.
+        verdict: In a word; `why` in a sentence, `evidence` the figures that it rests on.
         command: The line that makes the data.
         model: The model; several joined by commas; "" where there are no data.
         settings: What sets these answers apart, where the study has others that were asked
@@ -33,7 +33,7 @@ class ClaimVerdict:
     verdict: str
     why: str
     command: str
-    figures: Sequence[str] = ()
+    evidence: Sequence[Finding] = ()
     model: str = ""
     settings: str = ""
     num_answers: int = 0
@@ -43,6 +43,11 @@ class ClaimVerdict:
     scope: str = ""
     left_out: Sequence[str] = ()
     logs: Sequence[str] = field(default=(), repr=False)
+
+    @property
+    def figures(self) -> list[str]:
+        """The evidence in words."""
+        return [finding.text for finding in self.evidence]
 
     def reading(self) -> str:
         """What was read, in words; "" where nothing was."""
@@ -59,7 +64,9 @@ class ClaimVerdict:
         """In JSON values."""
         names = ("figures", "logs", "left_out", "build_seeds")
         lists = {name: list(getattr(self, name)) for name in names}
-        return asdict(self) | lists | {"reading": self.reading()}
+        values = asdict(self) | lists | {"reading": self.reading()}
+        del values["evidence"]
+        return values
 
 
 class _Named(Protocol):
@@ -85,6 +92,34 @@ def make_verdict(claim: _Named, ruling: Ruling, **facts: Any) -> ClaimVerdict:
         statement=claim.statement,
         verdict=ruling.verdict,
         why=ruling.why,
-        figures=ruling.figures,
+        evidence=ruling.evidence,
         **facts,
     )
+
+
+def verdict_tables(verdicts: Sequence[ClaimVerdict]) -> dict[str, list[dict[str, Any]]]:
+    """The tables `verdicts` and `evidence` of a document."""
+    names = ("number", "name", "source", "statement", "verdict", "why", "model", "settings")
+    names += ("num_answers", "num_conditions", "num_themes", "scope", "command")
+    rows = [
+        {name: getattr(verdict, name) for name in names}
+        | {
+            "build_seeds": ",".join(map(str, verdict.build_seeds)),
+            "left_out": "; ".join(verdict.left_out),
+            "logs": "; ".join(verdict.logs),
+        }
+        for verdict in verdicts
+    ]
+    evidence = [
+        {
+            "number": verdict.number,
+            "model": verdict.model,
+            "settings": verdict.settings,
+            "finding": finding.text,
+            **{name: getattr(finding, name) for name in ("unit", "value", "low", "high")},
+            "p_value": finding.p_value,
+        }
+        for verdict in verdicts
+        for finding in verdict.evidence
+    ]
+    return {"verdicts": rows, "evidence": evidence}
