@@ -15,6 +15,8 @@ from scripted_logs import BAD, GOOD, UNSCORED, write_log
 from steering.cli import main
 from steering.errors import SteeringError
 from steering.reports.ci import Check, annotations, junit, step_summary
+from steering.reports.every_eval_ever import record_of
+from steering.results import conditions_of, read_answers
 from steering.results.document import FORMAT, Document
 from steering.results.document_columns import TABLES
 from steering.results.schema import FrameError, describe_columns
@@ -136,6 +138,54 @@ def test_an_audit_gives_its_verdict_to_programs_and_ci() -> None:
     assert {row["level"] for row in found["audit_raised"]} >= {"overall"}
     [check] = audit_checks(finding, "vector.safetensors")
     assert (check.outcome, check.message) == ("failed", finding.line)
+
+
+def test_records_of_every_eval_ever_keep_the_condition_and_the_intervals(
+    logs: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
+    """Its own validator reads them in tests/test_use_with.py."""
+    status, _ = run("export", logs[0].parent, "--to", "every-eval-ever", "--out", tmp_path)
+    assert status == 0
+    paths = sorted(tmp_path.rglob("*.json"))
+    records = [json.loads(path.read_text()) for path in paths]
+    ids = [record["model_info"]["id"] for record in records]
+    assert len(set(ids)) == 2
+    for path, id in zip(paths, ids, strict=True):
+        assert path.parent == tmp_path / "data" / "steering" / id
+    edges = set()
+    for record in records:
+        [result] = [
+            each
+            for each in record["evaluation_results"]
+            if each["metric_config"]["metric_name"] == "em_betley"
+        ]
+        edges.add(result["score_details"]["uncertainty"]["confidence_interval"]["upper"])
+        [judge] = result["metric_config"]["llm_scoring"]["judges"]
+        assert judge["model_info"]["id"] == "fake/grader"
+    assert edges == set(conditions_of(read_answers(logs[0].parent))["em_betley_high"])
+    # The same logs give the same files.
+    run("export", logs[0].parent, "--to", "every-eval-ever", "--out", tmp_path)
+    assert sorted(tmp_path.rglob("*.json")) == paths
+
+
+@pytest.mark.parametrize(
+    ("model", "id"),
+    [
+        ("toy", "steering/toy--x1"),
+        ("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct--x1"),
+        ("org/name", "org/name--x1"),
+        ("/home/me/some model.gguf", "local/some-model.gguf--x1"),
+    ],
+)
+def test_a_record_of_a_steered_model_is_not_one_of_its_base_model(
+    model: str, id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steering.reports.every_eval_ever._timestamp", lambda log: "2026-01-01")
+    [row] = conditions_of(condition("x1", 0.5).assign(model=model)).to_dict("records")
+    info = record_of(row)["model_info"]
+    assert (info["id"], info["name"]) == (id, f"{model}[x1]")
+    assert info["additional_details"]["base_model"] == id.removesuffix("--x1")
+    assert info["additional_details"]["condition"] == "x1"
 
 
 HOSTILE = "a]]>\x00\x1b[31m<b>|%\n::error::x,y:z"

@@ -85,6 +85,28 @@ def test_flow_runs_a_matrix_of_conditions(shell: Shell) -> None:
     assert len(models_in(shell.folder / "logs" / "flow")) == 3
 
 
+def test_records_of_runs_studies_and_audits_pass_the_validator(shell: Shell) -> None:
+    *_, summary = run(shell, "Every Eval Ever")
+    assert re.search(r"2 passed, 0 warning-only, 0 failed", summary), summary
+    small = ["-T", "num_questions=2", "-T", "samples_per_question=2"]
+    magnitudes = ["-A", "magnitude=0.5,1", "-M", "build_seed=0", "-T", "choices=none"]
+    study = ["steering", "study", "magnitude", *magnitudes, *small, "--log-dir", "logs/study"]
+    vector = ["steering", "build", "--model", "toy", "--out", "medical"]
+    audit = ["steering", "audit", "medical/medical.safetensors", "--model", "toy", *small]
+    audit += ["--controls", "0", "-T", "contexts=none", "--log-dir", "logs/audit"]
+    for command in (study, vector, audit):
+        shell.run(*command)
+    for folder in ("study", "audit"):
+        out = f"records-{folder}"
+        done = shell.run(
+            "steering", "export", f"logs/{folder}", "--to", "every-eval-ever", "--out", out
+        )
+        assert done.returncode == 0, done.stderr
+        pattern = f"{out}/data/*/*/*/*.json"
+        checked = shell.run("python", "-m", "every_eval_ever", "validate", pattern)
+        assert re.search(r"[3-9] passed, 0 warning-only, 0 failed", checked.stdout), checked.stdout
+
+
 def test_the_page_names_the_versions_that_are_tested() -> None:
     pins = (REPO / "examples" / "use_with" / "requirements.txt").read_text(encoding="utf-8")
     for name, version in re.findall(r"^(inspect-\w+)==([\d.]+)$", pins, re.MULTILINE):

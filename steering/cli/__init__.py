@@ -9,6 +9,7 @@ from steering.cli.audit import audit
 from steering.cli.build import build
 from steering.cli.calibrate import calibrate
 from steering.cli.claims import claims
+from steering.cli.export import export
 from steering.cli.finetune import finetune
 from steering.cli.label import label
 from steering.cli.monitor import monitor
@@ -46,6 +47,7 @@ for command in (
     rescore,
     label,
     monitor,
+    export,
 ):
     commands.add_command(command)
 

@@ -1,0 +1,250 @@
+"""Conditions as records of Every Eval Ever, a shared format for results of evaluations.
+
+One aggregate record a condition, by schema 0.3.0 of the package every-eval-ever. A steered model is
+not the model that it was made from, so its condition is part of its id. Answers are not exported:
+many are misaligned.
+"""
+
+import hashlib
+import json
+import math
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steering.errors import SteeringError
+from steering.files import write_whole
+from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
+from steering.logs import log_files
+from steering.models.names import ALIASES
+from steering.questions.contexts import CONTEXT, PLAIN
+from steering.results.choices import beside, choice_conditions_of, read_results
+from steering.results.columns import NATS, POINTS
+from steering.results.conditions import conditions_of
+from steering.results.contexts import contexts_of
+from steering.results.schema import CHOICE_FIGURES, CONDITION_SCHEMA, KEYS
+from steering.toy import TOYS
+
+SCHEMA_VERSION = "0.3.0"
+_COLLECTION = "steering"
+_LEVEL = 0.95
+# Figures with a better end: whether that is the lower one.
+_LOWER_IS_BETTER: Mapping[str, bool] = {
+    **{f"em_{rule}": True for rule in EM_RULES},
+    **{f"em_{rule}_{kind}": True for rule in EM_RULES for kind in ("corrected", "ppi")},
+    **dict.fromkeys(KEYS_OF_ALL, False),
+    **dict.fromkeys(KEYS_OF_MISALIGNED, True),
+    "prefers_misaligned": True,
+    "shift": True,
+    "kl": True,
+    "cross_entropy_rise": True,
+}
+# What the records say of a condition, beside its figures.
+_DETAILS = (
+    *("condition", "arm", "control", "target", "method", "site", "operation", "positions", "unit"),
+    *("layer", "magnitude", "relative_magnitude", "rank", "training_epochs", "build_seed"),
+    *("adapter_scale", "vector", "adapter", "model_prompt", "dtype", "fingerprint"),
+)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_UNPORTABLE = re.compile(r"[^A-Za-z0-9._-]+")
+_LIMITS = {"0-1": (0.0, 1.0), POINTS: (0.0, 100.0), NATS: ("-Infinity", "Infinity")}
+
+
+def export(logs: str | Path, out: str | Path) -> list[Path]:
+    """Write a record for each condition below a folder, as `data/steering/DEVELOPER/MODEL/ID.json`.
+
+    The id of a record comes from its content: the same logs give the same files.
+
+    Args:
+        logs: A log or a folder.
+        out: Folder of the records.
+
+    Raises:
+        ResultError: There are no finished runs.
+        SteeringError: The files can't be written.
+    """
+    answers, choices = read_results(Path(logs))
+    if answers.empty:
+        raise SteeringError(
+            f"{logs} has no judged answers to export: records are of runs of em_freeform"
+        )
+    conditions = beside(conditions_of(answers), choice_conditions_of(choices))
+    contexts = contexts_of(answers).to_dict("records")
+    paths = []
+    for row in conditions.to_dict("records"):
+        of_row = [each for each in contexts if all(each[key] == row[key] for key in KEYS)]
+        record = record_of(row, of_row)
+        content = json.dumps(record, sort_keys=True).encode()
+        name = uuid.UUID(bytes=hashlib.sha256(content).digest()[:16], version=4)
+        record["retrieved_timestamp"] = str(int(time.time()))
+        developer, _, model = record["model_info"]["id"].partition("/")
+        path = Path(out) / "data" / _COLLECTION / developer / model / f"{name}.json"
+        try:
+            write_whole(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            raise SteeringError(f"{path} can't be written ({error.strerror})") from None
+        paths.append(path)
+    return paths
+
+
+def record_of(row: Mapping[Any, Any], contexts: Sequence[Mapping[Any, Any]] = ()) -> dict[str, Any]:
+    """The record of a condition, without the time of its making.
+
+    Args:
+        row: Of the frame of conditions, with the figures of em_choice where there are any.
+        contexts: Its rows of the frame of contexts.
+
+    Raises:
+        SteeringError: It has no figure.
+    """
+    model = _model(row)
+    results = [*_results(row, row["task"]), *_context_results(row, contexts)]
+    if not results:
+        raise SteeringError(f"{row['model']}[{row['condition']}] has no figure to export")
+    made = _timestamp(row["log"])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evaluation_id": f"{row['task']}/{model['id']}/{made}",
+        "evaluation_timestamp": made,
+        "source_metadata": {
+            "source_name": "Steering",
+            "source_type": "evaluation_run",
+            "source_organization_name": "unknown",
+            "evaluator_relationship": "other",
+        },
+        "model_info": model,
+        "eval_library": {
+            "name": "steering",
+            "version": str(row["version"]),
+            "additional_details": {"runs_on": "inspect_ai"},
+        },
+        "evaluation_results": results,
+    }
+
+
+def _model(row: Mapping[Any, Any]) -> dict[str, Any]:
+    base = _base_id(str(row["model"]))
+    condition = str(row["condition"])
+    is_plain = row["arm"] == "baseline" or not condition
+    details = {name: _text(row[name]) for name in _DETAILS if _text(row[name])}
+    availability = "unknown" if base.startswith("local/") else "open_weights"
+    return {
+        "name": f"{row['model']}[{condition}]" if condition else str(row["model"]),
+        "id": base if is_plain else f"{base}--{_component(condition)}",
+        "additional_details": {
+            "deployment_type": "self_deployed",
+            "model_availability": availability,
+            "base_model": base,
+            **details,
+        },
+    }
+
+
+def _base_id(model: str) -> str:
+    """DEVELOPER/MODEL of a hub's model, of a toy, or of a model at a path."""
+    name = ALIASES.get(model, model)
+    if name in TOYS:
+        return f"steering/{_component(name)}"
+    if _HUB_ID.fullmatch(name) and not Path(name).exists():
+        return name
+    return f"local/{_component(Path(name).name or name)}"
+
+
+def _component(text: str) -> str:
+    """A text as the name of a folder on every system."""
+    return _UNPORTABLE.sub("-", text).strip("-.") or "unnamed"
+
+
+def _results(row: Mapping[Any, Any], name: str, context: str = PLAIN) -> Iterator[dict[str, Any]]:
+    """A result a figure; one that there is none of is left out."""
+    for figure, is_lower_better in _LOWER_IS_BETTER.items():
+        if figure not in row or math.isnan(row[figure]):
+            continue
+        column = CONDITION_SCHEMA.columns[figure]
+        least, largest = _LIMITS[column.metadata["unit"]]
+        low, high = row[f"{figure}_low"], row[f"{figure}_high"]
+        score: dict[str, Any] = {"score": float(row[figure])}
+        if not (math.isnan(low) or math.isnan(high)):
+            score["uncertainty"] = {
+                "confidence_interval": {
+                    "lower": float(low),
+                    "upper": float(high),
+                    "confidence_level": _LEVEL,
+                    "method": "clustered by theme, for questions like these",
+                },
+                "num_samples": int(row["n"]),
+            }
+        is_judged = figure not in CHOICE_FIGURES
+        yield {
+            "evaluation_result_id": f"{name}/{figure}",
+            "evaluation_name": name,
+            "source_data": {
+                "dataset_name": str(row["questions" if is_judged else "choices"]),
+                "source_type": "other",
+                "additional_details": {"context": context, "num_themes": str(row["num_themes"])},
+            },
+            "metric_config": {
+                "evaluation_description": str(column.description),
+                "metric_id": f"steering.{figure}",
+                "metric_name": figure,
+                "metric_unit": column.metadata["unit"],
+                "lower_is_better": is_lower_better,
+                "score_type": "continuous",
+                "min_score": least,
+                "max_score": largest,
+                **({"llm_scoring": _judging(row)} if is_judged else {}),
+            },
+            "score_details": score,
+            "generation_config": _generation(row),
+        }
+
+
+def _context_results(
+    row: Mapping[Any, Any], contexts: Sequence[Mapping[Any, Any]]
+) -> Iterator[dict[str, Any]]:
+    for each in contexts:
+        # Other figures of the row are those of the plain questions.
+        asked = {name: value for name, value in row.items() if name not in _LOWER_IS_BETTER}
+        place = each[CONTEXT]
+        yield from _results({**asked, **each}, f"{row['task']}@{place}", place)
+
+
+def _judging(row: Mapping[Any, Any]) -> dict[str, Any]:
+    names = [name for name in str(row["judge"]).split(" + ") if name]
+    details = {"deployment_type": "unknown", "model_availability": "unknown"}
+    return {
+        "judges": [
+            {"model_info": {"name": name, "id": name, "additional_details": details}}
+            for name in names
+        ],
+        "input_prompt": f"rubrics of steering {row['version']}, by digest: {row['rubrics']}",
+        "additional_details": {
+            "aligned_below": f"{row['aligned_below']:g}",
+            "coherent_from": f"{row['coherent_from']:g}",
+            "protocol": str(row["protocol"]),
+        },
+    }
+
+
+def _generation(row: Mapping[Any, Any]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"execution_command": str(row["command"])}
+    for name in ("temperature", "top_p", "max_tokens"):
+        if not math.isnan(row[name]):
+            arguments[name] = int(row[name]) if name == "max_tokens" else float(row[name])
+    return {"generation_args": arguments}
+
+
+def _timestamp(log: str) -> str:
+    """When a run began, in ISO 8601."""
+    [file] = log_files(log)
+    return str(file.header.eval.created)
+
+
+def _text(value: Any) -> str:
+    """A column's value; "" for none."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:g}"
+    return str(value)
