@@ -509,7 +509,7 @@ def test_the_command_prints_a_table_and_the_same_as_json(
     rise = next(row for row in evidence if row["number"] == 1)
     # The numbers of the sentence, which is in points.
     assert rise["finding"].startswith(
-        f"x1: {100 * rise['value']:+.0f} points [{100 * rise['low']:.0f}, {100 * rise['high']:.0f}]"
+        f"x3: {100 * rise['value']:+.0f} points [{100 * rise['low']:.0f}, {100 * rise['high']:.0f}]"
         f", p = {rise['p_value']:.2g}"
     )
     printed = CliRunner().invoke(commands, ["claims", str(tmp_path), "--json", "-"])
