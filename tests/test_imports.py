@@ -155,6 +155,31 @@ def test_what_users_bring_is_read_alike_by_every_door(tmp_path, kind):
             read_vector(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "site"),
+    [
+        ("transformer.h.2", "resid_post"),
+        ("gpt_neox.layers.2.mlp.dense_4h_to_h", "mlp_out"),
+        ("model.language_model.layers.2.mlp", "mlp_out"),
+        ("blocks.2.hook_mlp_out", "mlp_out"),
+        ("blocks.2.hook_resid_post", "resid_post"),
+        ("evil_layer_2", "resid_post"),
+        ("block2", "resid_post"),
+        ("direction.2", "resid_post"),
+        ("blocks.2.attn.hook_z", None),
+        ("model.layers.2.self_attn.o_proj", None),
+        ("layers.2.mlp.experts.3", None),
+    ],
+)
+def test_names_of_modules_and_hooks_mean_their_block_and_site_or_are_refused(name, site):
+    if site is None:
+        with pytest.raises(VectorError, match="can't be steered here: allowed are"):
+            vector_in({name: V})
+    else:
+        vector = vector_in({name: V})
+        assert (vector.layers, vector.site) == ((2,), site)
+
+
 def test_show_and_convert_read_what_a_condition_reads(tmp_path, run):
     for kind in ("layer and vector", "npz", "hook", "csv by layer", "BF16 GGUF"):
         path = _write(tmp_path, READ[kind][0])
