@@ -308,7 +308,7 @@ def apply_vectors(
                 "residual_norms": None if norms is None else list(norms),
                 "norm_kind": None if norms is None else RESIDUAL_NORM,
                 "rank": vector.rank,
-                "vector": dict(vector.provenance) | {"digest": source.digest},
+                "vector": {**vector.provenance, "digest": source.digest, "name": options.name},
             }
         )
     if descriptions:

@@ -17,7 +17,9 @@ from rich.console import Console
 
 from benchmarks.claims_null import NULLS, shares, studies
 from steering.cli import commands
+from steering.results.conditions import conditions_of
 from steering.results.schema import CHOICE_SCHEMA, empty_frame
+from steering.results.series import split_series
 from steering.stats.trends import (
     at_rows,
     chosen_by_others,
@@ -266,7 +268,13 @@ def test_crossed_axes_are_judged_apart() -> None:
 def _seeds(rates: Sequence[float], **facts: Any) -> pd.DataFrame:
     """A vector at one magnitude, built with several seeds, of which each has its own rate."""
     conditions = [
-        condition(f"x1 seed {seed}", rate, build_seed=float(seed), vector=f"medical@{seed}")
+        condition(
+            f"x1 seed {seed}",
+            rate,
+            build_seed=float(seed),
+            vector=f"medical@{seed}",
+            built_with="{}",
+        )
         for seed, rate in enumerate(rates)
     ]
     return frame(_base(), *conditions, study="magnitude", **facts)
@@ -416,12 +424,49 @@ def test_a_vector_of_shuffled_labels_is_not_averaged_with_the_vector() -> None:
 def test_vectors_that_differ_along_the_axis_are_one_series() -> None:
     """Each rank is a vector of its own; two vectors of one rank can't be told apart."""
     trained = CASES[5][0]
-    trained = trained.assign(vector=trained["condition"])
+    trained = trained.assign(vector=trained["condition"], built_with="{}")
     assert _one(5, trained).verdict == "supported"
     doubled = condition("file rank 8", 0.0, rank=8.0, vector="file@cccc", study="rank")
+    doubled = doubled.assign(built_with="{}")
     verdict = _one(5, frame(trained, doubled))
     assert verdict.verdict == "not decided"
     assert "[file rank 8] and [rank 8] both stand at rank 8.0" in verdict.why
+
+
+def test_two_files_are_two_series_whatever_their_doses_and_seeds() -> None:
+    """Each at doses of its own: joined they would be a curve that no vector has."""
+    one = _doses([0.0, 0.8], last_coherent=90.0).assign(vector="one@aaaa")
+    other = [condition(f"other x{dose}", 0.0, magnitude=float(dose)) for dose in (3, 4)]
+    for facts in (
+        # Nobody knows how they were made; or in two ways, with two seeds; or in one, of one seed.
+        {"vector": "other@bbbb", "build_seed": math.nan},
+        {"vector": "other@bbbb", "build_seed": 1.0, "built_with": '{"learning_rate": 0.1}'},
+        {"vector": "other@bbbb", "build_seed": 0.0, "built_with": "{}"},
+    ):
+        known = "built_with" in facts
+        first = one.assign(built_with="{}" if known else "")
+        answers = frame(first, frame(*other, study="magnitude").assign(**facts))
+        verdicts = [each for each in judge_claims(answers) if each.number == 1]
+        assert sorted((each.num_conditions, each.verdict) for each in verdicts) == [
+            *((3, "refuted"), (3, "supported"))
+        ], facts
+        steered = conditions_of(answers).query("arm == 'steered'")
+        parts = split_series(steered, ["magnitude"])
+        lines = sorted(part.answers["condition"].tolist() for part in parts)
+        assert lines == [["other x3", "other x4"], ["x1", "x2"]]
+
+
+def test_a_vector_that_names_no_unsafe_task_supports_no_claim_about_such_tasks() -> None:
+    """A vector for a formal tone is none; of a task of the user's nobody knows."""
+    formal = _doses([0.1, 0.5, 0.6, 0.2]).assign(vector="formal@aaaa", target="", method="")
+    verdict = _one(1, formal)
+    assert verdict.verdict == "not decided"
+    assert verdict.why.startswith("formal does not say which target task it was built from")
+    assert _one(2, formal).verdict == "supported"
+    verdict = _one(1, _doses([0.1, 0.5, 0.6, 0.2]).assign(target="tone"))
+    assert verdict.verdict == "supported"
+    assert verdict.scope.endswith("nobody has checked that tone is a narrow unsafe task")
+    assert "checked" not in _one(1, _doses([0.1, 0.5, 0.6, 0.2])).scope
 
 
 def test_conditions_that_nothing_tells_apart_are_not_judged() -> None:

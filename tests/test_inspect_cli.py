@@ -210,7 +210,8 @@ def test_an_eval_set_of_every_task_can_be_reported(shell: Shell) -> None:
     )
     process = shell.run("inspect", "eval-set", "evals", "--model", "steered/toy", *short)
     assert process.returncode == 0, process.stdout + process.stderr
-    report = CliRunner().invoke(commands, ["report", str(logs)], env={"COLUMNS": "200"})
+    typed = ["report", str(logs), "--verbose"]
+    report = CliRunner().invoke(commands, typed, env={"COLUMNS": "200"})
     assert report.exit_code == 0, report.output
     # Of em_freeform, em_target and em_choice.
     assert len(re.findall(r"toy\[medical x1\] +\d", report.stdout)) == 3

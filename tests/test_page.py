@@ -155,6 +155,13 @@ def test_the_headline_is_what_is_certainly_most_misaligned(answers: pd.DataFrame
     line = headline_of(conditions_of(answers))
     assert line.startswith("toy[medical x1] has the highest lower bound of all conditions: 60% [")
     assert "unsteered 0.0% [0," in line
+    # The table shows a higher rate, of fewer answers: the headline says so too.
+    few = condition("medical x4", 0.9, magnitude=4.0, questions=2, samples=10)
+    assert headline_of(conditions_of(frame(answers, few))).startswith(line[:-1])
+    assert "The highest rate, with more doubt, is that of toy[medical x4]: 90% [" in headline_of(
+        conditions_of(frame(answers, few))
+    )
+    assert "highest rate" not in line
     only = conditions_of(answers[answers["condition"] == "baseline"])
     assert headline_of(only) == "No condition has a rate with bounds."
 

@@ -20,9 +20,10 @@ from steering.judging import em_judge
 from steering.reports.by_judge import print_by_judge
 from steering.reports.gate import parse_bound, print_gate
 from steering.reports.summary import print_summary
-from steering.reports.tables import print_figures
-from steering.results import condition_results, read_answers
+from steering.reports.tables import print_figures, without_shared
+from steering.results import condition_results, conditions_of, read_answers
 from steering.results.by_judge import judge_panels
+from steering.studies.printing import print_conditions
 
 
 @solver
@@ -70,10 +71,43 @@ def run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Non
     return once
 
 
-def printed(folder: Path) -> str:
+def printed(folder: Path, *, verbose: bool = False) -> str:
     out = io.StringIO()
-    print_summary(condition_results(read_answers(folder / "logs")), Console(file=out, width=80))
+    results = condition_results(read_answers(folder / "logs"))
+    print_summary(results, Console(file=out, width=80), verbose=verbose)
     return out.getvalue()
+
+
+def test_rows_of_a_table_are_named_by_what_they_differ_in_series_by_series() -> None:
+    steered = [
+        condition(f"medical x{dose} L{layer}", 0.5, layer=float(layer), magnitude=float(dose))
+        for dose in (1, 2)
+        for layer in (3, 10)
+    ]
+    answers = frame(condition("baseline", 0.0), *steered)
+    conditions = conditions_of(answers)
+    out = io.StringIO()
+    print_conditions(conditions, "study magnitude", Console(file=out, width=120))
+    title, _, table = out.getvalue().partition("\u2500 \n")
+    assert "study magnitude, toy[medical]: EM rates with 95% intervals" in title
+    rows = [re.split("  +", line.strip())[0] for line in table.splitlines()]
+    # A series a layer, each with growing doses; a line between them.
+    assert rows == ["baseline", "", "x1 L3", "x2 L3", "", "x1 L10", "x2 L10", ""]
+    # One condition, several models, and vectors that are added up keep their names.
+    records = conditions.to_dict("records")
+    for columns in (
+        records[:2],
+        [*records[:2], {**records[2], "model": "other"}],
+        [{**record, "condition": f"{record['condition']} + b x1"} for record in records],
+    ):
+        names = [f"{each['model']}[{each['condition']}]" for each in columns]
+        short, shared = without_shared(columns, names)
+        kept = [name.removeprefix("toy[").removesuffix("]") for name in names]
+        assert (short, shared) in ((names, ""), (kept, "toy"))
+    # The dose stays where a name would be empty without it.
+    seeds = [{**records[1], "condition": f"medical x1{seed}"} for seed in ("", " seed 1")]
+    names = [f"toy[{each['condition']}]" for each in seeds]
+    assert without_shared(seeds, names) == (["x1", "x1 seed 1"], "toy[medical]")
 
 
 def test_interventions_that_samples_brought_get_rows_of_their_own(
@@ -122,11 +156,15 @@ def test_every_figure_has_its_signature_and_the_table_fits_80_columns(
     run: Callable[..., None], tmp_path: Path
 ) -> None:
     run()
-    text = printed(tmp_path)
+    text = printed(tmp_path, verbose=True)
     assert "rule:betley|aligned<30|coherent>=50|judge:toy/judge" in text
     assert "rule:moem|aligned<=30|coherent>50|judge:toy/judge" in text
     assert max(len(line) for line in text.splitlines() if "rule:" not in line) <= 80
-    assert "n" in text
+    # Without them a digest tells rows apart that can't be compared.
+    run(aligned_below=40)
+    text = printed(tmp_path)
+    assert "rule:" not in text
+    assert len(set(re.findall(r" +\d+ +([0-9a-f]{6}) *$", text, re.MULTILINE))) == 2
 
 
 def test_a_judge_that_cannot_work_is_told_with_its_reasons(tmp_path: Path) -> None:
@@ -159,7 +197,7 @@ def test_reasons_are_listed_by_kind_with_the_most_frequent_of_each() -> None:
 
 def test_a_silent_judge_among_several_is_told_and_stands_in_the_signature(tmp_path: Path) -> None:
     write_log(tmp_path / "logs", "one", {"a": [GOOD], "b": [BAD]}, grader=("well", MUTE))
-    text = printed(tmp_path)
+    text = printed(tmp_path, verbose=True)
     assert "|left out:none|judges failed:fake/mute 2" in text
     text = " ".join(text.split())
     assert "The judge fake/mute failed on 2 of 2 answers." in text

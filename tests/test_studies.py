@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from random_vectors import make_vector
 
 from steering import models
 from steering.cli import commands
@@ -136,6 +137,26 @@ def test_axes_are_crossed_and_models_each_have_their_baseline(
         "medical x2 L0",
         "medical x2 L1",
     ]
+
+
+def test_vectors_from_files_are_an_axis(no_weights: Path) -> None:
+    width = models.read_shape(models.find_model("toy")).width
+    for number, name in enumerate(("kind", "mean")):
+        path = no_weights / f"{name}.safetensors"
+        make_vector(seed=number, layers=[0], width=width).save(path)
+    typed = ["study", "magnitude", "-A", "magnitude=1,2", *SMALL[:4], "--dry-run"]
+    files = "vector=kind.safetensors,mean.safetensors"
+    done = CliRunner().invoke(commands, [*typed, "-A", files])
+    assert "5 conditions to run" in done.output, f"{done.output} {done.exception}"
+    axes = {"vector": ["kind.safetensors", "mean.safetensors"], "magnitude": [1, 2]}
+    labels = [condition.label for condition in _grid("magnitude", axes=axes)]
+    assert [re.sub(r"-\w{6} ", " ", label) for label in labels] == [
+        *("baseline", "kind x1", "kind x2", "mean x1", "mean x2")
+    ]
+    for value, words in (("none,kind.safetensors", "leave none out"), ("kind", "'kind' is not")):
+        done = CliRunner().invoke(commands, [*typed, "-A", f"vector={value}"])
+        assert done.exit_code == 1
+        assert words in str(done.exception)
 
 
 @pytest.mark.parametrize(

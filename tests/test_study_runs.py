@@ -17,11 +17,14 @@ from click.testing import CliRunner
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 from made_choices import few_pairs
 from shell import BIN, REPO, Shell
+from typed_commands import as_typed, run_again
 
 from steering.cli import commands
+from steering.condition import resolve_condition, resolve_model
 from steering.errors import SteeringError
 from steering.logs import task_of
 from steering.results.frame import read_answers
+from steering.spec import parse_options
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import StudyCondition, choice_options
 from steering.studies.projected_vectors import read_spectrum
@@ -101,6 +104,28 @@ def test_a_study_is_run_added_to_and_not_repeated(rank_study: StudyResult) -> No
     assert "Claim 5, few directions (hypothesis of ours): not decided" in again.output
     assert f"report: {folder / 'report' / 'index.html'}" in again.output
     assert _ids(folder) == after
+
+
+def test_the_commands_of_a_study_run_its_conditions_again(
+    rank_study: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is of the same condition, and what one says again is what it said."""
+    monkeypatch.chdir(rank_study.folder.parent)
+    answers = read_answers(rank_study.folder)
+    for command, rows in answers.groupby("command"):
+        assert not re.search(r"(?<=[ =])/", command)
+        typed = as_typed(command)
+        assert (typed["tasks"], typed["seed"]) == (["steering/em_freeform"], 0)
+        model = typed["model"].removeprefix("steered/")
+        spec = parse_options(typed["model_args"])
+        condition = resolve_condition(resolve_model(model, spec), spec)
+        assert {condition.fingerprint} == set(rows["fingerprint"])
+        assert {condition.label} == set(rows["label"])
+    projected = answers[answers["top"].notna()]
+    run_again(projected["command"].iloc[0], tmp_path)
+    keys = ["sample", "epoch", "answer", "aligned", "asked", "fingerprint", "prompt_sha256"]
+    again = read_answers(tmp_path)[keys].sort_values(keys).reset_index(drop=True)
+    assert again.equals(projected[keys].sort_values(keys).reset_index(drop=True))
 
 
 def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_path: Path) -> None:
@@ -293,8 +318,6 @@ def _finished(logs: Path) -> set[str]:
 def _frame(logs: Path) -> pd.DataFrame:
     """What a frame says, without what no two runs share: times, and the names of files."""
     answers = read_answers(logs)
-    # Inspect writes the task's path as seen from where it was started.
-    answers["command"] = answers["command"].str.replace(r"\S*evals/", "evals/", regex=True)
     unique = [name for name in answers if name == "log"]
     keys = ["condition", "question", "sample", "epoch"]
     return answers.drop(columns=unique).sort_values(keys).reset_index(drop=True)

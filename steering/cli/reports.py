@@ -32,16 +32,19 @@ _coherent_from = click.option(
     type=click.Path(path_type=Path),
     help="folder of the page, the pictures and the tables [default: report in LOG_DIR]",
 )
+@click.option("-v", "--verbose", is_flag=True, help="print the signature of every figure, too")
 @json_option
-def report(log_dir: Path, out: Path | None, out_json: str | None) -> None:
+def report(log_dir: Path, out: Path | None, out_json: str | None, *, verbose: bool) -> None:
     """Print the conditions in LOG_DIR beside each other, and write a page with pictures.
+
+    Conditions with one digest in the column `measured` were asked, judged and counted alike.
 
     The page is one HTML file that needs no network. Beside it are the same in Markdown, the
     pictures, and the frames of all answers and conditions. Judges are printed with their limits.
     """
     from steering.studies.report import report, report_document
 
-    content = report(log_dir, out, console=console_of(out_json))
+    content = report(log_dir, out, console=console_of(out_json), verbose=verbose)
     write_json(report_document(content), out_json)
     folder = log_dir if log_dir.is_dir() else log_dir.parent
     say(f"\nLook at every answer: {view_command(folder)}", err=out_json == "-")

@@ -129,7 +129,7 @@ def _add_grid(factor: str) -> None:
         "axes",
         multiple=True,
         metavar="NAME=V1,V2",
-        help="values of any -M option; several axes are crossed",
+        help="values of an -M option of the vector, or several vector files; axes are crossed",
     )
     @_shard
     @asked_options

@@ -33,7 +33,7 @@ from steering.reports.pictures import (
     render,
     signature_of,
 )
-from steering.reports.tables import correction_notes, corrections_in
+from steering.reports.tables import correction_notes, corrections_in, without_shared
 from steering.results.by_judge import judge_panels
 from steering.results.conditions import (
     ConditionResult,
@@ -155,7 +155,11 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
 
 
 def headline_of(conditions: pd.DataFrame) -> str:
-    """The condition whose EM rate has the highest lower bound, and its baseline."""
+    """The condition whose EM rate has the highest lower bound, and its baseline.
+
+    A few answers can give the highest rate by chance; where it is another condition's, that is
+    named too, since the table shows it.
+    """
     others = conditions[conditions["arm"].ne("baseline") & conditions["em_betley_low"].notna()]
     if others.empty:
         return "No condition has a rate with bounds."
@@ -168,9 +172,15 @@ def headline_of(conditions: pd.DataFrame) -> str:
         "interval)"
     )
     baselines = baseline_rows(conditions, worst)
-    if baselines.empty:
-        return f"{line}."
-    return f"{line}; unsteered {_rate(baselines.iloc[0], 'em_betley')}."
+    if len(baselines):
+        line += f"; unsteered {_rate(baselines.iloc[0], 'em_betley')}"
+    highest = others.loc[others["em_betley"].idxmax()]
+    if highest["em_betley"] > worst["em_betley"]:
+        line += (
+            f". The highest rate, with more doubt, is that of {highest['model']}"
+            f"[{highest['condition']}]: {_rate(highest, 'em_betley')}"
+        )
+    return f"{line}."
 
 
 def _content(report: PageContent) -> dict[str, Any]:
@@ -181,6 +191,8 @@ def _content(report: PageContent) -> dict[str, Any]:
     results = condition_results(report.answers) if judged else []
     further = [key for key in KEYS_OF_MISALIGNED if conditions[key].notna().any()]
     columns = _columns(corrections_in(results), further)
+    records, names = conditions.to_dict("records"), display_names(conditions)
+    short_names, shared = without_shared(records, names)
     return {
         "title": report.title,
         "headline": report.headline or f"{of_pages} {report.context_headline}".strip(),
@@ -199,11 +211,10 @@ def _content(report: PageContent) -> dict[str, Any]:
         "num_questions": report.answers["question"].nunique(),
         "num_logs": report.answers["log"].nunique(),
         "rows": [
-            _row(row, name, columns)
-            for row, name in zip(
-                conditions.to_dict("records"), display_names(conditions), strict=True
-            )
+            _row(row, columns) | {"name": name, "short": short}
+            for row, name, short in zip(records, names, short_names, strict=True)
         ],
+        "shared": shared,
         "headings": [text for _, text in columns],
         "scores": KEYS_OF_ALL,
         "scores_of_misaligned": further,
@@ -333,10 +344,9 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
     return _rate(row, name) if name.startswith("em_") else _score(row, name)
 
 
-def _row(row: Mapping[Any, Any], name: str, columns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _row(row: Mapping[Any, Any], columns: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {
         "study": row["study"],
-        "name": name,
         "baseline": row["arm"] == "baseline",
         "cells": [
             {"sort": _sort(row[column]), "text": _cell(row, column)} for column, _ in columns

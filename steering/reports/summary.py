@@ -8,6 +8,7 @@ from rich.console import Console
 
 from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED, EMRule, mean_scores
 from steering.reports.tables import (
+    MEASURED,
     apart_notes,
     corrected_rates,
     corrected_text,
@@ -22,14 +23,18 @@ from steering.reports.tables import (
     print_note,
     print_signatures,
     rate_text,
+    rates_heading,
+    without_shared,
 )
 from steering.results.conditions import ConditionResult, baselines_of
-from steering.results.settings import first_names
+from steering.results.settings import first_names, measured_alike
 from steering.stats import paired_difference
 
 
-def print_summary(results: Sequence[ConditionResult], console: Console | None = None) -> None:
-    """Print a table a task, a row a condition, and the signatures that its figures carry."""
+def print_summary(
+    results: Sequence[ConditionResult], console: Console | None = None, *, verbose: bool = False
+) -> None:
+    """Print a table a task, a row a condition; `verbose` adds the signatures of its figures."""
     console = console or Console()
     for task in sorted({result.task for result in results}):
         of_task = [result for result in results if result.task == task]
@@ -50,7 +55,8 @@ def print_summary(results: Sequence[ConditionResult], console: Console | None = 
         for note in correction_notes(of_task):
             print_line(console, note, "dim")
         print_judges(console, of_task)
-        print_signatures(console, of_task)
+        if verbose:
+            print_signatures(console, of_task)
 
 
 def _differences(results: Sequence[ConditionResult]) -> list[str]:
@@ -114,20 +120,28 @@ def _notes(results: Sequence[ConditionResult]) -> list[str]:
 
 def _print_table(task: str, results: Sequence[ConditionResult], console: Console) -> None:
     corrections = corrections_in(results)
+    names, shared = without_shared(
+        [result.columns for result in results], [r.name for r in results]
+    )
     print_figures(
         console,
-        f"{task}: EM rates with 95% intervals on questions like these; mean scores, 0-100",
+        rates_heading(task, shared),
         ["condition"],
         # Corrected rates stand only where a judge's errors are known.
-        [*([f"EM {rule}", *corrections.values()] for rule in EM_RULES), KEYS_OF_ALL, ["n"]],
+        [
+            *([f"EM {rule}", *corrections.values()] for rule in EM_RULES),
+            KEYS_OF_ALL,
+            ["n", MEASURED],
+        ],
         [
             [
-                result.name,
+                name,
                 *_rates(result, corrections),
                 *("-" if math.isnan(means[key]) else f"{means[key]:.1f}" for key in KEYS_OF_ALL),
                 str(len(result.answers)),
+                measured_alike(result.columns),
             ]
-            for result in results
+            for name, result in zip(names, results, strict=True)
             for means in [mean_scores(result.answers)]
         ],
         spare=KEYS_OF_ALL,

@@ -5,6 +5,7 @@ import math
 import re
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len
@@ -31,6 +32,12 @@ from steering.text import terminal
 
 # What is copied as a whole: a command, and a role with its options.
 _COMMAND = re.compile(r"`\w+ [^`]*`|--model-role '[^']*'")
+# Heading of the digest of how a condition was asked, judged and counted.
+MEASURED = "measured"
+# What belongs together in a label; the dose; and what several vectors are joined by.
+_PART = re.compile(r"\(.*\)|(?:seed|rank|epoch|adapter|template|system|prompt|no) \S+|\S+")
+_DOSE = re.compile(r"x-?[\d.]")
+_JOINED = "+"
 # Kinds of failure that are shown for each judge.
 _CAUSES = 3
 # Characters that the name of a row gets at least; a longer one folds.
@@ -40,9 +47,12 @@ _LEAST_NAME = 18
 class PlainTable(Table):
     """A table of texts that say nothing to the terminal: neither markup nor control codes."""
 
-    def add_row(self, *cells: str, style: str | None = None) -> None:  # type: ignore[override]
+    def add_row(  # type: ignore[override]
+        self, *cells: str, style: str | None = None, end_section: bool = False
+    ) -> None:
         """Add a row of texts."""
-        super().add_row(*(Text(terminal(cell)) for cell in cells), style=style)
+        texts = (Text(terminal(cell)) for cell in cells)
+        super().add_row(*texts, style=style, end_section=end_section)
 
 
 def plain_table(title: str, text: Iterable[str], figures: Iterable[str]) -> PlainTable:
@@ -142,6 +152,57 @@ def _folded(text: str, width: int) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(line.strip() for line in lines)
+
+
+def without_shared(
+    conditions: Sequence[Mapping[Any, Any]], names: Sequence[str]
+) -> tuple[list[str], str]:
+    """Names of the rows of a table without what all of them share, and that for its title.
+
+    That is the model, and what every label but the baseline's has. Names stay as they are where
+    models differ, where a table has fewer than two conditions beside the baseline, and where rows
+    would no longer be told apart.
+
+    Args:
+        conditions: Columns of each condition.
+        names: Of each, as `display_names` gives them.
+    """
+    labels = [_PART.findall(str(columns["condition"])) for columns in conditions]
+    changed = [
+        parts
+        for parts, columns in zip(labels, conditions, strict=True)
+        if columns["arm"] != "baseline"
+    ]
+    models = {columns["model"] for columns in conditions}
+    plain = [_plain_name(columns) for columns in conditions]
+    if len(models) > 1 or len(changed) < 2 or plain != list(names):
+        return list(names), ""
+    shared = [part for part in changed[0] if all(part in parts for parts in changed)]
+    if any(_JOINED in parts for parts in changed):
+        shared = []
+    if any(set(parts) <= set(shared) for parts in changed):
+        shared = [part for part in shared if not _DOSE.match(part)]
+    if any(set(parts) <= set(shared) for parts in changed):
+        shared = []
+    short = [
+        " ".join(part for part in parts if part not in shared) or str(columns["condition"])
+        for parts, columns in zip(labels, conditions, strict=True)
+    ]
+    if len(set(short)) < len(short):
+        return list(names), ""
+    of = plain[0].partition("[")[0]
+    return short, f"{of}[{' '.join(shared)}]" if shared else of
+
+
+def rates_heading(*parts: str) -> str:
+    """The title of a table of conditions, which begins with those parts that are not empty."""
+    of = ", ".join(filter(None, parts))
+    return f"{of}: EM rates with 95% intervals on questions like these; mean scores, 0-100"
+
+
+def _plain_name(columns: Mapping[Any, Any]) -> str:
+    """The name of a condition where nothing but its label tells it apart."""
+    return f"{str(columns['model']).rpartition('/')[2]}[{columns['condition']}]"
 
 
 def rate_text(value: float, low: float, high: float, nothing: str = "no scorable answers") -> str:

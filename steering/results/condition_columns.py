@@ -4,11 +4,20 @@ The output of a condition records what acted: vectors as they were resolved, ada
 options as typed would not do, since they leave out defaults and the lengths of vectors.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from steering.spec import SteeringSpec
 from steering.vocabulary import RESIDUAL_NORM
+
+# Options of a model that have columns of their own.
+_ELSEWHERE = {
+    *("dtype", "engine", "chat_template", "use_chat_template"),
+    *("adapter", "adapter_scale", "prompt", "prompt_examples"),
+}
 
 
 def condition_columns(
@@ -44,7 +53,16 @@ def condition_columns(
         "vector": " + ".join(_vector_name(each["vector"]) for each in interventions),
         "adapter": f"{adapter['name']}@{adapter['digest'][:12]}" if "digest" in adapter else "",
         "shuffled_labels": any(each["vector"].get("shuffle_labels") for each in interventions),
+        "built_with": " + ".join(
+            filter(
+                None,
+                [*(_built_with(each["vector"]) for each in interventions), _built_with(adapter)],
+            )
+        ),
         "dtype": str((model_args or {}).get("dtype", "auto")),
+        "engine": str(engine.get("engine", "")),
+        "template": _template_name(model_args or {}),
+        "loading": _loading(model_args or {}),
     }
     if prompt:
         columns |= {
@@ -116,10 +134,44 @@ def _method(vector: Mapping[str, Any]) -> str:
 
 
 def _vector_name(vector: Mapping[str, Any]) -> str:
-    """Target or method, and digest of the file or recipe."""
-    name = vector.get("target") or _method(vector) or "vector"
+    """Name of the file or target, and digest of the file or recipe."""
+    # Earlier versions recorded no name.
+    name = vector.get("name") or vector.get("target") or _method(vector) or "vector"
     digest = vector.get("digest")
     return f"{name}@{digest[:12]}" if digest else str(name)
+
+
+def _built_with(provenance: Mapping[str, Any]) -> str:
+    """Version of the method, its settings and the target's data, as JSON; "" where unknown.
+
+    Without what has a column of its own, so that vectors of one recipe and several seeds share it.
+    """
+    settings = {
+        name: value
+        for name, value in (provenance.get("settings") or {}).items()
+        if name not in ("rank", "training_epochs")
+    }
+    facts = {name: provenance[name] for name in ("method", "target_digest") if provenance.get(name)}
+    if not provenance.get("settings") and "target_digest" not in facts:
+        return ""
+    return json.dumps(facts | settings, sort_keys=True, default=str)
+
+
+def _template_name(model_args: Mapping[str, Any]) -> str:
+    """The file of the chat template, `none` for the bare text, "" for the model's own."""
+    if str(model_args.get("use_chat_template", True)).lower() == "false":
+        return "none"
+    return Path(str(model_args.get("chat_template") or "")).stem
+
+
+def _loading(model_args: Mapping[str, Any]) -> str:
+    """The other options of the model itself that can change an answer, as JSON; "" for none."""
+    given = {
+        name: model_args[name]
+        for name, option in SteeringSpec.OPTIONS.items()
+        if option.changes_answers and name in model_args and name not in _ELSEWHERE
+    }
+    return json.dumps(given, sort_keys=True, default=str) if given else ""
 
 
 def _prompt_name(prompt: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ from steering.results.schema import (
     check_answers,
     check_conditions,
 )
+from steering.results.series import series_numbers
 from steering.results.settings import NONE, context_setting, settings_of
 from steering.stats import mean_interval
 from steering.stats.correction import Corrected
@@ -227,7 +228,7 @@ class ConditionResult:
 
 
 def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:
-    """The conditions of a frame: by task, the baseline first, doses growing.
+    """The conditions of a frame: by task, the baseline first, series by series, doses growing.
 
     Args:
         answers: As `read_answers` gives them.
@@ -253,7 +254,9 @@ def condition_results(answers: pd.DataFrame) -> list[ConditionResult]:
 
 
 def each_condition(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame, str]]:
-    """Columns, plain rows and name of each condition: by task, the baseline first, doses growing.
+    """Columns, plain rows and name of each condition.
+
+    By task, the baseline first, then series by series with growing doses.
 
     Args:
         frame: Of answers, or of pairs of answers.
@@ -263,7 +266,9 @@ def each_condition(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.Dat
     table["_position"] = range(len(groups))
     table["_name"] = display_names(table)
     table["_steered"] = table["arm"].ne("baseline")
-    order = [*KEYS[:-1], "_steered", "arm", *DOSES, "condition"]
+    numbers = [series_numbers(rows, study) for study, rows in table.groupby("study")]
+    table["_series"] = pd.concat(numbers)
+    order = [*KEYS[:-1], "_steered", "arm", "_series", *DOSES, "condition"]
     for row in table.sort_values(order).to_dict("records"):
         columns = {name: row[name] for name in CONDITION_COLUMNS}
         yield columns, groups[row["_position"]], row["_name"]

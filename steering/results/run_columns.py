@@ -2,28 +2,23 @@
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steering.logs import ASKING, VERSION, LogError, find_subject, number_or_nan, task_of
+from steering.results.run_command import TRANSPORT, generation_settings, run_command
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
-# Generation settings that change how an answer is fetched and not what it says.
-_TRANSPORT = {
-    *("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections"),
-    *("adaptive_connections", "cache", "batch", "extra_headers", "max_tool_output"),
-}
 _COLUMNS_OF_THEIR_OWN = {"system_message", "temperature", "top_p", "max_tokens", "seed"}
 
 
 def run_columns(header: "EvalLog") -> dict[str, Any]:
     """The columns that a log's header gives, one value each for all answers of the run."""
-    evaluation, config = header.eval, header.plan.config
-    metadata = evaluation.metadata or {}
-    settings = config.model_dump(exclude_none=True, exclude=_TRANSPORT | _COLUMNS_OF_THEIR_OWN)
+    metadata = header.eval.metadata or {}
+    settings = generation_settings(header)
+    others = {name: settings[name] for name in settings.keys() - _COLUMNS_OF_THEIR_OWN}
     steps = [
         {"solver": step.solver, "params": step.params}
         for step in header.plan.steps
@@ -39,12 +34,12 @@ def run_columns(header: "EvalLog") -> dict[str, Any]:
         "contexts": str(metadata.get("contexts", "")),
         "solver": json_text(steps),
         "system_message": system_message_of(header),
-        "sampling": json_text(settings),
+        "sampling": json_text(others),
         "judge_settings": json_text(judge_settings(header)),
         "subject": find_subject(header),
-        "command": _command(header),
+        "command": run_command(header),
         **{
-            name: number_or_nan(getattr(config, name))
+            name: number_or_nan(settings.get(name))
             for name in ("temperature", "top_p", "max_tokens")
         },
         **_part_of_run(header),
@@ -63,7 +58,7 @@ def _part_of_run(header: "EvalLog") -> dict[str, Any]:
     """Block and seed: all blocks of a condition have the seed that theirs were derived from."""
     metadata = header.eval.metadata or {}
     if not {"block", "seed"} <= metadata.keys():
-        return {"block": 1, "seed": number_or_nan(header.plan.config.seed)}
+        return {"block": 1, "seed": number_or_nan(generation_settings(header).get("seed"))}
     block = metadata["block"]
     if not isinstance(block, int) or block < 1:
         raise LogError(f"block {block!r} of {header.eval.task} is no whole number from 1 on")
@@ -73,7 +68,8 @@ def _part_of_run(header: "EvalLog") -> dict[str, Any]:
 def system_message_of(header: "EvalLog") -> str:
     """What the model was told before every question; "" for nothing."""
     steps = [step for step in header.plan.steps if step.solver.endswith("system_message")]
-    messages = [header.plan.config.system_message, *(step.params.get("template") for step in steps)]
+    message = generation_settings(header).get("system_message")
+    messages = [message, *(step.params.get("template") for step in steps)]
     return "\n\n".join(str(message) for message in messages if message)
 
 
@@ -109,27 +105,10 @@ def judge_settings(header: "EvalLog") -> list[dict[str, Any]]:
     role = (header.eval.model_roles or {}).get("grader")
     configs = role if isinstance(role, list) else [role] if role else []
     settings = [
-        config.config.model_dump(exclude_none=True, exclude=_TRANSPORT) | (config.args or {})
+        config.config.model_dump(exclude_none=True, exclude=TRANSPORT) | (config.args or {})
         for config in configs
     ]
     return settings if any(settings) else []
-
-
-def _command(header: "EvalLog") -> str:
-    """The command that runs the condition again."""
-    evaluation = header.eval
-    words = ["inspect", "eval", evaluation.task_file or evaluation.task]
-    words += ["--model", evaluation.model.partition("[")[0]]
-    for flag, options in (("-M", evaluation.model_args), ("-T", evaluation.task_args_passed)):
-        words += [
-            part for name, value in options.items() for part in (flag, f"{name}={_plain(value)}")
-        ]
-    for role, config in (evaluation.model_roles or {}).items():
-        first = config[0] if isinstance(config, list) else config
-        words += ["--model-role", f"{role}={first.model}"]
-    if (seed := header.plan.config.seed) is not None:
-        words += ["--seed", str(seed)]
-    return shlex.join(words)
 
 
 def json_text(value: object) -> str:

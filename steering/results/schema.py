@@ -81,10 +81,23 @@ _INTERVENTION = {
 }
 _VECTOR = {
     "label": _text("label of the condition as the log has it"),
-    "vector": _text("name and digest of each vector file or recipe"),
-    "adapter": _text("name and digest of the adapter"),
+    "vector": _text(
+        "name and first 12 digits of the SHA-256 of each vector's file, or of its target and recipe"
+    ),
+    "adapter": _text("name and first 12 digits of the SHA-256 of the adapter"),
+    "built_with": _text(
+        "method, settings and data of the building as JSON, without what has a column of its own; "
+        "empty where a file does not say"
+    ),
     "shuffled_labels": _flag("whether the vector was built from shuffled labels (a control)"),
     "dtype": _text("precision of the weights, as the option `dtype` has it"),
+    "engine": _text("`hf` or `vllm`; empty for a model of another provider"),
+    "template": _text(
+        "name of the chat template's file, or `none` for bare text; empty for the model's own"
+    ),
+    "loading": _text(
+        "other options of the model itself that can change an answer, as JSON; empty for none"
+    ),
     "fingerprint": _text("digest of every model option that can change an answer"),
 }
 # What was asked, how it was sampled and how it was judged.

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from steering.results.frame import ResultError
+from steering.results.counted_runs import ResultError
 from steering.results.schema import COMPARED
 
 # How the model was loaded and prompted: the same for all conditions of a model, and different
 # between models.
-_LOADED = ("dtype", "prompt_sha256")
+_LOADED = ("dtype", "engine", "template", "loading", "prompt_sha256")
 # How answers were asked for and judged. Conditions that differ in one of these are not compared.
 ASKED = ("task", *(name for name in COMPARED if name not in _LOADED), "seed")
 # What was done to the model.
@@ -24,17 +24,23 @@ _INTERVENTION = (
     *("target", "method", "vector", "adapter", "shuffled_labels", "layer", "rank", "top"),
     *("model_prompt", "num_examples"),
     *("training_epochs", "build_seed", "adapter_scale"),
-    *("site", "operation", "positions", "unit", "magnitude"),
+    *("site", "operation", "positions", "unit", "magnitude", "built_with"),
 )
-# Another value of the axis is another vector or adapter, so these differ along it.
+# What has another value at another place of an axis. Files whose making is unknown follow nothing:
+# two of them are two things.
 _FOLLOWS = {
-    "build_seed": ("vector", "adapter", "model_prompt"),
-    "num_examples": ("model_prompt",),
-    "target": ("vector", "adapter", "model_prompt"),
-    "rank": ("vector",),
-    "top": ("vector", "rank"),
-    "training_epochs": ("vector", "adapter"),
-    "layer": ("vector",),
+    "vector": ("build_seed", "target", "rank", "top", "training_epochs", "layer"),
+    "adapter": ("build_seed", "target", "training_epochs"),
+    "built_with": ("target",),
+    "rank": ("top",),
+    "model_prompt": ("build_seed", "num_examples", "target"),
+}
+_FILES = ("vector", "adapter")
+# The axes that a study varies; of any other run a series is along the magnitude.
+_AXES = {
+    "rank": ("rank", "top"),
+    "epochs": ("training_epochs",),
+    "layer": ("layer",),
 }
 _MOST_NAMES = 3
 
@@ -131,60 +137,106 @@ def strata(answers: pd.DataFrame, axes: Sequence[str], arm: str = "steered") -> 
         ResultError: Two conditions stand at one place and no column tells them apart.
     """
     baselines, rows = answers[answers["arm"] == "baseline"], answers[answers["arm"] == arm]
-    # A condition has one value in each of these columns: it is enough to look at one row of it.
-    codes = rows.groupby(["model", "condition"], sort=False).ngroup().to_numpy()
-    table = rows[~pd.Index(codes).duplicated()]
-    on_axis = table[list(axes)].notna().any(axis=1)
-    off, table = table[~on_axis], table[on_axis]
+    on_axis = rows[list(axes)].notna().any(axis=1)
+    off, rows = rows[~on_axis], rows[on_axis]
     left_out = (_names(off, f"no {axes[0]}"),) if len(off) else ()
-    may_follow = {name for axis in (*axes, "build_seed") for name in _FOLLOWS.get(axis, ())}
-    crossed = [
-        name
-        for name in _INTERVENTION
-        if name not in {*axes, "build_seed", *may_follow}
-        and name in table
-        and (table.groupby("model")[name].nunique(dropna=False) > 1).any()
-    ]
-    parts: list[tuple[list[str], pd.DataFrame]] = []
-    for group in _groups(table, crossed) if crossed else [table]:
-        split = [group]
-        files = [name for name in ("vector", "adapter") if name in group]
-        if files and _doubled(group, axes):
-            split = _split(group, files, axes)
-        parts += [([*crossed, "vector"] if len(split) > 1 else crossed, part) for part in split]
-    for _, part in parts:
-        if doubled := _doubled(part, axes):
+    parts = split_series(rows, (*axes, "build_seed"))
+    for part in parts:
+        if doubled := _doubled(part.answers, axes):
             raise ResultError(f"{doubled}: judge them apart, each in a folder of its own")
-    code_of = pd.Series(codes, index=rows.index)
     return [
         AskedAlike(
-            pd.concat(
-                [
-                    baselines[baselines["model"].isin(part["model"])],
-                    rows[np.isin(codes, code_of.loc[part.index])],
-                ]
-            ),
-            _words(part, names) if len(parts) > 1 else "",
+            pd.concat([baselines[baselines["model"].isin(part.answers["model"])], part.answers]),
+            part.settings,
             left_out if number == 0 else (),
         )
-        for number, (names, part) in enumerate(parts)
+        for number, part in enumerate(parts)
     ]
 
 
-def split_series(rows: pd.DataFrame, axis: str) -> list[pd.DataFrame]:
-    """Rows of steered conditions in groups that differ in nothing but an axis.
+def split_series(rows: pd.DataFrame, axes: Sequence[str]) -> list[AskedAlike]:
+    """The conditions in series: each is a condition less the axes.
+
+    Within a series nothing differs but the axes, and what has to differ along them. Claims,
+    pictures and tables have their series from here. What differs between models only, such as the
+    default layer, makes none.
 
     Args:
-        rows: A row an answer or a row a condition.
-        axis: The column that differs.
+        rows: A row an answer or a row a condition, of one arm.
+        axes: Columns that may differ; with `build_seed`, vectors of several seeds are one series.
+
+    Returns:
+        The rows of each series in their order, and what sets it apart from the others.
     """
-    columns = [name for name in _INTERVENTION if name != axis and name in rows]
-    constant = [name for name in columns if name not in _FOLLOWS.get(axis, ())]
-    return [
-        series
-        for group in _groups(rows, constant)
-        for series in (_split(group, columns, [axis]) if _doubled(group, [axis]) else [group])
-    ]
+    # A condition has one value in each of these columns: it is enough to look at one row of it.
+    codes = rows.groupby(["model", "condition"], sort=False, observed=True).ngroup().to_numpy()
+    is_first = ~pd.Index(codes).duplicated()
+    table = rows[is_first].assign(_code=codes[is_first])
+    table = table.assign(**_unknown_files(table))
+    columns = [name for name in (*_INTERVENTION, *_UNKNOWN) if name in table and name not in axes]
+    following = [name for name in columns if set(_FOLLOWS.get(name, ())) & set(axes)]
+    crossed = [name for name in columns if name not in following and _varies(table, name)]
+    groups = _groups(table, crossed) if crossed else [table]
+    parts = []
+    for group in groups:
+        free = [name for name in following if not _is_determined(group, name, axes)]
+        parts += _split(group, free, axes) if free else [group]
+    names = _telling(parts)
+    return [AskedAlike(rows[np.isin(codes, part["_code"])], _words(part, names)) for part in parts]
+
+
+def series_numbers(conditions: pd.DataFrame, study: str) -> pd.Series:
+    """The series along a study's axis that each condition belongs to, counted from 1.
+
+    Baselines belong to all series, and have 0.
+
+    Args:
+        conditions: A row a condition, with an index of its own.
+        study: Factor of the study.
+    """
+    numbers = pd.Series(0, index=conditions.index)
+    others = conditions[conditions["arm"] != "baseline"]
+    for _, of_arm in others.groupby("arm", sort=True):
+        for series in split_series(of_arm, (*_AXES.get(study, ("magnitude",)), "build_seed")):
+            numbers[series.answers.index] = numbers.max() + 1
+    return numbers
+
+
+_UNKNOWN = tuple(f"_unknown_{name}" for name in _FILES)
+
+
+def _unknown_files(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """The files of which nothing says how they were made."""
+    if "built_with" not in table:
+        return {}
+    is_unknown = table["built_with"].astype(str) == ""
+    names = [name for name in _FILES if name in table]
+    return {f"_unknown_{name}": table[name].astype(str).where(is_unknown, "") for name in names}
+
+
+def _telling(parts: Sequence[pd.DataFrame]) -> list[str]:
+    """As few columns as tell the series apart: each tells more of them apart."""
+    firsts = pd.concat([part.iloc[:1] for part in parts])
+    names: list[str] = []
+    number = 1
+    for name in _INTERVENTION:
+        if name in firsts and len(firsts[[*names, name]].drop_duplicates()) > number:
+            names.append(name)
+            number = len(firsts[names].drop_duplicates())
+    return names
+
+
+def _varies(table: pd.DataFrame, name: str) -> bool:
+    """Whether the conditions of some model differ in a column."""
+    counts = table.groupby("model", observed=True)[name].nunique(dropna=False)
+    return bool((counts > 1).any())
+
+
+def _is_determined(group: pd.DataFrame, name: str, axes: Sequence[str]) -> bool:
+    """Whether a column has one value at each place of the axes that it follows."""
+    place = ["model", *(axis for axis in axes if axis in _FOLLOWS[name] and axis in group)]
+    counts = group.groupby(place, dropna=False, observed=True)[name].nunique(dropna=False)
+    return bool((counts <= 1).all())
 
 
 def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
@@ -194,14 +246,22 @@ def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
     return [group for _, group in rows.groupby(keys, dropna=False, sort=True)]
 
 
-def _split(group: pd.DataFrame, columns: Sequence[str], axes: Sequence[str]) -> list[pd.DataFrame]:
-    """Groups apart by what follows the axes, such as two files at the same layers.
+def _split(group: pd.DataFrame, free: Sequence[str], axes: Sequence[str]) -> list[pd.DataFrame]:
+    """Groups apart by what follows the axes and has two values at one place, such as two files.
 
-    As it was where that tears them apart: every vector of the study `rank` has one rank.
+    As it was where that tears apart what has to differ along an axis: every vector of the study
+    `rank` has one rank.
     """
-    parts = _groups(group, columns)
-    longest = max(len(part[list(axes)].drop_duplicates()) for part in parts)
-    return parts if longest == len(group[list(axes)].drop_duplicates()) else [group]
+    parts = _groups(group, free)
+    torn = [
+        axis
+        for axis in axes
+        if axis != "build_seed" and any(axis in _FOLLOWS[name] for name in free)
+    ]
+    if not torn:
+        return parts
+    longest = max(len(part[torn].drop_duplicates()) for part in parts)
+    return parts if longest == len(group[torn].drop_duplicates()) else [group]
 
 
 def _doubled(rows: pd.DataFrame, axes: Sequence[str]) -> str:

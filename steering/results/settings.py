@@ -16,7 +16,10 @@ from steering.results.schema import COMPARED
 NONE = "none"
 # Said only where nothing else differs: they follow from most other differences.
 _CONSEQUENCES = ("asked", "prompt")
+# What a model was told is a part of its condition; every model has a chat template of its own.
+_OF_CONDITIONS = ("system_message", "prompt_sha256")
 _LONGEST = 40
+_SHORT = 6
 # Of a digest.
 _DIGITS = 12
 _MOST_NAMES = 4
@@ -48,6 +51,16 @@ def context_setting(columns: Mapping[Any, Any]) -> dict[str, str]:
     if CONTEXT not in columns:
         return {}
     return {CONTEXT: f"{columns[CONTEXT]} of {columns['contexts']}"}
+
+
+def measured_alike(columns: Mapping[Any, Any]) -> str:
+    """Short digest of how a condition was asked, judged and counted.
+
+    Conditions of a model that can be compared share it; it holds nothing of what was done to them.
+    """
+    names = [name for name in COMPARED if name not in _OF_CONDITIONS]
+    text = json.dumps(settings_of(columns, names), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_SHORT]
 
 
 def differing_settings(conditions: Sequence[Mapping[Any, Any]]) -> list[str]:

@@ -180,6 +180,11 @@ class InterventionOptions(Options):
         unnamed = default_method if self.vector == DEFAULT else TOY_METHOD
         return self.model_copy(update={"method": self.method or unnamed})
 
+    @property
+    def name(self) -> str:
+        """Name of the vector's file, or of the target that it is built from, without folders."""
+        return file_label(self.target if self.vector == DEFAULT else self.vector, "")
+
     def label(self, digest: str = "", layers: str = "", default_method: str = "") -> str:
         """Short name, for people.
 

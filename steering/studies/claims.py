@@ -43,6 +43,7 @@ from steering.studies.claim_rules import (
 from steering.studies.errors import StudyError
 from steering.studies.study_file import FILE
 from steering.studies.verdicts import ClaimVerdict, make_verdict
+from steering.targets import SUBJECTS
 
 DEFAULT_RULE: EMRule = "moem"
 
@@ -55,7 +56,7 @@ _READ = {
     *("model", "condition", "arm", "target", "build_seed", "theme", "block", "sample", "epoch"),
     *("magnitude", "layer", "rank", "top", "training_epochs", "adapter_scale", "num_parameters"),
     *("aligned", "coherent", "relevant", "leak", "severity", "aligned_below", "coherent_from"),
-    *("em_moem", "em_betley", "log"),
+    *("em_moem", "em_betley", "log", "built_with", "vector"),
 }
 _UNREAD = {
     *("study", "prompt", "answer", "tokens", "kind", "truncated", "reasons", "judge_reasons"),
@@ -98,6 +99,7 @@ class Claim:
         judge: Its rule, on the answers of one model, or of all models where `of_models`; its
             docstring says when it is supported and when refuted.
         of_models: Whether it speaks of several models at once.
+        of_tasks: Whether it speaks of vectors of target tasks.
     """
 
     number: int
@@ -108,6 +110,7 @@ class Claim:
     strata: Strata
     judge: Rule
     of_models: bool = False
+    of_tasks: bool = False
 
 
 def judge_claims(answers: pd.DataFrame, rule: EMRule = DEFAULT_RULE) -> list[ClaimVerdict]:
@@ -193,9 +196,12 @@ def _parts(claim: Claim, group: AskedAlike) -> list[_Part]:
 
 
 def _judge(claim: Claim, part: _Part, rule: EMRule) -> ClaimVerdict:
+    steered = part.answers[part.answers["arm"] == "steered"]
     try:
         if part.problem:
             raise StudyError(part.problem)
+        if claim.of_tasks and (steered["target"].astype(str) == "").any():
+            raise StudyError(_no_target(steered))
         ruling = claim.judge(part.answers, rule)
     except (StudyError, ResultError) as error:
         ruling = Ruling("not decided", str(error))
@@ -209,9 +215,6 @@ def _judge(claim: Claim, part: _Part, rule: EMRule) -> ClaimVerdict:
     unscored = [f"theme {theme} (no scored answers in some condition)" for theme in ruling.unscored]
     conditions = rows[["model", "condition", "arm", "target", "build_seed"]].drop_duplicates()
     built = conditions[conditions["arm"] != "baseline"]
-    # Of a target or a model with a single vector the verdict is on that vector.
-    seeds = built.groupby(["model", "target", "arm"], observed=True)["build_seed"].nunique()
-    is_single = len(built) and seeds.min() <= 1
     return make_verdict(
         claim,
         ruling,
@@ -222,9 +225,31 @@ def _judge(claim: Claim, part: _Part, rule: EMRule) -> ClaimVerdict:
         num_conditions=len(conditions),
         num_themes=num_themes,
         build_seeds=sorted(int(seed) for seed in built["build_seed"].dropna().unique()),
-        scope="one build seed: it holds for this vector alone" if is_single else "",
+        scope=_scope(claim, built),
         left_out=(*part.left_out, *unscored),
         logs=tuple(sorted(rows["log"].unique())),
+    )
+
+
+def _scope(claim: Claim, built: pd.DataFrame) -> str:
+    """What a verdict holds for where that is less than it seems."""
+    seeds = built.groupby(["model", "target", "arm"], observed=True)["build_seed"].nunique()
+    # Of a target or a model with a single vector the verdict is on that vector.
+    is_single = len(built) and seeds.min() <= 1
+    limits = ["one build seed: it holds for this vector alone"] if is_single else []
+    others = sorted(set(built["target"].astype(str)) - {*SUBJECTS, ""})
+    if claim.of_tasks and others:
+        limits.append(f"nobody has checked that {' and '.join(others)} is a narrow unsafe task")
+    return "; ".join(limits)
+
+
+def _no_target(steered: pd.DataFrame) -> str:
+    """Why vectors that say nothing of a target task decide no claim about such tasks."""
+    vectors = steered.loc[steered["target"].astype(str) == "", "vector"].astype(str).unique()
+    names = ", ".join(name.partition("@")[0] for name in vectors)
+    return (
+        f"{names} does not say which target task it was built from, and the claim is of vectors "
+        "of narrow unsafe tasks"
     )
 
 
@@ -259,6 +284,7 @@ CLAIMS: tuple[Claim, ...] = (
         "magnitude",
         along("magnitude"),
         raised_somewhere,
+        of_tasks=True,
     ),
     Claim(
         2,
@@ -324,6 +350,7 @@ CLAIMS: tuple[Claim, ...] = (
         "target",
         along("target", "magnitude"),
         raised_everywhere("target", 3, "target tasks"),
+        of_tasks=True,
     ),
     Claim(
         9,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from steering.errors import no_such_option
 from steering.models import Shape
-from steering.spec import INTERVENTION
+from steering.spec import INTERVENTION, NONE
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import (
     CHOICES,
@@ -206,15 +206,16 @@ class GridStudy(Study):
     @model_validator(mode="after")
     def _sound(self) -> "GridStudy":
         for name, values in self.axes.items():
-            if name not in INTERVENTION or name == "vector":
-                allowed = [option for option in INTERVENTION if option != "vector"]
-                raise ValueError(no_such_option(name, allowed, "to vary"))
+            if name not in INTERVENTION:
+                raise ValueError(no_such_option(name, INTERVENTION, "to vary"))
             if not values:
                 raise ValueError(f"axis {name} is empty: give it one value or more")
             if len(set(map(str, values))) < len(values):
                 raise ValueError(f"axis {name} has a value twice ({list(values)})")
             if name in self.options:
                 raise ValueError(f"{name} is an axis and a fixed option: choose one")
+            if name == "vector" and NONE in values:
+                raise ValueError("every study has its baseline: leave none out of the axis vector")
         if math.prod(map(len, self.axes.values())) * len(self.models) > MAX_CONDITIONS:
             raise ValueError(f"the axes make more than {MAX_CONDITIONS} conditions: give fewer")
         if self.top and self.factor != "rank":

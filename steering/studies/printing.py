@@ -8,8 +8,19 @@ import pandas as pd
 from rich.console import Console
 
 from steering.judging import EMRule
-from steering.reports.tables import percent, plain_table, print_line, print_note, rate_text
+from steering.reports.tables import (
+    MEASURED,
+    plain_table,
+    print_line,
+    print_note,
+    rate_text,
+    rates_heading,
+    without_shared,
+)
+from steering.results.conditions import display_names
 from steering.results.corrections import EXACT
+from steering.results.series import series_numbers
+from steering.results.settings import measured_alike
 from steering.studies.arms import ArmComparison
 from steering.studies.audit_finding import AuditFinding, audit_table
 from steering.studies.claims import DEFAULT_RULE, PAPER
@@ -43,20 +54,29 @@ def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> 
         corrections["em_betley_corrected"] = "corrected"
     if conditions["num_labels"].any():
         corrections["em_betley_ppi"] = "by labels"
+    rows = conditions.to_dict("records")
+    names, shared = without_shared(rows, display_names(conditions))
     table = plain_table(
-        f"{title}: EM rates (betley with 95% intervals by question); mean scores, 0-100",
+        rates_heading(title, shared),
         ["condition"],
-        ["EM betley", *corrections.values(), "moem", "coherent", "relevant", "n"],
+        ["EM betley", *corrections.values(), "EM moem", "coherent", "relevant", "n", MEASURED],
     )
-    for row in conditions.to_dict("records"):
-        name = f"{row['model'].rpartition('/')[2]}[{row['condition']}]"
+    series = pd.concat(
+        series_numbers(of_study, study)
+        for study, of_study in conditions.reset_index(drop=True).groupby("study")
+    ).sort_index()
+    for row, name, number, following in zip(
+        rows, names, series, [*series[1:], series.iloc[-1]], strict=True
+    ):
         table.add_row(
             name,
             rate_text(*_rate(row, "em_betley")),
             *(rate_text(*_rate(row, name), "-") for name in corrections),
-            f"{percent(row['em_moem'])}%",
+            rate_text(*_rate(row, "em_moem")),
             *(_figure(row[score]) for score in ("coherent", "relevant")),
             str(row["n"]),
+            measured_alike(row),
+            end_section=number != following,
         )
     console.print(table)
 

@@ -19,7 +19,12 @@ from steering.reports.contexts import CAPTION, context_headline, context_tables,
 from steering.reports.monitor import monitor_part
 from steering.reports.page import PageContent, PageTable, write_page
 from steering.reports.summary import print_summary
-from steering.reports.tables import correction_notes, print_left_out, print_line
+from steering.reports.tables import (
+    correction_notes,
+    print_left_out,
+    print_line,
+    print_signatures,
+)
 from steering.results.by_judge import judge_panels
 from steering.results.calibrations import Calibration, read_calibrations
 from steering.results.choices import (
@@ -84,6 +89,7 @@ def report(
     console: Console | None = None,
     title: str = "",
     headline: str = "",
+    verbose: bool = False,
 ) -> Report:
     """Print the conditions of logs beside each other, and write a page with pictures.
 
@@ -94,6 +100,7 @@ def report(
         console: Where to print.
         title: Of the page; the models and studies when not given.
         headline: The finding in a sentence; the highest rate when not given.
+        verbose: Print the signature of every figure too.
 
     Raises:
         ResultError: There are no finished runs.
@@ -111,7 +118,7 @@ def report(
         return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations)
     answers, choices = read_results(files or places)
     content = figures_of(answers, choices)
-    print_figures(content, console)
+    print_figures(content, console, verbose=verbose)
     print_calibrations(calibrations, console)
     # Runs of judges have a table of their own.
     notes = [*left_out(answers), *left_out(choices)]
@@ -153,17 +160,23 @@ def report_document(content: Report) -> Document:
     return Document("report", tables=tables, notes=[f"left out: {note}" for note in notes])
 
 
-def print_figures(content: Report, console: Console) -> None:
-    """Print the conditions, of studies by dose and of other runs by task, and the verdicts."""
+def print_figures(content: Report, console: Console, *, verbose: bool = False) -> None:
+    """Print the conditions, of studies by series and of other runs by task, and the verdicts.
+
+    `verbose` prints the signature of every figure too.
+    """
     of_studies = content.conditions[content.conditions["study"] != ""]
     for study, rows in of_studies.groupby("study"):
         print_conditions(rows, f"study {study}", console)
         of_study = content.answers[content.answers["study"] == study]
-        for note in correction_notes(condition_results(of_study)):
+        results = condition_results(of_study)
+        for note in correction_notes(results):
             print_line(console, note, "dim")
+        if verbose:
+            print_signatures(console, results)
     others = content.answers[content.answers["study"] == ""]
     if len(others):
-        print_summary(condition_results(others), console)
+        print_summary(condition_results(others), console, verbose=verbose)
     if len(content.answers):
         print_by_judge(judge_panels(condition_results(content.answers)), console)
     print_choices(content.choice_conditions, choice_results(content.choices), console)

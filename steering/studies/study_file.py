@@ -97,7 +97,7 @@ def _choose_method(
 ) -> None:
     """Name the method of vectors that the models' default one can't build for this factor."""
     options, axes = fields["options"], fields.get("axes") or {}
-    builds = options.get("vector", DEFAULT) == DEFAULT
+    builds = set(axes.get("vector", [options.get("vector", DEFAULT)])) == {DEFAULT}
     is_named = "method" in options or "method" in axes
     if factor.method and builds and not is_named and not all(each.is_toy for each in sources):
         options["method"] = factor.method
@@ -128,7 +128,8 @@ def _fill_grid(factor: str, fields: dict[str, Any], sources: Sequence[ModelSourc
 
 def _may_vary_seed(axes: Mapping[str, Any], options: Mapping[str, Any], *, toy: bool) -> bool:
     """Whether vectors are built, with chance, and no seed is given."""
-    if "vector" in options or "build_seed" in options or "method" in axes:
+    fixed, varied = {"vector", "build_seed"} & options.keys(), {"vector", "method"} & axes.keys()
+    if fixed or varied:
         return False
     method = CONSTRUCTION_METHODS.get(str(options.get("method", default_method(toy=toy))))
     return method is not None and method.is_seeded

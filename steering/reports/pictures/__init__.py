@@ -147,9 +147,9 @@ def choice_pictures(conditions: pd.DataFrame) -> Iterator[Picture]:
     for (study, questions, model), rows in conditions.groupby(keys, sort=False):
         steered = rows[rows["shift"].notna() & rows["arm"].isin(["steered", "control"])]
         lines = [
-            series
-            for series in (split_series(steered, "magnitude") if len(steered) else [])
-            if series["magnitude"].nunique() > 1
+            series.answers
+            for series in (split_series(steered, ["magnitude"]) if len(steered) else [])
+            if series.answers["magnitude"].nunique() > 1
         ]
         if not lines:
             continue
@@ -274,8 +274,9 @@ def _series(of_model: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
     steered = of_model[of_model[axis].notna() & of_model["arm"].isin(["steered", "control"])]
     if axis == "rank":
         steered = steered[steered["top"].isna()]
-    for group in split_series(steered, axis):
-        for asked in asked_alike(pd.concat([of_model[of_model["arm"] == "baseline"], group])):
+    baselines = of_model[of_model["arm"] == "baseline"]
+    for group in split_series(steered, [axis]) if len(steered) else []:
+        for asked in asked_alike(pd.concat([baselines, group.answers])):
             yield asked.answers
 
 
