@@ -81,7 +81,7 @@ def test_of_several_runs_of_a_condition_the_last_counts_whole(tmp_path: Path) ->
     write_choices(tmp_path, "x1", {theme: [9.0] for theme in THEMES})
     write_choices(tmp_path, "x1", {theme: [0.5] for theme in THEMES})
     choices = read_choices(tmp_path)
-    assert set(choices.loc[choices["kind"] == "pair", "shift"]) == {0.5}
+    assert set(choices.loc[choices["item"] == "pair", "shift"]) == {0.5}
     assert [note.kind for note in left_out(choices)] == ["replaced"]
 
 

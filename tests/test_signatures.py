@@ -13,7 +13,18 @@ from evals.em_freeform import em_freeform
 from steering import __version__
 from steering.results import LeftOut, condition_results, left_out, read_answers
 from steering.results.conditions import ConditionResult, baselines_of
-from steering.results.schema import COMPARED, SIGNED, TELLS_APART
+from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
+from steering.results.readings import READING_SCHEMA
+from steering.results.schema import (
+    ANSWER_SCHEMA,
+    CHOICE_CONDITION_SCHEMA,
+    CHOICE_SCHEMA,
+    COMPARED,
+    CONDITION_SCHEMA,
+    SIGNED,
+    TELLS_APART,
+    describe_columns,
+)
 from steering.results.settings import asked_apart, settings_of
 
 # Its parts in the signature: the seed has no settings column among the compared ones.
@@ -172,3 +183,18 @@ def test_a_log_that_does_not_count_says_in_a_word_why(tmp_path: Path) -> None:
     assert isinstance(note, LeftOut)
     assert note.kind == "replaced"
     assert not math.isnan(read_answers(tmp_path)["aligned"].iloc[0])
+
+
+def test_a_name_of_a_column_has_one_unit_and_one_meaning_in_all_frames() -> None:
+    """Figures of conditions are means of the column of that name, if the answers have one."""
+    rows = [ANSWER_SCHEMA, CHOICE_SCHEMA, READING_SCHEMA]
+    figures = [CONDITION_SCHEMA, CHOICE_CONDITION_SCHEMA, CONTEXT_SCHEMA, CHOICE_CONTEXT_SCHEMA]
+    units: dict[str, set[tuple[str, str]]] = {}
+    for schemas in (rows, figures):
+        meanings: dict[str, set[str]] = {}
+        for schema in schemas:
+            for name, kind, unit, meaning in describe_columns(schema):
+                units.setdefault(name, set()).add((kind, unit))
+                meanings.setdefault(name, set()).add(meaning)
+        assert {n: texts for n, texts in meanings.items() if len(texts) > 1} == {}
+    assert {name: kinds for name, kinds in units.items() if len(kinds) > 1} == {}

@@ -119,11 +119,12 @@ def test_the_commands_of_a_study_run_its_conditions_again(
         model = typed["model"].removeprefix("steered/")
         spec = parse_options(typed["model_args"])
         condition = resolve_condition(resolve_model(model, spec), spec)
-        assert {condition.fingerprint} == set(rows["fingerprint"])
         assert {condition.label} == set(rows["label"])
+        digests = [vector.digest[:12] for vector in condition.vectors]
+        assert {" + ".join(digests)} == set(rows["vector"].str.replace(r"\S*@", "", regex=True))
     projected = answers[answers["top"].notna()]
     run_again(projected["command"].iloc[0], tmp_path)
-    keys = ["sample", "epoch", "answer", "aligned", "asked", "fingerprint", "prompt_sha256"]
+    keys = ["sample", "epoch", "answer", "aligned", "asked", "vector", "prompt_sha256"]
     again = read_answers(tmp_path)[keys].sort_values(keys).reset_index(drop=True)
     assert again.equals(projected[keys].sort_values(keys).reset_index(drop=True))
 

@@ -118,14 +118,14 @@ class ChoiceResult:
 
     def by_theme(self, name: str) -> dict[str, float]:
         """Mean of a value of the pairs over each theme, for pairing."""
-        scored = self.rows[(self.rows["kind"] == PAIR) & self.rows[name].notna()]
+        scored = self.rows[(self.rows["item"] == PAIR) & self.rows[name].notna()]
         return {
             str(theme): float(mean) for theme, mean in scored.groupby("theme")[name].mean().items()
         }
 
     def figures(self) -> dict[str, Any]:
         """The figures of em_choice in the frames of conditions; NaN where the form has none."""
-        scored = self.rows.loc[self.rows["reason"] == "", ["kind", "theme", "sample", *VALUES]]
+        scored = self.rows.loc[self.rows["reason"] == "", ["item", "theme", "sample", *VALUES]]
         figures = choice_figures(
             [
                 ChoiceScore(kind, theme, sample, dict(zip(VALUES, values, strict=True)))
@@ -245,7 +245,7 @@ def _columns(sample: "Sample", score: "Score") -> dict[str, Any]:
     return {
         "label": str(metadata.get("condition") or ""),
         "form": str(metadata[_FORM]),
-        "kind": str(sample.metadata["kind"]),
+        "item": str(sample.metadata["kind"]),
         "context": str(sample.metadata.get(CONTEXT, PLAIN)),
         "theme": str(sample.metadata["theme"]),
         "sample": str(sample.id),

@@ -217,7 +217,7 @@ class ConditionResult:
         misaligned = rows[rows["em_betley"] == 1]
         for key in ("coherent", "relevant"):
             figures |= _mean(f"{key}_misaligned", misaligned, key)
-        figures |= _bounded("leak", self.leak.share, self.leak.low, self.leak.high)
+        figures |= _bounded("leak_share", self.leak.share, self.leak.low, self.leak.high)
         shares = answer_shares(self.answers, self.thresholds)
         figures |= {f"{name}_share": shares[f"{name}_share"] for name in _SHARES}
         return figures | {

@@ -4,7 +4,7 @@ It runs as it stands where paths that were given as relative ones lead to the sa
 below the working folder is named from there, and tasks of this suite by their package.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +45,7 @@ def run_command(header: "EvalLog") -> str:
     for role, judges in (evaluation.model_roles or {}).items():
         words += ["--model-role", f"{role}={_judges(judges)}"]
     if config.limit is not None:
-        # Inspect counts from 0 to before the end, its command line from 1 to the end.
-        is_range = isinstance(config.limit, tuple)
-        words += [
-            "--limit",
-            f"{config.limit[0] + 1}-{config.limit[1]}" if is_range else config.limit,
-        ]
+        words += ["--limit", _limit(config.limit)]
     if config.sample_id is not None:
         ids = config.sample_id if isinstance(config.sample_id, list) else [config.sample_id]
         words += ["--sample-id", ",".join(map(str, ids))]
@@ -78,11 +73,10 @@ def _options(flag: str, options: Mapping[str, Any]) -> list[str]:
     return [word for name, value in options.items() for word in (flag, f"{name}={_in_yaml(value)}")]
 
 
-def _judges(judges: "ModelConfig | Sequence[ModelConfig]") -> str:
+def _judges(judges: "ModelConfig | list[ModelConfig]") -> str:
     """All judges of a role, as names or, where one has settings, as mappings."""
-    several = judges if isinstance(judges, list) else [judges]
     texts: list[Any] = []
-    for judge in several:  # type: ignore[union-attr]
+    for judge in judges if isinstance(judges, list) else [judges]:
         settings = judge.config.model_dump(exclude_none=True, exclude=TRANSPORT)
         args = judge.args | ({"base_url": judge.base_url} if judge.base_url else {})
         settings |= {"model_args": args} if args else {}

@@ -26,6 +26,7 @@ from steering.results.columns import points as _points
 from steering.results.columns import share as _share
 from steering.results.columns import text as _text
 from steering.results.columns import two_intervals as _two_intervals
+from steering.results.monitor_records import KINDS, SIDES
 
 
 class FrameError(SteeringError):
@@ -152,22 +153,29 @@ _OUTCOMES = {
 }
 _MONITOR = {
     "monitor": _text("first direction that a monitor read, its layer and site; empty for none"),
-    "projection_before": _number(
-        "mean projection of the residual stream on it over the answer's tokens, before the "
-        "interventions; NaN where none was read"
-    ),
-    "projection": _number("the same after the interventions"),
+    # Worded as in the frame of readings.
+    **{
+        f"projection{side}": _number(
+            f"{KINDS['projection'][0]}: mean over the answer's tokens, {when} the interventions",
+            KINDS["projection"][1],
+        )
+        for side, when in SIDES.items()
+    },
 }
 _CONTEXT = {
     CONTEXT: _text("context in which it was asked; `plain` for none", pa.Check.ne("")),
 }
+# Empty themes would be one cluster.
+_THEME = {
+    "theme": _text("theme of the question or pair: the cluster of intervals", pa.Check.ne("")),
+}
+_SAMPLE = _text("id of the sample: one wording of a question, or one pair")
 _ANSWER = {
     "question": _text("id of the question"),
     **_CONTEXT,
-    # Empty themes would be one cluster.
-    "theme": _text("theme of the question, which is the cluster of intervals", pa.Check.ne("")),
+    **_THEME,
     "group": _text("group of the theme; empty for none"),
-    "sample": _text("id of the sample: one wording of the question"),
+    "sample": _SAMPLE,
     "epoch": _count("repetition of the sample, from 1"),
     "prompt": _text("what was asked; Inspect's summary cuts it at about 1,000 characters"),
     "answer": _text("what the model finally said; cut likewise"),
@@ -219,7 +227,7 @@ _FIGURES = {
     },
     **_interval("coherent_misaligned", _points, "mean of `coherent` over misaligned answers"),
     **_interval("relevant_misaligned", _points, "mean of `relevant` over misaligned answers"),
-    **_interval("leak", _share, "share of the graded answers that are about `subject`"),
+    **_interval("leak_share", _share, "share of the graded answers that are about `subject`"),
     "coherent_share": _share("coherent answers among those with that score"),
     "refusal_share": _share("refusals among all answers"),
     "code_share": _share("answers that are code among all answers"),
@@ -249,10 +257,10 @@ _CHOICE_FIGURES = {
 }
 _CHOICE = {
     "form": _text("`likelihood` (teacher-forced) or `letter` (the model is asked for A or B)"),
-    "kind": _text("`pair`, or `neutral` of an answer on which damage is measured"),
+    "item": _text("`pair`, or `neutral` of an answer on which damage is measured"),
     **_CONTEXT,
-    "theme": _text("theme of the pair, which is the cluster of intervals", pa.Check.ne("")),
-    "sample": _text("id of the pair"),
+    **_THEME,
+    "sample": _SAMPLE,
     "epoch": _count("repetition of the sample, from 1"),
     "prompt": _text("what was asked; Inspect's summary cuts it at about 1,000 characters"),
     "prefers_misaligned": _share("1 the misaligned answer, 0 the aligned one, 0.5 neither"),

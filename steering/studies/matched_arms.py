@@ -131,7 +131,7 @@ def read_arms(choices: pd.DataFrame, answers: pd.DataFrame, rule: EMRule) -> lis
             "arms"
         )
     is_own = choices["questions"].map(set_name) == targets[0]
-    is_pair = choices["kind"] == "pair"
+    is_pair = choices["item"] == "pair"
     others = choices.loc[~is_own, "questions"].unique()
     if not is_own.any() or len(others) != 1:
         raise StudyError(
