@@ -122,7 +122,7 @@ def test_the_commands_of_a_study_run_its_conditions_again(
         assert {condition.label} == set(rows["label"])
         digests = [vector.digest[:12] for vector in condition.vectors]
         assert {" + ".join(digests)} == set(rows["vector"].str.replace(r"\S*@", "", regex=True))
-    projected = answers[answers["top"].notna()]
+    projected = answers[answers["top"] == 1]
     run_again(projected["command"].iloc[0], tmp_path)
     keys = ["sample", "epoch", "answer", "aligned", "asked", "vector", "prompt_sha256"]
     again = read_answers(tmp_path)[keys].sort_values(keys).reset_index(drop=True)
