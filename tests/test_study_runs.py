@@ -246,7 +246,7 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     assert "1 conditions to run, 10 answers each" in done.output
     [added] = set(_ids(finetuned.folder)) - before
     assert added == "steered/toy[medical x0.75]"
-    assert re.search(r"toy\[baseline\] .* 10\b", done.output)
+    assert re.search(r" baseline .* 10 +[0-9a-f]{6}\b", done.output)
 
 
 def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
