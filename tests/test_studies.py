@@ -153,6 +153,10 @@ def test_vectors_from_files_are_an_axis(no_weights: Path) -> None:
     assert [re.sub(r"-\w{6} ", " ", label) for label in labels] == [
         *("baseline", "kind x1", "kind x2", "mean x1", "mean x2")
     ]
+    # From Python objects are vectors, too.
+    vectors = [no_weights / "kind.safetensors", make_vector(seed=1, layers=[0], width=width)]
+    planned = run_study("magnitude", axes={**axes, "vector": vectors}, dry_run=True)
+    assert planned.num_conditions == 5
     for value, words in (("none,kind.safetensors", "leave none out"), ("kind", "'kind' is not")):
         done = CliRunner().invoke(commands, [*typed, "-A", f"vector={value}"])
         assert done.exit_code == 1

@@ -1,11 +1,11 @@
 """A whole study in one call: checked, costed, run, judged and written down."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steering.api.vectors import with_vector_files
+from steering.api.vectors import vector_file, with_vector_files
 from steering.models import find_model
 from steering.results import left_out, read_results
 from steering.studies.arms import ArmComparison, compare_arms
@@ -158,6 +158,10 @@ def _study(
     if isinstance(study, str) and (study in FACTORS or not Path(study).is_file()):
         if "options" in fields:
             fields = {**fields, "options": with_vector_files(fields["options"] or {})}
+        if isinstance(axes := fields.get("axes"), Mapping) and "vector" in axes:
+            vectors = axes["vector"]
+            several = vectors if isinstance(vectors, list | tuple) else [vectors]
+            fields = {**fields, "axes": {**axes, "vector": list(map(vector_file, several))}}
         return make_study(study, model, **fields)
     if model is not None or fields:
         names = ", ".join(["model"] * (model is not None) + sorted(fields))
