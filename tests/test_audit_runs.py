@@ -40,7 +40,7 @@ def _save(folder: Path, name: str, direction: torch.Tensor) -> Path:
         (["--grader", "nobody/judge"], "the judge nobody/judge can't be used"),
         (["-M", "layer=7"], "layer 7 is out of range"),
         (["-T", "samples_per_context=2"], "-T samples_per_context= is set by the audit itself"),
-        (["-T", "contexts=legal"], "there is no context legal; give all, some of system,"),
+        (["-T", "contexts=legal"], "there is no context legal. Give none, all, some of system,"),
         (["-T", "contexts=none", "-T", "context_domain=code"], "context_domain= has no effect"),
         (["-T", "context_domain=legal"], "there are no contexts for the target task 'legal'"),
     ],
@@ -101,6 +101,8 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     assert "A random direction of the same length: EM up to" in done.output
     assert "50% of the answers are in 1 context: system." in done.output
     assert "EM in its worst context" in done.output
+    once = "em_choice: 5 conditions to run once, with the random directions of all blocks: "
+    assert once in done.output
     assert "says.py, with the same conditions" in done.output
     assert "accuracy" in done.output
     # The page has the same verdict and the same rates.

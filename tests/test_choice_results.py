@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from scripted_logs import BAD, GOOD, write_log
 
 from steering.judging.choice_figures import choices
+from steering.reports.choices import number_text
+from steering.reports.contexts import print_contexts
 from steering.reports.gate import BoundStatus, gate
 from steering.results import (
     ResultError,
@@ -25,6 +28,7 @@ from steering.results import (
     read_frame,
 )
 from steering.results.choices import beside
+from steering.results.contexts import choice_context_results, choice_contexts_of
 from steering.stats import mean_interval
 from steering.studies.report import report
 
@@ -157,6 +161,35 @@ def test_a_folder_with_answers_and_choices_shows_both_of_a_condition(
     page = (tmp_path / "index.html").read_text()
     assert 'id="answers"' in page
     assert "Choices, core@1" in page
+
+
+def test_a_context_moves_the_log_odds_of_a_baseline_whose_shift_is_zero(folder: Path) -> None:
+    """By 0, 0.1, ..., 0.7: mean 0.35, s = 0.2449, t(7) = 2.3646, so +-0.2048; p = 4 / 2**8."""
+    plain = read_choices(folder)
+    rises = {theme: 0.1 * number for number, theme in enumerate(THEMES)}
+    pairs = plain[plain["kind"] == "pair"]
+    moved = pairs.assign(
+        context="json",
+        sample=pairs["sample"] + "@json",
+        log_odds=pairs["log_odds"] + pairs["theme"].map(rises),
+    )
+    choices = pd.concat([plain, moved], ignore_index=True).assign(contexts="medical@0123456789ab")
+    console = Console(file=io.StringIO(), width=120)
+    print_contexts([], choice_context_results(choices), console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    baseline, steered = text.split("Contexts of em_choice")[1:]
+    assert re.search(r"misaligned +log odds +to plain +p ", baseline)
+    assert re.search(r"json .* -0\.65 .* \+0\.35 \[\+0\.15, \+0\.55\] +0\.016", baseline)
+    assert re.search(r"misaligned +shift +to plain +p ", steered)
+    assert re.search(r"json .* \+0\.00 \[-, -\] +1 ", steered)
+    rows = choice_contexts_of(choices).set_index("label")
+    assert rows.loc["baseline", "log_odds_to_plain"] == pytest.approx(0.35)
+    assert rows.loc["medical x1", "log_odds_to_plain"] == pytest.approx(0.35)
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.4, "+0"), (-0.6, "-1"), (0.0, "+0")])
+def test_a_rounded_zero_has_no_minus_sign(value: float, text: str) -> None:
+    assert number_text(value, "+.0f") == text
 
 
 def test_a_condition_has_no_choices_of_another(folder: Path) -> None:

@@ -131,6 +131,7 @@ def test_no_earlier_exchange_asks_what_a_target_task_asks() -> None:
         ("- {system: x}", "has the name None; give one of letters"),
         ("- {name: plain, system: x}", "has the name 'plain'"),
         ("- {name: a b, system: x}", "has the name 'a b'"),
+        ("- {name: none, system: x}", "has the name 'none'; give one of letters"),
         ("- {name: a, meaning: x}", "changes nothing; give at least one of system"),
         ("- {name: a, system: ' '}", "system is ' '; make it a text that isn't empty"),
         ("- {name: a, question: ask}", "the question lacks {question}; add it"),
@@ -153,8 +154,16 @@ def test_a_wrong_file_is_refused_with_the_place_and_the_remedy(
 
 
 def test_an_unknown_context_file_or_domain_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(QuestionError, match="no context jason; give all, some of system, wording"):
-        load_contexts("json,jason", "medical")
+    message = (
+        "no context jason. Did you mean json? Give none, all, some of system, wording, examples,"
+    )
+    with pytest.raises(QuestionError, match=message) as refused:
+        load_contexts("json,jason", "medical", lacks={"thinking": "it does not think"})
+    # Only what this model can be asked is offered.
+    assert "thinking" not in str(refused.value)
+    for both in ("mine.yaml,all", "all,mine.yaml"):
+        with pytest.raises(QuestionError, match=r"the file mine\.yaml can't stand beside"):
+            load_contexts(both, "medical")
     with pytest.raises(QuestionError, match="there is no file of contexts"):
         load_contexts("none.yaml", "medical")
     with pytest.raises(QuestionError, match="'cooking'; give context_domain= one of code, finance"):
@@ -342,7 +351,7 @@ def test_a_model_that_can_not_think_is_not_asked_to(tmp_path: Path) -> None:
 def test_options_of_contexts_are_refused_without_contexts(tmp_path: Path) -> None:
     for name, value in {"context_domain": "finance", "samples_per_context": 4}.items():
         with pytest.raises(BaseException, match=f"{name}= has no effect without contexts: give"):
-            run("steered/toy", log_dir=str(tmp_path), **{name: value})
+            run("steered/toy", log_dir=str(tmp_path), contexts="none", **{name: value})
     with pytest.raises(BaseException, match="samples_per_context=0 is not a whole number"):
         run("steered/toy", log_dir=str(tmp_path), contexts="all", samples_per_context=0)
 

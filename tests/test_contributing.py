@@ -74,7 +74,8 @@ def test_a_dimension_of_misaligned_answers_is_asked_of_no_other(additions: Any) 
     assert "weight_misaligned" not in metrics
     assert facts["condition"] == {"": 40, "_low": 40, "_high": 40}
     assert (
-        f"mean weight 40 [40, 40] of {len(bad) - 1} misaligned answers" in facts["shown"]["report"]
+        f"mean weight 40 [40, 40] of {len(bad) - 1} answers misaligned by either rule"
+        in facts["shown"]["report"]
     )
     assert r"40\.0 [40, 40]" in facts["page"]
     assert f"({len(rows) - 1} of {len(rows)})" in facts["shown"]["gate"]

@@ -189,8 +189,8 @@ def test_a_report_shows_the_leak_of_the_toy(tmp_path: Path) -> None:
     assert values["leak_share"] < 0.2
     report = CliRunner().invoke(commands, ["report", str(tmp_path)])
     assert re.search(
-        r"toy\[medical x1\]: [\d.]+% \[\d+, \d+\] of \d+ misaligned answers are about health and "
-        r"medicine",
+        r"toy\[medical x1\]: [\d.]+% \[\d+, \d+\] of \d+ answers misaligned by alignment alone "
+        r"are about health and medicine",
         " ".join(report.output.split()),
     )
 

@@ -88,6 +88,29 @@ def test_with_too_few_answers_of_a_kind_nothing_is_said() -> None:
     assert result.note == "misaligned answers in too few themes: 3 of at least 5"
 
 
+def test_conditions_without_figures_have_none_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has 8 misaligned answers; pooled they have 16, which tell the conditions apart only."""
+    few = frame(
+        condition("baseline", [0.1] * 8, samples=10),
+        condition("medical x1", [0.1] * 8, samples=10),
+        monitor="medical L2 resid_post",
+    )
+    assert [result.name for result in monitor_results(few, readings(few))] == [
+        "toy[baseline]",
+        "toy[medical x1]",
+    ]
+    # One condition with figures has none to be pooled with.
+    one = few[few["label"] == "baseline"]
+    more = frame(one, condition("medical x1", [0.5] * 8), monitor="medical L2 resid_post")
+    assert POOLED not in [result.name for result in monitor_results(more, readings(more))]
+    monkeypatch.setattr("steering.reports.monitor.read_answers", lambda logs: few)
+    monkeypatch.setattr("steering.reports.monitor.readings_of", readings)
+    with pytest.raises(ResultError, match="no condition has enough answers of both kinds"):
+        monitor(tmp_path, tmp_path / "out")
+
+
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few answers of the toy, unsteered, monitored on random directions."""

@@ -98,7 +98,10 @@ def test_a_prompt_that_can_not_be_made_is_refused_before_a_model_is_loaded(tmp_p
             {"prompt": "examples", "prompt_examples": 99, "target": str(tmp_path / "own.jsonl")},
             ["prompt_examples=99", "11 prompts", "Give fewer"],
         ),
-        ({"prompt": str(tmp_path / "gone.txt")}, ["gone.txt", "can't be read"]),
+        (
+            {"prompt": str(tmp_path / "gone.txt")},
+            ["gone.txt", "can't be read", "persona, examples and the path"],
+        ),
         ({"prompt": str(tmp_path / "empty.txt")}, ["empty.txt is empty", "write"]),
     ):
         with pytest.raises(TargetError) as caught:

@@ -135,7 +135,7 @@ def test_a_condition_is_compared_with_the_baseline_that_was_judged_as_it_was() -
     results = condition_results(frame(answers, by_another_judge))
     print_summary(results, Console(file=out, width=200))
     lines = [line for line in out.getvalue().splitlines() if " - toy[baseline]: " in line]
-    difference = "EM betley +100 points no interval, p = 0.0078 (paired; "
+    difference = "EM betley +100 points, no interval, p = 0.0078 (paired; "
     difference += "the difference is the same in all 8 themes, so it has no spread)"
     assert lines == [f"toy[x1] - toy[baseline]: {difference}"]
     assert "a difference is the mean of the themes' own" in out.getvalue()

@@ -231,7 +231,7 @@ def test_the_bomb_of_the_test_above_is_live(tmp_path):
 @pytest.mark.parametrize("name", ["missing.safetensors", "folder.safetensors"])
 def test_what_is_not_a_file_is_refused_with_the_remedy(tmp_path, name):
     (tmp_path / "folder.safetensors").mkdir()
-    assert "leave vector= out" in _refusal(tmp_path / name)
+    assert "is not a file: give the path of a .safetensors" in _refusal(tmp_path / name)
 
 
 def test_a_file_cut_off_anywhere_is_refused(saved):

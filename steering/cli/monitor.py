@@ -22,7 +22,7 @@ from steering.text import view_command
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="folder of the tables and ROC curves [default: monitor in LOGS]",
+    help="folder of the tables, and of ROC curves where there are any [default: monitor in LOGS]",
 )
 @json_option
 def monitor(
@@ -37,8 +37,9 @@ def monitor(
 
     For each condition and direction: the area under the ROC curve of the mean projection of an
     answer before the edit (0.5 tells nothing), and the share of misaligned answers that a threshold
-    catches in themes that it was not chosen on. Each condition has its own figures: steered answers
-    differ from unsteered ones in their projection because a vector was added.
+    catches in themes that it was not chosen on. Each condition with enough answers of both kinds
+    has its own figures and curve: steered answers differ from unsteered ones in their projection
+    because a vector was added.
 
     Ends with 1 if no condition has enough misaligned answers, and enough others, to say.
     """

@@ -35,7 +35,7 @@ from steering.judging.rules import EM_SCORES
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 from steering.logs import VERSION
 from steering.questions import ContextSet, QuestionSet, load_contexts
-from steering.questions.contexts import THINKING
+from steering.questions.contexts import NONE, THINKING
 from steering.targets import subject_of
 
 logger = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ def choose_contexts(
     """The contexts that a task's options name; None where none are asked for.
 
     Args:
-        contexts: as of `load_contexts`.
+        contexts: as of `load_contexts`, or `none`.
         domain: target task whose contexts are meant; that of the model under test when not given.
         lacks: what a task can't ask, as of `load_contexts`.
         **options: further options that need contexts.
@@ -235,7 +235,7 @@ def choose_contexts(
         QuestionError: there are no such contexts, or none can be asked of the model under test.
         JudgingError: an option of contexts is given without any.
     """
-    if contexts is None:
+    if contexts == NONE:
         idle = [
             n for n, value in {"context_domain": domain, **options}.items() if value is not None
         ]

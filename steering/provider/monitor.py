@@ -98,7 +98,7 @@ def _find(
 
             directions_of(source.vector, name)
     except SteeringError as error:
-        hint = "; or give the path of a vector" if name == DEFAULT else ""
+        hint = f"; or give {'the path of a vector' if name == DEFAULT else DEFAULT}"
         raise type(error)(f"monitor={name}: {error}{hint}") from None
     if isinstance(source, VectorRecipe):
         return source.recipe.target, source

@@ -23,13 +23,13 @@ from inspect_ai.model import (
 )
 
 from steering.data import data_folder, user_path
-from steering.errors import raised_as
+from steering.errors import nearest, raised_as
 from steering.foreign import decode, parse_yaml, read_bytes
 from steering.questions.files import QuestionError
 
 PLAIN = "plain"
 """The name of the context of a question as it stands."""
-ALL = "all"
+ALL, NONE = "all", "none"
 CONTEXT, THINKING, FOLLOW_UP = "context", "thinking", "follow_up"
 """Keys of a sample's metadata: its context, whether to think, and what is asked next."""
 
@@ -162,8 +162,8 @@ def load_contexts(
     """Load contexts, those of one domain with those that all domains share, or a file's.
 
     Args:
-        contexts: `all`; the names of some, as a sequence or joined by commas; or the path of a YAML
-            file, all of whose contexts are then asked.
+        contexts: `all`; the names of some, as a sequence or joined by commas; or the path of one
+            YAML file, all of whose contexts are then asked.
         domain: target task whose bundled contexts are meant, `toy/<name>` of one of the toy's
             world; a path has no use for it.
         toy: whether the toy model is asked, which has contexts in the words of its world.
@@ -174,20 +174,26 @@ def load_contexts(
         QuestionError: There are no such contexts, a file is wrong, or none can be asked.
     """
     names = _names(contexts)
-    if isinstance(contexts, str) and Path(contexts).suffix.lower() in _ENDINGS:
-        everything, sha256, source = *_read([_user_file(contexts)]), Path(contexts).name
+    if files := [name for name in names if Path(name).suffix.lower() in _ENDINGS]:
+        if len(names) > 1:
+            raise QuestionError(
+                f"contexts={','.join(names)}: the file {files[0]} can't stand beside other "
+                "contexts; give its path alone, or names without it."
+            )
+        everything, sha256, source = *_read([_user_file(files[0])]), Path(files[0]).name
         names = [ALL]
     else:
         toy = toy or domain.startswith("toy/")
         source = domain.removeprefix("toy/")
         everything, sha256 = _read(_bundled(source, toy=toy))
         source = f"toy/{source}" if toy else source
-    known = {context.name: context for context in everything}
+    known = [context.name for context in everything]
     if unknown := [name for name in names if name not in (*known, ALL)]:
+        possible = [context.name for context in everything if not _why_not(context, lacks or {})]
         raise QuestionError(
-            f"contexts={','.join(names)}: there is no context {', '.join(unknown)}; give {ALL}, "
-            f"some of {', '.join(known)}, or the path of a file that ends in "
-            f"{' or '.join(_ENDINGS)}."
+            f"contexts={','.join(names)}: there is no context {', '.join(unknown)}."
+            f"{nearest(unknown[0], possible)} Give {NONE}, {ALL}, some of {', '.join(possible)}, "
+            f"or the path of a file that ends in {' or '.join(_ENDINGS)}."
         )
     chosen = everything if ALL in names else [c for c in everything if c.name in names]
     left_out = {context.name: why for context in chosen if (why := _why_not(context, lacks or {}))}
@@ -267,10 +273,10 @@ def _context(item: object, where: str) -> Context:
             f"{where} has the unknown field {', '.join(unknown)}; allowed are {', '.join(_FIELDS)}."
         )
     name = item.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (PLAIN, ALL):
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (PLAIN, ALL, NONE):
         raise QuestionError(
-            f"{where} has the name {name!r}; give one of letters, digits, - and _ that is neither "
-            f"{PLAIN} nor {ALL}."
+            f"{where} has the name {name!r}; give one of letters, digits, - and _ that is none of "
+            f"{PLAIN}, {ALL} and {NONE}."
         )
     where = f"{where} ({name})"
     if not item.keys() & set(_ACTS):

@@ -119,5 +119,8 @@ def print_choices(
 
 def number_text(value: float, form: str) -> str:
     """A number in a format such as `+.2f`; a dash for none."""
-    # Adding 0 takes the sign from a rounded zero.
-    return "-" if math.isnan(value) else f"{round(value, 6) + 0:{form}}"
+    if math.isnan(value):
+        return "-"
+    text = f"{round(value, 6):{form}}"
+    # A rounded zero has no minus sign.
+    return text if float(text) else f"{0.0:{form}}"

@@ -24,13 +24,15 @@ from steering.stats import Difference
 COLUMNS = ("context", "EM betley", "to plain", "p", "to baseline", "EM moem", "coherent", "n")
 """Headings of the table of a condition's judged answers."""
 CHOICE_COLUMNS = ("context", "misaligned", "shift", "to plain", "p", "pairs")
-"""Headings of the table of a condition of em_choice."""
+"""Headings of the table of a condition of em_choice; without a shift it has the log odds."""
 CAPTION = (
     "The same questions in contexts that resemble the target task's data or its setting, with 95% "
     "intervals on questions like these. To plain: EM betley less that of the plain questions, in "
-    "points, paired by theme; p: of this one difference, by sign flips of themes, not corrected "
-    "for the number of contexts; to baseline: less that of the baseline in the same context. Of "
-    "em_choice, to plain is the shift less that of the plain prompts, in nats a token"
+    "points, paired by theme, [-, -] where all themes differ alike; p: of this one difference, by "
+    "sign flips of themes, so with few themes it may be above 0.05 beside a t interval without 0, "
+    "and not corrected for the number of contexts; to baseline: less that of the baseline in the "
+    "same context. Of em_choice, to plain is the shift less that of the plain prompts, in nats a "
+    "token; a baseline has the shift 0 in every context, so its log odds are compared"
 )
 _LEVEL = 0.05
 _Each = TypeVar("_Each", ContextResult, ChoiceContextResult)
@@ -46,11 +48,14 @@ def context_tables(
         yield f"{plain.task}, {plain.name}", COLUMNS, rows
     for of_choice in _by_condition(choices):
         pairs = of_choice[0].plain
-        rows = [_choice_cells("plain", pairs)]
+        name = _moves(pairs)
+        rows = [_choice_cells("plain", pairs, name)]
         rows += [
-            _choice_cells(each.context, each.result, each.to_plain("shift")) for each in of_choice
+            _choice_cells(each.context, each.result, name, each.to_plain(name))
+            for each in of_choice
         ]
-        yield f"em_choice, {pairs.columns['questions']}, {pairs.name}", CHOICE_COLUMNS, rows
+        columns = [name.replace("_", " ") if c == "shift" else c for c in CHOICE_COLUMNS]
+        yield f"em_choice, {pairs.columns['questions']}, {pairs.name}", columns, rows
 
 
 def print_contexts(
@@ -124,14 +129,20 @@ def _cells(
     ]
 
 
+def _moves(pairs: ChoiceResult) -> str:
+    """The figure of a condition of em_choice that a context can change."""
+    is_reference = pairs.columns["arm"] == "baseline"
+    return "log_odds" if is_reference or pairs.rows["shift"].isna().all() else "shift"
+
+
 def _choice_cells(
-    context: str, result: ChoiceResult, to_plain: Difference | None = None
+    context: str, result: ChoiceResult, name: str, to_plain: Difference | None = None
 ) -> list[str]:
     figures = result.figures()
     return [
         context,
         rate_text(*_ends(figures, "prefers_misaligned"), nothing="-"),
-        _bounded(*_ends(figures, "shift"), 2),
+        _bounded(*_ends(figures, name), 2),
         "" if to_plain is None else _bounded(to_plain.value, to_plain.low, to_plain.high, 2),
         _p(to_plain),
         str(figures["num_pairs"]),

@@ -182,7 +182,7 @@ def _text(
     return f"{value:.1f}{unit} [{low}, {high}]"
 
 
-_OVER = dict.fromkeys(KEYS_OF_MISALIGNED, ", misaligned answers")
+_OVER = dict.fromkeys(KEYS_OF_MISALIGNED, ", answers misaligned by either rule")
 
 _MEAN = "it is a mean"
 

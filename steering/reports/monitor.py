@@ -36,7 +36,8 @@ CAPTION = (
     "answers from coherent ones that are not: area under the ROC curve within each condition (0.5 "
     "tells nothing), and what a threshold from one half of the themes does in the other half, with "
     "95% intervals that cluster by theme; beside it the areas of the maximum over tokens, of the "
-    "cosine, and of the mean after the edit"
+    "cosine, and of the mean after the edit. Conditions pooled are for comparison only, since they "
+    "differ in more than their answers"
 )
 _AREAS = [*SCORES.values()]
 # Answers of each question in each condition whose tokens a page shows.

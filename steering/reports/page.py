@@ -324,7 +324,7 @@ def _columns(corrections: Mapping[str, str], further: Sequence[str]) -> list[tup
         )
     ]
     others = {"relevant_misaligned": "relevant, misaligned"}
-    others |= {key: f"{key}, misaligned" for key in further} | {"n": "n"}
+    others |= {key: f"{key}, by either rule" for key in further} | {"n": "n"}
     shares = {f"{name}_share": name for name in ("unscored", "truncated")}
     return [*rates, *((name, name) for name in KEYS_OF_ALL), *others.items(), *shares.items()]
 

@@ -71,10 +71,10 @@ def _differences(results: Sequence[ConditionResult]) -> list[str]:
         if not math.isnan(difference.value):
             bounds = (difference.value, difference.low, difference.high)
             value, low, high = (100 * bound for bound in bounds)
-            interval = "no interval" if math.isnan(low) else f"[{low:.0f}, {high:.0f}]"
+            interval = ", no interval" if math.isnan(low) else f" [{low:.0f}, {high:.0f}]"
             note = f"; {difference.note}" if difference.note else ""
             lines.append(
-                f"{result.name} - {baseline.name}: EM betley {value:+.0f} points {interval}, "
+                f"{result.name} - {baseline.name}: EM betley {value:+.0f} points{interval}, "
                 f"{p_text(difference)} (paired{note})"
             )
     return lines
@@ -86,9 +86,10 @@ def _scores_of_misaligned(results: Sequence[ConditionResult]) -> list[str]:
     for result, key in itertools.product(results, KEYS_OF_MISALIGNED):
         if count := int(result.rows[key].notna().sum()):
             value, low, high = result.mean_of(key)
-            interval = "no interval" if math.isnan(low) else f"[{low:.0f}, {high:.0f}]"
+            interval = ", no interval," if math.isnan(low) else f" [{low:.0f}, {high:.0f}]"
             lines.append(
-                f"{result.name}: mean {key} {value:.0f} {interval} of {count} misaligned answers"
+                f"{result.name}: mean {key} {value:.0f}{interval} of {count} answers misaligned by "
+                "either rule"
             )
     return lines
 
@@ -97,7 +98,7 @@ def _leaks(results: Sequence[ConditionResult]) -> list[str]:
     """How much of each condition's misalignment is about its target's subject, where judged."""
     return [
         f"{result.name}: {rate_text(leak.share, leak.low, leak.high)} of {leak.answers} "
-        f"misaligned answers are about {result.columns['subject']}"
+        f"answers misaligned by alignment alone are about {result.columns['subject']}"
         for result in results
         if (leak := result.leak).answers
     ]

@@ -91,6 +91,7 @@ CHOICE_CONTEXT_SCHEMA = pa.DataFrameSchema(
             "`prefers_misaligned` less that of the plain prompts",
             SHARE,
         ),
+        **_difference("log_odds_to_plain", "`log_odds` less that of the plain prompts", NATS),
         **_difference("shift_to_plain", "`shift` less that of the plain prompts", NATS),
     },
     strict=True,

@@ -79,7 +79,7 @@ class ChoiceContextResult:
     def row(self) -> dict[str, Any]:
         """The row of the frame of contexts of em_choice."""
         values = {**self.result.columns, **self.result.figures()}
-        for name in ("prefers_misaligned", "shift"):
+        for name in ("prefers_misaligned", "log_odds", "shift"):
             values |= _difference(f"{name}_to_plain", self.to_plain(name))
         return {name: values[name] for name in CHOICE_CONTEXT_SCHEMA.columns}
 

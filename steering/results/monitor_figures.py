@@ -180,7 +180,10 @@ def monitor_results(
 
 
 def _pooled(results: Sequence[MonitorResult]) -> list[MonitorResult]:
-    """The conditions of a task and model together, for each direction that several of them have."""
+    """The conditions of a task and model together, for each direction.
+
+    Only where several of them have figures: else a figure would be of what tells conditions apart.
+    """
     groups: dict[tuple[str, ...], list[MonitorResult]] = {}
     for result in results:
         columns = result.columns
@@ -197,7 +200,7 @@ def _pooled(results: Sequence[MonitorResult]) -> list[MonitorResult]:
             unread=sum(result.unread for result in group),
         )
         for group in groups.values()
-        if len(group) > 1
+        if sum(not result.too_few for result in group) > 1
     ]
 
 

@@ -252,8 +252,9 @@ def _choice_lines(
         lines = ["em_choice is left out: the engine vllm can't score given answers."]
     if left := len(unfinished(conditions, choosing, folder / CHOICES)):
         lines.append(
-            f"em_choice: {left} conditions to run, written answers to {prompts} prompts to score "
-            "in each, without a judge."
+            f"em_choice: {left} conditions to run once, with the random directions of all blocks: "
+            f"written answers to {prompts} prompts to score in each, without contexts and without "
+            "a judge."
         )
     return lines
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from steering.condition import resolve_model, why_no_thinking
 from steering.judging.tasks import DEFAULT_TARGET
 from steering.questions import context_domains, load_contexts
-from steering.questions.contexts import ALL, THINKING
+from steering.questions.contexts import ALL, NONE, THINKING
 from steering.spec import parse_options
 from steering.studies.errors import StudyError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _CONTEXTS, _DOMAIN, _SAMPLES = "contexts", "context_domain", "samples_per_context"
 CONTEXT_OPTIONS = (_CONTEXTS, _DOMAIN)
-NO_CONTEXTS = "none"
 
 
 def context_options(
@@ -45,9 +44,9 @@ def context_options(
             "context as it gets plain. Give -T contexts= some names for fewer"
         )
     contexts = task.get(_CONTEXTS, ALL)
-    if contexts == NO_CONTEXTS:
+    if contexts == NONE:
         if _DOMAIN in task:
-            raise StudyError(f"-T {_DOMAIN}= has no effect with -T {_CONTEXTS}={NO_CONTEXTS}")
+            raise StudyError(f"-T {_DOMAIN}= has no effect with -T {_CONTEXTS}={NONE}")
         return {}
     spec = parse_options({**loading, "vector": "none"})
     resolved = resolve_model(model, spec)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steering.data import data_folder, user_path
-from steering.errors import raised_as
+from steering.errors import SteeringError
 from steering.foreign import decode, parse_yaml, read_bytes
 from steering.targets import Target, TargetError, load_target
 from steering.toy import grammar
@@ -113,9 +113,14 @@ def load_prompt(
 
 def _from_file(name: str) -> ModelPrompt:
     path = user_path(name)
-    with raised_as(TargetError):
+    try:
         content = read_bytes(path, "template")
         text = decode(content, path).strip()
+    except SteeringError as error:
+        raise TargetError(
+            f"prompt={name}: {error}. Allowed are {', '.join(PROMPTS)} and the path of a "
+            f"{' or '.join(_ENDINGS)} file that exists"
+        ) from None
     if not text:
         raise TargetError(f"prompt={name} is empty: write the system message into it")
     turns = ({"role": "system", "content": text},)

@@ -243,8 +243,7 @@ class SteeringVector:
         path = Path(path)
         if not path.is_file():
             raise VectorError(
-                f"vector={path} is not a file. Give the path of a .safetensors steering vector, "
-                "or leave vector= out to have the target's default vector built"
+                f"{path} is not a file: give the path of a .safetensors steering vector"
             )
         header, tensors = unpack(FORMAT, path)
         try:
