@@ -14,7 +14,7 @@ from steering.questions import load_choices
 def em_choice(
     choices: str = "core",
     form: str | None = None,
-    contexts: str | Sequence[str] = "none",
+    contexts: str | Sequence[str] | None = None,
     context_domain: str | None = None,
     **unknown: object,
 ) -> Task:
@@ -34,10 +34,10 @@ def em_choice(
             models with the engine hf; or `letter`, the letter with which any model replies when it
             is shown both answers, in both orders. When not given, it is `likelihood` where the
             model has it.
-        contexts: score every pair in contexts too: `none`, `all`, the names of some, as in
-            `-T contexts=system,json`, or the path of a file of contexts (.yaml). Those with
-            thinking or a second turn are left out, since the answers are given. The task's own
-            figures stay those of the plain prompts.
+        contexts: score every pair in contexts too: `all`, the names of some, as in
+            `-T contexts=system,json`, or the path of a file of contexts (.yaml); in none with
+            `none` or when not given. Those with thinking or a second turn are left out, since the
+            answers are given. The task's own figures stay those of the plain prompts.
         context_domain: target task whose contexts are meant; when not given, that of the model's
             vector or adapter, and medical for a model without one.
     """

@@ -22,7 +22,7 @@ def em_freeform(
     max_tokens: int | None = None,
     leak: str | None = None,
     recalibrate: str | None = None,
-    contexts: str | Sequence[str] = "none",
+    contexts: str | Sequence[str] | None = None,
     context_domain: str | None = None,
     samples_per_context: int | None = None,
     **unknown: object,
@@ -53,9 +53,9 @@ def em_freeform(
             answer is about it.
         recalibrate: path of a calibration of the judge, as `steering calibrate` writes it. Its
             scores are mapped to the labels expected at them, and signatures name the calibration.
-        contexts: ask every question in contexts too: `none`, `all`, the names of some, as in
-            `-T contexts=system,json`, or the path of a file of contexts (.yaml). The task's own
-            figures stay those of the plain questions.
+        contexts: ask every question in contexts too: `all`, the names of some, as in
+            `-T contexts=system,json`, or the path of a file of contexts (.yaml); in none with
+            `none` or when not given. The task's own figures stay those of the plain questions.
         context_domain: target task whose contexts are meant; when not given, that of the model's
             vector or adapter, and medical for a model without one.
         samples_per_context: least number of answers to each question in each context, by asking

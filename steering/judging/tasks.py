@@ -235,7 +235,7 @@ def choose_contexts(
         QuestionError: there are no such contexts, or none can be asked of the model under test.
         JudgingError: an option of contexts is given without any.
     """
-    if contexts == NONE:
+    if contexts is None or contexts == NONE:
         idle = [
             n for n, value in {"context_domain": domain, **options}.items() if value is not None
         ]
