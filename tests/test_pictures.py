@@ -217,6 +217,8 @@ def test_two_vectors_of_one_name_and_a_shuffled_control_are_curves_of_their_own(
     pictures = pictures_of(answers, conditions_of(answers))
     curves = [picture for picture in pictures if picture.name.startswith("magnitude-toy")]
     assert len(curves) == 3
+    titles = [curve.figure.axes[0].get_title(loc="left") for curve in curves]
+    assert len(set(titles)) == 3, titles
     for curve in curves:
         [line, *_] = curve.figure.axes[0].lines
         assert len(line.get_xdata()) == 3

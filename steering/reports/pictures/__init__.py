@@ -24,7 +24,7 @@ from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot
 from steering.reports.pictures.style import render
 from steering.results.corrections import EXACT
 from steering.results.schema import KEYS, SIGNED
-from steering.results.series import asked_alike, split_series
+from steering.results.series import AskedAlike, asked_alike, split_series
 from steering.results.settings import NONE, settings_of
 
 if TYPE_CHECKING:
@@ -232,15 +232,18 @@ def _of_model(
         lines = [
             series
             for series in _series(of_model, axis)
-            if series.loc[series["arm"] != "baseline", axis].nunique() > 1
+            if series.answers.loc[series.answers["arm"] != "baseline", axis].nunique() > 1
         ]
-        for number, series in enumerate(lines):
+        titles = [_titled(model, series.answers) for series in lines]
+        for number, (series, title) in enumerate(zip(lines, titles, strict=True)):
+            if titles.count(title) > 1 and series.settings:
+                title = f"{title} ({series.settings})"
             yield Picture(
                 f"{axis.replace('_', '-')}{tail}{f'-{number + 1}' if number else ''}",
                 f"EM along {_PLAIN[axis]}, {model}",
                 "Above, EM rates by both rules; below, mean coherence and relevance of all "
                 "answers. Bars are 95% intervals on questions like these.",
-                plot_along(series, axis, _titled(model, series), signature),
+                plot_along(series.answers, axis, title, signature),
             )
     if study == "rank" and len(spectrum):
         yield Picture(
@@ -269,7 +272,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", re.sub(r"@\w+", "", name))[:_LONGEST_SLUG]
 
 
-def _series(of_model: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
+def _series(of_model: pd.DataFrame, axis: str) -> Iterator[AskedAlike]:
     """Each group of conditions that differ in nothing but the axis, with their baseline."""
     steered = of_model[of_model[axis].notna() & of_model["arm"].isin(["steered", "control"])]
     if axis == "rank":
@@ -277,7 +280,8 @@ def _series(of_model: pd.DataFrame, axis: str) -> Iterator[pd.DataFrame]:
     baselines = of_model[of_model["arm"] == "baseline"]
     for group in split_series(steered, [axis]) if len(steered) else []:
         for asked in asked_alike(pd.concat([baselines, group.answers])):
-            yield asked.answers
+            settings = ", ".join(filter(None, [group.settings, asked.settings]))
+            yield AskedAlike(asked.answers, settings)
 
 
 def _titled(model: str, series: pd.DataFrame) -> str:
