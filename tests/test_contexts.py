@@ -616,13 +616,13 @@ def test_pairs_in_a_context_score_as_they_do_with_its_messages(tmp_path: Path) -
     assert set(log.eval.metadata["contexts_left_out"]) == {"thinking", "second_turn"}
     choices, expected = read_choices(log.location), read_choices(by_hand.location)
     in_system = choices[choices["context"] == "system"].set_index("theme")
-    pairs = expected[expected["kind"] == "pair"].set_index("theme")
+    pairs = expected[expected["item"] == "pair"].set_index("theme")
     for name in ("log_odds", "shift"):
         assert in_system[name].to_dict() == pytest.approx(pairs[name].to_dict(), abs=1e-5)
     # Damage is measured once, on plain neutral answers.
-    assert set(choices.loc[choices["kind"] == "neutral", "context"]) == {"plain"}
+    assert set(choices.loc[choices["item"] == "neutral", "context"]) == {"plain"}
     contexts = choice_contexts_of(choices).set_index("context")
-    plain = choices[(choices["context"] == "plain") & (choices["kind"] == "pair")]
+    plain = choices[(choices["context"] == "plain") & (choices["item"] == "pair")]
     rise = in_system["shift"].mean() - plain["shift"].mean()
     assert contexts.loc["system", "shift_to_plain"] == pytest.approx(rise)
     console = Console(width=60, file=io.StringIO())

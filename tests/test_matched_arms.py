@@ -225,7 +225,7 @@ def made_choices() -> pd.DataFrame:
                     "condition": f"c{number}", "target": "medical", "control": "",
                     "model_prompt": "", "num_examples": math.nan, "build_seed": math.nan,
                     "adapter_scale": math.nan, "training_epochs": math.nan, "magnitude": math.nan,
-                    "context": "plain", "questions": questions, "kind": kind,
+                    "context": "plain", "questions": questions, "item": kind,
                     "theme": f"t{theme}", **condition,
                     "shift": shift if kind == "pair" else math.nan,
                     "kl": narrow if kind == "neutral" else 0.5,
