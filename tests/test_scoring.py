@@ -179,6 +179,25 @@ def test_the_prompt_of_several_answers_is_computed_once(llama: Engine) -> None:
     assert sum(seen) < len(request.prompt) + 2 * 40
 
 
+def test_the_head_reads_contiguous_states(llama: Engine) -> None:
+    """Of others PyTorch copies the head's matrix once a row on CPUs in bfloat16."""
+    shapes: list[tuple[int, ...]] = []
+    model = loaded(llama)
+
+    def check(_: Any, args: tuple[torch.Tensor]) -> None:
+        assert args[0].is_contiguous()
+        shapes.append(tuple(args[0].shape))
+
+    # The answer after one prompt, compared with itself after another: two rows of one pass.
+    compared = ScoreRequest(prompt(1), answers(1)[1:2], divergence=True, reference_prompt=prompt(2))
+    handle = model.model.get_output_embeddings().register_forward_pre_hook(check)
+    try:
+        score(llama, [compared])
+    finally:
+        handle.remove()
+    assert [shape[:2] for shape in shapes if shape[0] == 2], shapes
+
+
 def test_a_condition_that_changes_nothing_is_an_error(llama: Engine) -> None:
     tiny = steer(plain(), 1e-30, unit="raw")
     good = llama.score(ScoreRequest(prompt(1), answers(1)))

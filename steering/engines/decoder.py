@@ -22,7 +22,7 @@ from steering.engines import EngineError, Telemetry
 from steering.engines._nnsight import Session, check_visits
 from steering.engines.cache import BatchCache, bytes_of, most_beginning
 from steering.engines.invariance import RowByRow, decoding, rows_together
-from steering.engines.memory import free_memory, is_out_of_memory
+from steering.engines.memory import free_memory, is_out_of_memory, last_columns
 from steering.engines.sampling import BROKEN, Sampler, token_logprobs
 from steering.engines.sequences import NAN_LOGITS, RELEASED, Sequence, in_chunks
 from steering.models import LoadedModel, family_of
@@ -350,7 +350,7 @@ class Decoder:
         """
         options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
         if self._takes_num_logits:
-            options["logits_to_keep"] = num_logits
+            options["logits_to_keep"] = last_columns(tokens, num_logits)
         return self.loaded.model(
             input_ids=tokens,
             attention_mask=mask,
