@@ -117,6 +117,8 @@ def test_compare_rescore_and_report_give_the_figures_that_they_print(
     assert f"written: {file}" in out
     rows = tables(file.read_text(), "report")["conditions"]
     assert sorted(row["em_betley"] for row in rows) == [1 / 8, 6 / 8]
+    headline = json.loads(file.read_text())["headline"]
+    assert headline.split(": ")[0] in (tmp_path / "page" / "report.md").read_text()
 
 
 def test_a_figure_that_there_is_none_of_is_null(run: Run, tmp_path: Path) -> None:

@@ -183,11 +183,16 @@ def headline_of(conditions: pd.DataFrame) -> str:
     return f"{line}."
 
 
+def page_headline(conditions: pd.DataFrame, choices: pd.DataFrame, in_contexts: str) -> str:
+    """The finding of a page that is given none: of judged answers, or else of em_choice."""
+    finding = headline_of(conditions) if len(conditions) else choice_headline(choices)
+    return f"{finding} {in_contexts}".strip()
+
+
 def _content(report: PageContent) -> dict[str, Any]:
     """What both templates are filled with; no markup."""
     conditions, choices = report.conditions, report.choice_conditions
     judged = len(conditions) > 0
-    of_pages = headline_of(conditions) if judged else choice_headline(choices)
     results = condition_results(report.answers) if judged else []
     further = [key for key in KEYS_OF_MISALIGNED if conditions[key].notna().any()]
     columns = _columns(corrections_in(results), further)
@@ -195,7 +200,7 @@ def _content(report: PageContent) -> dict[str, Any]:
     short_names, shared = without_shared(records, names)
     return {
         "title": report.title,
-        "headline": report.headline or f"{of_pages} {report.context_headline}".strip(),
+        "headline": report.headline or page_headline(conditions, choices, report.context_headline),
         "models": sorted(report.all_conditions["model"].unique()),
         "judges": sorted(conditions["judge"].unique()),
         "questions": sorted(conditions["questions"].unique()),

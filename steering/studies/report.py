@@ -17,7 +17,7 @@ from steering.reports.calibration import print_calibrations
 from steering.reports.choices import print_choices
 from steering.reports.contexts import CAPTION, context_headline, context_tables, print_contexts
 from steering.reports.monitor import monitor_part
-from steering.reports.page import PageContent, PageTable, write_page
+from steering.reports.page import PageContent, PageTable, page_headline, write_page
 from steering.reports.summary import print_summary
 from steering.reports.tables import (
     correction_notes,
@@ -156,8 +156,12 @@ def report_document(content: Report) -> Document:
         "choice_contexts": choice_contexts_of(content.choices),
         **verdict_tables(content.verdicts),
     }
-    notes = [*left_out(content.answers), *left_out(content.choices)]
-    return Document("report", tables=tables, notes=[f"left out: {note}" for note in notes])
+    runs = [*left_out(content.answers), *left_out(content.choices)]
+    headline = page_headline(
+        content.conditions, content.choice_conditions, context_headline(_contexts(content)[0])
+    )
+    notes = [f"left out: {note}" for note in runs]
+    return Document("report", headline=headline, tables=tables, notes=notes)
 
 
 def print_figures(content: Report, console: Console, *, verbose: bool = False) -> None:
