@@ -70,7 +70,7 @@ class Figure:
     @property
     def unit(self) -> str:
         """Of its values: `0-1`, `0-100` or `nats a token`."""
-        return {1: SHARE, 100: POINTS}.get(self.largest, NATS)
+        return {1.0: SHARE, 100.0: POINTS}.get(self.largest, NATS)
 
     def text(self, value: float) -> str:
         """A value in the figure's unit: rates in percent, scores in points."""

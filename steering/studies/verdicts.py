@@ -99,8 +99,10 @@ def make_verdict(claim: _Named, ruling: Ruling, **facts: Any) -> ClaimVerdict:
 
 def verdict_tables(verdicts: Sequence[ClaimVerdict]) -> dict[str, list[dict[str, Any]]]:
     """The tables `verdicts` and `evidence` of a document."""
-    names = ("number", "name", "source", "statement", "verdict", "why", "model", "settings")
-    names += ("num_answers", "num_conditions", "num_themes", "scope", "command")
+    names = (
+        *("number", "name", "source", "statement", "verdict", "why", "model", "settings"),
+        *("num_answers", "num_conditions", "num_themes", "scope", "command"),
+    )
     rows = [
         {name: getattr(verdict, name) for name in names}
         | {
