@@ -167,7 +167,7 @@ def test_a_context_moves_the_log_odds_of_a_baseline_whose_shift_is_zero(folder: 
     """By 0, 0.1, ..., 0.7: mean 0.35, s = 0.2449, t(7) = 2.3646, so +-0.2048; p = 4 / 2**8."""
     plain = read_choices(folder)
     rises = {theme: 0.1 * number for number, theme in enumerate(THEMES)}
-    pairs = plain[plain["kind"] == "pair"]
+    pairs = plain[plain["item"] == "pair"]
     moved = pairs.assign(
         context="json",
         sample=pairs["sample"] + "@json",

@@ -67,7 +67,9 @@ def test_a_vector_for_block_3_acts_on_block_3(kind: str, folder: Path, tmp_path:
     direction = torch.randn(WIDTH, generator=torch.Generator().manual_seed(5)) * 2
     theirs = write_foreign(kind, tmp_path, LAYER, direction, DEPTH)
     ours = tmp_path / "ours.safetensors"
-    _run("convert", theirs, ours, "--layer", LAYER)
+    # Rows alone do not say whether the first is the embedding's.
+    convention = ["--convention", "blocks+embedding"] if kind == "persona" else []
+    _run("convert", theirs, ours, "--layer", LAYER, *convention)
     text = _steered(folder, vector=str(ours))
     site = SITES.get(kind, "resid_post")
     assert text == _hooked(folder, LAYER, site, direction)

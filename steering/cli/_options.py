@@ -165,8 +165,7 @@ def console_of(out_json: str | None) -> "Console":
 def write_json(document: "Document", out_json: str | None) -> None:
     """Write a command's figures where `--json` asks for it; - is the terminal."""
     if out_json == "-":
-        # As it is: JSON escapes what a terminal would act on.
-        click.echo(document.text(), nl=False)
+        say(document.text().rstrip("\n"))
     elif out_json is not None:
         document.write(out_json)
         say(f"written: {out_json}")
@@ -190,7 +189,7 @@ def write_checks(
         append_summary(Path(step_summary), heading, checks)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in annotations(checks):
-            click.echo(line, err=out_json == "-")
+            say(line, err=out_json == "-")
 
 
 def read_options(flag: str, pairs: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Stands with the studies, since the report of a study holds the claims and the sp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,13 @@ from steering.results.counted_runs import ResultError, no_runs, split_runs
 from steering.results.document import Document
 from steering.results.frame import left_out
 from steering.results.frame_files import write_frames
-from steering.results.schema import CHOICE_SCHEMA, CONDITION_SCHEMA, empty_frame
+from steering.results.schema import (
+    ANSWER_SCHEMA,
+    CHOICE_CONDITION_SCHEMA,
+    CHOICE_SCHEMA,
+    CONDITION_SCHEMA,
+    empty_frame,
+)
 from steering.studies.arm_claims import judge_arms
 from steering.studies.arms_report import arm_differences, arms_table, print_arms
 from steering.studies.claims import judge_claims
@@ -78,8 +85,10 @@ class Report:
     verdicts: Sequence[ClaimVerdict]
     calibrations: Sequence[Calibration] = ()
     files: Sequence[Path] = ()
-    choices: pd.DataFrame = field(default_factory=pd.DataFrame)
-    choice_conditions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    choices: pd.DataFrame = field(default_factory=partial(empty_frame, CHOICE_SCHEMA))
+    choice_conditions: pd.DataFrame = field(
+        default_factory=partial(empty_frame, CHOICE_CONDITION_SCHEMA)
+    )
 
 
 def report(
@@ -115,7 +124,8 @@ def report(
         print_calibrations(calibrations, console)
         if not calibrations:
             raise ResultError(no_runs(places, split_runs(files)[1]))
-        return Report(pd.DataFrame(), pd.DataFrame(), (), calibrations)
+        nothing = empty_frame(ANSWER_SCHEMA), empty_frame(CONDITION_SCHEMA)
+        return Report(*nothing, (), calibrations)
     answers, choices = read_results(files or places)
     content = figures_of(answers, choices)
     print_figures(content, console, verbose=verbose)
@@ -157,9 +167,10 @@ def report_document(content: Report) -> Document:
         **verdict_tables(content.verdicts),
     }
     runs = [*left_out(content.answers), *left_out(content.choices)]
-    headline = page_headline(
-        content.conditions, content.choice_conditions, context_headline(_contexts(content)[0])
-    )
+    headline = ""
+    if len(content.conditions) or len(content.choice_conditions):
+        in_contexts = context_headline(_contexts(content)[0])
+        headline = page_headline(content.conditions, content.choice_conditions, in_contexts)
     notes = [f"left out: {note}" for note in runs]
     return Document("report", headline=headline, tables=tables, notes=notes)
 
