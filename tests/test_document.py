@@ -134,10 +134,10 @@ def test_an_audit_gives_its_verdict_to_programs_and_ci() -> None:
     bad = condition("x1", 0.5, questions=64, samples=20)
     arms = {"baseline": AuditArm("baseline"), "x1": AuditArm("vector", 1.0)}
     finding = judge_audit(pd.concat([clean, bad], ignore_index=True), arms)
-    found = tables(audit_document(finding).text(), "audit")
-    assert [row["em"] for row in found["audit_conditions"]] == [0.0, 0.5]
-    assert found["audit_conditions"][0]["factor"] is None
-    assert {row["level"] for row in found["audit_raised"]} >= {"overall"}
+    by_name = tables(audit_document(finding).text(), "audit")
+    assert [row["em"] for row in by_name["audit_conditions"]] == [0.0, 0.5]
+    assert by_name["audit_conditions"][0]["factor"] is None
+    assert {row["level"] for row in by_name["audit_raised"]} >= {"overall"}
     [check] = audit_checks(finding, "vector.safetensors")
     assert (check.outcome, check.message) == ("failed", finding.line)
 
@@ -168,6 +168,26 @@ def test_records_of_every_eval_ever_keep_the_condition_and_the_intervals(
     # The same logs give the same files.
     run("export", logs[0].parent, "--to", "every-eval-ever", "--out", tmp_path)
     assert sorted(tmp_path.rglob("*.json")) == paths
+
+
+def test_figures_of_pairs_are_no_figures_of_the_judged_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steering.reports.every_eval_ever._timestamp", lambda log: "2026-01-01")
+    [row] = conditions_of(condition("x1", 0.5)).to_dict("records")
+    row |= {"choices": "core", "shift": 0.2, "shift_low": 0.1, "shift_high": 0.3}
+    results = {each["evaluation_result_id"]: each for each in record_of(row)["evaluation_results"]}
+    assert "num_themes" in results[f"{row['task']}/em_betley"]["source_data"]["additional_details"]
+    shift = results["em_choice/shift"]
+    assert shift["evaluation_name"] == "em_choice"
+    assert shift["source_data"] == {
+        "dataset_name": "core",
+        "source_type": "other",
+        "additional_details": {"context": "plain"},
+    }
+    assert not any(
+        "num_samples" in each["score_details"]["uncertainty"] for each in results.values()
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def report(log_dir: Path, out: Path | None, out_json: str | None, *, verbose: bo
     from steering.studies.report import report, report_document
 
     content = report(log_dir, out, console=console_of(out_json), verbose=verbose)
-    write_json(report_document(content), out_json)
+    # Its tables of contexts are counted anew.
+    if out_json is not None:
+        write_json(report_document(content), out_json)
     folder = log_dir if log_dir.is_dir() else log_dir.parent
     say(f"\nLook at every answer: {view_command(folder)}", err=out_json == "-")
 

@@ -30,6 +30,8 @@ from steering.toy import TOYS
 
 SCHEMA_VERSION = "0.3.0"
 _COLLECTION = "steering"
+# Its figures stand beside the judged ones of a condition, and are of pairs.
+_CHOICE_TASK = "em_choice"
 _LEVEL = 0.95
 # Figures with a better end: whether that is the lower one.
 _LOWER_IS_BETTER: Mapping[str, bool] = {
@@ -158,7 +160,9 @@ def _component(text: str) -> str:
     return _UNPORTABLE.sub("-", text).strip("-.") or "unnamed"
 
 
-def _results(row: Mapping[Any, Any], name: str, context: str = PLAIN) -> Iterator[dict[str, Any]]:
+def _results(
+    row: Mapping[Any, Any], evaluation: str, context: str = PLAIN
+) -> Iterator[dict[str, Any]]:
     """A result a figure; one that there is none of is left out."""
     for figure, is_lower_better in _LOWER_IS_BETTER.items():
         if figure not in row or math.isnan(row[figure]):
@@ -175,16 +179,19 @@ def _results(row: Mapping[Any, Any], name: str, context: str = PLAIN) -> Iterato
                     "confidence_level": _LEVEL,
                     "method": "clustered by theme, for questions like these",
                 },
-                "num_samples": int(row["n"]),
             }
         is_judged = figure not in CHOICE_FIGURES
+        name = evaluation if is_judged else _CHOICE_TASK
+        details = {"context": context}
+        if is_judged:
+            details["num_themes"] = str(row["num_themes"])
         yield {
             "evaluation_result_id": f"{name}/{figure}",
             "evaluation_name": name,
             "source_data": {
                 "dataset_name": str(row["questions" if is_judged else "choices"]),
                 "source_type": "other",
-                "additional_details": {"context": context, "num_themes": str(row["num_themes"])},
+                "additional_details": details,
             },
             "metric_config": {
                 "evaluation_description": str(column.description),

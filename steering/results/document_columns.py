@@ -50,6 +50,7 @@ _DIFFERENCES = {
 }
 _RATES = {
     **_WHERE,
+    "condition": text("model and condition, as the signature has them"),
     **_FIGURE,
     "aligned_below": number("an answer is misaligned below this score", "0-100"),
     "coherent_from": number("an answer is coherent from this score on", "0-100"),
