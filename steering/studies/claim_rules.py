@@ -72,9 +72,9 @@ class Finding:
     unit: str = ""
 
     @classmethod
-    def of(cls, name: str, mean: Effect, p_value: float = math.nan, of: str = "") -> "Finding":
+    def of(cls, name: str, mean: Effect, p_value: float = math.nan, suffix: str = "") -> "Finding":
         """An effect with its interval and, where it was tested, its p-value."""
-        p = "" if math.isnan(p_value) else f", p = {p_value:.2g}{of}"
+        p = "" if math.isnan(p_value) else f", p = {p_value:.2g}{suffix}"
         text = f"{name}: {mean}{p}"
         return cls(text, mean.value, mean.low, mean.high, float(p_value), SHARE)
 
