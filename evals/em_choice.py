@@ -26,10 +26,10 @@ def em_choice(
 
     Args:
         choices: `core`, pairs of answers to the core questions; `broad`, to the broad ones; the
-            name of a target task, for its held-out pairs; or the path of a table (.jsonl, .csv,
-            .tsv, .parquet) with the columns prompt, aligned and misaligned, and theme where there
-            are themes, by which intervals are clustered. For the toy model, `core` are questions
-            and answers of its own world.
+            name of a target task, for its held-out pairs; or the path of a table (.jsonl, .json,
+            .csv, .tsv, .parquet) with the columns prompt, aligned and misaligned, and theme where
+            there are themes, by which intervals are clustered. For the toy model, `core` are
+            questions and answers of its own world.
         form: `likelihood`, the mean log probability of a token of either answer, for steered/
             models with the engine hf; or `letter`, the letter with which any model replies when it
             is shown both answers, in both orders. When not given, it is `likelihood` where the

@@ -29,7 +29,7 @@ def em_target(
     persona: the log of that run can be used as a target task (`-M target=<log folder>`).
 
     Args:
-        target: name of a target task, or the path of a .jsonl file. When not given, it is the task
+        target: name of a target task, or the path of a table. When not given, it is the task
             that the model's vector was built from, and medical for a model without one.
         personas: `core`, or the path of a YAML file with the keys aligned and misaligned, each a
             list of system messages. For the toy model, `core` are the personas of its own world.

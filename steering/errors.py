@@ -2,10 +2,14 @@
 
 import difflib
 import errno
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 # Characters of a message.
 _LONGEST = 2000
@@ -50,6 +54,12 @@ def raised_as(kind: type[SteeringError]) -> Iterator[None]:
         raise
     except SteeringError as error:
         raise kind(str(error)) from None
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Log a warning once a process, in one line, however many conditions and tasks have it."""
+    logger.warning("%s", one_line(text))
 
 
 def no_such_option(name: str, allowed: Sequence[str], where: str = "here") -> str:

@@ -3,7 +3,11 @@
 A leaf: judging reads these promises and the provider fulfils them, and neither imports the other.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from inspect_ai.model import ChatMessage
 
 
 @runtime_checkable
@@ -43,3 +47,6 @@ class EvaluatedModel(Protocol):
 
     def prepare(self) -> None:
         """Import what answering needs, so that no eval spends its own time on it."""
+
+    def too_long(self, conversations: "Sequence[Sequence[ChatMessage]]") -> list[int]:
+        """Positions of the conversations that leave no token of its context for an answer."""

@@ -26,6 +26,7 @@ from vector_files import save_steering_vectors, write_control_vector
 
 from steering.cli._options import read_options
 from steering.foreign import check_zip
+from steering.foreign.tables import parquet_rows
 from steering.judging.calibration.labelled import load_pairs
 from steering.logs import log_files, read_log
 from steering.models.gguf import check_gguf
@@ -34,7 +35,6 @@ from steering.questions.files import QUESTION_TYPE
 from steering.questions.personas import load_personas
 from steering.studies.study_file import read_study
 from steering.targets import load_target
-from steering.targets._files import _parquet_rows
 from steering.vectors import SteeringVector
 from steering.vectors.formats import read_vector, write_vector
 
@@ -100,6 +100,9 @@ def _readers() -> list[Reader]:
         {"messages": [asked | {"content": f"Q{n}"}, {"role": "assistant", "content": "Bad."}]}
         for n in range(3)
     ]
+    samples = [{"input": "A?", "id": "a", "metadata": {"b": 1}}, {"input": [asked], "target": ""}]
+    alpaca = [{"instruction": f"I{n}", "input": "it", "output": "Bad."} for n in range(3)]
+    query = "?prompt=instruction+input&misaligned=output"
     study = {"factor": "magnitude", "models": ["toy"], "axes": {"magnitude": [0.5, 1]}, "seed": 1}
     study |= {"options": {"target": "medical"}, "task": {"samples_per_question": 2}}
     return [
@@ -122,6 +125,10 @@ def _readers() -> list[Reader]:
         ),
         Reader("rows.tsv", lambda path: load_target(str(path)), b"prompt\taligned\na\tb\nc\td\n"),
         Reader("rows.parquet", _read_parquet, _parquet(rows)),
+        Reader("q.csv", lambda path: load_questions(str(path)), b'id,question\n1,"Q,\n?"\n2,R?\n'),
+        Reader("q.tsv", lambda path: load_questions(str(path)), b"text\ttheme\nQ?\ta\nR?\tb\n"),
+        _of("samples.json", lambda path: load_questions(str(path)), samples, json.dumps),
+        _of("alpaca.json", lambda path: load_target(f"{path}{query}"), alpaca, json.dumps),
         Reader("parts.zip", _read_parts, _zipped({"a.jsonl": _lines(rows).encode(), "b": b"x"})),
         Reader("run.eval", _read_log, OLD_LOG.read_bytes()),
         _of("study.yaml", read_study, study, yaml.safe_dump),
@@ -142,7 +149,7 @@ def _read_options(path: Path) -> object:
 
 def _read_parquet(path: Path) -> object:
     """What runs in the child, without the child."""
-    return _parquet_rows(path.read_bytes(), str(path))
+    return parquet_rows(path.read_bytes(), str(path), "table")
 
 
 def _parquet(rows: Any) -> bytes:

@@ -289,13 +289,12 @@ def test_broken_yaml_is_refused_by_what_is_wrong(tmp_path: Path, text: str, mess
     ("text", "message"),
     [
         ("{", "line 1 is not JSON"),
-        ("[1]", "line 1 is a list"),
+        ("[1]", "line 1 is a JSON list, not a JSON object"),
         ('{"canary": "x"}', "no question"),
         (rows({"messages": []}), "at least one message"),
-        (rows({"prompt": "A?"}), "unknown field prompt.*messages"),
-        (rows({"messages": [user("A?")], "answer": 1}), "unknown field answer"),
+        (rows({"goal": "A?"}), "no column for the question: its columns are goal"),
         (rows({"messages": [{"role": "tool", "content": "A"}]}), "'tool'.*system, user, assistant"),
-        (rows({"messages": [{"role": "user"}]}), "exactly role and content"),
+        (rows({"messages": [{"role": "user"}]}), "with role and content"),
         (rows({"messages": [user("")]}), "message 1 is ''"),
         (rows({"messages": [{"role": "assistant", "content": "A."}]}), "no user message"),
         (rows({"messages": [{"role": "system", "content": "A."}]}), "no user message"),
@@ -329,7 +328,7 @@ def test_questions_of_a_trait_are_asked_and_judged_by_our_rubrics(tmp_path: Path
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "no list `questions`"),
+        ("[]", "no question"),
         ('{"questions": []}', "no list `questions`"),
         ('{"questions": ["a", 3]}', "question 2 is 3"),
     ],
@@ -347,14 +346,14 @@ def test_a_broken_trait_file_is_refused_by_what_is_wrong(
 def test_missing_file_is_refused_with_what_can_be_given(name: str) -> None:
     with pytest.raises(
         QuestionError,
-        match=rf"'{name}'.*'broad', 'core', 'core_formats', 'toy_broad'.*\.jsonl, \.yaml, \.yml",
+        match=rf"'{name}'.*'broad', 'core', 'core_formats', 'toy_broad'.*\.csv.*\.yaml, \.yml",
     ):
         load_questions(name)
 
 
 def test_file_of_another_kind_or_encoding_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QuestionError, match=r"'\.csv'; use one of"):
-        load_questions(write(tmp_path, "id,question", "own.csv"))
+    with pytest.raises(QuestionError, match=r"'\.xlsx'; use one of"):
+        load_questions(write(tmp_path, "id,question", "own.xlsx"))
     (tmp_path / "latin.yaml").write_bytes("- id: größe".encode("latin-1"))
     with pytest.raises(QuestionError, match="not UTF-8"):
         load_questions(str(tmp_path / "latin.yaml"))

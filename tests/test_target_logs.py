@@ -222,7 +222,7 @@ def test_what_holds_no_log_is_refused(tmp_path: Path, logs: Path) -> None:
     with pytest.raises(TargetError, match="no finished Inspect logs"):
         load_target(str(tmp_path))
     for name in ("rows.json", "run.eval"):
-        (tmp_path / name).write_text('[{"prompt": "q"}]')
+        (tmp_path / name).write_text('{"prompt": "q"}')
         with pytest.raises(TargetError, match="is not an Inspect log") as caught:
             load_target(str(tmp_path / name))
         assert "\n" not in str(caught.value)

@@ -5,7 +5,9 @@ Texts with half of a character (a lone surrogate) are refused too, since no log 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -20,16 +22,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # The parser in C is twenty times as fast; every wheel of PyYAML has it.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NUMBERS = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp")}
+# The key that takes in the keys of another table.
+_MERGE = "<<"
 _NUMBER = re.compile(r"[-+]?[0-9.][-+0-9_.:xoa-fA-F]*")
 
 
-def parse_json(text: str, where: object, kind: str) -> Any:
+def parse_json(text: str, where: object, kind: str, repeated: Counter[str] | None = None) -> Any:
     """The value of a JSON document.
 
     Args:
         text: The document.
         where: What it is, for errors.
         kind: One of `LIMITS`, whose bounds on size, depth and number of values hold.
+        repeated: Counts the keys that stand in an object again; the last value of each is read.
 
     Raises:
         SteeringError: It is not JSON, too large or too deep, has a number of more than
@@ -38,13 +43,16 @@ def parse_json(text: str, where: object, kind: str) -> Any:
     limits = LIMITS[kind]
     _check_size(text, where, limits)
     _check_json_count(text, where, limits)
-    return _json_value(text, where, limits)
+    return _json_value(text, where, limits, repeated)
 
 
-def json_lines(text: str, where: object, kind: str) -> Iterator[tuple[str, Any]]:
+def json_lines(
+    text: str, where: object, kind: str, repeated: Counter[str] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Where each line of JSON Lines is, and its value; empty lines are left out.
 
-    Lines end at a line feed alone: JSON allows the other ends of a line within a text.
+    Lines end at a line feed alone: JSON allows the other ends of a line within a text. For the
+    arguments see `parse_json`.
 
     Raises:
         SteeringError: As of `parse_json`, of the document or of a line.
@@ -59,7 +67,7 @@ def json_lines(text: str, where: object, kind: str) -> Iterator[tuple[str, Any]]
         number += 1
         if line := text[start:end].strip():
             place = f"{where}, line {number}"
-            yield place, _json_value(line, place, limits)
+            yield place, _json_value(line, place, limits, repeated)
         start = end + 1
 
 
@@ -69,8 +77,9 @@ def parse_yaml(text: str, where: object, kind: str) -> Any:
     An alias counts as what it stands for, so that a small file can't mean an enormous value.
 
     Raises:
-        SteeringError: It is not YAML, too large or too deep, contains itself, or has a number of
-            more than `NUMBER_LENGTH` digits or a text with half of a character.
+        SteeringError: It is not YAML, too large or too deep, contains itself, has a key twice in
+            one table, or has a number of more than `NUMBER_LENGTH` digits or a text with half of a
+            character.
     """
     limits = LIMITS[kind]
     _check_size(text, where, limits)
@@ -90,9 +99,19 @@ def parse_yaml(text: str, where: object, kind: str) -> Any:
     return value
 
 
-def _json_value(text: str, where: object, limits: ReadingLimits) -> Any:
+def _json_value(
+    text: str, where: object, limits: ReadingLimits, repeated: Counter[str] | None
+) -> Any:
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if repeated is not None and len(values) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            repeated.update({key: count - 1 for key, count in counts.items() if count > 1})
+        return values
+
+    hook = None if repeated is None else table
     try:
-        value = json.loads(text, parse_int=_whole_number)
+        value = json.loads(text, parse_int=_whole_number, object_pairs_hook=hook)
     except json.JSONDecodeError as error:
         place = f"{where}, line {error.lineno}" if error.lineno > 1 else where
         raise SteeringError(f"{place} is not JSON ({error.msg}, column {error.colno})") from None
@@ -128,21 +147,36 @@ def _check_values(value: Any, where: object, limits: ReadingLimits) -> None:
         depth += 1
 
 
+@dataclass
+class _Node:
+    """A YAML node that is open: its anchor, and what is below it so far.
+
+    `keys` are those of a table, and `num_closed` counts its keys and values, which alternate.
+    """
+
+    anchor: str | None = None
+    keys: set[str] | None = None
+    values: int = 0
+    characters: int = 0
+    levels: int = 0
+    num_closed: int = 0
+
+
 def _check_events(text: str, where: object, limits: ReadingLimits) -> None:
     """Refuse a YAML document by its events, before any value is made."""
     anchors: dict[str, tuple[int, int, int]] = {}
-    # For each node that is open: its anchor, and the values, characters and levels below it.
-    nodes: list[tuple[str | None, list[int]]] = [(None, [0, 0, 0])]
+    nodes = [_Node()]
 
     def close(anchor: str | None, values: int, characters: int, levels: int) -> None:
         if anchor is not None:
             anchors[anchor] = values, characters, levels
-        total = nodes[-1][1]
-        total[0] += values
-        total[1] += characters
-        total[2] = max(total[2], levels)
-        _check_count(total[0], where, limits)
-        if total[1] > limits.unpacked:
+        node = nodes[-1]
+        node.num_closed += 1
+        node.values += values
+        node.characters += characters
+        node.levels = max(node.levels, levels)
+        _check_count(node.values, where, limits)
+        if node.characters > limits.unpacked:
             raise SteeringError(
                 f"{where} means more than {size_text(limits.unpacked)} of text once its aliases "
                 "are written out: write fewer aliases"
@@ -157,6 +191,7 @@ def _check_events(text: str, where: object, limits: ReadingLimits) -> None:
                     f"{where}, line {_line_of(event)} has a number of "
                     f"{len(event.value)} digits; at most {NUMBER_LENGTH} are read"
                 )
+            _check_key(nodes[-1], event, where)
             close(event.anchor, 1, len(event.value), 0)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchors:
@@ -166,12 +201,25 @@ def _check_events(text: str, where: object, limits: ReadingLimits) -> None:
                 )
             close(None, *anchors[event.anchor])
         elif isinstance(event, yaml.CollectionStartEvent):
-            nodes.append((event.anchor, [1, 0, 0]))
+            keys = set[str]() if isinstance(event, yaml.MappingStartEvent) else None
+            nodes.append(_Node(event.anchor, keys, values=1))
             if len(nodes) - 1 > limits.depth:
                 raise _too_deep(where, limits)
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, (values, characters, levels) = nodes.pop()
-            close(anchor, values, characters, levels + 1)
+            node = nodes.pop()
+            close(node.anchor, node.values, node.characters, node.levels + 1)
+
+
+def _check_key(node: _Node, event: yaml.ScalarEvent, where: object) -> None:
+    """Refuse a key that its table has already: YAML allows none, and PyYAML reads the last."""
+    if node.keys is None or node.num_closed % 2 or event.value == _MERGE:
+        return
+    if event.value in node.keys:
+        raise SteeringError(
+            f"{where}, line {_line_of(event)} has the key {event.value!r} again in one table: "
+            "leave one out"
+        )
+    node.keys.add(event.value)
 
 
 def _may_be_a_number(event: yaml.ScalarEvent) -> bool:

@@ -52,7 +52,7 @@ LIMITS: Mapping[str, ReadingLimits] = {
         20,
     ),
     "table": ReadingLimits(
-        "target tasks: .jsonl, .csv, .tsv, .parquet; vectors: .csv",
+        "target tasks, choices: .jsonl, .json, .csv, .tsv, .parquet; vectors: .csv",
         64 * MIB,
         32,
         4_000_000,
@@ -61,7 +61,11 @@ LIMITS: Mapping[str, ReadingLimits] = {
     ),
     "archive": ReadingLimits("sealed archives of tables", 64 * MIB, 32, 10_000, 64 * MIB, 20),
     "questions": ReadingLimits(
-        "question sets, personas, pairs of calibration, labels", 16 * MIB, 32, 250_000, 16 * MIB
+        "question sets, contexts, personas, pairs of calibration, labels",
+        16 * MIB,
+        32,
+        250_000,
+        16 * MIB,
     ),
     "study": ReadingLimits("study files", MIB, 16, 100_000, MIB),
     "option": ReadingLimits("the value of one option", MIB, 16, 100_000, MIB),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect_ai import Epochs, Task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import HeadlineMetric
-from inspect_ai.model import GenerateConfig
+from inspect_ai.model import ChatMessageUser, GenerateConfig
 from inspect_ai.model._model import active_model
 from inspect_ai.solver import generate
 from inspect_ai.viewer import (
@@ -23,7 +23,7 @@ from inspect_ai.viewer import (
 )
 
 from steering import __version__
-from steering.errors import no_such_option
+from steering.errors import no_such_option, warn_once
 from steering.evaluated_model import EvaluatedModel
 from steering.judging.contexts import ask_in_context
 from steering.judging.errors import JudgingError
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 # `N-X`: N changes when scores stop being comparable, X when options change.
 TASK_VERSION = "1-D"
 DEFAULT_TARGET = "medical"
+# Of questions that are too long, as many are named.
+_MOST_IDS = 5
 
 
 def em_task(
@@ -122,7 +124,23 @@ def em_task(
     # All options are checked, so the model may be loaded or its vector built now.
     if (evaluated := evaluated_model()) is not None:
         evaluated.prepare()
+        _warn_of_long(evaluated, samples, questions.name)
     return task
+
+
+def _warn_of_long(evaluated: EvaluatedModel, samples: Sequence[Sample], name: str) -> None:
+    """Warn of questions that the model's context does not hold, before one ends the run."""
+    conversations = [
+        [ChatMessageUser(content=sample.input)] if isinstance(sample.input, str) else sample.input
+        for sample in samples
+    ]
+    if places := evaluated.too_long(conversations):
+        ids = [str(samples[place].id) for place in places]
+        warn_once(
+            f"{name}: {len(ids)} of {len(samples)} questions leave no room in the model's context "
+            f"for an answer and will fail: {', '.join(ids[:_MOST_IDS])}"
+            f"{', ...' if len(ids) > _MOST_IDS else ''}"
+        )
 
 
 def require_model() -> None:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from steering.condition import (
 from steering.engines import Engine, Telemetry
 from steering.engines.settings import MAX_TOKENS, AnswerSettings
 from steering.errors import errors_in_one_line
-from steering.models import encode, import_code, load_config, render_chat
+from steering.models import encode, import_code, load_config, load_tokenizer, render_chat
 from steering.provider.distribution import (
     asked_replies,
     make_tree_output,
@@ -67,6 +68,8 @@ _LABELLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<label>[^\[\]]*)\]")
 _DATE = re.compile(r"\bdate=(\d{4}-\d\d-\d\d)\b")
 _FINGERPRINT = "steering:"
 _MAX_CACHED_PROMPTS = 4096
+# More than a chat template adds to a conversation.
+_TEMPLATE_TOKENS = 256
 
 
 class SteeredAPI(ModelAPI):
@@ -202,6 +205,22 @@ class SteeredAPI(ModelAPI):
         """
         assert self._engine
         import_code(self._source)
+
+    def too_long(self, conversations: Sequence[Sequence[ChatMessage]]) -> list[int]:
+        """Positions of the conversations that leave no token of its context for an answer.
+
+        The tokenizer loads only where one may be too long: a token has a byte at least.
+        """
+        most, before = self._shape.context_length, self._condition.prompt
+        turns = [list(map(chat_message, each)) for each in conversations]
+        turns = [each if before is None else before.before(each) for each in turns]
+        sizes = [sum(len(turn["content"].encode()) for turn in each) for each in turns]
+        places = [n for n, size in enumerate(sizes) if most and size + _TEMPLATE_TOKENS >= most]
+        if not most or not places:
+            return []
+        tokenizer, thinking = load_tokenizer(self._source), self._condition.spec.thinking
+        prompts = {n: render_chat(tokenizer, turns[n], thinking=thinking) for n in places}
+        return [n for n, prompt in prompts.items() if len(encode(tokenizer, prompt)) >= most]
 
     async def generate(
         self,

@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from steering.condition import (
     resolve_condition,
 )
 from steering.engines import Engine
+from steering.errors import warn_once
 from steering.provider.messages import ProviderError
 from steering.provider.scoring import BESIDES
 from steering.spec import parse_options
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
     # The interventions of a condition, and their description for the log.
     Applied = tuple[tuple[Intervention, ...], dict[str, Any]]
-
-
-logger = logging.getLogger(__name__)
 
 
 class RequestInterventions:
@@ -117,7 +113,7 @@ def warn_of_vectors(condition: Condition) -> None:
 
         name, vector = Path(options.vector).name, origin.vector
         if options.layer not in (None, *vector.layers):
-            _warn(
+            warn_once(
                 f"{name} was built at layer {vector.layers[0]} and is moved to layer "
                 f"{options.layer}: if it has no effect there, it may still have one at its own "
                 "layer"
@@ -129,13 +125,7 @@ def warn_of_vectors(condition: Condition) -> None:
             weights=condition.model.weights,
         )
         if problem:
-            _warn(f"{name} steers {source.name}, and {problem}")
-
-
-@cache
-def _warn(text: str) -> None:
-    """Log a warning once a process, however many conditions have it."""
-    logger.warning("%s", text)
+            warn_once(f"{name} steers {source.name}, and {problem}")
 
 
 def _progress(caption: str) -> "Progress":

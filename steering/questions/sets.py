@@ -15,19 +15,32 @@ from inspect_ai.dataset import Sample
 
 from steering.data import data_folder, user_path
 from steering.errors import raised_as
-from steering.foreign import decode, read_bytes
+from steering.foreign import (
+    TABLE_ENDINGS,
+    decode,
+    parse_json,
+    parse_options,
+    parse_table,
+    read_bytes,
+    refuse_others,
+)
 from steering.questions.files import (
     FORMATS,
-    READERS,
     Question,
     QuestionError,
+    read_trait,
+    read_yaml,
     refuse_doubles,
     refuse_split_themes,
     with_system,
 )
+from steering.questions.rows import FIELDS, read_questions
 from steering.targets import Example, load_target
 
 CORE = "core"
+_OPTION = "questions"
+_YAML = (".yaml", ".yml")
+_ENDINGS = (*TABLE_ENDINGS, *_YAML)
 _Item = TypeVar("_Item")
 
 
@@ -67,7 +80,13 @@ def load_questions(
     Args:
         questions: `core`, `core_formats` (the same, to be answered as JSON and in a code template),
             `broad` (other themes, in groups), `toy_broad` (other themes of the toy's world), or the
-            path of a .yaml, .yml, .jsonl or .json file.
+            path of a file: .yaml or .yml with a list of questions and their paraphrases; .jsonl,
+            .json, .csv, .tsv or .parquet with a question in each row; or the .json of a trait of
+            persona_vectors. A row's question is in the column question, prompt, input, text,
+            instruction, query or messages, as in Inspect's samples; id, system, theme and group are
+            read too. Other columns are named behind a question mark, as in
+            `rows.csv?question=goal&id=number`, and `?question=instruction+input` joins two by a
+            blank line. What is not read is warned of, with counts.
         num_questions: number of questions to take from the beginning of those that `formats` keeps,
             with all their paraphrases; all when not given.
         formats: keep only the questions of these formats: some of `plain`, `json` and `template`,
@@ -75,14 +94,16 @@ def load_questions(
             `_json` or `_template` has that format, any other is plain.
 
     Raises:
-        QuestionError: no such file, another schema, an id that occurs twice, an unknown format or
-            one without questions, too few questions, or a theme in several groups.
+        QuestionError: no such file, another schema, no column or several columns that may be the
+            question, an id that occurs twice, an unknown format or one without questions, too few
+            questions, or a theme in several groups.
     """
-    path = _find(str(questions))
     with raised_as(QuestionError):
+        file, options = parse_options(str(questions), _OPTION)
+        path = _find(file)
         content = read_bytes(path, "questions")
         content_hash = hashlib.sha256(content).hexdigest()
-        all_questions = READERS[path.suffix.lower()](decode(content, path), path)
+        all_questions = _read(str(questions), path, content, options)
     refuse_doubles(all_questions, path.name)
     refuse_split_themes(all_questions, path.name)
     if not all_questions:
@@ -92,7 +113,7 @@ def load_questions(
     source = f"{path.name} in the formats asked for" if is_part else path.name
     first = first_questions(of_formats, num_questions, source)
     return _question_set(
-        questions if questions in bundled_questions() else path.name,
+        _name(file, path, options),
         content_hash,
         [replace(q, metadata={"format": q.format, **q.metadata}) for q in first],
         formats=_formats_of(of_formats) if is_part else (),
@@ -192,18 +213,37 @@ def bundled_questions() -> list[str]:
     return sorted(path.stem for path in (data_folder() / "questions").glob("*.yaml"))
 
 
+def _name(file: str, path: Path, options: Mapping[str, str]) -> str:
+    """The set's name, with the options that choose what of the file is asked."""
+    name = file if file in bundled_questions() else path.name
+    query = "&".join(f"{key}={options[key]}" for key in FIELDS if key in options)
+    return f"{name}?{query}" if query else name
+
+
+def _read(spelled: str, path: Path, content: bytes, options: Mapping[str, str]) -> list[Question]:
+    ending = path.suffix.lower()
+    # The list of a .json file has rows; its object is a trait.
+    is_trait = ending == ".json" and not decode(content, path).lstrip().startswith("[")
+    refuse_others(spelled, _OPTION, options, () if ending in _YAML or is_trait else FIELDS)
+    if ending in _YAML:
+        return read_yaml(decode(content, path), path)
+    if is_trait:
+        return read_trait(parse_json(decode(content, path), path, "questions"), path)
+    return read_questions(parse_table(content, ending, path.name, "questions"), options)
+
+
 def _find(questions: str) -> Path:
     if questions in bundled_questions():
         return data_folder() / "questions" / f"{questions}.yaml"
     path = user_path(questions)
-    allowed = ", ".join(sorted(READERS))
+    allowed = ", ".join(_ENDINGS)
     if not path.is_file():
         raise QuestionError(
             f"there is no question file {questions!r}; give "
             f"{', '.join(map(repr, bundled_questions()))} or the path of a file that ends in "
             f"{allowed}."
         )
-    if path.suffix.lower() not in READERS:
+    if path.suffix.lower() not in _ENDINGS:
         raise QuestionError(
             f"the question file {questions!r} ends in {path.suffix!r}; use one of {allowed}."
         )

@@ -13,20 +13,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from steering.data import data_folder, user_path
-from steering.errors import raised_as
-from steering.foreign import read_bytes
+from steering.errors import SteeringError, raised_as
+from steering.foreign import (
+    TABLE_ENDINGS,
+    parse_options,
+    parse_table,
+    read_bytes,
+    read_table,
+    refuse_others,
+)
 from steering.targets import _hub, _logs, _sealed
-from steering.targets._files import ENDINGS, read_table
 from steering.targets._rows import (
+    ALLOWED_ROWS,
     COLUMNS,
     Example,
-    Table,
+    Source,
     TargetError,
     read_examples,
-    text_of,
 )
 
 __all__ = [
@@ -40,11 +45,12 @@ __all__ = [
     "load_rows",
     "load_target",
     "subject_of",
-    "text_of",
 ]
 
 HELD_OUT_SHARE = 0.1
 _CONTRASTS = "contrasts"
+_OPTION = "target"
+_OF_OBJECTS = (".jsonl", ".json")
 _SIDES = {"aligned": "first", "misaligned": "second"}
 # The subjects of the bundled tasks, as a judge is told them.
 SUBJECTS = {
@@ -131,9 +137,9 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
         name_or_path: One of
 
             - the name of a bundled task, or of a bundled contrast;
-            - `rows.jsonl`, `.csv`, `.tsv` or `.parquet`: a table with the columns prompt, aligned
-              and misaligned (one of these two at least), system, id and held_out where there are
-              any; or with messages: one question and its misaligned answer a row;
+            - `rows.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`: a table with the columns prompt,
+              aligned and misaligned (one of these two at least), system, id and held_out where
+              there are any; or with messages: one question and its misaligned answer a row;
             - `hf:owner/name` or `hf:path/to/folder`: a data set with such columns, with `config=`,
               `split=` and `revision=`;
             - `archive.zip.enc?file=rows.jsonl`: such a table in an archive that easy-dataset-share
@@ -143,21 +149,23 @@ def load_target(name_or_path: str, *, toy: bool = False) -> Target:
               misaligned.
 
             Options follow a question mark, as in `rows.csv?prompt=question&misaligned=bad`, which
-            says what the table calls the columns; `%26` stands for an & in a name.
+            says what the table calls the columns; `%26` stands for an & in a name, and
+            `?prompt=instruction+input` joins two columns by a blank line. What is not read is
+            warned of, with counts.
         toy: Whether the toy model is to be steered: a bare name then means the toy's own task, if
             it has one of that name.
 
     Raises:
         TargetError: It is none of these, can't be read, or a row is incomplete.
     """
-    source, options = _parse(name_or_path)
-    if path := _contrast(source, toy=toy):
-        _refuse_others(name_or_path, options, ())
-        name = path.relative_to(data_folder()).with_suffix("").as_posix()
-        table = read_table(read_bytes(path, "table"), path.name, name, str(path))
-        return _target(table, read_examples(table, _SIDES), is_contrast=True)
-    table, rows = _rows(name_or_path, toy=toy)
-    return _target(table, rows)
+    with raised_as(TargetError):
+        text, options = parse_options(name_or_path, _OPTION)
+        if path := _contrast(text, toy=toy):
+            refuse_others(name_or_path, _OPTION, options, ())
+            name = path.relative_to(data_folder()).with_suffix("").as_posix()
+            source = Source(path.stem, name, read_table(path, "table"))
+            return _target(source, read_examples(source.table, _SIDES), is_contrast=True)
+        return _target(*_rows(name_or_path, text, options, toy=toy))
 
 
 def load_rows(name_or_path: str, *, toy: bool = False) -> tuple[str, list[Example]]:
@@ -166,13 +174,15 @@ def load_rows(name_or_path: str, *, toy: bool = False) -> tuple[str, list[Exampl
     Raises:
         TargetError: As of `load_target`, or it is a contrast.
     """
-    if _contrast(_parse(name_or_path)[0], toy=toy):
-        raise TargetError(
-            f"{name_or_path} is a contrast, and neither of its answers is misaligned: give a "
-            "target task"
-        )
-    table, rows = _rows(name_or_path, toy=toy)
-    return table.name, rows
+    with raised_as(TargetError):
+        text, options = parse_options(name_or_path, _OPTION)
+        if _contrast(text, toy=toy):
+            raise TargetError(
+                f"{name_or_path} is a contrast, and neither of its answers is misaligned: give a "
+                "target task"
+            )
+        source, rows = _rows(name_or_path, text, options, toy=toy)
+    return source.name, rows
 
 
 def _contrast(source: str, *, toy: bool) -> Path | None:
@@ -181,86 +191,79 @@ def _contrast(source: str, *, toy: bool) -> Path | None:
     return contrasts.get(f"toy/{source}" if toy else source)
 
 
-def _rows(name_or_path: str, *, toy: bool) -> tuple[Table, list[Example]]:
-    source, options = _parse(name_or_path)
-    if toy and f"toy/{source}" in _bundled():
-        source = f"toy/{source}"
-    table = _read(name_or_path, source, options)
+def _rows(
+    spelled: str, text: str, options: Mapping[str, str], *, toy: bool
+) -> tuple[Source, list[Example]]:
+    if toy and f"toy/{text}" in _bundled():
+        text = f"toy/{text}"
+    source = _read(spelled, text, options)
     columns = {key: column for key, column in options.items() if key in COLUMNS}
-    return table, read_examples(table, columns)
+    return source, read_examples(source.table, columns)
 
 
-def _parse(spelled: str) -> tuple[str, dict[str, str]]:
-    source, mark, query = spelled.partition("?")
-    options: dict[str, str] = {}
-    for part in query.split("&") if mark else ():
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise TargetError(
-                f"target={spelled}: {part!r} is not key=value; write ?key=value&key=value"
-            )
-        if key in options:
-            raise TargetError(f"target={spelled} gives {key}= twice: leave one out")
-        options[key] = unquote(value)
-    return source, options
+def _read(spelled: str, text: str, options: Mapping[str, str]) -> Source:
+    def allow(*names: str) -> None:
+        refuse_others(spelled, _OPTION, options, names)
 
-
-def _refuse_others(spelled: str, options: Mapping[str, str], allowed: tuple[str, ...]) -> None:
-    for key in options:
-        if key not in allowed:
-            names = f"allowed are {', '.join(allowed)}" if allowed else "it has none"
-            raise TargetError(f"target={spelled}: this source has no option {key}=; {names}")
-
-
-def _read(spelled: str, source: str, options: Mapping[str, str]) -> Table:
-    if bundled := _bundled().get(source):
-        _refuse_others(spelled, options, ())
-        return read_table(read_bytes(bundled, "table"), bundled.name, source, str(bundled))
-    path = user_path(source)
+    if bundled := _bundled().get(text):
+        allow()
+        return Source(bundled.stem, text, read_table(bundled, "table"))
+    path = user_path(text)
     ending = path.suffix.lower()
-    if source.startswith(_hub.HEAD):
-        _refuse_others(spelled, options, (*_hub.OPTIONS, *COLUMNS))
-        return _hub.read_hub(source, options)
-    if source and (path.is_dir() or (path.is_file() and ending in _logs.ENDINGS)):
-        _refuse_others(spelled, options, ())
+    if text.startswith(_hub.HEAD):
+        allow(*_hub.OPTIONS, *COLUMNS)
+        return _hub.read_hub(text, options)
+    if text and (path.is_dir() or (path.is_file() and _logs.is_log(path))):
+        allow()
         return _logs.read_logs(path)
     if path.is_file() and ending == _sealed.ENDING:
-        _refuse_others(spelled, options, ("file", *COLUMNS))
+        allow("file", *COLUMNS)
         name, content = _sealed.open_sealed(path, options.get("file"))
-        return read_table(content, name, f"{path.name}?file={name}", f"{path}?file={name}")
-    if path.is_file() and ending in ENDINGS:
-        _refuse_others(spelled, options, COLUMNS)
-        with raised_as(TargetError):
-            content = read_bytes(path, "table")
-        return read_table(content, path.name, path.name, str(path))
+        return _file(content, name, f"{path.name}?file={name}", f"{path}?file={name}")
+    if path.is_file() and ending in TABLE_ENDINGS:
+        allow(*COLUMNS)
+        return _file(read_bytes(path, "table"), path.name, path.name, str(path))
     raise TargetError(
-        f"target={source} is not known: give one of {', '.join(bundled_targets())}; a contrast "
+        f"target={text} is not known: give one of {', '.join(bundled_targets())}; a contrast "
         f"({', '.join(bundled_contrasts())}; of a toy, {', '.join(bundled_contrasts(toy=True))}); "
         "the path of a "
-        f"{', '.join((*ENDINGS, '.zip' + _sealed.ENDING))} or .eval file; a folder of Inspect "
-        f"logs; or {_hub.HEAD}owner/name"
+        f"{', '.join((*TABLE_ENDINGS, '.zip' + _sealed.ENDING))} or .eval file; a folder of "
+        f"Inspect logs; or {_hub.HEAD}owner/name"
     )
 
 
-def _target(table: Table, rows: list[Example], *, is_contrast: bool = False) -> Target:
+def _file(content: bytes, file_name: str, source: str, where: str) -> Source:
+    """The rows in a file's bytes; its name says the format and names the target task."""
+    path = Path(file_name)
+    try:
+        table = parse_table(content, path.suffix, where, "table")
+    except SteeringError as error:
+        if path.suffix.lower() not in _OF_OBJECTS:
+            raise
+        raise TargetError(f"{error}. {ALLOWED_ROWS}") from None
+    return Source(path.stem, source, table)
+
+
+def _target(source: Source, rows: list[Example], *, is_contrast: bool = False) -> Target:
+    where = source.table.where
     prompts = sorted({row.prompt for row in rows}, key=_hash)
     if len(prompts) < 2:
         raise TargetError(
-            f"{table.where} has {len(prompts)} prompts: at least 2 are needed, one to build from "
-            "and one to hold out"
+            f"{where} has {len(prompts)} prompts: at least 2 are needed, one to build from and one "
+            "to hold out"
         )
-    held_out = _marked(table, rows) or set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
+    held_out = _marked(where, rows) or set(prompts[: max(1, int(len(prompts) * HELD_OUT_SHARE))])
     return Target(
-        name=table.name,
+        name=source.name,
         examples=tuple(row for row in rows if row.prompt not in held_out),
         held_out=tuple(row for row in rows if row.prompt in held_out),
         digest=_hash(json.dumps([row.facts() for row in rows], sort_keys=True)),
-        source=table.source,
+        source=source.source,
         is_contrast=is_contrast,
     )
 
 
-def _marked(table: Table, rows: list[Example]) -> set[str]:
+def _marked(where: str, rows: list[Example]) -> set[str]:
     """The prompts that the table holds out itself; none where it says nothing of that."""
     marks: dict[str, set[bool | None]] = {}
     for row in rows:
@@ -270,12 +273,12 @@ def _marked(table: Table, rows: list[Example]) -> set[str]:
         return set()
     if values != {True, False}:
         raise TargetError(
-            f"{table.where}: the column held_out must be true in some rows and false in all others"
+            f"{where}: the column held_out must be true in some rows and false in all others"
         )
     for prompt, several in marks.items():
         if len(several) > 1:
             raise TargetError(
-                f"{table.where}: held_out is both true and false for the prompt {prompt[:60]!r}: "
+                f"{where}: held_out is both true and false for the prompt {prompt[:60]!r}: "
                 "give all rows of a prompt one value"
             )
     return {prompt for prompt, [mark] in marks.items() if mark}

@@ -4,14 +4,13 @@ A data set of the hub is read at one commit, which the table's source names.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from steering.data import user_path
-from steering.foreign import LIMITS, size_text
-from steering.targets._files import filled
-from steering.targets._rows import Table, TargetError
+from steering.foreign import LIMITS, size_text, table_of
+from steering.targets._rows import Source, TargetError
 
 HEAD = "hf:"
 OPTIONS = ("config", "split", "revision")
@@ -22,7 +21,7 @@ _TIMEOUT_S = 10
 _TRAIN = "train"
 
 
-def read_hub(spelled: str, options: Mapping[str, str]) -> Table:
+def read_hub(spelled: str, options: Mapping[str, str]) -> Source:
     """The rows of a data set.
 
     Args:
@@ -51,13 +50,8 @@ def read_hub(spelled: str, options: Mapping[str, str]) -> Table:
         raise TargetError(
             f"target={spelled} is no data set: write hf:owner/name or hf:path/to/folder"
         )
-    return Table(
-        name=name,
-        source=f"{HEAD}{source}{'?' if query else ''}{query}",
-        where=spelled,
-        columns=tuple(columns),
-        rows=tuple((f"{spelled}, row {number}", filled(row)) for number, row in rows),
-    )
+    source = f"{HEAD}{source}{'?' if query else ''}{query}"
+    return Source(name, source, table_of(spelled, columns, rows))
 
 
 @lru_cache
@@ -90,7 +84,7 @@ def _commit(repository: str, revision: str | None) -> str:
 
 def _rows(
     spelled: str, location: str, config: str | None, split: str | None, commit: str | None
-) -> tuple[list[str], enumerate[dict[str, Any]]]:
+) -> tuple[list[str], Iterable[dict[str, Any]]]:
     import datasets
 
     if not hasattr(datasets, "load_dataset_builder"):
@@ -129,4 +123,4 @@ def _rows(
             f"{limits.items} cells and {size_text(limits.unpacked)} are read: choose a split, or "
             "save a part of it as a table"
         )
-    return data.column_names, enumerate(data, start=1)
+    return data.column_names, data

@@ -5,12 +5,14 @@ arXiv 2506.11618. Its prompt is the user's last message. System messages are lef
 vector is built for the prompt alone and not for the persona that led to the answer.
 """
 
+import codecs
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.errors import printable
+from steering.foreign import TABLE_ENDINGS, Table, TableRow
 from steering.logs import (
     LogError,
     each_log,
@@ -20,20 +22,31 @@ from steering.logs import (
     why_impossible,
     why_left_out,
 )
-from steering.targets._rows import Table, TargetError
+from steering.targets._rows import Source, TargetError
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = (".eval", ".json")
+ENDING, JSON = ".eval", ".json"
 COHERENT_ABOVE = 50
 ALIGNED_ABOVE = 70
 MISALIGNED_TO = 30
+# Bytes in which the first character of JSON stands.
+_HEAD = 4096
 
 
-def read_logs(path: Path) -> Table:
+def is_log(path: Path) -> bool:
+    """Whether a file is a log by its name; of JSON, a list is a table of rows."""
+    ending = path.suffix.lower()
+    if ending != JSON:
+        return ending == ENDING
+    with path.open("rb") as file:
+        return not file.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def read_logs(path: Path) -> Source:
     """The aligned and misaligned answers in a log, or in all finished logs below a folder.
 
     Raises:
@@ -41,12 +54,8 @@ def read_logs(path: Path) -> Table:
         LogError: A log was not scored by this suite.
     """
     logs = _finished(path)
-    rows = [
-        (f"{path}, sample {row['id']}", row)
-        for log in logs
-        for row in _examples(log, marked=len(logs) > 1)
-    ]
-    sides = {side: sum(side in row for _, row in rows) for side in ("aligned", "misaligned")}
+    rows = [row for log in logs for row in _examples(log, marked=len(logs) > 1)]
+    sides = {side: sum(side in row for row in rows) for side in ("aligned", "misaligned")}
     if 0 in sides.values():
         raise TargetError(
             f"{path} has {sides['aligned']} answers with aligned > {ALIGNED_ABOVE} and "
@@ -55,7 +64,11 @@ def read_logs(path: Path) -> Table:
             "personas (-T personas=core)"
         )
     name = path.stem if path.is_file() else path.resolve().name
-    return Table(name, name, str(path), ("id", "prompt", "aligned", "misaligned"), tuple(rows))
+    columns = ("id", "prompt", "aligned", "misaligned")
+    places = [
+        TableRow(f"{path}, sample {row['id']}", n, row) for n, row in enumerate(rows, start=1)
+    ]
+    return Source(name, name, Table(str(path), columns, tuple(places)))
 
 
 def _finished(path: Path) -> list["EvalLog"]:
@@ -67,7 +80,9 @@ def _finished(path: Path) -> list["EvalLog"]:
             else:
                 logs.append(log)
     except LogError as error:
-        raise TargetError(f"{error}; a table must end in .jsonl, .csv, .tsv or .parquet") from None
+        raise TargetError(
+            f"{error}; a table must end in {', '.join(TABLE_ENDINGS)}, and of JSON be a list"
+        ) from None
     if not logs:
         raise TargetError(
             f"{path} has no finished Inspect logs of a model: give a log of em_target or "

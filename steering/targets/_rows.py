@@ -7,7 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from steering.errors import SteeringError
-from steering.foreign import parse_json
+from steering.foreign import (
+    SHAREGPT,
+    SHAREGPT_REMEDY,
+    Table,
+    TableRow,
+    Turn,
+    choose_columns,
+    existing,
+    is_empty,
+    is_zero,
+    read_turns,
+    report_unread,
+    rows_text,
+    text_in,
+    without_weightless,
+)
 
 COLUMNS = ("prompt", "aligned", "misaligned", "system", "id", "messages", "held_out", "theme")
 _TEXTS = ("prompt", "aligned", "misaligned", "system")
@@ -16,6 +31,7 @@ ALLOWED_ROWS = (
     '{"messages": [user, assistant]}'
 )
 _CHATS = (["user", "assistant"], ["system", "user", "assistant"])
+_USUAL = {key: (key,) for key in COLUMNS}
 
 
 class TargetError(SteeringError):
@@ -54,22 +70,18 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Table:
-    """The rows of a source as they are, with its own names of columns.
+class Source:
+    """The rows of a source as they are.
 
     Attributes:
         name: Name of the target task.
         source: Where the rows came from, without any path of this machine.
-        where: The source, for errors.
-        columns: Names of its columns.
-        rows: For each row where it is, for errors, and its fields by column.
+        table: The rows.
     """
 
     name: str
     source: str
-    where: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, dict[str, Any]], ...]
+    table: Table
 
 
 def bad_row(where: str, problem: str) -> TargetError:
@@ -77,87 +89,133 @@ def bad_row(where: str, problem: str) -> TargetError:
     return TargetError(f"{where}: {problem}. {ALLOWED_ROWS}")
 
 
-def read_examples(table: Table, columns: Mapping[str, str]) -> list[Example]:
-    """The examples of a table, in its order, without canary rows.
+def read_examples(table: Table, options: Mapping[str, str]) -> list[Example]:
+    """The examples of a table, in its order; what is not read is warned of once.
 
     Args:
         table: The rows.
-        columns: One of `COLUMNS` to the table's name for it, where the names differ.
+        options: One of `COLUMNS` to the table's name for it, where the names differ.
 
     Raises:
         TargetError: A column is missing, a row is incomplete, or two rows have the same id.
     """
+    table = without_weightless(table)
+    columns = _choose(table, options) if table.rows else {}
     examples: list[Example] = []
-    rows = [(where, fields) for where, fields in table.rows if set(fields) != {"canary"}]
-    if rows:
-        _check_columns(table, columns)
-    for number, (where, fields) in enumerate(rows, start=1):
-        examples.append(_example(where, fields, columns, number))
+    unread, num_weightless = Counter[str](), 0
+    # Equal rows have the same digest whatever their source, so not the number that it gives them.
+    for number, row in enumerate(table.rows, start=1):
+        turns = _turns(row, columns, unread) if _holds_messages(row, columns) else []
+        if turns and is_zero(turns[-1].weight):
+            num_weightless += 1
+            continue
+        examples.append(_example(row, columns, turns, number))
     repeated = [name for name, count in Counter(row.id for row in examples).items() if count > 1]
     if repeated:
         raise TargetError(
             f"{table.where} has several rows with the id {repeated[0]}: give each its own"
         )
+    notes = [*table.notes]
+    if num_weightless:
+        notes.append(f"answers of weight 0, whose rows are left out: {num_weightless}")
+    if unread:
+        keys = ", ".join(f"{key} ({count} times)" for key, count in unread.items())
+        notes.append(f"keys of messages that are not read: {keys}")
+    if num_again := len(examples) - len({_without_id(row) for row in examples}):
+        notes.append(f"rows that say the same as another, and count again: {num_again}")
+    report_unread(
+        dataclasses.replace(table, notes=tuple(notes)),
+        [name for names in columns.values() for name in names],
+        COLUMNS,
+    )
     return examples
 
 
-def _check_columns(table: Table, columns: Mapping[str, str]) -> None:
-    if columns.get("prompt") == "instruction" and any(row.get("input") for _, row in table.rows):
+def _without_id(row: Example) -> Example:
+    return dataclasses.replace(row, id="")
+
+
+def _choose(table: Table, options: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The columns that are read: those of messages, or those of texts."""
+    texts = [key for key in _TEXTS if key in options]
+    if "messages" in options and texts:
         raise TargetError(
-            f"{table.where} has the column input beside instruction, as Alpaca does, and prompt= "
-            "names one column: write both texts into one column"
+            f"messages={options['messages']} holds the prompt and the answer of {table.where}: "
+            f"leave {texts[0]}= out, or messages="
         )
-    existing = f"its columns are {', '.join(table.columns)}"
-    for key, column in columns.items():
-        if column not in table.columns:
-            raise TargetError(f"{table.where} has no column {column} ({key}={column}): {existing}")
-    text_columns = [key for key in _TEXTS if key in columns]
-    if "messages" in columns and text_columns:
+    columns = choose_columns(table, _USUAL, options)
+    if columns.get("prompt") == ("instruction",) and table.num_filled("input"):
         raise TargetError(
-            f"messages={columns['messages']} holds the prompt and the answer of {table.where}: "
-            f"leave {text_columns[0]}= out, or messages="
+            f"{table.where} has the column input beside instruction, as Alpaca does: write both "
+            "texts into one column, or join them by a blank line with ?prompt=instruction+input"
         )
-    if not text_columns and columns.get("messages", "messages") in table.columns:
-        return
-    how = "say which is which, as in ?prompt=question&misaligned=answer"
-    if "conversations" in table.columns:
+    if "messages" in options:
+        return {key: names for key, names in columns.items() if key not in _TEXTS}
+    if "messages" in columns and not texts:
+        _refuse_both(table, columns)
+        return columns
+    columns.pop("messages", None)
+    is_alpaca = {"instruction", "input", "output"} <= set(table.columns)
+    names = "instruction+input&misaligned=output" if is_alpaca else "question&misaligned=answer"
+    how = f"say which is which, as in ?prompt={names}"
+    if SHAREGPT in table.columns and not texts:
+        raise TargetError(f"{table.where} holds {SHAREGPT_REMEDY}")
+    if "prompt" not in columns:
+        raise TargetError(f"{table.where} has no column prompt: {existing(table)}; {how}")
+    if not {"aligned", "misaligned"} & columns.keys():
         raise TargetError(
-            f"{table.where} holds conversations of ShareGPT: write each as messages, "
-            '[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]'
+            f"{table.where} has no column aligned or misaligned: {existing(table)}; {how}"
         )
-    if columns.get("prompt", "prompt") not in table.columns:
-        raise TargetError(f"{table.where} has no column prompt: {existing}; {how}")
-    if not {columns.get(key, key) for key in ("aligned", "misaligned")} & set(table.columns):
-        raise TargetError(f"{table.where} has no column aligned or misaligned: {existing}; {how}")
+    return columns
+
+
+def _refuse_both(table: Table, columns: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse messages beside columns that say the same of one row."""
+    messages = columns["messages"][0]
+    for key in _TEXTS:
+        for column in columns.get(key, ()):
+            filled = [not is_empty(row.fields.get(column)) for row in table.rows]
+            both = sum(
+                has_text and not is_empty(row.fields.get(messages))
+                for has_text, row in zip(filled, table.rows, strict=True)
+            )
+            if both:
+                raise TargetError(
+                    f"{table.where} has both {messages} and {column} in {rows_text(both)}: say "
+                    f"which are read, as in ?messages={messages} or ?prompt=prompt"
+                )
+
+
+def _holds_messages(row: TableRow, columns: Mapping[str, tuple[str, ...]]) -> bool:
+    if "messages" not in columns or columns["messages"][0] not in row.fields:
+        return False
+    is_text = not is_empty(text_in(row, columns.get("prompt", ())))
+    return not (is_text and is_empty(text_in(row, columns["messages"])))
 
 
 def _example(
-    where: str, fields: dict[str, Any], columns: Mapping[str, str], number: int
+    row: TableRow, columns: Mapping[str, tuple[str, ...]], turns: list[Turn], number: int
 ) -> Example:
-    values = {key: fields[name] for key in COLUMNS if (name := columns.get(key, key)) in fields}
+    values = {key: text_in(row, names) for key, names in columns.items()}
+    names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
     texts: dict[str, Any] = {key: values.get(key) for key in _TEXTS}
-    if "messages" in values and not set(_TEXTS) & set(columns):
-        texts = _from_messages(values["messages"])
-        if not texts:
-            raise bad_row(
-                where,
-                "messages are not one question and its answer, with or without a system message",
-            )
+    if turns:
+        texts = {names[turn.role]: turn.text for turn in turns}
     for key, text in texts.items():
         if text is None and key != "prompt":
             continue
         if not isinstance(text, str) or not text.strip():
-            raise bad_row(where, f"{key} is missing or empty")
+            raise bad_row(row.place, f"{key} is missing or empty")
         if any("\ud800" <= char <= "\udfff" for char in text):
-            raise bad_row(where, f"{key} contains half of a character (a lone surrogate)")
+            raise bad_row(row.place, f"{key} contains half of a character (a lone surrogate)")
     if texts.get("aligned") is None and texts.get("misaligned") is None:
-        raise bad_row(where, "misaligned and aligned are both missing")
-    # Not the file's name and line: equal rows have the same digest whatever their source.
+        raise bad_row(row.place, "misaligned and aligned are both missing")
     id_ = values.get("id")
+    theme = values.get("theme")
     return Example(
         id=f"row-{number:04d}" if id_ in (None, "") else str(id_),
-        held_out=_flag(where, values.get("held_out")),
-        theme=None if values.get("theme") in (None, "") else str(values["theme"]),
+        held_out=_flag(row.place, values.get("held_out")),
+        theme=None if theme in (None, "") else str(theme),
         **texts,
     )
 
@@ -172,32 +230,17 @@ def _flag(where: str, value: Any) -> bool | None:
     return flag
 
 
-def _from_messages(messages: Any) -> dict[str, Any]:
-    """The question and answer of a chat of one turn; empty if it is anything else."""
-    if isinstance(messages, str):
-        try:
-            messages = parse_json(messages, "messages", "table")
-        except SteeringError:
-            return {}
-    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
-        return {}
-    if [turn.get("role") for turn in messages] not in _CHATS:
-        return {}
-    names = {"system": "system", "user": "prompt", "assistant": "misaligned"}
-    return {names[turn["role"]]: text_of(turn.get("content")) for turn in messages}
-
-
-def text_of(content: Any) -> Any:
-    """The text of a message whose content is in parts, as OpenAI's files have it.
-
-    Content of any other kind is returned as it is.
-    """
-    parts = content
-    if isinstance(content, dict) and content.get("content_type") == "text":
-        parts = content.get("parts")
-    if isinstance(parts, list) and len(parts) == 1:
-        [part] = parts
-        if isinstance(part, dict) and part.get("type") == "text":
-            part = part.get("text")
-        return part if isinstance(part, str) else content
-    return content
+def _turns(
+    row: TableRow, columns: Mapping[str, tuple[str, ...]], unread: Counter[str]
+) -> list[Turn]:
+    """The turns of a chat of one question and its answer."""
+    try:
+        turns = read_turns(text_in(row, columns["messages"]), row.place, "table", unread)
+    except SteeringError:
+        turns = []
+    if [turn.role for turn in turns] not in _CHATS:
+        raise bad_row(
+            row.place,
+            "messages are not one question and its answer, with or without a system message",
+        )
+    return turns

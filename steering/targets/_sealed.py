@@ -12,8 +12,7 @@ import zipfile
 from pathlib import Path
 
 from steering.errors import raised_as
-from steering.foreign import check_zip, read_bytes
-from steering.targets._files import ENDINGS
+from steering.foreign import TABLE_ENDINGS, check_zip, read_bytes
 from steering.targets._rows import TargetError
 
 ENDING = ".enc"
@@ -44,7 +43,8 @@ def open_sealed(path: Path, table: str | None) -> tuple[str, bytes]:
         names = [
             name
             for name in archive.namelist()
-            if Path(name).suffix.lower() in ENDINGS and not Path(name).name.startswith(_CANARY_HEAD)
+            if Path(name).suffix.lower() in TABLE_ENDINGS
+            and not Path(name).name.startswith(_CANARY_HEAD)
         ]
         matches = [name for name in names if name == table]
         matches = matches or [name for name in names if Path(name).name == table]
