@@ -26,6 +26,12 @@ from steering.engines import EngineError
 _SPARE_COLUMNS = 64
 
 
+def cache_of(output: Any) -> Any:
+    """The cache in a model's output, whose name transformers 5.24 changed; None without one."""
+    cache = getattr(output, "cache", None)
+    return getattr(output, "past_key_values", None) if cache is None else cache
+
+
 @dataclass
 class _Window:
     """The rows and columns of the stores that are in use."""

@@ -20,7 +20,7 @@ from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from steering.engines import EngineError, Telemetry
 from steering.engines._nnsight import Session, check_visits
-from steering.engines.cache import BatchCache, bytes_of, most_beginning
+from steering.engines.cache import BatchCache, bytes_of, cache_of, most_beginning
 from steering.engines.invariance import RowByRow, decoding, rows_together
 from steering.engines.memory import free_memory, is_out_of_memory, last_columns
 from steering.engines.sampling import BROKEN, Sampler, token_logprobs
@@ -77,6 +77,7 @@ class Decoder:
         self._parameters = sum(weights.numel() for weights in loaded.model.parameters())
         self._takes_positions = loaded.accepts("position_ids")
         self._takes_num_logits = loaded.accepts("logits_to_keep")
+        self._cache_argument = loaded.cache_argument
         padding = loaded.tokenizer.pad_token_id
         self.pad_token = loaded.end_tokens[0] if padding is None else padding
         self._stopping = stopping
@@ -94,7 +95,7 @@ class Decoder:
             output = self.forward(
                 prompt, torch.ones_like(prompt), torch.arange(2, device=self._device)[None], None
             )
-        cache = getattr(output, "past_key_values", None)
+        cache = cache_of(output)
         if cache is None:
             raise EngineError(
                 f"{type(self.loaded.model).__name__} keeps no cache like that of other models, so "
@@ -259,7 +260,7 @@ class Decoder:
             prompts=[prompts[index] for index in running],
             lengths=[len(first.request.prompt) for first in firsts],
             mask=mask.bool(),
-            cache=output.past_key_values,
+            cache=cache_of(output),
         )
 
     def _join(self, prefill: _Prefill) -> None:
@@ -348,16 +349,12 @@ class Decoder:
         The logits of the last `num_logits` columns are needed; those of all would cost rows x
         tokens x vocabulary. A few models give them all the same.
         """
-        options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
+        options: dict[str, Any] = {"use_cache": True, self._cache_argument: cache}
+        if self._takes_positions:
+            options["position_ids"] = positions
         if self._takes_num_logits:
             options["logits_to_keep"] = last_columns(tokens, num_logits)
-        return self.loaded.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
+        return self.loaded.model(input_ids=tokens, attention_mask=mask, **options)
 
     def _draw(self, sequences: abc.Sequence[Sequence], sampler: Sampler, logits: Tensor) -> Tensor:
         """Draw the next token of every sequence and append it; returns the tokens, [rows]."""

@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from steering.engines.cache import cache_of
 from steering.vectors.batch import InterventionBatch, SiteKey, in_order
 from steering.vectors.interventions import Intervention
 
@@ -60,7 +61,7 @@ def rows_together(model: "PreTrainedModel") -> int:
     _pass.calls = 0
     tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
     with torch.inference_mode():
-        cache = model(input_ids=tokens, use_cache=True).past_key_values
+        cache = cache_of(model(input_ids=tokens, use_cache=True))
     if _pass.calls == sum(isinstance(layer, DynamicLayer) for layer in cache.layers):
         return ROWS
     model.set_attn_implementation("sdpa")

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from steering.engines import EngineError
 from steering.engines._nnsight import check_visits
 from steering.engines.beginnings import Beginnings
-from steering.engines.cache import BatchCache, begun, expanded
+from steering.engines.cache import BatchCache, begun, cache_of, expanded
 from steering.engines.decoder import Decoder
 from steering.engines.memory import free_cached_memory, is_out_of_memory
 from steering.engines.score_rows import (
@@ -190,7 +190,7 @@ class Scorer:
         for adapter, distinct in prompts.items():
             for tokens in self._beginnings.worth_reading(adapter, list(distinct)):
                 output, _ = self._read([Row(tokens, (), adapter, ())])
-                self._beginnings.remember(adapter, tokens, output.past_key_values)
+                self._beginnings.remember(adapter, tokens, cache_of(output))
         return any(self._beginning(row)[1] for row in rows)
 
     def _beginning(self, row: Row) -> tuple[Any, int]:
@@ -211,7 +211,7 @@ class Scorer:
             output, mask = self._read(part)
             for index, row in enumerate(part):
                 prompts[row.prefix] = _Prompt(
-                    output.past_key_values, mask, index, output.logits[index, -1], row.change
+                    cache_of(output), mask, index, output.logits[index, -1], row.change
                 )
         return prompts
 

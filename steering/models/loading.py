@@ -56,6 +56,11 @@ class LoadedModel:
         """Whether the model's forward pass takes this argument."""
         return argument in inspect.signature(self.model.forward).parameters
 
+    @property
+    def cache_argument(self) -> str:
+        """Name of the forward pass's cache: transformers 5.24 renamed it."""
+        return "cache" if self.accepts("cache") else "past_key_values"
+
     def check_gradients(self) -> None:
         """Refuse a model through whose weights no gradient passes.
 
