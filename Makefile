@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo study test real-models test-real unit fuzz coverage test-docs test-browser test-vllm test-use-with families reference docs screenshots check bench bench-vllm faults
+.PHONY: install demo study test real-models test-real unit test-versions fuzz coverage test-docs test-browser test-vllm test-use-with families reference docs screenshots check bench bench-vllm faults
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,6 +38,14 @@ unit: .venv/installed
 MINUTES ?= 10
 fuzz: .venv/installed
 	PYTHONPATH=.:tests $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+
+# The tests with the lowest (lowest-direct) or the newest (highest) versions that pyproject.toml allows.
+RESOLUTION ?= highest
+test-versions:
+	$(PYTHON) -m venv .venv-$(RESOLUTION)
+	.venv-$(RESOLUTION)/bin/pip install -q uv
+	.venv-$(RESOLUTION)/bin/uv pip install -q --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) -e '.[dev]'
+	.venv-$(RESOLUTION)/bin/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
