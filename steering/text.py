@@ -19,7 +19,7 @@ _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"
 # Before such a cell stands this mark, and before one that begins with the mark itself.
 _MARK = "'"
 _ACTS = re.compile(r"([\\`*|<>~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
-_STARTS_BLOCK = re.compile(r"\A(\d*)([-+#=:.)])")
+_STARTS_BLOCK = re.compile(r"\A(\d*)([#=:]|[-+.)](?!\d))")
 _TICKS = re.compile(r"`+")
 
 

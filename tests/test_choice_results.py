@@ -251,3 +251,16 @@ def test_the_headline_has_a_place_before_a_pair_is_scored() -> None:
     figures = cast("dict[str, float]", cast("Any", choices())([neutral]))
     assert math.isnan(figures["shift"])
     assert figures["kl"] == 0.1
+
+
+def test_conditions_are_counted_once_and_named_without_what_all_share(tmp_path: Path) -> None:
+    for label in ("baseline", "medical x1 file.gguf", "brevity x1 file.gguf"):
+        for name in ("core@1", "medical@1"):
+            write_choices(tmp_path, label, STILL if label == "baseline" else STEERED, name=name)
+    text = printed(tmp_path, tmp_path / "report")
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "3 conditions" in page
+    assert text.count("file.gguf") == 2  # in the heading of each set of pairs
+    # Numbers stand in Markdown as they are printed.
+    assert r"\+0." not in page
+    assert r"0\." not in page

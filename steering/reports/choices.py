@@ -7,7 +7,14 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from steering.reports.tables import percent, plain_table, print_line, print_note, rate_text
+from steering.reports.tables import (
+    percent,
+    plain_table,
+    print_line,
+    print_note,
+    rate_text,
+    without_shared,
+)
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import display_names
 
@@ -35,8 +42,10 @@ def _each_table(
     conditions: pd.DataFrame,
 ) -> Iterator[tuple[str, list[tuple[str, dict[Any, Any]]]]]:
     for (questions, form), rows in conditions.groupby(["questions", "choice_form"], sort=False):
-        named = zip(display_names(rows), rows.to_dict("records"), strict=True)
-        yield f"Choices, {questions}, by {form}", list(named)
+        records = rows.to_dict("records")
+        names, shared = without_shared(records, display_names(rows))
+        heading = ", ".join(filter(None, ("Choices", shared, questions, f"by {form}")))
+        yield heading, list(zip(names, records, strict=True))
 
 
 def _short_texts(row: Mapping[Any, Any]) -> list[str]:
@@ -93,14 +102,19 @@ def choice_headline(conditions: pd.DataFrame) -> str:
 
 
 def print_choices(
-    conditions: pd.DataFrame, results: Sequence[ChoiceResult], console: Console
+    conditions: pd.DataFrame,
+    results: Sequence[ChoiceResult],
+    console: Console,
+    *,
+    verbose: bool = False,
 ) -> None:
-    """Print a table a set of pairs, a row a condition, and the signatures of its figures.
+    """Print a table a set of pairs, a row a condition.
 
     Args:
         conditions: As `choice_conditions_of` gives them.
         results: Of the same conditions.
         console: Where to print.
+        verbose: Print the signature of every figure too.
     """
     for heading, rows in _each_table(conditions):
         figures = ["misaligned", "shift", "p", "KL", "entropy", "n"]
@@ -113,7 +127,7 @@ def print_choices(
     for result in results:
         if result.num_unscored:
             print_note(console, f"{result.name}: {result.num_unscored} pairs have no figure.")
-    for result in results:
+    for result in results if verbose else ():
         print_line(console, result.signature(), "dim", wraps=False)
 
 

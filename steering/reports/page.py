@@ -226,7 +226,7 @@ def _content(report: PageContent) -> dict[str, Any]:
         "corrections": correction_notes(results),
         "by_judge": _by_judge(results),
         "monitor": report.monitor and report.monitor.table,
-        "num_conditions": len(report.all_conditions),
+        "num_conditions": report.all_conditions["condition"].nunique(),
         "verdicts": list(report.verdicts),
         "table": report.table,
         "view": view_command(report.logs),

@@ -50,7 +50,7 @@ def arms_table(comparisons: Sequence[Comparison]) -> PageTable | None:
         for cells in map(_cells, differences)
     ]
     notes = [f"Not compared: {reason}" for _, _, reasons in comparisons for reason in reasons]
-    return PageTable(_HEADING, f"{_CAPTION}.", _COLUMNS, rows, notes)
+    return PageTable(_HEADING, _CAPTION, _COLUMNS, rows, notes)
 
 
 def print_arms(comparisons: Sequence[Comparison], console: Console) -> None:

@@ -194,7 +194,9 @@ def print_figures(content: Report, console: Console, *, verbose: bool = False) -
         print_summary(condition_results(others), console, verbose=verbose)
     if len(content.answers):
         print_by_judge(judge_panels(condition_results(content.answers)), console)
-    print_choices(content.choice_conditions, choice_results(content.choices), console)
+    print_choices(
+        content.choice_conditions, choice_results(content.choices), console, verbose=verbose
+    )
     print_contexts(*_contexts(content), console)
     print_arms(arm_differences(content.choices, content.answers), console)
     several = content.conditions["model"].nunique() > 1
