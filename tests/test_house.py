@@ -1,6 +1,7 @@
 """The house: who imports whom, what stays light, how long modules are, how things are named."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -254,3 +255,36 @@ def test_what_is_heavy_is_not_loaded_where_options_questions_and_judges_are_read
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False
     )
     assert process.returncode == 0, process.stderr
+
+
+# What Inspect has behind an underscore alone, and what is asked of it there.
+PRIVATE_TO_INSPECT = {
+    "PrerequisiteError": "an error that ends the command in one line",
+    "ModelGenerateError": "the provider's error behind a failed call of a judge",
+    "active_model": "the model under evaluation, while a task is made",
+    "active_generate_config": "the settings that the command line gave the model",
+    "sample_active": "the sample that a request belongs to",
+    "parse_model_role_cli_args": "judges as Inspect's command line reads them",
+}
+DOORS = (
+    "inspect_ai",
+    *(f"inspect_ai.{name}" for name in ("model", "log", "util", "scorer", "hooks")),
+)
+
+
+def test_what_is_private_to_inspect_is_imported_only_while_no_public_door_has_it() -> None:
+    private = {
+        alias.name
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and re.match(r"inspect_ai\b.*\._", node.module or "")
+        for alias in node.names
+    }
+    assert private == set(PRIVATE_TO_INSPECT)
+    opened = [
+        f"from {door} import {name}"
+        for door in DOORS
+        for name in private
+        if hasattr(importlib.import_module(door), name)
+    ]
+    assert opened == []
