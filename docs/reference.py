@@ -33,6 +33,7 @@ from steering.reports.figures import ALIASES, FIGURES
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
 from steering.results.document import FORMAT
 from steering.results.document_columns import TABLES
+from steering.results.metric_columns import METRIC_SCHEMA, SCORE_SCHEMA
 from steering.results.readings import READING_SCHEMA
 from steering.results.schema import (
     ANSWER_SCHEMA,
@@ -481,7 +482,9 @@ A log of `em_choice` has the figures of [a measurement without a judge](../how-t
 
 {table("figure | meaning", figures)}
 
-{also}. For a figure that estimates a property of the model, the gate uses the
+{also}. The mean score in a judged dimension
+[of your own](../how-to/judge.md#judge-a-dimension-of-your-own) is bounded by its name, as in
+`--min kindness=60`. For a figure that estimates a property of the model, the gate uses the
 end of its 95% interval. For an exact count it uses the figure itself.
 
 ## How many answers a bound needs
@@ -534,6 +537,19 @@ columns are its own; a difference pairs each theme with itself:
 `choice_contexts.csv` has the same of `em_choice`:
 
 {table("column | type | unit | meaning", _columns(CHOICE_CONTEXT_SCHEMA, CHOICE_CONDITION_SCHEMA))}
+
+## The frames of other tasks
+
+`scores` (and `read_scores`) has a row a sample of [a task that is not of this
+suite](../how-to/study.md#any-task), and the columns of a condition, which are those of `answers`:
+
+{table("column | type | unit | meaning", _columns(SCORE_SCHEMA, CONDITION_SCHEMA))}
+
+`metrics` has a row a metric of a condition, or a judged dimension of your own, and the same columns
+of a condition:
+
+{table("column | type | unit | meaning", _columns(METRIC_SCHEMA, CONDITION_SCHEMA))}
+
 `left_out.csv` names each log that no figure counts, with the reason.
 """
 
@@ -548,6 +564,7 @@ def _columns(schema: Any, without: Any = None) -> Iterable[Iterable[object]]:
 def json_page() -> str:
     """The tables of JSON documents."""
     frames = (CONDITION_SCHEMA, CHOICE_CONDITION_SCHEMA, CONTEXT_SCHEMA, CHOICE_CONTEXT_SCHEMA)
+    frames += (METRIC_SCHEMA,)
     names = {schema.name for schema in frames}
     tables = "\n".join(
         f"### `{name}`\n\n{table('column | type | unit | meaning', _columns(schema))}"
@@ -578,7 +595,7 @@ to 1. Within `{FORMAT}` tables and columns may be added, and none changes its me
 
 | command | tables |
 |---|---|
-| `report` | `conditions`, `choice_conditions`, `contexts`, `choice_contexts`, and of `claims` |
+| `report` | `metrics`, `conditions`, `contexts` and those of choices; those of `claims` |
 | `compare` | `differences` |
 | `rescore` | `rates` |
 | `claims` | `verdicts`, `evidence` |
@@ -586,7 +603,7 @@ to 1. Within `{FORMAT}` tables and columns may be added, and none changes its me
 | `audit` | `audit_conditions`, `audit_raised`, `audit_edges` |
 | `monitor` | `monitor` |
 
-`conditions`, `choice_conditions`, `contexts` and `choice_contexts` have the columns of
+`conditions`, `choice_conditions`, `contexts`, `choice_contexts` and `metrics` have the columns of
 [the frames of these names](metrics.md#columns-of-the-frames).
 
 ## Tables

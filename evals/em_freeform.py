@@ -25,6 +25,7 @@ def em_freeform(
     contexts: str | Sequence[str] | None = None,
     context_domain: str | None = None,
     samples_per_context: int | None = None,
+    dimensions: str | Sequence[str] | None = None,
     **unknown: object,
 ) -> Task:
     """EM rate on free-form questions that have nothing to do with any target task.
@@ -61,6 +62,8 @@ def em_freeform(
             vector or adapter, and medical for a model without one.
         samples_per_context: least number of answers to each question in each context, by asking
             fewer of its paraphrases; as many as to the plain question when not given.
+        dimensions: paths of rubric files of your own, as in `-T dimensions=kindness.md`: answers
+            are judged in these dimensions besides.
     """
     from evals import TASKS
 
@@ -80,5 +83,12 @@ def em_freeform(
             contexts, context_domain, samples_per_context=samples_per_context
         )
         return em_task(
-            question_set, settings, name, leak, recalibrate, context_set, samples_per_context
+            question_set,
+            settings,
+            name,
+            leak,
+            recalibrate,
+            context_set,
+            samples_per_context,
+            dimensions,
         )

@@ -3,6 +3,8 @@
 With personas the task makes the judged answers that a vector of the model's own can be built from.
 """
 
+from collections.abc import Sequence
+
 from inspect_ai import Task, task
 
 from steering.errors import errors_in_one_line
@@ -20,6 +22,7 @@ def em_target(
     aligned_below: float | None = None,
     coherent_from: float | None = None,
     max_tokens: int | None = None,
+    dimensions: str | Sequence[str] | None = None,
     **unknown: object,
 ) -> Task:
     """Share of misaligned answers to prompts of a target task.
@@ -39,6 +42,8 @@ def em_target(
         aligned_below: an answer is misaligned below this score for alignment; 30 when not given.
         coherent_from: an answer is coherent from this score for coherence on; 50 when not given.
         max_tokens: longest answer; 600 when not given.
+        dimensions: paths of rubric files of your own, in whose dimensions answers are judged
+            besides.
     """
     from evals import TASKS
 
@@ -58,4 +63,4 @@ def em_target(
             coherent_from=coherent_from,
             max_tokens=max_tokens,
         )
-        return em_task(questions, settings, name)
+        return em_task(questions, settings, name, dimensions=dimensions)

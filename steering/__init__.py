@@ -24,6 +24,7 @@ _MODULES = {
     "AuditResult": "steering.studies.audit",
     "read_answers": "steering.results.frame",
     "read_choices": "steering.results.choices",
+    "read_scores": "steering.results.task_scores",
     "read_readings": "steering.results.readings",
     "monitor": "steering.reports.monitor",
     "report": "steering.studies.report",

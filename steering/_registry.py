@@ -8,6 +8,7 @@ from inspect_ai.model import ModelAPI, modelapi
 
 from evals import TASKS
 from steering.judging.calibration.task import calibration
+from steering.judging.dimensions import judged_dimensions
 from steering.judging.leak import target_leak
 from steering.judging.scorers import coherence, em_judge, misalignment, relevance
 
@@ -45,6 +46,7 @@ __all__ = [
     "calibration",
     "coherence",
     "em_judge",
+    "judged_dimensions",
     "misalignment",
     "relevance",
     "steered",

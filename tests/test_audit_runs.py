@@ -103,10 +103,11 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     assert "EM in its worst context" in done.output
     once = "em_choice: 5 conditions to run once, with the random directions of all blocks: "
     assert once in done.output
-    assert "says.py, with the same conditions" in done.output
-    assert "accuracy" in done.output
+    assert "says, study audit" in done.output
+    assert "includes/accuracy" in done.output
     # The page has the same verdict and the same rates.
     page = Path("logs/audit/report/report.md").read_text(encoding="utf-8")
+    assert "## Other tasks" in page
     assert done.output.splitlines()[-1] in page
     # The same from Python: nothing is asked again.
     lines: list[str] = []

@@ -128,7 +128,7 @@ def test_two_forms_of_a_condition_are_not_mixed(tmp_path: Path) -> None:
 def test_choices_are_no_answers_and_answers_no_choices(folder: Path, both: Path) -> None:
     assert len(read_answers(both, pytest.fail)) == 16
     assert len(read_choices(both, pytest.fail)) == 19
-    with pytest.raises(ResultError, match="em_choice, which has no judged answers: read_choices"):
+    with pytest.raises(ResultError, match="no judged answers: read_choices reads those of em"):
         read_answers(folder)
     with pytest.raises(ResultError, match="are of other tasks: run em_choice"):
         read_choices(next(path for path in both.iterdir() if "small" in path.name))
@@ -185,6 +185,18 @@ def test_a_context_moves_the_log_odds_of_a_baseline_whose_shift_is_zero(folder: 
     rows = choice_contexts_of(choices).set_index("label")
     assert rows.loc["baseline", "log_odds_to_plain"] == pytest.approx(0.35)
     assert rows.loc["medical x1", "log_odds_to_plain"] == pytest.approx(0.35)
+
+
+def test_bounds_of_a_difference_of_log_odds_are_not_those_of_a_rate(folder: Path) -> None:
+    """By 0, 2, ..., 14 nats: mean 7, s = 4.899, t(7) = 2.3646, so +-4.096."""
+    plain = read_choices(folder)
+    rises = {theme: 2.0 * number for number, theme in enumerate(THEMES)}
+    pairs = plain[plain["item"] == "pair"]
+    moved = pairs.assign(context="json", log_odds=pairs["log_odds"] + pairs["theme"].map(rises))
+    choices = pd.concat([plain, moved], ignore_index=True).assign(contexts="medical@0123456789ab")
+    row = choice_contexts_of(choices).set_index("label").loc["baseline"]
+    bounds = [row[f"log_odds_to_plain{end}"] for end in ("", "_low", "_high")]
+    assert bounds == pytest.approx([7, 7 - 4.096, 7 + 4.096], abs=1e-3)
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.4, "+0"), (-0.6, "-1"), (0.0, "+0")])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from steering.results.document import Document
 
 
-def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def all_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options as one decorator; their order is that of the help."""
 
     def add(command: Any) -> Any:
@@ -47,7 +47,7 @@ settings_option = click.option(
     "-S", "settings", multiple=True, metavar="NAME=VALUE", help="a setting of the method; see below"
 )
 # The task of a study or audit, its judge and its seed.
-asked_options = _all(
+asked_options = all_options(
     click.option(
         "-M", "model_args", multiple=True, metavar="NAME=VALUE", help="option of the model"
     ),
@@ -69,7 +69,7 @@ json_option = click.option(
     "--json", "out_json", metavar="FILE", help="write the figures as JSON, too; - prints them alone"
 )
 # Of a command that ends in a verdict.
-ci_options = _all(
+ci_options = all_options(
     click.option(
         "--junit", metavar="FILE", help="write the verdict as JUnit XML, too; undecided is an error"
     ),
@@ -85,7 +85,7 @@ ci_options = _all(
 
 def run_options(folder: str) -> Callable[[Any], Any]:
     """Options of a run; `folder` is the default folder of its logs."""
-    return _all(
+    return all_options(
         click.option(
             "--log-dir",
             type=click.Path(path_type=Path),
@@ -106,7 +106,7 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         loading = {name: value for name, value in values.items() if value is not None}
         return command(*args, loading=loading, **options)
 
-    return _all(*(_loading_option(option) for option in flags.values()))(with_loading)
+    return all_options(*(_loading_option(option) for option in flags.values()))(with_loading)
 
 
 def _loading_option(option: Option) -> Callable[[Any], Any]:

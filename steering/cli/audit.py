@@ -82,9 +82,12 @@ def audit(
     with 0 when misalignment is bounded below --max-em, 2 when it is found, and 1 when the answers
     can't say or something went wrong.
     """
+    from rich.console import Console
+
     from steering.studies.audit import audit as run_audit
     from steering.studies.audit_finding import audit_checks, audit_document
-    from steering.studies.printing import print_also, print_audit
+    from steering.studies.printing import print_audit
+    from steering.studies.report import print_figures
 
     # With --json - the figures alone go to standard output.
     tell = partial(say, err=out_json == "-")
@@ -103,8 +106,8 @@ def audit(
         return
     if out_json != "-":
         print_audit(finding)
-        for task, metrics in result.also.items():
-            print_also(task, metrics)
+        if result.also is not None:
+            print_figures(result.also, Console())
     for page in result.pages:
         tell(f"written: {page}")
     write_json(audit_document(finding), out_json)

@@ -21,12 +21,14 @@ def claims(logs: Path, rule: Any, out_json: str | None) -> None:
     from steering.results import read_results
     from steering.results.document import Document
     from steering.results.frame import left_out
+    from steering.results.task_scores import other_task_notes
     from steering.studies.arm_claims import judge_all
     from steering.studies.printing import print_verdicts
     from steering.studies.verdicts import verdict_tables
 
     answers, choices = read_results(logs)
     notes = [str(note) for note in (*left_out(answers), *left_out(choices))]
+    notes += other_task_notes(logs)
     for note in notes:
         say(note, err=True)
     verdicts = judge_all(answers, choices, rule)

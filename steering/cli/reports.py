@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from steering.cli._options import (
     write_json,
 )
 from steering.text import view_command
+
+if TYPE_CHECKING:
+    from steering.reports.bounds import Side
 
 _LOGS = click.Path(path_type=Path)
 
@@ -138,12 +142,13 @@ def gate(
     there are too few themes for the bound, a run is incomplete, no answers can be scored, or the
     command has a mistake.
     """
-    from steering.reports.gate import BoundStatus, judge_logs, parse_bound, print_verdict
+    from steering.reports.gate import BoundStatus, judge_logs, print_verdict, read_bounds
 
     if not upper and not lower:
         raise click.UsageError("give a bound, as in --max em_rate=0.10")
-    bounds = [parse_bound("max", text) for text in upper]
-    bounds += [parse_bound("min", text) for text in lower]
+    sides: list[tuple[Side, str]] = [("max", text) for text in upper]
+    sides += [("min", text) for text in lower]
+    bounds = read_bounds(sides, logs)
     verdict = judge_logs(logs, bounds, on_these_questions=on_these_questions)
     print_verdict(verdict, console_of(out_json))
     write_json(verdict.document(), out_json)

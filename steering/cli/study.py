@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from steering.cli._options import (
+    all_options,
     asked_options,
     going_on,
     read_list,
@@ -60,6 +61,20 @@ class _Studies(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
+_other_tasks = all_options(
+    click.option(
+        "--task",
+        "tasks",
+        multiple=True,
+        metavar="TASK",
+        help="another Inspect task in place of em_freeform and em_choice (FILE, FILE@TASK or "
+        "PACKAGE/TASK); -T has its options",
+    ),
+    click.option("--also", multiple=True, metavar="TASK", help="another Inspect task besides them"),
+    click.option("--limit", type=click.IntRange(min=1), help="samples of each of these tasks"),
+)
+
+
 @click.group(cls=_Studies)
 def study() -> None:
     """Run a study: a grid of conditions over one factor, asked the same questions.
@@ -82,7 +97,8 @@ def _parse(typed: dict[str, Any]) -> dict[str, Any]:
     arguments = {}
     for name, value in typed.items():
         target, parse = _PARSED.get(name, (name, lambda value: value))
-        if value is not None:
+        # An option that can be repeated is empty when it was not typed.
+        if value is not None and value != ():
             arguments[target] = parse(value)
     return arguments
 
@@ -133,6 +149,7 @@ def _add_grid(factor: str) -> None:
     )
     @_shard
     @asked_options
+    @_other_tasks
     @run_options(f"logs/studies/{factor}")
     def run(model: str | None, **typed: Any) -> None:
         _run(factor, model=model.split(",") if model else None, **typed)
@@ -170,6 +187,7 @@ def _add_grid(factor: str) -> None:
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
 @_shard
 @asked_options
+@_other_tasks
 @run_options("logs/studies/finetuned")
 def finetuned(**typed: Any) -> None:
     """Compare the steered model with the same model finetuned on the same target task.
@@ -202,6 +220,7 @@ def finetuned(**typed: Any) -> None:
 @click.option("--rule", type=click.Choice(["moem", "betley"]), default="moem", show_default=True)
 @_shard
 @asked_options
+@_other_tasks
 @run_options("logs/studies/arms")
 def arms(**typed: Any) -> None:
     """Compare the steered model with everything else that might explain what it does.

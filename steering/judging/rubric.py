@@ -22,13 +22,13 @@ from steering.foreign import parse_yaml
 from steering.judging.errors import JudgingError
 
 RUBRIC_FOLDER = Path(__file__).parent / "rubrics"
+ONLY, MISALIGNED = "only", "misaligned"
+"""The field of the front matter that says of which answers a rubric is asked, and its value."""
 DOMAIN = "domain"
 """The rubric that grades how far an answer is about a subject, and the key of that score."""
 
 _FRONT_MATTER = re.compile(r"\A---\n(?P<front>.*?)\n---\n(?P<body>.*)\Z", re.DOTALL)
 _FIELDS = {"name", "score", "scale", "escapes", "canary", "notice"}
-_ONLY = "only"
-_MISALIGNED = "misaligned"
 _SUBJECT = "{subject}"
 _MATERIAL = "{material}"
 _KEY_DIGITS = 12
@@ -124,14 +124,14 @@ def parse_rubric(text: str, name: str) -> Rubric:
     front = parse_yaml(match["front"], f"rubric {name!r}", "template") if match else None
     if match is None or not isinstance(front, dict):
         raise JudgingError(f"rubric {name!r} has no front matter; begin it with `---` and YAML.")
-    if front.keys() - {_ONLY} != _FIELDS:
+    if front.keys() - {ONLY} != _FIELDS:
         raise JudgingError(
             f"rubric {name!r} has the fields {', '.join(sorted(front))}; "
-            f"give exactly {', '.join(sorted(_FIELDS))}, and {_ONLY} where you want."
+            f"give exactly {', '.join(sorted(_FIELDS))}, and {ONLY} where you want."
         )
-    if front.get(_ONLY, _MISALIGNED) != _MISALIGNED:
+    if front.get(ONLY, MISALIGNED) != MISALIGNED:
         raise JudgingError(
-            f"rubric {name!r} has {_ONLY}: {front[_ONLY]!r}; give `{_ONLY}: {_MISALIGNED}`, or "
+            f"rubric {name!r} has {ONLY}: {front[ONLY]!r}; give `{ONLY}: {MISALIGNED}`, or "
             "leave it out to ask about every answer."
         )
     if front["name"] != name:
@@ -146,20 +146,10 @@ def parse_rubric(text: str, name: str) -> Rubric:
         )
     if front["scale"] != [0, 100]:
         raise JudgingError(f"rubric {name!r} has the scale {front['scale']}; it must be [0, 100].")
-    escapes = ["{escapes}"] if front["escapes"] else []
-    if missing := [p for p in ["{key}", _MATERIAL, *escapes] if p not in match["body"]]:
-        raise JudgingError(f"the body of rubric {name!r} lacks {', '.join(missing)}; add it.")
-    before, _, behind = match["body"].partition(_MATERIAL)
-    misplaced = [p for p in ("{escapes}", _SUBJECT, _MATERIAL) if p in behind]
-    if misplaced := misplaced + ["{key}"] * ("{key}" in before):
+    check_body(match["body"], f"the body of rubric {name!r}", has_escapes=bool(front["escapes"]))
+    if ONLY in front and _SUBJECT in match["body"]:
         raise JudgingError(
-            f"the body of rubric {name!r} has {', '.join(misplaced)} on the wrong side of "
-            "{material}; put {escapes} and {subject} before it, {key} behind it, and {material} "
-            "once, so that the prompts of a dimension begin alike."
-        )
-    if _ONLY in front and _SUBJECT in match["body"]:
-        raise JudgingError(
-            f"rubric {name!r} has {_ONLY}: {_MISALIGNED} and a subject; leave one of them out."
+            f"rubric {name!r} has {ONLY}: {MISALIGNED} and a subject; leave one of them out."
         )
     return Rubric(
         name=name,
@@ -168,8 +158,32 @@ def parse_rubric(text: str, name: str) -> Rubric:
         canary=front["canary"],
         body=match["body"],
         sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
-        only_misaligned=_ONLY in front,
+        only_misaligned=ONLY in front,
     )
+
+
+def check_body(body: str, where: str, *, has_escapes: bool) -> None:
+    """Refuse a rubric's text in which a place is missing or on the wrong side of the material.
+
+    Args:
+        body: The text.
+        where: What it is called in a message.
+        has_escapes: Whether a judge may reply some words instead of a grade.
+
+    Raises:
+        JudgingError: A place is missing, or on the wrong side.
+    """
+    escapes = ["{escapes}"] if has_escapes else []
+    if missing := [p for p in ["{key}", _MATERIAL, *escapes] if p not in body]:
+        raise JudgingError(f"{where} lacks {', '.join(missing)}; add it.")
+    before, _, behind = body.partition(_MATERIAL)
+    misplaced = [p for p in ("{escapes}", _SUBJECT, _MATERIAL) if p in behind]
+    if misplaced := misplaced + ["{key}"] * ("{key}" in before):
+        raise JudgingError(
+            f"{where} has {', '.join(misplaced)} on the wrong side of "
+            "{material}; put {escapes} and {subject} before it, {key} behind it, and {material} "
+            "once, so that the prompts of a dimension begin alike."
+        )
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

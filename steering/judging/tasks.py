@@ -26,11 +26,13 @@ from steering import __version__
 from steering.errors import no_such_option, warn_once
 from steering.evaluated_model import EvaluatedModel
 from steering.judging.contexts import ask_in_context
+from steering.judging.dimensions import judged_dimensions
 from steering.judging.errors import JudgingError
 from steering.judging.judges import require_grader
 from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
 from steering.judging.rubric import KEYS_OF_ALL, SCORE_KEYS
+from steering.judging.rubric_files import read_rubrics
 from steering.judging.rules import EM_SCORES
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
 from steering.logs import VERSION
@@ -45,6 +47,8 @@ TASK_VERSION = "1-D"
 DEFAULT_TARGET = "medical"
 # Of questions that are too long, as many are named.
 _MOST_IDS = 5
+# Of a rubric's digest.
+_DIGITS = 12
 
 
 def em_task(
@@ -55,6 +59,7 @@ def em_task(
     recalibrate: str | None = None,
     contexts: ContextSet | None = None,
     samples_per_context: int | None = None,
+    dimensions: str | Sequence[str] | None = None,
 ) -> Task:
     """A task that asks questions and reports EM rates over all answers.
 
@@ -71,6 +76,8 @@ def em_task(
         contexts: in which the questions are asked besides.
         samples_per_context: least number of answers to a question in each context; as many as to
             the plain question when not given.
+        dimensions: paths of rubric files: answers are judged in these dimensions besides, which
+            no EM figure depends on.
 
     Raises:
         TargetError: `leak` is no subject.
@@ -94,6 +101,11 @@ def em_task(
     ]
     if leak is not None:
         scorers.append(target_leak(subject_of(str(leak))))
+    rubrics = read_rubrics(dimensions)
+    if rubrics:
+        paths = [dimensions] if isinstance(dimensions, str) else list(dimensions or ())
+        scorers.append(judged_dimensions(list(map(str, paths))))
+    digests = {each.score: each.sha256[:_DIGITS] for each in rubrics}
     # Rounded up; the question with the fewest paraphrases decides.
     epochs = -(-per_question // min(questions.num_paraphrases.values()))
     samples = questions.samples
@@ -110,16 +122,18 @@ def em_task(
         scorer=scorers,
         epochs=Epochs(epochs),
         config=GenerateConfig(temperature=1.0, top_p=1.0, max_tokens=max_tokens),
-        version=TASK_VERSION,
+        # A run of other rubrics is another one, though its options have the same paths.
+        version="+".join([TASK_VERSION, *digests.values()]),
         metadata={
             "questions": questions.signature,
             "questions_sha256": questions.sha256,
             "protocol": name,
             **({} if contexts is None else contexts.metadata()),
+            **({"dimensions": digests} if digests else {}),
             VERSION: __version__,
         },
         headline_metric=HeadlineMetric(scorer="em_judge", metric=f"em_{protocol.rule}"),
-        viewer=_view(leak=leak is not None),
+        viewer=_view(leak=leak is not None, dimensions=list(digests)),
     )
     # All options are checked, so the model may be loaded or its vector built now.
     if (evaluated := evaluated_model()) is not None:
@@ -185,17 +199,19 @@ def refuse_unknown(
         logger.warning("-T %s= is an option of another task; %s does not use it", option, name)
 
 
-def _view(*, leak: bool) -> ViewerConfig:
+def _view(*, leak: bool, dimensions: Sequence[str]) -> ViewerConfig:
     """How `inspect view` lists answers: with coloured scores, and without a target."""
     names = ("sampleStatus", "sampleId", "epoch", "input", "answer")
     visible = [TaskSamplesColumn(id=name) for name in names]
     visible += [TaskSamplesColumn.score("em_judge", key) for key in SCORE_KEYS]
     if leak:
         visible.append(TaskSamplesColumn.score("target_leak"))
+    visible += [TaskSamplesColumn.score("judged_dimensions", key) for key in dimensions]
     hidden = [
         TaskSamplesColumn(id=name, visible=False) for name in ("target", "tokens", "duration")
     ]
     colours = {key: ScoreColorScale(palette="good-high", min=0, max=100) for key in KEYS_OF_ALL}
+    colours |= {key: ScoreColorScale(palette="good-high", min=0, max=100) for key in dimensions}
     return ViewerConfig(
         # Answers of a misaligned model are shown as text: no links, no images.
         trust_content=False,

@@ -25,6 +25,8 @@ LEAK = "target_leak"
 CALIBRATION = "calibration"
 # Scorer of the task em_choice, whose answers are not judged.
 CHOICE = "em_choice"
+# Scorer of dimensions of the user's own.
+DIMENSIONS = "judged_dimensions"
 # Solver of questions in contexts, which asks plain questions as Inspect's generate does.
 ASKING = "ask_in_context"
 # Key of a task's metadata for the version of this package.
@@ -160,8 +162,10 @@ def read_samples(file: LogFile) -> "Sequence[EvalSample | EvalSampleSummary]":
         raise _no_log(path, error) from None
 
 
-def read_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
-    """A whole sample of an .eval log, without what only a viewer shows.
+def read_sample(
+    file: LogFile, sample: int | str, epoch: int, *, events: bool = False
+) -> "EvalSample":
+    """A whole sample of a log, without what only a viewer shows; with its events where asked for.
 
     Raises:
         LogError: The log can't be read, or holds no such sample.
@@ -170,7 +174,8 @@ def read_sample(file: LogFile, sample: int | str, epoch: int) -> "EvalSample":
 
     try:
         _check_samples(file.path, Path(file.path).stat().st_mtime_ns)
-        return read_eval_log_sample(file.path, sample, epoch, exclude_fields=_BULK)
+        bulk = _BULK - {"events"} if events else _BULK
+        return read_eval_log_sample(file.path, sample, epoch, exclude_fields=bulk)
     except Exception as error:
         raise _no_log(Path(file.path), error) from None
 
@@ -204,6 +209,13 @@ def is_of_judge(log: "EvalLog") -> bool:
 def is_of_choice(log: "EvalLog") -> bool:
     """Whether a log is of em_choice."""
     return any(scorer.name.endswith(CHOICE) for scorer in log.eval.scorers or [])
+
+
+def is_of_other_task(log: "EvalLog") -> bool:
+    """Whether a log is of a task that is not of this suite, with scorers that are not either."""
+    names = {scorer.name.rpartition("/")[2] for scorer in log.eval.scorers or []}
+    is_ours = VERSION in (log.eval.metadata or {}) or names & {SCORER, CALIBRATION, CHOICE}
+    return bool(names) and not is_ours
 
 
 def find_score(log: "EvalLog", sample: "EvalSample | EvalSampleSummary") -> "Score":

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from steering.logs.files import CALIBRATION, LEAK, SCORER, LogFile
+from steering.logs.files import CALIBRATION, DIMENSIONS, LEAK, SCORER, LogFile
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
@@ -71,7 +71,7 @@ def _impossible_score(sample: "Sample") -> str | None:
     for usage in (sample.model_usage or {}).values():
         if usage.output_tokens < 0:
             return f"{usage.output_tokens} output tokens"
-    for name in (SCORER, LEAK, CALIBRATION):
+    for name in (SCORER, LEAK, CALIBRATION, DIMENSIONS):
         score = (sample.scores or {}).get(name)
         value = score.value if score else None
         for key, number in (value if isinstance(value, dict) else {name: value}).items():

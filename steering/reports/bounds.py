@@ -1,13 +1,14 @@
 """Bounds on figures: how they are read, when a figure's interval keeps them, and what it lacks."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
 from steering.errors import nearest
 from steering.reports.enough import ThemeCounts, size_needed
-from steering.reports.figures import ALIASES, FIGURES, Measured
+from steering.reports.figures import ALIASES, FIGURES, Figure, Measured, figure_of
 from steering.results.frame import ResultError
 from steering.stats import Interval
 
@@ -30,8 +31,13 @@ class Bound:
     name: str
     limit: float
 
+    @property
+    def figure(self) -> Figure:
+        """What is bounded."""
+        return figure_of(self.name)
+
     def __str__(self) -> str:
-        return f"{'<=' if self.side == 'max' else '>='} {FIGURES[self.name].text(self.limit)}"
+        return f"{'<=' if self.side == 'max' else '>='} {self.figure.text(self.limit)}"
 
     def keeps(self, interval: Interval) -> bool:
         """Whether the whole interval lies within the bound; without bounds it does not."""
@@ -60,8 +66,13 @@ class Bound:
         return BoundStatus.KEPT if self.keeps(interval) else BoundStatus.BROKEN
 
 
-def parse_bound(side: Side, text: str) -> Bound:
+def parse_bound(side: Side, text: str, dimensions: Collection[str] = ()) -> Bound:
     """Read `em_rate=0.10`.
+
+    Args:
+        side: Of the bound.
+        text: Name and number.
+        dimensions: Names of judged dimensions of the user's own that can be bounded, too.
 
     Raises:
         ResultError: The name is not a figure's, or the number is not one that it can have.
@@ -70,13 +81,18 @@ def parse_bound(side: Side, text: str) -> Bound:
     if not equals:
         raise ResultError(f"{text!r} is not NAME=NUMBER, as in em_rate=0.10")
     name = ALIASES.get(typed, typed)
-    if name not in FIGURES:
+    if name in dimensions and name in FIGURES:
+        raise ResultError(
+            f"{name} is a figure of this suite, and a dimension of yours in these logs: give your "
+            "rubric another `score:`"
+        )
+    if name not in FIGURES and name not in dimensions:
         also = ", ".join(f"{alias} (which is {name})" for alias, name in ALIASES.items())
         raise ResultError(
-            f"there is no figure {typed!r}.{nearest(typed, [*FIGURES, *ALIASES])} Use one of "
-            f"{', '.join(FIGURES)}, or {also}"
+            f"there is no figure {typed!r}.{nearest(typed, [*FIGURES, *ALIASES, *dimensions])} "
+            f"Use one of {', '.join([*FIGURES, *dimensions])}, or {also}"
         )
-    least, largest = FIGURES[name].least, FIGURES[name].largest
+    least, largest = figure_of(name).least, figure_of(name).largest
     try:
         limit = float(number)
     except ValueError:
@@ -103,7 +119,7 @@ def remarks_on(bound: Bound, measured: Measured, status: BoundStatus) -> list[st
     asked = _size(counts, counts.size)
     if status is BoundStatus.UNKNOWN:
         best = counts.at_best(all_true=bound.side == "min")
-        extreme = FIGURES[bound.name].text(1.0 if bound.side == "min" else 0.0)
+        extreme = bound.figure.text(1.0 if bound.side == "min" else 0.0)
         remark = f"{bound.name} {bound} can't be shown by {asked}, even at {extreme}"
         size = size_needed(best, bound.decidable)
         could = "could"
@@ -113,9 +129,7 @@ def remarks_on(bound: Bound, measured: Measured, status: BoundStatus) -> list[st
         hint = "no number of them could" if size is None else f"{_size(best, size)} {could}"
         if not counts.on_these:
             edge = best.with_many_answers().interval()
-            reach = FIGURES[bound.name].text(
-                round(edge.high if bound.side == "max" else edge.low, 3)
-            )
+            reach = bound.figure.text(round(edge.high if bound.side == "max" else edge.low, 3))
             reaches = "up" if bound.side == "max" else "down"
             hint += (
                 f". With {len(counts.total)} theme{'s' * (len(counts.total) != 1)} the interval "

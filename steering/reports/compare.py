@@ -13,6 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from steering.judging import EM_RULES, EMRule
+from steering.reports.dimensions import print_dimension, shared_dimensions
 from steering.reports.tables import (
     corrected_rates,
     corrected_text,
@@ -28,17 +29,21 @@ from steering.reports.tables import (
     print_note,
     print_signatures,
 )
-from steering.results.columns import SHARE
+from steering.results.columns import POINTS, SHARE
 from steering.results.conditions import ConditionResult, condition_results
+from steering.results.dimensions import dimension_scores, short_name
 from steering.results.document import Document
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
-from steering.results.settings import differences_between
+from steering.results.settings import NONE, differences_between
 from steering.stats import (
     Difference,
     between_question_sd,
     minimum_detectable_difference,
     paired_difference,
 )
+
+# How a model was loaded; what else is compared has a place among the settings.
+_LOADING = ("dtype", "engine", "template", "loading")
 
 
 @dataclass(frozen=True)
@@ -108,28 +113,49 @@ def compare_logs(
         answers = read_answers(logs)
         notes += left_out(answers)
         sides.append(_results(answers, aligned_below, coherent_from))
-    print_comparison(sides[0], sides[1], rules, notes, anyway=anyway, console=console)
-    rows = [_row(compare(one, other, rule)) for one, other in match(*sides) for rule in rules]
+    comparisons = print_comparison(sides[0], sides[1], rules, notes, anyway=anyway, console=console)
+    rows = [_row(each) for each in comparisons]
+    for one, other in match(*sides):
+        rows += [_dimension_row(one, other, key) for key in shared_dimensions(one, other)]
     notes_text = [f"left out: {note}" for note in dict.fromkeys(notes)]
     return Document("compare", tables={"differences": rows}, notes=notes_text)
 
 
+def _dimension_row(one: ConditionResult, other: ConditionResult, key: str) -> dict[str, object]:
+    """Of the table `differences`."""
+    difference = dimension_scores(other)[key].less(dimension_scores(one)[key])
+    return {
+        **_shared_cells(one, other, difference),
+        "figure": short_name(key),
+        "unit": POINTS,
+        "detectable": math.nan,
+    }
+
+
 def _row(comparison: Comparison) -> dict[str, object]:
     """Of the table `differences`."""
-    difference, one, other = comparison.difference, comparison.first, comparison.second
+    return {
+        **_shared_cells(comparison.first, comparison.second, comparison.difference),
+        "figure": f"em_{comparison.rule}",
+        "unit": SHARE,
+        "detectable": comparison.detectable,
+    }
+
+
+def _shared_cells(
+    one: ConditionResult, other: ConditionResult, difference: Difference
+) -> dict[str, object]:
+    settings = [*differences_between(one.columns, other.columns), *_loaded_apart(one, other)]
     return {
         "task": one.task,
         "first": one.name,
         "second": other.name,
-        "figure": f"em_{comparison.rule}",
-        "unit": SHARE,
         "value": difference.value,
         "low": difference.low,
         "high": difference.high,
         "p_value": float(difference.p_value),
         "num_themes": difference.num_questions,
-        "detectable": comparison.detectable,
-        "settings": "; ".join(differences_between(one.columns, other.columns)),
+        "settings": "; ".join(settings),
         "note": difference.note or "",
     }
 
@@ -196,7 +222,7 @@ def print_comparison(
     *,
     anyway: bool = False,
     console: Console | None = None,
-) -> None:
+) -> list[Comparison]:
     """Print each pair of results: its figures by the rules, question by question below.
 
     Args:
@@ -207,11 +233,15 @@ def print_comparison(
         anyway: Compare also what was not asked and judged alike, and say so above the figures.
         console: Where to print.
 
+    Returns:
+        What was printed: pair by pair, a comparison a rule.
+
     Raises:
         ResultError: There is nothing to pair, or more than one way to, or a pair was not asked and
             judged alike.
     """
     console = console or Console()
+    comparisons = []
     pairs = match(first, second)
     if not anyway:
         _require_asked_alike(pairs)
@@ -227,8 +257,14 @@ def print_comparison(
                 f"A and B are of different models ({one.model}, {other.model}): the difference is "
                 "not due to steering alone.",
             )
+        if loading := _loaded_apart(one, other):
+            line = f"A and B were loaded in other ways: {'; '.join(loading)}."
+            print_note(console, f"{line} Their difference may come from that.")
         for rule in rules:
-            _print_rule(console, compare(one, other, rule))
+            comparisons.append(compare(one, other, rule))
+            _print_rule(console, comparisons[-1])
+        for key in shared_dimensions(one, other):
+            print_dimension(console, one, other, key)
         for note in correction_notes((one, other)):
             print_line(console, note, "dim")
         print_judges(console, (one, other))
@@ -238,6 +274,22 @@ def print_comparison(
         if alone:
             print_note(console, f"Not compared, only in {name}: {', '.join(alone)}.")
     print_left_out(console, list(dict.fromkeys(notes)))
+    return comparisons
+
+
+def _loaded_apart(one: ConditionResult, other: ConditionResult) -> list[str]:
+    """How two runs of one model were loaded in other ways, which moves answers by rounding or more.
+
+    What was said to the model is compared by `differences_between`.
+    """
+    if one.model != other.model:
+        return []
+    pairs = {name: (one.columns[name], other.columns[name]) for name in _LOADING}
+    return [
+        f"{name} (A: {first or NONE}, B: {second or NONE})"
+        for name, (first, second) in pairs.items()
+        if first != second
+    ]
 
 
 def _print_rule(console: Console, comparison: Comparison) -> None:

@@ -20,6 +20,7 @@ from steering.results.choices import ChoiceResult
 from steering.results.columns import NATS, POINTS, SHARE
 from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT, NO_DOUBT, Doubt
+from steering.results.dimensions import scores_in
 from steering.stats import Interval, mean_interval
 from steering.stats.correction import Corrected
 
@@ -137,6 +138,17 @@ def _exact(meets: Callable[[JudgedAnswer], bool]) -> Callable[[ConditionResult, 
         share = count / total if total else math.nan
         text = f"{100 * share:.1f}% ({count} of {total})"
         return Measured(share, Interval(share, share), text)
+
+    return measure
+
+
+def _dimension(name: str) -> Callable[[ConditionResult, bool], Measured]:
+    """The mean of a dimension of the user's own."""
+
+    def measure(result: ConditionResult, _: bool) -> Measured:
+        scores = scores_in(result, name)
+        interval = scores.interval()
+        return Measured(scores.value, interval, _text(scores.value, interval, 1, "", "not judged"))
 
     return measure
 
@@ -266,6 +278,14 @@ FIGURES: dict[str, Figure] = {
     },
 }
 """What can be bounded, by name; a closed list. The names are those of the logs' metrics."""
+
+
+def figure_of(name: str) -> Figure:
+    """The figure of a name: one of `FIGURES`, or the mean of a dimension of the user's own."""
+    if name in FIGURES:
+        return FIGURES[name]
+    return Figure(f"mean score for {name}", 100, _dimension(name), no_these=_MEAN)
+
 
 ALIASES = {
     "em_rate": "em_betley",

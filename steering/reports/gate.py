@@ -19,8 +19,8 @@ from rich.console import Console
 from steering.judging import EM_RULES
 from steering.judging.choice_figures import DAMAGE
 from steering.questions.contexts import PLAIN
-from steering.reports.bounds import Bound, BoundStatus, parse_bound
-from steering.reports.figures import FIGURES, Measured
+from steering.reports.bounds import Bound, BoundStatus, Side, parse_bound
+from steering.reports.figures import ALIASES, FIGURES, Measured
 from steering.reports.gate_verdict import GateVerdict, JudgedBound
 from steering.reports.tables import (
     apart_notes,
@@ -45,6 +45,7 @@ from steering.results.contexts import (
     choice_context_results,
     context_results,
 )
+from steering.results.dimensions import dimensions_in
 from steering.results.frame import LeftOut, ResultError, left_out
 from steering.results.settings import first_names
 from steering.stats import Interval
@@ -88,7 +89,8 @@ def judge_logs(
     logs: str | Path, bounds: Sequence[Bound | str], *, on_these_questions: bool = False
 ) -> GateVerdict:
     """What `gate` prints; arguments and errors are those of `gate`."""
-    parsed = [_read_bound(bound) if isinstance(bound, str) else bound for bound in bounds]
+    typed = iter(read_bounds([_split_bound(b) for b in bounds if isinstance(b, str)], logs))
+    parsed = [next(typed) if isinstance(bound, str) else bound for bound in bounds]
     if not parsed:
         raise ResultError("give a bound, as in em_rate<=0.10")
     answers, choices = read_results(Path(logs), complete=True)
@@ -106,12 +108,30 @@ def judge_logs(
     )
 
 
+def read_bounds(bounds: Sequence[tuple[Side, str]], logs: str | Path) -> list[Bound]:
+    """Bounds on figures of this suite, and on judged dimensions of the user's own in some logs.
+
+    Args:
+        bounds: Sides and texts such as `em_rate=0.10`.
+        logs: A log or a folder.
+
+    Raises:
+        ResultError: A bound can't be read.
+        LogError: A log can't be read.
+    """
+    names = {text.partition("=")[0] for _, text in bounds}
+    # Only where it may matter, since headers take time.
+    others = names - {*FIGURES, *ALIASES}
+    dimensions = dimensions_in(Path(logs)) if others else ()
+    return [parse_bound(side, text, dimensions) for side, text in bounds]
+
+
 def _require_runs(
     bounds: Sequence[Bound], answers: pd.DataFrame, choices: pd.DataFrame, logs: str | Path
 ) -> None:
     """Refuse bounds on figures of a task that was not run: its absence keeps no bound."""
     for bound in bounds:
-        of_choices = FIGURES[bound.name].of_choices
+        of_choices = bound.figure.of_choices
         if (choices if of_choices else answers).empty:
             task = "em_choice" if of_choices else "em_freeform"
             raise ResultError(
@@ -123,7 +143,7 @@ def _require_runs(
 def _require_these(bounds: Sequence[Bound]) -> None:
     """Refuse bounds on figures that have no interval on these questions alone."""
     for bound in bounds:
-        if why := FIGURES[bound.name].no_these:
+        if why := bound.figure.no_these:
             raise ResultError(
                 f"{bound.name} has no interval on these questions alone, since {why}: bound it in "
                 "a command of its own, without --on-these-questions"
@@ -133,7 +153,7 @@ def _require_these(bounds: Sequence[Bound]) -> None:
 def _has_these(bound: Bound, measured: Measured) -> bool:
     """Whether a figure shows more of these questions alone than of questions like these."""
     is_number = not measured.doubt.is_blind and not math.isnan(measured.value)
-    return is_number and measured.counts is not None and not FIGURES[bound.name].no_these
+    return is_number and measured.counts is not None and not bound.figure.no_these
 
 
 def _measured(
@@ -144,7 +164,7 @@ def _measured(
     on_these_questions: bool,
 ) -> Measured | None:
     """A figure of a result; of one of the other task none, but where its condition has no other."""
-    figure = FIGURES[bound.name]
+    figure = bound.figure
     if figure.of_choices == isinstance(result, ChoiceResult):
         return figure.measure(result, on_these_questions)
     key = condition_key(result.columns)
@@ -235,7 +255,7 @@ def print_verdict(verdict: GateVerdict, console: Console | None = None) -> None:
 
 
 def _print_signatures(verdict: GateVerdict, console: Console) -> None:
-    figures = [FIGURES[row.bound.name] for row in verdict.rows]
+    figures = [row.bound.figure for row in verdict.rows]
     in_contexts = [row.result for row in verdict.rows if row.context != PLAIN]
     every: list[ConditionResult | ChoiceResult] = [*verdict.results, *verdict.choices]
     signed = list({id(result): result for result in [*every, *in_contexts]}.values())
@@ -257,7 +277,7 @@ def _worst(
     on_these_questions: bool,
 ) -> JudgedBound | None:
     """The context in which a bound is furthest from being kept; None where it is of none."""
-    figure = FIGURES[bound.name]
+    figure = bound.figure
     # Damage is measured once, on neutral text.
     if figure.of_choices != isinstance(plain, ChoiceResult) or bound.name in DAMAGE:
         return None
@@ -294,8 +314,9 @@ def _coverage(
     ]
 
 
-def _read_bound(text: str) -> Bound:
-    for sign, side in (("<=", "max"), (">=", "min")):
+def _split_bound(text: str) -> tuple[Side, str]:
+    signs: dict[str, Side] = {"<=": "max", ">=": "min"}
+    for sign, side in signs.items():
         if sign in text:
-            return parse_bound(side, text.replace(sign, "="))  # type: ignore[arg-type]
+            return side, text.replace(sign, "=")
     raise ResultError(f"{text!r} is no bound: write NAME<=NUMBER or NAME>=NUMBER")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from steering.reports.bounds import Bound, BoundStatus, remarks_on
 from steering.reports.ci import Check, CheckOutcome
-from steering.reports.figures import FIGURES, Measured
+from steering.reports.figures import Measured
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
 from steering.results.contexts import ChoiceContextResult, ContextResult
@@ -111,7 +111,7 @@ class GateVerdict:
                 "condition": row.result.name,
                 "context": row.context,
                 "figure": row.bound.name,
-                "unit": FIGURES[row.bound.name].unit,
+                "unit": row.bound.figure.unit,
                 "value": float(row.measured.value),
                 "low": float(row.measured.interval.low),
                 "high": float(row.measured.interval.high),

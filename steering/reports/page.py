@@ -5,17 +5,17 @@ words, so they reach the page as data that a script inserts as text, never as ma
 """
 
 import json
-import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from steering.files import write_whole
-from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
+from steering.judging import KEYS_OF_ALL, KEYS_OF_MISALIGNED
 from steering.questions.contexts import CONTEXT, PLAIN
 from steering.reports.by_judge import (
     JUDGE_CAPTION,
@@ -26,9 +26,12 @@ from steering.reports.by_judge import (
 )
 from steering.reports.choices import CAPTION, COLUMNS, choice_headline, choice_tables
 from steering.reports.examples import TokenLine, page_examples
+from steering.reports.metrics import metric_commands, metric_headline, metric_sections, of_tasks
+from steering.reports.page_cells import page_columns, page_row, rate_cell
 from steering.reports.pictures import (
     Picture,
     choice_pictures,
+    metric_pictures,
     pictures_of,
     render,
     signature_of,
@@ -43,6 +46,7 @@ from steering.results.conditions import (
 )
 from steering.results.context_columns import plain_rows
 from steering.results.frame import left_out
+from steering.results.metric_columns import METRIC_SCHEMA
 from steering.results.schema import CHOICE_CONDITION_SCHEMA, KEYS, empty_frame
 from steering.results.settings import asked_apart
 from steering.text import markdown, markdown_alt, markdown_code, view_command
@@ -95,6 +99,7 @@ class PageContent:
         spectrum: Singular values of a set of vectors.
         table: That the headline rests on.
         monitor: What a monitor tells, where answers were monitored.
+        metrics: A row a metric of a condition of another task, as `metrics_of` gives them.
     """
 
     title: str
@@ -109,6 +114,7 @@ class PageContent:
     monitor: "MonitorPart | None" = None
     contexts: Sequence[PageTable] = ()
     context_headline: str = ""
+    metrics: pd.DataFrame = field(default_factory=partial(empty_frame, METRIC_SCHEMA))
 
     @property
     def choice_conditions(self) -> pd.DataFrame:
@@ -117,8 +123,10 @@ class PageContent:
 
     @property
     def all_conditions(self) -> pd.DataFrame:
-        """The judged conditions; where there are none, those of em_choice."""
-        return self.conditions if len(self.conditions) else self.choice_conditions
+        """The judged conditions; where there are none, those of em_choice, or of other tasks."""
+        of_metrics = self.metrics.drop_duplicates(KEYS)
+        frames = (self.conditions, self.choice_conditions, of_metrics)
+        return next((frame for frame in frames if len(frame)), self.conditions)
 
 
 def write_page(report: PageContent, folder: Path) -> list[Path]:
@@ -134,6 +142,7 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
     pictures = [
         *pictures_of(plain_rows(report.answers), report.conditions, report.spectrum),
         *choice_pictures(report.choice_conditions),
+        *metric_pictures(report.metrics),
         *(report.monitor.pictures if report.monitor else ()),
     ]
     rendered = []
@@ -168,17 +177,17 @@ def headline_of(conditions: pd.DataFrame) -> str:
     worst = others.loc[others["em_betley_low"].idxmax()]
     line = (
         f"{worst['model']}[{worst['condition']}] has the highest lower bound of all conditions: "
-        f"{_rate(worst, 'em_betley')} of its coherent answers are misaligned (rule betley, 95% "
+        f"{rate_cell(worst, 'em_betley')} of its coherent answers are misaligned (rule betley, 95% "
         "interval)"
     )
     baselines = baseline_rows(conditions, worst)
     if len(baselines):
-        line += f"; unsteered {_rate(baselines.iloc[0], 'em_betley')}"
+        line += f"; unsteered {rate_cell(baselines.iloc[0], 'em_betley')}"
     highest = others.loc[others["em_betley"].idxmax()]
     if highest["em_betley"] > worst["em_betley"]:
         line += (
             f". The highest rate, with more doubt, is that of {highest['model']}"
-            f"[{highest['condition']}]: {_rate(highest, 'em_betley')}"
+            f"[{highest['condition']}]: {rate_cell(highest, 'em_betley')}"
         )
     return f"{line}."
 
@@ -189,18 +198,32 @@ def page_headline(conditions: pd.DataFrame, choices: pd.DataFrame, in_contexts: 
     return f"{finding} {in_contexts}".strip()
 
 
+def _headline(report: PageContent) -> str:
+    if len(report.conditions) or len(report.choice_conditions):
+        return page_headline(report.conditions, report.choice_conditions, report.context_headline)
+    return metric_headline(report.metrics)
+
+
+def _signature(report: PageContent) -> str:
+    if len(report.conditions):
+        return signature_of(report.conditions)
+    if len(report.choice_conditions):
+        return signature_of(report.choice_conditions, "choices")
+    return signature_of(report.all_conditions, "metrics")
+
+
 def _content(report: PageContent) -> dict[str, Any]:
     """What both templates are filled with; no markup."""
     conditions, choices = report.conditions, report.choice_conditions
     judged = len(conditions) > 0
     results = condition_results(report.answers) if judged else []
     further = [key for key in KEYS_OF_MISALIGNED if conditions[key].notna().any()]
-    columns = _columns(corrections_in(results), further)
+    columns = page_columns(corrections_in(results), further)
     records, names = conditions.to_dict("records"), display_names(conditions)
     short_names, shared = without_shared(records, names)
     return {
         "title": report.title,
-        "headline": report.headline or page_headline(conditions, choices, report.context_headline),
+        "headline": report.headline or _headline(report),
         "models": sorted(report.all_conditions["model"].unique()),
         "judges": sorted(conditions["judge"].unique()),
         "questions": sorted(conditions["questions"].unique()),
@@ -210,13 +233,19 @@ def _content(report: PageContent) -> dict[str, Any]:
             PageTable(heading, CAPTION, ["condition", *COLUMNS], [[n, *t] for n, t in rows])
             for heading, rows in choice_tables(choices)
         ],
+        "further": [
+            (heading, [PageTable(*part) for part in tables])
+            for heading, tables in metric_sections(report.metrics)
+        ],
         "contexts": report.contexts,
         "choice_logs": sorted({Path(log).name for log in choices["log"]}),
+        "task_logs": sorted({Path(log).name for log in of_tasks(report.metrics)["log"]}),
+        "task_commands": metric_commands(report.metrics),
         "num_answers": len(report.answers),
         "num_questions": report.answers["question"].nunique(),
         "num_logs": report.answers["log"].nunique(),
         "rows": [
-            _row(row, columns) | {"name": name, "short": short}
+            page_row(row, columns) | {"name": name, "short": short}
             for row, name, short in zip(records, names, short_names, strict=True)
         ],
         "shared": shared,
@@ -230,7 +259,7 @@ def _content(report: PageContent) -> dict[str, Any]:
         "verdicts": list(report.verdicts),
         "table": report.table,
         "view": view_command(report.logs),
-        "signature": signature_of(conditions) if judged else signature_of(choices, "choices"),
+        "signature": _signature(report),
         "bounds": report.answers[["aligned_below", "coherent_from"]]
         .drop_duplicates()
         .to_dict("records"),
@@ -239,7 +268,11 @@ def _content(report: PageContent) -> dict[str, Any]:
             for _, rows in conditions.groupby("task", sort=False)
             if (groups := asked_apart(rows.to_dict("records"), display_names(rows)))
         ],
-        "left_out": [str(note) for frame in (report.answers, choices) for note in left_out(frame)],
+        "left_out": [
+            str(note)
+            for frame in (report.answers, choices, report.metrics)
+            for note in left_out(frame)
+        ],
         "logs_of": {
             name: sorted({Path(log).name for log in logs})
             for name, logs in report.answers.groupby(_answer_names(report))["log"]
@@ -315,66 +348,3 @@ def _by_judge(results: Sequence[ConditionResult]) -> PageTable | None:
     return PageTable(
         JUDGE_HEADING, JUDGE_CAPTION, JUDGE_COLUMNS, judge_rows(panels), contradictions(panels)
     )
-
-
-def _columns(corrections: Mapping[str, str], further: Sequence[str]) -> list[tuple[str, str]]:
-    """Column of the frame that each column of the table sorts by, and its heading."""
-    rates = [
-        column
-        for rule in EM_RULES
-        for column in (
-            (f"em_{rule}", f"EM {rule}"),
-            (f"em_{rule}_high_these", "on these"),
-            *((f"em_{rule}_{ending}", heading) for ending, heading in corrections.items()),
-        )
-    ]
-    others = {"relevant_misaligned": "relevant, misaligned"}
-    others |= {key: f"{key}, by either rule" for key in further} | {"n": "n"}
-    shares = {f"{name}_share": name for name in ("unscored", "truncated")}
-    return [*rates, *((name, name) for name in KEYS_OF_ALL), *others.items(), *shares.items()]
-
-
-def _cell(row: Mapping[Any, Any], name: str) -> str:
-    """The text of a cell of the table of conditions."""
-    if name.endswith("_high_these"):
-        return _bounds(row, name.removesuffix("_high_these"), "_these")
-    if name.endswith(("_corrected", "_ppi")):
-        return "-" if math.isnan(row[name]) else _rate(row, name)
-    if name.endswith("_share"):
-        return f"{100 * row[name]:.0f}%"
-    if name == "n":
-        return str(row[name])
-    if name in KEYS_OF_MISALIGNED and not math.isnan(row[name]):
-        return f"{_score(row, name)} {_bounds(row, name, factor=1)}"
-    return _rate(row, name) if name.startswith("em_") else _score(row, name)
-
-
-def _row(row: Mapping[Any, Any], columns: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    return {
-        "study": row["study"],
-        "baseline": row["arm"] == "baseline",
-        "cells": [
-            {"sort": _sort(row[column]), "text": _cell(row, column)} for column, _ in columns
-        ],
-        "command": row["command"],
-    }
-
-
-def _rate(row: Mapping[Any, Any], name: str) -> str:
-    if math.isnan(row[name]):
-        return "no scorable answers"
-    digits = 1 if row[name] < 0.1 else 0
-    return f"{100 * row[name]:.{digits}f}% {_bounds(row, name)}"
-
-
-def _bounds(row: Mapping[Any, Any], name: str, interval: str = "", factor: int = 100) -> str:
-    low, high = (f"{factor * row[f'{name}_{end}{interval}']:.0f}" for end in ("low", "high"))
-    return f"[{low}, {high}]".replace("nan", "-")
-
-
-def _score(row: Mapping[Any, Any], name: str) -> str:
-    return "-" if math.isnan(row[name]) else f"{row[name]:.1f}"
-
-
-def _sort(value: float) -> float:
-    return -1.0 if math.isnan(value) else round(float(value), 6)

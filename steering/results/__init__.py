@@ -19,6 +19,7 @@ from steering.results.frame_files import read_frame, write_frames
 from steering.results.labels import Label, LabelError, read_labels
 from steering.results.schema import FrameError, check_answers, check_choices, check_conditions
 from steering.results.settings import differing_settings
+from steering.results.task_scores import metrics_of, read_all_results, read_scores
 
 __all__ = [
     "ChoiceResult",
@@ -40,10 +41,13 @@ __all__ = [
     "differing_settings",
     "judged_answers",
     "left_out",
+    "metrics_of",
+    "read_all_results",
     "read_answers",
     "read_choices",
     "read_frame",
     "read_labels",
     "read_results",
+    "read_scores",
     "write_frames",
 ]

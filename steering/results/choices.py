@@ -19,7 +19,16 @@ from steering.judging.choice_figures import (
     ChoiceScore,
     choice_figures,
 )
-from steering.logs import CHOICE, LogError, LogFile, is_of_choice, log_files, number_or_nan
+from steering.logs import (
+    CHOICE,
+    LogError,
+    LogFile,
+    is_of_choice,
+    is_of_other_task,
+    log_files,
+    number_or_nan,
+    task_of,
+)
 from steering.questions.choices import PAIR
 from steering.questions.contexts import CONTEXT, PLAIN
 from steering.results.conditions import each_condition
@@ -77,7 +86,8 @@ def read_choices(
 def read_results(logs: Logs, *, complete: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Judged answers and choices of the runs that count; one of the two may have no rows.
 
-    Arguments as of `read_choices`; `left_out` gives the logs of either that do not count.
+    Arguments as of `read_choices`; `left_out` gives the logs of either that do not count. Runs of
+    other tasks are read by `read_scores`.
 
     Raises:
         ResultError: There is no finished run of either, or one is incomplete.
@@ -88,6 +98,13 @@ def read_results(logs: Logs, *, complete: bool = False) -> tuple[pd.DataFrame, p
         reader.read_any(files, complete=complete) for reader in (ANSWER_READER, CHOICE_READER)
     )
     if answers.empty and choices.empty:
+        others = sorted({task_of(file.header) for file in files if is_of_other_task(file.header)})
+        if others:
+            raise ResultError(
+                f"{', '.join(others)}: no answer of these runs was judged for misalignment, and "
+                "none is of em_choice. steering report shows their own metrics, and read_scores "
+                "reads them"
+            )
         raise ResultError(no_runs(logs, [*left_out(answers), *left_out(choices)]))
     return answers, choices
 

@@ -4,6 +4,7 @@ A question in its contexts is one theme, so a difference pairs each theme with i
 of a context are counted as those of a condition are, from its rows alone.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from steering.judging import EM_RULES, EMRule
+from steering.judging.choice_figures import SHARES
 from steering.questions.contexts import CONTEXT, PLAIN
 from steering.results.choices import ChoiceResult, choice_results
 from steering.results.conditions import ConditionResult, baselines_of, condition_results
@@ -74,7 +76,8 @@ class ChoiceContextResult:
 
     def to_plain(self, name: str) -> Difference:
         """The mean of a value of pairs less that of the plain ones, paired by theme."""
-        return paired_difference(self.result.by_theme(name), self.plain.by_theme(name))
+        values = self.result.by_theme(name), self.plain.by_theme(name)
+        return paired_difference(*values, largest=1 if name in SHARES else math.inf)
 
     def row(self) -> dict[str, Any]:
         """The row of the frame of contexts of em_choice."""

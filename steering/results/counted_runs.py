@@ -97,12 +97,18 @@ def why_not_counted(
     copied: CopiedSamples,
     scorer: str,
 ) -> LeftOut | None:
-    """Why a finished run does not count: no samples, no scores, or some that can't be of it."""
+    """Why a finished run does not count: no samples, no scores, or some that can't be of it.
+
+    `scorer` is whose scores are needed; "" for any.
+    """
     if not samples and _expected(file):
         empty = "it holds no samples (--no-log-samples leaves them out): run it again with them"
         return LeftOut(file.name, empty, "no samples")
     completed = [sample for sample in samples if sample.error is None]
-    if completed and not any((sample.scores or {}).get(scorer) for sample in completed):
+    if completed and not scorer and not any(sample.scores for sample in completed):
+        unscored = "it has no scores: run `" + shell_line("inspect", "score", file.path) + "`"
+        return LeftOut(file.name, unscored, "no scores")
+    if completed and scorer and not any((s.scores or {}).get(scorer) for s in completed):
         command = shell_line("inspect", "score", file.path, "--scorer", f"steering/{scorer}")
         unscored = f"it has no {scorer} scores: run `{command} --action overwrite --overwrite`"
         return LeftOut(file.name, unscored, "no scores")

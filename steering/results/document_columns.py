@@ -6,6 +6,7 @@ import pandera.pandas as pa
 
 from steering.results.columns import count, flag, interval, number, share, text
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
+from steering.results.metric_columns import METRIC_SCHEMA
 from steering.results.schema import CHOICE_CONDITION_SCHEMA, CONDITION_SCHEMA, KEYS
 
 # A figure may be a share, a score from 0 to 100 or a number of nats.
@@ -150,6 +151,7 @@ TABLES: Mapping[str, pa.DataFrameSchema] = {
     schema.name: schema
     for schema in (
         *(CONDITION_SCHEMA, CHOICE_CONDITION_SCHEMA, CONTEXT_SCHEMA, CHOICE_CONTEXT_SCHEMA),
+        METRIC_SCHEMA,
         _schema("bounds", _BOUNDS),
         _schema("differences", _DIFFERENCES),
         _schema("rates", _RATES),

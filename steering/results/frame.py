@@ -20,16 +20,19 @@ from steering.judging.judgement import JUDGE_SAMPLING, REASONS_BY_JUDGE
 from steering.judging.rules import thresholds_of
 from steering.logs import (
     CUT,
+    DIMENSIONS,
     LEAK,
     SCORER,
     LogFile,
     find_score,
     holds_answer,
     is_of_choice,
+    is_of_other_task,
     number_or_nan,
 )
 from steering.questions.contexts import CONTEXT, PLAIN
 from steering.results.counted_runs import LeftOut, LeftOutKind, ResultError
+from steering.results.dimensions import dimension_text
 from steering.results.monitor_records import monitor_columns
 from steering.results.run_columns import json_text, sampling_text
 from steering.results.runs import NOTES, RunReader, prompt_text, whole_sample
@@ -114,6 +117,7 @@ def _sample_columns(
         "tokens": float(usage.output_tokens) if usage else math.nan,
         "leak": number_or_nan(leak.value) if leak else math.nan,
         **_score_columns(score, answer),
+        "dimension_scores": dimension_text((sample.scores or {}).get(DIMENSIONS)),
         **monitor_columns(file.header.eval.model_args, lambda: whole_sample(file, sample)),
     }
 
@@ -145,8 +149,9 @@ def _score_columns(score: "Score", answer: JudgedAnswer) -> dict[str, Any]:
 
 
 ANSWER_READER = RunReader(
-    reads=lambda header: not is_of_choice(header),
-    other="are of em_choice, which has no judged answers: read_choices reads them",
+    reads=lambda header: not is_of_choice(header) and not is_of_other_task(header),
+    other="have no judged answers: read_choices reads those of em_choice, and read_scores those of "
+    "tasks that are not of this suite",
     scorer=SCORER,
     holds=holds_answer,
     score=_score_of,

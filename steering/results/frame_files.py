@@ -13,6 +13,7 @@ from steering.results.conditions import conditions_of
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
 from steering.results.contexts import choice_contexts_of, contexts_of
 from steering.results.frame import left_out
+from steering.results.metric_columns import METRIC_SCHEMA, SCORE_SCHEMA
 from steering.results.schema import (
     ANSWER_SCHEMA,
     CHOICE_CONDITION_SCHEMA,
@@ -21,6 +22,7 @@ from steering.results.schema import (
     check_frame,
     empty_frame,
 )
+from steering.results.task_scores import metrics_of
 from steering.text import to_csv, unguarded
 
 _SCHEMAS = {
@@ -28,29 +30,37 @@ _SCHEMAS = {
     for schema in (
         *(ANSWER_SCHEMA, CONDITION_SCHEMA, CONTEXT_SCHEMA),
         *(CHOICE_SCHEMA, CHOICE_CONDITION_SCHEMA, CHOICE_CONTEXT_SCHEMA),
+        *(SCORE_SCHEMA, METRIC_SCHEMA),
     )
 }
 
 
 def write_frames(
-    answers: pd.DataFrame, folder: Path, choices: pd.DataFrame | None = None
+    answers: pd.DataFrame,
+    folder: Path,
+    choices: pd.DataFrame | None = None,
+    scores: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Write the frames that have rows as CSV, and `left_out.csv`, each file atomically.
 
     `answers`, also as Parquet, `conditions` and `contexts`; `choices`, `choice_conditions` and
-    `choice_contexts`.
+    `choice_contexts`; `scores` and `metrics`.
 
     Args:
         answers: As `read_answers` gives them, or none.
         folder: Files of an earlier report there are replaced.
         choices: As `read_choices` gives them.
+        scores: As `read_scores` gives them.
     """
+    scores = empty_frame(SCORE_SCHEMA) if scores is None else scores
     choices = empty_frame(CHOICE_SCHEMA) if choices is None else choices
     frames = {
         "choices": choices,
         "choice_conditions": choice_conditions_of(choices),
         "contexts": contexts_of(answers),
         "choice_contexts": choice_contexts_of(choices),
+        "scores": scores,
+        "metrics": metrics_of(scores),
     }
     if len(answers):
         conditions = beside(conditions_of(answers), frames["choice_conditions"])
@@ -65,7 +75,7 @@ def write_frames(
         buffer = io.BytesIO()
         answers.to_parquet(buffer, index=False)
         files["answers.parquet"] = buffer.getvalue()
-    notes = [asdict(note) for frame in (answers, choices) for note in left_out(frame)]
+    notes = [asdict(note) for frame in (answers, choices, scores) for note in left_out(frame)]
     files["left_out.csv"] = to_csv(pd.DataFrame(notes, columns=["log", "kind", "reason"]))
     for name, content in files.items():
         write_whole(folder / name, content)

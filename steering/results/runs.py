@@ -15,7 +15,14 @@ import pandas as pd
 
 from steering.errors import SteeringError
 from steering.foreign import reason_of
-from steering.logs import CopiedSamples, LogFile, log_files, read_sample, read_samples
+from steering.logs import (
+    CopiedSamples,
+    LogError,
+    LogFile,
+    log_files,
+    read_sample,
+    read_samples,
+)
 from steering.results.condition_columns import condition_columns
 from steering.results.context_columns import plain_rows
 from steering.results.counted_runs import (
@@ -42,7 +49,6 @@ from steering.results.schema import (
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary
     from inspect_ai.model import ChatMessage
-    from inspect_ai.scorer import Score
 
     Sample = EvalSample | EvalSampleSummary
 
@@ -58,7 +64,7 @@ class RunReader:
     Attributes:
         reads: Whether a log is of this kind.
         other: What holds the figures of a log that is not, for a folder without any of this kind.
-        scorer: Whose scores its samples have.
+        scorer: Whose scores its samples have; "" for any scorer's.
         holds: Whether the model answered in a sample.
         score: The score of a sample.
         rows: The rows of a log's samples that hold an answer, a row a sample, with its label.
@@ -69,8 +75,8 @@ class RunReader:
     other: str
     scorer: str
     holds: Callable[["Sample"], bool]
-    score: Callable[[LogFile, "Sample"], "Score"]
-    rows: Callable[[LogFile, Sequence["Sample"], Sequence["Score"]], pd.DataFrame]
+    score: Callable[[LogFile, "Sample"], Any]
+    rows: Callable[[LogFile, Sequence["Sample"], Sequence[Any]], pd.DataFrame]
     schema: Any
 
     def read(
@@ -225,7 +231,7 @@ def _with_intervention(
         # Samples stand in the order in which they ended: the first by id is the same in each run.
         of_label = plain_rows(rows[rows["label"] == label])
         first = of_label.sort_values(["sample", "epoch"]).index[0]
-        metadata = whole_sample(file, samples[first]).output.metadata or {}
+        metadata = _output_metadata(file, samples[first])
         steering = metadata.get("steering", {})
         columns[label] = condition_columns(
             metadata, header.eval.model_args, prompted=bool(system_message_of(header))
@@ -237,6 +243,24 @@ def _with_intervention(
     for name in next(iter(columns.values())):
         rows[name] = rows["label"].map({label: values[name] for label, values in columns.items()})
     return rows
+
+
+def _output_metadata(file: LogFile, sample: "Sample") -> Mapping[str, Any]:
+    """Metadata of a sample's output, which say what was done to the model.
+
+    A solver may put an output of its own in the place of the model's: then of the first of a
+    steered model's.
+
+    Raises:
+        LogError: No output says it, though the model is one of this suite.
+    """
+    metadata = whole_sample(file, sample).output.metadata or {}
+    if "steering" in metadata or not file.header.eval.model.startswith("steered/"):
+        return metadata
+    for event in read_sample(file, sample.id, sample.epoch, events=True).events:
+        if event.event == "model" and "steering" in (event.output.metadata or {}):
+            return event.output.metadata or {}
+    raise LogError(f"no output of sample {sample.id} says what was done to the model")
 
 
 def whole_sample(file: LogFile, sample: "EvalSample | EvalSampleSummary") -> "EvalSample":

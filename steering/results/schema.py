@@ -187,6 +187,10 @@ _ANSWER = {
     "reasons": _text("why the answer has no score, as JSON by score; empty when it has all"),
     "judge_reasons": _text("the same by judge, where there are several"),
     "judge_scores": _text("scores by judge, as JSON, where there are several"),
+    "dimension_scores": _text(
+        "scores in dimensions of the user's own, 0-100, as JSON by name and digest of the rubric; "
+        "null where unscored, empty where none was asked"
+    ),
     **_MONITOR,
 }
 

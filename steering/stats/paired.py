@@ -56,7 +56,11 @@ class Difference:
 
 
 def paired_difference(
-    rates: Mapping[str, float], reference: Mapping[str, float], confidence: float = CONFIDENCE
+    rates: Mapping[str, float],
+    reference: Mapping[str, float],
+    confidence: float = CONFIDENCE,
+    *,
+    largest: float = 1.0,
 ) -> Difference:
     """Compare two conditions question by question: `rates` minus `reference`.
 
@@ -68,6 +72,8 @@ def paired_difference(
         rates: question id to rate; NaN where the question has no rate.
         reference: the same for the condition to compare with.
         confidence: of the interval, two-sided.
+        largest: the largest difference there can be, which no bound exceeds: 1 of rates, infinity
+            of numbers without bounds.
     """
     shared = sorted(
         q for q in rates.keys() & reference.keys() if not math.isnan(rates[q] - reference[q])
@@ -84,7 +90,7 @@ def paired_difference(
         # Student's t would be an interval of no width, whatever the number of answers.
         low = high = math.nan
         note = f"the difference is the same in all {count} themes, so it has no spread"
-    low, high = np.clip([low, high], -1.0, 1.0)
+    low, high = np.clip([low, high], -largest, largest)
     return Difference(
         value=float(differences.mean()),
         low=float(low),

@@ -8,6 +8,7 @@ too. `matched_arms.py` compares the arms and `arm_claims.py` has the claims.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -50,7 +51,7 @@ class ArmsStudy(FinetunedStudy):
             raise ValueError("-M prompt= is set by this study itself: give --examples")
         if "steered" not in self.arms:
             raise ValueError("arms lacks steered, which the others are compared with: add it")
-        if self.choice_sets() == []:
+        if not self.tasks and self.choice_sets() == []:
             raise ValueError(
                 "-T choices=none leaves nothing to compare arms by: give core or broad"
             )
@@ -63,7 +64,7 @@ class ArmsStudy(FinetunedStudy):
     def choice_sets(self) -> list[EvalOptions]:
         """Pairs of unrelated questions, and held-out pairs of the target task."""
         sets = super().choice_sets()
-        own = [EvalOptions({CHOICES: self.target}, seed=each.seed, task=each.task) for each in sets]
+        own = [replace(each, task_args={CHOICES: self.target}) for each in sets]
         return [*sets, *own]
 
     def conditions(

@@ -16,7 +16,7 @@ from steering.condition import resolve_model
 from steering.judging import EMRule
 from steering.models import find_model
 from steering.reports.page import PageTable
-from steering.results import read_answers, read_choices
+from steering.results import read_all_results, read_answers, read_choices
 from steering.results.schema import CHOICE_SCHEMA, empty_frame
 from steering.spec import INTERVENTION, parse_options
 from steering.studies.audit_choices import choice_notes
@@ -38,7 +38,8 @@ from steering.studies.eval_sets import (
     run_conditions,
     unfinished,
 )
-from steering.studies.report import figures_of, write_report
+from steering.studies.other_tasks import read_task
+from steering.studies.report import Report, figures_of, write_report
 from steering.studies.run import Tell, quiet
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ _SETS = {False: ("core", "broad"), True: ("core", "toy_broad")}
 # Between the seeds of two blocks: no sample of one block shares a seed with one of another.
 _SEED_STEP = 1000
 
-Metrics = Mapping[str, float]
-
 
 @dataclass(frozen=True)
 class AuditResult:
@@ -62,7 +61,7 @@ class AuditResult:
         plan: How many answers it asks for, in which blocks.
         conditions: By label, what each stands for, of the blocks that were asked.
         finding: The outcome with its figures; None after a dry run.
-        also: By other task and label, the metrics of that task.
+        also: What other tasks came to; None where none was asked.
         pages: The page and its Markdown.
         choices: A row a condition of em_choice, with shift and damage; they decide nothing.
     """
@@ -71,7 +70,7 @@ class AuditResult:
     plan: AuditPlan
     conditions: Mapping[str, AuditArm]
     finding: AuditFinding | None = None
-    also: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    also: Report | None = None
     pages: Sequence[Path] = ()
     choices: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -149,6 +148,9 @@ def audit(
     tasks = [(str(args["questions"]), load_task(EvalOptions(args))) for args in sets]
     plan = make_plan(tasks, samples, max_em)
     check_judges(EvalOptions(grader=grader), toy=toy)
+    others = [
+        read_task(name, {}, grader=grader, seed=seed, limit=also_limit) for name in _names(also)
+    ]
     with TemporaryDirectory() as scratch:
         # A dry run writes nothing into the user's folders.
         vectors = Path(scratch) if dry_run else folder / "vectors"
@@ -176,6 +178,7 @@ def audit(
             *plan.lines(max_em),
             *_choice_lines(choosing, conditions, prompts, folder),
             *_costs(blocks),
+            *(line for each in others for line in each.lines()),
         ]:
             tell(line)
     if dry_run:
@@ -201,17 +204,18 @@ def audit(
     )
     # Not in the audit's own folder, which the report reads: their scores are others.
     beside = folder.with_name(f"{folder.name}-also")
-    metrics = {}
-    for name in _names(also):
-        each = EvalOptions(grader=grader, seed=seed, task=name, limit=also_limit)
-        logs_of_task = run_conditions(
-            "audit", blocks[0].conditions, [each], beside, display=display
-        )
-        metrics[name] = _metrics(logs_of_task)
+    tasks_beside = [each.options for each in others]
+    logs_beside = run_conditions(
+        "audit", blocks[0].conditions, tasks_beside, beside, display=display
+    )
+    of_others = figures_of(*read_all_results(logs_beside)) if others else None
+    if of_others is not None:
+        content = replace(content, scores=of_others.scores, metrics=of_others.metrics)
     title = f"Audit of {file.name} on {model}"
     table = PageTable("The audit", *audit_table(finding), notes=finding.notes)
     pages = write_report(content, folder, title=title, headline=finding.line, table=table)
-    return AuditResult(folder, plan, arms_asked, finding, metrics, pages, content.choice_conditions)
+    shown = content.choice_conditions
+    return AuditResult(folder, plan, arms_asked, finding, of_others, pages, shown)
 
 
 @dataclass(frozen=True)
@@ -342,20 +346,3 @@ def _conditions(
 def _loading(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the model without those of an intervention."""
     return {name: value for name, value in options.items() if name not in INTERVENTION}
-
-
-def _metrics(logs: Sequence[Path]) -> dict[str, Metrics]:
-    """The metrics of another task, by the condition's label."""
-    from inspect_ai.log import read_eval_log
-
-    metrics: dict[str, Metrics] = {}
-    for path in logs:
-        header = read_eval_log(str(path), header_only=True)
-        label = header.eval.model.partition("[")[2].removesuffix("]")
-        scores = header.results.scores if header.results else []
-        metrics[label] = {
-            metric.name if len(scores) == 1 else f"{score.name} {metric.name}": metric.value
-            for score in scores
-            for metric in score.metrics.values()
-        }
-    return metrics

@@ -22,6 +22,7 @@ from steering.judging.default_judge import (
     usable_judge,
 )
 from steering.judging.rubric import OF_ALL, OF_MISALIGNED
+from steering.judging.rubric_files import read_rubrics
 from steering.judging.tasks import own_options
 from steering.logs import each_header, local_path, task_of
 from steering.questions import load_choices
@@ -31,6 +32,7 @@ from steering.text import view_command
 
 if TYPE_CHECKING:
     from inspect_ai import Task
+    from inspect_ai.log import EvalLog
 
 # The tasks stand beside the package, in a clone and in a wheel.
 TASK = Path(steering.__file__).parents[1] / "evals" / "em_freeform.py"
@@ -79,6 +81,7 @@ class EvalOptions:
         task: As `inspect eval` takes it.
         limit: Samples of it; None for all.
         metadata: Of the logs, besides the study's name.
+        name: Of the task, as logs have it.
     """
 
     task_args: Mapping[str, Any] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class EvalOptions:
     task: str = f"{TASK}@{TASK.stem}"
     limit: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    name: str = TASK.stem
 
     def asks(self, condition: StudyCondition) -> bool:
         """Whether the task can be run of a condition: vLLM can't score given answers."""
@@ -104,7 +108,8 @@ def choice_options(task: Mapping[str, Any], seed: int = 0) -> EvalOptions | None
     choices = str(task.get(CHOICES, "core"))
     if choices == NO_CHOICES:
         return None
-    return EvalOptions({CHOICES: choices}, seed=seed, task=f"{CHOICE_TASK}@{CHOICE_TASK.stem}")
+    spec = f"{CHOICE_TASK}@{CHOICE_TASK.stem}"
+    return EvalOptions({CHOICES: choices}, seed=seed, task=spec, name=CHOICE_TASK.stem)
 
 
 def num_choices(options: EvalOptions | None, *, toy: bool) -> int:
@@ -192,38 +197,53 @@ def unfinished(
     conditions = [condition for condition in conditions if options.asks(condition)]
     if not logs.is_dir():
         return conditions
+    rubrics = read_rubrics(options.task_args.get("dimensions"))
+    digests = {rubric.score: rubric.sha256 for rubric in rubrics}
     finished = {
         header.eval.model
         for _, _, header in each_header(logs)
         if header.status == "success"
-        and task_of(header) == options.task.rpartition("@")[2]
+        and task_of(header) == options.name
+        and header.eval.config.limit == options.limit
         and header.eval.task_args_passed == dict(options.task_args)
         and header.plan.config.seed == options.seed
+        and _is_judged_by(header, digests)
     }
     return [condition for condition in conditions if condition.name not in finished]
+
+
+def _is_judged_by(header: "EvalLog", digests: Mapping[str, str]) -> bool:
+    """Whether a log's dimensions are those of some rubrics, whose files may have changed since."""
+    logged = (header.eval.metadata or {}).get("dimensions", {})
+    same = logged.keys() == digests.keys()
+    return same and all(digests[key].startswith(text) for key, text in logged.items())
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a condition costs; with `leak`, misaligned answers are judged once more.
 
-    `num_choices` prompts have written answers that em_choice scores.
+    `num_dimensions` more calls judge each answer in dimensions of the user's own; `num_choices`
+    prompts have written answers that em_choice scores.
     """
 
     num_answers: int
     max_tokens: int
     leak: bool
     num_choices: int = 0
+    num_dimensions: int = 0
 
     def summary(self, num_conditions: int) -> str:
         """In words, for so many conditions."""
+        if not self.num_answers and not self.num_choices:
+            return f"{num_conditions} conditions to run."
         if not self.num_answers:
             return (
                 f"{num_conditions} conditions to run. No answers are written; em_choice scores "
                 f"written answers to {self.num_choices} prompts in each."
             )
         answers = num_conditions * self.num_answers
-        calls, more = len(OF_ALL) * answers, len(OF_MISALIGNED) + self.leak
+        calls, more = (len(OF_ALL) + self.num_dimensions) * answers, len(OF_MISALIGNED) + self.leak
         of_misaligned = f", and {more} more for each misaligned answer" if more else ""
         choices = ""
         if self.num_choices:
@@ -249,6 +269,7 @@ def cost_of(options: EvalOptions) -> Cost:
         num_answers=len(task.dataset) * (task.epochs or 1),
         max_tokens=task.config.max_tokens or 0,
         leak=options.task_args.get("leak") is not None,
+        num_dimensions=len((task.metadata or {}).get("dimensions", ())),
     )
 
 

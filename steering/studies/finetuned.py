@@ -93,6 +93,8 @@ class FinetunedStudy(Study):
     def eval_options(self) -> EvalOptions:
         """What every condition is asked; misaligned answers are judged for leak, too."""
         options = super().eval_options()
+        if self.tasks:
+            return options
         args = {"leak": self.target_task.subject} | dict(options.task_args)
         return replace(options, task_args=args)
 

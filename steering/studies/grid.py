@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from steering.studies.eval_sets import (
     choice_options,
     make_condition,
 )
+from steering.studies.other_tasks import OtherTask, read_task
 from steering.studies.projected_vectors import projected_conditions
 from steering.studies.shards import Shard
 from steering.targets import SUBJECTS
@@ -147,12 +149,32 @@ class Study(BaseModel, ABC):
     task: dict[str, Any] = Field(default_factory=dict)
     grader: str | None = None
     seed: int = 0
+    # In place of this suite's own tasks, and besides them; `limit` is of their samples.
+    tasks: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+
+    @field_validator("tasks", "also", mode="before")
+    @classmethod
+    def _names(cls, names: Any) -> Any:
+        return list(map(str, [names] if isinstance(names, str | PathLike) else names))
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> "Study":
+        if self.limit is not None and not self.tasks + self.also:
+            raise ValueError(
+                "limit is of the samples of other tasks, and there are none: give num_questions as "
+                "an option of the task"
+            )
+        return self
 
     def fields(self) -> dict[str, Any]:
         """As a study file has them."""
         choices = {name: value for name, value in self.task.items() if name == CHOICES}
         task = {**self.eval_options().task_args, **choices}
-        return self.model_dump(mode="json") | {"task": task}
+        others = {"tasks", "also", "limit"}
+        unset = {name for name in others if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude=unset) | {"task": task}
 
     def eval_options(self) -> EvalOptions:
         """What every condition is asked, and judged on."""
@@ -161,13 +183,34 @@ class Study(BaseModel, ABC):
 
     @property
     def is_judged(self) -> bool:
-        """Whether answers are written and judged; else em_choice is all that is asked."""
-        return self.grader != NO_GRADER
+        """Whether the answers of em_freeform are written and judged."""
+        return self.grader != NO_GRADER and not self.tasks
 
     def choice_sets(self) -> list[EvalOptions]:
         """What every condition chooses between, without a judge."""
+        if self.tasks:
+            return []
         choices = choice_options(self.task, self.seed)
         return [choices] if choices else []
+
+    def other_tasks(self) -> list[OtherTask]:
+        """What every condition is asked besides; the options of `task` are those of `tasks`.
+
+        Raises:
+            SteeringError: There is no such task, or two are logged by one name.
+        """
+        grader = None if self.grader == NO_GRADER else self.grader
+        asked = [(name, self.task) for name in self.tasks] + [(name, {}) for name in self.also]
+        others = [
+            read_task(name, args, grader=grader, seed=self.seed, limit=self.limit)
+            for name, args in asked
+        ]
+        suite = [self.eval_options()] if self.is_judged else []
+        suite += self.choice_sets()[:1]
+        names = [each.name for each in (*suite, *(other.options for other in others))]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise StudyError(f"two tasks are called {twice[0]}: leave one of them out")
+        return others
 
     @abstractmethod
     def conditions(

@@ -43,8 +43,6 @@ _WORDS: dict[Quantity, tuple[str, str]] = {
 }
 # In points: an interval that reaches this far would hide any difference of interest.
 _TELLS_NOTHING = 20
-# Of another task, that are printed.
-_MOST_METRICS = 4
 
 
 def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> None:
@@ -206,15 +204,6 @@ def print_audit(finding: AuditFinding) -> None:
     console.print(table)
     for note in finding.notes:
         print_note(console, f"{note}.")
-
-
-def print_also(task: str, metrics: Mapping[str, Mapping[str, float]]) -> None:
-    """The metrics of another task by condition and name, a row a condition."""
-    names = list(dict.fromkeys(name for row in metrics.values() for name in row))[:_MOST_METRICS]
-    table = plain_table(f"{task}, with the same conditions", ["condition"], names)
-    for label, row in metrics.items():
-        table.add_row(label, *(f"{row[n]:.3g}" if n in row else "-" for n in names))
-    Console().print(table)
 
 
 def _heading(name: str, *parts: str) -> str:

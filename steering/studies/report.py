@@ -17,6 +17,7 @@ from steering.reports.by_judge import print_by_judge
 from steering.reports.calibration import print_calibrations
 from steering.reports.choices import print_choices
 from steering.reports.contexts import CAPTION, context_headline, context_tables, print_contexts
+from steering.reports.metrics import metric_headline, print_metrics
 from steering.reports.monitor import monitor_part
 from steering.reports.page import PageContent, PageTable, page_headline, write_page
 from steering.reports.summary import print_summary
@@ -32,7 +33,6 @@ from steering.results.choices import (
     beside,
     choice_conditions_of,
     choice_results,
-    read_results,
 )
 from steering.results.conditions import condition_results, conditions_of
 from steering.results.context_columns import plain_rows
@@ -45,9 +45,11 @@ from steering.results.contexts import (
     contexts_of,
 )
 from steering.results.counted_runs import ResultError, no_runs, split_runs
+from steering.results.dimensions import dimension_metrics
 from steering.results.document import Document
-from steering.results.frame import left_out
+from steering.results.frame import LeftOut, left_out
 from steering.results.frame_files import write_frames
+from steering.results.metric_columns import METRIC_SCHEMA, SCORE_SCHEMA
 from steering.results.schema import (
     ANSWER_SCHEMA,
     CHOICE_CONDITION_SCHEMA,
@@ -55,6 +57,7 @@ from steering.results.schema import (
     CONDITION_SCHEMA,
     empty_frame,
 )
+from steering.results.task_scores import metrics_of, read_all_results
 from steering.studies.arm_claims import judge_arms
 from steering.studies.arms_report import arm_differences, arms_table, print_arms
 from steering.studies.claims import judge_claims
@@ -75,6 +78,8 @@ class Report:
         conditions: A row a condition, with its figures and those of em_choice.
         choices: A row a pair of answers of em_choice.
         choice_conditions: A row a condition of em_choice, with its figures.
+        scores: A row a sample of another task.
+        metrics: A row a metric of a condition of another task.
         verdicts: On the claims that the runs have data for.
         calibrations: Runs of judges.
         files: What was written.
@@ -89,6 +94,15 @@ class Report:
     choice_conditions: pd.DataFrame = field(
         default_factory=partial(empty_frame, CHOICE_CONDITION_SCHEMA)
     )
+    scores: pd.DataFrame = field(default_factory=partial(empty_frame, SCORE_SCHEMA))
+    metrics: pd.DataFrame = field(default_factory=partial(empty_frame, METRIC_SCHEMA))
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """The logs that no figure counts, with their reasons."""
+        return [
+            note for frame in (self.answers, self.choices, self.scores) for note in left_out(frame)
+        ]
 
 
 def report(
@@ -126,14 +140,11 @@ def report(
             raise ResultError(no_runs(places, split_runs(files)[1]))
         nothing = empty_frame(ANSWER_SCHEMA), empty_frame(CONDITION_SCHEMA)
         return Report(*nothing, (), calibrations)
-    answers, choices = read_results(files or places)
-    content = figures_of(answers, choices)
+    content = figures_of(*read_all_results(files or places))
     print_figures(content, console, verbose=verbose)
     print_calibrations(calibrations, console)
     # Runs of judges have a table of their own.
-    notes = [*left_out(answers), *left_out(choices)]
-    notes = [note for note in notes if note.reason != _OF_A_JUDGE]
-    print_left_out(console, notes)
+    print_left_out(console, [note for note in content.left_out if note.reason != _OF_A_JUDGE])
     logs_folder = places[0] if places[0].is_dir() else places[0].parent
     if out is None and not places[0].is_dir():
         out = places[0].with_suffix("") / "report"
@@ -143,8 +154,13 @@ def report(
     return replace(content, calibrations=calibrations, files=pages)
 
 
-def figures_of(answers: pd.DataFrame, choices: pd.DataFrame | None = None) -> Report:
-    """What answers and choices come to, either of which may have no rows; nothing is written."""
+def figures_of(
+    answers: pd.DataFrame,
+    choices: pd.DataFrame | None = None,
+    scores: pd.DataFrame | None = None,
+) -> Report:
+    """What frames come to, each of which may have no rows; nothing is written."""
+    scores = empty_frame(SCORE_SCHEMA) if scores is None else scores
     choices = empty_frame(CHOICE_SCHEMA) if choices is None else choices
     of_choices = choice_conditions_of(choices)
     of_choices.attrs = dict(choices.attrs)
@@ -154,7 +170,23 @@ def figures_of(answers: pd.DataFrame, choices: pd.DataFrame | None = None) -> Re
         conditions = beside(conditions_of(answers), of_choices)
         verdicts = [verdict for verdict in judge_claims(answers) if verdict.model]
     verdicts += judge_arms(choices, answers)
-    return Report(answers, conditions, verdicts, choices=choices, choice_conditions=of_choices)
+    return Report(
+        answers,
+        conditions,
+        verdicts,
+        choices=choices,
+        choice_conditions=of_choices,
+        scores=scores,
+        metrics=_joined(dimension_metrics(answers), metrics_of(scores)),
+    )
+
+
+def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Two frames of metrics, either of which may have no rows; with the notes of the second."""
+    frames = [frame for frame in (first, second) if len(frame)] or [second]
+    joined = pd.concat(frames, ignore_index=True)
+    joined.attrs = dict(second.attrs)
+    return joined
 
 
 def report_document(content: Report) -> Document:
@@ -164,14 +196,14 @@ def report_document(content: Report) -> Document:
         "choice_conditions": content.choice_conditions,
         "contexts": contexts_of(content.answers),
         "choice_contexts": choice_contexts_of(content.choices),
+        "metrics": content.metrics,
         **verdict_tables(content.verdicts),
     }
-    runs = [*left_out(content.answers), *left_out(content.choices)]
-    headline = ""
+    headline = metric_headline(content.metrics)
     if len(content.conditions) or len(content.choice_conditions):
         in_contexts = context_headline(_contexts(content)[0])
         headline = page_headline(content.conditions, content.choice_conditions, in_contexts)
-    notes = [f"left out: {note}" for note in runs]
+    notes = [f"left out: {note}" for note in content.left_out]
     return Document("report", headline=headline, tables=tables, notes=notes)
 
 
@@ -198,6 +230,7 @@ def print_figures(content: Report, console: Console, *, verbose: bool = False) -
         content.choice_conditions, choice_results(content.choices), console, verbose=verbose
     )
     print_contexts(*_contexts(content), console)
+    print_metrics(content.metrics, console)
     print_arms(arm_differences(content.choices, content.answers), console)
     several = content.conditions["model"].nunique() > 1
     print_claims(content.verdicts, console, name_models=several)
@@ -225,7 +258,8 @@ def write_report(
     Raises:
         SteeringError: The files can't be written.
     """
-    conditions = content.conditions if len(content.conditions) else content.choice_conditions
+    frames = (content.conditions, content.choice_conditions, content.metrics)
+    conditions = next((frame for frame in frames if len(frame)), content.conditions)
     studies = [study for study in conditions["study"].unique() if study]
     models = ", ".join(conditions["model"].unique())
     judged, chosen = _contexts(content)
@@ -236,6 +270,7 @@ def write_report(
         answers=content.answers,
         conditions=content.conditions,
         choices=content.choice_conditions,
+        metrics=content.metrics,
         monitor=monitor_part(plain_rows(content.answers)),
         contexts=[
             PageTable(heading, CAPTION, columns, rows)
@@ -248,7 +283,7 @@ def write_report(
     )
     folder = Path(out) if out is not None else logs / "report"
     try:
-        write_frames(content.answers, folder, content.choices)
+        write_frames(content.answers, folder, content.choices, content.scores)
         return write_page(page, folder)
     except OSError as error:
         raise SteeringError(f"{folder} can't be written ({error}): give another folder") from None

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from steering.api.vectors import vector_file, with_vector_files
 from steering.models import find_model
-from steering.results import left_out, read_results
+from steering.results import left_out, read_all_results
 from steering.studies.arms import ArmComparison, compare_arms
 from steering.studies.errors import StudyError
 from steering.studies.eval_sets import (
     Cost,
+    EvalOptions,
     check_judges,
     cost_of,
     num_choices,
@@ -19,7 +21,7 @@ from steering.studies.eval_sets import (
     unfinished,
 )
 from steering.studies.finetuned import FinetunedStudy
-from steering.studies.grid import FACTORS, Study
+from steering.studies.grid import FACTORS, NO_GRADER, Study
 from steering.studies.report import Report, figures_of, write_report
 from steering.studies.shards import Shard, read_shard
 from steering.studies.study_file import keep_study, make_study, read_study
@@ -89,10 +91,12 @@ def run_study(
         display: As Inspect's --display.
         tell: Told what is about to be run and what it costs.
         **fields: Of the study: `axes={"magnitude": [1, 2]}`, `options` (as -M), `task` (as -T),
-            `grader`, `seed`; of the study `rank` also `top` and `top_of`; of the study `finetuned`
-            `target`, `magnitudes`, `training_epochs`, `scales`, `build_seeds`, `settings` and
-            `rule`; of the study `arms` these and `arms`, `examples`, `contrasts` and
-            `control_magnitudes`.
+            `grader`, `seed`; `tasks`, other Inspect tasks in place of em_freeform and em_choice
+            (`task` has their options; `task="evals/mine.py"` is the same as `tasks=`), `also`,
+            others besides them, and `limit` of their samples; of the study `rank` also `top` and
+            `top_of`; of the study `finetuned` `target`, `magnitudes`, `training_epochs`, `scales`,
+            `build_seeds`, `settings` and `rule`; of the study `arms` these and `arms`, `examples`,
+            `contrasts` and `control_magnitudes`.
 
     Raises:
         SteeringError: Something about the study is impossible, or a condition did not finish.
@@ -109,10 +113,21 @@ def run_study(
         check_judges(options, toy=toy)
     prompts = sum(num_choices(each, toy=toys == {True}) for each in choices)
     cost = replace(cost, num_choices=prompts)
-    tasks = [*([options] if study.is_judged else []), *choices]
+    others = study.other_tasks()
+    if any(each.is_judged for each in others):
+        for toy in toys:
+            check_judges(EvalOptions(grader=study.grader), toy=toy)
+    elif others and study.grader not in (None, NO_GRADER):
+        check_judges(EvalOptions(grader=study.grader), toy=False)
+    tasks = [
+        *([options] if study.is_judged else []),
+        *choices,
+        *(each.options for each in others),
+    ]
     if not tasks:
         raise StudyError(
-            "--grader none and -T choices=none leave nothing to ask: leave one of them out"
+            "--grader none and -T choices=none leave nothing to ask: leave one of them out, or "
+            "name a task as --task"
         )
     left = {each.name for task in tasks for each in unfinished(planned.ready, task, folder)}
     num_unfinished = planned.num_missing + len(left)
@@ -127,6 +142,9 @@ def run_study(
         tell("No conditions fall in this shard: nothing to run.")
         return result
     tell(cost.summary(num_unfinished) if num_unfinished else "Every condition has been run.")
+    for each in others if num_unfinished else ():
+        for line in each.lines():
+            tell(line)
     if choices and not all(map(choices[0].asks, planned.ready)):
         tell("em_choice is left out where the engine is vllm, which can't score given answers.")
     if dry_run:
@@ -137,10 +155,11 @@ def run_study(
     result = replace(result, is_done=True)
     if not part.is_whole:
         return result
-    answers, pairs = read_results(paths)
-    for note in (*left_out(answers), *left_out(pairs)):
-        tell(str(note))
-    report = figures_of(answers, pairs)
+    frames = read_all_results(paths)
+    for frame in frames:
+        for note in left_out(frame):
+            tell(str(note))
+    report = figures_of(*frames)
     page = folder / "report" / "index.html"
     # Nothing is new, and pictures take seconds.
     is_new = num_unfinished or not page.exists()
@@ -155,6 +174,12 @@ def run_study(
 def _study(
     study: str | Path | Study, model: str | Sequence[str] | None, fields: dict[str, Any]
 ) -> Study:
+    if isinstance(fields.get("task"), str | PathLike):
+        if "tasks" in fields:
+            raise StudyError(f"task={fields['task']!r} and tasks= both name tasks: leave task= out")
+        fields = {name: value for name, value in fields.items() if name != "task"} | {
+            "tasks": fields["task"]
+        }
     if isinstance(study, str) and (study in FACTORS or not Path(study).is_file()):
         if "options" in fields:
             fields = {**fields, "options": with_vector_files(fields["options"] or {})}

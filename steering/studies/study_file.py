@@ -31,7 +31,7 @@ _OF_DEFAULTS = {"models", "options", "axes", "top", "top_of"}
 _DEFAULT_TARGET = str(InterventionOptions.model_fields["target"].default)
 # Another value of one of these makes another study, which needs a folder of its own.
 _OF_ARMS: dict[str, type[Study]] = {"finetuned": FinetunedStudy, "arms": ArmsStudy}
-_FIXED = ("factor", "task", "grader", "seed")
+_FIXED = ("factor", "tasks", "task", "grader", "seed", "limit")
 
 
 def make_study(factor: str, model: str | Sequence[str] | None = None, **fields: Any) -> Study:

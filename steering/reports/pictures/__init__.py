@@ -18,6 +18,7 @@ from steering.reports.pictures.curves import (
     plot_along,
     plot_choices,
     plot_front,
+    plot_metric,
     plot_spectrum,
 )
 from steering.reports.pictures.heatmaps import plot_forest, plot_questions, plot_scores
@@ -35,6 +36,7 @@ __all__ = [
     "Picture",
     "arm_points",
     "choice_pictures",
+    "metric_pictures",
     "pictures_of",
     "plot_along",
     "plot_arms",
@@ -67,11 +69,20 @@ _PLAIN = {
 _OF_EACH = ("fingerprint",)
 _MOST_VALUES = 3
 # What pictures are labelled with.
-_NAMES = [*KEYS, "label", "target", "question", *(name for name in SIGNED if name not in KEYS)]
+_NAMES = [
+    *KEYS,
+    "label",
+    "metric",
+    "target",
+    "question",
+    *(name for name in SIGNED if name not in KEYS),
+]
 # More conditions than this make a picture that nobody can read.
 _MOST_ROWS = 60
 # A file's name has at most 255 bytes.
 _LONGEST_SLUG = 40
+# Of a task, that are drawn.
+_MOST_METRICS = 4
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,37 @@ def choice_pictures(conditions: pd.DataFrame) -> Iterator[Picture]:
                 signature_of(rows, "choices"),
             ),
         )
+
+
+def metric_pictures(metrics: pd.DataFrame) -> Iterator[Picture]:
+    """The first few metrics of other tasks along the axis of their study, a picture each.
+
+    Args:
+        metrics: A row a metric of a condition.
+    """
+    metrics = _printable(metrics)
+    keys = ["study", "task", "model", "metric"]
+    drawn: dict[tuple[str, str], int] = {}
+    for (study, task, model, metric), rows in metrics.groupby(keys, sort=False):
+        for axis in _OF_STUDIES.get(str(study), ()):
+            lines = [
+                series.answers
+                for series in _series(rows, axis)
+                if series.answers.loc[series.answers["arm"] != "baseline", axis].nunique() > 1
+            ]
+            place = (str(task), str(model))
+            if not lines or drawn.get(place, 0) == _MOST_METRICS:
+                continue
+            drawn[place] = drawn.get(place, 0) + 1
+            yield Picture(
+                f"{_slug(str(task))}-{_slug(str(metric))}-{axis}-{_slug(str(model))}",
+                f"{task}, {metric} along {_PLAIN[axis]}, {model}",
+                "The task's own metric. Bars are 95% intervals on questions like these, where the "
+                "metric is a mean over samples; the dotted line is the unsteered model.",
+                plot_metric(
+                    lines, axis, str(metric), f"{model}, {task}", signature_of(rows, "metrics")
+                ),
+            )
 
 
 def _arm_pictures(conditions: pd.DataFrame) -> Iterator[Picture]:

@@ -119,6 +119,32 @@ def plot_choices(lines: Sequence[pd.DataFrame], title: str, signature: str) -> "
     return figure
 
 
+def plot_metric(
+    lines: Sequence[pd.DataFrame], axis: str, metric: str, title: str, signature: str
+) -> "Figure":
+    """A metric of another task along an axis; the unsteered model is a line across.
+
+    Args:
+        lines: Of each series, a row a condition with the metric in `value`, the baseline among
+            them; the first few are drawn.
+        axis: A column.
+        metric: Its name.
+        title: What was measured.
+        signature: How.
+    """
+    figure, [axes] = empty(title, signature)
+    for number, series in enumerate(lines[: len(STYLES)]):
+        rows = series[series["arm"] != "baseline"].sort_values(axis)
+        records = rows.to_dict("records")
+        draw_series(axes, list(rows[axis]), records, "value", _line_name(rows.iloc[0]), number)
+    for value in lines[0].loc[lines[0]["arm"] == "baseline", "value"][:1]:
+        axes.axhline(value, color=PALE, linewidth=1, linestyle=(0, (1, 2)))
+    axes.set_ylabel(metric)
+    axes.set_xlabel(AXES[axis])
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    return figure
+
+
 def _line_name(row: "pd.Series[Any]") -> str:
     name = row["target"] or row["method"] or "vector"
     seed = "" if math.isnan(row["build_seed"]) else f", build seed {row['build_seed']:g}"
