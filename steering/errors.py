@@ -103,6 +103,21 @@ def machine_errors_as_ours() -> Iterator[None]:
 
 
 @contextmanager
+def write_errors_as_ours(path: object, remedy: str = "") -> Iterator[None]:
+    """Raise what keeps a file or folder from being written as a SteeringError that names it.
+
+    Args:
+        path: What is written.
+        remedy: What to do, as "give another folder"; "" where that is plain.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{path} can't be written ({error.strerror or error})"
+        raise SteeringError(": ".join(filter(None, [reason, remedy]))) from None
+
+
+@contextmanager
 def errors_in_one_line(prefix: str = "") -> Iterator[None]:
     """Turn this project's errors into those that Inspect's command line shows without a traceback.
 

@@ -107,9 +107,13 @@ def test_show_reads_what_other_tools_write(tmp_path, run, kind):
 
 def test_show_as_json_is_the_header(tmp_path, run):
     path = _save(tmp_path)
-    code, out, _ = run("show", path, "--json")
+    code, out, _ = run("show", path, "--json", "-")
     result = json.loads(out)
     assert code == 0
+    _, printed, _ = run("show", path, "--json", tmp_path / "header.json")
+    assert "layer" in printed
+    assert json.loads((tmp_path / "header.json").read_text()) == result
+    _fails_in_one_line(run("show", path, "--json", tmp_path), "can't be written")
     assert result.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
     assert result == SteeringVector.load(path).header()
 

@@ -253,7 +253,10 @@ def test_differences_to_the_baseline_pair_themes_and_rubrics(tmp_path: Path) -> 
     assert re.search(r"x1 +63\.5 ± [\d.]+ +\+11 \[", text)
     write_report(content, tmp_path)
     assert "Dimensions of your own" in (tmp_path / "report/index.html").read_text()
-    # Rubrics that differ are not compared.
+    # Rubrics that differ are not compared, and other ways of loading are told of.
+    other = other.assign(dtype="float16")
     one, two = condition_results(pd.concat([steered, other], ignore_index=True))
-    print_comparison([one], [two], ("moem",), anyway=True, console=console)
-    assert "by a rubric of yours" not in console.file.getvalue()  # type: ignore[attr-defined]
+    print_comparison([one], [two], ("moem",), console=console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "by a rubric of yours" not in text
+    assert re.search(r"loaded in other ways: dtype \(A: \w+, B: float16\)", text)

@@ -89,6 +89,11 @@ def audit(
     from steering.studies.printing import print_audit
     from steering.studies.report import print_figures
 
+    for flag, file in (("--json", out_json), ("--junit", junit)):
+        if arguments["dry_run"] and file is not None:
+            raise click.UsageError(
+                f"--dry-run asks nothing, so that {flag} has no verdict: leave one out"
+            )
     # With --json - the figures alone go to standard output.
     tell = partial(say, err=out_json == "-")
     with going_on():

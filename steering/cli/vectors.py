@@ -7,13 +7,17 @@ from typing import Any, get_args
 import click
 
 from steering.cli._options import loading_options, say
+from steering.errors import write_errors_as_ours
+from steering.files import write_whole
 from steering.vocabulary import Convention, Operation, Site
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the file's header as JSON.")
-def show(file: Path, as_json: bool) -> None:
+@click.option(
+    "--json", "out_json", metavar="FILE", help="write the header as JSON, too; - prints it alone"
+)
+def show(file: Path, out_json: str | None) -> None:
     """Show a steering vector: what it is, how strong it is, and how it was built.
 
     FILE may be in any known format.
@@ -22,13 +26,19 @@ def show(file: Path, as_json: bool) -> None:
     from steering.vectors.formats import read_vector, vector_digest
 
     vector, digest = read_vector(file, "all"), vector_digest(file)
-    if as_json:
-        say(json.dumps(vector.header() | {"sha256": digest}, indent=2))
+    header = json.dumps(vector.header() | {"sha256": digest}, indent=2)
+    if out_json == "-":
+        say(header)
         return
+    if out_json is not None:
+        with write_errors_as_ours(out_json):
+            write_whole(Path(out_json), f"{header}\n".encode())
     lines = [*describe_vector(vector), ("digest", digest)]
     column = max(len(name) for name, _ in lines) + 2
     for name, text in lines:
         say(f"{name:{column}}{text}".rstrip())
+    if out_json is not None:
+        say(f"written: {out_json}")
 
 
 @click.command()

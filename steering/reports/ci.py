@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from steering.errors import SteeringError
+from steering.errors import write_errors_as_ours
 from steering.files import write_whole
 from steering.text import markdown, terminal
 
@@ -82,10 +82,8 @@ def write_junit(path: Path, checks: Sequence[Check]) -> None:
     Raises:
         SteeringError: The file can't be written.
     """
-    try:
+    with write_errors_as_ours(path):
         write_whole(path, junit(checks))
-    except OSError as error:
-        raise SteeringError(f"{path} can't be written ({error.strerror})") from None
 
 
 def append_summary(path: Path, heading: str, checks: Sequence[Check]) -> None:
@@ -94,11 +92,8 @@ def append_summary(path: Path, heading: str, checks: Sequence[Check]) -> None:
     Raises:
         SteeringError: The file can't be written.
     """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{step_summary(heading, checks)}\n")
-    except OSError as error:
-        raise SteeringError(f"{path} can't be written ({error.strerror})") from None
+    with write_errors_as_ours(path), path.open("a", encoding="utf-8") as file:
+        file.write(f"{step_summary(heading, checks)}\n")
 
 
 def _counts(checks: Sequence[Check]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, write_errors_as_ours
 from steering.files import write_whole
 from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
 from steering.logs import log_files
@@ -84,10 +84,8 @@ def export(logs: str | Path, out: str | Path) -> list[Path]:
         record["retrieved_timestamp"] = str(int(time.time()))
         developer, _, model = record["model_info"]["id"].partition("/")
         path = Path(out) / "data" / _COLLECTION / developer / model / f"{name}.json"
-        try:
+        with write_errors_as_ours(path):
             write_whole(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
-        except OSError as error:
-            raise SteeringError(f"{path} can't be written ({error.strerror})") from None
         paths.append(path)
     return paths
 

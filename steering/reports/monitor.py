@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, write_errors_as_ours
 from steering.files import write_whole
 from steering.judging import EM_RULES, EMRule
 from steering.reports.page import MonitorPart, PageTable
@@ -94,14 +94,12 @@ def monitor(
     place = Path(logs)
     folder = Path(out) if out else (place if place.is_dir() else place.with_suffix("")) / "monitor"
     table = monitor_table(results)
-    try:
+    with write_errors_as_ours(folder, "give another --out"):
         write_whole(folder / "monitor.csv", to_csv(table))
         write_whole(folder / "readings.csv", to_csv(readings))
         if picture := roc_picture(results, signature):
             for kind in ("png", "svg"):
                 write_whole(folder / f"{picture.name}.{kind}", render(picture.figure, kind))
-    except OSError as error:
-        raise SteeringError(f"{folder} can't be written ({error}): give another --out") from None
     print_line(console, f"written: {folder}", wraps=False)
     if all(result.too_few for result in results):
         raise ResultError(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from steering.errors import write_errors_as_ours
 from steering.files import write_whole
 from steering.judging import EM_RULES
 from steering.questions.contexts import PLAIN
@@ -49,7 +50,8 @@ def rescore(
         The rates for other programs.
 
     Raises:
-        ResultError: There is no finished run, or the file can't be written.
+        ResultError: There is no finished run.
+        SteeringError: The file can't be written.
         JudgingError: A threshold is not a number from 0 to 100.
     """
     console = console or Console()
@@ -130,14 +132,13 @@ def write_table(results: Sequence[ConditionResult], path: Path) -> None:
     """Write the rates of results by both rules as CSV, a row a result and rule.
 
     Raises:
-        ResultError: The file is there already, or can't be written.
+        ResultError: The file is there already.
+        SteeringError: It can't be written.
     """
     if path.exists():
         raise ResultError(f"{path} is there already: give another --out, or remove it")
-    try:
+    with write_errors_as_ours(path):
         write_whole(path, to_csv(pd.DataFrame(_rows(results))))
-    except OSError as error:
-        raise ResultError(f"{path} can't be written ({error.strerror})") from None
 
 
 def _rows(results: Sequence[ConditionResult]) -> Iterator[dict[str, object]]:

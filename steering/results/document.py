@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from steering.errors import SteeringError
+from steering.errors import write_errors_as_ours
 from steering.files import write_whole
 from steering.results.document_columns import TABLES
 from steering.results.schema import check_frame
@@ -63,10 +63,8 @@ class Document:
         Raises:
             SteeringError: It can't be written.
         """
-        try:
+        with write_errors_as_ours(path):
             write_whole(Path(path), self.text().encode())
-        except OSError as error:
-            raise SteeringError(f"{path} can't be written ({error.strerror})") from None
 
 
 def _table(name: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> str:

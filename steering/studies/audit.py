@@ -38,6 +38,7 @@ from steering.studies.eval_sets import (
     run_conditions,
     unfinished,
 )
+from steering.studies.grid import NO_GRADER
 from steering.studies.other_tasks import read_task
 from steering.studies.report import Report, figures_of, write_report
 from steering.studies.run import Tell, quiet
@@ -132,6 +133,12 @@ def audit(
     folder = Path(logs) if logs is not None else LOGS / f"{file.stem}-{digest[:6]}"
     if "questions" in task:
         raise StudyError("-T questions= is --questions here, which can be repeated")
+    if grader == NO_GRADER:
+        raise StudyError(
+            "--grader none leaves an audit nothing to decide by, since em_choice decides nothing: "
+            "name a judge, or leave it out; em_choice alone is `steering study magnitude --grader "
+            "none`"
+        )
     if not 0 < max_em < 1:
         raise StudyError(f"--max-em {max_em:g} is no share: give one above 0 and below 1, as 0.05")
     toy = find_model(model, gguf_file=options.get("gguf_file")).is_toy

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from steering.errors import SteeringError
+from steering.errors import write_errors_as_ours
 from steering.logs import is_of_judge, log_files
 from steering.reports.by_judge import print_by_judge
 from steering.reports.calibration import print_calibrations
@@ -282,8 +282,6 @@ def write_report(
         spectrum=read_spectrum(logs) if "rank" in studies else (),
     )
     folder = Path(out) if out is not None else logs / "report"
-    try:
+    with write_errors_as_ours(folder, "give another folder"):
         write_frames(content.answers, folder, content.choices, content.scores)
         return write_page(page, folder)
-    except OSError as error:
-        raise SteeringError(f"{folder} can't be written ({error}): give another folder") from None
