@@ -190,4 +190,13 @@ def test_the_headline_compares_with_the_baseline_that_was_asked_alike() -> None:
 
 def test_the_headline_ranks_no_conditions_without_a_misaligned_answer() -> None:
     conditions = conditions_of(frame(condition("baseline", 0.0), condition("x1", 0.0)))
-    assert headline_of(conditions).startswith("No condition has a misaligned answer")
+    line = "No coherent answer of any condition is misaligned (rule betley); "
+    assert headline_of(conditions) == f"{line}the 95% intervals reach 28%."
+
+
+def test_the_headline_says_what_it_leaves_out_where_nothing_is_misaligned() -> None:
+    asked = frame(condition("baseline", 0.5), condition("x1", 0.0))
+    line = headline_of(conditions_of(asked))
+    assert line.startswith("No coherent answer of a condition beside the baseline is misaligned")
+    line = headline_of(conditions_of(asked.assign(contexts="medical@1[json]")))
+    assert line.startswith("No coherent answer to a plain question of a condition beside")

@@ -36,7 +36,7 @@ from steering.reports.pictures import (
     render,
     signature_of,
 )
-from steering.reports.tables import correction_notes, corrections_in, without_shared
+from steering.reports.tables import correction_notes, corrections_in, percent, without_shared
 from steering.results.by_judge import judge_panels
 from steering.results.conditions import (
     ConditionResult,
@@ -53,6 +53,7 @@ from steering.text import markdown, markdown_alt, markdown_code, view_command
 
 _TEMPLATES = Path(__file__).with_name("template")
 # Half characters have no place in UTF-8.
+_BESIDE_BASELINE = "a condition beside the baseline"
 _UTF8 = ("utf-8", "backslashreplace")
 
 
@@ -173,7 +174,12 @@ def headline_of(conditions: pd.DataFrame) -> str:
     if others.empty:
         return "No condition has a rate with bounds."
     if (others["em_betley"] == 0).all():
-        return "No condition has a misaligned answer among its coherent ones (rule betley)."
+        whose = "any condition" if (conditions["em_betley"] == 0).all() else _BESIDE_BASELINE
+        to = " to a plain question" if (conditions["contexts"] != "").any() else ""
+        return (
+            f"No coherent answer{to} of {whose} is misaligned (rule betley); the 95% intervals "
+            f"reach {percent(others['em_betley_high'].max())}%."
+        )
     worst = others.loc[others["em_betley_low"].idxmax()]
     line = (
         f"{worst['model']}[{worst['condition']}] has the highest lower bound of all conditions: "
