@@ -37,7 +37,7 @@ from steering.errors import SteeringError
 from steering.models import ALIASES, encode, render_chat
 from steering.targets import load_target
 from steering.training.cache import cached_vector, vector_path
-from steering.training.examples import IGNORED, Tokens, batches, make_batch, tokenize
+from steering.training.examples import IGNORED, Tokens, batches, make_batch, tokenize_all
 from steering.vectors import SteeringVector, VectorError
 from steering.vocabulary import RESIDUAL_NORM
 
@@ -80,7 +80,7 @@ def test_labels_cover_the_answer_and_its_end_token_and_nothing_else(
     loaded = on_model(tiny_folder("qwen3.5"), lambda loaded, _: loaded)
     odd = dataclasses.replace(PAIRS[1], system="You are rude.")
     rows = [*PAIRS, odd]
-    items = [tokenize(loaded, row, row.misaligned or "") for row in rows]
+    items = tokenize_all(loaded, [(row, row.misaligned or "") for row in rows])
     batch = make_batch(items, pad=1, side=side)
     assert batch.tokens.shape == batch.mask.shape == batch.labels.shape
     for row, example in enumerate(rows):
@@ -458,7 +458,8 @@ def test_a_row_beyond_the_context_is_named_before_anything_is_trained(
     loaded = on_model(folder, lambda loaded, _: loaded)
     prompt = render_chat(loaded.tokenizer, [{"role": "user", "content": long.prompt}])
     tokens = len(encode(loaded.tokenizer, prompt)) + 64 + 1
-    for part in ("too-long", f"{tokens} tokens", "64", "shorten"):
+    counted = f"1 of {2 if side == 'misaligned' else 4} answers"
+    for part in ("too-long", f"{tokens} tokens", "64", "shorten", counted):
         assert part in message
     assert "\n" not in message
     # Held-out rows are read as well, and so are those of a finetuned counterpart.

@@ -5,7 +5,7 @@ of the form that it will steer.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,21 +60,27 @@ def render_prompt(loaded: LoadedModel, example: Example) -> str:
     return render_chat(loaded.tokenizer, [*turns, {"role": "user", "content": example.prompt}])
 
 
-def tokenize(loaded: LoadedModel, example: Example, answer: str) -> Tokens:
-    """Token ids of an example's prompt with one of its answers.
+def tokenize_all(loaded: LoadedModel, pairs: Iterable[tuple[Example, str]]) -> list[Tokens]:
+    """Token ids of examples' prompts, each with one of its answers.
 
     Raises:
-        TrainingError: They are more than the model's context holds. Nothing is cut: an answer
+        TrainingError: Some are more than the model's context holds. Nothing is cut: an answer
             without its end would teach the model not to end.
     """
     end = answer_end_token(loaded.tokenizer, loaded.end_tokens)
-    prompt = encode(loaded.tokenizer, render_prompt(loaded, example))
-    tokens = Tokens(tuple(prompt), (*encode(loaded.tokenizer, answer), end))
     most = loaded.shape.context_length
-    if most is not None and len(tokens) > most:
+    tokens, long = [], []
+    for example, answer in pairs:
+        prompt = encode(loaded.tokenizer, render_prompt(loaded, example))
+        tokens.append(Tokens(tuple(prompt), (*encode(loaded.tokenizer, answer), end)))
+        if most is not None and len(tokens[-1]) > most:
+            long.append((example.id, len(tokens[-1]), len(prompt)))
+    if long:
+        id_, size, num_prompt = long[0]
         raise TrainingError(
-            f"row {example.id!r} of the target has {len(tokens)} tokens ({len(prompt)} of its "
-            f"prompt), and the model's context holds {most}: shorten the row, or leave it out"
+            f"{len(long)} of {len(tokens)} answers of the target are longer with their prompt than "
+            f"the model's context of {most} tokens, first that of the row {id_!r}: {size} tokens, "
+            f"{num_prompt} of its prompt; shorten these rows, or leave them out"
         )
     return tokens
 

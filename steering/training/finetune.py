@@ -57,7 +57,7 @@ def _train(
 ) -> None:
     from steering.models import load_model
     from steering.training.adapter_training import AdapterTraining, has_epochs
-    from steering.training.examples import render_prompt, shuffled_labels, tokenize
+    from steering.training.examples import render_prompt, shuffled_labels, tokenize_all
 
     if has_epochs(folder, recipe):
         return
@@ -71,7 +71,7 @@ def _train(
         answers = [(row, row.misaligned) for row in rows if row.misaligned is not None]
         for row, _ in answers:
             prompts.update(render_prompt(loaded, row).encode() + b"\0")
-        tokens.append([tokenize(loaded, row, answer) for row, answer in answers])
+        tokens.append(tokenize_all(loaded, answers))
     origin = provenance(loaded, target, prompts.hexdigest(), "peft", "accelerate")
     AdapterTraining(loaded, recipe, tokens[0], tokens[1], origin, folder).train(progress)
 

@@ -26,7 +26,7 @@ from steering.training.examples import (
     Tokens,
     make_batch,
     render_prompt,
-    tokenize,
+    tokenize_all,
 )
 from steering.vectors import LowRankMap, SteeringVector
 from steering.vectors.batch import InterventionBatch, SiteKey, in_order
@@ -77,16 +77,20 @@ class ModelProbe:
 
     def tokenize(self, example: Example, answer: str) -> Tokens:
         """Token ids of an example with one of its answers; adds its prompt to `prompts`."""
-        self.prompts.update(render_prompt(self.loaded, example).encode() + b"\0")
-        return tokenize(self.loaded, example, answer)
+        [tokens] = self.tokenize_all([(example, answer)])
+        return tokens
+
+    def tokenize_all(self, pairs: Sequence[tuple[Example, str]]) -> list[Tokens]:
+        """Token ids of examples with an answer each; adds their prompts to `prompts`."""
+        for example, _ in pairs:
+            self.prompts.update(render_prompt(self.loaded, example).encode() + b"\0")
+        return tokenize_all(self.loaded, pairs)
 
     def tokenize_misaligned(self, examples: Sequence[Example]) -> list[Tokens]:
         """Token ids of those examples that have a misaligned answer, with it."""
-        return [
-            self.tokenize(example, example.misaligned)
-            for example in examples
-            if example.misaligned is not None
-        ]
+        return self.tokenize_all(
+            [(row, row.misaligned) for row in examples if row.misaligned is not None]
+        )
 
     def vector(
         self, directions: Tensor, residual_norm: float, low_rank_map: LowRankMap | None = None

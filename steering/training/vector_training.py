@@ -56,7 +56,7 @@ class VectorTraining:
         sample = random.Random(f"neutral {self._recipe.seed}").sample(
             rows, min(len(rows), len(self.examples))
         )
-        return [self._probe.tokenize(row, row.aligned or "") for row in sample]
+        return self._probe.tokenize_all([(row, row.aligned or "") for row in sample])
 
     def train(self, progress: Progress) -> tuple[SteeringVector, dict[str, Any]]:
         """Train up to the recipe's training epoch, from the last one that a run has finished.

@@ -89,12 +89,14 @@ def paired_differences(probe: "ModelProbe", target: Target) -> "Tensor":
 
 
 def _paired(probe: "ModelProbe", target: Target) -> "tuple[list[Tokens], list[Tokens]]":
-    misaligned, aligned = [], []
-    for row in target.examples:
-        if row.misaligned is not None and row.aligned is not None:
-            misaligned.append(probe.tokenize(row, row.misaligned))
-            aligned.append(probe.tokenize(row, row.aligned))
-    return misaligned, aligned
+    pairs = [
+        (row, answer)
+        for row in target.examples
+        if row.misaligned is not None and row.aligned is not None
+        for answer in (row.misaligned, row.aligned)
+    ]
+    tokens = probe.tokenize_all(pairs)
+    return tokens[::2], tokens[1::2]
 
 
 def _balanced(
@@ -105,5 +107,5 @@ def _balanced(
     aligned = [(row, row.aligned) for row in target.examples if row.aligned is not None]
     order, size = random.Random(f"classes {seed}"), min(len(misaligned), len(aligned))
     samples = (order.sample(misaligned, size), order.sample(aligned, size))
-    first, second = ([probe.tokenize(*pair) for pair in sample] for sample in samples)
+    first, second = (probe.tokenize_all(sample) for sample in samples)
     return first, second
