@@ -37,9 +37,9 @@ def em_freeform(
             rule `betley`, or 50 of the plain ones by the rule `moem`.
         questions: `core`; `core_formats`, the same to be answered as JSON and in a code template;
             `broad`, a second set of other themes, in groups; `toy_broad`, that of the toy's world;
-            or the path of a question file: .yaml, .csv, .tsv, .parquet, .jsonl, or the .json of
-            rows or of a persona_vectors trait. Columns of unusual names are said as in
-            `mine.csv?question=goal`.
+            `hf:owner/name`, a data set of the Hugging Face hub; or the path of a question file:
+            .yaml, .csv, .tsv, .parquet, .jsonl, or the .json of rows or of a persona_vectors trait.
+            Columns of unusual names are said as in `mine.csv?question=goal`.
         num_questions: number of questions to ask, from the first on, each with all its
             paraphrases; all when not given.
         formats: ask only the questions of these formats, some of `plain`, `json` and `template`, as

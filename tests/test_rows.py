@@ -316,6 +316,27 @@ def test_marks_ends_of_lines_and_empty_cells_are_no_part_of_a_question(tmp_path:
     assert list(load_questions(str(tmp_path / "gap.parquet")).num_paraphrases) == ["3", "row-0002"]
 
 
+def test_a_data_set_is_a_question_set_with_its_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    for split, marks in (("train", "ab"), ("test", "cd")):
+        rows = [{"goal": f"{mark}?", "id": mark} for mark in marks]
+        written(folder / f"{split}.parquet", rows)
+    first, other = (
+        load_questions(f"hf:{folder}?{query}question=goal") for query in ("", "split=test&")
+    )
+    assert [sample.input for sample in first.samples] == ["a?", "b?"]
+    assert [sample.id for sample in other.samples] == ["c/1", "d/1"]
+    assert (first.name, other.name) == ("hf:asked?question=goal",) * 2
+    assert first.sha256 != other.sha256
+    assert "no column for the question: its columns are goal, id" in refusal(
+        load_questions, f"hf:{folder}"
+    )
+    assert "allowed are config, split, revision, question" in refusal(
+        load_questions, f"hf:{folder}?prompt=goal"
+    )
+
+
 def test_the_tasks_take_the_files(tmp_path: Path) -> None:
     rows = [{"goal": f"A{n}?", "bad": "B.", "good": "G.", "theme": "t"} for n in range(3)]
     path = written(tmp_path / "mine.csv", rows)

@@ -6,6 +6,7 @@ for, and its group where it has one. Knows Inspect's Sample; never a judge or a 
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from steering.questions.files import (
     with_system,
 )
 from steering.questions.rows import FIELDS, read_questions
-from steering.targets import Example, load_target
+from steering.targets import HUB, HUB_OPTIONS, Example, load_target, read_hub
 
 CORE = "core"
 _OPTION = "questions"
@@ -86,7 +87,8 @@ def load_questions(
             instruction, query or messages, as in Inspect's samples; id, system, theme and group are
             read too. Other columns are named behind a question mark, as in
             `rows.csv?question=goal&id=number`, and `?question=instruction+input` joins two by a
-            blank line. What is not read is warned of, with counts.
+            blank line. What is not read is warned of, with counts. `hf:owner/name` and
+            `hf:path/to/folder` are data sets of such rows, with `config=`, `split=`, `revision=`.
         num_questions: number of questions to take from the beginning of those that `formats` keeps,
             with all their paraphrases; all when not given.
         formats: keep only the questions of these formats: some of `plain`, `json` and `template`,
@@ -99,22 +101,18 @@ def load_questions(
             questions, or a theme in several groups.
     """
     with raised_as(QuestionError):
-        file, options = parse_options(str(questions), _OPTION)
-        path = _find(file)
-        content = read_bytes(path, "questions")
-        content_hash = hashlib.sha256(content).hexdigest()
-        all_questions = _read(str(questions), path, content, options)
-    refuse_doubles(all_questions, path.name)
-    refuse_split_themes(all_questions, path.name)
+        name, where, digest, all_questions = _read(str(questions))
+    refuse_doubles(all_questions, where)
+    refuse_split_themes(all_questions, where)
     if not all_questions:
-        raise QuestionError(f"{path} holds no question; give at least one.")
-    of_formats = _of_formats(all_questions, formats, path.name)
+        raise QuestionError(f"{where} holds no question; give at least one.")
+    of_formats = _of_formats(all_questions, formats, where)
     is_part = len(of_formats) < len(all_questions)
-    source = f"{path.name} in the formats asked for" if is_part else path.name
+    source = f"{where} in the formats asked for" if is_part else where
     first = first_questions(of_formats, num_questions, source)
     return _question_set(
-        _name(file, path, options),
-        content_hash,
+        name,
+        digest,
         [replace(q, metadata={"format": q.format, **q.metadata}) for q in first],
         formats=_formats_of(of_formats) if is_part else (),
     )
@@ -213,14 +211,29 @@ def bundled_questions() -> list[str]:
     return sorted(path.stem for path in (data_folder() / "questions").glob("*.yaml"))
 
 
-def _name(file: str, path: Path, options: Mapping[str, str]) -> str:
-    """The set's name, with the options that choose what of the file is asked."""
-    name = file if file in bundled_questions() else path.name
+def _read(spelled: str) -> tuple[str, str, str, list[Question]]:
+    """The name of a set, what it is in errors, its digest, and its questions."""
+    text, options = parse_options(spelled, _OPTION)
+    # What chooses among a table's columns is in the name, and so in every signature.
     query = "&".join(f"{key}={options[key]}" for key in FIELDS if key in options)
-    return f"{name}?{query}" if query else name
+    mark = f"?{query}" if query else ""
+    if text.startswith(HUB):
+        refuse_others(spelled, _OPTION, options, (*HUB_OPTIONS, *FIELDS))
+        source = read_hub(text, {key: options[key] for key in HUB_OPTIONS if key in options})
+        columns = {key: options[key] for key in FIELDS if key in options}
+        rows = [row.fields for row in source.table.rows]
+        digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{HUB}{source.name}{mark}", text, digest, read_questions(source.table, columns)
+    path = _find(text)
+    content = read_bytes(path, "questions")
+    name = text if text in bundled_questions() else path.name
+    questions = _read_file(spelled, path, content, options)
+    return f"{name}{mark}", path.name, hashlib.sha256(content).hexdigest(), questions
 
 
-def _read(spelled: str, path: Path, content: bytes, options: Mapping[str, str]) -> list[Question]:
+def _read_file(
+    spelled: str, path: Path, content: bytes, options: Mapping[str, str]
+) -> list[Question]:
     ending = path.suffix.lower()
     # The list of a .json file has rows; its object is a trait.
     is_trait = ending == ".json" and not decode(content, path).lstrip().startswith("[")
@@ -240,8 +253,8 @@ def _find(questions: str) -> Path:
     if not path.is_file():
         raise QuestionError(
             f"there is no question file {questions!r}; give "
-            f"{', '.join(map(repr, bundled_questions()))} or the path of a file that ends in "
-            f"{allowed}."
+            f"{', '.join(map(repr, bundled_questions()))}, {HUB}owner/name or the path of a file "
+            f"that ends in {allowed}."
         )
     if path.suffix.lower() not in _ENDINGS:
         raise QuestionError(

@@ -24,7 +24,8 @@ from steering.foreign import (
     read_table,
     refuse_others,
 )
-from steering.targets import _hub, _logs, _sealed
+from steering.targets import _logs, _sealed
+from steering.targets._hub import HUB, HUB_OPTIONS, read_hub
 from steering.targets._rows import (
     ALLOWED_ROWS,
     COLUMNS,
@@ -36,6 +37,8 @@ from steering.targets._rows import (
 
 __all__ = [
     "HELD_OUT_SHARE",
+    "HUB",
+    "HUB_OPTIONS",
     "SUBJECTS",
     "Example",
     "Target",
@@ -44,6 +47,7 @@ __all__ = [
     "bundled_targets",
     "load_rows",
     "load_target",
+    "read_hub",
     "subject_of",
 ]
 
@@ -210,9 +214,9 @@ def _read(spelled: str, text: str, options: Mapping[str, str]) -> Source:
         return Source(bundled.stem, text, read_table(bundled, "table"))
     path = user_path(text)
     ending = path.suffix.lower()
-    if text.startswith(_hub.HEAD):
-        allow(*_hub.OPTIONS, *COLUMNS)
-        return _hub.read_hub(text, options)
+    if text.startswith(HUB):
+        allow(*HUB_OPTIONS, *COLUMNS)
+        return read_hub(text, options)
     if text and (path.is_dir() or (path.is_file() and _logs.is_log(path))):
         allow()
         return _logs.read_logs(path)
@@ -228,7 +232,7 @@ def _read(spelled: str, text: str, options: Mapping[str, str]) -> Source:
         f"({', '.join(bundled_contrasts())}; of a toy, {', '.join(bundled_contrasts(toy=True))}); "
         "the path of a "
         f"{', '.join((*TABLE_ENDINGS, '.zip' + _sealed.ENDING))} or .eval file; a folder of "
-        f"Inspect logs; or {_hub.HEAD}owner/name"
+        f"Inspect logs; or {HUB}owner/name"
     )
 
 

@@ -12,8 +12,8 @@ from steering.data import user_path
 from steering.foreign import LIMITS, size_text, table_of
 from steering.targets._rows import Source, TargetError
 
-HEAD = "hf:"
-OPTIONS = ("config", "split", "revision")
+HUB = "hf:"
+HUB_OPTIONS = ("config", "split", "revision")
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -31,9 +31,9 @@ def read_hub(spelled: str, options: Mapping[str, str]) -> Source:
     Raises:
         TargetError: There is no such data set, config or split, or the hub can't be reached.
     """
-    location = spelled.removeprefix(HEAD)
+    location = spelled.removeprefix(HUB)
     folder = user_path(location)
-    config, split, revision = (options.get(key) for key in OPTIONS)
+    config, split, revision = (options.get(key) for key in HUB_OPTIONS)
     query = "&".join(f"{key}={options[key]}" for key in ("config", "split") if key in options)
     if location and folder.is_dir():
         if revision is not None:
@@ -47,10 +47,8 @@ def read_hub(spelled: str, options: Mapping[str, str]) -> Source:
         columns, rows = _rows(spelled, location, config, split, commit)
         name, source = location.rpartition("/")[2], f"{location}@{commit}"
     else:
-        raise TargetError(
-            f"target={spelled} is no data set: write hf:owner/name or hf:path/to/folder"
-        )
-    source = f"{HEAD}{source}{'?' if query else ''}{query}"
+        raise TargetError(f"{spelled} is no data set: write hf:owner/name or hf:path/to/folder")
+    source = f"{HUB}{source}{'?' if query else ''}{query}"
     return Source(name, source, table_of(spelled, columns, rows))
 
 
@@ -65,18 +63,18 @@ def _commit(repository: str, revision: str | None) -> str:
         info = dataset_info(repository, revision=revision, timeout=_TIMEOUT_S)
     except errors.RepositoryNotFoundError:
         raise TargetError(
-            f"{HEAD}{repository} is not on the Hugging Face hub, or you may not read it: check the "
+            f"{HUB}{repository} is not on the Hugging Face hub, or you may not read it: check the "
             "name and, for private and gated data sets, the login (hf auth login)"
         ) from None
     except errors.RevisionNotFoundError:
         raise TargetError(
-            f"{HEAD}{repository} has no revision {revision}: give a branch, a tag or a commit"
+            f"{HUB}{repository} has no revision {revision}: give a branch, a tag or a commit"
         ) from None
     except Exception as error:
         raise TargetError(
-            f"{HEAD}{repository} can't be fetched from the Hugging Face hub "
+            f"{HUB}{repository} can't be fetched from the Hugging Face hub "
             f"({type(error).__name__}). Check the network, or download it elsewhere "
-            f"and give {HEAD}path/to/folder"
+            f"and give {HUB}path/to/folder"
         ) from None
     assert info.sha is not None
     return info.sha
@@ -98,7 +96,7 @@ def _rows(
         if commit is not None and builder.hash != commit:
             raise TargetError(
                 f"{spelled}: the hub can't be reached, and the rows in the cache are not those of "
-                f"commit {commit}. Load it with a network first, or give {HEAD}path/to/folder"
+                f"commit {commit}. Load it with a network first, or give {HUB}path/to/folder"
             )
         builder.download_and_prepare()
         splits = list(builder.info.splits or ())
