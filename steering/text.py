@@ -20,6 +20,16 @@ _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"
 _MARK = "'"
 _ACTS = re.compile(r"([\\`*|<>~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
 _STARTS_BLOCK = re.compile(r"\A(\d*)([#=:]|[-+.)](?!\d))")
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    '"': "\\textquotedbl{}",
+}
 _TICKS = re.compile(r"`+")
 
 
@@ -46,6 +56,12 @@ def markdown_code(text: object) -> str:
     ticks = "`" * (max(map(len, _TICKS.findall(words)), default=0) + 1)
     space = " " if words[:1] == "`" or words[-1:] == "`" else ""
     return f"{ticks}{space}{words}{space}{ticks}"
+
+
+def latex(text: object) -> str:
+    """A text for LaTeX, as it is: no command, and no sign of mathematics."""
+    words = printable(" ".join(str(text).split()))
+    return "".join(_LATEX.get(letter, letter) for letter in words)
 
 
 def shell_line(*words: object) -> str:

@@ -27,7 +27,7 @@ from steering.errors import SteeringError, errors_in_one_line
 from steering.reports.compare import compare
 from steering.reports.gate import parse_bound, print_gate
 from steering.reports.page import PageContent, PageTable, write_page
-from steering.reports.pictures import Picture, pictures_of, render
+from steering.reports.pictures import Picture, pictures_of
 from steering.reports.rescore import print_grid, print_rescored, write_table
 from steering.reports.summary import print_summary
 from steering.results import (
@@ -111,8 +111,8 @@ def test_a_page_of_hostile_names_is_whole_and_runs_nothing(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Drawing takes seconds, and has a test of its own.
-    picture = Picture("forest", text, text, Figure())
-    monkeypatch.setattr("steering.reports.page.pictures_of", lambda *frames: [picture])
+    picture = Picture("forest", text, text, text, Figure)
+    monkeypatch.setattr("steering.reports.page_content.pictures_of", lambda *frames: [picture])
     rows = _frame(text).assign(study=text)
     content = PageContent(
         title=text,
@@ -146,7 +146,7 @@ def test_pictures_of_hostile_names_are_pictures_in_their_folder(text: str) -> No
         assert len(pictures) >= 3
         for picture in pictures:
             assert Path(picture.name).name == picture.name
-            ElementTree.fromstring(render(picture.figure, "svg"))
+            ElementTree.fromstring(picture.render(["svg"])["svg"])
 
 
 def _is_safe_markdown(page: str) -> None:
@@ -172,7 +172,7 @@ def _is_safe_markdown(page: str) -> None:
         count += token.type in ("th_open", "td_open")
         if token.type == "tr_close":
             columns.add(count)
-    assert columns <= {2, 11, 12}
+    assert columns <= {2, 13, 14}
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "half \ud800 of one"])

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,33 @@ def test_the_page_does_not_scroll_sideways(browser: Any) -> None:
         "const root = document.documentElement; return [root.scrollWidth, root.clientWidth]"
     )
     assert wide <= shown
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_has_no_serious_finding_and_nothing_is_cut(browser: Any, scheme: str) -> None:
+    """axe-core checks contrast, names and roles; pictures and tables scroll in their own box."""
+    axe = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    _by_id(browser, "reveal").click()
+    browser.execute_script(axe)
+    violations = browser.execute_async_script(
+        "const done = arguments[0]; axe.run().then((result) => done(result.violations"
+        ".map((each) => [each.impact, each.id, each.nodes.map((node) => node.html)])))"
+    )
+    assert violations == []
+    width = browser.execute_script("return document.documentElement.clientWidth")
+    ends = browser.execute_script(
+        "return [...document.querySelectorAll('figure, .scroll, p, h2, h3')]"
+        ".map((each) => each.getBoundingClientRect().right)"
+    )
+    assert max(ends) <= width
+    ground, filter_of = browser.execute_script(
+        "return [getComputedStyle(document.body).backgroundColor, "
+        "getComputedStyle(document.querySelector('figure img')).filter]"
+    )
+    assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    assert ("invert" in filter_of) == (scheme == "dark")
 
 
 def test_answers_show_after_the_warning_and_filters_change_them(browser: Any) -> None:

@@ -20,6 +20,7 @@ from steering.cli import commands
 from steering.data import data_folder
 from steering.errors import SteeringError
 from steering.reports.pictures.search import plot_search
+from steering.reports.pictures.style import drawn_in
 from steering.studies import search as module
 from steering.studies.search import SearchResult
 from steering.studies.search_points import split_by_theme
@@ -155,8 +156,9 @@ def test_the_axis_of_damage_has_plain_numbers(result: SearchResult, least: float
     """Within one decade matplotlib labels the minor ticks too, in the markup of its formulas."""
     points = points_frame(result)
     points["kl"] = [least, least, 0.5, 0.5]
-    figure = plot_search(points, pd.DataFrame(), "broad", 0.2, "title", "signature")
-    figure.canvas.draw()
+    with drawn_in():
+        figure = plot_search(points, pd.DataFrame(), "broad", 0.2, "title")
+        figure.canvas.draw()
     for axes in figure.axes:
         texts = [label.get_text() for label in axes.get_xticklabels(which="both")]
         assert all(float(text) > 0 for text in texts if text)

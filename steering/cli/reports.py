@@ -36,19 +36,50 @@ _coherent_from = click.option(
     type=click.Path(path_type=Path),
     help="folder of the page, the pictures and the tables [default: report in LOG_DIR]",
 )
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="write the pictures (PDF, SVG, PNG) and tables (LaTeX, Markdown) for a paper here",
+)
+@click.option("--width", type=float, help="of the pictures for a paper, in inches [default: 5.5]")
+@click.option("--font", default="", help="of their text: an installed family, or serif")
+@click.option("--style", default="", help="a style of matplotlib, or the path of a style sheet")
 @click.option("-v", "--verbose", is_flag=True, help="print the signature of every figure, too")
 @json_option
-def report(log_dir: Path, out: Path | None, out_json: str | None, *, verbose: bool) -> None:
+def report(
+    log_dir: Path,
+    out: Path | None,
+    figures: Path | None,
+    width: float | None,
+    font: str,
+    style: str,
+    out_json: str | None,
+    *,
+    verbose: bool,
+) -> None:
     """Print the conditions in LOG_DIR beside each other, and write a page with pictures.
 
     Conditions with one digest in the column `measured` were asked, judged and counted alike.
 
     The page is one HTML file that needs no network. Beside it are the same in Markdown, the
     pictures, and the frames of all answers and conditions. Judges are printed with their limits.
+    --figures writes the pictures and tables as a paper includes them, without their signatures,
+    which stand in the captions of the LaTeX files.
     """
+    if figures is None and (width is not None or font or style):
+        raise click.UsageError("--width, --font and --style are of --figures: name its folder too")
+    from steering.reports.papers import COLUMN
+    from steering.reports.pictures.style import drawn_in
     from steering.studies.report import report, report_document
 
+    width = COLUMN if width is None else width
+    # What is wrong with them is said before the logs are read.
+    with drawn_in(width=width, font=font, style=style):
+        pass
     content = report(log_dir, out, console=console_of(out_json), verbose=verbose)
+    if figures is not None:
+        paths = content.write_figures(figures, width=width, font=font, style=style)
+        say(f"written: {len(paths)} files in {figures}", err=out_json == "-")
     # Its tables of contexts are counted anew.
     if out_json is not None:
         write_json(report_document(content), out_json)

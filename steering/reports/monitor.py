@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,8 @@ from rich.console import Console
 from steering.errors import SteeringError, write_errors_as_ours
 from steering.files import write_whole
 from steering.judging import EM_RULES, EMRule
-from steering.reports.page import MonitorPart, PageTable
-from steering.reports.pictures import Picture, render, signature_of
+from steering.reports.page_content import MonitorPart, PageTable
+from steering.reports.pictures import Picture, signature_of
 from steering.reports.pictures.roc import MOST_CURVES, plot_roc
 from steering.reports.tables import print_figures, print_left_out, print_line, print_note
 from steering.results.conditions import conditions_of
@@ -98,8 +99,8 @@ def monitor(
         write_whole(folder / "monitor.csv", to_csv(table))
         write_whole(folder / "readings.csv", to_csv(readings))
         if picture := roc_picture(results, signature):
-            for kind in ("png", "svg"):
-                write_whole(folder / f"{picture.name}.{kind}", render(picture.figure, kind))
+            for kind, content in picture.render(["png", "svg"]).items():
+                write_whole(folder / f"{picture.name}.{kind}", content)
     print_line(console, f"written: {folder}", wraps=False)
     if all(result.too_few for result in results):
         raise ResultError(
@@ -145,7 +146,8 @@ def roc_picture(results: Sequence[MonitorResult], signature: str) -> Picture | N
         "edit is above a threshold, over the share of the others, as the threshold falls. The "
         "diagonal is chance. Each curve is within one condition."
         + (f" {more} more conditions are in the table." if more > 0 else ""),
-        figure=plot_roc(curves, "Misaligned answers by projection", signature),
+        signature=signature,
+        draw=partial(plot_roc, curves, "Misaligned answers by projection"),
     )
 
 

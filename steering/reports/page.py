@@ -7,8 +7,6 @@ words, so they reach the page as data that a script inserts as text, never as ma
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +22,12 @@ from steering.reports.by_judge import (
     contradictions,
     judge_rows,
 )
-from steering.reports.choices import CAPTION, COLUMNS, choice_headline, choice_tables
-from steering.reports.examples import TokenLine, page_examples
+from steering.reports.choices import choice_headline
+from steering.reports.examples import page_examples
 from steering.reports.metrics import metric_commands, metric_headline, metric_sections, of_tasks
 from steering.reports.page_cells import page_columns, page_row, rate_cell
-from steering.reports.pictures import (
-    Picture,
-    choice_pictures,
-    metric_pictures,
-    pictures_of,
-    render,
-    signature_of,
-)
+from steering.reports.page_content import PageContent, PageTable
+from steering.reports.pictures import Picture, signature_of
 from steering.reports.tables import correction_notes, corrections_in, percent, without_shared
 from steering.results.by_judge import judge_panels
 from steering.results.conditions import (
@@ -44,90 +36,17 @@ from steering.results.conditions import (
     condition_results,
     display_names,
 )
-from steering.results.context_columns import plain_rows
 from steering.results.frame import left_out
-from steering.results.metric_columns import METRIC_SCHEMA
-from steering.results.schema import CHOICE_CONDITION_SCHEMA, KEYS, empty_frame
+from steering.results.schema import KEYS
 from steering.results.settings import asked_apart
 from steering.text import markdown, markdown_alt, markdown_code, view_command
 
+# Of each picture.
+_KINDS = ("png", "svg")
 _TEMPLATES = Path(__file__).with_name("template")
 # Half characters have no place in UTF-8.
 _BESIDE_BASELINE = "a condition beside the baseline"
 _UTF8 = ("utf-8", "backslashreplace")
-
-
-@dataclass(frozen=True)
-class PageTable:
-    """A table of texts, shown above all others; its first column names the rows."""
-
-    heading: str
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class MonitorPart:
-    """What a page shows of a monitor.
-
-    Attributes:
-        table: Its figures by condition.
-        pictures: Its ROC curves, if there are any.
-        lines: By log, sample and epoch the tokens of an answer, each with its projection.
-    """
-
-    table: PageTable
-    pictures: Sequence[Picture] = ()
-    lines: Mapping[tuple[str, str, int], TokenLine] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PageContent:
-    """What a page shows.
-
-    Attributes:
-        title: Of the page.
-        headline: The finding in a sentence; if empty, a sentence on the highest rate.
-        answers: A row an answer, as `read_answers` gives them.
-        conditions: A row a condition, as `conditions_of` gives them.
-        choices: A row a condition of em_choice, as `choice_conditions_of` gives them.
-        contexts: A table of contexts for each condition that was asked in some.
-        context_headline: The finding in contexts, behind a headline that was not given.
-        logs: Folder that the log viewer opens.
-        verdicts: Of claims, as `ClaimVerdict.row` gives them.
-        spectrum: Singular values of a set of vectors.
-        table: That the headline rests on.
-        monitor: What a monitor tells, where answers were monitored.
-        metrics: A row a metric of a condition of another task, as `metrics_of` gives them.
-    """
-
-    title: str
-    headline: str
-    answers: pd.DataFrame
-    conditions: pd.DataFrame
-    logs: Path
-    verdicts: Sequence[Mapping[str, Any]] = ()
-    spectrum: Sequence[float] = ()
-    table: PageTable | None = None
-    choices: pd.DataFrame | None = None
-    monitor: "MonitorPart | None" = None
-    contexts: Sequence[PageTable] = ()
-    context_headline: str = ""
-    metrics: pd.DataFrame = field(default_factory=partial(empty_frame, METRIC_SCHEMA))
-
-    @property
-    def choice_conditions(self) -> pd.DataFrame:
-        """Conditions of em_choice, which there may be none of."""
-        return empty_frame(CHOICE_CONDITION_SCHEMA) if self.choices is None else self.choices
-
-    @property
-    def all_conditions(self) -> pd.DataFrame:
-        """The judged conditions; where there are none, those of em_choice, or of other tasks."""
-        of_metrics = self.metrics.drop_duplicates(KEYS)
-        frames = (self.conditions, self.choice_conditions, of_metrics)
-        return next((frame for frame in frames if len(frame)), self.conditions)
 
 
 def write_page(report: PageContent, folder: Path) -> list[Path]:
@@ -140,19 +59,14 @@ def write_page(report: PageContent, folder: Path) -> list[Path]:
     Returns:
         The page and the Markdown.
     """
-    pictures = [
-        *pictures_of(plain_rows(report.answers), report.conditions, report.spectrum),
-        *choice_pictures(report.choice_conditions),
-        *metric_pictures(report.metrics),
-        *(report.monitor.pictures if report.monitor else ()),
-    ]
+    pictures = report.pictures()
     rendered = []
     for picture in pictures:
-        files = {kind: render(picture.figure, kind) for kind in ("png", "svg")}
+        files = picture.render(_KINDS)
         for kind, content in files.items():
             write_whole(folder / "pictures" / f"{picture.name}.{kind}", content)
         rendered.append((picture, files["svg"]))
-    names = {f"{picture.name}.{kind}" for picture in pictures for kind in ("png", "svg")}
+    names = {f"{picture.name}.{kind}" for picture in pictures for kind in _KINDS}
     for path in (folder / "pictures").glob("*.*"):
         if path.suffix in (".png", ".svg") and path.name not in names:
             path.unlink()  # of an earlier report
@@ -235,10 +149,7 @@ def _content(report: PageContent) -> dict[str, Any]:
         "questions": sorted(conditions["questions"].unique()),
         "versions": sorted(report.all_conditions["version"].unique()),
         "studies": [study for study in report.all_conditions["study"].unique() if study],
-        "choices": [
-            PageTable(heading, CAPTION, ["condition", *COLUMNS], [[n, *t] for n, t in rows])
-            for heading, rows in choice_tables(choices)
-        ],
+        "choices": report.choice_tables(),
         "further": [
             (heading, [PageTable(*part) for part in tables])
             for heading, tables in metric_sections(report.metrics)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
+from steering.reports.tables import points_text
 
 
 def page_columns(corrections: Mapping[str, str], further: Sequence[str]) -> list[tuple[str, str]]:
@@ -20,6 +21,7 @@ def page_columns(corrections: Mapping[str, str], further: Sequence[str]) -> list
         for column in (
             (f"em_{rule}", f"EM {rule}"),
             (f"em_{rule}_high_these", "on these"),
+            (f"em_{rule}_rise", "rise"),
             *((f"em_{rule}_{ending}", heading) for ending, heading in corrections.items()),
         )
     ]
@@ -33,6 +35,8 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
     """The text of a cell of the table of conditions."""
     if name.endswith("_high_these"):
         return _bounds(row, name.removesuffix("_high_these"), "_these")
+    if name.endswith("_rise"):
+        return points_text(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
     if name.endswith(("_corrected", "_ppi")):
         return "-" if math.isnan(row[name]) else rate_cell(row, name)
     if name.endswith("_share"):

@@ -80,6 +80,7 @@ def print_figures(
     *,
     spare: Collection[str] = (),
     styles: Sequence[str | None] = (),
+    last_rows: Collection[int] = (),
 ) -> None:
     """Print a table of figures that loses neither a row's name nor a figure in a narrow terminal.
 
@@ -93,6 +94,7 @@ def print_figures(
         rows: Cells of all these columns.
         spare: Headings of figures that are left out first.
         styles: Of the rows.
+        last_rows: Positions of rows that a line stands below.
     """
     headings = [*text, *itertools.chain.from_iterable(groups)]
     widths = [max(map(cell_len, cells)) for cells in zip(headings, *rows, strict=True)]
@@ -127,9 +129,10 @@ def print_figures(
         if need(figures) > console.width:
             # Wider than the terminal is better than a figure that is cut.
             table.width = need(figures)
-        for row, style in itertools.zip_longest(rows, styles):
+        for position, (row, style) in enumerate(itertools.zip_longest(rows, styles)):
             cells = [_folded(row[name], folded[name]) for name in names]
-            table.add_row(*cells, *(row[figure] for figure in figures), style=style)
+            cells += [row[figure] for figure in figures]
+            table.add_row(*cells, style=style, end_section=position in last_rows)
         console.print(table, crop=False)
     if is_narrow and spare:
         left_out = f"Left out of so narrow a table: {', '.join(spare)}; the page has them."
@@ -211,6 +214,15 @@ def rate_text(value: float, low: float, high: float, nothing: str = "no scorable
         return nothing
     digits = 1 if value < 0.1 else 0
     return f"{100 * value:.{digits}f}% [{percent(low)}, {percent(high)}]"
+
+
+def points_text(value: float, low: float, high: float) -> str:
+    """A difference of shares in points with its interval; a dash for none."""
+    if math.isnan(value):
+        return "-"
+    texts = (f"{round(100 * each) + 0:+d}" for each in (low, high) if not math.isnan(each))
+    interval = ", ".join(texts)
+    return f"{round(100 * value) + 0:+d}" + (f" [{interval}]" if interval else "")
 
 
 def estimate_text(estimate: Estimate) -> str:

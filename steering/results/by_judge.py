@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from steering.judging import EM_RULES, SCORE_KEYS
-from steering.results.conditions import ConditionResult, display_names, judged_answers
+from steering.results.conditions import ConditionResult, display_names
+from steering.results.judged_rows import judged_answers
 from steering.results.run_columns import json_text, sampling_text
 from steering.results.schema import IDENTITY
 

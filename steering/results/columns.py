@@ -32,6 +32,10 @@ def share(meaning: str) -> pa.Column:
     return number(meaning, SHARE, 1, 0)
 
 
+def difference(meaning: str) -> pa.Column:
+    return number(meaning, SHARE, 1, -1)
+
+
 def nats(meaning: str) -> pa.Column:
     return number(meaning, NATS)
 

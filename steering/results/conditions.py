@@ -4,7 +4,6 @@ A `ConditionResult` holds the answers of one condition and counts what every sur
 `conditions_of` puts the same figures into a frame with a row a condition.
 """
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +28,9 @@ from steering.judging import (
     theme_rates,
 )
 from steering.judging.leak import Leak, leak
-from steering.judging.rubric import DOMAIN
 from steering.results.context_columns import plain_rows
 from steering.results.corrections import Correction, Doubt, correction_of, doubt_of
+from steering.results.judged_rows import judged_answers
 from steering.results.labelled_rates import ConditionLabels, labels_of
 from steering.results.schema import (
     CHOICE_FIGURES,
@@ -46,7 +45,7 @@ from steering.results.schema import (
 )
 from steering.results.series import series_numbers
 from steering.results.settings import NONE, context_setting, settings_of
-from steering.stats import mean_interval
+from steering.stats import mean_interval, paired_difference
 from steering.stats.correction import Corrected
 
 _NO_CHOICES: dict[str, Any] = {
@@ -288,33 +287,31 @@ def conditions_of(answers: pd.DataFrame) -> pd.DataFrame:
         FrameError: It is no such frame.
     """
     results = condition_results(answers)
-    rows = [{**result.columns, **result.figures(), **_NO_CHOICES} for result in results]
+    baselines = baselines_of(results)
+    rows = [
+        {
+            **result.columns,
+            **result.figures(),
+            **_rises(result, baselines.get(result.name)),
+            **_NO_CHOICES,
+        }
+        for result in results
+    ]
     conditions = pd.DataFrame(rows)[list(CONDITION_SCHEMA.columns)]
     conditions.attrs = dict(answers.attrs)
     return check_conditions(conditions)
 
 
-def judged_answers(answers: pd.DataFrame) -> list[JudgedAnswer]:
-    """The rows as judged answers, which rates and comparisons are counted from."""
-    columns = ["question", "theme", *SCORE_KEYS, "leak", "kind", "truncated", "judge"]
-    columns += ["reasons", "judge_reasons"]
-    judged = []
-    for row in answers[columns].itertuples(index=False):
-        scores = {key: _known(getattr(row, key)) for key in SCORE_KEYS}
-        reasons = json.loads(row.reasons) if row.reasons else {}
-        by_judge = json.loads(row.judge_reasons) if row.judge_reasons else {row.judge: reasons}
-        judged.append(
-            JudgedAnswer(
-                row.question,
-                scores={**scores, DOMAIN: _known(row.leak)},
-                kind=row.kind,
-                truncated=row.truncated,
-                reasons=reasons,
-                by_judge=by_judge,
-                theme=row.theme,
-            )
-        )
-    return judged
+def _rises(result: ConditionResult, baseline: ConditionResult | None) -> dict[str, float]:
+    """Differences of the EM rates to the baseline's, paired by theme; NaN without one."""
+    rises: dict[str, float] = {}
+    for rule in EM_RULES:
+        bounds = math.nan, math.nan, math.nan
+        if baseline is not None:
+            each = paired_difference(result.by_theme(rule), baseline.by_theme(rule))
+            bounds = each.value, each.low, each.high
+        rises |= _bounded(f"em_{rule}_rise", *bounds)
+    return rises
 
 
 def display_names(table: pd.DataFrame) -> list[str]:
@@ -386,7 +383,3 @@ def _mean(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:
 
 def _bounded(name: str, value: float, low: float, high: float) -> dict[str, float]:
     return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
-
-
-def _known(score: float) -> float | None:
-    return None if math.isnan(score) else score

@@ -18,6 +18,7 @@ from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
 from steering.questions.contexts import CONTEXT
 from steering.results.columns import SHARE
 from steering.results.columns import count as _count
+from steering.results.columns import difference as _difference
 from steering.results.columns import flag as _flag
 from steering.results.columns import interval as _interval
 from steering.results.columns import nats as _nats
@@ -206,6 +207,15 @@ _FIGURES = {
     },
     **{
         name: column
+        for rule in EM_RULES
+        for name, column in _interval(
+            f"em_{rule}_rise",
+            _difference,
+            f"mean over themes of the rise of the EM rate by `{rule}` against the baseline",
+        ).items()
+    },
+    **{
+        name: column
         for kind, meaning in (
             ("corrected", "corrected for the judge's errors; NaN without `calibration`"),
             ("ppi", "from a person's labels of some answers; NaN without labels"),
@@ -283,8 +293,8 @@ _CHOICE = {
 _CONDITION = {**_KEYS, **_INTERVENTION, **_VECTOR, **_ASKED, **_SEED, **_BLOCK, **_RUN}
 # The baseline first, then growing doses.
 DOSES = [
-    *("target", "method", "vector", "layer", "rank", "top"),
-    *("training_epochs", "adapter_scale", "magnitude", "build_seed"),
+    *("target", "method", "layer", "rank", "top"),
+    *("training_epochs", "adapter_scale", "magnitude", "build_seed", "vector"),
 ]
 # Names for the columns that tell conditions of one label apart; the first that differ are shown.
 TELLS_APART = [

@@ -181,7 +181,7 @@ def split_series(rows: pd.DataFrame, axes: Sequence[str]) -> list[AskedAlike]:
     for group in groups:
         free = [name for name in following if not _is_determined(group, name, axes)]
         parts += _split(group, free, axes) if free else [group]
-    names = _telling(parts)
+    names = _telling(parts, axes)
     return [AskedAlike(rows[np.isin(codes, part["_code"])], _words(part, names)) for part in parts]
 
 
@@ -214,13 +214,15 @@ def _unknown_files(table: pd.DataFrame) -> dict[str, pd.Series]:
     return {f"_unknown_{name}": table[name].astype(str).where(is_unknown, "") for name in names}
 
 
-def _telling(parts: Sequence[pd.DataFrame]) -> list[str]:
+def _telling(parts: Sequence[pd.DataFrame], axes: Sequence[str]) -> list[str]:
     """As few columns as tell the series apart: each tells more of them apart."""
     firsts = pd.concat([part.iloc[:1] for part in parts])
     names: list[str] = []
     number = 1
-    for name in _INTERVENTION:
-        if name in firsts and len(firsts[[*names, name]].drop_duplicates()) > number:
+    # A vector of another layer is another file: the layer says more.
+    columns = [name for name in _INTERVENTION if name in firsts and name not in axes]
+    for name in sorted(columns, key=_FILES.__contains__):
+        if len(firsts[[*names, name]].drop_duplicates()) > number:
             names.append(name)
             number = len(firsts[names].drop_duplicates())
     return names

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.console import Console
 
-from steering.reports.page import PageTable
+from steering.reports.page_content import PageTable
 from steering.reports.tables import plain_table, print_line, print_note
 from steering.studies.arm_claims import STUDY
 from steering.studies.claims import DEFAULT_RULE

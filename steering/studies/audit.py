@@ -15,7 +15,7 @@ from steering.api.vectors import VectorLike, vector_file
 from steering.condition import resolve_model
 from steering.judging import EMRule
 from steering.models import find_model
-from steering.reports.page import PageTable
+from steering.reports.page_content import PageTable
 from steering.results import read_all_results, read_answers, read_choices
 from steering.results.schema import CHOICE_SCHEMA, empty_frame
 from steering.spec import INTERVENTION, parse_options

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,8 @@ from steering.judging import EMRule
 from steering.reports.tables import (
     MEASURED,
     plain_table,
+    points_text,
+    print_figures,
     print_line,
     print_note,
     rate_text,
@@ -41,6 +44,8 @@ _WORDS: dict[Quantity, tuple[str, str]] = {
     ),
     "severity": ("severity, misaligned", "more severe where they are misaligned"),
 }
+# Heading of the difference of the rate beside it, in points.
+_RISE = "rise, points"
 # In points: an interval that reaches this far would hide any difference of interest.
 _TELLS_NOTHING = 20
 
@@ -54,29 +59,36 @@ def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> 
         corrections["em_betley_ppi"] = "by labels"
     rows = conditions.to_dict("records")
     names, shared = without_shared(rows, display_names(conditions))
-    table = plain_table(
-        rates_heading(title, shared),
-        ["condition"],
-        ["EM betley", *corrections.values(), "EM moem", "coherent", "relevant", "n", MEASURED],
-    )
     series = pd.concat(
         series_numbers(of_study, study)
         for study, of_study in conditions.reset_index(drop=True).groupby("study")
     ).sort_index()
-    for row, name, number, following in zip(
-        rows, names, series, [*series[1:], series.iloc[-1]], strict=True
-    ):
-        table.add_row(
-            name,
-            rate_text(*_rate(row, "em_betley")),
-            *(rate_text(*_rate(row, name), "-") for name in corrections),
-            rate_text(*_rate(row, "em_moem")),
-            *(_figure(row[score]) for score in ("coherent", "relevant")),
-            str(row["n"]),
-            measured_alike(row),
-            end_section=number != following,
-        )
-    console.print(table)
+    print_figures(
+        console,
+        rates_heading(title, shared),
+        ["condition"],
+        [
+            ["EM betley", _RISE, *corrections.values()],
+            ["EM moem"],
+            ["coherent", "relevant"],
+            ["n", MEASURED],
+        ],
+        [
+            [
+                name,
+                rate_text(*_rate(row, "em_betley")),
+                points_text(*_rate(row, "em_betley_rise")),
+                *(rate_text(*_rate(row, name), "-") for name in corrections),
+                rate_text(*_rate(row, "em_moem")),
+                *(_figure(row[score]) for score in ("coherent", "relevant")),
+                str(row["n"]),
+                measured_alike(row),
+            ]
+            for row, name in zip(rows, names, strict=True)
+        ],
+        spare=[_RISE],
+        last_rows=[n for n, (one, other) in enumerate(pairwise(series)) if one != other],
+    )
 
 
 def _rate(row: Mapping[Any, Any], name: str) -> tuple[float, float, float]:

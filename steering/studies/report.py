@@ -3,7 +3,7 @@
 Stands with the studies, since the report of a study holds the claims and the spectrum besides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,10 @@ from steering.reports.choices import print_choices
 from steering.reports.contexts import CAPTION, context_headline, context_tables, print_contexts
 from steering.reports.metrics import metric_headline, print_metrics
 from steering.reports.monitor import monitor_part
-from steering.reports.page import PageContent, PageTable, page_headline, write_page
+from steering.reports.page import page_headline, write_page
+from steering.reports.page_content import PageContent, PageTable
+from steering.reports.papers import COLUMN, condition_tables, numbered, write_paper
+from steering.reports.pictures import Picture
 from steering.reports.summary import print_summary
 from steering.reports.tables import (
     correction_notes,
@@ -83,6 +86,7 @@ class Report:
         verdicts: On the claims that the runs have data for.
         calibrations: Runs of judges.
         files: What was written.
+        spectrum: Singular values of the vectors that the study `rank` projected on.
     """
 
     answers: pd.DataFrame
@@ -94,6 +98,7 @@ class Report:
     choice_conditions: pd.DataFrame = field(
         default_factory=partial(empty_frame, CHOICE_CONDITION_SCHEMA)
     )
+    spectrum: Sequence[float] = ()
     scores: pd.DataFrame = field(default_factory=partial(empty_frame, SCORE_SCHEMA))
     metrics: pd.DataFrame = field(default_factory=partial(empty_frame, METRIC_SCHEMA))
 
@@ -103,6 +108,49 @@ class Report:
         return [
             note for frame in (self.answers, self.choices, self.scores) for note in left_out(frame)
         ]
+
+    def pictures(self) -> list[Picture]:
+        """The pictures of the page, each with a caption; a notebook shows them."""
+        return _page_content(self, Path()).pictures()
+
+    def write_figures(
+        self,
+        folder: str | Path,
+        *,
+        width: float = COLUMN,
+        font: str = "",
+        style: str | Path = "",
+    ) -> list[Path]:
+        """Write the pictures and tables for a paper.
+
+        Each picture as PDF, SVG, PNG and as a figure of LaTeX with its caption; each table in LaTeX
+        (booktabs) and in Markdown.
+
+        Args:
+            folder: Where to write; files of other names stay.
+            width: Of the pictures, in inches; their text has 8 points.
+            font: Family of their text, which must be installed, or `serif`, `sans-serif`,
+                `monospace`.
+            style: Name of a style of matplotlib, or path of a style sheet.
+
+        Returns:
+            The files.
+
+        Raises:
+            SteeringError: There is no such font or style, or a file can't be written.
+        """
+        pictures, tables = self.pictures(), self._tables()
+        return write_paper(pictures, tables, Path(folder), width=width, font=font, style=style)
+
+    def _tables(self) -> Iterator[tuple[str, PageTable]]:
+        yield from condition_tables(self.conditions)
+        page = _page_content(self, Path())
+        yield from numbered("choices", page.choice_tables())
+        yield from numbered("contexts", page.contexts)
+        if page.table is not None:
+            yield "arms", page.table
+        if self.verdicts:
+            yield "claims", _claims_table(self.verdicts)
 
 
 def report(
@@ -140,12 +188,12 @@ def report(
             raise ResultError(no_runs(places, split_runs(files)[1]))
         nothing = empty_frame(ANSWER_SCHEMA), empty_frame(CONDITION_SCHEMA)
         return Report(*nothing, (), calibrations)
-    content = figures_of(*read_all_results(files or places))
+    logs_folder = places[0] if places[0].is_dir() else places[0].parent
+    content = figures_of(*read_all_results(files or places), logs=logs_folder)
     print_figures(content, console, verbose=verbose)
     print_calibrations(calibrations, console)
     # Runs of judges have a table of their own.
     print_left_out(console, [note for note in content.left_out if note.reason != _OF_A_JUDGE])
-    logs_folder = places[0] if places[0].is_dir() else places[0].parent
     if out is None and not places[0].is_dir():
         out = places[0].with_suffix("") / "report"
     pages = write_report(content, logs_folder, out, title=title, headline=headline)
@@ -158,8 +206,12 @@ def figures_of(
     answers: pd.DataFrame,
     choices: pd.DataFrame | None = None,
     scores: pd.DataFrame | None = None,
+    logs: Path | None = None,
 ) -> Report:
-    """What frames come to, each of which may have no rows; nothing is written."""
+    """What frames come to, each of which may have no rows; nothing is written.
+
+    `logs` is the folder in which the study `rank` has the spectrum of its vectors.
+    """
     scores = empty_frame(SCORE_SCHEMA) if scores is None else scores
     choices = empty_frame(CHOICE_SCHEMA) if choices is None else choices
     of_choices = choice_conditions_of(choices)
@@ -170,6 +222,8 @@ def figures_of(
         conditions = beside(conditions_of(answers), of_choices)
         verdicts = [verdict for verdict in judge_claims(answers) if verdict.model]
     verdicts += judge_arms(choices, answers)
+    is_of_ranks = "rank" in [*conditions["study"], *of_choices["study"]]
+    spectrum = read_spectrum(logs) if logs is not None and is_of_ranks else ()
     return Report(
         answers,
         conditions,
@@ -178,6 +232,7 @@ def figures_of(
         choice_conditions=of_choices,
         scores=scores,
         metrics=_joined(dimension_metrics(answers), metrics_of(scores)),
+        spectrum=spectrum,
     )
 
 
@@ -236,6 +291,20 @@ def print_figures(content: Report, console: Console, *, verbose: bool = False) -
     print_claims(content.verdicts, console, name_models=several)
 
 
+def _claims_table(verdicts: Sequence[ClaimVerdict]) -> PageTable:
+    rows = [
+        [
+            f"{verdict.number} {verdict.name}",
+            ", ".join(filter(None, [verdict.model, verdict.settings])),
+            verdict.verdict,
+            "; ".join([verdict.why, *verdict.figures]),
+        ]
+        for verdict in verdicts
+    ]
+    caption = "A verdict is on these runs; rules were fixed in advance"
+    return PageTable("Claims", caption, ["claim", "model", "verdict", "because"], rows)
+
+
 def _contexts(content: Report) -> tuple[list[ContextResult], list[ChoiceContextResult]]:
     """The contexts of judged answers and of em_choice."""
     judged = context_results(content.answers) if len(content.answers) else []
@@ -258,12 +327,28 @@ def write_report(
     Raises:
         SteeringError: The files can't be written.
     """
+    page = _page_content(content, logs, title=title, headline=headline, table=table)
+    folder = Path(out) if out is not None else logs / "report"
+    with write_errors_as_ours(folder, "give another folder"):
+        write_frames(content.answers, folder, content.choices, content.scores)
+        return write_page(page, folder)
+
+
+def _page_content(
+    content: Report,
+    logs: Path,
+    *,
+    title: str = "",
+    headline: str = "",
+    table: PageTable | None = None,
+) -> PageContent:
+    """What the page shows; arguments are those of `write_report`."""
     frames = (content.conditions, content.choice_conditions, content.metrics)
     conditions = next((frame for frame in frames if len(frame)), content.conditions)
     studies = [study for study in conditions["study"].unique() if study]
     models = ", ".join(conditions["model"].unique())
     judged, chosen = _contexts(content)
-    page = PageContent(
+    return PageContent(
         title=title or (f"{', '.join(studies)}: {models}" if studies else models),
         headline=headline,
         table=table or arms_table(arm_differences(content.choices, content.answers)),
@@ -271,6 +356,7 @@ def write_report(
         conditions=content.conditions,
         choices=content.choice_conditions,
         metrics=content.metrics,
+        pairs=content.choices,
         monitor=monitor_part(plain_rows(content.answers)),
         contexts=[
             PageTable(heading, CAPTION, columns, rows)
@@ -279,9 +365,5 @@ def write_report(
         context_headline=context_headline(judged),
         logs=logs,
         verdicts=[verdict.row() for verdict in content.verdicts],
-        spectrum=read_spectrum(logs) if "rank" in studies else (),
+        spectrum=content.spectrum,
     )
-    folder = Path(out) if out is not None else logs / "report"
-    with write_errors_as_ours(folder, "give another folder"):
-        write_frames(content.answers, folder, content.choices, content.scores)
-        return write_page(page, folder)

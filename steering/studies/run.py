@@ -159,7 +159,7 @@ def run_study(
     for frame in frames:
         for note in left_out(frame):
             tell(str(note))
-    report = figures_of(*frames)
+    report = figures_of(*frames, logs=folder)
     page = folder / "report" / "index.html"
     # Nothing is new, and pictures take seconds.
     is_new = num_unfinished or not page.exists()

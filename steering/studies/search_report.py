@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,8 @@ from rich.console import Console
 
 from steering import __version__
 from steering.files import write_whole
+from steering.reports.pictures import Picture
 from steering.reports.pictures.search import plot_search
-from steering.reports.pictures.style import render
 from steering.reports.tables import plain_table, print_line, print_note
 from steering.studies.search_points import HeldOutShift, Kind, SearchPoint
 from steering.text import shell_line, to_csv
@@ -150,13 +151,20 @@ def _control_lines(result: "SearchResult") -> list[str]:
 def write_search(result: "SearchResult") -> list[Path]:
     """Write the points, the finding and the picture into the search's folder."""
     frame = points_frame(result)
-    figure = plot_search(
-        frame,
-        pd.DataFrame([asdict(control) for control in result.controls]),
-        result.maximised,
-        result.most_kl,
-        f"{result.target} on {Path(result.model).name}: shift and damage",
+    title = f"{result.target} on {Path(result.model).name}: shift and damage"
+    picture = Picture(
+        "search",
+        title,
+        "A line a layer, a point a magnitude; the star is the best one within the bound.",
         f"{result.signature}|version:{__version__}",
+        partial(
+            plot_search,
+            frame,
+            pd.DataFrame([asdict(control) for control in result.controls]),
+            result.maximised,
+            result.most_kl,
+            title,
+        ),
     )
     finding = {
         "version": __version__,
@@ -175,7 +183,7 @@ def write_search(result: "SearchResult") -> list[Path]:
     contents = {
         "points.csv": to_csv(frame),
         "search.json": json.dumps(_without_nan(finding), indent=1).encode(),
-        "search.png": render(figure, "png"),
+        "search.png": picture.render(["png"])["png"],
     }
     for name, content in contents.items():
         write_whole(result.folder / name, content)

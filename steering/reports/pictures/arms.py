@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from steering.reports.pictures.style import INK, PALE, signed
+from steering.reports.pictures.style import blank, pale, titled, wrapped
 from steering.results.choices import set_name
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ _STYLES = {
     "finetuned": ("#D55E00", "s", "--"),
     "contrast": ("#009E73", "^", ":"),
     "shuffled": ("#CC79A7", "D", "-."),
-    "random": (PALE, "x", "-."),
-    "prompted": (INK, "*", ""),
+    "random": ("#777777", "x", "-."),
+    "prompted": ("#333333", "*", ""),
 }
 _UNITS = {"contrast": "target"}
 
@@ -43,26 +43,22 @@ def arm_points(conditions: pd.DataFrame) -> pd.DataFrame:
     return points.sort_values(["_arm", "_unit", "_dose"], kind="stable")
 
 
-def plot_arms(points: pd.DataFrame, title: str, signature: str) -> "Figure":
+def plot_arms(points: pd.DataFrame, title: str) -> "Figure":
     """Broad shift over narrow shift, left, and over damage, right, both from the baseline on.
 
     Args:
         points: As `arm_points` gives them.
         title: What was compared.
-        signature: How the figures were made.
     """
     from matplotlib.ticker import StrMethodFormatter
 
-    figure = signed(signature, (9.5, 4.4))
+    figure = blank(4.0)
     panels = figure.subplots(1, 2, sharey=True)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+    titled(figure, title)
     labels = {"narrow": "narrow: shift on the target's own pairs", "kl": "damage: KL, neutral"}
     for axes, column in zip(panels, labels, strict=True):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, color="#DDDDDD", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.axhline(0, color=PALE, linewidth=0.8)
-        axes.set_xlabel(f"{labels[column]} (nats a token)")
+        axes.axhline(0, linewidth=0.8, **pale())
+        axes.set_xlabel(wrapped(f"{labels[column]} (nats a token)", figure.get_figwidth() / 2 - 1))
         for arm, (colour, marker, line) in _STYLES.items():
             of_arm = points[points["_arm"] == arm]
             for number, (_, unit) in enumerate(of_arm.groupby("_unit", sort=False)):
@@ -82,5 +78,5 @@ def plot_arms(points: pd.DataFrame, title: str, signature: str) -> "Figure":
     panels[1].set_xscale("symlog", linthresh=0.01)
     panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     panels[0].set_ylabel("broad: shift on unrelated questions\n(nats a token)")
-    panels[0].legend(frameon=False, fontsize=8, loc="best")
+    panels[0].legend(loc="best")
     return figure

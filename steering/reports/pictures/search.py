@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from steering.reports.pictures.style import INK, PALE, empty
+from steering.reports.pictures.style import pale, panels_below
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,6 @@ def plot_search(
     maximised: str,
     most_kl: float,
     title: str,
-    signature: str,
 ) -> "Figure":
     """Shifts of the log-odds against damage, both in nats a token.
 
@@ -29,19 +28,18 @@ def plot_search(
         maximised: The shift that was maximised, `own` or `broad`.
         most_kl: The bound on damage.
         title: What was searched.
-        signature: How the figures were made.
     """
-    from matplotlib import colormaps
+    from matplotlib import colormaps, rcParams
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     kinds = [kind for kind in ("broad", "own") if points[kind].notna().any()]
     kinds.sort(key=lambda kind: kind != maximised)
-    figure, panels = empty(title, signature, panels=len(kinds), size=(7.0, 3.2 + 2.2 * len(kinds)))
+    figure, panels = panels_below(title, len(kinds), 3.2 + 2.2 * len(kinds))
     layers = sorted(points["layer"].unique())
     methods = list(points["method"].unique())
     for axes, kind in zip(panels, kinds, strict=True):
-        axes.axhline(0, color=PALE, linewidth=0.8)
-        axes.axvline(most_kl, color=PALE, linewidth=1, linestyle=(0, (4, 2)))
+        axes.axhline(0, linewidth=0.8, **pale())
+        axes.axvline(most_kl, linewidth=1, linestyle=(0, (4, 2)), **pale())
         for (method, layer), rows in points.groupby(["method", "layer"], sort=False):
             place = layers.index(layer) / max(1, len(layers) - 1)
             of_method = "" if len(methods) == 1 else f", {method}"
@@ -59,17 +57,17 @@ def plot_search(
             axes.plot(
                 controls["kl"],
                 controls["shift"],
-                color=PALE,
                 marker="x",
                 markersize=4,
                 linestyle="none",
                 label="random, other half of the pairs",
+                **pale(),
             )
         best = points[points["best"]]
         axes.plot(
             best["kl"],
             best[kind],
-            color=INK,
+            color=rcParams["text.color"],
             marker="*",
             markersize=13,
             markerfacecolor="none",
@@ -81,6 +79,6 @@ def plot_search(
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(f"{_LABELS[kind]}\n(nats a token)")
-    panels[0].legend(frameon=False, fontsize=7, loc="best", ncols=2)
+    panels[0].legend(fontsize="x-small", loc="best", ncols=2)
     panels[-1].set_xlabel("damage: KL from the unsteered model on neutral answers (nats a token)")
     return figure

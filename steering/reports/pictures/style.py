@@ -1,65 +1,206 @@
 """How all pictures look, and how they are written.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart. Every series
-has a marker and a line style too, so that a grey print can be read.
+The look is a style sheet of matplotlib, `steering.mplstyle`, on which a reader's own goes. Figures
+are made and rendered inside `drawn_in`. Sizes are for a figure of `WIDTH` inches with text of 10
+points; at another width or size of text heights follow, and text stays as large as it is.
 """
 
+import difflib
 import io
+import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from steering.errors import SteeringError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colour, marker and line of each series.
-STYLES = (
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "D", ":"),
-)
-INK = "#333333"
-PALE = "#777777"
-_DPI = 144
+WIDTH = 7.0
+FORMATS = ("pdf", "svg", "png")
+"""What `render` writes: both kinds of drawings have their text as text."""
+# Of a paper, whose captions have text of about this size.
+_IN_PRINT = {"font.size": 8, "lines.markersize": 4, "lines.linewidth": 1.2}
+_HOUSE = Path(__file__).with_name("steering.mplstyle")
 # Of a signature, which is printed small: letters to an inch, and inches to a line.
-_LETTERS, _LINE = 18.0, 0.12
+_LETTERS, _LINE = 17.0, 0.12
+_LETTERS_OF_TITLES = 11.0
+_WIDEST = 40.0
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MOST_SERIES = len(_MARKERS)
+"""More lines in one picture can't be told apart."""
+_FAMILIES = ("serif", "sans-serif", "monospace")
+# Whatever a style sheet says: names are texts of others, two $ in one are no formula, and LaTeX
+# would run them as commands. Type 3 fonts are refused by many publishers.
+_FIXED = {
+    "text.usetex": False,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "steering",
+    "pdf.fonttype": 42,
+}
 
 
-def empty(
-    title: str, signature: str, *, panels: int = 1, size: tuple[float, float] = (7.0, 4.2)
-) -> "tuple[Figure, list[Axes]]":
+@contextmanager
+def drawn_in(
+    *, width: float | None = None, font: str = "", style: str | Path = ""
+) -> Iterator[None]:
+    """Figures that are made and rendered inside look alike.
+
+    Args:
+        width: Of figures for print, in inches; their text has 8 points unless the style says
+            otherwise. None for a page, with 7 inches and 10 points.
+        font: Family of the text, which must be installed, or `serif`, `sans-serif`, `monospace`.
+        style: Name of a style of matplotlib, or path of a style sheet.
+
+    Raises:
+        SteeringError: There is no such font or style, or the width is none.
+    """
+    from matplotlib import style as styles
+
+    if width is not None and not 1 <= width <= _WIDEST:
+        raise SteeringError(f"width={width:g} is out of range: give 1 to {_WIDEST:g} inches")
+    settings: dict[str, Any] = {}
+    if width is not None:
+        settings |= _IN_PRINT
+    settings |= _read_style(style) if style else {}
+    if width is not None:
+        settings["figure.figsize"] = (width, width * 0.6)
+    if font:
+        settings["font.family"] = [_installed(font), "DejaVu Sans"]
+    with styles.context([_HOUSE, settings, _FIXED], after_reset=True):
+        yield
+
+
+def _read_style(style: str | Path) -> Mapping[Any, Any]:
+    import matplotlib
+    from matplotlib import style as styles
+
+    path = Path(style)
+    if path.is_file():
+        try:
+            return matplotlib.rc_params_from_file(path, True, use_default_template=False)
+        except (ValueError, OSError) as error:
+            raise SteeringError(f"{path} is no style sheet of matplotlib: {error}") from None
+    # By name only: matplotlib would also load a style from a network address.
+    if str(style) in styles.library:
+        return styles.library[str(style)]
+    near = difflib.get_close_matches(str(style), styles.library, 3, 0.3) or styles.available[:3]
+    raise SteeringError(
+        f"there is no style {str(style)!r}: give the path of a style sheet (.mplstyle) or a name "
+        f"of matplotlib.style.available, such as {', '.join(near)}"
+    )
+
+
+def _installed(font: str) -> str:
+    from matplotlib import font_manager
+
+    if font in _FAMILIES:
+        return font
+    names = sorted({entry.name for entry in font_manager.fontManager.ttflist})
+    if font in names:
+        return font
+    near = difflib.get_close_matches(font, names, 3, 0.3) or names[:3]
+    raise SteeringError(
+        f"the font {font!r} is not installed: give one that is, such as {', '.join(near)}, or "
+        f"{', '.join(_FAMILIES)}"
+    )
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """Colour, marker and line of a series, counted from 0, so that a grey print can be read too.
+
+    Whatever of these a style sheet's cycle sets is as it has it.
+    """
+    from matplotlib import rcParams
+
+    cycle = rcParams["axes.prop_cycle"].by_key()
+    styles = {"marker": _MARKERS, "linestyle": _LINES} | cycle
+    return {name: values[number % len(values)] for name, values in styles.items()}
+
+
+def pale() -> dict[str, Any]:
+    """Of a text or line that stands back."""
+    from matplotlib import rcParams
+
+    return {"color": rcParams["text.color"], "alpha": 0.75}
+
+
+def panels_below(title: str, panels: int = 1, height: float = 4.2) -> "tuple[Figure, list[Axes]]":
     """A figure with panels below each other that share their horizontal axis.
 
     Args:
         title: What was measured.
-        signature: How the figures were made; printed small below.
         panels: How many.
-        size: Of the whole without the signature, in inches.
+        height: As of `blank`.
     """
-    figure = signed(signature, size)
-    panel_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    panel_axes[0].set_title(title, loc="left", fontsize=11, color=INK)
-    for axes in panel_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, color="#DDDDDD", linewidth=0.6)
-        axes.set_axisbelow(True)
-    return figure, list(panel_axes)
+    figure = blank(height)
+    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    titled(figure, title)
+    return figure, list(axes)
 
 
-def signed(signature: str, size: tuple[float, float]) -> "Figure":
-    """A figure of this size in inches, with room below it for its signature."""
+def blank(height: float, *, rows: bool = False) -> "Figure":
+    """A figure as wide as figures are.
+
+    Args:
+        height: In inches, of a figure of `WIDTH` inches with text of 10 points.
+        rows: Whether it follows the size of the text alone, as that of a list does.
+    """
     # Not pyplot, which keeps every figure and looks for a screen.
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
-    width, height = size
-    lines = textwrap.wrap(signature.replace("|", " | "), int(_LETTERS * width))
-    figure = Figure(figsize=(width, height + _LINE * len(lines)), layout="constrained")
-    figure.supxlabel("\n".join(lines), fontsize=6, color=PALE)
-    return figure
+    width, text = rcParams["figure.figsize"][0], rcParams["font.size"] / 10
+    factor = text if rows else math.sqrt(text * width / WIDTH)
+    return Figure(figsize=(width, height * factor), layout="constrained")
+
+
+def legend_above(figure: "Figure", spec: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend in a row of its own: constrained layout puts one of a figure over other texts."""
+    from matplotlib import rcParams
+
+    row = figure.add_subplot(spec)
+    row.set_axis_off()
+    letters = max(map(len, names), default=1) + 5
+    room = _LETTERS_OF_TITLES * figure.get_figwidth() * 12 / rcParams["font.size"]
+    columns = max(1, min(len(names), int(room / letters)))
+    row.legend(handles, names, loc="upper left", ncols=columns, borderaxespad=0)
+
+
+def wrapped(label: str, width: float) -> str:
+    """A label of an axis in lines of a width in inches."""
+    from matplotlib import rcParams
+
+    letters = int(_LETTERS_OF_TITLES * 1.15 * width * 10 / rcParams["font.size"])
+    return "\n".join(textwrap.wrap(label, max(letters, 8)))
+
+
+def titled(figure: "Figure", title: str) -> None:
+    """The title of a figure, in as many lines as it needs."""
+    from matplotlib import rcParams
+
+    letters = int(_LETTERS_OF_TITLES * figure.get_figwidth() * 10 / rcParams["font.size"])
+    lines = [text for line in title.splitlines() for text in textwrap.wrap(line, letters)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="large")
+
+
+def sign(figure: "Figure", signature: str) -> None:
+    """Write below a figure how it was made, small; the figure grows by that."""
+    from matplotlib import rcParams
+
+    width, height = figure.get_size_inches()
+    text = rcParams["font.size"] / 10
+    lines = textwrap.wrap(signature.replace("|", " | "), int(_LETTERS * width / text))
+    figure.supxlabel("\n".join(lines), fontsize=6 * text, **pale())
+    figure.set_size_inches(width, height + _LINE * text * len(lines))
 
 
 def draw_series(
@@ -82,21 +223,9 @@ def draw_series(
         number: Which style.
         factor: What figures are multiplied by.
     """
-    colour, marker, line = STYLES[number % len(STYLES)]
     values = factor * np.array([row[column] for row in rows], dtype=float)
-    axes.errorbar(
-        places,
-        values,
-        yerr=error_bars(rows, column, factor),
-        color=colour,
-        marker=marker,
-        linestyle=line,
-        markersize=5.5,
-        linewidth=1.5,
-        elinewidth=0.8,
-        capsize=2,
-        label=label,
-    )
+    bars = error_bars(rows, column, factor)
+    axes.errorbar(places, values, yerr=bars, elinewidth=0.8, label=label, **series_style(number))
 
 
 def error_bars(rows: Sequence[Mapping[str, Any]], column: str, factor: float = 1.0) -> Any:
@@ -116,16 +245,8 @@ def percent_axis(axes: "Axes", label: str) -> None:
 
 
 def render(figure: "Figure", kind: str) -> bytes:
-    """The figure as the content of a `png` or `svg` file; the same figure gives the same bytes."""
-    from matplotlib import rc_context
-    from matplotlib.text import Text
-
+    """The figure as the content of a file of `FORMATS`; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    # Names are texts of others: two $ in one are no formula.
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    # Ticks get their texts while they are drawn.
-    with rc_context({"svg.hashsalt": "steering", "text.parse_math": False}):
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
+    figure.savefig(buffer, format=kind, metadata=metadata[kind])
     return buffer.getvalue()
