@@ -17,7 +17,7 @@ from steering.reports.by_judge import print_by_judge
 from steering.reports.calibration import print_calibrations
 from steering.reports.choices import print_choices
 from steering.reports.contexts import CAPTION, context_headline, context_tables, print_contexts
-from steering.reports.metrics import metric_headline, print_metrics
+from steering.reports.metrics import metric_headline, metric_sections, print_metrics
 from steering.reports.monitor import monitor_part
 from steering.reports.page import page_headline, write_page
 from steering.reports.page_content import PageContent, PageTable
@@ -147,6 +147,10 @@ class Report:
         page = _page_content(self, Path())
         yield from numbered("choices", page.choice_tables())
         yield from numbered("contexts", page.contexts)
+        sections = metric_sections(self.metrics)
+        yield from numbered(
+            "metrics", [PageTable(*part) for _, parts in sections for part in parts]
+        )
         if page.table is not None:
             yield "arms", page.table
         if self.verdicts:
