@@ -89,11 +89,11 @@ def metric_pictures(metrics: pd.DataFrame) -> Iterator[Picture]:
     for (study, task, model, metric), rows in metrics.groupby(keys, sort=False):
         for axis in AXES_OF_STUDIES.get(str(study), ()):
             place = (str(task), str(model))
-            for picture in _metric_pictures(rows, axis):
+            for number, picture in enumerate(_metric_pictures(rows, axis)):
                 if drawn.get(place, 0) == _MOST_METRICS:
                     break
                 drawn[place] = drawn.get(place, 0) + 1
-                tail = numbered(drawn[place] - 1)
+                tail = numbered(number)
                 name = f"{slug(str(task))}-{slug(str(metric))}-{axis}-{slug(str(model))}{tail}"
                 yield replace(picture, name=name)
 
