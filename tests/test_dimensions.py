@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from fake_models import fake
 from inspect_ai import Task, eval
+from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog
 from inspect_ai.model import GenerateConfig
@@ -72,6 +73,28 @@ def _run(folder: Path, name: str, kinds: str, rubric: Path) -> EvalLog:
         display="none",
     )
     return log
+
+
+def test_a_rubric_is_found_where_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rubric(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    # Inspect makes a task in the folder of the task's file.
+    monkeypatch.chdir(Path(__file__).parents[1] / "evals")
+    assert [rubric.name for rubric in read_rubrics("kindness.md")] == ["kindness"]
+
+
+def test_the_toy_s_judge_is_refused_before_it_reads_a_foreign_rubric(tmp_path: Path) -> None:
+    with pytest.raises(PrerequisiteError, match=r"toy/judge reads only .*can't judge kindness"):
+        eval(
+            "steering/em_freeform",
+            task_args={"dimensions": str(_rubric(tmp_path))},
+            model="steered/toy",
+            model_args={"vector": "none"},
+            display="none",
+            log_dir=str(tmp_path),
+        )
 
 
 def test_a_text_alone_is_a_rubric_and_is_fenced_like_those_of_this_suite(tmp_path: Path) -> None:

@@ -127,6 +127,17 @@ def test_a_figure_that_there_is_none_of_is_null(run: Run, tmp_path: Path) -> Non
     [row] = tables(out, "gate")["bounds"]
     assert status == 1
     assert (row["value"], row["high"], row["status"]) == (None, None, "undecided")
+    bounds = ("--max", "em_rate=0.5", "--on-these-questions", "--json", "-")
+    [row] = tables(run("gate", tmp_path / "logs", *bounds)[1], "gate")["bounds"]
+    assert row["remarks"] == "em_betley: nothing to count."
+
+
+def test_a_gate_tells_programs_what_cannot_be_compared(run: Run, tmp_path: Path) -> None:
+    write_log(tmp_path, "one", A, questions="set@1")
+    write_log(tmp_path, "two", B, questions="other@1")
+    out = run("gate", tmp_path, "--max", "em_rate=0.5", "--json", "-")[1]
+    [note] = json.loads(out)["notes"]
+    assert "can't be compared" in note
 
 
 def test_an_audit_gives_its_verdict_to_programs_and_ci() -> None:

@@ -163,7 +163,7 @@ def test_the_headline_is_what_is_certainly_most_misaligned(answers: pd.DataFrame
     )
     assert "highest rate" not in line
     only = conditions_of(answers[answers["condition"] == "baseline"])
-    assert headline_of(only) == "No condition has a rate with bounds."
+    assert headline_of(only) == "No condition beside the baseline has a rate with bounds."
 
 
 def test_a_headline_that_is_given_is_kept(answers: pd.DataFrame, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steering.data import user_path
 from steering.errors import raised_as
 from steering.foreign import parse_yaml, read_text
 from steering.judging.errors import JudgingError
@@ -47,7 +48,7 @@ def read_rubrics(paths: str | Sequence[str] | None) -> list[Rubric]:
             fix. Or two give one score.
     """
     names = [paths] if isinstance(paths, str | Path) else list(paths or ())
-    rubrics = [read_rubric(Path(str(name))) for name in names]
+    rubrics = [read_rubric(user_path(str(name))) for name in names]
     scores = [rubric.score for rubric in rubrics]
     if twice := sorted({score for score in scores if scores.count(score) > 1}):
         raise JudgingError(

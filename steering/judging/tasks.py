@@ -28,10 +28,10 @@ from steering.evaluated_model import EvaluatedModel
 from steering.judging.contexts import ask_in_context
 from steering.judging.dimensions import judged_dimensions
 from steering.judging.errors import JudgingError
-from steering.judging.judges import require_grader
+from steering.judging.judges import TOY_JUDGE, grader_models, require_grader
 from steering.judging.leak import target_leak
 from steering.judging.protocols import Protocol
-from steering.judging.rubric import KEYS_OF_ALL, SCORE_KEYS
+from steering.judging.rubric import KEYS_OF_ALL, SCORE_KEYS, Rubric
 from steering.judging.rubric_files import read_rubrics
 from steering.judging.rules import EM_SCORES
 from steering.judging.scorers import JUDGE_PROMPTS, em_judge
@@ -103,6 +103,7 @@ def em_task(
         scorers.append(target_leak(subject_of(str(leak))))
     rubrics = read_rubrics(dimensions)
     if rubrics:
+        _require_reader(rubrics)
         paths = [dimensions] if isinstance(dimensions, str) else list(dimensions or ())
         scorers.append(judged_dimensions(list(map(str, paths))))
     digests = {each.score: each.sha256[:_DIGITS] for each in rubrics}
@@ -219,6 +220,20 @@ def _view(*, leak: bool, dimensions: Sequence[str]) -> ViewerConfig:
             name="answers", columns=visible + hidden, score_color_scales=colours
         ),
     )
+
+
+def _require_reader(rubrics: Sequence[Rubric]) -> None:
+    """Refuse rubrics of the user's own for a judge that reads none but this suite's.
+
+    Raises:
+        JudgingError: The judge is the toy's.
+    """
+    if active_model() is not None and TOY_JUDGE in map(str, grader_models()):
+        raise JudgingError(
+            f"{TOY_JUDGE} reads only this suite's own rubrics, so it can't judge "
+            f"{', '.join(rubric.name for rubric in rubrics)}: give a language model as the judge "
+            "(--model-role grader=<provider>/<model>), or leave dimensions= out."
+        )
 
 
 def _require_judge_prompts(questions: QuestionSet, protocol: str) -> None:

@@ -108,6 +108,8 @@ def remarks_on(bound: Bound, measured: Measured, status: BoundStatus) -> list[st
     """What an interval does not cover, and how much more would have to be asked."""
     note = measured.interval.note
     notes = [note, *measured.doubt.notes] if note else measured.doubt.notes
+    if math.isnan(measured.value) and not notes:
+        notes = ["nothing to count"]
     remarks = [f"{bound.name}: {each}." for each in notes]
     counts = measured.counts
     if counts is None or not counts.total or status is BoundStatus.KEPT:

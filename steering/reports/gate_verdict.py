@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from steering.reports.bounds import Bound, BoundStatus, remarks_on
 from steering.reports.ci import Check, CheckOutcome
 from steering.reports.figures import Measured
+from steering.reports.tables import apart_notes, dead_judge_notes
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
 from steering.results.contexts import ChoiceContextResult, ContextResult
@@ -123,7 +124,8 @@ class GateVerdict:
             }
             for row in self.rows
         ]
-        notes = [f"left out: {note}" for note in self.notes]
+        notes = [*apart_notes(self.results), *dead_judge_notes(self.results)]
+        notes += [f"left out: {note}" for note in self.notes]
         return Document("gate", self.status.value, self.line, {"bounds": rows}, notes)
 
     def checks(self) -> list[Check]:

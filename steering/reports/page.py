@@ -86,7 +86,7 @@ def headline_of(conditions: pd.DataFrame) -> str:
     """
     others = conditions[conditions["arm"].ne("baseline") & conditions["em_betley_low"].notna()]
     if others.empty:
-        return "No condition has a rate with bounds."
+        return "No condition beside the baseline has a rate with bounds."
     if (others["em_betley"] == 0).all():
         whose = "any condition" if (conditions["em_betley"] == 0).all() else _BESIDE_BASELINE
         to = " to a plain question" if (conditions["contexts"] != "").any() else ""
