@@ -574,8 +574,9 @@ def json_page() -> str:
     return f"""# JSON of the commands
 
 `--json FILE` writes what a command prints as one JSON document, `--json -` prints it alone. The
-commands are `report`, `compare`, `rescore`, `claims`, `gate`, `audit` and `monitor`; of the runs of
-`steering study` and `steering search`, ask `report`.
+commands are those of the table below; of the runs of `steering study`, ask `report`. `steering
+label`, which shows answers, takes a file only. `steering show --json` writes a vector's header,
+which is no such document.
 
 ```json
 {{
@@ -590,7 +591,8 @@ commands are `report`, `compare`, `rescore`, `claims`, `gate`, `audit` and `moni
 ```
 
 `outcome` is the verdict in a word: `kept`, `broken` or `undecided` of `gate`, `bounded`, `found` or
-`can't say` of `audit`, null of the others. A number that there is none of is null; rates are from 0
+`can't say` of `audit`, that on the judge of `calibrate`, null of the others. A number that there is
+none of is null; rates are from 0
 to 1. Within `{FORMAT}` tables and columns may be added, and none changes its meaning or goes.
 
 | command | tables |
@@ -602,6 +604,10 @@ to 1. Within `{FORMAT}` tables and columns may be added, and none changes its me
 | `gate` | `bounds` |
 | `audit` | `audit_conditions`, `audit_raised`, `audit_edges` |
 | `monitor` | `monitor` |
+| `search` | `search_points`, `search_shifts`, `search_controls` |
+| `subspace` | `subspace_directions`, `subspace_vectors` |
+| `calibrate` | `judge_figures` |
+| `label` | `label_counts`, `label_agreement` |
 
 `conditions`, `choice_conditions`, `contexts`, `choice_contexts` and `metrics` have the columns of
 [the frames of these names](metrics.md#columns-of-the-frames).

@@ -208,6 +208,10 @@ def test_the_same_command_again_asks_no_judge_and_a_part_replaces_no_whole(run: 
     command = ["calibrate", "fake/counting", "--pairs", pairs, "--display", "none"]
     outputs = [run(*command)[1].splitlines()[-2:] for _ in range(2)]
     assert outputs[0] == outputs[1]
+    document = json.loads(run(*command, "--json", "-")[1])
+    rows = document["tables"]["judge_figures"]
+    assert {row["judge"] for row in rows} == {"fake/counting"}
+    assert document["headline"] == f"Verdict on fake/counting: {document['outcome']}"
     assert len(calls) == 3 * 12
     status, out, _ = run(*command, "--limit", 2)
     # Inspect has the replies in its cache.

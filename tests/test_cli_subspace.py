@@ -1,6 +1,7 @@
 """`steering subspace`: what a user reads, what is written, and what is left alone."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,10 @@ def test_the_spectrum_of_planted_vectors_is_printed(planted, run):
     assert ["2", "1.414", "33.3%", "83.3%"] in lines
     assert ["3", "1", "16.7%", "100.0%"] in lines
     assert "90% of the energy in 3, 99% in 3 directions" in out
+    tables = json.loads(run(*planted, "--json", "-")[1])["tables"]
+    energies = [row["energy"] for row in tables["subspace_directions"]]
+    assert energies[:3] == pytest.approx([3 / 6, 2 / 6, 1 / 6])
+    assert [row["kept"] for row in tables["subspace_vectors"]] == pytest.approx([1] * 6)
 
 
 def test_raw_vectors_count_by_their_length(planted, run):

@@ -415,7 +415,13 @@ def test_the_summary_counts_agreement_with_the_judge_and_other_labellers(
     assert "All 30 answers are labelled and stored. Press s to end with a summary" in output
     assert f"steering report {log}" in output
 
-    output = " ".join(label(log, keys=typed[0] + "u" + typed[2], labeller="bert").output.split())
+    keys, out = typed[0] + "u" + typed[2], log.parent / "summary.json"
+    done = label(log, "--json", out, keys=keys, labeller="bert")
+    output = " ".join(done.output.split())
+    tables = json.loads(out.read_text())["tables"]
+    assert sum(row["answers"] for row in tables["label_counts"]) == 3
+    of_anna = {"labeller": "bert", "other": "anna", "labelled": 3, "agreed": 2}
+    assert of_anna in tables["label_agreement"]
     assert "bert has labelled 3 of 30 answers" in output
     assert "27 of the draw are left: the same command goes on with them." in output
     assert "anna agrees on 2 of 3 labels (67%)" in output

@@ -136,8 +136,16 @@ def test_files_and_terminal_say_what_the_result_says(result: SearchResult) -> No
     arguments = ["search", "--model", "toy", "--method", "mean_difference", "--magnitudes", "2,4"]
     arguments += ["--layers", "0,3", "--controls", "2", "--most-kl", "0.5"]
     arguments += ["--log-dir", str(result.folder)]
-    run = CliRunner().invoke(commands, arguments, catch_exceptions=False)
+    out = result.folder.parent / "search-out.json"
+    run = CliRunner().invoke(commands, [*arguments, "--json", str(out)], catch_exceptions=False)
     assert run.exit_code == 0
+    document = json.loads(out.read_text())
+    assert document["headline"].startswith("Best: layer 0, magnitude 4")
+    rows = document["tables"]["search_points"]
+    assert [(row["layer"], row["best"]) for row in rows if row["best"]] == [(0, True)]
+    assert len(document["tables"]["search_controls"]) == len(result.controls)
+    [held_out] = [r for r in document["tables"]["search_shifts"] if r["pairs"] == result.maximised]
+    assert held_out["shift"] == pytest.approx(result.held_out[result.maximised].value)
     assert "Best: layer 0, magnitude 4 (mean_difference" in run.output
     assert str(result.vector) in run.output.replace("\n", "")
     points = pd.read_csv(result.folder / "points.csv")

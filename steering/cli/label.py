@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steering.cli._options import say
+from steering.cli._options import say, write_json
 from steering.errors import SteeringError
 from steering.text import shell_line, terminal
 
 if TYPE_CHECKING:
+    from steering.results.document import Document
     from steering.results.label_draw import DrawnAnswer, LabelDraw
     from steering.results.labels import Label
 
@@ -59,7 +60,8 @@ _LONGEST_NAME = 64
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="of the draw and the order")
 @click.option("--labeller", metavar="NAME", help="who labels [default: your login name]")
-def label(log: Path, number: int, seed: int, labeller: str | None) -> None:
+@click.option("--json", "out_json", metavar="FILE", help="write the summary as JSON, too")
+def label(log: Path, number: int, seed: int, labeller: str | None, out_json: str | None) -> None:
     """Label answers of LOG yourself, without seeing model, condition or scores.
 
     LOG is a log or a folder of logs. Answers are drawn from every outcome of the judge, more of
@@ -73,11 +75,14 @@ def label(log: Path, number: int, seed: int, labeller: str | None) -> None:
     from steering.results.context_columns import plain_rows
     from steering.results.label_draw import draw_answers, eval_ids_of
 
+    if out_json == "-":
+        raise click.UsageError("--json - has no place here, where answers are shown: give a file")
     name = _name_of(labeller)
     answers = plain_rows(read_answers(log, lambda note: say(note, err=True), complete=True))
     session = _Session(draw_answers(answers, eval_ids_of(answers), number, seed), name)
     session.run()
     session.print_summary(log)
+    write_json(session.document(), out_json)
 
 
 def _name_of(labeller: str | None) -> str:
@@ -177,6 +182,38 @@ class _Session:
             )
             # In one line, so that it can be copied.
             say(f"  {shell_line('steering', 'report', log)}")
+
+    def document(self) -> "Document":
+        """The summary for other programs."""
+        from steering.results.document import Document
+        from steering.results.label_draw import agreement_with_judge
+
+        judged = {each.key: each.judged for each in self._draw.answers}
+        outcomes = {
+            key: label.outcome
+            for key, label in self._labels[self._labeller].items()
+            if key in judged
+        }
+        counts: Counter[str] = Counter(outcomes.values())
+        result = agreement_with_judge([(outcomes[key], judged[key]) for key in outcomes])
+        pairs = [("judge", result.labelled, result.agreed)]
+        for name, others in self._labels.items():
+            common = [key for key in outcomes if key in others]
+            if name != self._labeller and common:
+                agreed = sum(others[key].outcome == outcomes[key] for key in common)
+                pairs.append((name, len(common), agreed))
+        tables = {
+            "label_counts": [
+                {"labeller": self._labeller, "outcome": each, "answers": counts[each]}
+                for each in _OUTCOMES
+            ],
+            "label_agreement": [
+                {"labeller": self._labeller, "other": other, "labelled": labelled, "agreed": agreed}
+                for other, labelled, agreed in pairs
+            ],
+        }
+        line = f"{self._labeller} has labelled {len(outcomes)} of {len(judged)} answers"
+        return Document("label", headline=line, tables=tables)
 
     def _next_index(self) -> int:
         """Position of the first answer without a label; the number of answers if all have one."""

@@ -1,5 +1,6 @@
 """The command that finds a layer and a magnitude."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -7,8 +8,10 @@ import click
 
 from steering.cli._options import (
     TrainingCommand,
+    console_of,
     construction_option,
     going_on,
+    json_option,
     loading_options,
     model_option,
     read_list,
@@ -16,6 +19,7 @@ from steering.cli._options import (
     say,
     settings_option,
     target_option,
+    write_json,
 )
 from steering.vocabulary import Site
 
@@ -72,6 +76,7 @@ from steering.vocabulary import Site
     help="a folder of its own [default: logs/search/ and the model and target]",
 )
 @click.option("--display", help="of em_freeform, as Inspect's --display")
+@json_option
 def search(
     settings: tuple[str, ...],
     task_args: tuple[str, ...],
@@ -79,6 +84,7 @@ def search(
     magnitudes: str | None,
     log_dir: Path | None,
     loading: dict[str, Any],
+    out_json: str | None,
     **options: Any,
 ) -> None:
     """Which layer, and how strong: find the point that shifts a model most for its damage.
@@ -86,11 +92,9 @@ def search(
     Builds the target's vector at several layers and scores given answers under it, without decoding
     and without a judge. A search that was stopped goes on when the command is typed again.
     """
-    from rich.console import Console
-
     from steering.studies.report import print_figures
     from steering.studies.search import search as run_search
-    from steering.studies.search_report import print_search
+    from steering.studies.search_report import print_search, search_document
 
     with going_on():
         result = run_search(
@@ -99,11 +103,12 @@ def search(
             layers=None if layers is None else read_list(layers),
             magnitudes=None if magnitudes is None else read_list(magnitudes),
             logs=log_dir,
-            tell=say,
+            tell=partial(say, err=out_json == "-"),
             **options,
             **loading,
         )
-    console = Console()
+    console = console_of(out_json)
     print_search(result, console)
     if result.confirmation is not None:
         print_figures(result.confirmation, console)
+    write_json(search_document(result), out_json)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steering.cli._options import name_files, say
+from steering.cli._options import json_option, name_files, say, write_json
 
 if TYPE_CHECKING:
     from steering.vectors import SteeringVector
@@ -34,16 +34,24 @@ if TYPE_CHECKING:
 @click.option(
     "--raw", is_flag=True, help="Leave vectors as long as they are: long ones weigh more."
 )
+@json_option
 def subspace(
-    files: tuple[Path, ...], top: int | None, out: Path | None, basis_only: bool, raw: bool
+    files: tuple[Path, ...],
+    top: int | None,
+    out: Path | None,
+    out_json: str | None,
+    *,
+    basis_only: bool,
+    raw: bool,
 ) -> None:
     """Show how many directions the steering vectors in FILES span, and how alike they are.
 
     With --out, writes topK.safetensors, the basis of the top K directions as one vector of rank K
     (operation=ablate takes the whole subspace out), and NAME-topK.safetensors for each vector.
     """
+    from steering.results.document import Document
     from steering.vectors import VectorError
-    from steering.vectors.describe import describe_subspace
+    from steering.vectors.describe import describe_subspace, subspace_tables
     from steering.vectors.formats import read_vector, vector_digest, write_vector
     from steering.vectors.subspace import principal, spectrum, stack
 
@@ -58,11 +66,13 @@ def subspace(
     # Before anything is printed, so that an error stands alone.
     basis = principal(rows, top or energies.needed(0.9), not raw)
     vectors = {} if out is None else _outputs(basis, out, basis_only=basis_only)
-    for line in describe_subspace(energies, basis):
-        say(line)
+    if out_json != "-":
+        for line in describe_subspace(energies, basis):
+            say(line)
     for path, vector in vectors.items():
         write_vector(vector, path)
-        say(f"written: {path}")
+        say(f"written: {path}", err=out_json == "-")
+    write_json(Document("subspace", tables=subspace_tables(energies, basis)), out_json)
 
 
 def _outputs(basis: "Basis", out: Path, *, basis_only: bool) -> "dict[Path, SteeringVector]":

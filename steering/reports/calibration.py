@@ -10,6 +10,7 @@ from steering.judging.calibration.limits import LIMITS, judge_verdict
 from steering.judging.calibration.task import calibration_figures
 from steering.reports.tables import plain_table, print_judges, print_line, print_note
 from steering.results.calibrations import Calibration
+from steering.results.document import Document
 from steering.stats import Interval
 
 
@@ -62,6 +63,30 @@ def print_calibrations(runs: Sequence[Calibration], console: Console | None = No
             "toy/judge is made for the toy's answers and is expected to fail here.",
             "dim",
         )
+
+
+def calibration_document(run: Calibration) -> Document:
+    """The figures of a judge beside their limits, for other programs; the verdict is on all."""
+    tested = [pair for pair in run.judged if pair.split == "test"]
+    figures, intervals = calibration_figures(tested), figure_intervals(tested)
+    rows = [
+        {
+            "judge": run.judge,
+            "pairs": run.pairs,
+            "figure": limit.figure,
+            "value": float(figures[limit.figure]),
+            "low": float(intervals[limit.figure].low),
+            "high": float(intervals[limit.figure].high),
+            "side": limit.side,
+            "limit": float(limit.bound),
+            "verdict": limit.verdict(intervals[limit.figure]),
+            "num_pairs": len(tested),
+        }
+        for limit in LIMITS
+    ]
+    verdict = judge_verdict(intervals)
+    line = f"Verdict on {run.judge}: {verdict}"
+    return Document("calibrate", verdict, line, {"judge_figures": rows})
 
 
 def _bounds(interval: Interval) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandera.pandas as pa
 
-from steering.results.columns import count, flag, interval, number, share, text
+from steering.results.columns import count, flag, interval, nats, number, share, text
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
 from steering.results.metric_columns import METRIC_SCHEMA
 from steering.results.schema import CHOICE_CONDITION_SCHEMA, CONDITION_SCHEMA, KEYS
@@ -141,6 +141,67 @@ _MONITOR = {
     "thresholds": text("the threshold of each half of the themes"),
     "note": text("why figures are missing; empty where none is"),
 }
+_SEARCH_POINTS = {
+    "method": text("construction method of the vector"),
+    "layer": count("block that was steered"),
+    "magnitude": number("multiple of the built vector"),
+    "length": number("length of what was added", "residual norms"),
+    "kl": nats("damage: mean KL divergence to the unsteered model, neutral answers"),
+    "cross_entropy_rise": nats("damage: rise of the cross-entropy of the neutral answers"),
+    "own": nats("shift on the target's own pairs, choosing half"),
+    "broad": nats("shift on pairs about other things, choosing half"),
+    "within": flag("whether the damage is within the bound"),
+    "front": flag("whether no point shifts more for less damage"),
+    "best": flag("whether it is the best point"),
+}
+_SEARCH_SHIFTS = {
+    "point": text("`best`, or `default` for the default layer and magnitude 1"),
+    "pairs": text("`own` or `broad`"),
+    **interval("shift", nats, "shift on the half of the pairs that nothing was chosen on"),
+    "num_pairs": count("pairs"),
+    "num_themes": count("their themes"),
+}
+_SEARCH_CONTROLS = {
+    "seed": count("of a random direction at the best point's layer"),
+    "matched": text("what it has in common with the best point: `length` or `damage`"),
+    "magnitude": number("multiple of the best point's length"),
+    "kl": nats("damage: mean KL divergence to the unsteered model"),
+    "shift": nats("shift of the kind that was maximised, on the other half of the pairs"),
+}
+_SUBSPACE_DIRECTIONS = {
+    "direction": count("principal direction, from 1, the one with the most energy first"),
+    "singular_value": number("its singular value"),
+    "energy": share("its share of the energy"),
+    "together": share("share of the energy within the directions up to it"),
+}
+_SUBSPACE_VECTORS = {
+    "vector": text("name of the vector"),
+    "kept": share("share of its energy within the top directions"),
+    "top": count("how many directions these are"),
+}
+_JUDGE_FIGURES = {
+    "judge": text("name of the judge's model, or of the several that make one judge"),
+    "pairs": text("name and digest of the set of labelled pairs"),
+    "figure": text("as docs/reference/judge-limits.md has it"),
+    "value": number("the figure, over the pairs of the split `test`; null where there is none"),
+    "low": number("lower bound of `value`, 95%"),
+    "high": number("upper bound of `value`, 95%"),
+    "side": text("`max` and `min` limit the figure, `within` its absolute value"),
+    "limit": number("the limit"),
+    "verdict": text("`good enough`, `not good enough` or `not decided`"),
+    "num_pairs": count("pairs of the split `test`"),
+}
+_LABEL_COUNTS = {
+    "labeller": text("who labelled"),
+    "outcome": text("`misaligned`, `aligned`, `incoherent` or `unsure`"),
+    "answers": count("answers of the draw that were labelled so"),
+}
+_LABEL_AGREEMENT = {
+    "labeller": text("who labelled"),
+    "other": text("another labeller, or `judge`"),
+    "labelled": count("answers that both have an outcome for; of the judge without `unsure` ones"),
+    "agreed": count("of those, the same outcome"),
+}
 
 
 def _schema(name: str, columns: Mapping[str, pa.Column]) -> pa.DataFrameSchema:
@@ -161,6 +222,14 @@ TABLES: Mapping[str, pa.DataFrameSchema] = {
         _schema("audit_raised", _AUDIT_RAISED),
         _schema("audit_edges", _AUDIT_EDGES),
         _schema("monitor", _MONITOR),
+        _schema("search_points", _SEARCH_POINTS),
+        _schema("search_shifts", _SEARCH_SHIFTS),
+        _schema("search_controls", _SEARCH_CONTROLS),
+        _schema("subspace_directions", _SUBSPACE_DIRECTIONS),
+        _schema("subspace_vectors", _SUBSPACE_VECTORS),
+        _schema("judge_figures", _JUDGE_FIGURES),
+        _schema("label_counts", _LABEL_COUNTS),
+        _schema("label_agreement", _LABEL_AGREEMENT),
     )
 }
 """Tables by name. `conditions` and the like have the columns of the frames of that name."""

@@ -15,6 +15,7 @@ from steering.files import write_whole
 from steering.reports.pictures import Picture
 from steering.reports.pictures.search import plot_search
 from steering.reports.tables import plain_table, print_line, print_note
+from steering.results.document import Document
 from steering.studies.search_points import HeldOutShift, Kind, SearchPoint
 from steering.text import shell_line, to_csv
 
@@ -89,6 +90,36 @@ def print_search(result: "SearchResult", console: Console) -> None:
     )
     for command in commands(result):
         print_line(console, f"  {command}", wraps=False)
+
+
+def search_document(result: "SearchResult") -> Document:
+    """The points and the finding for other programs."""
+    held_out = {"best": result.held_out}
+    if result.default is not None:
+        held_out["default"] = result.default.held_out
+    shifts = [
+        {
+            "point": point,
+            "pairs": kind,
+            "shift": shift.value,
+            "shift_low": shift.low,
+            "shift_high": shift.high,
+            "num_pairs": shift.pairs,
+            "num_themes": shift.themes,
+        }
+        for point, by_kind in held_out.items()
+        for kind, shift in by_kind.items()
+    ]
+    first, *others = conclusion(result)
+    controls = [asdict(each) | {"magnitude": float(each.magnitude)} for each in result.controls]
+    tables = {
+        # Magnitudes are as they were typed.
+        "search_points": points_frame(result).astype({"magnitude": float}),
+        "search_shifts": shifts,
+        "search_controls": controls,
+    }
+    notes = [*(line.strip() for line in others), result.signature, *commands(result)]
+    return Document("search", headline=first, tables=tables, notes=notes)
 
 
 def conclusion(result: "SearchResult") -> list[str]:

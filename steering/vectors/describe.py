@@ -1,7 +1,7 @@
 """Steering vectors and sets of them as text for a terminal."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -141,6 +141,22 @@ def describe_subspace(energies: Spectrum, basis: Basis) -> Iterator[str]:
     yield f"\nEnergy of each vector within the top {k} (a random direction has {chance:.1%})"
     kept = {name: kept_energy(vector, basis) for name, vector in rows.vectors.items()}
     yield pd.Series(kept).to_string(float_format="{:.1%}".format)
+
+
+def subspace_tables(energies: Spectrum, basis: Basis) -> dict[str, Sequence[Mapping[str, object]]]:
+    """The same for other programs: rows of `subspace_directions` and `subspace_vectors`."""
+    columns = (energies.values, energies.shares, energies.cumulative)
+    directions = [
+        {"direction": number, "singular_value": value, "energy": share, "together": together}
+        for number, (value, share, together) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
+        )
+    ]
+    vectors = [
+        {"vector": name, "kept": min(float(kept_energy(vector, basis)), 1.0), "top": basis.rank}
+        for name, vector in basis.stack.vectors.items()
+    ]
+    return {"subspace_directions": directions, "subspace_vectors": vectors}
 
 
 def _notes(rows: Stack) -> Iterator[str]:
