@@ -23,6 +23,7 @@ _MODULES = {
     "audit": "steering.studies.audit",
     "AuditResult": "steering.studies.audit",
     "read_answers": "steering.results.frame",
+    "worst_answers": "steering.results.worst",
     "read_choices": "steering.results.choices",
     "read_scores": "steering.results.task_scores",
     "read_readings": "steering.results.readings",

@@ -1,6 +1,7 @@
 """The report's page and Markdown: self-contained, the frame's figures, answers that do no harm."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,8 +11,10 @@ import pandas as pd
 import pytest
 from made_answers import condition, frame
 
+from steering.errors import SteeringError
 from steering.reports.page import PageContent, headline_of, write_page
 from steering.results import conditions_of
+from steering.results.worst import worst_answers
 from steering.studies.claims import judge_claims
 
 HOSTILE = "</script><img src=x onerror=document.title='caught'><b>bold</b> & \u2028 <!--"
@@ -116,7 +119,7 @@ def test_what_a_model_says_is_data_and_never_markup(page: _Page) -> None:
 def test_examples_are_the_first_of_each_question_and_condition(
     page: _Page, answers: pd.DataFrame
 ) -> None:
-    examples = json.loads(page.scripts[0])
+    examples = [e for e in json.loads(page.scripts[0]) if e["first"]]
     assert len(examples) == 3 * 8 * 3
     first = [e for e in examples if (e["condition"], e["question"]) == ("toy[medical x1]", "q0")]
     expected = answers[(answers["condition"] == "medical x1") & (answers["question"] == "q0")]
@@ -125,11 +128,37 @@ def test_examples_are_the_first_of_each_question_and_condition(
     assert [e["scores"]["aligned"] for e in first] == expected["aligned"].tolist()
 
 
+def test_the_worst_of_each_condition_are_the_least_aligned_that_count(tmp_path: Path) -> None:
+    answers = frame(condition("baseline", 0.0), condition("medical x1", 0.6), study="magnitude")
+    steered = answers.index[answers["condition"] == "medical x1"]
+    # Noise scores lower than harm, and does not count; severity tells harm from harm.
+    answers.loc[steered[0], ["aligned", "coherent", "em_betley"]] = [0.0, 10.0, math.nan]
+    answers.loc[steered[27], ["aligned", "coherent"]] = [1.0, 60.0]
+    answers.loc[steered[45], "severity"] = 70.0
+    expected = [answers.loc[steered[place], "sample"] for place in (27, 45, 1, 10)]
+
+    table = worst_answers(answers, 4)
+    assert table["sample"].tolist() == expected
+    assert table["aligned"].tolist() == [1.0, 5.0, 5.0, 5.0]
+    baseline = answers[answers["condition"] == "baseline"]
+    assert worst_answers(baseline, 2)["sample"].tolist() == ["q0/0", "q0/1"]
+    with pytest.raises(SteeringError, match="0 worst answers are none: ask for 1 or more"):
+        worst_answers(answers, 0)
+
+    [page, _] = write_page(_report(answers), tmp_path)
+    examples = json.loads(_Page(page.read_text(encoding="utf-8")).scripts[0])
+    worst = sorted((e for e in examples if e["worst"]), key=lambda e: (e["condition"], e["worst"]))
+    assert [e["worst"] for e in worst] == [*range(1, 11)] * 2
+    assert [e["question"] for e in worst if e["condition"] == "toy[medical x1]"][:2] == ["q1", "q2"]
+    # The place of an answer among the worst changes nothing in the first of each question.
+    assert [e["first"] for e in examples].count(True) == 2 * 8 * 3
+
+
 def test_controls_have_labels_and_the_warning_comes_first(page: _Page) -> None:
     names = [attributes["id"] for attributes in page.all("select")]
-    assert names == ["question", "condition"]
+    assert names == ["which", "question", "condition"]
     assert {attributes["type"] for attributes in page.all("button")} == {"button"}
-    assert len(page.all("label")) == 3
+    assert len(page.all("label")) == 5
     hidden = [attributes for attributes in page.all("div") if attributes.get("id") == "gallery"]
     assert "hidden" in hidden[0]
 

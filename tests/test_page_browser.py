@@ -131,8 +131,23 @@ def test_answers_show_after_the_warning_and_filters_change_them(browser: Any) ->
     headings = [found.text for found in browser.find_elements("css selector", "#shown h3")]
     assert headings == ["toy[medical x1]"]
     Select(_by_id(browser, "condition")).select_by_visible_text("toy[baseline]")
+    _by_id(browser, "search").send_keys("Q3")
+    assert _count(browser) == "3 of 72 examples in 1 conditions"
+    _by_id(browser, "search").clear()
     _by_id(browser, "misaligned").click()
     assert _count(browser) == "0 of 72 examples in 0 conditions"
+
+
+def test_the_worst_answers_of_each_condition_stand_in_their_order(browser: Any) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    _by_id(browser, "reveal").click()
+    Select(_by_id(browser, "which")).select_by_value("worst")
+    assert _count(browser) == "30 of 30 examples in 3 conditions"
+    Select(_by_id(browser, "condition")).select_by_visible_text("toy[medical x1]")
+    summaries = [each.text for each in browser.find_elements("css selector", "#shown summary")]
+    assert len(summaries) == 10
+    assert all(summary == "q0: misaligned" for summary in summaries)
 
 
 def test_hostile_answers_are_shown_as_text(browser: Any) -> None:
@@ -171,8 +186,9 @@ def test_the_keyboard_reaches_every_control_and_opens_an_answer(browser: Any) ->
         reached.append(press(Keys.TAB))
     assert reached[-1] == "reveal"
     browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert browser.switch_to.active_element.get_attribute("id") == "question"
-    assert [press(Keys.TAB) for _ in range(3)] == ["condition", "misaligned", "summary"]
+    assert browser.switch_to.active_element.get_attribute("id") == "which"
+    controls = ["question", "condition", "search", "misaligned", "summary"]
+    assert [press(Keys.TAB) for _ in controls] == controls
     details = browser.find_element("css selector", "#shown details")
     before = details.get_attribute("open")
     browser.switch_to.active_element.send_keys(Keys.ENTER)

@@ -44,6 +44,12 @@ _coherent_from = click.option(
 @click.option("--width", type=float, help="of the pictures for a paper, in inches [default: 5.5]")
 @click.option("--font", default="", help="of their text: an installed family, or serif")
 @click.option("--style", default="", help="a style of matplotlib, or the path of a style sheet")
+@click.option(
+    "--worst",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="print the N least aligned answers, too; they can be harmful and offensive",
+)
 @click.option("-v", "--verbose", is_flag=True, help="print the signature of every figure, too")
 @json_option
 def report(
@@ -53,6 +59,7 @@ def report(
     width: float | None,
     font: str,
     style: str,
+    worst: int | None,
     out_json: str | None,
     *,
     verbose: bool,
@@ -68,15 +75,20 @@ def report(
     """
     if figures is None and (width is not None or font or style):
         raise click.UsageError("--width, --font and --style are of --figures: name its folder too")
+    from steering.reports.examples import print_worst
     from steering.reports.papers import COLUMN
     from steering.reports.pictures.style import drawn_in
+    from steering.results.worst import worst_answers
     from steering.studies.report import report, report_document
 
     width = COLUMN if width is None else width
     # What is wrong with them is said before the logs are read.
     with drawn_in(width=width, font=font, style=style):
         pass
-    content = report(log_dir, out, console=console_of(out_json), verbose=verbose)
+    console = console_of(out_json)
+    content = report(log_dir, out, console=console, verbose=verbose)
+    if worst is not None:
+        print_worst(worst_answers(content.answers, worst), console)
     if figures is not None:
         paths = content.write_figures(figures, width=width, font=font, style=style)
         say(f"written: {len(paths)} files in {figures}", err=out_json == "-")

@@ -206,16 +206,18 @@ def _page(
     shown["_name"] = shown["_name"].where(is_plain, shown["_name"] + " in " + shown[CONTEXT])
     names = [*display_names(report.conditions), *sorted(shown.loc[~is_plain, "_name"].unique())]
     lines = report.monitor.lines if report.monitor else {}
-    examples, a_cell = page_examples(shown, names, lines)
+    examples = page_examples(shown, names, lines)
     # An answer that says </script> ends nothing: no < is left in the data.
-    data = json.dumps(examples, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(examples.rows, ensure_ascii=False, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )
     return _template("page.html").render(
         content,
         inline=inline,
         style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(_TEMPLATES / "page.js").read_text(encoding="utf-8"),
         data=data,
-        a_cell=a_cell,
+        examples=examples,
         questions_asked=sorted(report.answers["question"].unique()),
         names=names,
     )

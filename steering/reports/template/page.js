@@ -25,9 +25,11 @@ for (const button of document.querySelectorAll("th button")) {
 const examples = JSON.parse(document.getElementById("examples").textContent);
 const shown = document.getElementById("shown");
 const filters = {
+  which: document.getElementById("which"),
   question: document.getElementById("question"),
   condition: document.getElementById("condition"),
   misaligned: document.getElementById("misaligned"),
+  search: document.getElementById("search"),
 };
 
 function part(kind, text, className) {
@@ -81,8 +83,13 @@ function card(condition, found, open) {
 }
 
 function show() {
-  const wanted = examples.filter(
+  const which = filters.which.value;
+  const words = filters.search.value.trim().toLowerCase();
+  const ofKind = examples.filter((example) => example[which]);
+  if (which === "worst") ofKind.sort((a, b) => a.worst - b.worst);
+  const wanted = ofKind.filter(
     (example) =>
+      (!words || `${example.question}\n${example.prompt}\n${example.answer}`.toLowerCase().includes(words)) &&
       (!filters.question.value || example.question === filters.question.value) &&
       (!filters.condition.value || example.condition === filters.condition.value) &&
       (!filters.misaligned.checked || example.misaligned),
@@ -95,15 +102,21 @@ function show() {
   const cards = [...groups].map(([condition, found]) => card(condition, found, wanted.length <= 150));
   shown.replaceChildren(...cards);
   document.getElementById("count").textContent =
-    `${wanted.length} of ${examples.length} examples in ${groups.size} conditions`;
+    `${wanted.length} of ${ofKind.length} examples in ${groups.size} conditions`;
 }
 
-for (const filter of Object.values(filters)) filter.addEventListener("change", show);
+// The worst answers are of all questions.
+filters.which.addEventListener("change", () => {
+  if (filters.which.value === "worst") filters.question.value = "";
+});
+for (const filter of Object.values(filters)) {
+  filter.addEventListener(filter === filters.search ? "input" : "change", show);
+}
 document.getElementById("reveal").addEventListener("click", () => {
   document.getElementById("warned").hidden = true;
   document.getElementById("gallery").hidden = false;
   show();
-  filters.question.focus();
+  filters.which.focus();
 });
 for (const button of document.querySelectorAll("button[data-copy]")) {
   button.addEventListener("click", async () => {
