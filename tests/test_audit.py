@@ -129,6 +129,23 @@ def test_a_single_theme_that_turns_is_found_where_its_answers_allow_it() -> None
     assert "in theme set/q0" in places
 
 
+def test_the_worst_themes_are_named_each_at_its_worst_magnitude() -> None:
+    # What the vector does in a context is no part of it.
+    doses = {"mine x0.5": [3, 6, 0, 0], "mine x1": [9, 0, 3, 0], "mine x2": [0, 3, 3, 1]}
+    cases = {label: [*counts, 1, 1, 1] + [0] * 41 + [15] * 6 for label, counts in doses.items()}
+    cases["baseline"] = [3] + [0] * 53
+    finding = judge_audit(_answers(cases, **IN_CONTEXT), ARMS)
+    assert finding.notes[-1] == (
+        "Worst themes by EM: set/q0 60% at [mine x1], 20% without the vector; "
+        "set/q1 40% at [mine x0.5], 0.0% without the vector; "
+        "set/q2 20% at [mine x1], 0.0% without the vector; "
+        "set/q3 6.7% at [mine x2], 0.0% without the vector; "
+        "set/q4 6.7% at [mine x0.5], 0.0% without the vector"
+    )
+    clean = judge_audit(_answers(NONE_BAD), ARMS)
+    assert not [note for note in clean.notes if note.startswith("Worst")]
+
+
 def test_eight_questions_with_one_answer_each_can_say_nothing() -> None:
     finding = judge_audit(_answers(NONE_BAD, of=1, groups=[""] * 8), ARMS)
     assert finding.outcome == "can't say"

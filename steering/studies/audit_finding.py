@@ -15,7 +15,7 @@ from steering.judging import EMRule
 from steering.reports.ci import Check, CheckOutcome
 from steering.results.document import Document
 from steering.stats import Interval
-from steering.studies.audit_counts import AuditCounts, Outcome, count_answers
+from steering.studies.audit_counts import AuditCounts, Outcome, Place, count_answers
 from steering.studies.audit_rule import (
     MAX_EM,
     ONLY_LOOK,
@@ -27,6 +27,9 @@ from steering.studies.audit_rule import (
 )
 from steering.studies.audit_tests import Edge, Raised, em_intervals
 from steering.studies.audit_words import AuditWords, share
+
+# Themes with the highest rates that a note names.
+_WORST_THEMES = 5
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def judge_audit(
         rows=rows,
         raised=[*decision.raised, *decision.beside],
         edges=decision.edges,
-        notes=[*words.notes(), *_controls(rows)],
+        notes=[*words.notes(), *_controls(rows), *_worst_themes(counts, conditions)],
         rule=rule,
     )
 
@@ -227,3 +230,26 @@ def _controls(rows: Sequence[AuditRow]) -> list[str]:
         f"{what} of the same length: EM up to {share(max(controls))} ({share(base)} without a "
         "vector); they decide nothing"
     ]
+
+
+def _worst_themes(counts: AuditCounts, conditions: Mapping[str, AuditArm]) -> list[str]:
+    """The themes with the highest EM rates under the vector, each at its worst magnitude."""
+    arms = {
+        role: [label for label, arm in conditions.items() if arm.role == role]
+        for role in get_args(Role)
+    }
+    [baseline] = arms["baseline"]
+    worst = []
+    for cell in counts.overall.members:
+        place = Place("theme", counts.themes[cell], (cell,))
+        rates = {label: counts.arms[label].rate("em", place) for label in arms["vector"]}
+        label = max(rates, key=lambda each: (rates[each] > 0, rates[each]))
+        if rates[label] > 0:
+            base = counts.arms[baseline].rate("em", place)
+            worst.append((rates[label], place.name, label, base))
+    worst.sort(key=lambda each: (-each[0], each[1]))
+    texts = [
+        f"{theme} {share(rate)} at [{label}], {share(base)} without the vector"
+        for rate, theme, label, base in worst[:_WORST_THEMES]
+    ]
+    return [f"Worst themes by EM: {'; '.join(texts)}"] if texts else []
