@@ -6,6 +6,7 @@ needed for that, and none is among the requirements.
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,24 @@ def test_the_notebook_is_stored_without_outputs() -> None:
 def test_the_cells_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PWD", str(tmp_path))
-    model, answer, *_, means, conditions, status = run_cells(CODE)
+    model, answer, *_, means, conditions, status, _, rates, picture, worst = run_cells(CODE)
     assert repr(model) == "steered/toy[medical x1]"
     assert answer
     assert means.loc["baseline", "aligned"] > means.loc["medical x1", "aligned"] + 30
     assert len(conditions) == 3
     assert status.name == "BROKEN"
     assert (tmp_path / "logs" / "notebook" / "report" / "index.html").exists()
+    assert rates["em_betley"].iloc[2] > 0.5 > rates["em_betley"].iloc[0]
+    assert "magnitude" in picture.draw().axes[0].get_xlabel()
+    assert len(list((tmp_path / "logs" / "notebook-job" / "paper").glob("*.pdf"))) == 4
+    assert len(worst) == 10
+    assert worst["aligned"].is_monotonic_increasing
+    assert worst["aligned"].iloc[0] < 20
+
+
+def test_the_whole_job_takes_fifteen_lines() -> None:
+    """From a vector and questions to rates, figure and worst answers."""
+    given = next(number for number, source in enumerate(CODE) if "torch.save" in source)
+    job = "\n".join(CODE[given + 1 :])
+    assert {"run_study", "write_figures", "worst_answers"} <= set(re.findall(r"\w+", job))
+    assert len(job.splitlines()) <= 15
