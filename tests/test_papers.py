@@ -1,6 +1,7 @@
 """Figures and tables for papers: real files with text as text, alike at every width, told apart."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -157,6 +158,19 @@ def test_series_are_named_by_what_they_differ_in_whatever_stands_first(crossed: 
         shuffled = steered.sample(frac=1, random_state=seed)
         series = split_series(shuffled, ["layer", "build_seed"])
         assert [each.settings for each in series] == ["magnitude 0.5", "magnitude 1.0"]
+
+
+def test_the_texts_of_a_grid_stand_apart_in_a_column_of_a_paper(crossed: Report) -> None:
+    with drawn_in(width=3.25, font="serif"):
+        figure = _picture(crossed, "layer-layer-by-magnitude-toy").draw()
+        figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left") or axes.get_title()]
+    titles = [text for axes in panels for text in (axes.title, axes._left_title) if text.get_text()]
+    texts = [*titles, panels[0].yaxis.label, figure._suptitle]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) == 5
+    apart = [not a.overlaps(b) for a, b in combinations(boxes, 2)]
+    assert all(apart), [text.get_text() for text in texts]
 
 
 def test_two_axes_make_a_grid_with_a_rate_in_each_cell(crossed: Report) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from random_vectors import make_vector
 
 from steering import models
+from steering.api.vectors import vector_file
 from steering.cli import commands
 from steering.errors import SteeringError
 from steering.judging.register import REGISTER
@@ -157,6 +158,9 @@ def test_vectors_from_files_are_an_axis(no_weights: Path) -> None:
     vectors = [no_weights / "kind.safetensors", make_vector(seed=1, layers=[0], width=width)]
     planned = run_study("magnitude", axes={**axes, "vector": vectors}, dry_run=True)
     assert planned.num_conditions == 5
+    [_, labelled] = _grid("magnitude", axes={"vector": [vector_file(vectors[1])], "magnitude": [1]})
+    # The digest of its content, once.
+    assert re.fullmatch(r"vector-[0-9a-f]{6} x1", labelled.label)
     for value, words in (("none,kind.safetensors", "leave none out"), ("kind", "'kind' is not")):
         done = CliRunner().invoke(commands, [*typed, "-A", f"vector={value}"])
         assert done.exit_code == 1

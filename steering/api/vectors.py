@@ -100,7 +100,7 @@ def read_vector(
 def vector_file(vector: Any, layer: Any = None) -> str:
     """The path of a vector's file; an object of Python is written into the cache first.
 
-    The name of the file is the digest of its content, so that the same vector has one file.
+    Its folder is named by the digest of its content, so that the same vector has one file.
 
     Args:
         vector: As of `read_vector`, or a word of the option `vector`.
@@ -117,7 +117,9 @@ def vector_file(vector: Any, layer: Any = None) -> str:
     folder = cache_folder() / "vectors" / "objects"
     partial = folder / f"{os.getpid()}.safetensors"
     result.save(partial)
-    path = folder / f"vector-{vector_digest(partial)[:12]}.safetensors"
+    # A label has the file's name with its digest.
+    path = folder / vector_digest(partial)[:12] / "vector.safetensors"
+    path.parent.mkdir(exist_ok=True)
     os.replace(partial, path)
     return str(path)
 

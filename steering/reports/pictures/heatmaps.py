@@ -31,6 +31,7 @@ _GRID = {"em_betley": "EM rate (%, betley)", "em_moem": "EM rate (%, moem)", "co
 _MOST_BESIDE = 15
 # Inches beside all cells, and along a vertical axis.
 _BESIDE_CELLS, _LABEL = 1.4, 1.6
+_LEAST_ROWS = 1.2
 # Inches of a letter.
 _LETTER = 0.07
 
@@ -163,7 +164,9 @@ def plot_grid(cells: pd.DataFrame, across: str, down: str, title: str) -> "Figur
     """
     columns, rows = sorted(cells[across].unique()), sorted(cells[down].unique(), reverse=True)
     beside = len(_GRID) * len(columns) <= _MOST_BESIDE
-    height = _ROW * len(rows) * (1 if beside else len(_GRID)) + (1.7 if beside else 2.6)
+    # The label of the vertical axis stands beside the rows, however few they are.
+    height = max(_ROW * len(rows), _LEAST_ROWS) if beside else _ROW * len(rows) * len(_GRID)
+    height += 1.7 if beside else 2.6
     figure = blank(height, rows=True)
     shape = (1, len(_GRID)) if beside else (len(_GRID), 1)
     panels = figure.subplots(*shape, sharex=True, sharey=True).ravel()
@@ -175,12 +178,12 @@ def plot_grid(cells: pd.DataFrame, across: str, down: str, title: str) -> "Figur
         mesh = draw_cells(axes, values)
         texts = [["-" if math.isnan(value) else f"{value:.0f}" for value in row] for row in values]
         write_cells(axes, mesh, values, texts)
-        axes.set_title(label, fontsize="small")
+        spec = axes.get_subplotspec()
+        width = (figure.get_figwidth() - _BESIDE_CELLS) / spec.get_gridspec().ncols
+        axes.set_title(wrapped(label, width), fontsize="small")
         axes.set_xticks(range(len(columns)), map(_place, columns))
         axes.set_yticks(range(len(rows)), map(_place, rows))
-        spec = axes.get_subplotspec()
         if spec.is_last_row():
-            width = (figure.get_figwidth() - _BESIDE_CELLS) / spec.get_gridspec().ncols
             axes.set_xlabel(wrapped(axis_label(across, cells), width), fontsize="small")
         if spec.is_first_col():
             axes.set_ylabel(wrapped(axis_label(down, cells), _LABEL), fontsize="small")
