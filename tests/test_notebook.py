@@ -41,6 +41,7 @@ def test_the_notebook_is_stored_without_outputs() -> None:
 
 
 @pytest.mark.docs
+@pytest.mark.timeout(1800)
 def test_the_cells_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PWD", str(tmp_path))
