@@ -41,8 +41,8 @@ from steering.results.schema import (
     CHOICE_FIGURES,
     CHOICE_SCHEMA,
     SIGNED,
-    check_choice_conditions,
     check_choices,
+    check_frame,
     empty_frame,
 )
 from steering.results.settings import context_setting, settings_of
@@ -199,7 +199,8 @@ def choice_conditions_of(choices: pd.DataFrame) -> pd.DataFrame:
     rows = [{**each.columns, **each.figures()} for each in choice_results(choices)]
     if not rows:
         return empty_frame(CHOICE_CONDITION_SCHEMA)
-    return check_choice_conditions(pd.DataFrame(rows)[list(CHOICE_CONDITION_SCHEMA.columns)])
+    columns = list(CHOICE_CONDITION_SCHEMA.columns)
+    return check_frame(pd.DataFrame(rows)[columns], CHOICE_CONDITION_SCHEMA)
 
 
 def beside(conditions: pd.DataFrame, choice_conditions: pd.DataFrame) -> pd.DataFrame:

@@ -361,15 +361,6 @@ def check_choices(choices: pd.DataFrame) -> pd.DataFrame:
     return check_frame(choices, CHOICE_SCHEMA)
 
 
-def check_choice_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
-    """The frame, if it is one of conditions of em_choice.
-
-    Raises:
-        FrameError: It names the column and what is wrong with it.
-    """
-    return check_frame(conditions, CHOICE_CONDITION_SCHEMA)
-
-
 def empty_frame(schema: pa.DataFrameSchema) -> pd.DataFrame:
     """A frame of a schema without rows."""
     kinds = {"float64": "float64", "int64": "int64", "bool": "bool"}
