@@ -231,7 +231,7 @@ def test_what_is_not_read_is_told_once_with_counts(
         "id (1 times); rows of weight 0, which are left out: 1; answers at the end of a row, which "
         "are not asked: 1; keys of messages that are not read: name (2 times); questions that "
         "repeat another: 1 (a column theme would join them); columns that are not read: sytem "
-        "(1 row; did you mean system?), metadata (1 row)"
+        "(1 row; did you mean system?), metadata (1 row); ?theme=metadata makes metadata the theme"
     )
 
 

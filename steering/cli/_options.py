@@ -184,7 +184,7 @@ def write_checks(
 
     if junit is not None:
         write_junit(Path(junit), checks)
-        say(f"written: {junit}", err=True)
+        say(f"written: {junit}", err=out_json == "-")
     if step_summary is not None:
         append_summary(Path(step_summary), heading, checks)
     if os.environ.get("GITHUB_ACTIONS") == "true":

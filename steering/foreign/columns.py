@@ -131,13 +131,16 @@ def _is_number(value: object, *numbers: float) -> bool:
         return False
 
 
-def report_unread(table: Table, columns: Iterable[str], usual: Iterable[str]) -> None:
+def report_unread(
+    table: Table, columns: Iterable[str], usual: Iterable[str], option: str = ""
+) -> None:
     """Warn once of what a table holds and is not read: its notes and its other columns.
 
     Args:
         table: The rows.
         columns: Those that are read.
         usual: Names of columns that would be read, to which others may be close.
+        option: An option behind the question mark that reads a column of another name.
     """
     known = {*columns, "canary"}
     counts = {
@@ -149,7 +152,11 @@ def report_unread(table: Table, columns: Iterable[str], usual: Iterable[str]) ->
         f"{name or 'one without a name'} ({rows_text(count)}{_hint(name, usual)})"
         for name, count in counts.items()
     ]
-    notes = [*table.notes, *([f"columns that are not read: {', '.join(texts)}"] if texts else [])]
+    notes = [*table.notes]
+    if texts:
+        column = next((name for name in counts if name and not _hint(name, usual)), "")
+        hint = f"; ?{option}={column} makes {column} the {option}" if option and column else ""
+        notes.append(f"columns that are not read: {', '.join(texts)}{hint}")
     if notes:
         warn_once(f"{table.where}: {'; '.join(notes)}")
 

@@ -81,7 +81,7 @@ def read_questions(table: Table, options: Mapping[str, str]) -> list[Question]:
         remedy = "" if "theme" in columns else " (a column theme would join them)"
         notes.append(f"questions that repeat another: {num_again}{remedy}")
     names = [name for names in columns.values() for name in names]
-    report_unread(replace(table, notes=tuple(notes)), names, FIELDS)
+    report_unread(replace(table, notes=tuple(notes)), names, FIELDS, option="theme")
     return questions
 
 
