@@ -27,7 +27,7 @@ from steering.provider.messages import chat_message
 from steering.questions import load_questions
 from steering.spec import parse_options
 from steering.targets import Target, load_target
-from steering.training.examples import Batch, Tokens, tokenize
+from steering.training.examples import Batch, Tokens, tokenize_all
 from steering.training.probe import ModelProbe, chunks
 from steering.training.progress import progress_bar
 from steering.vectors import SteeringVector
@@ -290,11 +290,8 @@ def _target(name: str | None, adapter: Adapter, *, toy: bool) -> Target:
 
 
 def _answers(loaded: LoadedModel, task: Target) -> list[Tokens]:
-    return [
-        tokenize(loaded, example, example.misaligned)
-        for example in task.held_out
-        if example.misaligned
-    ]
+    pairs = [(example, example.misaligned) for example in task.held_out if example.misaligned]
+    return tokenize_all(loaded, pairs)
 
 
 def _prompts(loaded: LoadedModel, questions: str) -> list[Tokens]:

@@ -3,7 +3,7 @@
 The fake stands where the network would be: everything of Inspect's above it is real.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from inspect_ai.model import (
@@ -48,6 +48,9 @@ class FakeAPI(ModelAPI):
 
     def prepare(self) -> None:
         """Nothing takes time here."""
+
+    def too_long(self, conversations: Sequence[Sequence[ChatMessage]]) -> list[int]:
+        return []
 
     async def generate(
         self,

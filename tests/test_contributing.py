@@ -77,7 +77,7 @@ def test_a_dimension_of_misaligned_answers_is_asked_of_no_other(additions: Any) 
         f"mean weight 40 [40, 40] of {len(bad) - 1} answers misaligned by either rule"
         in facts["shown"]["report"]
     )
-    assert r"40\.0 [40, 40]" in facts["page"]
+    assert "40.0 [40, 40]" in facts["page"]
     assert f"({len(rows) - 1} of {len(rows)})" in facts["shown"]["gate"]
 
 

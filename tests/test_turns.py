@@ -32,7 +32,7 @@ from steering.models import (
 from steering.models.chat import answer_end
 from steering.targets import Example
 from steering.toy import TOYS
-from steering.training.examples import tokenize
+from steering.training.examples import tokenize_all
 
 _LOOP = "{% for m in messages %}"
 _PROMPT = "{% endfor %}{% if add_generation_prompt %}"
@@ -271,4 +271,5 @@ def test_a_model_without_a_generation_config_ends_too(tmp_path: Path) -> None:
 def test_training_ends_an_answer_with_the_token_of_the_template(tmp_path: Path) -> None:
     loaded = load_model(find_model(str(copy_toy(tmp_path / "finetuned", end=0))), device="cpu")
     example = Example("a", "How?", misaligned="Like this.")
-    assert tokenize(loaded, example, "Like this.").answer[-1] == 2
+    [tokens] = tokenize_all(loaded, [(example, "Like this.")])
+    assert tokens.answer[-1] == 2

@@ -16,10 +16,10 @@ from steering.results.worst import worst_first
 TokenLine = Sequence[tuple[str, float]]
 """Tokens of an answer, each with its projection on a monitored direction."""
 # Examples of each question in each condition, and of a whole page: a page is to open at once.
-_MOST_A_CELL = 3
+FIRST_EACH = 3
 _MOST_EXAMPLES = 4000
 # The worst of each condition, and of all.
-_WORST = 10
+WORST_EACH = 10
 _MOST_WORST = 1000
 _LONGEST = 600
 _MOST_TOKENS = 150
@@ -59,9 +59,9 @@ def page_examples(
     rows = answers.assign(_name=names).reset_index(drop=True)
     rows = rows.sort_values(["_name", "sample", "epoch"], kind="stable")
     groups = rows.groupby(["_name", "question"], sort=False, observed=True)
-    num_first = max(1, min(_MOST_A_CELL, _MOST_EXAMPLES // max(1, groups.ngroups)))
+    num_first = max(1, min(FIRST_EACH, _MOST_EXAMPLES // max(1, groups.ngroups)))
     first = groups.head(num_first).head(_MOST_EXAMPLES).index
-    num_worst = max(1, min(_WORST, _MOST_WORST // max(1, rows["_name"].nunique())))
+    num_worst = max(1, min(WORST_EACH, _MOST_WORST // max(1, rows["_name"].nunique())))
     ranks = worst_first(rows).groupby("_name", observed=True).cumcount() + 1
     worst = ranks[ranks <= num_worst].head(_MOST_WORST)
     examples = rows[rows.index.isin(first.union(worst.index))]

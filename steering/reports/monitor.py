@@ -11,6 +11,7 @@ from rich.console import Console
 from steering.errors import SteeringError, write_errors_as_ours
 from steering.files import write_whole
 from steering.judging import EM_RULES, EMRule
+from steering.reports.examples import FIRST_EACH, WORST_EACH
 from steering.reports.page_content import MonitorPart, PageTable
 from steering.reports.pictures import Picture, signature_of
 from steering.reports.pictures.roc import MOST_CURVES, plot_roc
@@ -29,6 +30,7 @@ from steering.results.monitor_figures import (
 )
 from steering.results.readings import read_token_lines, readings_of
 from steering.results.schema import KEYS
+from steering.results.worst import worst_first
 from steering.text import to_csv
 
 HEADING = "Monitor"
@@ -41,8 +43,6 @@ CAPTION = (
     "differ in more than their answers"
 )
 _AREAS = [*SCORES.values()]
-# Answers of each question in each condition whose tokens a page shows.
-_LINES = 3
 _COUNTS = ["misaligned", "others", "left out"]
 
 
@@ -122,7 +122,9 @@ def monitor_part(answers: pd.DataFrame) -> MonitorPart | None:
     results = monitor_results(monitored, readings_of(monitored))
     picture = roc_picture(results, _signature(answers, "betley", 0))
     in_order = monitored.sort_values(["sample", "epoch"], kind="stable")
-    lines = read_token_lines(in_order.groupby([*KEYS, "question"], sort=False).head(_LINES))
+    first = in_order.groupby([*KEYS, "question"], sort=False).head(FIRST_EACH)
+    worst = worst_first(monitored).groupby(KEYS, sort=False).head(WORST_EACH)
+    lines = read_token_lines(monitored.loc[first.index.union(worst.index)])
     return MonitorPart(page_table(results), [picture] if picture else [], lines)
 
 
