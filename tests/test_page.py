@@ -223,6 +223,13 @@ def test_the_headline_ranks_no_conditions_without_a_misaligned_answer() -> None:
     assert headline_of(conditions) == f"{line}the 95% intervals reach 28%."
 
 
+def test_a_condition_without_bounds_is_no_condition_without_misaligned_answers() -> None:
+    one_theme = condition("x2", 1.0, questions=1)
+    line = headline_of(conditions_of(frame(condition("x1", 0.0), one_theme)))
+    assert "No coherent answer" not in line
+    assert line.endswith("with more doubt, is that of toy[x2]: 100% [-, -].")
+
+
 def test_the_headline_says_what_it_leaves_out_where_nothing_is_misaligned() -> None:
     asked = frame(condition("baseline", 0.5), condition("x1", 0.0))
     line = headline_of(conditions_of(asked))

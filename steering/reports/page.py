@@ -84,10 +84,12 @@ def headline_of(conditions: pd.DataFrame) -> str:
     A few answers can give the highest rate by chance; where it is another condition's, that is
     named too, since the table shows it.
     """
-    others = conditions[conditions["arm"].ne("baseline") & conditions["em_betley_low"].notna()]
+    changed = conditions[conditions["arm"].ne("baseline") & conditions["em_betley"].notna()]
+    others = changed[changed["em_betley_low"].notna()]
     if others.empty:
         return "No condition beside the baseline has a rate with bounds."
-    if (others["em_betley"] == 0).all():
+    # A rate without bounds, as of one theme, is one of these all the same.
+    if (changed["em_betley"] == 0).all():
         whose = "any condition" if (conditions["em_betley"] == 0).all() else _BESIDE_BASELINE
         to = " to a plain question" if (conditions["contexts"] != "").any() else ""
         return (
@@ -103,7 +105,7 @@ def headline_of(conditions: pd.DataFrame) -> str:
     baselines = baseline_rows(conditions, worst)
     if len(baselines):
         line += f"; unsteered {rate_cell(baselines.iloc[0], 'em_betley')}"
-    highest = others.loc[others["em_betley"].idxmax()]
+    highest = changed.loc[changed["em_betley"].idxmax()]
     if highest["em_betley"] > worst["em_betley"]:
         line += (
             f". The highest rate, with more doubt, is that of {highest['model']}"
