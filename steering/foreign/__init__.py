@@ -9,7 +9,7 @@ SteeringError in one line.
 """
 
 from steering.foreign.archives import check_log, check_zip
-from steering.foreign.chats import ROLES, SHAREGPT, SHAREGPT_REMEDY, Turn, read_turns
+from steering.foreign.chats import ROLES, SHAREGPT, SHAREGPT_REMEDY, Turn, read_turns, unread_notes
 from steering.foreign.child import in_child
 from steering.foreign.columns import (
     choose_columns,
@@ -79,5 +79,6 @@ __all__ = [
     "size_text",
     "table_of",
     "text_in",
+    "unread_notes",
     "without_weightless",
 ]

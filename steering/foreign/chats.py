@@ -48,6 +48,12 @@ def read_turns(messages: object, place: str, kind: str, unread: Counter[str]) ->
     ]
 
 
+def unread_notes(unread: Counter[str]) -> list[str]:
+    """What to tell of keys that `read_turns` has counted; nothing without any."""
+    keys = ", ".join(f"{key} ({count} times)" for key, count in unread.items())
+    return [f"keys of messages that are not read: {keys}"] if keys else []
+
+
 def _turn(message: object, place: str, unread: Counter[str]) -> Turn:
     if isinstance(message, dict) and {"from", "value"} <= message.keys():
         raise SteeringError(f"{place} is a turn of {SHAREGPT_REMEDY}")

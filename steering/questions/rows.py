@@ -25,6 +25,7 @@ from steering.foreign import (
     report_unread,
     rows_text,
     text_in,
+    unread_notes,
     without_weightless,
 )
 from steering.questions.files import Question, QuestionError, question_id, text_of
@@ -74,10 +75,8 @@ def read_questions(table: Table, options: Mapping[str, str]) -> list[Question]:
     notes = [*table.notes]
     if num_cut:
         notes.append(f"answers at the end of a row, which are not asked: {num_cut}")
-    if unread:
-        keys = ", ".join(f"{key} ({count} times)" for key, count in unread.items())
-        notes.append(f"keys of messages that are not read: {keys}")
-    if num_again := len(questions) - len({_said(question) for question in questions}):
+    notes += unread_notes(unread)
+    if num_again := len(questions) - len({_texts_of(question) for question in questions}):
         remedy = "" if "theme" in columns else " (a column theme would join them)"
         notes.append(f"questions that repeat another: {num_again}{remedy}")
     names = [name for names in columns.values() for name in names]
@@ -161,7 +160,7 @@ def _question(row: TableRow, columns: Mapping[str, tuple[str, ...]], turns: list
     return Question(name, [input_], metadata)
 
 
-def _said(question: Question) -> tuple[tuple[str, str], ...]:
+def _texts_of(question: Question) -> tuple[tuple[str, str], ...]:
     [input_] = question.inputs
     if isinstance(input_, str):
         return (("user", input_),)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from steering.logs import DIMENSIONS, LogFile, log_files, number_or_nan
 from steering.results.conditions import ConditionResult, baselines_of, condition_results
-from steering.results.metric_columns import METRIC_SCHEMA
+from steering.results.metric_columns import METRIC_SCHEMA, NO_BASELINE
 from steering.results.runs import Logs
 from steering.results.schema import check_frame, empty_frame
 from steering.stats import (
@@ -23,6 +23,7 @@ from steering.stats import (
     cluster_standard_error,
     mean,
     mean_interval,
+    means_by_theme,
     paired_difference,
 )
 
@@ -64,10 +65,7 @@ class DimensionScores:
 
     def by_theme(self) -> dict[str, float]:
         """Mean of each theme, for pairing."""
-        of_theme: dict[str, list[float]] = {}
-        for theme, score in zip(self.themes, self.scores, strict=True):
-            of_theme.setdefault(theme, []).append(score)
-        return {theme: mean(scores) for theme, scores in of_theme.items()}
+        return means_by_theme(self.scores, self.themes)
 
     def less(self, reference: "DimensionScores") -> Difference:
         """The difference to another condition, paired by theme."""
@@ -164,8 +162,7 @@ def dimension_metrics(answers: pd.DataFrame) -> pd.DataFrame:
             )
             if references.get(key) is None and not result.is_baseline:
                 note = records[-1]["note"]
-                none = "no baseline was asked and judged like it"
-                records[-1]["note"] = "; ".join(filter(None, [note, none]))
+                records[-1]["note"] = "; ".join(filter(None, [note, NO_BASELINE]))
     if not records:
         return empty_frame(METRIC_SCHEMA)
     return check_frame(pd.DataFrame(records)[list(METRIC_SCHEMA.columns)], METRIC_SCHEMA)

@@ -13,6 +13,9 @@ _OF_CONDITIONS = {name: CONDITION_SCHEMA.columns[name] for name in CONDITION_COL
 _OF_ANSWERS = ("context", "sample", "epoch", "prompt")
 _CLUSTER = "the theme in a sample's metadata; its id where it has none"
 
+NO_BASELINE = "no baseline was asked and judged like it"
+"""The note of a metric whose condition has no baseline."""
+
 SCORE_SCHEMA = pa.DataFrameSchema(
     {
         **_OF_CONDITIONS,

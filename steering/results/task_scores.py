@@ -19,11 +19,11 @@ from steering.results.choices import CHOICE_READER
 from steering.results.conditions import baseline_rows, each_condition
 from steering.results.counted_runs import ResultError, no_runs
 from steering.results.frame import ANSWER_READER, left_out
-from steering.results.metric_columns import METRIC_SCHEMA, SCORE_SCHEMA
+from steering.results.metric_columns import METRIC_SCHEMA, NO_BASELINE, SCORE_SCHEMA
 from steering.results.run_columns import json_text, part_of_set
 from steering.results.runs import Logs, RunReader, prompt_text
 from steering.results.schema import check_frame, empty_frame
-from steering.stats import cluster_interval, mean, mean_interval, paired_difference
+from steering.stats import cluster_interval, mean, mean_interval, means_by_theme, paired_difference
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalSampleSummary, EvalScore
@@ -42,7 +42,6 @@ MODEL_GRADED = ("model_graded_qa", "model_graded_fact")
 _TOLERANCE = 1e-9
 
 _NO_MEAN = "the metric is no mean over samples, so it has no interval"
-_NO_BASELINE = "no baseline was asked and judged like it"
 
 
 def read_scores(
@@ -145,7 +144,7 @@ def _records(scores: pd.DataFrame) -> list[dict[str, Any]]:
                 reference = (of_base[name], means[base].get(name))
             figures = _figures(metric, means[position].get(name), reference)
             if not is_baseline and reference is None:
-                figures["note"] = "; ".join(filter(None, [figures["note"], _NO_BASELINE]))
+                figures["note"] = "; ".join(filter(None, [figures["note"], NO_BASELINE]))
             records.append({**columns, "metric": name, **figures})
     return records
 
@@ -168,10 +167,7 @@ class _Means:
 
     def by_theme(self) -> dict[str, float]:
         """Mean of each cluster, for pairing."""
-        of_theme: dict[str, list[float]] = {}
-        for theme, value in zip(self.themes, self.values, strict=True):
-            of_theme.setdefault(theme, []).append(value)
-        return {theme: mean(values) for theme, values in of_theme.items()}
+        return means_by_theme(self.values, self.themes)
 
 
 def _means(rows: pd.DataFrame) -> dict[str, _Means]:

@@ -16,6 +16,7 @@ from steering.stats.intervals import (
 from steering.stats.paired import (
     Difference,
     between_question_sd,
+    means_by_theme,
     minimum_detectable_difference,
     paired_difference,
     sign_flip_p_value,

@@ -11,14 +11,14 @@ distribution, and is exact with few questions.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.stats.intervals import CONFIDENCE, mean_interval, t_quantile
+from steering.stats.intervals import CONFIDENCE, mean, mean_interval, t_quantile
 
 POWER = 0.8
 
@@ -53,6 +53,14 @@ class Difference:
     num_questions: int
     left_out: tuple[str, ...]
     note: str | None = None
+
+
+def means_by_theme(values: Sequence[float], themes: Sequence[str]) -> dict[str, float]:
+    """Mean of each theme, as `paired_difference` takes them."""
+    of_theme: dict[str, list[float]] = {}
+    for theme, value in zip(themes, values, strict=True):
+        of_theme.setdefault(theme, []).append(value)
+    return {theme: mean(of_one) for theme, of_one in of_theme.items()}
 
 
 def paired_difference(

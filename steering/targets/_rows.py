@@ -21,6 +21,7 @@ from steering.foreign import (
     report_unread,
     rows_text,
     text_in,
+    unread_notes,
     without_weightless,
 )
 
@@ -118,9 +119,7 @@ def read_examples(table: Table, options: Mapping[str, str]) -> list[Example]:
     notes = [*table.notes]
     if num_weightless:
         notes.append(f"answers of weight 0, whose rows are left out: {num_weightless}")
-    if unread:
-        keys = ", ".join(f"{key} ({count} times)" for key, count in unread.items())
-        notes.append(f"keys of messages that are not read: {keys}")
+    notes += unread_notes(unread)
     if num_again := len(examples) - len({_without_id(row) for row in examples}):
         notes.append(f"rows that say the same as another, and count again: {num_again}")
     report_unread(
