@@ -40,8 +40,8 @@ def real_logs(folder: Path) -> tuple[EvalLog, EvalLog]:
         seed=1,
         display="none",
     )
-    found = {log.eval.model: log for log in map(read_eval_log, list_eval_logs(str(folder)))}
-    return found["steered/toy[baseline]"], found["steered/toy[medical x1]"]
+    logs = {log.eval.model: log for log in map(read_eval_log, list_eval_logs(str(folder)))}
+    return logs["steered/toy[baseline]"], logs["steered/toy[medical x1]"]
 
 
 def write_study(baseline: EvalLog, steered: EvalLog, answers: int, folder: Path) -> int:
@@ -56,22 +56,24 @@ def write_study(baseline: EvalLog, steered: EvalLog, answers: int, folder: Path)
         log.eval.task_id = log.eval.eval_id = f"log{number:05d}"
         log.eval.config.epochs = (log.eval.config.epochs or 1) * _COPIES
         samples = []
-        for copy in range(_COPIES):
+        for repetition in range(_COPIES):
             for sample in source.samples or []:
-                made = sample.model_copy(
-                    update={"epoch": sample.epoch + 4 * copy, "events": [], "attachments": {}}
+                answer = sample.model_copy(
+                    update={"epoch": sample.epoch + 4 * repetition, "events": [], "attachments": {}}
                 )
-                made.uuid = f"{number}-{copy}-{sample.uuid}"
-                made.output = sample.output.model_copy(deep=True)
-                told = (made.output.metadata or {})["steering"]
-                told["condition"] = label
-                for use in told.get("interventions", ()):
+                answer.uuid = f"{number}-{repetition}-{sample.uuid}"
+                answer.output = sample.output.model_copy(deep=True)
+                steering = (answer.output.metadata or {})["steering"]
+                steering["condition"] = label
+                for use in steering.get("interventions", ()):
                     use["magnitude"] = magnitude
-                made.scores = {k: v.model_copy(deep=True) for k, v in (sample.scores or {}).items()}
-                metadata = made.scores["em_judge"].metadata
+                answer.scores = {
+                    k: v.model_copy(deep=True) for k, v in (sample.scores or {}).items()
+                }
+                metadata = answer.scores["em_judge"].metadata
                 assert metadata is not None
                 metadata["condition"] = label
-                samples.append(made)
+                samples.append(answer)
         log.samples = samples
         name = f"2026-01-01T00-00-00-00-00_em-freeform_{number:05d}.eval"
         write_eval_log(log, str(folder / name))
@@ -84,11 +86,11 @@ def write_study(baseline: EvalLog, steered: EvalLog, answers: int, folder: Path)
 def measure(logs: Path, out: Path) -> dict[str, float]:
     """Read logs and write the report; seconds of each part, and the most memory in MB."""
     begun = mark = time.perf_counter()
-    found: dict[str, float] = {}
+    seconds_of: dict[str, float] = {}
 
     def lap(part: str) -> None:
         nonlocal mark
-        found[f"{part}_s"] = round(time.perf_counter() - mark, 2)
+        seconds_of[f"{part}_s"] = round(time.perf_counter() - mark, 2)
         mark = time.perf_counter()
 
     answers = read_answers(logs)
@@ -101,7 +103,7 @@ def measure(logs: Path, out: Path) -> dict[str, float]:
     write_page(PageContent("benchmark", "", answers, conditions, logs, verdicts), out)
     lap("page")
     seconds = time.perf_counter() - begun
-    return found | {
+    return seconds_of | {
         "answers": len(answers),
         "seconds": round(seconds, 1),
         "answers_per_s": round(len(answers) / seconds),

@@ -54,6 +54,16 @@ def rows(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             label = SWEEPS[where].format("eight hf evals")
             label = label.replace("ours", "Inspect with models that answer immediately")
             yield f"toy, sweep of 8 magnitudes: time, {label}", f"{ratio:.1f}", ""
+    if "real" in results:
+        label = "SmolLM2, 8 magnitudes of 20 answers of 40 tokens: time, whole processes, "
+        hf, roofline = (results["real"][f"{name} / ours"] for name in ("hf", "roofline"))
+        yield f"{label}eight hf evals in batches of up to 64 / ours", f"{hf:.1f}", "at least 6"
+        yield f"{label}eight hf evals / plain forward passes", f"{hf / roofline:.1f}", ""
+    if "first" in results:
+        label = "toy: processor seconds before the first answer"
+        for name, seconds in results["first"]["medians"].items():
+            target = "at most 3" if name == "ours" else ""
+            yield f"{label}, {name}", f"{seconds:.1f}", target
     if "freeform" in results:
         for part, target in (("eval", "at most 0.33"), ("process", "")):
             ratio = results["freeform"][f"ours / hf, {part}"]

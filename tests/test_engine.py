@@ -407,6 +407,13 @@ def test_a_run_that_fails_below_leaves_the_next_one_whole(qwen: Engine) -> None:
     assert engine_result(qwen, Request(prompt(4), GREEDY, 6, CASES["add"])).tokens == expected
 
 
+def test_all_callers_share_one_copy_of_the_tokenizer(qwen: Engine) -> None:
+    # Each condition of a study asks, and a large vocabulary takes half a second to copy.
+    [first, second] = (qwen.tokenizer().result() for _ in range(2))
+    assert first is second
+    assert qwen.call(lambda loaded, _: loaded.tokenizer).result() is not first
+
+
 def test_one_process_holds_one_engine_of_a_model(tiny_folder: Callable[[str], Path]) -> None:
     source = find_model(str(tiny_folder("llama")))
     assert shared_engine(source) is shared_engine(find_model(str(tiny_folder("llama"))))

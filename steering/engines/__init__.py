@@ -257,7 +257,7 @@ class Engine(Protocol):
         ...
 
     def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
-        """A copy of the tokenizer: the engine uses its own on its own thread."""
+        """A copy of the tokenizer for one thread of callers: the engine's thread uses another."""
         ...
 
     def allow_batch(self, size: int) -> None:

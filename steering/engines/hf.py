@@ -72,6 +72,7 @@ class HFEngine(Engine):
         self._batch_invariant = batch_invariant
         self._lock = threading.Lock()
         self._max_sequences = 1
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._worker: _Worker | None = None
         self._released: _Worker | None = None
 
@@ -91,7 +92,7 @@ class HFEngine(Engine):
         return call.future
 
     def tokenizer(self) -> "Future[PreTrainedTokenizerBase]":
-        return self.call(lambda loaded, _: copy.deepcopy(loaded.tokenizer))
+        return self.call(lambda loaded, _: self._copied_tokenizer(loaded))
 
     def allow_batch(self, size: int) -> None:
         with self._lock:
@@ -109,6 +110,13 @@ class HFEngine(Engine):
             self._released = worker
         if worker is not None:
             worker.stop()
+
+    def _copied_tokenizer(self, loaded: LoadedModel) -> "PreTrainedTokenizerBase":
+        # Copied once, on the model's thread: a large vocabulary takes half a second, during which
+        # nothing is decoded, and each condition of a study asks for it.
+        if self._tokenizer is None:
+            self._tokenizer = copy.deepcopy(loaded.tokenizer)
+        return self._tokenizer
 
     def _send(self, item: "Sequence | Scoring | _Call") -> None:
         with self._lock:
