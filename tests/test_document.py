@@ -19,7 +19,8 @@ from steering.reports.every_eval_ever import record_of
 from steering.results import conditions_of, read_answers
 from steering.results.document import FORMAT, Document
 from steering.results.document_columns import TABLES
-from steering.results.schema import FrameError, describe_columns
+from steering.results.frame_check import FrameError
+from steering.results.schema import describe_columns
 from steering.studies.audit_finding import audit_checks, audit_document, judge_audit
 from steering.studies.audit_rule import AuditArm
 

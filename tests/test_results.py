@@ -1,12 +1,15 @@
 """The one reader of runs: which runs count, the frame of answers, the figures of conditions."""
 
 import math
+import re
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pandera.pandas as pa
 import pytest
 from fake_models import fake
 from inspect_ai import Task, eval
@@ -31,6 +34,8 @@ from steering.results import (
     write_frames,
 )
 from steering.results.condition_columns import condition_columns
+from steering.results.frame_check import check_frame
+from steering.results.schema import ANSWER_SCHEMA, CONDITION_SCHEMA
 from steering.vectors import SteeringVector, VectorError
 from steering.vectors.formats import notes_on
 from steering.vectors.interventions import resolve
@@ -247,6 +252,29 @@ def test_a_frame_that_is_not_one_of_answers_is_refused_at_the_door(
     assert check_answers(answers) is answers
     with pytest.raises(FrameError, match=column):
         conditions_of(change(answers))
+
+
+def test_a_frame_is_refused_where_pandera_refuses_one_of_its_columns() -> None:
+    """Columns that a look at the whole frame clears are never shown to pandera."""
+    columns = (CONDITION_SCHEMA.columns | ANSWER_SCHEMA.columns).values()
+    kinds = {str((each.dtype, each.nullable, each.checks)): each for each in columns}
+    assert len(kinds) == 9
+    cells: list[Any] = ["a", 0, 0.5, True, math.nan, None, "", -1, -1.5, 101.0, math.inf]
+    refused = 0
+    for column, cell in product(kinds.values(), cells):
+        right = {"float64": 0.5, "int64": 1, "bool": True}.get(str(column.dtype), "a")
+        schema = pa.DataFrameSchema({column.name: column}, name="answers")
+        frame = pd.DataFrame({column.name: [right, cell]})
+        try:
+            schema.validate(frame, lazy=True)
+        except pa.errors.SchemaErrors as error:
+            refused += 1
+            first = f"{column.name!r} fails {error.failure_cases.iloc[0]['check']}"
+            with pytest.raises(FrameError, match=re.escape(first)):
+                check_frame(frame, schema)
+        else:
+            assert check_frame(frame, schema) is frame
+    assert 40 < refused < 80
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ from steering.results.conditions import (
 )
 from steering.results.contexts import choice_contexts_of, contexts_of
 from steering.results.frame import LeftOut, ResultError, left_out, read_answers
+from steering.results.frame_check import FrameError
 from steering.results.frame_files import read_frame, write_frames
 from steering.results.judged_rows import judged_answers
 from steering.results.labels import Label, LabelError, read_labels
-from steering.results.schema import FrameError, check_answers, check_choices, check_conditions
+from steering.results.schema import check_answers, check_choices, check_conditions
 from steering.results.settings import differing_settings
 from steering.results.task_scores import metrics_of, read_all_results, read_scores
 

@@ -34,6 +34,7 @@ from steering.questions.contexts import CONTEXT, PLAIN
 from steering.results.conditions import each_condition
 from steering.results.counted_runs import ResultError, no_runs
 from steering.results.frame import ANSWER_READER, left_out
+from steering.results.frame_check import check_frame
 from steering.results.run_columns import part_of_set
 from steering.results.runs import Logs, RunReader, prompt_text
 from steering.results.schema import (
@@ -42,7 +43,6 @@ from steering.results.schema import (
     CHOICE_SCHEMA,
     SIGNED,
     check_choices,
-    check_frame,
     empty_frame,
 )
 from steering.results.settings import context_setting, settings_of

@@ -18,7 +18,8 @@ from steering.questions.contexts import CONTEXT, PLAIN
 from steering.results.choices import ChoiceResult, choice_results
 from steering.results.conditions import ConditionResult, baselines_of, condition_results
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
-from steering.results.schema import KEYS, check_frame, empty_frame
+from steering.results.frame_check import check_frame
+from steering.results.schema import KEYS, empty_frame
 from steering.stats import Difference, paired_difference
 
 _Result = TypeVar("_Result", ConditionResult, ChoiceResult)

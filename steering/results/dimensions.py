@@ -14,9 +14,10 @@ import pandas as pd
 
 from steering.logs import DIMENSIONS, LogFile, log_files, number_or_nan
 from steering.results.conditions import ConditionResult, baselines_of, condition_results
+from steering.results.frame_check import check_frame
 from steering.results.metric_columns import METRIC_SCHEMA, NO_BASELINE
 from steering.results.runs import Logs
-from steering.results.schema import check_frame, empty_frame
+from steering.results.schema import empty_frame
 from steering.stats import (
     Difference,
     Interval,

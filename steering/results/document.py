@@ -12,7 +12,7 @@ import pandas as pd
 from steering.errors import write_errors_as_ours
 from steering.files import write_whole
 from steering.results.document_columns import TABLES
-from steering.results.schema import check_frame
+from steering.results.frame_check import check_frame
 
 FORMAT = "steering-figures/1"
 """Of a document. Columns may be added within a version; none changes its meaning or goes."""

@@ -13,13 +13,13 @@ from steering.results.conditions import conditions_of
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
 from steering.results.contexts import choice_contexts_of, contexts_of
 from steering.results.frame import left_out
+from steering.results.frame_check import check_frame
 from steering.results.metric_columns import METRIC_SCHEMA, SCORE_SCHEMA
 from steering.results.schema import (
     ANSWER_SCHEMA,
     CHOICE_CONDITION_SCHEMA,
     CHOICE_SCHEMA,
     CONDITION_SCHEMA,
-    check_frame,
     empty_frame,
 )
 from steering.results.task_scores import metrics_of

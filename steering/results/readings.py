@@ -14,9 +14,10 @@ from steering.judging import EM_RULES
 from steering.logs import log_files, number_or_nan, read_log
 from steering.results.counted_runs import ResultError
 from steering.results.frame import read_answers
+from steering.results.frame_check import check_frame
 from steering.results.monitor_records import KINDS, SIDES, readings_in, record_in
 from steering.results.runs import Logs
-from steering.results.schema import ANSWER_SCHEMA, KEYS, check_frame
+from steering.results.schema import ANSWER_SCHEMA, KEYS
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample

@@ -37,12 +37,12 @@ from steering.results.counted_runs import (
     split_runs,
     why_not_counted,
 )
+from steering.results.frame_check import check_frame
 from steering.results.run_columns import run_columns, system_message_of
 from steering.results.schema import (
     IDENTITY,
     KEYS,
     TELLS_APART,
-    check_frame,
     empty_frame,
 )
 

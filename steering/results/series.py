@@ -222,6 +222,8 @@ def _telling(parts: Sequence[pd.DataFrame], axes: Sequence[str]) -> list[str]:
     # A vector of another layer is another file: the layer says more.
     columns = [name for name in _INTERVENTION if name in firsts and name not in axes]
     for name in sorted(columns, key=_FILES.__contains__):
+        if number == len(firsts):
+            break
         if len(firsts[[*names, name]].drop_duplicates()) > number:
             names.append(name)
             number = len(firsts[names].drop_duplicates())

@@ -19,10 +19,11 @@ from steering.results.choices import CHOICE_READER
 from steering.results.conditions import baseline_rows, each_condition
 from steering.results.counted_runs import ResultError, no_runs
 from steering.results.frame import ANSWER_READER, left_out
+from steering.results.frame_check import check_frame
 from steering.results.metric_columns import METRIC_SCHEMA, NO_BASELINE, SCORE_SCHEMA
 from steering.results.run_columns import json_text, part_of_set
 from steering.results.runs import Logs, RunReader, prompt_text
-from steering.results.schema import check_frame, empty_frame
+from steering.results.schema import empty_frame
 from steering.stats import cluster_interval, mean, mean_interval, means_by_theme, paired_difference
 
 if TYPE_CHECKING:
