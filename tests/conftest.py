@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 import socket
 import sys
@@ -27,6 +28,8 @@ from steering.models.packages import fetched_file
 USER_CACHE = os.environ.get("STEERING_CACHE")
 # Inspect keeps the first display that it shows in a process, whichever test that was.
 os.environ["INSPECT_DISPLAY"] = "none"
+# What is imported stays: the collector need not go through it again and again.
+gc.disable()
 # Two busy torch processes on two cores slow each other down; tiny models want one thread anyway.
 torch.set_num_threads(1)
 
@@ -192,6 +195,11 @@ _SLOWEST = (
     "test_inspect_cli",
     "test_cli_finetune",
 )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
