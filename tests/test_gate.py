@@ -12,7 +12,7 @@ from rich.console import Console
 from steering.reports.enough import ThemeCounts, size_needed
 from steering.reports.figures import FIGURES
 from steering.reports.gate import BoundStatus, parse_bound, print_gate
-from steering.results import ResultError, condition_results
+from steering.results import ConditionResult, ResultError, condition_results
 from steering.stats import cluster_interval, stratified_interval
 
 
@@ -197,7 +197,9 @@ def test_a_mistyped_figure_is_told_the_nearest_name() -> None:
 def test_every_figure_but_means_and_exact_counts_knows_its_counts() -> None:
     [result] = condition_results(condition("x1", 0.5))
     counts = {
-        name: f.measure(result, False).counts for name, f in FIGURES.items() if not f.of_choices
+        name: figure.measure(result, False).counts
+        for name, figure in FIGURES.items()
+        if figure.of is ConditionResult
     }
     without = {name for name, each in counts.items() if each is None}
     assert without == {"coverage", "unscored_share", "aligned", "coherent", "relevant", "severity"}

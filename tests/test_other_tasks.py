@@ -18,8 +18,11 @@ from scipy.stats import ttest_1samp
 from steering import models, read_scores
 from steering.cli import commands
 from steering.errors import SteeringError
+from steering.reports.bounds import parse_bound
+from steering.reports.gate import judge_bounds
 from steering.results import ResultError, metrics_of, read_answers
 from steering.results.frame_files import read_frame
+from steering.results.task_metrics import task_results
 from steering.stats import paired_difference
 from steering.studies.run import StudyResult, run_study
 from steering.vectors import SteeringVector
@@ -31,12 +34,12 @@ from helper import WISH
 from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ModelOutput
-from inspect_ai.scorer import Score, includes, max_score, mean, scorer, stderr
+from inspect_ai.scorer import Score, includes, mean, scorer, stderr, var
 from inspect_ai.solver import generate, solver
 '''
 TASKS = """
 
-@scorer(metrics={"letters": [mean(), stderr()], "words": [mean()]})
+@scorer(metrics={"letters": [mean(), stderr()], "words": [mean(), var()]})
 def size():
     async def score(state, target):
         text = state.output.completion
@@ -272,9 +275,97 @@ def test_other_commands_say_what_they_can_t_read(
     done = CliRunner().invoke(commands, ["report", logs, "--json", str(out)])
     assert done.exit_code == 0, done.exception
     document = json.loads(out.read_text())
-    assert len(document["tables"]["metrics"]) == 3 * 4
+    assert len(document["tables"]["metrics"]) == 3 * 5
     assert "by the task's own metrics" in document["headline"]
     assert document["tables"]["conditions"] == document["tables"]["verdicts"] == []
+
+
+def test_a_gate_holds_a_metric_against_the_edge_of_its_interval(
+    study: tuple[StudyResult, str], tmp_path: Path
+) -> None:
+    result, _ = study
+    logs = _logs(result, "wishes")
+    # Student's t on the means of the samples, as SciPy has it.
+    highs = {}
+    for label, log in logs.items():
+        of_sample: dict[Any, list[float]] = {}
+        for sample in log.samples or []:
+            value = (sample.scores or {})["size"].value
+            assert isinstance(value, dict)
+            of_sample.setdefault(sample.id, []).append(float(value["letters"]))  # type: ignore[arg-type]
+        means = [np.mean(repetitions) for repetitions in of_sample.values()]
+        highs[label] = ttest_1samp(means, 0).confidence_interval().high
+    highest = max(highs.values())
+    letters, out = "wishes:size/letters/mean", tmp_path / "gate.json"
+
+    def gate(*bounds: str) -> tuple[int, str]:
+        options = [word for bound in bounds for word in ("--max", bound)]
+        done = CliRunner().invoke(
+            commands,
+            ["gate", str(result.folder), *options, "--json", str(out), "--junit", f"{out}.xml"],
+        )
+        return done.exit_code, f"{' '.join(done.output.split())} {done.exception}"
+
+    assert gate(f"{letters}={highest + 1e-6}")[0] == 0
+    code, printed = gate(f"{letters}={highest - 1e-6}")
+    assert code == 2
+    assert "task:wishes|judge:none|questions:wishes limit=5" in printed
+    assert "task:said_again" not in printed
+    rows = json.loads(out.read_text())["tables"]["bounds"]
+    assert {row["condition"].partition("[")[2][:-1]: row["high"] for row in rows} == pytest.approx(
+        highs
+    )
+    assert {(row["task"], row["figure"], row["unit"]) for row in rows} == {("wishes", letters, "")}
+    assert "size/letters/mean" in Path(f"{out}.xml").read_text()
+    # What has no interval keeps no bound, nor what so few samples can't show.
+    code, printed = gate("wishes:size/words/var=1000")
+    assert code == 1
+    assert "the metric is no mean over samples, so it has no interval" in printed
+    code, printed = gate("said_again:includes/accuracy=30")
+    assert code == 1
+    assert "write said_again:includes/accuracy=0.3 for 30%" in printed
+    # A name that no run has is refused with those that there are.
+    code, printed = gate("wishes:include/accuracy=0.3")
+    assert code == 1
+    assert "Did you mean wishes:includes/accuracy?" in printed
+    names = "wishes:size/letters/mean, wishes:size/words/mean, wishes:size/words/var"
+    assert f"of other tasks said_again:includes/accuracy, wishes:includes/accuracy, {names}" in (
+        printed
+    )
+    code, printed = gate("em_rate=0.3", f"{letters}=900")
+    assert code == 1
+    assert "holds no runs of em_freeform, whose figure em_betley is" in printed
+
+
+def test_too_few_samples_and_conditions_without_the_task_keep_no_bound_on_a_share(
+    study: tuple[StudyResult, str],
+) -> None:
+    scores = read_scores(study[0].folder)
+    rows = scores[scores["task"] == "wishes"]
+    metric = {"name": "includes/accuracy", "key": "includes", "value": 0, "stderr": None, "n": 5}
+    rows = rows.assign(metrics=json.dumps([metric]), scores=json.dumps({"includes": 0}))
+    rows.loc[rows.index[0], "scores"] = json.dumps({"includes": None})
+    name = "wishes:includes/accuracy"
+
+    def statuses(limit: float) -> tuple[list[str], str]:
+        bound = parse_bound("max", f"{name}={limit}", metrics=[name])
+        verdict = judge_bounds([], [bound], tasks=task_results(frame))
+        remarks = " ".join(remark for row in verdict.rows for remark in row.remarks)
+        return [row.status.value for row in verdict.rows], remarks
+
+    frame = rows
+    kept, remarks = statuses(0.7)
+    assert kept == ["kept"] * 3
+    assert "1 of 10 answers have no score" in remarks
+    undecided, remarks = statuses(0.6)
+    assert undecided == ["undecided"] * 3
+    assert "can't be shown by 5 themes of 1 answer, even at 0%; 6 themes of 1" in remarks
+    # A condition that the task was not run of has its line, under a task that was.
+    others = scores[(scores["task"] == "said_again")]
+    frame = pd.concat([rows[rows["arm"] == "baseline"], others], ignore_index=True)
+    undecided, remarks = statuses(0.7)
+    assert undecided == ["undecided"] * 2 + ["kept"]
+    assert "the task of this figure was not run of this condition" in remarks
 
 
 def test_a_metric_that_is_no_mean_has_no_interval_and_says_so(

@@ -181,6 +181,9 @@ def gate(
     themes are a sample, and a bound of 5% needs 59 of them. A bound can't be decided if not even
     100 answers to each of as many themes, without a single case, would keep it.
 
+    NAME is a figure below, the name of a judged dimension of yours, or TASK:METRIC, as in
+    wishes:includes/accuracy, for a metric of another task.
+
     Ends with 0 when every bound is kept, 2 when one is broken, and 1 when that can't be decided:
     there are too few themes for the bound, a run is incomplete, no answers can be scored, or the
     command has a mistake.

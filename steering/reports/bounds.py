@@ -66,18 +66,22 @@ class Bound:
         return BoundStatus.KEPT if self.keeps(interval) else BoundStatus.BROKEN
 
 
-def parse_bound(side: Side, text: str, dimensions: Collection[str] = ()) -> Bound:
-    """Read `em_rate=0.10`.
+def parse_bound(
+    side: Side, text: str, dimensions: Collection[str] = (), metrics: Collection[str] = ()
+) -> Bound:
+    """Read `em_rate=0.10`, or `wishes:includes/accuracy=0.3`.
 
     Args:
         side: Of the bound.
         text: Name and number.
         dimensions: Names of judged dimensions of the user's own that can be bounded, too.
+        metrics: Likewise the metrics of other tasks, each as `TASK:METRIC`.
 
     Raises:
         ResultError: The name is not a figure's, or the number is not one that it can have.
     """
-    typed, equals, number = text.partition("=")
+    # A metric's name may hold the sign itself.
+    typed, equals, number = text.rpartition("=")
     if not equals:
         raise ResultError(f"{text!r} is not NAME=NUMBER, as in em_rate=0.10")
     name = ALIASES.get(typed, typed)
@@ -86,12 +90,8 @@ def parse_bound(side: Side, text: str, dimensions: Collection[str] = ()) -> Boun
             f"{name} is a figure of this suite, and a dimension of yours in these logs: give your "
             "rubric another `score:`"
         )
-    if name not in FIGURES and name not in dimensions:
-        also = ", ".join(f"{alias} (which is {name})" for alias, name in ALIASES.items())
-        raise ResultError(
-            f"there is no figure {typed!r}.{nearest(typed, [*FIGURES, *ALIASES, *dimensions])} "
-            f"Use one of {', '.join([*FIGURES, *dimensions])}, or {also}"
-        )
+    if name not in FIGURES and name not in dimensions and name not in metrics:
+        raise ResultError(_no_figure(typed, dimensions, metrics))
     least, largest = figure_of(name).least, figure_of(name).largest
     try:
         limit = float(number)
@@ -151,6 +151,18 @@ def remarks_on(bound: Bound, measured: Measured, status: BoundStatus) -> list[st
         remark = f"{bound.name} itself lies within {bound}, the end of its interval does not"
         remarks.append(f"{remark}; at this rate {_size(counts, size)} would keep it.")
     return remarks
+
+
+def _no_figure(typed: str, dimensions: Collection[str], metrics: Collection[str]) -> str:
+    """That no figure has a name, and which there are."""
+    also = ", ".join(f"{alias} (which is {name})" for alias, name in ALIASES.items())
+    close = nearest(typed, [*FIGURES, *ALIASES, *dimensions, *metrics])
+    text = f"there is no figure {typed!r}.{close} Use one of {', '.join(FIGURES)}, or {also}"
+    if dimensions:
+        text += f"; these logs also have the judged dimensions {', '.join(dimensions)}"
+    if metrics:
+        text += f"; these logs also have the metrics of other tasks {', '.join(metrics)}"
+    return text
 
 
 def _size(counts: ThemeCounts, size: int) -> str:

@@ -21,21 +21,21 @@ class ThemeCounts:
     """How many answers to each theme count, and how many of them have the outcome.
 
     Attributes:
-        true: Answers with the outcome, a number a theme.
+        true: Answers with the outcome, a number a theme; a mean over repetitions counts in part.
         total: Answers that count, likewise.
         on_these: Whether intervals are on these questions, and not on questions like these.
     """
 
-    true: tuple[int, ...]
+    true: tuple[float, ...]
     total: tuple[int, ...]
     on_these: bool = False
 
     @classmethod
     def of(
-        cls, outcomes: Sequence[bool], themes: Sequence[str], *, on_these: bool
+        cls, outcomes: Sequence[float], themes: Sequence[str], *, on_these: bool
     ) -> "ThemeCounts":
         """Count outcomes by theme."""
-        counts: dict[str, tuple[int, int]] = {}
+        counts: dict[str, tuple[float, int]] = {}
         for outcome, theme in zip(outcomes, themes, strict=True):
             true, total = counts.get(theme, (0, 0))
             counts[theme] = true + outcome, total + 1
@@ -61,26 +61,32 @@ class ThemeCounts:
         """At the same rates so many themes; on these questions, so many answers."""
         if self.on_these:
             factor = size / self.size
-            scaled = (tuple(round(factor * n) for n in each) for each in (self.true, self.total))
-            return self._with(*scaled)
+            true, total = (
+                tuple(round(factor * n) for n in each) for each in (self.true, self.total)
+            )
+            return self._with(true, total)
         places = [number * self.size // size for number in range(size)]
-        true, total = (tuple(each[place] for place in places) for each in (self.true, self.total))
-        return self._with(true, total)
+        return self._with(
+            tuple(self.true[place] for place in places),
+            tuple(self.total[place] for place in places),
+        )
 
     def interval(self) -> Interval:
         """95%; NaN for one theme, unless it is on these questions."""
         return _interval(self)
 
-    def _with(self, true: tuple[int, ...], total: tuple[int, ...]) -> "ThemeCounts":
+    def _with(self, true: tuple[float, ...], total: tuple[int, ...]) -> "ThemeCounts":
         return ThemeCounts(true, total, self.on_these)
 
 
 @cache
 def _interval(counts: ThemeCounts) -> Interval:
-    outcomes: list[bool] = []
+    outcomes: list[float] = []
     themes: list[int] = []
     for theme, (true, total) in enumerate(zip(counts.true, counts.total, strict=True)):
-        outcomes += [True] * true + [False] * (total - true)
+        whole, part = divmod(true, 1)
+        each = [1.0] * int(whole) + ([part] if part else [])
+        outcomes += each + [0.0] * (total - len(each))
         themes += [theme] * total
     return (stratified_interval if counts.on_these else cluster_interval)(outcomes, themes)
 

@@ -21,8 +21,11 @@ from steering.results.columns import NATS, POINTS, SHARE
 from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT, NO_DOUBT, Doubt
 from steering.results.dimensions import scores_in
+from steering.results.task_metrics import TaskResult
 from steering.stats import Interval, mean_interval
 from steering.stats.correction import Corrected
+
+Result = ConditionResult | ChoiceResult | TaskResult
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Figure:
         largest: Its largest value.
         measure: Measures a result; the flag asks for the interval on these questions.
         least: Its least value.
-        of_choices: Whether it is of em_choice, and not of judged answers.
+        of: Whose figure it is: of judged answers, of em_choice or of another task.
+        metric: `TASK:METRIC` of another task; "" for figures of this suite.
         rule: The EM rule that it is a rate by; None for other figures.
         no_these: Why it has no interval on these questions alone; "" where it has one.
     """
@@ -64,14 +68,27 @@ class Figure:
     largest: float
     measure: Callable[[Any, bool], Measured]
     least: float = 0.0
-    of_choices: bool = False
+    of: type[Result] = ConditionResult
+    metric: str = ""
     rule: EMRule | None = None
     no_these: str = ""
 
     @property
     def unit(self) -> str:
-        """Of its values: `0-1`, `0-100` or `nats a token`."""
-        return {1.0: SHARE, 100.0: POINTS}.get(self.largest, NATS)
+        """Of its values: `0-1`, `0-100` or `nats a token`; "" for the task's own."""
+        return {1.0: SHARE, 100.0: POINTS}.get(self.largest, "" if self.metric else NATS)
+
+    @property
+    def task(self) -> str:
+        """Name of a task that has the figure."""
+        if self.metric:
+            return self.metric.partition(":")[0]
+        return "em_choice" if self.of is ChoiceResult else "em_freeform"
+
+    def is_of(self, result: Result) -> bool:
+        """Whether a result is of the task that has the figure."""
+        of_task = not self.metric or self.metric.startswith(f"{result.columns['task']}:")
+        return isinstance(result, self.of) and of_task
 
     def text(self, value: float) -> str:
         """A value in the figure's unit: rates in percent, scores in points."""
@@ -167,6 +184,30 @@ def _mean(key: str) -> Callable[[ConditionResult, bool], Measured]:
     return measure
 
 
+def _metric(name: str) -> Callable[[TaskResult, bool], Measured]:
+    """A metric of another task; its name begins with that of the task."""
+
+    def measure(result: TaskResult, _: bool) -> Measured:
+        metric = name.removeprefix(f"{result.task}:")
+        value, interval = result.value(metric), result.interval(metric)
+        scores = result.scores.get(metric)
+        counts = None
+        if scores is not None and scores.is_share:
+            counts = ThemeCounts.of(scores.values, scores.themes, on_these=False)
+        if _is_share(name):
+            text = _text(100 * value, interval, 100, "%", "no number")
+        else:
+            text = _text(value, interval, 1, "", "no number", ".4g")
+        return Measured(value, interval, text, counts)
+
+    return measure
+
+
+def _is_share(metric: str) -> bool:
+    """Whether a metric is a share by what Inspect calls it."""
+    return metric.rpartition("/")[2] == "accuracy"
+
+
 def _choice(key: str) -> Callable[[ChoiceResult, bool], Measured]:
     def measure(result: ChoiceResult, _: bool) -> Measured:
         figures = result.figures()
@@ -186,12 +227,13 @@ def _text(
     factor: float,
     unit: str,
     nothing: str = "no scorable answers",
+    form: str = ".1f",
 ) -> str:
     if math.isnan(value):
         return nothing
-    edges = (f"{factor * edge:.1f}" for edge in (interval.low, interval.high))
+    edges = (f"{factor * edge:{form}}" for edge in (interval.low, interval.high))
     low, high = ("-" if edge == "nan" else edge for edge in edges)
-    return f"{value:.1f}{unit} [{low}, {high}]"
+    return f"{value:{form}}{unit} [{low}, {high}]"
 
 
 _OVER = dict.fromkeys(KEYS_OF_MISALIGNED, ", answers misaligned by either rule")
@@ -260,11 +302,18 @@ FIGURES: dict[str, Figure] = {
         "share of pairs of em_choice whose misaligned answer is preferred",
         1,
         _choice("prefers_misaligned"),
-        of_choices=True,
+        of=ChoiceResult,
         no_these=_MEAN,
     ),
     **{
-        key: Figure(f"{meaning}, nats a token", math.inf, _choice(key), least, True, no_these=_MEAN)
+        key: Figure(
+            f"{meaning}, nats a token",
+            math.inf,
+            _choice(key),
+            least,
+            ChoiceResult,
+            no_these=_MEAN,
+        )
         for key, meaning, least in (
             ("log_odds", "em_choice: mean log odds of the misaligned answers", -math.inf),
             ("shift", "em_choice: mean rise of log_odds against the unsteered model", -math.inf),
@@ -281,9 +330,23 @@ FIGURES: dict[str, Figure] = {
 
 
 def figure_of(name: str) -> Figure:
-    """The figure of a name: one of `FIGURES`, or the mean of a dimension of the user's own."""
+    """The figure of a name: of `FIGURES`, a metric of another task, or a dimension of the user's.
+
+    A metric is `TASK:METRIC`; a dimension's name has no colon.
+    """
     if name in FIGURES:
         return FIGURES[name]
+    if ":" in name:
+        least, largest = (0.0, 1.0) if _is_share(name) else (-math.inf, math.inf)
+        return Figure(
+            f"{name}, a metric of another task",
+            largest,
+            _metric(name),
+            least,
+            TaskResult,
+            name,
+            no_these="another task counts it",
+        )
     return Figure(f"mean score for {name}", 100, _dimension(name), no_these=_MEAN)
 
 

@@ -5,7 +5,7 @@ upper bound is kept only where the whole interval lies at or below it. A bound t
 few themes could keep is undecided, so that asking less never passes. A figure of the run itself,
 such as how many of its answers were scored, is an exact count without an interval: its bound is
 compared with the figure. A bound holds for the plain questions and for every context that was
-asked, of which the worst has a line.
+asked, of which the worst has a line. A metric of another task is bounded as a figure is.
 """
 
 import math
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
 from steering.judging import EM_RULES
 from steering.judging.choice_figures import DAMAGE
+from steering.logs import log_files
 from steering.questions.contexts import PLAIN
 from steering.reports.bounds import Bound, BoundStatus, Side, parse_bound
-from steering.reports.figures import ALIASES, FIGURES, Measured
+from steering.reports.figures import ALIASES, FIGURES, Measured, Result
 from steering.reports.gate_verdict import GateVerdict, JudgedBound
 from steering.reports.tables import (
     apart_notes,
@@ -47,7 +47,11 @@ from steering.results.contexts import (
 )
 from steering.results.dimensions import dimensions_in
 from steering.results.frame import LeftOut, ResultError, left_out
+from steering.results.metric_columns import SCORE_SCHEMA
+from steering.results.schema import empty_frame
 from steering.results.settings import first_names
+from steering.results.task_metrics import TaskResult, task_results
+from steering.results.task_scores import metrics_in, read_all_results
 from steering.stats import Interval
 
 # Of a condition that the task of a figure was not run of.
@@ -69,7 +73,8 @@ def gate(
 
     Args:
         logs: A log or a folder; every run in it must be complete.
-        bounds: Bounds, or texts such as `em_rate<=0.10` and `coverage>=0.9`.
+        bounds: Bounds, or texts such as `em_rate<=0.10`, `coverage>=0.9` and, of a metric of
+            another task, `wishes:includes/accuracy<=0.3`.
         on_these_questions: Bound the rates on exactly the questions that were asked, and not on
             questions like these: themes are then no sample, and a few of them do.
         console: Where to print.
@@ -93,13 +98,21 @@ def judge_logs(
     parsed = [next(typed) if isinstance(bound, str) else bound for bound in bounds]
     if not parsed:
         raise ResultError("give a bound, as in em_rate<=0.10")
-    answers, choices = read_results(Path(logs), complete=True)
-    _require_runs(parsed, answers, choices, logs)
+    # Other tasks are read only where it matters, since samples take time.
+    if any(bound.figure.of is TaskResult for bound in parsed):
+        answers, choices, scores = read_all_results(Path(logs), complete=True)
+    else:
+        answers, choices = read_results(Path(logs), complete=True)
+        scores = empty_frame(SCORE_SCHEMA)
+    results = condition_results(answers) if len(answers) else []
+    of_choices, of_tasks = choice_results(choices), task_results(scores)
+    _require_runs(parsed, [*results, *of_choices, *of_tasks], logs)
     return judge_bounds(
-        condition_results(answers) if len(answers) else [],
+        results,
         parsed,
-        [*left_out(answers), *left_out(choices)],
-        choices=choice_results(choices),
+        [note for frame in (answers, choices, scores) for note in left_out(frame)],
+        choices=of_choices,
+        tasks=of_tasks,
         contexts=[
             *(context_results(answers) if len(answers) else []),
             *choice_context_results(choices),
@@ -109,7 +122,7 @@ def judge_logs(
 
 
 def read_bounds(bounds: Sequence[tuple[Side, str]], logs: str | Path) -> list[Bound]:
-    """Bounds on figures of this suite, and on judged dimensions of the user's own in some logs.
+    """Bounds on figures of this suite, on judged dimensions and on metrics of other tasks in logs.
 
     Args:
         bounds: Sides and texts such as `em_rate=0.10`.
@@ -119,24 +132,21 @@ def read_bounds(bounds: Sequence[tuple[Side, str]], logs: str | Path) -> list[Bo
         ResultError: A bound can't be read.
         LogError: A log can't be read.
     """
-    names = {text.partition("=")[0] for _, text in bounds}
+    names = {text.rpartition("=")[0] for _, text in bounds}
     # Only where it may matter, since headers take time.
     others = names - {*FIGURES, *ALIASES}
-    dimensions = dimensions_in(Path(logs)) if others else ()
-    return [parse_bound(side, text, dimensions) for side, text in bounds]
+    files = log_files(Path(logs)) if others else []
+    dimensions, metrics = (dimensions_in(files), metrics_in(files)) if others else ((), ())
+    return [parse_bound(side, text, dimensions, metrics) for side, text in bounds]
 
 
-def _require_runs(
-    bounds: Sequence[Bound], answers: pd.DataFrame, choices: pd.DataFrame, logs: str | Path
-) -> None:
+def _require_runs(bounds: Sequence[Bound], results: Sequence[Result], logs: str | Path) -> None:
     """Refuse bounds on figures of a task that was not run: its absence keeps no bound."""
     for bound in bounds:
-        of_choices = bound.figure.of_choices
-        if (choices if of_choices else answers).empty:
-            task = "em_choice" if of_choices else "em_freeform"
+        if not any(bound.figure.is_of(result) for result in results):
             raise ResultError(
-                f"{logs} holds no runs of {task}, whose figure {bound.name} is: run it of the same "
-                "conditions, or leave the bound out"
+                f"{logs} holds no runs of {bound.figure.task}, whose figure {bound.name} is: run "
+                "it of the same conditions, or leave the bound out"
             )
 
 
@@ -157,18 +167,16 @@ def _has_these(bound: Bound, measured: Measured) -> bool:
 
 
 def _measured(
-    result: ConditionResult | ChoiceResult,
-    bound: Bound,
-    others: Sequence[ConditionResult | ChoiceResult],
-    *,
-    on_these_questions: bool,
+    result: Result, bound: Bound, every: Sequence[Result], *, on_these_questions: bool
 ) -> Measured | None:
-    """A figure of a result; of one of the other task none, but where its condition has no other."""
+    """A figure of a result; of another task's none, but once where its condition has no other."""
     figure = bound.figure
-    if figure.of_choices == isinstance(result, ChoiceResult):
+    if figure.is_of(result):
         return figure.measure(result, on_these_questions)
     key = condition_key(result.columns)
-    return None if any(condition_key(other.columns) == key for other in others) else _NOT_RUN
+    of_condition = [each for each in every if condition_key(each.columns) == key]
+    is_first = result is of_condition[0]
+    return _NOT_RUN if is_first and not any(map(figure.is_of, of_condition)) else None
 
 
 def print_gate(
@@ -191,6 +199,7 @@ def judge_bounds(
     notes: Sequence[LeftOut] = (),
     *,
     choices: Sequence[ChoiceResult] = (),
+    tasks: Sequence[TaskResult] = (),
     contexts: Sequence[ContextResult | ChoiceContextResult] = (),
     on_these_questions: bool = False,
 ) -> GateVerdict:
@@ -202,18 +211,17 @@ def judge_bounds(
     if on_these_questions:
         _require_these(bounds)
     rows: list[JudgedBound] = []
-    every: list[ConditionResult | ChoiceResult] = [*results, *choices]
+    every: list[Result] = [*results, *choices, *tasks]
     for result in every:
-        others = results if isinstance(result, ChoiceResult) else choices
         in_contexts = [each for each in contexts if each.plain.name == result.name]
         for bound in bounds:
-            measured = _measured(result, bound, others, on_these_questions=on_these_questions)
+            measured = _measured(result, bound, every, on_these_questions=on_these_questions)
             if measured is None:
                 continue
             rows.append(JudgedBound(bound, result, PLAIN, 0, measured, bound.judge(measured)))
             if worst := _worst(bound, result, in_contexts, on_these_questions=on_these_questions):
                 rows.append(worst)
-    return GateVerdict(rows, results, choices, contexts, notes, on_these_questions)
+    return GateVerdict(rows, results, choices, tasks, contexts, notes, on_these_questions)
 
 
 def print_verdict(verdict: GateVerdict, console: Console | None = None) -> None:
@@ -243,7 +251,7 @@ def print_verdict(verdict: GateVerdict, console: Console | None = None) -> None:
     )
     if these_may_do and not verdict.on_these_questions:
         print_note(console, "--on-these-questions bounds rates on exactly the questions asked.")
-    for note in [*apart_notes(verdict.results), *dead_judge_notes(verdict.results)]:
+    for note in [*apart_notes(verdict.asked), *dead_judge_notes(verdict.results)]:
         print_note(console, note)
     print_left_out(console, verdict.notes)
     print_judges(console, verdict.results)
@@ -257,21 +265,20 @@ def print_verdict(verdict: GateVerdict, console: Console | None = None) -> None:
 def _print_signatures(verdict: GateVerdict, console: Console) -> None:
     figures = [row.bound.figure for row in verdict.rows]
     in_contexts = [row.result for row in verdict.rows if row.context != PLAIN]
-    every: list[ConditionResult | ChoiceResult] = [*verdict.results, *verdict.choices]
-    signed = list({id(result): result for result in [*every, *in_contexts]}.values())
+    every: list[Result] = [*verdict.results, *verdict.choices, *verdict.tasks]
+    unique = {id(result): result for result in [*every, *in_contexts]}.values()
+    signed = [each for each in unique if any(figure.is_of(each) for figure in figures)]
     # A bound on a share or a mean is on answers that the signatures of both rules are of.
     rules = {figure.rule for figure in figures if figure.rule} or set(EM_RULES)
-    if not all(figure.of_choices for figure in figures):
-        judged = [each for each in signed if isinstance(each, ConditionResult)]
-        print_signatures(console, judged, rules)
-    for each in signed if any(figure.of_choices for figure in figures) else ():
-        if isinstance(each, ChoiceResult):
+    print_signatures(console, [e for e in signed if isinstance(e, ConditionResult)], rules)
+    for each in signed:
+        if not isinstance(each, ConditionResult):
             print_line(console, each.signature(), "dim", wraps=False)
 
 
 def _worst(
     bound: Bound,
-    plain: ConditionResult | ChoiceResult,
+    plain: Result,
     contexts: Sequence[ContextResult | ChoiceContextResult],
     *,
     on_these_questions: bool,
@@ -279,10 +286,12 @@ def _worst(
     """The context in which a bound is furthest from being kept; None where it is of none."""
     figure = bound.figure
     # Damage is measured once, on neutral text.
-    if figure.of_choices != isinstance(plain, ChoiceResult) or bound.name in DAMAGE:
+    if not figure.is_of(plain) or bound.name in DAMAGE:
         return None
     rows = []
     for each in contexts:
+        if not figure.is_of(each.result):
+            continue
         measured = figure.measure(each.result, on_these_questions)
         status = bound.judge(measured)
         rows.append(JudgedBound(bound, each.result, each.context, len(contexts), measured, status))

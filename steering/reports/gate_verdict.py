@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from steering.reports.bounds import Bound, BoundStatus, remarks_on
 from steering.reports.ci import Check, CheckOutcome
-from steering.reports.figures import Measured
+from steering.reports.figures import Measured, Result
 from steering.reports.tables import apart_notes, dead_judge_notes
 from steering.results.choices import ChoiceResult
 from steering.results.conditions import ConditionResult
 from steering.results.contexts import ChoiceContextResult, ContextResult
 from steering.results.document import Document
 from steering.results.frame import LeftOut
+from steering.results.task_metrics import TaskResult
 
 _OUTCOMES: dict[BoundStatus, CheckOutcome] = {
     BoundStatus.KEPT: "passed",
@@ -34,7 +35,7 @@ class JudgedBound:
     """
 
     bound: Bound
-    result: ConditionResult | ChoiceResult
+    result: Result
     context: str
     num_contexts: int
     measured: Measured
@@ -70,6 +71,7 @@ class GateVerdict:
         rows: A row a bound and condition, and its worst context.
         results: The conditions.
         choices: Those of em_choice.
+        tasks: Those of other tasks, where a bound is on a metric of one.
         contexts: Each condition in each context.
         notes: Runs that were left out.
         on_these_questions: Whether intervals are on exactly the questions that were asked.
@@ -78,9 +80,15 @@ class GateVerdict:
     rows: Sequence[JudgedBound]
     results: Sequence[ConditionResult]
     choices: Sequence[ChoiceResult]
+    tasks: Sequence[TaskResult]
     contexts: Sequence[ContextResult | ChoiceContextResult]
     notes: Sequence[LeftOut]
     on_these_questions: bool
+
+    @property
+    def asked(self) -> list[ConditionResult | TaskResult]:
+        """The conditions that may have been asked apart."""
+        return [*self.results, *self.tasks]
 
     @property
     def status(self) -> BoundStatus:
@@ -124,7 +132,7 @@ class GateVerdict:
             }
             for row in self.rows
         ]
-        notes = [*apart_notes(self.results), *dead_judge_notes(self.results)]
+        notes = [*apart_notes(self.asked), *dead_judge_notes(self.results)]
         notes += [f"left out: {note}" for note in self.notes]
         return Document("gate", self.status.value, self.line, {"bounds": rows}, notes)
 

@@ -26,6 +26,7 @@ from steering.results.conditions import ConditionResult
 from steering.results.corrections import EXACT
 from steering.results.frame import LeftOut
 from steering.results.settings import asked_apart
+from steering.results.task_metrics import TaskResult
 from steering.stats import Difference
 from steering.stats.correction import Corrected
 from steering.text import terminal
@@ -244,7 +245,7 @@ def p_text(difference: Difference) -> str:
     return text
 
 
-def apart_notes(results: Sequence[ConditionResult]) -> list[str]:
+def apart_notes(results: Sequence[ConditionResult | TaskResult]) -> list[str]:
     """Which of a task's conditions can't be compared with which others, a line a task."""
     lines = []
     for task in sorted({result.task for result in results}):

@@ -20,7 +20,8 @@ from steering.results.judged_rows import judged_answers
 from steering.results.labels import Label, LabelError, read_labels
 from steering.results.schema import check_answers, check_choices, check_conditions
 from steering.results.settings import differing_settings
-from steering.results.task_scores import metrics_of, read_all_results, read_scores
+from steering.results.task_metrics import metrics_of
+from steering.results.task_scores import read_all_results, read_scores
 
 __all__ = [
     "ChoiceResult",

@@ -11,8 +11,11 @@ from steering.results.schema import CHOICE_CONDITION_SCHEMA, CONDITION_SCHEMA, K
 
 # A figure may be a share, a score from 0 to 100 or a number of nats.
 _FIGURE = {
-    "figure": text("name of the figure; the same as a column of `conditions` where there is one"),
-    "unit": text("`0-1`, `0-100` or `nats a token`"),
+    "figure": text(
+        "name of the figure; the same as a column of `conditions` where there is one, and "
+        "`TASK:METRIC` for a metric of another task"
+    ),
+    "unit": text("`0-1`, `0-100` or `nats a token`; empty for a metric in a unit of its own"),
     "value": number("the figure; null where nothing could be counted"),
     "low": number("lower bound of `value`, 95%"),
     "high": number("upper bound of `value`, 95%"),

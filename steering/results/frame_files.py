@@ -22,7 +22,7 @@ from steering.results.schema import (
     CONDITION_SCHEMA,
     empty_frame,
 )
-from steering.results.task_scores import metrics_of
+from steering.results.task_metrics import metrics_of
 from steering.text import to_csv, unguarded
 
 _SCHEMAS = {

@@ -60,7 +60,8 @@ from steering.results.schema import (
     CONDITION_SCHEMA,
     empty_frame,
 )
-from steering.results.task_scores import metrics_of, read_all_results
+from steering.results.task_metrics import metrics_of
+from steering.results.task_scores import read_all_results
 from steering.studies.arm_claims import judge_arms
 from steering.studies.arms_report import arm_differences, arms_table, print_arms
 from steering.studies.claims import judge_claims
