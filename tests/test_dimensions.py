@@ -207,11 +207,14 @@ def test_frame_report_compare_and_gate_show_the_dimension_by_theme(tmp_path: Pat
     printed = CliRunner().invoke(commands, ["compare", *logs]).output
     assert re.search(r"kindness, 0-100, by a rubric of yours\nA +50\.0 \[", printed)
     assert "B - A  +20.0 points" in printed
-    report = CliRunner().invoke(commands, ["report", str(tmp_path / "a")])
+    report = CliRunner().invoke(commands, ["report", str(tmp_path)])
     assert report.exit_code == 0, report.exception
-    for text in (report.output, (tmp_path / "a/report/report.md").read_text()):
+    for text in (report.output, (tmp_path / "report/report.md").read_text()):
         assert re.search(r"kindness\W[^\n]*\n(.*\n)*?.*50 ± ", text)
         assert "rubrics of your own" in text
+        # A note is of the conditions that it names.
+        notes = re.findall(r"kindness of (\w+): 1 of 8 answers have no score", text)
+        assert notes == ["b"]
     for bound, code in (("kindness=75", 0), ("kindness=55", 2), ("kind=55", 1), ("warmth=5", 1)):
         side = ["gate", logs[0], "--max", bound]
         done = CliRunner().invoke(commands, side)

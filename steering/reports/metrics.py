@@ -11,6 +11,7 @@ from steering.reports.tables import print_figures, print_line, without_shared
 from steering.results.conditions import display_names
 from steering.results.dimensions import short_name
 from steering.results.schema import KEYS
+from steering.results.settings import first_names
 
 DIMENSIONS, TASKS = "Dimensions of your own", "Other tasks"
 """What stands above the tables of either kind."""
@@ -51,7 +52,8 @@ def _tables(
     for (task, study), rows in metrics.groupby(["task", "study"], sort=False):
         conditions = rows.drop_duplicates(KEYS)
         records = conditions.to_dict("records")
-        names, shared = without_shared(records, display_names(conditions))
+        full_names = display_names(conditions)
+        names, shared = without_shared(records, full_names)
         metric_names = list(rows["metric"].unique())
         short = [short_name(name) for name in metric_names]
         shown = short if len(set(short)) == len(short) else metric_names
@@ -63,19 +65,19 @@ def _tables(
             (*(row[key] for key in KEYS), row["metric"]): row for row in rows.to_dict("records")
         }
         table = []
-        for record, name in zip(records, names, strict=True):
+        # The conditions of each note, by metric and text.
+        of_notes: dict[tuple[str, str], list[str]] = {}
+        for record, name, full_name in zip(records, names, full_names, strict=True):
             cells = [name]
-            for metric in metric_names:
+            for metric, head in zip(metric_names, shown, strict=True):
                 row = by_place.get((*(record[key] for key in KEYS), metric))
                 cells += [_value(row), _difference(row)] if has_baseline else [_value(row)]
+                if row is not None and row["note"]:
+                    of_notes.setdefault((head, row["note"]), []).append(full_name)
             table.append(cells)
-        notes = dict.fromkeys(
-            f"{short_name(metric)}: {note}"
-            for metric, note in rows[["metric", "note"]].itertuples(index=False)
-            if note
-        )
+        notes = [f"{of} of {first_names(full)}: {note}" for (of, note), full in of_notes.items()]
         heading = ", ".join(filter(None, [str(task), f"study {study}" if study else "", shared]))
-        yield heading, caption, columns, table, list(notes)
+        yield heading, caption, columns, table, notes
 
 
 def print_metrics(metrics: pd.DataFrame, console: Console) -> None:
