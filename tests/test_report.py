@@ -241,7 +241,6 @@ def test_a_narrow_terminal_neither_drops_a_condition_nor_cuts_a_figure(width: in
         ["condition", "judge"],
         [["EM one", "corrected"], ["EM other", "corrected"], ["aligned"], ["n"]],
         [[name, "openai/gpt-4o-2024-08-06", *[cells] * 4, "87.5", "160"]],
-        spare=["aligned"],
     )
     text = out.getvalue()
     assert "…" not in text
@@ -252,8 +251,7 @@ def test_a_narrow_terminal_neither_drops_a_condition_nor_cuts_a_figure(width: in
     assert not re.search(r"^ *\w+-Cod ", text, re.MULTILINE)
     tables = text.count(" condition ")
     assert (tables > 1) == (width <= 80)
-    assert ("87.5" in text) == (width > 80)
-    assert ("Left out of so narrow a table: aligned" in text) == (width <= 80)
+    assert "87.5" in text
     if width >= 80:
         assert max(map(len, text.splitlines())) <= width
 

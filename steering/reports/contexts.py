@@ -67,8 +67,7 @@ def print_contexts(
         groups = [
             [name, "p"] if name == "to plain" else [name] for name in columns[1:] if name != "p"
         ]
-        spare = {"EM moem"} & set(columns)
-        print_figures(console, f"Contexts of {heading}", columns[:1], groups, rows, spare=spare)
+        print_figures(console, f"Contexts of {heading}", columns[:1], groups, rows)
     if results or choices:
         print_line(console, f"{CAPTION}.", "dim")
     if line := context_headline(results):

@@ -83,9 +83,7 @@ def monitor(
     results = monitor_results(answers, readings, _rule(rule), false_alarms, seed)
     rows = rows_of(results)
     groups = [_AREAS[:1], [*_headings(false_alarms)], _COUNTS, _AREAS[1:]]
-    print_figures(
-        console, f"{HEADING}, rule {rule}", ["condition", "direction"], groups, rows, spare=[]
-    )
+    print_figures(console, f"{HEADING}, rule {rule}", ["condition", "direction"], groups, rows)
     print_note(console, f"{CAPTION[:1].upper()}{CAPTION[1:]}.")
     for note in notes_of(results):
         print_line(console, note)

@@ -145,7 +145,6 @@ def _print_table(task: str, results: Sequence[ConditionResult], console: Console
             for name, result in zip(names, results, strict=True)
             for means in [mean_scores(result.answers)]
         ],
-        spare=KEYS_OF_ALL,
     )
 
 

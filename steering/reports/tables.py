@@ -79,7 +79,6 @@ def print_figures(
     groups: Sequence[Sequence[str]],
     rows: Sequence[Sequence[str]],
     *,
-    spare: Collection[str] = (),
     styles: Sequence[str | None] = (),
     last_rows: Collection[int] = (),
 ) -> None:
@@ -93,7 +92,6 @@ def print_figures(
         text: Headings of the columns of text, which fold.
         groups: Headings of the columns of figures; a group's columns stand together if they fit.
         rows: Cells of all these columns.
-        spare: Headings of figures that are left out first.
         styles: Of the rows.
         last_rows: Positions of rows that a line stands below.
     """
@@ -109,8 +107,6 @@ def print_figures(
 
     positions = itertools.count(len(text))
     numbered = [[next(positions) for _ in group] for group in groups]
-    if is_narrow := need(list(itertools.chain.from_iterable(numbered))) > console.width:
-        numbered = [[n for n in group if headings[n] not in spare] for group in numbered]
     tables: list[list[list[int]]] = []
     for group in filter(None, numbered):
         if tables and need([*itertools.chain(*tables[-1], group)]) <= console.width:
@@ -135,9 +131,6 @@ def print_figures(
             cells += [row[figure] for figure in figures]
             table.add_row(*cells, style=style, end_section=position in last_rows)
         console.print(table, crop=False)
-    if is_narrow and spare:
-        left_out = f"Left out of so narrow a table: {', '.join(spare)}; the page has them."
-        print_line(console, left_out, "dim")
 
 
 def _shared_out(widths: Sequence[int], room: int) -> list[int]:

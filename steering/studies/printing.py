@@ -86,7 +86,6 @@ def print_conditions(conditions: pd.DataFrame, title: str, console: Console) -> 
             ]
             for row, name in zip(rows, names, strict=True)
         ],
-        spare=[_RISE],
         last_rows=[n for n, (one, other) in enumerate(pairwise(series)) if one != other],
     )
 
