@@ -576,8 +576,8 @@ def json_page() -> str:
 
 `--json FILE` writes what a command prints as one JSON document, `--json -` prints it alone. The
 commands are those of the table below; of the runs of `steering study`, ask `report`. `steering
-label`, which shows answers, takes a file only. `steering show --json` writes a vector's header,
-which is no such document.
+label`, which shows answers, takes a file only. `steering show --json` writes a vector's header
+or a model's shape, which is no such document.
 
 ```json
 {{

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from vector_files import KINDS, write_foreign
 
+from steering import models
+from steering.toy import TOYS
 from steering.vectors import LowRankMap, SteeringVector
 from steering.vectors.formats import read_vector
 
@@ -116,6 +119,39 @@ def test_show_as_json_is_the_header(tmp_path, run):
     _fails_in_one_line(run("show", path, "--json", tmp_path), "can't be written")
     assert result.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
     assert result == SteeringVector.load(path).header()
+
+
+def test_show_says_what_a_vector_for_a_model_must_fit(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    config = json.loads((TOYS["toy-llama"] / "config.json").read_text())
+    code, out, err = run("show", "toy-llama")
+    assert (code, err) == (0, "")
+    assert [line.split(maxsplit=1) for line in out.splitlines()] == [
+        ["model", "toy-llama"],
+        ["location", str(TOYS["toy-llama"])],
+        ["family", "llama"],
+        ["width", str(config["hidden_size"])],
+        ["layers", "4 (0-3)"],
+        ["context", "length  512 tokens"],
+        ["dtype", "float32"],
+    ]
+    # A folder, whose config is of an earlier transformers and names neither context nor dtype.
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    text = {"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 3}
+    (folder / "config.json").write_text(json.dumps({**text, "torch_dtype": "bfloat16"}))
+    save_file({name: torch.zeros(1) for name in "abc"}, folder / "model.safetensors")
+    code, out, err = run("show", folder, "--json", "-")
+    shape = json.loads(out)
+    assert (shape["width"], shape["num_layers"], shape["dtype"]) == (64, 3, "bfloat16")
+    assert shape["location"] == str(folder)
+    # What is neither a vector's file nor a model ends as find_model does.
+    _fails_in_one_line(run("show", "medical"), "no model is called medical. Allowed: toy")
+    _fails_in_one_line(run("show", "mine/medical"), "mine/medical is not a file: give a steering")
+    (tmp_path / "toy").mkdir()
+    _fails_in_one_line(run("show", "toy"), "write ./toy for the path")
+    _fails_in_one_line(run("show", "./toy"), "toy is a folder without direction.pt")
 
 
 def test_show_prints_nothing_that_a_terminal_would_act_on(tmp_path, run):

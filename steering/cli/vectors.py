@@ -1,6 +1,7 @@
 """Commands that read and write steering vectors."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,32 +14,61 @@ from steering.vocabulary import Convention, Operation, Site
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("name", metavar="VECTOR|MODEL")
 @click.option(
-    "--json", "out_json", metavar="FILE", help="write the header as JSON, too; - prints it alone"
+    "--json", "out_json", metavar="FILE", help="write the same as JSON, too; - prints it alone"
 )
-def show(file: Path, out_json: str | None) -> None:
-    """Show a steering vector: what it is, how strong it is, and how it was built.
+def show(name: str, out_json: str | None) -> None:
+    """Show a steering vector, or what a vector for a model must fit.
 
-    FILE may be in any known format.
+    Of a VECTOR, a file in any known format, it shows what it is, how strong it is, and how it was
+    built. Of a MODEL (toy, an alias, a hub id, a local folder or GGUF file) it shows the width,
+    layers, context length and dtype from its config; no weights are loaded.
     """
-    from steering.vectors.describe import describe_vector
-    from steering.vectors.formats import read_vector, vector_digest
+    from steering.models import is_model
 
-    vector, digest = read_vector(file, "all"), vector_digest(file)
-    header = json.dumps(vector.header() | {"sha256": digest}, indent=2)
+    facts, lines = (_model_facts if is_model(name) else _vector_facts)(name)
+    text = json.dumps(facts, indent=2)
     if out_json == "-":
-        say(header)
+        say(text)
         return
     if out_json is not None:
         with write_errors_as_ours(out_json):
-            write_whole(Path(out_json), f"{header}\n".encode())
-    lines = [*describe_vector(vector), ("digest", digest)]
+            write_whole(Path(out_json), f"{text}\n".encode())
     column = max(len(name) for name, _ in lines) + 2
     for name, text in lines:
         say(f"{name:{column}}{text}".rstrip())
     if out_json is not None:
         say(f"written: {out_json}")
+
+
+def _vector_facts(file: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The header of a vector, and what is shown of it."""
+    from steering.vectors.describe import describe_vector
+    from steering.vectors.formats import read_vector, vector_digest
+
+    vector, digest = read_vector(file, "all"), vector_digest(Path(file))
+    return vector.header() | {"sha256": digest}, [*describe_vector(vector), ("digest", digest)]
+
+
+def _model_facts(name: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What a model's config says, and how it is shown."""
+    from steering.models import find_model, read_shape
+
+    source = find_model(name)
+    shape = read_shape(source)
+    facts = {"model": name, "location": source.location, **asdict(shape)}
+    context = shape.context_length
+    lines = [
+        ("model", name),
+        ("location", source.location),
+        ("family", shape.family),
+        ("width", str(shape.width)),
+        ("layers", f"{shape.num_layers} (0-{shape.num_layers - 1})"),
+        ("context length", "not in its config" if context is None else f"{context} tokens"),
+        ("dtype", shape.dtype or "not in its config"),
+    ]
+    return facts, lines
 
 
 @click.command()

