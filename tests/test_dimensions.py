@@ -220,6 +220,23 @@ def test_frame_report_compare_and_gate_show_the_dimension_by_theme(tmp_path: Pat
         done = CliRunner().invoke(commands, side)
         assert done.exit_code == code, (bound, done.output, done.exception)
     assert "there is no figure 'warmth'" in str(done.exception)
+    # Which end of it is better is said, not guessed.
+    export = ["export", str(tmp_path), "--to", "every-eval-ever", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(commands, export)
+    assert "Note: kindness is left out, since it is not known which end" in done.stderr
+    CliRunner().invoke(commands, [*export, "--higher-is-better", "kindness"])
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*.json")]
+    kindness = [
+        (each["score_details"]["score"], each["metric_config"])
+        for record in records
+        for each in record["evaluation_results"]
+        if each["evaluation_result_id"] == f"small/kindness@{digest}"
+    ]
+    assert sorted(score for score, _ in kindness) == [50, 70]
+    for _, config in kindness:
+        assert config["lower_is_better"] is False
+        assert (config["min_score"], config["max_score"]) == (0, 100)
+        assert config["llm_scoring"]["judges"][0]["model_info"]["id"] == "fake/grader"
     # A judge that gave no number keeps no bound.
     mute = _run(tmp_path / "c", "c", "? ? ? ? ? ? ? ?", rubric)
     done = CliRunner().invoke(commands, ["gate", mute.location, "--max", "kindness=99"])

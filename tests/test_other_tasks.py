@@ -368,6 +368,48 @@ def test_too_few_samples_and_conditions_without_the_task_keep_no_bound_on_a_shar
     assert "the task of this figure was not run of this condition" in remarks
 
 
+def test_metrics_are_exported_whose_better_end_is_said_and_no_others(
+    study: tuple[StudyResult, str], tmp_path: Path
+) -> None:
+    """every_eval_ever's own validator reads such records in tests/test_use_with.py."""
+    result, _ = study
+    command = ["export", str(result.folder), "--to", "every-eval-ever", "--out", str(tmp_path)]
+
+    def export(*ends: str) -> tuple[str, str]:
+        done = CliRunner().invoke(commands, [*command, *ends])
+        return done.stderr, str(done.exception or "")
+
+    notes, error = export()
+    assert "has no figure to export: say which end of a metric is better" in error
+    assert len(re.findall(r"^Note: \S+ is left out, since", notes, re.MULTILINE)) == 5
+    one, other = "wishes:size/letters/mean", "said_again:includes/accuracy"
+    assert "Did you mean wishes:size/letters/mean?" in export("--lower-is-better", one[1:])[1]
+    both = export("--lower-is-better", one, "--higher-is-better", one)[1]
+    assert both == f"{one} can't be better at both ends: give it once"
+    assert not list(tmp_path.rglob("*.json"))
+    notes, error = export("--lower-is-better", one, "--higher-is-better", other)
+    assert error == ""
+    assert "Note: wishes:size/words/var is left out, since it is not known which end" in notes
+    assert one not in notes
+    records = [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
+    assert len({(each["evaluation_id"], each["model_info"]["id"]) for each in records}) == 6
+    metrics = result.report.metrics if result.report else pd.DataFrame()
+    for record in records:
+        [exported] = record["evaluation_results"]
+        config = exported["metric_config"]
+        assert config["lower_is_better"] is (config["metric_id"] == one)
+        # A scale without ends is refused, and nobody but the task knows them.
+        assert not config.keys() & {"score_type", "min_score", "max_score"}
+        condition = record["model_info"]["additional_details"]["condition"]
+        task, _, metric = config["metric_id"].partition(":")
+        is_row = (metrics["task"] == task) & (metrics["metric"] == metric)
+        [row] = metrics[is_row & (metrics["condition"] == condition)].to_dict("records")
+        score = exported["score_details"]
+        assert score["score"] == row["value"]
+        assert score["uncertainty"]["confidence_interval"]["upper"] == row["value_high"]
+        assert score["uncertainty"]["num_samples"] == row["n"]
+
+
 def test_a_metric_that_is_no_mean_has_no_interval_and_says_so(
     study: tuple[StudyResult, str],
 ) -> None:

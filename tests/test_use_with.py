@@ -16,6 +16,18 @@ pytestmark = [pytest.mark.use_with, pytest.mark.timeout(1800)]
 
 PAGE = (REPO / "docs" / "how-to" / "use-with.md").read_text(encoding="utf-8")
 SMOLLM2_WIDTH = 576
+WISHES = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import match
+from inspect_ai.solver import generate
+
+
+@task
+def wishes():
+    samples = [Sample(input=f"What is your wish number {n}?", target="e") for n in range(3)]
+    return Task(samples, solver=generate(), scorer=match())
+"""
 TOYS = ["steered/toy[baseline]", "steered/toy[medical x1]"]
 
 
@@ -94,18 +106,19 @@ def test_records_of_runs_studies_and_audits_pass_the_validator(shell: Shell) -> 
     vector = ["steering", "build", "--model", "toy", "--out", "medical"]
     audit = ["steering", "audit", "medical/medical.safetensors", "--model", "toy", *small]
     audit += ["--controls", "0", "-T", "contexts=none", "--log-dir", "logs/audit"]
-    for command in (study, vector, audit):
+    (shell.folder / "wishes.py").write_text(WISHES, encoding="utf-8")
+    wishes = ["steering", "study", "magnitude", *magnitudes[:4], "--task", "wishes.py"]
+    for command in (study, vector, audit, [*wishes, "--log-dir", "logs/wishes"]):
         shell.run(*command)
-    for folder in ("study", "audit"):
+    better = {"study": [], "audit": [], "wishes": ["--higher-is-better", "wishes:match/accuracy"]}
+    for folder, ends in better.items():
         done = shell.run(
-            "steering", "export", f"logs/{folder}", "--to", "every-eval-ever", "--out", "."
+            "steering", "export", f"logs/{folder}", "--to", "every-eval-ever", "--out", ".", *ends
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("written: ") >= 3
     checked = shell.run("python", "-m", "every_eval_ever", "validate", "data/*/*/*/*.json")
-    assert re.search(r"\b([89]|\d\d) passed, 0 warning-only, 0 failed", checked.stdout), (
-        checked.stdout
-    )
+    assert re.search(r"\b\d\d passed, 0 warning-only, 0 failed", checked.stdout), checked.stdout
 
 
 def test_the_page_names_the_versions_that_are_tested() -> None:

@@ -2,7 +2,8 @@
 
 One aggregate record a condition, by schema 0.3.0 of the package every-eval-ever. A steered model is
 not the model that it was made from, so its condition is part of its id. Answers are not exported:
-many are misaligned.
+many are misaligned. The format asks of each figure which end is better: of a judged dimension or a
+task of the user's own nobody else knows, so it is asked.
 """
 
 import hashlib
@@ -11,21 +12,26 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steering.errors import SteeringError, write_errors_as_ours
+import pandas as pd
+
+from steering.errors import SteeringError, nearest, write_errors_as_ours
 from steering.files import write_whole
 from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
 from steering.logs import log_files
 from steering.models.names import ALIASES
 from steering.questions.contexts import CONTEXT, PLAIN
-from steering.results.choices import beside, choice_conditions_of, read_results
+from steering.results.choices import beside, choice_conditions_of
 from steering.results.columns import NATS, POINTS
 from steering.results.conditions import conditions_of
 from steering.results.contexts import contexts_of
+from steering.results.dimensions import dimension_metrics, short_name
 from steering.results.schema import CHOICE_FIGURES, CONDITION_SCHEMA, KEYS
+from steering.results.task_metrics import metrics_of
+from steering.results.task_scores import read_all_results
 from steering.toy import TOYS
 
 SCHEMA_VERSION = "0.3.0"
@@ -33,6 +39,7 @@ _COLLECTION = "steering"
 # Its figures stand beside the judged ones of a condition, and are of pairs.
 _CHOICE_TASK = "em_choice"
 _LEVEL = 0.95
+_METHOD = "clustered by theme, for questions like these"
 # Figures with a better end: whether that is the lower one.
 _LOWER_IS_BETTER: Mapping[str, bool] = {
     **{f"em_{rule}": True for rule in EM_RULES},
@@ -55,7 +62,14 @@ _UNPORTABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _LIMITS = {"0-1": (0.0, 1.0), POINTS: (0.0, 100.0), NATS: ("-Infinity", "Infinity")}
 
 
-def export(logs: str | Path, out: str | Path) -> list[Path]:
+def export(
+    logs: str | Path,
+    out: str | Path,
+    *,
+    lower_is_better: Collection[str] = (),
+    higher_is_better: Collection[str] = (),
+    warn: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
     """Write a record for each condition below a folder, as `data/steering/DEVELOPER/MODEL/ID.json`.
 
     The id of a record comes from its content: the same logs give the same files.
@@ -63,47 +77,108 @@ def export(logs: str | Path, out: str | Path) -> list[Path]:
     Args:
         logs: A log or a folder.
         out: Folder of the records.
+        lower_is_better: Judged dimensions of the user's own by name, and metrics of other tasks as
+            `TASK:METRIC`, of which a lower value is better.
+        higher_is_better: Those of which a higher one is.
+        warn: Called with a line for each of them of which neither is said: it is left out.
 
     Raises:
         ResultError: There are no finished runs.
-        SteeringError: The files can't be written.
+        SteeringError: There is nothing to export, a name is not there or both are said of it, or
+            the files can't be written.
     """
-    answers, choices = read_results(Path(logs))
-    if answers.empty:
+    answers, choices, scores = read_all_results(Path(logs))
+    if answers.empty and scores.empty:
         raise SteeringError(
-            f"{logs} has no judged answers to export: records are of runs of em_freeform"
+            f"{logs} has nothing to export: records are of judged answers, as of em_freeform, and "
+            "of tasks that are not of this suite"
         )
-    conditions = beside(conditions_of(answers), choice_conditions_of(choices))
-    contexts = contexts_of(answers).to_dict("records")
-    paths = []
-    for row in conditions.to_dict("records"):
-        of_row = [each for each in contexts if all(each[key] == row[key] for key in KEYS)]
-        record = record_of(row, of_row)
-        content = json.dumps(record, sort_keys=True).encode()
-        name = uuid.UUID(bytes=hashlib.sha256(content).digest()[:16], version=4)
-        record["retrieved_timestamp"] = str(int(time.time()))
-        developer, _, model = record["model_info"]["id"].partition("/")
-        path = Path(out) / "data" / _COLLECTION / developer / model / f"{name}.json"
-        with write_errors_as_ours(path):
-            write_whole(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
-        paths.append(path)
-    return paths
+    dimensions, metrics = dimension_metrics(answers), metrics_of(scores)
+    dimensions["name"] = dimensions["metric"].map(short_name)
+    metrics["name"] = metrics["task"] + ":" + metrics["metric"]
+    names = sorted({*dimensions["name"], *metrics["name"]})
+    ends = _read_ends(names, lower_is_better, higher_is_better)
+    for name in names:
+        if name not in ends:
+            warn(
+                f"{name} is left out, since it is not known which end is better: "
+                f"--lower-is-better {name} or --higher-is-better {name} says it"
+            )
+    records = []
+    if len(answers):
+        conditions = beside(conditions_of(answers), choice_conditions_of(choices))
+        contexts = contexts_of(answers)
+        for row in conditions.to_dict("records"):
+            judged = _metric_results(_rows_of(row, dimensions), ends)
+            records.append(record_of(row, _rows_of(row, contexts), judged))
+    for row in metrics.drop_duplicates(KEYS).to_dict("records"):
+        if results := [*_metric_results(_rows_of(row, metrics), ends)]:
+            records.append(_record(row, results))
+    if not records:
+        remedy = "" if ends else ": say which end of a metric is better"
+        raise SteeringError(f"{logs} has no figure to export{remedy}")
+    return [_write(record, Path(out)) for record in records]
 
 
-def record_of(row: Mapping[Any, Any], contexts: Sequence[Mapping[Any, Any]] = ()) -> dict[str, Any]:
-    """The record of a condition, without the time of its making.
+def _read_ends(
+    names: Collection[str], lower: Collection[str], higher: Collection[str]
+) -> dict[str, bool]:
+    """Whether the lower end is better, by name, of those of which it is said."""
+    for name in (*lower, *higher):
+        if name not in names:
+            there = f"there are {', '.join(names)}" if names else "there are none in these logs"
+            raise SteeringError(
+                f"{name} is no judged dimension of yours and no metric of another task."
+                f"{nearest(name, [*names])} Only of these which end is better is asked; {there}"
+            )
+        if name in lower and name in higher:
+            raise SteeringError(f"{name} can't be better at both ends: give it once")
+    return dict.fromkeys(lower, True) | dict.fromkeys(higher, False)
+
+
+def _rows_of(condition: Mapping[Any, Any], frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of a frame that are of a condition."""
+    return [
+        row for row in frame.to_dict("records") if all(row[key] == condition[key] for key in KEYS)
+    ]
+
+
+def _write(record: dict[str, Any], out: Path) -> Path:
+    """Write a record; its id comes from its content without the time of its making."""
+    content = json.dumps(record, sort_keys=True).encode()
+    name = uuid.UUID(bytes=hashlib.sha256(content).digest()[:16], version=4)
+    record["retrieved_timestamp"] = str(int(time.time()))
+    developer, _, model = record["model_info"]["id"].partition("/")
+    path = out / "data" / _COLLECTION / developer / model / f"{name}.json"
+    with write_errors_as_ours(path):
+        write_whole(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    return path
+
+
+def record_of(
+    row: Mapping[Any, Any],
+    contexts: Sequence[Mapping[Any, Any]] = (),
+    metrics: Iterable[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """The record of a condition of judged answers, without the time of its making.
 
     Args:
         row: Of the frame of conditions, with the figures of em_choice where there are any.
         contexts: Its rows of the frame of contexts.
+        metrics: Its results in judged dimensions of the user's own.
 
     Raises:
         SteeringError: It has no figure.
     """
-    model = _model(row)
-    results = [*_results(row, row["task"]), *_context_results(row, contexts)]
+    results = [*_results(row, row["task"]), *_context_results(row, contexts), *metrics]
     if not results:
         raise SteeringError(f"{row['model']}[{row['condition']}] has no figure to export")
+    return _record(row, results)
+
+
+def _record(row: Mapping[Any, Any], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The record of results of a condition, whose columns `row` has."""
+    model = _model(row)
     made = _timestamp(row["log"])
     return {
         "schema_version": SCHEMA_VERSION,
@@ -175,7 +250,7 @@ def _results(
                     "lower": float(low),
                     "upper": float(high),
                     "confidence_level": _LEVEL,
-                    "method": "clustered by theme, for questions like these",
+                    "method": _METHOD,
                 },
             }
         is_judged = figure not in CHOICE_FIGURES
@@ -217,14 +292,68 @@ def _context_results(
         yield from _results({**asked, **each}, f"{row['task']}@{place}", place)
 
 
+def _metric_results(metrics: pd.DataFrame, ends: Mapping[str, bool]) -> Iterator[dict[str, Any]]:
+    """A result a dimension or metric with a value, of which it is said which end is better.
+
+    Args:
+        metrics: Rows of a frame of metrics, with what each is called in `name`.
+        ends: Whether the lower end is better, by name.
+    """
+    for row in metrics:
+        if row["name"] not in ends or math.isnan(row["value"]):
+            continue
+        is_dimension = row["name"] == short_name(row["metric"])
+        score: dict[str, Any] = {"score": float(row["value"])}
+        if not (math.isnan(row["value_low"]) or math.isnan(row["value_high"])):
+            score["uncertainty"] = {
+                "confidence_interval": {
+                    "lower": float(row["value_low"]),
+                    "upper": float(row["value_high"]),
+                    "confidence_level": _LEVEL,
+                    "method": _METHOD,
+                },
+                "num_samples": int(row["n"]),
+            }
+        if is_dimension:
+            description = f"mean score for {row['name']}, by a rubric of the user's"
+            prompt = f"a rubric of the user's, name and digest: {row['metric']}"
+            least, largest = _LIMITS[POINTS]
+            scale = {
+                "metric_unit": POINTS,
+                "score_type": "continuous",
+                "min_score": least,
+                "max_score": largest,
+            }
+        else:
+            description = f"{row['metric']} of the task {row['task']}, as Inspect counted it"
+            prompt = f"that of the scorers of the task {row['task']}"
+            # Only the task knows its ends, and the validator refuses a scale without them.
+            scale = {}
+        judging = {"judges": _judges(row), "input_prompt": prompt}
+        yield {
+            "evaluation_result_id": f"{row['task']}/{row['metric']}",
+            "evaluation_name": row["task"],
+            "source_data": {
+                "dataset_name": str(row["questions"]),
+                "source_type": "other",
+                "additional_details": {"context": PLAIN, "num_themes": str(row["num_clusters"])},
+            },
+            "metric_config": {
+                "evaluation_description": description,
+                "metric_id": row["metric"] if is_dimension else row["name"],
+                "metric_name": row["name"] if is_dimension else row["metric"],
+                **scale,
+                "lower_is_better": ends[row["name"]],
+                **({"llm_scoring": judging} if row["judge"] else {}),
+            },
+            "score_details": score,
+            "generation_config": _generation(row),
+        }
+
+
 def _judging(row: Mapping[Any, Any]) -> dict[str, Any]:
-    names = [name for name in str(row["judge"]).split(" + ") if name]
-    details = {"deployment_type": "unknown", "model_availability": "unknown"}
     return {
-        "judges": [
-            {"model_info": {"name": name, "id": name, "additional_details": details}}
-            for name in names
-        ],
+        "judges": _judges(row),
         "input_prompt": f"rubrics of steering {row['version']}, by digest: {row['rubrics']}",
         "additional_details": {
             "aligned_below": f"{row['aligned_below']:g}",
@@ -232,6 +361,14 @@ def _judging(row: Mapping[Any, Any]) -> dict[str, Any]:
             "protocol": str(row["protocol"]),
         },
     }
+
+
+def _judges(row: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    names = [name for name in str(row["judge"]).split(" + ") if name]
+    details = {"deployment_type": "unknown", "model_availability": "unknown"}
+    return [
+        {"model_info": {"name": name, "id": name, "additional_details": details}} for name in names
+    ]
 
 
 def _generation(row: Mapping[Any, Any]) -> dict[str, Any]:
