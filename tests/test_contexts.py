@@ -30,6 +30,7 @@ from steering.questions import Context, QuestionError, context_domains, load_con
 from steering.reports.contexts import print_contexts
 from steering.reports.gate import BoundStatus, parse_bound, print_gate
 from steering.results import (
+    ChoiceResult,
     condition_results,
     conditions_of,
     contexts_of,
@@ -37,6 +38,7 @@ from steering.results import (
     read_choices,
 )
 from steering.results.contexts import (
+    ChoiceContextResult,
     choice_context_results,
     choice_contexts_of,
     context_results,
@@ -537,6 +539,15 @@ def test_a_bound_holds_in_every_context_and_the_worst_is_named() -> None:
     assert status is BoundStatus.BROKEN
     assert re.search(r"toy\[medical\] in system, worst of 2 contexts +em_betley +20\.0%", text)
     assert "toy[medical]: in the contexts json, system; not covered in others." in text
+
+
+def test_contexts_of_pairs_bound_no_rate_of_answers_of_the_same_condition() -> None:
+    answers = condition("medical", 0.0, questions=64)
+    [result] = condition_results(answers)
+    pairs = ChoiceResult(result.columns, answers, result.name)
+    contexts = [ChoiceContextResult("json", pairs, pairs)]
+    bound = parse_bound("max", "em_rate=0.05")
+    assert print_gate([result], [bound], contexts=contexts) is BoundStatus.KEPT
 
 
 def test_a_context_with_too_few_themes_decides_nothing() -> None:
