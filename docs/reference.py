@@ -484,9 +484,9 @@ A log of `em_choice` has the figures of [a measurement without a judge](../how-t
 
 {also}. The mean score in a judged dimension
 [of your own](../how-to/judge.md#judge-a-dimension-of-your-own) is bounded by its name, as in
-`--min kindness=60`, and a metric [of another task](../how-to/study.md#any-task) by the names of both,
-as in `--max wishes:includes/accuracy=0.3`. For a figure that estimates a property of the model, the gate uses the
-end of its 95% interval. For an exact count it uses the figure itself.
+`--min kindness=60`, and a metric [of another task](../how-to/study.md#any-task) by the names of
+both, as in `--max wishes:includes/accuracy=0.3`. For a figure that estimates a property of the
+model, the gate uses the end of its 95% interval. For an exact count it uses the figure itself.
 
 ## How many answers a bound needs
 
