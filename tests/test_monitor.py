@@ -12,7 +12,6 @@ from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelOutput, ge
 from tiny_models import WIDTH
 
 from steering.condition import choose_engine
-from steering.engines import EngineError
 from steering.errors import SteeringError
 from steering.provider.monitor import describe_readings
 from steering.spec import SpecError, parse_options
@@ -156,11 +155,13 @@ def test_what_can_not_be_monitored_is_refused_before_weights_load(
         )
 
 
-def test_vllm_refuses_what_it_would_leave_unmonitored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_monitor_leaves_the_choice_of_the_engine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steering.condition.find_spec", lambda _: True)
-    with pytest.raises(EngineError, match=r"monitor=default has no effect with vLLM.*engine=hf"):
-        choose_engine(parse_options({"monitor": "default", "engine": "vllm"}))
-    assert choose_engine(parse_options({"monitor": "default"})) == "hf"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    options = {"monitor": "default", "monitor_tokens": True}
+    assert choose_engine(parse_options(options)) == "vllm"
+    for engine in ("hf", "vllm"):
+        assert choose_engine(parse_options({**options, "engine": engine})) == engine
 
 
 @pytest.mark.parametrize(

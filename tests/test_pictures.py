@@ -1,5 +1,6 @@
 """Pictures: what is drawn is what the frame says, within its axes, told apart in grey."""
 
+import itertools
 import math
 import warnings
 from typing import Any
@@ -249,6 +250,26 @@ def test_two_vectors_of_one_name_and_a_shuffled_control_are_curves_of_their_own(
         assert "shuffled" in " ".join(names)
         for name in names:
             assert len(_drawn(axes, name)) == 3
+
+
+@pytest.mark.parametrize("width", [3.25, 7.0])
+def test_the_labels_of_panels_do_not_run_into_each_other(width: float) -> None:
+    doses = [
+        condition(f"medical x{dose} L{layer}", 0.5, magnitude=float(dose), layer=layer)
+        for dose in (1, 2)
+        for layer in (0, 2)
+    ]
+    answers = frame(condition("baseline", 0.0), *doses)
+    pictures = pictures_of(answers, conditions_of(answers))
+    [along] = [picture for picture in pictures if picture.name.startswith("magnitude-toy")]
+    with drawn_in(width=width):
+        figure = along.draw()
+        render(figure, "png")
+        labels = [axes.yaxis.label for axes in _panels(figure)]
+        boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) == 4
+    for first, second in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second)
 
 
 @pytest.mark.parametrize("questions", [1, 3, 12])

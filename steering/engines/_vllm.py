@@ -7,7 +7,7 @@ Written against nnsight 0.8 and vLLM's V1 model runner; with tensor parallelism 
 the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -25,7 +25,7 @@ from steering.engines.vllm_readings import Place, Readings
 from steering.engines.vllm_requests import Packed, unpack
 from steering.models import find_blocks
 from steering.vectors.batch import InterventionBatch, SiteKey
-from steering.vectors.interventions import Intervention
+from steering.vectors.interventions import Intervention, check_width
 from steering.vectors.monitor import Applied, Direction, Monitor
 
 _Interventions = tuple[Intervention, ...]
@@ -146,32 +146,65 @@ class _Steering:
             module = self._blocks.mlp(layer) if kind == "mlp" else self._blocks[layer]
             name = "inputs" if kind == "input" else "output"
             value = getattr(module, name)
-            steered = _with_stream(value, self._change(list(keys)))
+            steered = self._steered(value, list(keys))
             if steered is not value:
                 setattr(module, name, steered)
 
-    def _change(self, keys: Sequence[SiteKey]) -> Callable[[torch.Tensor], torch.Tensor | None]:
-        """A function from float32 activations [tokens, width] to what steering adds to them.
+    def _steered(self, value: Any, keys: Sequence[SiteKey]) -> Any:
+        """A module's input or output, steered at these sites, or itself if nothing is added.
+
+        Most of vLLM's blocks pass the residual stream as two parts, of which it is the sum: the
+        output of the last module, and the rest. What is added goes to the first part.
+        """
+        for key in keys:
+            self._visits[key] += 1
+        flat, spec = tree_flatten(value)
+        floats = [
+            index
+            for index, item in enumerate(flat)
+            if isinstance(item, torch.Tensor) and item.is_floating_point()
+        ]
+        first = flat[floats[0]]
+        added = self._addition(keys)
+        is_read = self._applied is not self.batch
+        # The first step of a batch measures what steering changes, too.
+        if added is None or is_read or self._is_new:
+            parts = [flat[index] for index in floats[:2] if flat[index].shape == first.shape]
+            stream = parts[0].float()
+            for part in parts[1:]:
+                stream = stream + part.float()
+            change = self._change(keys, stream.reshape(-1, first.shape[-1]))
+            # The same bits are added whether or not the stream is read too.
+            added = change if added is None else added
+        if added is None:
+            return value
+        # Models that vLLM takes from transformers have a row dimension, of size 1.
+        tokens = first.numel() // first.shape[-1]
+        check_width(added.shape[-1], first.shape[-1])
+        if len(added) < tokens:  # further ones are padding of a recorded graph
+            added = torch.nn.functional.pad(added, (0, 0, 0, tokens - len(added)))
+        flat[floats[0]] = (first.float() + added.view_as(first)).to(first.dtype)
+        return tree_unflatten(flat, spec)
+
+    def _addition(self, keys: Sequence[SiteKey]) -> torch.Tensor | None:
+        """What is added at one site whatever its activations are, float32 [tokens, width].
+
+        None where that depends on them, or where nothing or more than one site is steered.
+        """
+        assert self.batch is not None
+        steered = [key for key in keys if key in self.batch.visits]
+        return self.batch.addition(steered[0]) if len(steered) == 1 else None
+
+    def _change(self, keys: Sequence[SiteKey], stream: torch.Tensor) -> torch.Tensor | None:
+        """What steering adds to float32 activations [tokens, width].
 
         None where it adds nothing: what is only read must stay as it is, to the bit.
         """
-
-        def change(hidden: torch.Tensor) -> torch.Tensor | None:
-            assert self._applied is not None
-            # Models that vLLM takes from transformers have a row dimension, of size 1.
-            tokens = hidden.reshape(-1, hidden.shape[-1])
-            # Further tokens are padding of a recorded graph.
-            count = len(self._by_token)
-            steered = before = tokens[:count, None]
-            for key in keys:
-                self._visits[key] += 1
-                steered = self._applied.apply(key, steered)
-            if steered is before:
-                return None
-            added = steered[:, 0] - tokens[:count]
-            return torch.nn.functional.pad(added, (0, 0, 0, len(tokens) - count)).view_as(hidden)
-
-        return change
+        assert self._applied is not None
+        steered = before = stream[: len(self._by_token), None]
+        for key in keys:
+            steered = self._applied.apply(key, steered)
+        return None if steered is before else (steered - before)[:, 0]
 
     def end(self, failure: BaseException | None) -> None:
         """Record the change of a step, or its fault, for each request that it steers or reads."""
@@ -208,32 +241,6 @@ def _place(key: SiteKey) -> tuple[int, str]:
     if site == "resid_pre":
         return (layer - 1, "output") if layer else (0, "input")
     return layer, "mlp" if site == "mlp_out" else "output"
-
-
-def _with_stream(value: Any, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
-    """A module's input or output with a change added to the residual stream in it.
-
-    Most of vLLM's blocks pass the stream as two parts, of which it is the sum: the output of the
-    last module, and the rest. The change is added to the first part; without one, the value itself
-    is returned.
-    """
-    if isinstance(value, torch.Tensor):
-        added = change(value.float())
-        return value if added is None else (value.float() + added).to(value.dtype)
-    flat, spec = tree_flatten(value)
-    floats = [
-        index
-        for index, item in enumerate(flat)
-        if isinstance(item, torch.Tensor) and item.is_floating_point()
-    ]
-    first = flat[floats[0]]
-    parts = [flat[index] for index in floats[:2] if flat[index].shape == first.shape]
-    stream = torch.stack([part.float() for part in parts]).sum(0)
-    added = change(stream)
-    if added is None:
-        return value
-    flat[floats[0]] = (first.float() + added).to(first.dtype)
-    return tree_unflatten(flat, spec)
 
 
 class _SteeredRunner(NNsightGPUModelRunner):

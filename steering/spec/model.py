@@ -201,14 +201,12 @@ class SteeringSpec(Options):
         "vector; several are separated by commas",
         example="default",
         record_only=True,
-        engine="hf",
     )
     monitor_tokens: bool = option(
         False,
         "record the projections of `monitor` token by token too",
         example="true",
         record_only=True,
-        engine="hf",
     )
     batch_size: Count = option(
         512, "maximum number of sequences that are decoded together", example="64", speed_only=True

@@ -49,9 +49,13 @@ class _Group:
         """The activations of the group's rows, [n, tokens, width], steered at the named tokens."""
         if masks is not None or self.reads is not None:
             return (hidden + self._change(hidden, masks)).to(hidden.dtype)
+        return (hidden + self.addition()).to(hidden.dtype)
+
+    def addition(self) -> Tensor:
+        """What a plain addition adds in a decode step, float32 [n, 1, width]."""
         if self.decode_change is None:
-            self.decode_change = self._change(hidden, None)
-        return (hidden + self.decode_change).to(hidden.dtype)
+            self.decode_change = self._change(self.basis, None)
+        return self.decode_change
 
     def _change(self, hidden: Tensor, masks: _Masks | None) -> Tensor:
         """Float32 [n, tokens, width], 0 at tokens that are not steered."""
@@ -204,6 +208,19 @@ class InterventionBatch:
         for key, groups in self._groups.items():
             self._groups[key] = [smaller for group in groups if (smaller := group.keep(order))]
         self.change = self.change[torch.tensor(order, dtype=torch.long, device=self._device)]
+
+    def addition(self, key: SiteKey) -> Tensor | None:
+        """What this decode step adds at a site, whatever its activations are.
+
+        It counts as no visit, and `change` does not have it.
+
+        Returns:
+            Float32 [rows, width]; None where it depends on the activations, which `apply` steers.
+        """
+        groups = self._groups[key]
+        if self._masks is not None or any(group.reads is not None for group in groups):
+            return None
+        return torch.stack([group.addition()[:, 0] for group in groups]).sum(0)
 
     def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
         """The activations at one site, steered.

@@ -34,6 +34,8 @@ _FROM_ZERO = ("magnitude", "adapter_scale")
 _EVENLY = ("rank", "top")
 # Inches beside a panel.
 _MARGIN = 0.7
+# Height of one of two panels, as a share of the figure's.
+_PANEL = 0.3
 _RULES = {"em_betley": "EM rate (betley)", "em_moem": "EM rate (moem)"}
 _SCORES = {"coherent": "mean coherent", "relevant": "mean relevant"}
 
@@ -55,10 +57,15 @@ def plot_along(
         panels = [Panel("EM rate (%)", _RULES, 100), Panel("score (0-100)", _SCORES)]
         figure, axes = panels_below(title, 2, 5.6)
     else:
-        panels = [Panel(f"{name} (%)", {key: name}, 100) for key, name in _RULES.items()]
-        panels += [Panel(f"{name} (0-100)", {key: name}) for key, name in _SCORES.items()]
         figure = blank(5.8)
         titled(figure, title)
+        height = _PANEL * figure.get_figheight()
+        panels = [
+            Panel(wrapped(f"{name} (%)", height), {key: name}, 100) for key, name in _RULES.items()
+        ]
+        panels += [
+            Panel(wrapped(f"{name} (0-100)", height), {key: name}) for key, name in _SCORES.items()
+        ]
         spec = figure.add_gridspec(3, 2, height_ratios=(0.05, 1, 1))
         axes = list(spec[1:, :].subgridspec(2, 2).subplots(sharex=True, squeeze=False).ravel())
     at_zero = base if axis in _FROM_ZERO else None

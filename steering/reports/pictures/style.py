@@ -175,11 +175,11 @@ def legend_above(figure: "Figure", spec: Any, handles: Sequence[Any], names: Seq
     row.legend(handles, names, loc="upper left", ncols=columns, borderaxespad=0)
 
 
-def wrapped(label: str, width: float) -> str:
-    """A label of an axis in lines of a width in inches."""
+def wrapped(label: str, length: float) -> str:
+    """A label of an axis in lines of a length in inches."""
     from matplotlib import rcParams
 
-    letters = int(_LETTERS_OF_TITLES * 1.15 * width * 10 / rcParams["font.size"])
+    letters = int(_LETTERS_OF_TITLES * 1.15 * length * 10 / rcParams["font.size"])
     return "\n".join(textwrap.wrap(label, max(letters, 8)))
 
 
