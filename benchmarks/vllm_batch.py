@@ -35,12 +35,10 @@ from steering.vectors.monitor import Direction, Monitor, MonitorBatch
 RESULTS = Path(__file__).with_name("results") / "vllm.json"
 CONDITIONS = 64
 # Tokens of each answer.
-TOKENS = {"batch": 32, "monitor": 128}
+TOKENS = {"batch": 32, "steering": 128, "monitor": 128}
 RATIOS = {
-    "batch": {
-        "at_once_over_single": ("64 conditions", "64 single runs"),
-        "steered_over_unsteered": ("64 conditions", "unsteered"),
-    },
+    "batch": {"at_once_over_single": ("64 conditions", "64 single runs")},
+    "steering": {"steered_over_unsteered": ("64 conditions", "unsteered")},
     "monitor": {
         "monitored_over_unsteered": ("unsteered, monitored", "unsteered"),
         "monitored_over_steered": ("64 conditions, monitored", "64 conditions"),
@@ -141,11 +139,13 @@ def measure(what: str, rounds: int) -> dict[str, Any]:
         }
         needed = {name for pair in RATIOS[what].values() for name in pair}
         shares: dict[str, list[float]] = {name: [] for name in needed if "monitored" in name}
+        seconds: dict[str, list[float]] = {name: [] for name in needed}
 
         def arm(name: str) -> int:
             clock(engine)
             tokens = sum(ours(engine, batch) for batch in batches[name])
             spent, reading = clock(engine)
+            seconds[name].append(spent)
             if name in shares:
                 shares[name].append(reading / spent)
             return tokens
@@ -160,7 +160,14 @@ def measure(what: str, rounds: int) -> dict[str, Any]:
         f"share of time that reads, {name}": statistics.median(values)
         for name, values in shares.items()
     }
-    return {"figures": figures, "taken": taken, "shares": shares}
+    if what == "steering":
+        pairs = zip(seconds["unsteered"], seconds["64 conditions"], strict=True)
+        ratios = [unsteered / steered for unsteered, steered in pairs]
+        # The first is of the warm-up.
+        figures["unsteered over steered, processor time of the worker"] = statistics.median(
+            ratios[1:]
+        )
+    return {"figures": figures, "taken": taken, "shares": shares, "worker_seconds": seconds}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import matplotlib.colors
 import pandas as pd
 import pytest
 from made_answers import condition, frame
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from steering.reports.pictures import (
     line_of,
@@ -255,18 +256,19 @@ def test_two_vectors_of_one_name_and_a_shuffled_control_are_curves_of_their_own(
 @pytest.mark.parametrize("width", [3.25, 7.0])
 def test_the_labels_of_panels_do_not_run_into_each_other(width: float) -> None:
     doses = [
-        condition(f"medical x{dose} L{layer}", 0.5, magnitude=float(dose), layer=layer)
+        condition(f"medical x{dose} L{layer:g}", 0.5, magnitude=float(dose), layer=layer)
         for dose in (1, 2)
-        for layer in (0, 2)
+        for layer in (0.0, 1.0, 2.0)
     ]
-    answers = frame(condition("baseline", 0.0), *doses)
-    pictures = pictures_of(answers, conditions_of(answers))
-    [along] = [picture for picture in pictures if picture.name.startswith("magnitude-toy")]
+    steered = conditions_of(frame(*doses)).groupby("layer")
+    lines = [line_of(f"layer {layer:g} of a series", rows, "magnitude") for layer, rows in steered]
     with drawn_in(width=width):
-        figure = along.draw()
-        render(figure, "png")
+        figure = plot_along(lines, "magnitude", "a title of three lines " * 5)
+        figure.set_dpi(200)  # that of the file: hinted letters are wider on fewer dots
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
         labels = [axes.yaxis.label for axes in _panels(figure)]
-        boxes = [label.get_window_extent() for label in labels]
+        boxes = [label.get_window_extent(canvas.get_renderer()) for label in labels]
     assert len(boxes) == 4
     for first, second in itertools.combinations(boxes, 2):
         assert not first.overlaps(second)

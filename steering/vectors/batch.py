@@ -220,7 +220,8 @@ class InterventionBatch:
         groups = self._groups[key]
         if self._masks is not None or any(group.reads is not None for group in groups):
             return None
-        return torch.stack([group.addition()[:, 0] for group in groups]).sum(0)
+        first, *others = (group.addition()[:, 0] for group in groups)
+        return sum(others, start=first)
 
     def apply(self, key: SiteKey, hidden: Tensor) -> Tensor:
         """The activations at one site, steered.
