@@ -19,7 +19,7 @@ from steering.results.choices import ChoiceResult, choice_results
 from steering.results.conditions import ConditionResult, baselines_of, condition_results
 from steering.results.context_columns import CHOICE_CONTEXT_SCHEMA, CONTEXT_SCHEMA
 from steering.results.frame_check import check_frame
-from steering.results.schema import KEYS, empty_frame
+from steering.results.schema import KEYS, check_answers, check_choices, empty_frame
 from steering.stats import Difference, paired_difference
 
 _Result = TypeVar("_Result", ConditionResult, ChoiceResult)
@@ -97,6 +97,8 @@ def context_results(answers: pd.DataFrame) -> list[ContextResult]:
     Raises:
         FrameError: It is no such frame.
     """
+    if not _has_contexts(check_answers(answers)):
+        return []
     plain = condition_results(answers)
     baselines = baselines_of(plain)
     results = [
@@ -122,6 +124,8 @@ def choice_context_results(choices: pd.DataFrame) -> list[ChoiceContextResult]:
     Raises:
         FrameError: It is no such frame.
     """
+    if not _has_contexts(check_choices(choices)):
+        return []
     return [
         ChoiceContextResult(context, _in_context(result, context, rows), result)
         for result in choice_results(choices)
@@ -138,8 +142,7 @@ def contexts_of(answers: pd.DataFrame) -> pd.DataFrame:
     Raises:
         FrameError: It is no such frame.
     """
-    results = context_results(answers) if len(answers) else []
-    return _frame([each.row() for each in results], CONTEXT_SCHEMA)
+    return _frame([each.row() for each in context_results(answers)], CONTEXT_SCHEMA)
 
 
 def choice_contexts_of(choices: pd.DataFrame) -> pd.DataFrame:
@@ -152,6 +155,10 @@ def choice_contexts_of(choices: pd.DataFrame) -> pd.DataFrame:
         FrameError: It is no such frame.
     """
     return _frame([each.row() for each in choice_context_results(choices)], CHOICE_CONTEXT_SCHEMA)
+
+
+def _has_contexts(frame: pd.DataFrame) -> bool:
+    return bool((frame[CONTEXT] != PLAIN).any())
 
 
 def _contexts_of(

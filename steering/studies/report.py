@@ -312,8 +312,7 @@ def _claims_table(verdicts: Sequence[ClaimVerdict]) -> PageTable:
 
 def _contexts(content: Report) -> tuple[list[ContextResult], list[ChoiceContextResult]]:
     """The contexts of judged answers and of em_choice."""
-    judged = context_results(content.answers) if len(content.answers) else []
-    return judged, choice_context_results(content.choices)
+    return context_results(content.answers), choice_context_results(content.choices)
 
 
 def write_report(
