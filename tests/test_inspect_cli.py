@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from inspect_ai import eval
+from inspect_ai import eval, eval_set
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import EvalLog, list_eval_logs
 from inspect_ai.model import GenerateConfig, Model, get_model
@@ -145,18 +145,17 @@ def test_judges_are_listed_with_settings_of_their_own(tmp_path: Path) -> None:
     assert metrics(log)["unscored[toy/judge]"] == 0
 
 
-def test_a_model_without_a_judge_ends_the_command_in_one_line_of_choices(
-    shell: Shell, tiny_folder: Callable[[str], Path]
+def test_a_model_without_a_judge_ends_the_run_in_one_line_of_choices(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = {key: "" for default in REGISTER.defaults for key in default.keys}
+    for key in {key for default in REGISTER.defaults for key in default.keys}:
+        monkeypatch.setenv(key, "")
     model = f"steered/{tiny_folder('llama')}"
-    command = ("inspect", "eval", "evals/em_freeform.py", "--model", model, "-M", "vector=none")
-    process = shell.run(*command, **keys)
-    assert process.returncode == 1
-    output = " ".join((process.stdout + process.stderr).split())
-    assert output.startswith("there is no judge: none is named")
-    assert output.endswith("em_choice needs no judge.")
-    assert "set OPENAI_API_KEY for" in output
+    message = refusal(FREEFORM, tmp_path, model=model, model_args={"vector": "none"})
+    assert message.startswith("there is no judge: none is named")
+    assert message.endswith("em_choice needs no judge.")
+    assert "set OPENAI_API_KEY for" in message
+    assert "\n" not in message
 
 
 def test_a_judge_that_would_be_steered_by_default_ends_the_run_at_once(tmp_path: Path) -> None:
@@ -193,30 +192,28 @@ def test_a_local_folder_runs_to_the_end_without_a_network(
     assert steering["largest_change"][0] > 0
 
 
-def test_an_eval_set_of_every_task_can_be_reported(shell: Shell) -> None:
-    """A real eval-set, as CI runs it."""
-    logs = shell.folder / "set"
-    short = (
-        "-T",
-        "num_questions=2",
-        "-T",
-        "num_pairs=9",
-        "--epochs",
-        "1",
-        "--seed",
-        "1",
-        "--log-dir",
-        str(logs),
+def test_an_eval_set_of_every_task_can_be_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CI runs the command in the job `smoke`."""
+    monkeypatch.chdir(REPO)
+    is_done, _ = eval_set(
+        "evals",
+        model="steered/toy",
+        task_args={"num_questions": 2, "num_pairs": 9},
+        epochs=1,
+        seed=1,
+        log_dir=str(tmp_path),
+        display="none",
     )
-    process = shell.run("inspect", "eval-set", "evals", "--model", "steered/toy", *short)
-    assert process.returncode == 0, process.stdout + process.stderr
-    typed = ["report", str(logs), "--verbose"]
+    assert is_done
+    typed = ["report", str(tmp_path), "--verbose"]
     report = CliRunner().invoke(commands, typed, env={"COLUMNS": "200"})
     assert report.exit_code == 0, report.output
     # Of em_freeform, em_target and em_choice.
     assert len(re.findall(r"toy\[medical x1\] +\d", report.stdout)) == 3
     assert "rule:betley|aligned<30|coherent>=50|judge:toy/judge|questions:core@" in report.stdout
-    assert f"inspect view --log-dir {logs}" in report.stdout
+    assert f"inspect view --log-dir {tmp_path}" in report.stdout
 
 
 @pytest.mark.parametrize("task", ["em_freeform", "em_target", "judge_calibration"])

@@ -133,6 +133,7 @@ def test_a_vector_that_does_nothing_is_told_by_the_command_to_do_nothing(tmp_pat
     """From the runs of a study to the verdicts of `steering claims`, with nothing in between."""
     run_study(
         "magnitude",
+        model="toy-small",
         axes={"magnitude": [1e-6, 2e-6, 3e-6, 4e-6]},
         options=QUICK,
         task={"samples_per_question": 2, "choices": "none"},
@@ -178,16 +179,16 @@ def test_other_questions_have_no_place_in_a_study_s_folder(rank_study: StudyResu
         run_study("rank", task={"num_questions": 1}, logs=rank_study.folder)
 
 
-def test_claims_by_its_command_says_what_is_missing(rank_study: StudyResult, shell: Shell) -> None:
-    done = shell.run("steering", "claims", str(rank_study.folder))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 few directions" in done.stdout
-    assert "2 themes are too few, 7 are needed." in done.stdout
-    assert "steering study run" in done.stdout
-    assert shell.network_tries() == []
+def test_claims_by_its_command_says_what_is_missing(rank_study: StudyResult) -> None:
+    done = CliRunner().invoke(commands, ["claims", str(rank_study.folder)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    assert "5 few directions" in done.output
+    assert "2 themes are too few, 7 are needed." in done.output
+    assert "steering study run" in done.output
 
 
 ARMS: dict[str, Any] = {
+    "model": "toy-small",
     "magnitudes": [0.5, 1],
     "training_epochs": 2,
     "build_seeds": [0],
@@ -207,11 +208,11 @@ def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
     assert [len(log.samples or []) for log in logs] == [10] * 5
     names = sorted(re.sub(r"-[0-9a-f]{6}\]", "]", log.eval.model) for log in logs)
     assert names == [
-        "steered/toy[adapter medical-epoch1]",
-        "steered/toy[adapter medical-epoch2]",
-        "steered/toy[baseline]",
-        "steered/toy[medical x0.5]",
-        "steered/toy[medical x1]",
+        "steered/toy-small[adapter medical-epoch1]",
+        "steered/toy-small[adapter medical-epoch2]",
+        "steered/toy-small[baseline]",
+        "steered/toy-small[medical x0.5]",
+        "steered/toy-small[medical x1]",
     ]
     # The study has the leak of its target judged by itself, and compares it too.
     assert {log.eval.task_args["leak"] for log in logs} == {"health and medicine"}
@@ -235,8 +236,8 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     done = CliRunner().invoke(
         commands,
         [
-            *("study", "finetuned", "--magnitudes", "0.5,1,0.75", "--training-epochs", "2"),
-            *("--build-seeds", "0"),
+            *("study", "finetuned", "--model", "toy-small", "--magnitudes", "0.5,1,0.75"),
+            *("--training-epochs", "2", "--build-seeds", "0"),
             *("-T", "num_questions=2", "-T", "samples_per_question=5", "-T", "choices=none"),
             *("--seed", "1", "--display", "none", "--log-dir", str(finetuned.folder)),
         ],
@@ -245,7 +246,7 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     assert "Trains" not in done.output
     assert "1 conditions to run, 10 answers each" in done.output
     [added] = set(_ids(finetuned.folder)) - before
-    assert added == "steered/toy[medical x0.75]"
+    assert added == "steered/toy-small[medical x0.75]"
     assert re.search(r" baseline .* 10 +[0-9a-f]{6}\b", done.output)
 
 
@@ -261,6 +262,7 @@ def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
     with pytest.raises(StudyError) as error:
         run_study(
             "finetuned",
+            model="toy-small",
             training_epochs=2,
             build_seeds=[0],
             magnitudes=[1],
@@ -268,7 +270,7 @@ def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
             task={"questions": str(questions), "samples_per_question": 1, "choices": "none"},
             logs=tmp_path / "logs",
         )
-    assert "4 of 4 conditions did not finish (steered/toy[baseline], " in str(error.value)
+    assert "4 of 4 conditions did not finish (steered/toy-small[baseline], " in str(error.value)
     assert f"inspect view --log-dir {tmp_path / 'logs'}" in str(error.value)
     adapter = tmp_path / "logs" / "adapters" / "medical-epoch1"
     assert (adapter / "adapter_model.safetensors").exists()
