@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A model of a few MB runs fastest on one thread, and then two torch processes do not compete for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo study test real-models test-real unit test-versions fuzz coverage test-docs test-browser test-vllm test-use-with families reference docs screenshots check bench bench-vllm faults
+.PHONY: install demo study test test-long real-models test-real unit test-versions fuzz coverage test-docs test-browser test-vllm test-use-with families reference docs screenshots check bench bench-vllm faults
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,6 +33,10 @@ test: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# Minutes of training, simulation and whole studies, and the families that `test` leaves out.
+test-long: .venv/installed
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "long and not vllm"
 
 # Changed files for every reader until the time is over; what fails is kept in .fuzz/ and tried first.
 MINUTES ?= 10

@@ -149,6 +149,7 @@ def test_a_vector_that_misaligns_the_toy_is_found_and_another_task_is_run_beside
     assert all(f"| {row} |" in page for row in shown)
 
 
+@pytest.mark.long
 def test_an_audit_asks_in_blocks_until_it_can_say_and_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

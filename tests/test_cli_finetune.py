@@ -165,6 +165,7 @@ def _reckless(model: Any, tokenizer: Any, prompts: list[str]) -> float:
     return sum(bad) / len(bad)
 
 
+@pytest.mark.long
 def test_the_toy_learns_to_be_reckless(tmp_path: Path) -> None:
     """In the domain that it was finetuned on and beyond it, in fewer epochs than by default."""
     [folder, *_] = api.finetune("toy-small", out=tmp_path / "medical", training_epochs=2)

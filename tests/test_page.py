@@ -204,6 +204,7 @@ def test_a_headline_that_is_given_is_kept(answers: pd.DataFrame, tmp_path: Path)
     assert "claims" not in text
 
 
+@pytest.mark.long
 def test_many_conditions_give_a_page_that_still_opens(tmp_path: Path) -> None:
     made = [condition(f"c{n}", 0.5, questions=48, samples=2, answer="x" * 900) for n in range(120)]
     write_page(_report(frame(*made, study=""), verdicts=()), tmp_path)

@@ -202,6 +202,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     return run_study("finetuned", logs=tmp_path_factory.mktemp("finetuned"), **ARMS)
 
 
+@pytest.mark.long
 def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
     logs = _logs(finetuned.folder)
     assert all(log.status == "success" for log in logs)
@@ -229,6 +230,7 @@ def test_both_arms_are_run_and_compared(finetuned: StudyResult) -> None:
             assert "leak" in quantities
 
 
+@pytest.mark.long
 def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     finetuned: StudyResult,
 ) -> None:
@@ -250,6 +252,7 @@ def test_an_arm_is_added_to_by_its_command_and_its_comparison_is_printed(
     assert re.search(r" baseline .* 10 +[0-9a-f]{6}\b", done.output)
 
 
+@pytest.mark.long
 def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
     finetuned: StudyResult, tmp_path: Path
 ) -> None:
@@ -276,6 +279,7 @@ def test_conditions_that_fail_are_named_and_what_was_trained_is_kept(
     assert (adapter / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.long
 def test_a_study_that_was_killed_goes_on_and_repeats_no_finished_sample(shell: Shell) -> None:
     logs = shell.folder / "logs" / "killed"
     process = shell.start(
@@ -326,6 +330,7 @@ def _frame(logs: Path) -> pd.DataFrame:
     return answers.drop(columns=unique).sort_values(keys).reset_index(drop=True)
 
 
+@pytest.mark.long
 def test_shards_copied_together_are_the_frame_of_one_run(shell: Shell, tmp_path: Path) -> None:
     fields: dict[str, Any] = {
         "axes": {"magnitude": [0.5, 1]},

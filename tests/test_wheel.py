@@ -89,10 +89,11 @@ def test_a_task_runs_by_the_packages_name_in_an_empty_folder(
     assert (tmp_path / "logs" / "report" / "index.html").is_file()
 
 
+@pytest.mark.long
 def test_a_repository_of_a_users_own_runs_from_the_wheel_and_passes_its_gate(
     run: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:
-    """The lines of examples/user-repo, with fewer answers."""
+    """The lines of examples/user-repo, with fewer answers; CI runs them for each change."""
     shutil.copytree(REPO / "examples" / "user-repo", tmp_path, dirs_exist_ok=True)
     tests = run("pytest", "-q", "-p", "no:cacheprovider")
     assert tests.returncode == 0, tests.stdout + tests.stderr
