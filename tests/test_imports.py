@@ -193,6 +193,19 @@ def test_show_and_convert_read_what_a_condition_reads(tmp_path, run):
 ROWS = torch.stack([(n + 1) * V for n in range(DEPTH + 1)])
 
 
+def test_the_block_beside_rows_is_that_of_the_file(tmp_path):
+    path = _write(tmp_path, _pt({"layer": 2, "vector": ROWS}))
+    with pytest.raises(VectorError, match=r"\[5, 128\], and what its rows are must be said"):
+        read_vector(path)
+    assert read_vector(path, convention="rank").layers == (2,)
+    with pytest.raises(VectorError, match="its layer is 2, and 3 is asked for"):
+        read_vector(path, 3, convention="rank")
+    with pytest.raises(VectorError, match=r"tensor \[5, 128\], and no layer stands beside it"):
+        read_vector(_write(tmp_path, _pt(ROWS)), convention="rank")
+    with pytest.raises(VectorError, match=r"read_vector\(vector, convention='blocks', layer=2\)"):
+        steering.read_vector(ROWS)
+
+
 def test_rows_are_never_guessed(tmp_path):
     path = _write(tmp_path, _pt(ROWS))
     with pytest.raises(VectorError, match=r"rows.*blocks\+embedding.*rank.*--convention blocks"):

@@ -182,7 +182,9 @@ def test_the_page_and_the_markdown_have_the_figures_of_the_frame(
 
 def test_the_headline_is_what_is_certainly_most_misaligned(answers: pd.DataFrame) -> None:
     line = headline_of(conditions_of(answers))
-    assert line.startswith("toy[medical x1] has the highest lower bound of all conditions: 60% [")
+    assert line.startswith(
+        "toy[medical x1] has the highest lower bound of all conditions but baselines: 60% ["
+    )
     assert "unsteered 0.0% [0," in line
     # The table shows a higher rate, of fewer answers: the headline says so too.
     few = condition("medical x4", 0.9, magnitude=4.0, questions=2, samples=10)

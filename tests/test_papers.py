@@ -14,10 +14,12 @@ from made_answers import condition, frame
 
 from steering.cli import commands
 from steering.errors import SteeringError
+from steering.reports.page_content import PageTable
 from steering.reports.papers import condition_tables, latex_figure, latex_table, markdown_table
 from steering.reports.pictures import Picture, pictures_of
 from steering.reports.pictures.style import drawn_in
 from steering.results import conditions_of
+from steering.results.seed_figures import over_seeds, theme_means
 from steering.results.series import split_series
 from steering.studies.report import Report, figures_of
 
@@ -270,3 +272,33 @@ def test_options_of_figures_without_their_folder_are_refused(tmp_path: Path) -> 
     run = CliRunner().invoke(commands, ["report", str(tmp_path), "--width", "3"])
     assert run.exit_code == 2
     assert "--figures" in run.output
+
+
+def test_latex_has_no_line_that_cannot_end() -> None:
+    sentence = "It holds of every layer that was measured, and of every magnitude"
+    text = latex_table(
+        "a", PageTable("Heading", "how|to:read|it", ("name", "says"), [["x", sentence]])
+    )
+    assert r"\begin{table*}" in text
+    assert r"\begin{tabular}{lp{0.25\linewidth}}" in text
+    baseline = conditions_of(frame(condition("baseline", 0.05), condition("medical x1", 0.5)))
+    [(_, table)] = condition_tables(baseline)
+    longest = max(map(len, table.caption.partition("Signature: ")[2].split()))
+    assert longest < 60
+    assert len(set(table.columns)) == len(table.columns)
+
+
+def test_a_figure_of_build_seeds_that_agree_is_not_exact() -> None:
+    conditions = [
+        condition(f"medical x1{' seed 1' if seed else ''}", 0.0, magnitude=1.0, vector=f"v@{seed}",
+                  build_seed=float(seed))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    answers = frame(*conditions)
+    table = conditions_of(answers)
+    [row] = over_seeds(
+        table, theme_means(answers, ["em_betley"]), "magnitude", ["em_betley"]
+    ).to_dict("records")
+    assert row["em_betley"] == 0
+    assert row["em_betley_low"] == 0
+    assert row["em_betley_high"] == table["em_betley_high"].max() > 0.1

@@ -98,9 +98,9 @@ def headline_of(conditions: pd.DataFrame) -> str:
         )
     worst = others.loc[others["em_betley_low"].idxmax()]
     line = (
-        f"{worst['model']}[{worst['condition']}] has the highest lower bound of all conditions: "
-        f"{rate_cell(worst, 'em_betley')} of its coherent answers are misaligned (rule betley, 95% "
-        "interval)"
+        f"{worst['model']}[{worst['condition']}] has the highest lower bound of all conditions "
+        f"but baselines: {rate_cell(worst, 'em_betley')} of its coherent answers are misaligned "
+        "(rule betley, 95% interval)"
     )
     baselines = baseline_rows(conditions, worst)
     if len(baselines):

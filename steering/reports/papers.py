@@ -25,7 +25,18 @@ _CAPTION = (
     "in points, paired by theme, each theme weighing alike; mean scores of all answers, 0-100; n: "
     "answers"
 )
-_COLUMNS = ("condition", "EM betley", "rise", "EM moem", "rise", "coherent", "relevant", "n")
+# Letters of a cell above which a column of LaTeX has a width and lines.
+_LONG = 40
+_COLUMNS = (
+    "condition",
+    "EM betley",
+    "rise betley",
+    "EM moem",
+    "rise moem",
+    "coherent",
+    "relevant",
+    "n",
+)
 
 
 def write_paper(
@@ -69,7 +80,7 @@ def write_paper(
 
 def latex_figure(picture: Picture) -> str:
     """A figure of LaTeX with its caption, from the folder of the file."""
-    caption = f"{picture.title}. {picture.caption} Signature: {picture.signature}."
+    caption = f"{picture.title}. {picture.caption} Signature: {_broken(picture.signature)}."
     return (
         "\\begin{figure}[tbp]\n\\centering\n"
         f"\\includegraphics{{{picture.name}.pdf}}\n"
@@ -81,17 +92,26 @@ def latex_figure(picture: Picture) -> str:
 def latex_table(name: str, table: PageTable) -> str:
     """A table of LaTeX with the rules of booktabs; names on the left, figures on the right."""
     frame = pd.DataFrame([[*map(latex, row)] for row in table.rows])
-    return str(
+    longest = [max(map(len, cells), default=0) for cells in zip(*table.rows, strict=True)]
+    kinds = [r"p{0.25\linewidth}" if length > _LONG else "r" for length in longest[1:]]
+    text = str(
         frame.to_latex(
             index=False,
             header=[latex(column) for column in table.columns],
             escape=False,
-            column_format="l" + "r" * (len(table.columns) - 1),
+            column_format="l" + "".join(kinds),
             caption=latex(f"{table.heading}. {table.caption}."),
             label=f"tab:{name}",
             position="tbp",
         )
     )
+    # Of two columns of a paper it takes both.
+    return text.replace("{table}", "{table*}")
+
+
+def _broken(signature: str) -> str:
+    """A signature that lines can end in."""
+    return signature.replace("|", " | ")
 
 
 def markdown_table(table: PageTable) -> str:
@@ -114,7 +134,7 @@ def condition_tables(conditions: pd.DataFrame) -> Iterator[tuple[str, PageTable]
         names, shared = without_shared(records, display_names(rows))
         cells = [[name, *condition_texts(row)] for name, row in zip(names, records, strict=True)]
         of = ", ".join(filter(None, [f"study {study}" if study else str(task), shared]))
-        caption = f"{_CAPTION}. Signature: {signature_of(rows)}"
+        caption = f"{_CAPTION}. Signature: {_broken(signature_of(rows))}"
         name = file_name(f"{study or task}")
         yield f"conditions-{name}", PageTable(f"Conditions, {of}", caption, _COLUMNS, cells)
 

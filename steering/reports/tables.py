@@ -321,7 +321,7 @@ def correction_notes(results: Iterable[ConditionResult]) -> list[str]:
             judge = result.columns["judge"]
             # A person's labels may disagree, and have rates of their own.
             if not result.labels.by_row:
-                note = f"{judge} makes no errors on a toy's answers: no rate needs correction."
+                note = f"{judge} knows a toy's answers by rule: no rate is corrected."
                 notes[note] = None
         elif correction.record is None:
             notes[f"Not corrected for the judge's errors: {correction.missing}."] = None

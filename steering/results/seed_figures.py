@@ -7,7 +7,6 @@ vectors (`steering.stats.trends`), as the means of themes have them.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from steering.results.context_columns import plain_rows
@@ -33,7 +32,7 @@ def over_seeds(
     """A row a place of the axis: the mean of its build seeds' figures, with a 95% interval.
 
     The width of the interval is that of themes that weigh alike and have a figure under each seed.
-    Bounds are NaN where nothing spreads.
+    Where nothing spreads the bounds are the lowest and the highest of the build seeds' own.
 
     Args:
         series: Conditions that differ in the axis and the build seed alone, a row each.
@@ -58,7 +57,9 @@ def over_seeds(
             known = table.reindex(conditions["build_seed"].unique()).dropna(axis=1)
             mean = effect(known.to_numpy())
             value, half = conditions[column].mean(), (mean.high - mean.low) / 2
-            half = half if half > 0 else np.nan
-            row |= {column: value, f"{column}_low": value - half, f"{column}_high": value + half}
+            low, high = value - half, value + half
+            if not half > 0:  # nothing spreads, which does not make a figure exact
+                low, high = conditions[f"{column}_low"].min(), conditions[f"{column}_high"].max()
+            row |= {column: value, f"{column}_low": low, f"{column}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)

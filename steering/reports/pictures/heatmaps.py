@@ -138,6 +138,8 @@ def plot_scores(answers: pd.DataFrame, title: str) -> "Figure":
     figure = blank(1.8 + _ROW * len(order), rows=True)
     panels = figure.subplots(1, 3, sharey=True, squeeze=False)[0]
     titled(figure, title)
+    # Names of conditions and the bar of colours take half of it.
+    width = figure.get_figwidth() / 6
     for axes, dimension in zip(panels, ("aligned", "coherent", "relevant"), strict=True):
         strips = np.full((len(order), len(_BINS) - 1), np.nan)
         for row, name in enumerate(order):
@@ -145,7 +147,7 @@ def plot_scores(answers: pd.DataFrame, title: str) -> "Figure":
             if len(scores):
                 strips[row] = 100 * np.histogram(scores, _BINS)[0] / len(scores)
         mesh = draw_cells(axes, strips)
-        axes.set_xlabel(f"{dimension} (0-100)", fontsize="small")
+        axes.set_xlabel(wrapped(f"{dimension} (0-100)", width), fontsize="small")
         # Bins of ten points begin half a cell before their numbers.
         axes.set_xticks([-0.5, 4.5, 9.5], ["0", "50", "100"])
     panels[0].set_yticks(range(len(order)), [_short(name) for name in order])

@@ -5,7 +5,7 @@ beside them. Owns what each layout means and what must be said of those that lea
 files. The formats are in docs/how-to/vectors.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -83,9 +83,17 @@ def _named(
     if not isinstance(tensor, Tensor):
         raise VectorError(f"its {key} is {kind_of(value)}; a tensor [width] is needed")
     layer_key = next((name for name in _LAYER_KEYS if rest.get(name) is not None), None)
-    if layer_key is None or tensor.squeeze().ndim != 1:
+    if layer_key is None:
         return _of_tensor(tensor, statement, operation, rest)
     layer, site = _layer_in(layer_key, rest[layer_key])
+    if tensor.squeeze().ndim != 1:
+        if statement.layer not in (None, layer):
+            raise VectorError(
+                f"its {layer_key} is {layer}, and {shown(statement.layer)} is asked for: leave the "
+                "layer out"
+            )
+        here = replace(statement, layer=layer, site=statement.site or site)
+        return _of_tensor(tensor, here, operation, rest)
     site_key = next((name for name in _SITE_KEYS if isinstance(rest.get(name), str)), None)
     if site_key is not None:
         site = site_of(rest[site_key])
@@ -133,7 +141,8 @@ def _of_tensor(
         convention = "blocks+embedding"
     if convention is None:
         count = len(tensor)
-        example = {"convention": "blocks", "layer": str(count // 2)}
+        layer = count // 2 if statement.layer is None else statement.layer
+        example = {"convention": "blocks", "layer": str(layer)}
         raise VectorError(
             f"it is a tensor [{count}, {tensor.shape[1]}], and what its rows are must be said: "
             f"those of {count} blocks (blocks), of the embedding and {count - 1} blocks "
@@ -153,13 +162,18 @@ def _of_tensor(
     return vector_of_rows(rows, statement, operation, {**facts, "convention": convention})
 
 
-def _single(tensor: Tensor, statement: Statement, notes: tuple[str, ...]) -> Rows:
+def _single(
+    tensor: Tensor,
+    statement: Statement,
+    notes: tuple[str, ...],
+    shape: Sequence[int] | None = None,
+) -> Rows:
     """A single direction, as refusal_direction and CAA save it: its layer stands elsewhere."""
     layer = statement.layer
     if not isinstance(layer, int):
         raise VectorError(
-            f"it is a tensor {list(tensor.shape)}, and no layer stands beside it: name the block "
-            f"to whose output it is added, as in {statement.remedy(layer='2')}"
+            f"it is a tensor {shape or [*tensor.shape]}, and no layer stands beside it: name the "
+            f"block to whose output it is added, as in {statement.remedy(layer='2')}"
         )
     site = statement.site or "resid_post"
     place = "added to the output of" if site == "resid_post" else f"steering {site} of"
@@ -195,7 +209,7 @@ def _subspace(
     tensor: Tensor, statement: Statement, operation: Operation | None, facts: Mapping[str, Any]
 ) -> SteeringVector:
     """Several directions of one block."""
-    rows = _single(tensor[:1], statement, ())
+    rows = _single(tensor[:1], statement, (), list(tensor.shape))
     vector = vector_of_rows(rows, statement, operation, {**facts, "convention": "rank"})
     directions = torch.stack([direction(f"row {i}", row) for i, row in enumerate(tensor)])
     return replace(vector, directions=directions[None])

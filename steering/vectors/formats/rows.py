@@ -47,7 +47,10 @@ class Statement:
     def remedy(self, **missing: str) -> str:
         """How to say what is missing, with examples of values."""
         if self.file is None:
-            values = ", ".join(f"{name}={value}" for name, value in missing.items())
+            values = ", ".join(
+                f"{name}={value if value.isdecimal() else repr(value)}"
+                for name, value in missing.items()
+            )
             return f"`steering.read_vector(vector, {values})`"
         out = f"{self.file.stem}-converted.safetensors"
         options = " ".join(f"--{name} {value}" for name, value in missing.items())
