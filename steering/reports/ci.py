@@ -70,7 +70,8 @@ def step_summary(heading: str, checks: Sequence[Check]) -> str:
 def annotations(checks: Sequence[Check]) -> list[str]:
     """A workflow command of GitHub Actions for each check that is no pass."""
     return [
-        f"::{_LEVELS[check.outcome]} title={_property(check.name)}::{_data(check.message)}"
+        f"::{_LEVELS[check.outcome]} title={_property(check.name)}::"
+        f"{_data(' '.join([check.message, *check.remarks[:1]]))}"
         for check in checks
         if check.outcome in _LEVELS
     ]

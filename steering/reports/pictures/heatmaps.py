@@ -149,7 +149,8 @@ def plot_scores(answers: pd.DataFrame, title: str) -> "Figure":
         mesh = draw_cells(axes, strips)
         axes.set_xlabel(wrapped(f"{dimension} (0-100)", width), fontsize="small")
         # Bins of ten points begin half a cell before their numbers.
-        axes.set_xticks([-0.5, 4.5, 9.5], ["0", "50", "100"])
+        ticks = {"0": -0.5, "50": 4.5, "100": 9.5} if width > 1 else {"0": -0.5, "100": 9.5}
+        axes.set_xticks([*ticks.values()], [*ticks])
     panels[0].set_yticks(range(len(order)), [_short(name) for name in order])
     figure.colorbar(mesh, ax=list(panels), label="share of answers (%)", fraction=0.03)
     return figure
