@@ -65,6 +65,30 @@ def _no_live_view() -> Iterator[None]:
         yield
 
 
+_FREEZE, _UNFREEZE = gc.freeze, gc.unfreeze
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_stay_frozen() -> Iterator[None]:
+    """An engine that is released thaws what it loaded, and would thaw all that was imported.
+
+    Each release would then visit it, for a second.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture
+def frozen_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Engines freeze and thaw what they load, as they do outside of tests."""
+    monkeypatch.setattr(gc, "freeze", _FREEZE)
+    monkeypatch.setattr(gc, "unfreeze", _UNFREEZE)
+    yield
+    _FREEZE()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_caches(run_folder: Path) -> Iterator[None]:
     """Vectors, Inspect's cache and traces of a test run stay out of the user's folders."""
@@ -198,7 +222,7 @@ _SLOWEST = (
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()
+    _FREEZE()
     gc.enable()
 
 

@@ -1,6 +1,5 @@
 """The engine against plain hooks; requests alone, together, and in any order."""
 
-import gc
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -421,6 +420,7 @@ def test_one_process_holds_one_engine_of_a_model(tiny_folder: Callable[[str], Pa
     assert shared_engine(source) is not shared_engine(find_model(str(tiny_folder("qwen3.5"))))
 
 
+@pytest.mark.usefixtures("frozen_models")
 def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
     tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,5 +435,3 @@ def test_a_released_engine_gives_its_weights_back_and_loads_them_again(
     release_engines()
     assert reference() is None
     assert engine.submit(request).result().tokens == before
-    # A release thaws all objects of the process, and each later collection would visit them.
-    gc.freeze()
