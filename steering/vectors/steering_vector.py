@@ -192,7 +192,7 @@ class SteeringVector:
         Raises:
             VectorError: It names both values.
         """
-        remedy = "it was built on another model. Build one on this model"
+        remedy = "it is of another model. Give a vector of this model, or the vector's model"
         if self.width != width:
             raise VectorError(
                 f"the vector has width {self.width}, {model} has width {width}: {remedy}"
