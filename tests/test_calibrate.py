@@ -709,13 +709,13 @@ def test_labels_of_some_strata_or_of_other_scores_give_no_rate(
     assert "was judged again since" in str(result.labelled_rates["moem"].reason)
 
 
-def test_labels_of_a_toys_answers_stand_without_the_claim_that_its_judge_makes_no_errors(
+def test_labels_of_a_toys_answers_stand_without_the_note_on_its_judge(
     tmp_path: Path,
 ) -> None:
     """One answer is the only one of its stratum: its label is all that there is."""
     log = write_log(tmp_path, "baseline", {"a": [f"{GOOD_SCORES} 1"] * 4, "b": [f"{BAD_SCORES} 2"]})
     rows = read_answers(log).assign(model="toy", judge="toy/judge")
-    assert "makes no errors" in correction_notes(condition_results(rows))[0]
+    assert "by rule: no rate is corrected" in correction_notes(condition_results(rows))[0]
     label(log, 5, outcome="misaligned")
     [result] = condition_results(rows)
     assert result.labelled_rates["betley"].value == 1.0
