@@ -428,7 +428,7 @@ def test_nan_is_refused_before_it_is_saved():
 
 
 def test_another_width_is_refused_with_both_widths_and_the_model():
-    with pytest.raises(VectorError, match=r"width 7.*some/model has width 8.*Build one"):
+    with pytest.raises(VectorError, match=r"width 7.*some/model has width 8.*Give a vector of"):
         make_vector(layers=[1, 3]).check_fits(width=8, num_layers=10, model="some/model")
 
 
@@ -444,7 +444,7 @@ def test_a_layer_that_the_model_lacks_is_refused_with_both_values(num_layers):
 def test_another_depth_is_refused_with_both_depths(num_layers):
     """A model of the same width may still be another."""
     vector = make_vector(layers=[1, 3], depth=5)
-    with pytest.raises(VectorError, match=rf"of 5 blocks, some/model has {num_layers}.*Build one"):
+    with pytest.raises(VectorError, match=rf"of 5 blocks, some/model has {num_layers}.*Give a vector of"):
         vector.check_fits(width=WIDTH, num_layers=num_layers, model="some/model")
 
 
