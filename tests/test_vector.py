@@ -444,7 +444,7 @@ def test_a_layer_that_the_model_lacks_is_refused_with_both_values(num_layers):
 def test_another_depth_is_refused_with_both_depths(num_layers):
     """A model of the same width may still be another."""
     vector = make_vector(layers=[1, 3], depth=5)
-    with pytest.raises(VectorError, match=rf"of 5 blocks, some/model has {num_layers}.*Give a vector"):
+    with pytest.raises(VectorError, match=rf"of 5 blocks, some/model has {num_layers}.*Give"):
         vector.check_fits(width=WIDTH, num_layers=num_layers, model="some/model")
 
 
