@@ -200,6 +200,11 @@ def test_the_block_beside_rows_is_that_of_the_file(tmp_path):
     assert read_vector(path, convention="rank").layers == (2,)
     with pytest.raises(VectorError, match="its layer is 2, and 3 is asked for"):
         read_vector(path, 3, convention="rank")
+    # Whoever asks for all that a file holds names no block.
+    with pytest.raises(VectorError, match="what its rows are must be said"):
+        read_vector(path, "all")
+    assert read_vector(path, "all", convention="rank").layers == (2,)
+    assert read_vector(path, "all", convention="blocks").layers == (0, 1, 2, 3, 4)
     with pytest.raises(VectorError, match=r"tensor \[5, 128\], and no layer stands beside it"):
         read_vector(_write(tmp_path, _pt(ROWS)), convention="rank")
     with pytest.raises(VectorError, match=r"read_vector\(vector, convention='blocks', layer=2\)"):

@@ -87,13 +87,14 @@ def _named(
         return _of_tensor(tensor, statement, operation, rest)
     layer, site = _layer_in(layer_key, rest[layer_key])
     if tensor.squeeze().ndim != 1:
-        if statement.layer not in (None, layer):
+        asked = statement.layer
+        if isinstance(asked, int) and asked != layer:
             raise VectorError(
-                f"its {layer_key} is {layer}, and {shown(statement.layer)} is asked for: leave the "
-                "layer out"
+                f"its {layer_key} is {layer}, and {asked} is asked for: leave the layer out"
             )
-        here = replace(statement, layer=layer, site=statement.site or site)
-        return _of_tensor(tensor, here, operation, rest)
+        if asked is None or statement.convention == "rank":
+            statement = replace(statement, layer=layer, site=statement.site or site)
+        return _of_tensor(tensor, statement, operation, rest)
     site_key = next((name for name in _SITE_KEYS if isinstance(rest.get(name), str)), None)
     if site_key is not None:
         site = site_of(rest[site_key])
@@ -141,7 +142,7 @@ def _of_tensor(
         convention = "blocks+embedding"
     if convention is None:
         count = len(tensor)
-        layer = count // 2 if statement.layer is None else statement.layer
+        layer = statement.layer if isinstance(statement.layer, int) else count // 2
         example = {"convention": "blocks", "layer": str(layer)}
         raise VectorError(
             f"it is a tensor [{count}, {tensor.shape[1]}], and what its rows are must be said: "
