@@ -139,15 +139,17 @@ class GateVerdict:
     def checks(self) -> list[Check]:
         """For CI: a check a row, which says what its interval is on."""
         estimand = "these questions" if self.on_these_questions else "questions like these"
-        return [
-            Check(
-                row.task,
-                f"{row.name}: {row.bound.name} {row.bound}",
-                _OUTCOMES[row.status],
-                f"{row.bound.name} is {row.measured.text} on {estimand}; the bound is {row.bound}"
-                if row.measured.counts is not None
-                else f"{row.bound.name} is {row.measured.text}; the bound is {row.bound}",
-                [f"{row.name}: {remark}" for remark in row.remarks],
+        checks = []
+        for row in self.rows:
+            # A mean or an exact count has one interval or none.
+            on = f" on {estimand}" if row.measured.counts is not None else ""
+            checks.append(
+                Check(
+                    row.task,
+                    f"{row.name}: {row.bound.name} {row.bound}",
+                    _OUTCOMES[row.status],
+                    f"{row.bound.name} is {row.measured.text}{on}; the bound is {row.bound}",
+                    [f"{row.name}: {remark}" for remark in row.remarks],
+                )
             )
-            for row in self.rows
-        ]
+        return checks

@@ -12,7 +12,7 @@ from steering.errors import write_errors_as_ours
 from steering.files import write_whole
 from steering.reports.page_content import PageTable
 from steering.reports.pictures import Picture, signature_of
-from steering.reports.pictures.style import FORMATS, drawn_in, render
+from steering.reports.pictures.style import FORMATS, breakable, drawn_in, render
 from steering.reports.tables import points_text, rate_text, without_shared
 from steering.results.conditions import display_names
 from steering.text import latex, markdown
@@ -80,7 +80,7 @@ def write_paper(
 
 def latex_figure(picture: Picture) -> str:
     """A figure of LaTeX with its caption, from the folder of the file."""
-    caption = f"{picture.title}. {picture.caption} Signature: {_broken(picture.signature)}."
+    caption = f"{picture.title}. {picture.caption} Signature: {breakable(picture.signature)}."
     return (
         "\\begin{figure}[tbp]\n\\centering\n"
         f"\\includegraphics{{{picture.name}.pdf}}\n"
@@ -109,11 +109,6 @@ def latex_table(name: str, table: PageTable) -> str:
     return text.replace("{table}", "{table*}")
 
 
-def _broken(signature: str) -> str:
-    """A signature that lines can end in."""
-    return signature.replace("|", " | ")
-
-
 def markdown_table(table: PageTable) -> str:
     """A table of Markdown with its caption below."""
     columns = [*map(markdown, table.columns)]
@@ -134,7 +129,7 @@ def condition_tables(conditions: pd.DataFrame) -> Iterator[tuple[str, PageTable]
         names, shared = without_shared(records, display_names(rows))
         cells = [[name, *condition_texts(row)] for name, row in zip(names, records, strict=True)]
         of = ", ".join(filter(None, [f"study {study}" if study else str(task), shared]))
-        caption = f"{_CAPTION}. Signature: {_broken(signature_of(rows))}"
+        caption = f"{_CAPTION}. Signature: {breakable(signature_of(rows))}"
         name = file_name(f"{study or task}")
         yield f"conditions-{name}", PageTable(f"Conditions, {of}", caption, _COLUMNS, cells)
 

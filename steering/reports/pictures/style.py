@@ -192,13 +192,18 @@ def titled(figure: "Figure", title: str) -> None:
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="large")
 
 
+def breakable(signature: str) -> str:
+    """A signature that lines can end in."""
+    return signature.replace("|", " | ")
+
+
 def sign(figure: "Figure", signature: str) -> None:
     """Write below a figure how it was made, small; the figure grows by that."""
     from matplotlib import rcParams
 
     width, height = figure.get_size_inches()
     text = rcParams["font.size"] / 10
-    lines = textwrap.wrap(signature.replace("|", " | "), int(_LETTERS * width / text))
+    lines = textwrap.wrap(breakable(signature), int(_LETTERS * width / text))
     figure.supxlabel("\n".join(lines), fontsize=6 * text, **pale())
     figure.set_size_inches(width, height + _LINE * text * len(lines))
 
