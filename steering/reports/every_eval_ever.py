@@ -16,8 +16,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from steering.errors import SteeringError, nearest, write_errors_as_ours
 from steering.files import write_whole
 from steering.judging import EM_RULES, KEYS_OF_ALL, KEYS_OF_MISALIGNED
@@ -39,7 +37,6 @@ _COLLECTION = "steering"
 # Its figures stand beside the judged ones of a condition, and are of pairs.
 _CHOICE_TASK = "em_choice"
 _LEVEL = 0.95
-_METHOD = "clustered by theme, for questions like these"
 # Figures with a better end: whether that is the lower one.
 _LOWER_IS_BETTER: Mapping[str, bool] = {
     **{f"em_{rule}": True for rule in EM_RULES},
@@ -107,12 +104,14 @@ def export(
     records = []
     if len(answers):
         conditions = beside(conditions_of(answers), choice_conditions_of(choices))
-        contexts = contexts_of(answers)
+        contexts = contexts_of(answers).to_dict("records")
+        of_answers = dimensions.to_dict("records")
         for row in conditions.to_dict("records"):
-            judged = _metric_results(_rows_of(row, dimensions), ends)
+            judged = _metric_results(_rows_of(row, of_answers), ends)
             records.append(record_of(row, _rows_of(row, contexts), judged))
+    of_tasks = metrics.to_dict("records")
     for row in metrics.drop_duplicates(KEYS).to_dict("records"):
-        if results := [*_metric_results(_rows_of(row, metrics), ends)]:
+        if results := [*_metric_results(_rows_of(row, of_tasks), ends)]:
             records.append(_record(row, results))
     if not records:
         remedy = "" if ends else ": say which end of a metric is better"
@@ -136,11 +135,9 @@ def _read_ends(
     return dict.fromkeys(lower, True) | dict.fromkeys(higher, False)
 
 
-def _rows_of(condition: Mapping[Any, Any], frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """The rows of a frame that are of a condition."""
-    return [
-        row for row in frame.to_dict("records") if all(row[key] == condition[key] for key in KEYS)
-    ]
+def _rows_of(condition: Mapping[Any, Any], rows: Sequence[dict[Any, Any]]) -> list[dict[Any, Any]]:
+    """The rows that are of a condition."""
+    return [row for row in rows if all(row[key] == condition[key] for key in KEYS)]
 
 
 def _write(record: dict[str, Any], out: Path) -> Path:
@@ -233,6 +230,22 @@ def _component(text: str) -> str:
     return _UNPORTABLE.sub("-", text).strip("-.") or "unnamed"
 
 
+def _score(row: Mapping[Any, Any], figure: str) -> dict[str, Any]:
+    """A figure of a row with its interval, where it has one."""
+    score: dict[str, Any] = {"score": float(row[figure])}
+    low, high = row[f"{figure}_low"], row[f"{figure}_high"]
+    if not (math.isnan(low) or math.isnan(high)):
+        score["uncertainty"] = {
+            "confidence_interval": {
+                "lower": float(low),
+                "upper": float(high),
+                "confidence_level": _LEVEL,
+                "method": "clustered by theme, for questions like these",
+            },
+        }
+    return score
+
+
 def _results(
     row: Mapping[Any, Any], evaluation: str, context: str = PLAIN
 ) -> Iterator[dict[str, Any]]:
@@ -242,17 +255,7 @@ def _results(
             continue
         column = CONDITION_SCHEMA.columns[figure]
         least, largest = _LIMITS[column.metadata["unit"]]
-        low, high = row[f"{figure}_low"], row[f"{figure}_high"]
-        score: dict[str, Any] = {"score": float(row[figure])}
-        if not (math.isnan(low) or math.isnan(high)):
-            score["uncertainty"] = {
-                "confidence_interval": {
-                    "lower": float(low),
-                    "upper": float(high),
-                    "confidence_level": _LEVEL,
-                    "method": _METHOD,
-                },
-            }
+        score = _score(row, figure)
         is_judged = figure not in CHOICE_FIGURES
         name = evaluation if is_judged else _CHOICE_TASK
         details = {"context": context}
@@ -292,7 +295,9 @@ def _context_results(
         yield from _results({**asked, **each}, f"{row['task']}@{place}", place)
 
 
-def _metric_results(metrics: pd.DataFrame, ends: Mapping[str, bool]) -> Iterator[dict[str, Any]]:
+def _metric_results(
+    metrics: Sequence[Mapping[Any, Any]], ends: Mapping[str, bool]
+) -> Iterator[dict[str, Any]]:
     """A result a dimension or metric with a value, of which it is said which end is better.
 
     Args:
@@ -303,17 +308,9 @@ def _metric_results(metrics: pd.DataFrame, ends: Mapping[str, bool]) -> Iterator
         if row["name"] not in ends or math.isnan(row["value"]):
             continue
         is_dimension = row["name"] == short_name(row["metric"])
-        score: dict[str, Any] = {"score": float(row["value"])}
-        if not (math.isnan(row["value_low"]) or math.isnan(row["value_high"])):
-            score["uncertainty"] = {
-                "confidence_interval": {
-                    "lower": float(row["value_low"]),
-                    "upper": float(row["value_high"]),
-                    "confidence_level": _LEVEL,
-                    "method": _METHOD,
-                },
-                "num_samples": int(row["n"]),
-            }
+        score = _score(row, "value")
+        if "uncertainty" in score:
+            score["uncertainty"]["num_samples"] = int(row["n"])
         if is_dimension:
             description = f"mean score for {row['name']}, by a rubric of the user's"
             prompt = f"a rubric of the user's, name and digest: {row['metric']}"
